@@ -1,0 +1,1 @@
+"""Boxes, grids, windows and symmetries: NumPy only, no knowledge of storage or networks."""

@@ -1,0 +1,27 @@
+"""The base of every block of the task file."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A frozen block of the task file: unknown keys, non-finite floats and lax casts are refused.
+
+    The string under a field is its documentation in the JSON Schema and in `docs/task-file.md`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Extent = Annotated[int, Field(ge=1, le=65536)]
+PatchShape = tuple[Extent, Extent, Extent]
+"""Length along (z, y, x), in voxels."""
