@@ -1,0 +1,89 @@
+"""Which device and precision to compute with, and how to compile a network for it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vcmodels.errors import RefusedError
+
+Amp = Literal["auto", "off", "bf16", "fp16"]
+
+
+def choose_device(wanted: str | int, key: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda`, `cuda:1`, an index, or -1 (the CPU).
+
+    Raises:
+        RefusedError: a CUDA device is asked for that torch does not see.
+    """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return torch.device("cuda" if found else "cpu")
+    name = wanted if isinstance(wanted, str) else "cpu" if wanted < 0 else f"cuda:{wanted}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RefusedError(
+            key, f"{wanted!r} is no device", 'use "auto", "cpu" or "cuda:0"'
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise RefusedError(
+            key, f"{name} was asked for, {found} CUDA devices are visible", 'use "auto" or "cpu"'
+        )
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 products run natively: emulated, they cost more than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capability: str = torch.backends.cpu.get_cpu_capability()
+    return capability.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
+
+
+def choose_amp(wanted: Amp, device: torch.device) -> torch.dtype | None:
+    """The autocast dtype, None for float32: `auto` takes bf16 where native, else fp16 on CUDA."""
+    if wanted == "auto":
+        if has_fast_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else None
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """A context in which convolutions run in `dtype`; nothing changes for None."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+class CompiledOrEager(nn.Module):
+    """Runs a compiled network and falls back to the network itself when compiling fails.
+
+    The compiler (and the C++ or Triton toolchain behind it) runs at the first forward pass, so only
+    that one can tell whether it works here; the fallback is said once.
+    """
+
+    def __init__(self, network: nn.Module, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self.network, self.say = network, say
+        self.compiled: Callable[[Tensor], dict[str, tuple[Tensor, ...]]] | None = torch.compile(
+            network, dynamic=False
+        )
+        self.is_proven = False
+
+    def forward(self, image: Tensor) -> dict[str, tuple[Tensor, ...]]:
+        """As the network's own `forward`."""
+        if self.compiled is None:
+            return self.network(image)
+        if self.is_proven:
+            return self.compiled(image)
+        try:
+            result = self.compiled(image)
+        except (RuntimeError, OSError, ImportError) as error:  # dynamo's and inductor's own errors
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            self.say(f"torch.compile does not work here, running eagerly ({reason[:120]})")
+            self.compiled = None
+            return self.network(image)
+        self.is_proven = True
+        return result
