@@ -156,6 +156,10 @@ class Target(Section):
             ValueError: this kind cannot be stored as `dtype`; the message names those it can.
         """
 
+    def as_prediction(self, label: Tensor) -> Tensor:
+        """The label as a perfect prediction would be: (B, L, Z, Y, X) -> (B, P, Z, Y, X)."""
+        return label
+
     @abstractmethod
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """A slice as colours for people: (P, H, W) float32 -> (H, W, 3) float32 in [0, 1]."""

@@ -1,0 +1,161 @@
+"""The trained state (network, average, optimiser, step) and the one step that changes it."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vcmodels.checkpoint import load_weights
+from vcmodels.config import Task
+from vcmodels.data.loader import Batch
+from vcmodels.devices import CompiledOrEager, autocast, choose_amp
+from vcmodels.targets import AnyTarget
+from vcmodels.training.optimisation import average_weights, build_optimizer, rate_factor, set_rate
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimiser step reports: unweighted losses, the gradient norm, the rate."""
+
+    losses: dict[str, float]
+    """Mean over the micro-batches that had valid voxels of the target; absent when none had."""
+    gradient_norm: float
+    rate: float
+    is_applied: bool
+    """False when the loss or the gradient was not finite; nothing changed then."""
+
+
+class Learner:
+    """Owns everything that a step changes and a checkpoint must hold.
+
+    Dropout and the like draw from a generator seeded with (seed, step) at each step, so a resumed
+    run continues as if it had never stopped.
+    """
+
+    def __init__(
+        self, network: nn.Module, task: Task, total_steps: int, device: torch.device
+    ) -> None:
+        settings = task.tr_params
+        self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
+        self.settings, self.device, self.total_steps = settings, device, total_steps
+        self.network = network.to(device, memory_format=torch.channels_last_3d)
+        self.averaged = copy.deepcopy(self.network).eval() if settings.ema_decay else None
+        self.forward: nn.Module = self.network
+        self.optimizer = build_optimizer(
+            settings.optimizer, self.network, settings.initial_lr, settings.weight_decay
+        )
+        self.amp = choose_amp(settings.amp, device)
+        # Only fp16 underflows; a disabled scaler passes everything through.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
+        self.step = 0
+
+    def compile(self, say: Callable[[str], None]) -> None:
+        """Train through `torch.compile` from now on, eagerly if it fails here."""
+        self.forward = CompiledOrEager(self.network, say)
+
+    @property
+    def best_network(self) -> nn.Module:
+        """The averaged network if there is one: what is validated and predicts."""
+        return self.averaged if self.averaged is not None else self.network
+
+    def train_step(self, batches: Sequence[Batch]) -> StepResult:
+        """One optimiser step over micro-batches, whose mean gradient is applied."""
+        settings = self.settings
+        torch.manual_seed((settings.seed << 32) + self.step)
+        self.network.train()
+        rate = settings.initial_lr * rate_factor(
+            settings.scheduler, self.step, self.total_steps, settings.warmup_steps
+        )
+        set_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, list[float]] = {}
+        total = 0.0
+        for batch in batches:
+            loss, parts = self.loss(self.forward, batch)
+            self.scaler.scale(loss / len(batches)).backward()
+            total += float(loss.detach()) / len(batches)
+            for name, part in parts.items():
+                losses.setdefault(name, []).append(float(part.detach()))
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_clip))
+        is_finite = math.isfinite(total) and math.isfinite(norm)
+        if is_finite:
+            self.scaler.step(self.optimizer)
+            if self.averaged is not None:
+                assert settings.ema_decay is not None
+                average_weights(
+                    self.averaged.parameters(),
+                    self.network.parameters(),
+                    settings.ema_decay,
+                    self.step,
+                )
+        self.scaler.update()
+        self.step += 1
+        means = {name: sum(values) / len(values) for name, values in losses.items()}
+        return StepResult(means, norm, rate, is_finite)
+
+    def loss(
+        self, network: Callable[[Tensor], Mapping[str, tuple[Tensor, ...]]], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum over targets, and each one's own loss where it had valid voxels."""
+        with autocast(self.device, self.amp):
+            outputs = network(batch.image.contiguous(memory_format=torch.channels_last_3d))
+        total = batch.image.new_zeros(())
+        parts: dict[str, Tensor] = {}
+        for name, target in self.targets.items():
+            label, valid = batch.labels[name], batch.valid[name]
+            part = supervised_loss(target, outputs[name], label, valid)
+            total = total + target.weight * part
+            if bool(valid.any()):
+                parts[name] = part
+        return total, parts
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, besides the task."""
+        return {
+            "model": self.network.state_dict(),
+            "ema": self.averaged.state_dict() if self.averaged is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+        }
+
+    def restore(self, state: Mapping[str, Any], source: str, *, weights_only: bool = False) -> None:
+        """Continue from `state`; with `weights_only`, start at step 0 from its best weights."""
+        if weights_only:
+            best = state["ema"] or state["model"]
+            for network in filter(None, (self.network, self.averaged)):
+                load_weights(network, best, source)
+            return
+        load_weights(self.network, state["model"], source)
+        if self.averaged is not None:
+            load_weights(self.averaged, state["ema"] or state["model"], source)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+
+def supervised_loss(
+    target: AnyTarget, outputs: Sequence[Tensor], label: Tensor, valid: Tensor
+) -> Tensor:
+    """The target's loss over its outputs, full resolution first, with weights 1, 1/2, 1/4 ...
+
+    Deep supervision (Lee et al. 2015; the weights are nnU-Net's): labels of the coarser outputs are
+    the nearest voxels, since averaging class ids or vectors would make new ones.
+    """
+    weights = [0.5**level for level in range(len(outputs))]
+    total = label.new_zeros(())
+    for logits, weight in zip(outputs, weights, strict=True):
+        shape = logits.shape[2:]
+        if shape == label.shape[2:]:
+            fitted, counted = label, valid
+        else:
+            fitted = F.interpolate(label, shape, mode="nearest-exact")
+            counted = F.interpolate(valid.float(), shape, mode="nearest-exact") > 0
+        total = total + weight * target.compute_loss(logits.float(), fitted, counted)
+    return total / sum(weights)

@@ -1,0 +1,164 @@
+"""The folder of one run: who holds it, what it was started with, where its files lie."""
+
+import fcntl
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
+from vcmodels.config import Task
+from vcmodels.errors import CheckpointError, OutputError, TaskError
+from vcmodels.volumes.files import write_atomic
+
+MAY_CHANGE = (
+    "inference_params",
+    "overrides",
+    "dataset_config.cache_file",
+    "dataset_config.use_cache",
+    *(
+        f"tr_params.{key}"
+        for key in (
+            "max_epoch", "max_minutes", "num_dataloader_workers", "tensorboard_log_dir", "device",
+            "ckpt_out_base", "keep_checkpoints", "save_every", "threads", "compile",
+            "checkpoint_path", "load_weights_only",
+        )
+    ),
+)  # fmt: skip
+"""Keys that may differ when a run is continued: they do not change what is learnt per step."""
+
+
+class RunFolder:
+    """Holds the folder for one training at a time; the lock goes with the process, however it ends."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.path = task, task.run_dir
+        self.name = task.tr_params.model_name
+        self._lock: TextIO | None = None
+
+    def __enter__(self) -> "RunFolder":
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                "tr_params.ckpt_out_base",
+                f"{self.path}: {error.strerror}",
+                "choose a writable folder",
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise OutputError(
+                str(self.path),
+                f"in use by {holder}",
+                "wait for it, or choose another ckpt_out_base",
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"pid {os.getpid()} on host {socket.gethostname()}")
+        self._lock.flush()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / f"{self.name}_last.pth"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss."""
+        return self.path / f"{self.name}_best.pth"
+
+    def numbered(self, epoch: int) -> Path:
+        """The checkpoint that is kept of an epoch."""
+        return self.path / f"{self.name}_{epoch}.pth"
+
+    def move_aside(self) -> Path | None:
+        """Rename everything in the folder into `<folder>/before-<time>/`; None if there was nothing."""
+        entries = [
+            p for p in self.path.iterdir() if p.name != ".lock" and not p.name.startswith("before-")
+        ]
+        if not entries:
+            return None
+        aside = self.path / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        aside.mkdir()
+        for entry in entries:
+            entry.replace(aside / entry.name)
+        return aside
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The state to continue from, None for a new run.
+
+        Raises:
+            CheckpointError: the newest is damaged; its remedy names the previous generation.
+            TaskError: it was trained with other values of keys that must not change.
+        """
+        if not self.last.exists():
+            if previous_generation(self.last).exists():
+                raise CheckpointError(
+                    str(self.last),
+                    "is gone, but its previous generation is there",
+                    f"copy {previous_generation(self.last).name} to {self.last.name}, or --restart",
+                )
+            return None
+        checkpoint = load_checkpoint(self.last)
+        changed = changed_keys(checkpoint.state["task"], self.task.to_json())
+        if changed:
+            listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
+            raise TaskError(
+                changed[0][0],
+                f"differs from the run in {self.path} ({listed})",
+                "change it back, choose another ckpt_out_base, or --restart",
+            )
+        return checkpoint
+
+    def write_task(self) -> None:
+        """Write the resolved task, with every default filled in."""
+        text = json.dumps(self.task.to_json(), indent=2)
+        write_atomic(self.path / "task.json", text.encode())
+
+    def keep_only(self, count: int) -> None:
+        """Delete all but the newest `count` numbered checkpoints of this model, and nothing else."""
+        pattern = re.compile(re.escape(self.name) + r"_(\d+)\.pth")
+        numbered = {
+            int(match[1]): path
+            for path in self.path.iterdir()
+            if (match := pattern.fullmatch(path.name)) is not None
+        }
+        for epoch in sorted(numbered)[: max(len(numbered) - count, 0)]:
+            numbered[epoch].unlink()
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(dotted key, old value, new value) of everything that differs and may not."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return [
+        (key, json.dumps(before.get(key)), json.dumps(after.get(key)))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+
+
+def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value

@@ -1,0 +1,51 @@
+"""SIGINT and SIGTERM: a flag that the loop looks at, so that nothing is saved inside a handler."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """While active, the first signal sets `received`; a second one ends the process at once.
+
+    Before `defer` is called there is no state worth saving, so the first signal leaves at once too.
+    Saving inside a handler can tear a file or hang on a lock that the interrupted code holds.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.is_deferred = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in STOP_SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)  # pyright: ignore[reportArgumentType]
+
+    def defer(self) -> None:
+        """From now on leave the stopping to the loop."""
+        self.is_deferred = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+        if not self.is_deferred:
+            raise SystemExit(128 + number)
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as a shell reports it; 0 when none came."""
+        return 0 if self.received is None else 128 + self.received

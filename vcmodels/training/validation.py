@@ -1,0 +1,102 @@
+"""Losses and metrics over the validation patches."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcmodels.data.loader import Batch
+from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Sums
+from vcmodels.training.learner import Learner
+
+PANEL_PATCHES = 4
+PANEL_GAP = 4
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one pass over the validation patches found."""
+
+    loss: float
+    """Weighted sum over targets of the mean loss: the lower, the better the checkpoint."""
+    losses: dict[str, float]
+    metrics: dict[str, dict[str, float]]
+    panels: dict[str, np.ndarray]
+    """Per target (H, W, 3) float32 in [0, 1]: input, label and prediction, one row a patch."""
+
+
+@torch.inference_mode()
+def validate(learner: Learner, batches: Iterable[Batch]) -> Validation:
+    """Run the best network over `batches`; metrics come from sums, so batch sizes do not matter."""
+    network = learner.best_network.eval()
+    losses: dict[str, list[float]] = {name: [] for name in learner.targets}
+    sums: dict[str, Sums] = {name: {} for name in learner.targets}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in learner.targets}
+    for batch in batches:
+        _, parts = learner.loss(network, batch)
+        for name, part in parts.items():
+            losses[name].append(float(part))
+        for name, prediction in predict(learner, network, batch).items():
+            target, label, valid = learner.targets[name], batch.labels[name], batch.valid[name]
+            _add(sums[name], target.measure(prediction, label, valid))
+            if len(rows[name]) < PANEL_PATCHES:
+                rows[name] += panel_rows(target, batch.image, label, valid, prediction)
+    means = {name: sum(values) / len(values) for name, values in losses.items() if values}
+    metrics = {
+        name: target.summarise(sums[name]) for name, target in learner.targets.items() if sums[name]
+    }
+    total = sum(learner.targets[name].weight * value for name, value in means.items())
+    panels = {name: np.concatenate(found[:PANEL_PATCHES]) for name, found in rows.items() if found}
+    return Validation(total, means, metrics, panels)
+
+
+def predict(learner: Learner, network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Predictions (B, P, Z, Y, X) per target, as inference makes them from one patch."""
+    with torch.autocast(
+        learner.device.type, learner.amp or torch.bfloat16, learner.amp is not None
+    ):
+        outputs = network(batch.image.contiguous(memory_format=torch.channels_last_3d))
+    return {
+        name: target.unblend(target.blendable(outputs[name][0].float()))
+        for name, target in learner.targets.items()
+    }
+
+
+def _add(sums: Sums, more: Sums) -> None:
+    for name, value in more.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def panel_rows(
+    target: AnyTarget, image: Tensor, label: Tensor, valid: Tensor, prediction: Tensor
+) -> list[np.ndarray]:
+    """A picture (H, W, 3) for each patch: the middle z slice of input, label and prediction.
+
+    Voxels that do not count are dark red in the label, so that an empty label is told from none.
+    """
+    middle = image.shape[2] // 2
+    truth = target.as_prediction(label)
+    rows = []
+    for grey, wanted, counted, found in zip(
+        *(_slices(array, middle) for array in (image, truth, valid, prediction)), strict=True
+    ):
+        low, high = np.percentile(grey[0], (1, 99))
+        shade = np.clip((grey[0] - low) / max(float(high - low), 1e-6), 0, 1)
+        label_picture = np.where(counted[0][..., None] > 0, target.picture(wanted), (0.25, 0, 0))
+        pictures = (np.repeat(shade[..., None], 3, -1), label_picture, target.picture(found))
+        rows.append(_side_by_side(pictures))
+    return rows
+
+
+def _slices(array: Tensor, z: int) -> np.ndarray:
+    return array[:, :, z].float().cpu().numpy()
+
+
+def _side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    padded = [
+        np.pad(p, ((0, PANEL_GAP), (0, PANEL_GAP), (0, 0)), constant_values=1) for p in pictures
+    ]
+    return np.concatenate(padded, axis=1).astype(np.float32)
