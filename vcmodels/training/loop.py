@@ -1,0 +1,155 @@
+"""The loop over epochs and steps: learn, watch, validate, save, stop."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vcmodels.checkpoint import save_checkpoint
+from vcmodels.data.loader import Batch
+from vcmodels.errors import RunError
+from vcmodels.reporting import Advance, Reporter
+from vcmodels.training.board import Board, append_json_line
+from vcmodels.training.counters import Counters
+from vcmodels.training.feed import Feed
+from vcmodels.training.learner import Learner, StepResult
+from vcmodels.training.run_folder import RunFolder
+from vcmodels.training.stopping import StopSignals
+from vcmodels.training.validation import Validation, validate
+
+BAD_STEPS_IN_A_ROW = 10
+SAVE_EVERY_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One training from wherever `learner` and `counters` stand."""
+
+    learner: Learner
+    counters: Counters
+    feed: Feed
+    run: RunFolder
+    board: Board
+    stop: StopSignals
+    reporter: Reporter
+    facts: Mapping[str, Any]
+    """What a checkpoint holds besides the changing state: task, normalisation, split, versions."""
+
+    def save(self, path: Path) -> None:
+        """Write the complete state."""
+        state = {"counters": vars(self.counters), "epoch": self.counters.epoch}
+        save_checkpoint(path, {**self.facts, **self.learner.state(), **state})
+
+    def train(self) -> int:
+        """All epochs that are left; returns the exit code (0, or 128 + signal)."""
+        settings = self.learner.settings
+        started = time.monotonic()
+        total = settings.max_epoch * settings.max_steps_per_epoch
+        with self.reporter.bar("training", total) as advance:
+            advance(self.learner.step, "")
+            while self.counters.epoch < settings.max_epoch:
+                waited = self._steps_of_epoch(advance)
+                if self.stop.received is not None:
+                    self.save(self.run.last)
+                    self._say_stopped(f"at step {self.learner.step}")
+                    return self.stop.exit_code
+                self._end_epoch(waited)
+                minutes = (time.monotonic() - started) / 60
+                if settings.max_minutes is not None and minutes >= settings.max_minutes:
+                    self._say_stopped(f"after {minutes:.1f} minutes")
+                    return 0
+        self.reporter.say(f"finished {self.counters.epoch} epochs; best checkpoint {self.run.best}")
+        return 0
+
+    def _say_stopped(self, when: str) -> None:
+        self.reporter.say(f"stopped {when}; the same command continues")
+
+    def _steps_of_epoch(self, advance: Advance) -> float:
+        """The steps that are left of the epoch; returns the share of time spent waiting for data."""
+        learner = self.learner
+        steps = (self.counters.epoch + 1) * learner.settings.max_steps_per_epoch - learner.step
+        started = saved = mark = time.perf_counter()
+        waited = 0.0
+        for micro in self.feed.train_batches(learner.step, steps):
+            waited += time.perf_counter() - mark
+            result = learner.train_step(micro)
+            self.counters.add(result)
+            self._watch(result, micro)
+            advance(1, " ".join(f"{name} {value:.3f}" for name, value in result.losses.items()))
+            self.board.scalars(step_scalars(learner, result), learner.step)
+            if self.stop.received is not None:
+                break
+            if time.perf_counter() - saved > SAVE_EVERY_SECONDS:
+                self.save(self.run.last)
+                saved = time.perf_counter()
+            mark = time.perf_counter()
+        return waited / max(time.perf_counter() - started, 1e-9)
+
+    def _watch(self, result: StepResult, micro: list[Batch]) -> None:
+        """Say which patches made a step that was not finite; give up after too many in a row."""
+        if result.is_applied:
+            self.counters.bad_steps = 0
+            return
+        self.counters.bad_steps += 1
+        places = "; ".join(str(place) for batch in micro for place in batch.places)
+        found = f"loss or gradient not finite on {places}"
+        if self.counters.bad_steps >= BAD_STEPS_IN_A_ROW:
+            raise RunError(
+                f"step {self.learner.step}",
+                f"{found}, {self.counters.bad_steps} steps in a row",
+                "look at the labels there, lower initial_lr, or set amp to off",
+            )
+        self.reporter.say(f"step {self.learner.step} skipped: {found}")
+
+    def _end_epoch(self, waited: float) -> None:
+        losses = self.counters.end_epoch(self.learner.targets)
+        found = validate(self.learner, self.feed.validation_batches())
+        is_best = not found.losses or found.loss < self.counters.best
+        if found.losses:
+            self.counters.best = min(self.counters.best, found.loss)
+        self._report(losses, found, waited)
+        self.save(self.run.last)
+        if is_best:
+            self.save(self.run.best)
+        settings = self.learner.settings
+        if self.counters.epoch % settings.save_every == 0:
+            self.save(self.run.numbered(self.counters.epoch))
+            self.run.keep_only(settings.keep_checkpoints)
+
+    def _report(self, losses: Mapping[str, float], found: Validation, waited: float) -> None:
+        """One line for people, one for programs, and the curves of an epoch."""
+        step, epoch = self.learner.step, self.counters.epoch
+        scalars = epoch_scalars(losses, found) | {"epoch": float(epoch), "data_wait": waited}
+        self.board.scalars(scalars, step)
+        self.board.pictures({f"images/{name}": p for name, p in found.panels.items()}, step)
+        self.board.flush()
+        finite = {key: value for key, value in scalars.items() if math.isfinite(value)}
+        append_json_line(self.run.path / "log.jsonl", {"step": step, **finite})
+        shown = [f"{name} {value:.4f}" for name, value in losses.items()]
+        for name, values in found.metrics.items():
+            metric = self.learner.targets[name].metric
+            shown.append(f"val {name} {metric} {values[metric]:.4f}")
+        self.reporter.say(f"epoch {epoch}/{self.learner.settings.max_epoch}: " + ", ".join(shown))
+
+
+def step_scalars(learner: Learner, result: StepResult) -> dict[str, float]:
+    """The curves that get a point at each step."""
+    total = sum(learner.targets[name].weight * value for name, value in result.losses.items())
+    per_target = {f"train/loss_{name}": value for name, value in result.losses.items()}
+    return {
+        "train/loss": total,
+        **per_target,
+        "train/gradient_norm": result.gradient_norm,
+        "lr": result.rate,
+    }
+
+
+def epoch_scalars(losses: Mapping[str, float], found: Validation) -> dict[str, float]:
+    """The curves that get a point at each epoch: mean training losses, validation, metrics."""
+    scalars = {f"epoch/train_loss_{name}": value for name, value in losses.items()}
+    scalars |= {f"val/loss_{name}": value for name, value in found.losses.items()}
+    for name, values in found.metrics.items():
+        scalars |= {f"val/{metric}_{name}": value for metric, value in values.items()}
+    return scalars | ({"val/loss": found.loss} if found.losses else {})
