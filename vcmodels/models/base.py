@@ -1,0 +1,97 @@
+"""The contract of a model: a block of the task file that plans, describes and builds a network."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from vcmodels.geometry.boxes import Shape
+from vcmodels.models.topology import Spacing
+from vcmodels.section import Section
+
+Outputs = dict[str, tuple[Tensor, ...]]
+"""Logits by head, full resolution first; coarser ones follow only in training with supervision."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSummary:
+    """One row of the network table."""
+
+    name: str
+    features: int
+    stride: Shape
+    kernel: Shape
+    shape: Shape
+    """Length along (z, y, x) of one patch there."""
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSummary:
+    """What a network is and costs, without its weights."""
+
+    rows: tuple[LevelSummary, ...]
+    parameters: int
+    activation_elements: int
+    """Values that one patch of one batch slot keeps for the backward pass."""
+
+    def training_bytes(self, batch_size: int, bytes_per_value: int = 2) -> int:
+        """Estimated peak of a training step: activations, and weights with AdamW's moments.
+
+        Args:
+            batch_size: patches per step.
+            bytes_per_value: 2 under bf16 or fp16 autocast, 4 without.
+        """
+        # float32: the weight, its gradient, and the two moments of AdamW.
+        return batch_size * self.activation_elements * bytes_per_value + 16 * self.parameters
+
+
+class NetworkModule(Protocol):
+    """What `Model.build` returns: an `nn.Module` that is called like this."""
+
+    def __call__(self, image: Tensor, targets: Collection[str] | None = None) -> Outputs:
+        """(B, C, Z, Y, X) -> logits of all heads, or of those in `targets` alone."""
+        ...
+
+
+class Model(Section):
+    """One kind of network. It takes ints and tuples, never the task."""
+
+    name: str
+    """Which network."""
+
+    def check_patch(self, patch: Shape, spacing: Spacing) -> None:
+        """Refuse a patch size that the network cannot take.
+
+        Raises:
+            ValueError: naming the axis, what was found and the nearest good values.
+        """
+        self.describe(1, {"head": 1}, patch, spacing)
+
+    @abstractmethod
+    def build(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> nn.Module:
+        """The network with fresh weights, drawn from torch's global generator.
+
+        Args:
+            in_channels: channels of the image.
+            heads: channels of the logits, by target.
+            patch: planned input length along (z, y, x); other inputs must be multiples of the same.
+            spacing: voxel size along (z, y, x).
+
+        Raises:
+            ValueError: as `check_patch`.
+        """
+
+    @abstractmethod
+    def describe(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> NetworkSummary:
+        """The network's table, size and memory, without allocating its weights.
+
+        Raises:
+            ValueError: as `check_patch`.
+        """

@@ -1,0 +1,277 @@
+"""A residual U-Net with squeeze-and-excitation, planned per axis, with one decoder per target.
+
+Ronneberger et al. 2015 (arXiv:1505.04597) for the shape, Isensee et al. 2024 (arXiv:2404.09556,
+"ResEnc") for a deep residual encoder with light decoders, Hu et al. 2018 for the gates.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from vcmodels.geometry.boxes import Shape
+from vcmodels.models.base import LevelSummary, Model, NetworkSummary, Outputs
+from vcmodels.models.blocks import ConvBlock, ResidualBlock, initialise
+from vcmodels.models.topology import (
+    Level,
+    Spacing,
+    Topology,
+    check_divisible,
+    plan_topology,
+)
+
+Features = Annotated[int, Field(ge=1, le=4096)]
+Repeats = Annotated[int, Field(ge=1, le=32)]
+
+
+class ResidualUNet(Model):
+    """A residual U-Net with squeeze-and-excitation; levels are planned from patch and spacing."""
+
+    name: Literal["residual_unet"] = "residual_unet"
+    """Which network."""
+    f_maps: Annotated[tuple[Features, ...], Field(min_length=2)] | None = None
+    """Features per level, full resolution first; `base_features` doubled per level when left out."""
+    num_levels: Annotated[int, Field(ge=2, le=12)] | None = None
+    """Levels; as many as patch size and spacing allow when left out."""
+    base_features: Features = 32
+    """Features of the first level where `f_maps` is left out."""
+    max_features: Features = 320
+    """Cap of the doubling where `f_maps` is left out."""
+    blocks_per_level: Repeats | tuple[Repeats, ...] = 1
+    """Residual blocks per level of the encoder: one number, or one per level."""
+    squeeze_excitation: bool = True
+    """Gate every residual block by the statistics of its patch."""
+    decoder: Literal["separate", "shared"] = "separate"
+    """One decoder per target, or one for all with a 1x1x1 head per target."""
+    decoder_blocks: Repeats = 1
+    """Convolutions per level of a decoder."""
+    deep_supervision: bool = False
+    """Also return coarser logits in training, from all but the two deepest levels."""
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> "ResidualUNet":
+        if self.f_maps and self.num_levels and len(self.f_maps) != self.num_levels:
+            raise ValueError(
+                f"f_maps has {len(self.f_maps)} entries and num_levels is {self.num_levels}: "
+                "they must be equal, or leave one out"
+            )
+        return self
+
+    def plan(self, patch: Shape, spacing: Spacing) -> Topology:
+        """The levels for one patch size and voxel spacing.
+
+        Raises:
+            ValueError: as `check_patch`.
+        """
+        return plan_topology(
+            patch,
+            spacing,
+            num_levels=self.num_levels,
+            features=self.f_maps,
+            base_features=self.base_features,
+            max_features=self.max_features,
+        )
+
+    def blocks(self, levels: int) -> tuple[int, ...]:
+        """Residual blocks of every level of the encoder.
+
+        Raises:
+            ValueError: `blocks_per_level` lists another number of levels.
+        """
+        if isinstance(self.blocks_per_level, int):
+            return (self.blocks_per_level,) * levels
+        if len(self.blocks_per_level) != levels:
+            raise ValueError(
+                f"blocks_per_level has {len(self.blocks_per_level)} entries "
+                f"but the network has {levels} levels: list one number per level, or give one for all"
+            )
+        return self.blocks_per_level
+
+    def build(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> "ResidualUNetNetwork":
+        network = ResidualUNetNetwork(self, in_channels, heads, self.plan(patch, spacing))
+        initialise(network)
+        return network
+
+    def describe(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> NetworkSummary:
+        topology = self.plan(patch, spacing)
+        with torch.device("meta"):  # Shapes without storage: exact, and done in milliseconds.
+            network = ResidualUNetNetwork(self, in_channels, heads, topology)
+        rows = [
+            _summarise(f"encoder {i}", level, part)
+            for i, (level, part) in enumerate(
+                zip(topology.levels, network.encoder.levels, strict=True)
+            )
+        ]
+        for name, decoder in network.decoders.items():
+            rows += [
+                _summarise(f"{name} {i}", topology.levels[i], decoder.levels[-1 - i])
+                for i in reversed(range(len(decoder.levels)))
+            ]
+        for name, head in network.heads.items():
+            rows.append(_summarise(f"{name} head", topology.levels[0], head, heads[name]))
+        return NetworkSummary(
+            rows=tuple(rows),
+            parameters=sum(row.parameters for row in rows),
+            activation_elements=self._activation_elements(in_channels, heads, topology),
+        )
+
+    def _activation_elements(
+        self, in_channels: int, heads: Mapping[str, int], topology: Topology
+    ) -> int:
+        """What autograd keeps of one patch: every convolution's input and, for its norm, its output."""
+        levels = topology.levels
+        voxels = [level.shape[0] * level.shape[1] * level.shape[2] for level in levels]
+        total = voxels[0] * (in_channels + sum(heads.values()))
+        for level, n, blocks in zip(levels, voxels, self.blocks(len(levels)), strict=True):
+            total += 4 * blocks * level.features * n
+        decoders = len(heads) if self.decoder == "separate" else 1
+        for level, n in zip(levels[:-1], voxels[:-1], strict=True):
+            total += decoders * (2 + 2 * self.decoder_blocks) * level.features * n
+        return total
+
+
+def _summarise(name: str, level: Level, part: nn.Module, features: int = 0) -> LevelSummary:
+    parameters = sum(p.numel() for p in part.parameters())
+    return LevelSummary(
+        name, features or level.features, level.stride, level.kernel, level.shape, parameters
+    )
+
+
+class ResidualUNetNetwork(nn.Module):
+    """The network of a `ResidualUNet`; every length must be a multiple of the plan's divisor."""
+
+    def __init__(
+        self,
+        config: ResidualUNet,
+        in_channels: int,
+        heads: Mapping[str, int],
+        topology: Topology,
+    ) -> None:
+        super().__init__()
+        levels = topology.levels
+        self.divisor = topology.divisor
+        self.shared_decoder = config.decoder == "shared"
+        self.encoder = Encoder(
+            in_channels, levels, config.blocks(len(levels)), config.squeeze_excitation
+        )
+        names = ["decoder"] if self.shared_decoder else list(heads)
+        self.decoders = nn.ModuleDict(
+            {name: Decoder(levels, config.decoder_blocks) for name in names}
+        )
+        # The two deepest levels see too little detail to be worth a loss (nnU-Net weighs them 0).
+        supervised = max(len(levels) - 2, 1) if config.deep_supervision else 1
+        self.heads = nn.ModuleDict(
+            {
+                name: nn.ModuleList(head(level.features, channels) for level in levels[:supervised])
+                for name, channels in heads.items()
+            }
+        )
+
+    def forward(self, image: Tensor, targets: Collection[str] | None = None) -> Outputs:
+        """(B, C, Z, Y, X) -> logits (B, channels, Z, Y, X) by target.
+
+        Args:
+            image: float32, or the autocast dtype; lengths that the plan's divisor divides.
+            targets: the heads to compute; all of them when None. The others cost nothing.
+
+        Raises:
+            ValueError: a length along (z, y, x) is not a multiple of the divisor.
+            KeyError: a target has no head.
+        """
+        check_divisible((image.shape[2], image.shape[3], image.shape[4]), self.divisor)
+        skips = self.encoder(image)
+        shared = self.decoders["decoder"](skips) if self.shared_decoder else None
+        outputs: Outputs = {}
+        for name in self.heads if targets is None else targets:
+            maps = self.decoders[name](skips) if shared is None else shared
+            heads = self.heads[name] if self.training else self.heads[name][:1]
+            outputs[name] = tuple(head(x) for head, x in zip(heads, maps, strict=False))
+        return outputs
+
+
+class Encoder(nn.Module):
+    """The path down; every level is entered by a strided convolution."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        levels: tuple[Level, ...],
+        blocks: tuple[int, ...],
+        squeeze_excitation: bool,
+    ) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        inputs = in_channels
+        for level, repeats in zip(levels, blocks, strict=True):
+            stages = []
+            for i in range(repeats):
+                stride = level.stride if i == 0 else (1, 1, 1)
+                stages.append(
+                    ResidualBlock(
+                        inputs,
+                        level.features,
+                        level.kernel,
+                        stride,
+                        squeeze_excitation=squeeze_excitation,
+                    )
+                )
+                inputs = level.features
+            self.levels.append(nn.Sequential(*stages))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, Z, Y, X) -> the features of every level, full resolution first."""
+        maps: list[Tensor] = []
+        for level in self.levels:
+            x = level(x)
+            maps.append(x)
+        return maps
+
+
+class Decoder(nn.Module):
+    """The path up, from the deepest level to full resolution."""
+
+    def __init__(self, levels: tuple[Level, ...], blocks: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            DecoderLevel(deeper, level, blocks)
+            for deeper, level in reversed(list(zip(levels[1:], levels[:-1], strict=True)))
+        )
+
+    def forward(self, skips: list[Tensor]) -> list[Tensor]:
+        """The encoder's features -> the decoder's of every level but the deepest, finest first."""
+        x = skips[-1]
+        maps: list[Tensor] = []
+        for level, skip in zip(self.levels, reversed(skips[:-1]), strict=True):
+            x = level(x, skip)
+            maps.append(x)
+        return maps[::-1]
+
+
+class DecoderLevel(nn.Module):
+    """Bring the deeper features up, put the encoder's beside them, and mix both."""
+
+    def __init__(self, deeper: Level, level: Level, blocks: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose3d(
+            deeper.features, level.features, deeper.stride, deeper.stride, bias=False
+        )
+        mixed = [
+            ConvBlock((2 if i == 0 else 1) * level.features, level.features, level.kernel)
+            for i in range(blocks)
+        ]
+        self.mix = nn.Sequential(*mixed)
+
+    def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        """(B, deeper, Z/s, ...), (B, C, Z, Y, X) -> (B, C, Z, Y, X)."""
+        return self.mix(torch.cat([self.up(deeper), skip], dim=1))
+
+
+def head(features: int, channels: int) -> nn.Conv3d:
+    """The 1x1x1 convolution to the logits of one target."""
+    return nn.Conv3d(features, channels, 1)
