@@ -1,0 +1,25 @@
+"""All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
+
+from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
+from vcmodels.volumes.reader import ChunkError, Volume, open_volume
+from vcmodels.volumes.writer import (
+    WritableArray,
+    create_array,
+    group_attributes,
+    set_group_attributes,
+    write_multiscale_group,
+)
+
+__all__ = [
+    "ChunkError",
+    "Volume",
+    "WritableArray",
+    "create_array",
+    "expand_location",
+    "expand_pattern",
+    "group_attributes",
+    "is_remote",
+    "open_volume",
+    "set_group_attributes",
+    "write_multiscale_group",
+]

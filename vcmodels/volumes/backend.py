@@ -1,0 +1,165 @@
+"""The few doors to zarr, numcodecs and fsspec, typed: their own stubs are partly unknown.
+
+An open zarr array must not cross a fork: the thread of its event loop does not exist in the child,
+and the next read waits for it for ever. So arrays are held by handles that open them on first
+use in each process, and that neither pickle nor fork carries along.
+"""
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.storage import FsspecStore, LocalStore
+
+from vcmodels.volumes.location import is_remote
+
+ZarrFormat = Literal[2, 3]
+Index = tuple[slice, ...]
+REMOTE_TIMEOUT_S = 60
+_ZSTD_LEVEL = 3
+
+
+class ZarrArray(Protocol):
+    """What is used of `zarr.Array`."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None
+    dtype: np.dtype[Any]
+    fill_value: object
+
+    def __getitem__(self, where: Index) -> np.ndarray[Any, Any]: ...
+    def __setitem__(self, where: Index, values: np.ndarray[Any, Any]) -> None: ...
+    def with_config(self, config: Mapping[str, bool]) -> "ZarrArray": ...
+
+
+class Files(Protocol):
+    """What is used of an fsspec file system."""
+
+    def cat_file(self, path: str) -> bytes: ...
+    def find(self, path: str, detail: bool) -> dict[str, dict[str, Any]]: ...
+    def _strip_protocol(self, path: str) -> str: ...
+
+
+class ArrayHandle:
+    """A zarr array, opened on first use and again in every other process."""
+
+    def __init__(self, location: str, zarr_format: ZarrFormat, mode: Literal["r", "r+"]) -> None:
+        self.location, self.zarr_format, self.mode = location, zarr_format, mode
+        self._opened: tuple[int, ZarrArray] | None = None
+
+    def array(self) -> ZarrArray:
+        """The array, opened in this process."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            store = _store(self.location, read_only=self.mode == "r")
+            array = _zarr.open_array(store=store, mode=self.mode, zarr_format=self.zarr_format)
+            self._opened = (os.getpid(), array)
+        return self._opened[1]
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
+        """Pickle where the array is, not the array."""
+        return type(self), (self.location, self.zarr_format, self.mode)
+
+
+def create(
+    location: str,
+    *,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None,
+    dtype: np.dtype[Any],
+    fill_value: float,
+    axes: tuple[str, ...],
+    attributes: Mapping[str, object],
+    zarr_format: ZarrFormat,
+) -> None:
+    """Create a local array with checksummed zstd chunks, `/` between their indices."""
+    if zarr_format == 2:
+        numcodecs = importlib.import_module("numcodecs")
+        layout: dict[str, object] = {
+            "compressors": numcodecs.Zstd(level=_ZSTD_LEVEL, checksum=True),
+            "chunk_key_encoding": {"name": "v2", "separator": "/"},
+        }
+    else:
+        codec = ZstdCodec(level=_ZSTD_LEVEL, checksum=True)
+        layout = {"compressors": codec, "dimension_names": axes, "shards": shards}
+    _zarr.create_array(
+        LocalStore(location),
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        fill_value=fill_value,
+        attributes=dict(attributes),
+        zarr_format=zarr_format,
+        **layout,
+    )
+
+
+def create_group(location: str, zarr_format: ZarrFormat) -> None:
+    """Create a local group."""
+    _zarr.create_group(LocalStore(location), zarr_format=zarr_format)
+
+
+def read_attributes(location: str) -> dict[str, Any]:
+    """The attributes of a local group."""
+    group = _zarr.open_group(LocalStore(location, read_only=True), mode="r")
+    return cast("dict[str, Any]", group.attrs.asdict())
+
+
+def update_attributes(
+    location: str, attributes: Mapping[str, object], zarr_format: ZarrFormat
+) -> None:
+    """Add attributes to a local group; others stay."""
+    group = _zarr.open_group(LocalStore(location), mode="r+", zarr_format=zarr_format)
+    group.attrs.update(dict(attributes))
+
+
+def remote_files(location: str) -> Files:
+    """The fsspec file system of a URL.
+
+    Raises:
+        ImportError: the driver of this protocol is not installed.
+        ValueError: the protocol is not known.
+    """
+    url_to_fs = importlib.import_module("fsspec.core").url_to_fs
+    return cast("Files", url_to_fs(location, **_options(location))[0])
+
+
+def remote_errors() -> tuple[type[Exception], ...]:
+    """What a failing connection raises, for the drivers that are installed."""
+    found: list[type[Exception]] = [OSError, TimeoutError]
+    for module, name in (
+        ("aiohttp", "ClientError"),
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+    ):
+        try:
+            found.append(getattr(importlib.import_module(module), name))
+        except ImportError:
+            continue
+    return tuple(found)
+
+
+_zarr: Any = zarr
+
+
+def _store(location: str, *, read_only: bool) -> FsspecStore | LocalStore:
+    """A zarr store whose root is the node itself."""
+    if is_remote(location):
+        options = {**_options(location), "asynchronous": True}
+        return FsspecStore.from_url(location, storage_options=options, read_only=True)
+    return LocalStore(location, read_only=read_only)
+
+
+def _options(location: str) -> dict[str, Any]:
+    """What keeps a server that never answers from hanging us for ever."""
+    if location.startswith(("http://", "https://")):
+        timeout = importlib.import_module("aiohttp").ClientTimeout(total=REMOTE_TIMEOUT_S)
+        return {"client_kwargs": {"timeout": timeout}}
+    if location.startswith(("s3://", "s3a://")):
+        return {"config_kwargs": {"connect_timeout": 20, "read_timeout": REMOTE_TIMEOUT_S}}
+    return {}

@@ -1,0 +1,115 @@
+"""The stored chunks of an array, from one listing of its files."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, cast
+
+from vcmodels.volumes.nodes import Node
+from vcmodels.volumes.storage import StoredFile, list_files
+
+_ANY_CHUNK = re.compile(r"(c[./])?\d+([./]\d+)*")
+
+
+@dataclass(frozen=True)
+class ChunkNames:
+    """How the file of a chunk is named: `0.1.2`, `0/1/2`, `c/0/1/2`, `c.0.1.2`."""
+
+    prefix: str
+    separator: str
+    counts: tuple[int, ...]
+    """How many stored units (chunks, or shards) there are along each axis of the array."""
+
+    @classmethod
+    def of(cls, node: Node, counts: tuple[int, ...]) -> "ChunkNames":
+        """The naming that the metadata of an array declares."""
+        if node.zarr_format == 2:
+            return cls("", str(node.document.get("dimension_separator") or "."), counts)
+        encoding = cast("dict[str, Any]", node.document.get("chunk_key_encoding") or {})
+        options = cast("dict[str, Any]", encoding.get("configuration") or {})
+        if encoding.get("name") == "v2":
+            return cls("", str(options.get("separator", ".")), counts)
+        separator = str(options.get("separator", "/"))
+        return cls(f"c{separator}", separator, counts)
+
+    def name(self, index: tuple[int, ...]) -> str:
+        """The file of a chunk, relative to the array."""
+        return self.prefix + self.separator.join(map(str, index))
+
+    def index(self, name: str) -> tuple[int, ...] | None:
+        """The chunk that a file holds; None when it is not a chunk of this array."""
+        if not name.startswith(self.prefix):
+            return None
+        parts = name[len(self.prefix) :].split(self.separator)
+        if len(parts) != len(self.counts):
+            return None
+        if not all(p.isdecimal() and (p == "0" or p[0] != "0") for p in parts):
+            return None
+        index = tuple(map(int, parts))
+        return index if all(i < n for i, n in zip(index, self.counts, strict=True)) else None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The chunk files of an array, sorted by chunk index."""
+
+    files: dict[tuple[int, ...], StoredFile]
+    strays: int
+    """Files that look like chunks but not of this array's naming."""
+    spatial: frozenset[tuple[int, int, int]]
+    """The spatial part of the indices, for quick look-up."""
+
+
+def list_chunks(node: Node, names: ChunkNames, first: int, key: str) -> Listing | None:
+    """List the stored chunks of an array; None where the store cannot be listed.
+
+    Args:
+        node: the array.
+        names: its chunk naming.
+        first: which axis of the array is z (1 with channels first, else 0).
+        key: the dotted task key, for messages.
+    """
+    files = list_files(node.location, key)
+    if files is None:
+        return None
+    found: dict[tuple[int, ...], StoredFile] = {}
+    strays = 0
+    for file in files:
+        index = names.index(file.name)
+        if index is not None:
+            found[index] = file
+        elif _ANY_CHUNK.fullmatch(file.name):
+            strays += 1
+    ordered = {index: found[index] for index in sorted(found)}
+    spatial = frozenset((i[first], i[first + 1], i[first + 2]) for i in ordered)
+    return Listing(ordered, strays, spatial)
+
+
+def misnamed_chunk(node: Node, names: ChunkNames, key: str) -> str | None:
+    """A file that shows that the chunks are named otherwise than the metadata says.
+
+    zarr reads such an array as zeros without a word. Stops at the first file that settles it.
+    """
+    stray = None
+    for file in list_files(node.location, key) or ():
+        if names.index(file.name) is not None:
+            return None
+        if stray is None and _ANY_CHUNK.fullmatch(file.name):
+            stray = file.name
+    return stray
+
+
+def indices_between(start: tuple[int, ...], end: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """All chunk indices from `start` to `end`, the latter not included."""
+    return product(*(range(a, b) for a, b in zip(start, end, strict=True)))
+
+
+def fingerprint(metadata: bytes, files: dict[tuple[int, ...], StoredFile] | None) -> str:
+    """A sha256 that changes when the array does: metadata, and chunk names, sizes and stamps."""
+    digest = hashlib.sha256(metadata)
+    if files is not None:
+        for file in sorted(files.values()):
+            digest.update(f"\0{file.name}\0{file.size}\0{file.stamp}".encode())
+    return digest.hexdigest()

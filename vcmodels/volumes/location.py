@@ -1,0 +1,101 @@
+"""Where a volume is: local paths, URLs, and patterns that stand for many of them.
+
+A location stays a string: a `Path` would turn `s3://b//x` into `s3:/b/x`.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from vcmodels.errors import VolumeError
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+
+def is_remote(location: str) -> bool:
+    """Whether the location is a URL, read through fsspec, rather than a local path."""
+    return "://" in location
+
+
+def join(location: str, *parts: str) -> str:
+    """The location of a node inside another; empty parts change nothing."""
+    return "/".join([location.rstrip("/"), *(p.strip("/") for p in parts if p.strip("/"))])
+
+
+def parent(location: str) -> str | None:
+    """The location one part up; None at the root of a disk or of a URL's host or bucket."""
+    head, slash, tail = location.rstrip("/").rpartition("/")
+    if not slash or not tail or not head or head.endswith("/"):
+        return None
+    return head
+
+
+def expand_location(text: str) -> str:
+    """Expand `~` and `$VAR`, and make a local path absolute from the working directory.
+
+    URLs get their variables expanded and are otherwise left alone.
+
+    Raises:
+        VolumeError: a `$VAR` is not set, or the text is empty.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise VolumeError(text, f"${name} is not set", f"export {name}=... and run again")
+        return os.environ[name]
+
+    if not text.strip() or "\0" in text:
+        raise VolumeError(repr(text), "this is not a path", "give a path or a URL")
+    expanded = _VARIABLE.sub(value, text)
+    if is_remote(expanded):
+        return expanded.rstrip("/")
+    return os.path.normpath(Path.cwd() / Path(expanded).expanduser())
+
+
+def expand_pattern(location: str) -> list[tuple[str, str]]:
+    """All local locations that a pattern with one `*` stands for.
+
+    The `*` stands for (a piece of) one path part: `store.zarr/*/raw`, `folder/*.zarr/0`. Only
+    matches for which the whole path exists are returned. Without a `*`, the location itself with
+    an empty stem.
+
+    Args:
+        location: an expanded location, as from `expand_location`.
+
+    Returns:
+        (what the `*` matched, location), sorted by the first.
+
+    Raises:
+        VolumeError: more than one `*`, a `*` in a URL, or nothing matches.
+    """
+    if "*" not in location:
+        return [("", location)]
+    if is_remote(location):
+        raise VolumeError(location, "'*' works for local paths only", "list the URLs one by one")
+    if location.count("*") > 1:
+        raise VolumeError(location, "more than one '*'", "use a single '*' for one path part")
+    before, after = location.split("*")
+    folder, prefix = os.path.split(before)
+    suffix, _, rest = after.partition("/")
+    stems = _matching_stems(Path(folder), prefix, suffix)
+    found = [(stem, f"{before}{stem}{after}") for stem in sorted(stems)]
+    found = [(stem, place) for stem, place in found if not rest or Path(place).exists()]
+    if not found:
+        raise VolumeError(location, "nothing matches the '*'", f"look what is in {folder or '.'}")
+    return found
+
+
+def _matching_stems(folder: Path, prefix: str, suffix: str) -> list[str]:
+    """What `*` stands for in `prefix*suffix` among the visible names of a folder."""
+    if not folder.is_dir():
+        return []
+    least = len(prefix) + len(suffix) + 1
+    return [
+        name[len(prefix) : len(name) - len(suffix)]
+        for name in (entry.name for entry in folder.iterdir() if entry.is_dir())
+        if len(name) >= least
+        and name.startswith(prefix)
+        and name.endswith(suffix)
+        and not name.startswith(".")
+    ]

@@ -1,0 +1,397 @@
+"""Reading volumes: any zarr layout in, `(C, Z, Y, X)` blocks out, padded at the borders."""
+
+import lzma
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from vcmodels.errors import RunError, VolumeError
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.volumes.backend import ArrayHandle, ZarrArray, remote_errors
+from vcmodels.volumes.chunks import (
+    ChunkNames,
+    Listing,
+    fingerprint,
+    indices_between,
+    list_chunks,
+    misnamed_chunk,
+)
+from vcmodels.volumes.layout import (
+    ChannelAxis,
+    Channels,
+    channel_last_to_first,
+    find_channel_axis,
+)
+from vcmodels.volumes.location import is_remote, join
+from vcmodels.volumes.metadata import (
+    Grid,
+    Spacing,
+    find_grid,
+    level_location,
+    read_multiscale,
+)
+from vcmodels.volumes.nodes import Node, read_node, require_array, stored_dtype
+from vcmodels.volumes.padding import Pad, source_indices
+from vcmodels.volumes.storage import describe
+
+MAX_CHUNK_BYTES = 8 * 2**30
+_REMOTE_TRIES = 3
+
+# What the codecs of zarr 3.1 and numcodecs 0.16 raise for bytes that they cannot decode: zstd and
+# blosc RuntimeError, gzip OSError, EOFError or zlib.error, crc32c and a wrong length ValueError.
+_DECODE_ERRORS = (RuntimeError, ValueError, EOFError, OSError, zlib.error, lzma.LZMAError)
+
+
+class ChunkError(RunError):
+    """A stored chunk is damaged, or cannot be read."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One array of a store, or one level of a multiscale group; cheap to pickle.
+
+    What is read has axes (C, Z, Y, X) whatever the layout of the store; all shapes here are
+    spatial, (z, y, x).
+    """
+
+    location: str
+    """Of the array itself, the level's path included."""
+    key: str
+    """The dotted task key that named it, for messages."""
+    extent: Shape
+    channels: int
+    channel_axis: ChannelAxis | None
+    dtype: np.dtype[Any]
+    """In native byte order."""
+    chunks: Shape
+    """The smallest unit that can be decoded by itself (the inner chunks of a shard)."""
+    shards: Shape | None
+    spacing: Spacing
+    offset: Spacing
+    """Position of voxel 0 in the world, in `unit`."""
+    unit: str | None
+    fill_value: float
+    attributes: dict[str, Any] = field(compare=False)
+    node: Node = field(repr=False, compare=False)
+    names: ChunkNames = field(repr=False, compare=False)
+    handle: ArrayHandle = field(repr=False, compare=False)
+
+    @property
+    def box(self) -> Box:
+        """The whole volume."""
+        return Box((0, 0, 0), self.extent)
+
+    @property
+    def has_channel_axis(self) -> bool:
+        """Whether the stored array has 4 axes."""
+        return self.channel_axis is not None
+
+    @property
+    def storage_unit(self) -> Shape:
+        """Shape of what one file holds: a shard, or a chunk."""
+        return self.shards or self.chunks
+
+    def read(self, box: Box, within: Box | None = None, pad: Pad = "zero") -> np.ndarray[Any, Any]:
+        """Read a box, which may lie partly or wholly outside.
+
+        Args:
+            box: what to read.
+            within: the part of the volume that may be read (default: all of it); what lies outside
+                of it is padded, as if the volume ended there.
+            pad: "reflect" (about the last voxel), "edge" or "zero", as in `numpy.pad`.
+
+        Returns:
+            (C, Z, Y, X) of `dtype`, in native byte order. Chunks that are not stored read as the
+            fill value.
+
+        Raises:
+            ValueError: `within` holds no voxel of the volume.
+            ChunkError: a chunk is damaged or cannot be read; names array, chunk and file.
+        """
+        allowed = self.box.intersect(within) if within else self.box
+        if not allowed.voxels:
+            raise ValueError(f"{within} holds no voxel of {self.location}, extent {self.extent}")
+        if allowed.contains(box):
+            return self._read_inside(box)
+        maps = [
+            source_indices(start, length, low, high, pad)
+            for start, length, low, high in zip(
+                box.origin, box.shape, allowed.origin, allowed.end, strict=True
+            )
+        ]
+        inside = [m >= low for m, low in zip(maps, allowed.origin, strict=True)]
+        if not all(i.any() for i in inside):
+            return np.zeros((self.channels, *box.shape), self.dtype)
+        kept = [m[i] for m, i in zip(maps, inside, strict=True)]
+        needed = Box.between([m.min() for m in kept], [m.max() + 1 for m in kept])
+        block = self._read_inside(needed)
+        z, y, x = (m - o for m, o in zip(kept, needed.origin, strict=True))
+        picked = block[:, z][:, :, y][:, :, :, x]
+        if picked.shape[1:] == box.shape:
+            return picked
+        out = np.zeros((self.channels, *box.shape), self.dtype)
+        out[(slice(None), *np.ix_(*inside))] = picked
+        return out
+
+    def stored_blocks(self, within: Box | None = None) -> Iterator[Box]:
+        """The storage units (shards, or chunks) that exist, in order, cut at the volume's end.
+
+        They come from one listing of the store, made at the first call and kept; a store that
+        cannot be listed (http) gives all of them.
+
+        Args:
+            within: only those that touch this box.
+        """
+        spans = self._units(within)
+        if self.listing is None:
+            chosen = product(*spans)
+        elif prod(map(len, spans)) < len(self.listing.spatial):
+            stored = self.listing.spatial
+            chosen = (index for index in product(*spans) if index in stored)
+        else:
+            # Not one by one through the grid, which may have 10^12 units of which few exist.
+            chosen = (
+                (z, y, x)
+                for z, y, x in sorted(self.listing.spatial)
+                if z in spans[0] and y in spans[1] and x in spans[2]
+            )
+        yield from map(self._unit_box, chosen)
+
+    def is_stored(self, box: Box) -> bool:
+        """Whether any stored chunk touches the box; true wherever the store cannot be listed."""
+        return next(self.stored_blocks(box), None) is not None
+
+    def missing_blocks(self) -> int:
+        """How many storage units do not exist and read as the fill value; 0 if unlistable."""
+        if self.listing is None:
+            return 0
+        return prod(self.names.counts) - len(self.listing.files)
+
+    def fingerprint(self) -> str:
+        """A sha256 that changes when the array does, from its metadata and the listing.
+
+        Two arrays with equal metadata, chunk names, sizes and times (in ns; the ETag of a remote
+        object) have the same. A store that cannot be listed gives that of its metadata.
+        """
+        return fingerprint(self.node.raw, self.listing.files if self.listing else None)
+
+    @cached_property
+    def listing(self) -> Listing | None:
+        """The stored chunks; None where the store cannot be listed."""
+        first = 1 if self.channel_axis == "first" else 0
+        listing = list_chunks(self.node, self.names, first, self.key)
+        if listing and listing.strays and not listing.files:
+            raise _misnamed(self.key, self.node, self.names, "other names")
+        return listing
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the listing, which may be long, behind."""
+        return {k: v for k, v in self.__dict__.items() if k != "listing"}
+
+    def _units(self, within: Box | None) -> tuple[range, range, range]:
+        """Ranges of unit indices along (z, y, x) that touch a box."""
+        box = self.box.intersect(within) if within else self.box
+        if not box.voxels:
+            return range(0), range(0), range(0)
+        z, y, x = (
+            range(o // u, -(-e // u))
+            for o, e, u in zip(box.origin, box.end, self.storage_unit, strict=True)
+        )
+        return z, y, x
+
+    def _unit_box(self, index: tuple[int, ...]) -> Box:
+        start = [i * u for i, u in zip(index, self.storage_unit, strict=True)]
+        end = [(i + 1) * u for i, u in zip(index, self.storage_unit, strict=True)]
+        return Box.between(start, end).intersect(self.box)
+
+    def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
+        """Read a box that lies inside the volume."""
+        where = self._where(box)
+        self._check_files(where)
+        try:
+            block = self._fetch(where)
+        except (*_DECODE_ERRORS, *remote_errors()) as error:
+            raise self._chunk_error(where, error) from error
+        block = channel_last_to_first(block, self.channel_axis)
+        return np.ascontiguousarray(block, dtype=self.dtype)
+
+    def _where(self, box: Box) -> tuple[slice, ...]:
+        """A box as slices of the stored array."""
+        if self.channel_axis is None:
+            return box.slices()
+        everything = slice(0, self.channels)
+        if self.channel_axis == "first":
+            return (everything, *box.slices())
+        return (*box.slices(), everything)
+
+    def _fetch(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+        """Read from zarr; a lost connection is tried again."""
+        for last in (False,) * (_REMOTE_TRIES - 1) + (True,):
+            try:
+                return np.asarray(self.handle.array()[where])
+            except remote_errors():
+                if last or not is_remote(self.location):
+                    raise
+                time.sleep(0.5)
+        raise AssertionError("the last try returns or raises")
+
+    def _chunks_in(self, where: tuple[slice, ...]) -> Iterator[tuple[int, ...]]:
+        """Indices, in the stored array, of the storage units that slices touch."""
+        array = self.handle.array()
+        units = array.shards or array.chunks
+        start = tuple(s.start // u for s, u in zip(where, units, strict=True))
+        end = tuple(-(-s.stop // u) for s, u in zip(where, units, strict=True))
+        return indices_between(start, end)
+
+    def _check_files(self, where: tuple[slice, ...]) -> None:
+        """Find local chunks that zarr would silently read as the fill value.
+
+        An empty shard and a folder in a chunk's place do not raise in zarr 3.1 (checked).
+        """
+        if is_remote(self.location):
+            return
+        for index in self._chunks_in(where):
+            path = Path(self.location, self.names.name(index))
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # not stored; or not to be reached, which the read will tell
+            if not status.st_size or path.is_dir():
+                found = "is a folder" if path.is_dir() else "is empty"
+                raise self._damaged(index, f"{path} {found}")
+
+    def _chunk_error(self, where: tuple[slice, ...], error: BaseException) -> ChunkError:
+        """Find the one chunk that cannot be read, by reading them one by one."""
+        array = self.handle.array()
+        units = array.shards or array.chunks
+        for index in self._chunks_in(where):
+            part = tuple(
+                slice(max(i * u, s.start), min((i + 1) * u, s.stop))
+                for i, u, s in zip(index, units, where, strict=True)
+            )
+            try:
+                array[part]
+            except (*_DECODE_ERRORS, *remote_errors()) as found:
+                place = join(self.location, self.names.name(index))
+                return self._damaged(index, f"{place} cannot be read ({describe(found)})")
+        return ChunkError(self.location, f"cannot be read ({describe(error)})", "run again")
+
+    def _damaged(self, index: tuple[int, ...], found: str) -> ChunkError:
+        kind = "shard" if self.shards else "chunk"
+        remedy = f'restore it, or delete it to read {self.fill_value:g} there ("{self.key}")'
+        return ChunkError(self.location, f"{kind} {index}: {found}", remedy)
+
+
+def open_volume(
+    location: str,
+    *,
+    key: str,
+    level: int = 0,
+    channels: Channels = None,
+    channel_axis: ChannelAxis | None = None,
+) -> Volume:
+    """Open one array for reading; nothing but metadata is read.
+
+    Args:
+        location: an array, or an OME-Zarr group; a local path or a URL, already expanded.
+        key: the dotted task key, for messages.
+        level: which level of an OME-Zarr group.
+        channels: how many channels are expected: None for a plain (Z, Y, X) array, a number for an
+            array with that many (1 also takes a plain one), "any" for whatever is there.
+        channel_axis: where the channels are, when the store does not tell.
+
+    Raises:
+        VolumeError: the location is missing, damaged, of an unsupported kind, or does not have the
+            expected axes.
+    """
+    location = location.rstrip("/")
+    node, grid = _resolve(location, level, key)
+    dtype = stored_dtype(node, key)
+    handle = ArrayHandle(node.location, node.zarr_format, "r")
+    array = _open_checked(handle, node, key)
+    shape = tuple(int(n) for n in array.shape)
+    axis = find_channel_axis(shape, grid.axes, channels, channel_axis, key=key)
+    units = tuple(array.shards or array.chunks)
+    _check_chunk_size(node, tuple(array.chunks), dtype, key)
+    counts = tuple(-(-n // u) for n, u in zip(shape, units, strict=True))
+    names = ChunkNames.of(node, counts)
+    if not is_remote(location):
+        stray = misnamed_chunk(node, names, key)
+        if stray is not None:
+            raise _misnamed(key, node, names, stray)
+    return Volume(
+        location=node.location,
+        key=key,
+        extent=_spatial(shape, axis),
+        channels=1 if axis is None else shape[0 if axis == "first" else 3],
+        channel_axis=axis,
+        dtype=dtype,
+        chunks=_spatial(tuple(array.chunks), axis),
+        shards=_spatial(tuple(array.shards), axis) if array.shards else None,
+        spacing=grid.spacing,
+        offset=grid.offset,
+        unit=grid.unit,
+        fill_value=float(cast("float", array.fill_value or 0)),
+        attributes=node.attributes,
+        node=node,
+        names=names,
+        handle=handle,
+    )
+
+
+def _resolve(location: str, level: int, key: str) -> tuple[Node, Grid]:
+    """The array that a location and a level stand for."""
+    node = read_node(location, key)
+    if node is not None and node.kind == "group" and read_multiscale(node.attributes):
+        inner, grid = level_location(node, level, key)
+        array = require_array(read_node(inner, key), inner, key)
+        own = find_grid(array, key).axes
+        return array, Grid(grid.spacing, grid.offset, grid.unit, grid.axes or own)
+    array = require_array(node, location, key)
+    if level:
+        found = f"{location} is an array, which has no level {level}"
+        raise VolumeError(key, found, "give the OME-Zarr group, or leave level out")
+    return array, find_grid(array, key)
+
+
+def _open_checked(handle: ArrayHandle, node: Node, key: str) -> ZarrArray:
+    """Open with zarr; whatever it has against the metadata becomes one line."""
+    try:
+        array = handle.array()
+    except (ValueError, TypeError, KeyError, NotImplementedError, OSError) as error:
+        name = "zarr.json" if node.zarr_format == 3 else ".zarray"
+        found = f"{join(node.location, name)} is not valid ({describe(error)})"
+        raise VolumeError(key, found, "restore the file or convert the array") from error
+    if 0 in array.shape:
+        raise VolumeError(key, f"{node.location} is empty, shape {array.shape}", "choose another")
+    return array
+
+
+def _check_chunk_size(node: Node, chunks: tuple[int, ...], dtype: np.dtype[Any], key: str) -> None:
+    size = prod(chunks) * dtype.itemsize
+    if size > MAX_CHUNK_BYTES:
+        shape = " x ".join(map(str, chunks))
+        found = f"{node.location} has chunks of {shape}, {size / 2**30:.0f} GiB each"
+        raise VolumeError(key, found, "rechunk the array, for instance to 128 x 128 x 128")
+
+
+def _spatial(shape: tuple[int, ...], axis: ChannelAxis | None) -> Shape:
+    z, y, x = shape[1:] if axis == "first" else shape[:3]
+    return int(z), int(y), int(x)
+
+
+def _misnamed(key: str, node: Node, names: ChunkNames, stray: str) -> VolumeError:
+    expected = names.name((0,) * len(names.counts))
+    found = (
+        f"0 of {prod(names.counts)} chunks found in {node.location}: "
+        f"its metadata expects names like {expected}, the files look like {stray}"
+    )
+    return VolumeError(key, found, "correct the separator in the metadata")

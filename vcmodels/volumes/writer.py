@@ -1,0 +1,240 @@
+"""Writing zarr arrays: checksummed chunks, replaced one by one, with metadata viewers understand."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vcmodels.errors import OutputError
+from vcmodels.geometry.boxes import Box
+from vcmodels.volumes import backend
+from vcmodels.volumes.backend import ArrayHandle, ZarrFormat
+from vcmodels.volumes.location import is_remote
+from vcmodels.volumes.metadata import Spacing
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+
+@dataclass(frozen=True)
+class WritableArray:
+    """An array to write boxes into; cheap to pickle, opened anew in every process.
+
+    Each chunk (or shard) is written whole and renamed into place by zarr, so that a kill leaves
+    the old or the new one. Two writers must never touch the same chunk or shard: zarr reads it,
+    changes it and writes it back without a lock.
+    """
+
+    handle: ArrayHandle
+    write_empty_chunks: bool = False
+
+    @property
+    def location(self) -> str:
+        """The array's folder."""
+        return self.handle.location
+
+    def write(self, box: Box, data: np.ndarray[Any, Any]) -> None:
+        """Write a box.
+
+        Args:
+            box: inside the array.
+            data: (S, Z, Y, X) of the array's dtype, with S = 1 when the array is (Z, Y, X).
+
+        Raises:
+            ValueError: another shape or dtype, or a box outside the array.
+            OSError: the disk is full or not writable; chunks written before stay.
+        """
+        # zarr ignores this setting when it is given on opening an existing array.
+        array = self.handle.array().with_config({"write_empty_chunks": self.write_empty_chunks})
+        *channels, depth, height, width = array.shape
+        if data.dtype != array.dtype:
+            raise ValueError(f"{self.location} holds {array.dtype}, got {data.dtype}")
+        wanted = (*(channels or [1]), *box.shape)
+        if data.shape != wanted:
+            raise ValueError(f"expected shape {wanted}, got {data.shape}")
+        if not Box((0, 0, 0), (depth, height, width)).contains(box):
+            raise ValueError(f"{box} is not inside {self.location}, shape {array.shape}")
+        if channels:
+            array[(slice(None), *box.slices())] = data
+        else:
+            array[box.slices()] = data[0]
+
+
+def create_array(
+    root: str,
+    name: str,
+    *,
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    dtype: np.dtype[Any] | type | str,
+    shards: Sequence[int] | None = None,
+    zarr_format: ZarrFormat = 2,
+    fill_value: float = 0,
+    attributes: Mapping[str, Any] | None = None,
+    axes: Sequence[str] | None = None,
+    spacing: Spacing | None = None,
+    offset: Spacing = (0.0, 0.0, 0.0),
+    unit: str | None = None,
+    write_empty_chunks: bool = False,
+) -> WritableArray:
+    """Create an array in a local store; groups above it are made as needed.
+
+    Args:
+        root: the store, a local folder.
+        name: path of the array in it, such as "sheet" or "sheet/0".
+        shape: (Z, Y, X), or (C, Z, Y, X).
+        chunks: as many numbers as `shape`.
+        dtype: of the voxels; stored little-endian.
+        shards: multiples of `chunks`; version 3 only.
+        zarr_format: 2 (with "/" between chunk indices), or 3.
+        fill_value: what chunks that are not stored read as.
+        attributes: JSON values to store with the array.
+        axes: names of the axes; ("z", "y", "x") or ("c", "z", "y", "x") when left out.
+        spacing: voxel size (z, y, x), stored as `resolution`, `offset` and `units`.
+        offset: world position of voxel 0.
+        unit: of spacing and offset, such as "micrometer".
+        write_empty_chunks: also store chunks that hold the fill value alone.
+
+    Raises:
+        ValueError: a name that is no plain path, shards in version 2, shapes that do not fit.
+        OutputError: the array exists already, or the root is a URL or of another zarr version.
+    """
+    if is_remote(root):
+        raise OutputError(root, "writing to a URL is not supported", "give a local folder")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"array name {name!r} must be letters, digits, '_', '-' and '.'")
+    if shards is not None and zarr_format == 2:
+        raise ValueError("shards need zarr_format=3")
+    names = tuple(axes) if axes else ("c", "z", "y", "x")[-len(shape) :]
+    stored = dict(attributes or {})
+    if zarr_format == 2:
+        stored["_ARRAY_DIMENSIONS"] = list(names)
+    if spacing is not None:
+        stored |= {"resolution": list(spacing), "offset": list(offset)}
+        stored |= {"units": unit} if unit else {}
+    location = Path(root, name)
+    if (location / ".zarray").exists() or (location / "zarr.json").exists():
+        raise OutputError(str(location), "exists already", "choose another name or remove it")
+    _make_groups(Path(root), name, zarr_format)
+    backend.create(
+        str(location),
+        shape=tuple(shape),
+        chunks=tuple(chunks),
+        shards=tuple(shards) if shards else None,
+        dtype=np.dtype(dtype).newbyteorder("="),
+        fill_value=fill_value,
+        axes=names,
+        attributes=stored,
+        zarr_format=zarr_format,
+    )
+    handle = ArrayHandle(str(location), zarr_format, "r+")
+    return WritableArray(handle, write_empty_chunks)
+
+
+def write_multiscale_group(
+    location: str,
+    *,
+    name: str,
+    axes: Sequence[str],
+    spacing: Spacing,
+    offset: Spacing = (0.0, 0.0, 0.0),
+    unit: str | None = None,
+    levels: Sequence[str] = ("0",),
+    zarr_format: ZarrFormat = 2,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Make a group an OME-Zarr image: NGFF 0.4 in version 2, 0.5 in version 3.
+
+    Level n is taken to be averaged down by 2^n along z, y and x, so that its first voxel's centre
+    lies (s_n - s_0) / 2 further in.
+
+    Args:
+        location: of the group, a local folder.
+        name: of the image.
+        axes: names of the axes, among "c", "z", "y", "x".
+        spacing: voxel size (z, y, x) of level 0.
+        offset: world position of voxel 0 of level 0.
+        unit: of both; a UDUNITS word such as "micrometer".
+        levels: paths of the levels' arrays, the finest first.
+        zarr_format: of the group.
+        attributes: more attributes for the group.
+    """
+    datasets = [
+        {"path": path, "coordinateTransformations": _transforms(axes, spacing, offset, 2**n)}
+        for n, path in enumerate(levels)
+    ]
+    image: dict[str, Any] = {
+        "name": name,
+        "axes": [_axis(a, unit) for a in axes],
+        "datasets": datasets,
+    }
+    stored = dict(attributes or {})
+    if zarr_format == 2:
+        stored["multiscales"] = [{"version": "0.4", **image}]
+    else:
+        stored["ome"] = {"version": "0.5", "multiscales": [image]}
+    set_group_attributes(location, stored, zarr_format=zarr_format)
+
+
+def group_attributes(location: str) -> dict[str, Any]:
+    """The attributes of a local group.
+
+    Raises:
+        FileNotFoundError: there is no group.
+    """
+    return backend.read_attributes(location)
+
+
+def set_group_attributes(
+    location: str, attributes: Mapping[str, Any], *, zarr_format: ZarrFormat = 2
+) -> None:
+    """Add attributes to a local group, which is made (of `zarr_format`) when there is none."""
+    path = Path(location)
+    existing = _group_format(path)
+    if existing is None:
+        _make_groups(path.parent, path.name, zarr_format, ends_with_group=True)
+    backend.update_attributes(location, attributes, existing or zarr_format)
+
+
+def _group_format(path: Path) -> ZarrFormat | None:
+    if (path / "zarr.json").exists():
+        return 3
+    return 2 if (path / ".zgroup").exists() else None
+
+
+def _make_groups(
+    root: Path, name: str, zarr_format: ZarrFormat, *, ends_with_group: bool = False
+) -> None:
+    """Create the root group and those between it and the array, where they do not exist."""
+    parts = name.split("/")
+    folders = [root.joinpath(*parts[:n]) for n in range(len(parts))]
+    if ends_with_group:
+        folders = [root / name]
+    for folder in folders:
+        existing = _group_format(folder)
+        if existing is None:
+            backend.create_group(str(folder), zarr_format)
+        elif existing != zarr_format:
+            found = f"is a zarr version {existing} group, not version {zarr_format}"
+            raise OutputError(str(folder), found, "choose another folder")
+
+
+def _axis(name: str, unit: str | None) -> dict[str, str]:
+    if name == "c":
+        return {"name": "c", "type": "channel"}
+    return {"name": name, "type": "space", **({"unit": unit} if unit else {})}
+
+
+def _transforms(
+    axes: Sequence[str], spacing: Spacing, offset: Spacing, factor: int
+) -> list[dict[str, Any]]:
+    sizes = dict(zip("zyx", spacing, strict=True))
+    shifts = dict(zip("zyx", offset, strict=True))
+    scale = [sizes[a] * factor if a in sizes else 1.0 for a in axes]
+    shift = [shifts[a] + sizes[a] * (factor - 1) / 2 if a in sizes else 0.0 for a in axes]
+    steps: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    if any(shift):
+        steps.append({"type": "translation", "translation": shift})
+    return steps
