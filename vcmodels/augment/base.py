@@ -5,20 +5,22 @@ resampling for all of them together), and changes of the image's values.
 """
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from vcmodels.augment.lattice import Lattice
+from vcmodels.augment.transform import Spacing
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.section import Fraction, Section
 
-Spacing = tuple[float, float, float]
+Number = TypeVar("Number", int, float)
 
 
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+def ordered(ends: tuple[Number, Number]) -> tuple[Number, Number]:
+    """Refuse a range whose low end exceeds its high end."""
     if ends[0] > ends[1]:
         raise ValueError(f"the low end {ends[0]:g} exceeds the high end {ends[1]:g}")
     return ends
@@ -33,14 +35,16 @@ def _named(axis: object) -> object:
 
 Factors = Annotated[
     tuple[Annotated[float, Field(gt=0, le=100)], Annotated[float, Field(gt=0, le=100)]],
-    AfterValidator(_ordered),
+    AfterValidator(ordered),
 ]
 """Lowest and highest factor, both above 0."""
 Amounts = Annotated[
     tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]],
-    AfterValidator(_ordered),
+    AfterValidator(ordered),
 ]
 """Lowest and highest amount, neither below 0."""
+Fractions = Annotated[tuple[Fraction, Fraction], AfterValidator(ordered)]
+"""Lowest and highest fraction, in [0, 1]."""
 Axis = Annotated[Literal["z", "y", "x"], BeforeValidator(_named)]
 
 

@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from vcmodels.augment.base import Axis, ExactAugmentation, Spacing
+from vcmodels.augment.base import Axis, ExactAugmentation
+from vcmodels.augment.transform import Spacing
 from vcmodels.geometry.symmetries import (
     IDENTITY,
     Symmetry,

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from vcmodels.augment.base import ElasticAugmentation, Factors, LinearAugmentation, Spacing
+from vcmodels.augment.base import ElasticAugmentation, Factors, LinearAugmentation
 from vcmodels.augment.lattice import FOLDING_LIMIT, Lattice, control_points
+from vcmodels.augment.transform import Spacing
 from vcmodels.geometry.boxes import Shape
 from vcmodels.section import Fraction
 

@@ -13,15 +13,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from vcmodels.augment.base import Amounts, Augmentation, Factors, IntensityAugmentation
+from vcmodels.augment.base import (
+    Amounts,
+    Augmentation,
+    Factors,
+    Fractions,
+    IntensityAugmentation,
+    ordered,
+)
 from vcmodels.section import Fraction
 
 if TYPE_CHECKING:
     from albumentations.core.transforms_interface import BasicTransform
+
+Count = Annotated[int, Field(ge=1, le=1000)]
+Counts = Annotated[tuple[Count, Count], AfterValidator(ordered)]
+"""Fewest and most."""
 
 
 class Noise(IntensityAugmentation):
@@ -111,7 +122,7 @@ class LowResolution(IntensityAugmentation):
 
     name: Literal["low_resolution"] = "low_resolution"
     p: Fraction = 0.15
-    zoom: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.5, 1)
+    zoom: Fractions = (0.5, 1.0)
     """Lowest and highest fraction of the resolution that is left."""
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -128,9 +139,9 @@ class BlankBoxes(IntensityAugmentation):
 
     name: Literal["blank_boxes"] = "blank_boxes"
     p: Fraction = 0.1
-    count: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=1000)]] = (1, 3)
+    count: Counts = (1, 3)
     """Fewest and most boxes."""
-    size: tuple[Fraction, Fraction] = (0.05, 0.25)
+    size: Fractions = (0.05, 0.25)
     """Shortest and longest side of a box, as a fraction of the patch along that axis."""
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

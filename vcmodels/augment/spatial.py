@@ -12,9 +12,8 @@ from vcmodels.augment.base import (
     ElasticAugmentation,
     ExactAugmentation,
     LinearAugmentation,
-    Spacing,
 )
-from vcmodels.augment.transform import SpatialTransform
+from vcmodels.augment.transform import Spacing, SpatialTransform
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import IDENTITY, Symmetry
 from vcmodels.targets.base import Target
