@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
+from vcmodels.losses import LOSSES
 from vcmodels.section import Fraction, Section
 
 Sums = dict[str, Tensor]
@@ -36,15 +38,30 @@ class Target(Section):
     label_smoothing: Fraction | None = None
     """Pull hard labels this far towards uniform in the training loss."""
     dilate_label: Annotated[int, Field(ge=0, le=64)] | bool | None = None
-    """Grow a mask by a ball of this radius in voxels (true is 1) when it is read."""
+    """Grow a mask by a ball of this radius in voxels (true is 1) when it is read; kind `binary`."""
 
-    interpolation: ClassVar[Literal["nearest", "linear"]] = "nearest"
-    """How the label is resampled by a free rotation or an elastic warp."""
     metric: ClassVar[str]
     """The metric, of those that `summarise` returns, that best tells a good prediction."""
     metric_mode: ClassVar[Literal["max", "min"]] = "max"
     default_loss: ClassVar[Mapping[str, float]]
     allowed_losses: ClassVar[frozenset[str]]
+
+    @field_validator("loss")
+    @classmethod
+    def _check_loss(cls, loss: str | dict[str, float] | None) -> str | dict[str, float] | None:
+        weights = {loss: 1.0} if isinstance(loss, str) else loss or {}
+        for name in weights:
+            if name not in cls.allowed_losses:
+                allowed = ", ".join(sorted(cls.allowed_losses))
+                raise ValueError(f'no loss "{name}" for this kind; choose from {allowed}')
+        if loss is not None and (min(weights.values(), default=0) < 0 or not any(weights.values())):
+            raise ValueError(f"loss weights must be 0 or more and not all 0, got {loss}")
+        return loss
+
+    @property
+    def interpolation(self) -> Literal["nearest", "linear"]:
+        """How the label is resampled by a free rotation or an elastic warp."""
+        return "nearest"
 
     @property
     def losses(self) -> Mapping[str, float]:
@@ -93,7 +110,6 @@ class Target(Section):
         del jacobian
         return label
 
-    @abstractmethod
     def compute_loss(self, logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
         """The weighted sum of this target's losses over the valid voxels.
 
@@ -105,6 +121,12 @@ class Target(Section):
         Returns:
             Scalar float32; 0 with zero gradient when no voxel is valid.
         """
+        smoothing = self.label_smoothing or 0.0
+        terms = [
+            weight * LOSSES[name](logits, label, valid, label_smoothing=smoothing)
+            for name, weight in self.losses.items()
+        ]
+        return torch.stack(terms).sum()
 
     @abstractmethod
     def blendable(self, logits: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Losses on the direction of 3-vectors; the length of the prediction does not count."""
+
+from torch import Tensor
+
+from vcmodels.losses.masking import full_precision, keep_valid, masked_mean
+
+LENGTH_FLOOR = 1e-3
+"""Added in quadrature to the predicted length. The cosine of the zero vector is then 0 with a
+gradient of at most 1 / LENGTH_FLOOR; a clamp at 1e-8 would let one such voxel fill the clipped
+norm of the whole gradient. The cosine of a unit vector changes by 5e-7."""
+
+
+def cosine(logits: Tensor, label: Tensor, valid: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean of 1 - cos(angle) over the valid voxels, for vectors with a sign.
+
+    Args:
+        logits: (B, 3, Z, Y, X), of any length; half types are computed in float32.
+        label: (B, 3, Z, Y, X) float32, unit vectors; any finite value where `valid` is false.
+        valid: (B, 1, Z, Y, X) bool.
+        label_smoothing: without effect; a direction has no classes to smooth over.
+
+    Returns:
+        Scalar float32 in [0, 2]; 0 with zero gradient when no voxel is valid.
+    """
+    del label_smoothing
+    return masked_mean(1 - _cosine(logits, label, valid), valid)
+
+
+def axial_cosine(
+    logits: Tensor, label: Tensor, valid: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean of 1 - cos(angle)^2 over the valid voxels, for axes (n and -n are the same).
+
+    The square and not 1 - |cos|: |cos| has a corner at 90 degrees with its steepest slope on both
+    sides, so that a voxel that does not know its axis yet is thrown back and forth at full
+    strength, while the square leaves it to its neighbours (slope sin 2a, largest at 45 degrees and
+    twice that of |cos| near 0). And its mean over noisy axes is least at the principal eigenvector
+    of the mean n n^T, the axis that blending returns; it is the maximum-likelihood axis of the
+    Watson distribution (Mardia & Jupp 2000, "Directional Statistics", section 10.3).
+
+    Args:
+        logits: (B, 3, Z, Y, X), of any length and sign; half types are computed in float32.
+        label: (B, 3, Z, Y, X) float32, unit vectors; any finite value where `valid` is false.
+        valid: (B, 1, Z, Y, X) bool.
+        label_smoothing: without effect.
+
+    Returns:
+        Scalar float32 in [0, 1]; 0 with zero gradient when no voxel is valid.
+    """
+    del label_smoothing
+    return masked_mean(1 - _cosine(logits, label, valid).square(), valid)
+
+
+def _cosine(logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+    """(B, 1, Z, Y, X) cosine of the angle between prediction and unit label; 0 where not valid."""
+    vector = keep_valid(full_precision(logits), valid)
+    unit_label = keep_valid(label.to(vector.dtype), valid)
+    length_squared = vector.square().sum(1, keepdim=True) + LENGTH_FLOOR**2
+    return (vector * unit_label).sum(1, keepdim=True) * length_squared.rsqrt()

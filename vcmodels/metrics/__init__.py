@@ -1,0 +1,1 @@
+"""Metrics as sums that add over patches, blocks and ranks, and the figures made of them."""

@@ -1,0 +1,62 @@
+"""Errors of regressed values and of directions."""
+
+import torch
+from torch import Tensor
+
+from vcmodels.metrics.sums import masked_sum
+
+CLOSE_DEG = 10.0
+"""A direction within this angle of the label counts as close."""
+
+
+def error_sums(prediction: Tensor, label: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Sums of |d|, d^2 and the count of values, for d = prediction - label.
+
+    Args:
+        prediction: (B, C, Z, Y, X) float32.
+        label: (B, C, Z, Y, X) float32.
+        valid: (B, 1, Z, Y, X) bool.
+
+    Returns:
+        `absolute`, `squared`, `values`: scalars, float64, on the CPU.
+    """
+    error = prediction - label
+    return {
+        "absolute": masked_sum(error.abs(), valid),
+        "squared": masked_sum(error.square(), valid),
+        "values": masked_sum(valid, valid) * label.shape[1],
+    }
+
+
+def angles_deg(prediction: Tensor, label: Tensor, *, axial: bool) -> Tensor:
+    """Angle between two vectors of any length, in degrees.
+
+    Args:
+        prediction: (B, 3, Z, Y, X) float32.
+        label: (B, 3, Z, Y, X) float32.
+        axial: take the angle between the axes, in [0, 90]; otherwise [0, 180].
+
+    Returns:
+        (B, 1, Z, Y, X) float32; 90 where one of the vectors is zero, which says nothing.
+    """
+    # atan2 and not acos: the arc cosine loses half the digits near 0 degrees.
+    across = torch.linalg.cross(prediction, label, dim=1).square().sum(1, keepdim=True).sqrt()
+    along = (prediction * label).sum(1, keepdim=True)
+    angle = torch.rad2deg(torch.atan2(across, along.abs() if axial else along))
+    return torch.where((across == 0) & (along == 0), 90.0, angle)
+
+
+def angle_sums(
+    prediction: Tensor, label: Tensor, valid: Tensor, *, axial: bool
+) -> dict[str, Tensor]:
+    """Sums for the mean angle and the share of close directions; arguments as for `angles_deg`.
+
+    Returns:
+        `degrees`, `close` (within CLOSE_DEG), `voxels`: scalars, float64, on the CPU.
+    """
+    angle = angles_deg(prediction, label, axial=axial)
+    return {
+        "degrees": masked_sum(angle, valid),
+        "close": masked_sum(angle <= CLOSE_DEG, valid),
+        "voxels": masked_sum(valid, valid),
+    }

@@ -1,0 +1,196 @@
+"""Unit normals of surfaces (or any direction field): 3 components, stored as codes or floats.
+
+On disk the components follow `vector_order`; in memory they are always (z, y, x). A zero vector is
+"unlabelled" in a label and "no prediction" in an output.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from vcmodels.metrics.errors import angle_sums
+from vcmodels.metrics.sums import ratio
+from vcmodels.section import Section
+from vcmodels.targets.base import Sums, Target
+from vcmodels.targets.codes import check_dtype, encode_float
+from vcmodels.targets.labels import countable
+from vcmodels.targets.vectors import SHORTEST, outer_products, principal_axes, pull_back, unit
+
+LINEAR_CODES: Mapping[str, tuple[float, float]] = {
+    "uint8": (2 / 255, -1.0),
+    "uint16": (2 / 65535, -1.0),
+    "int8": (1 / 127, 0.0),
+    "int16": (1 / 32767, 0.0),
+    "float16": (1.0, 0.0),
+    "float32": (1.0, 0.0),
+    "float64": (1.0, 0.0),
+}
+"""(scale, offset) of component = code * scale + offset, by dtype."""
+OUTPUT_DTYPES = ("uint8", "uint16", "int8", "int16", "float16", "float32")
+
+
+class VectorEncoding(Section):
+    """How stored codes become components: component = stored * scale + offset."""
+
+    scale: float = 1.0
+    """Factor of the stored code."""
+    offset: float = 0.0
+    """Added after the factor."""
+    zero_code: int | None = None
+    """A code that means "unlabelled" where all three components hold it, besides 0."""
+
+
+class NormalsTarget(Target):
+    """Unit vectors; the length of the network's output does not count."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    kind: Literal["normals"] = "normals"
+    """Unit vectors such as the normals of a surface."""
+    channels: Annotated[int, Field(ge=3, le=3)] = 3
+    """Channels of the head."""
+    activation: Literal["none"] = "none"
+    """Normals have none; the output is normalised."""
+    vector_order: Literal["xyz", "zyx"] = "xyz"
+    """Order of the stored components, in labels and in outputs."""
+    orientation: Literal["oriented", "axial"] = "oriented"
+    """`oriented`: the sign means something. `axial`: n and -n are the same."""
+    label_encoding: Annotated[VectorEncoding | None, Field(alias="encoding")] = None
+    """How stored labels become components; by dtype when left out (uint16: v / 32767.5 - 1,
+    uint8: v / 127.5 - 1, int16: v / 32767, int8: v / 127, floats as they are)."""
+
+    metric: ClassVar[str] = "angle_deg"
+    metric_mode: ClassVar[Literal["max", "min"]] = "min"
+    default_loss: ClassVar[Mapping[str, float]] = {"cosine": 1.0}
+    allowed_losses: ClassVar[frozenset[str]] = frozenset({"cosine", "axial_cosine"})
+
+    @model_validator(mode="after")
+    def _check_loss_fits(self) -> Self:
+        fitting = "axial_cosine" if self._is_axial else "cosine"
+        if any(name != fitting for name in self.losses):
+            raise ValueError(f'orientation "{self.orientation}" is trained with loss "{fitting}"')
+        return self
+
+    @property
+    def _is_axial(self) -> bool:
+        return self.orientation == "axial"
+
+    @property
+    def interpolation(self) -> Literal["nearest", "linear"]:
+        """Axial labels are not interpolated: neighbours of opposite sign would cancel."""
+        return "nearest" if self._is_axial else "linear"
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        if self.loss is None and self._is_axial:
+            return {"axial_cosine": 1.0}
+        return super().losses
+
+    @property
+    def stored_channels(self) -> int | None:
+        return 3
+
+    def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors (z, y, x); not valid where the label holds no direction.
+
+        That is where all codes are 0 (or `zero_code`), and where the vector is shorter than one
+        step of the code.
+        """
+        scale, offset = self._label_scale(stored.dtype)
+        valid = countable(stored, self)
+        valid &= (stored != 0).any(0, keepdims=True)
+        if self.label_encoding and self.label_encoding.zero_code is not None:
+            valid &= (stored != self.label_encoding.zero_code).any(0, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            vectors = stored.astype(np.float32)
+            if (scale, offset) != (1.0, 0.0):
+                vectors *= np.float32(scale)
+                vectors += np.float32(offset)
+            length = np.sqrt(np.einsum("czyx,czyx->zyx", vectors, vectors))[None]
+        # A zero vector that was rounded to codes comes back up to 0.87 steps long.
+        shortest = SHORTEST if stored.dtype.kind == "f" else max(abs(scale), SHORTEST)
+        valid &= np.isfinite(length) & (length >= shortest)
+        label = np.where(valid, vectors / np.where(valid, length, 1), np.float32(0))
+        return np.ascontiguousarray(self._in_other_order(label)), valid
+
+    def turn(self, label: Tensor, jacobian: Tensor) -> Tensor:
+        """J^T n, renormalised: gradients pull back through the sampling map."""
+        return pull_back(label, jacobian)
+
+    def blendable(self, logits: Tensor) -> Tensor:
+        """Unit vectors, or for axes the 6 entries of n n^T, on which the sign has no effect."""
+        vectors = unit(logits.float())
+        return outer_products(vectors) if self._is_axial else vectors
+
+    def unblend(self, blended: Tensor) -> Tensor:
+        """Unit vectors: the average renormalised, or the principal axis of the averaged n n^T."""
+        return principal_axes(blended) if self._is_axial else unit(blended)
+
+    @property
+    def blend_channels(self) -> int:
+        return 6 if self._is_axial else 3
+
+    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
+        """Sums of angles; a missing prediction counts as 90 degrees."""
+        return angle_sums(prediction, label, valid, axial=self._is_axial)
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Mean angle in degrees, and the share of voxels within 10 degrees."""
+        return {
+            "angle_deg": ratio(sums["degrees"], sums["voxels"]),
+            "within_10_deg": ratio(sums["close"], sums["voxels"]),
+        }
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """Codes in `vector_order`; (0, 0, 0) stands for the zero vector, "no prediction"."""
+        self.output_channels(dtype)
+        vectors = unit(prediction.float())
+        vectors = vectors.flip(0) if self.vector_order == "xyz" else vectors
+        if dtype.kind == "f":
+            return encode_float(vectors, dtype)
+        scale, offset = LINEAR_CODES[dtype.name]
+        codes = ((vectors - offset) / scale).round()
+        is_missing = (vectors == 0).all(0, keepdim=True)
+        return torch.where(is_missing, 0.0, codes).cpu().numpy().astype(dtype)
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        scale, offset = LINEAR_CODES[dtype.name]
+        order = {"vector_order": self.vector_order, "orientation": self.orientation}
+        return {"kind": self.kind, **order, "scale": scale, "offset": offset, "zero_code": 0}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Vectors (z, y, x), of length 1 to within half a step; 0 where nothing was predicted."""
+        scale, offset = LINEAR_CODES[stored.dtype.name]
+        vectors = stored.astype(np.float32) * np.float32(scale) + np.float32(offset)
+        vectors *= (stored != 0).any(0, keepdims=True)
+        return np.ascontiguousarray(self._in_other_order(vectors))
+
+    def output_channels(self, dtype: np.dtype) -> int | None:
+        check_dtype(dtype, OUTPUT_DTYPES)
+        return 3
+
+    def picture(self, prediction: np.ndarray) -> np.ndarray:
+        """(n + 1) / 2 of (x, y, z) as (R, G, B), |n| for axes; the zero vector is black."""
+        colours = np.moveaxis(prediction[::-1].astype(np.float32), 0, -1)
+        shown = np.abs(colours) if self._is_axial else (colours + 1) / 2
+        has_direction = np.abs(colours).sum(-1, keepdims=True) > SHORTEST
+        return np.where(has_direction, np.clip(shown, 0, 1), np.float32(0))
+
+    def _label_scale(self, dtype: np.dtype) -> tuple[float, float]:
+        """(scale, offset) of a stored label."""
+        if self.label_encoding is not None:
+            return self.label_encoding.scale, self.label_encoding.offset
+        if dtype.name not in LINEAR_CODES:
+            raise ValueError(
+                f"normals of dtype {dtype.name} have no default encoding; "
+                'give "encoding": {"scale": ..., "offset": ...}'
+            )
+        return LINEAR_CODES[dtype.name]
+
+    def _in_other_order(self, vectors: np.ndarray) -> np.ndarray:
+        """Between `vector_order` and (z, y, x); its own inverse."""
+        return vectors[::-1] if self.vector_order == "xyz" else vectors

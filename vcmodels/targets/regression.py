@@ -1,0 +1,151 @@
+"""Continuous values (distance, probability, intensity): stored values are taken as they are.
+
+`encoding` states a scale and offset when they are stored as codes. NaN and infinite voxels do not
+count.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from vcmodels.losses import LOSSES
+from vcmodels.metrics.errors import error_sums
+from vcmodels.metrics.sums import ratio
+from vcmodels.section import Section
+from vcmodels.targets.base import Sums, Target
+from vcmodels.targets.codes import (
+    OUTPUT_DTYPES,
+    check_dtype,
+    decode_range,
+    encode_float,
+    encode_range,
+    range_attributes,
+)
+from vcmodels.targets.labels import countable, refuse_first
+
+
+class LinearEncoding(Section):
+    """How stored codes become values: value = stored * scale + offset."""
+
+    scale: float = 1.0
+    """Factor of the stored code."""
+    offset: float = 0.0
+    """Added after the factor."""
+
+
+class RegressionTarget(Target):
+    """One or several continuous values for each voxel."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    kind: Literal["regression"] = "regression"
+    """Continuous values, one per channel."""
+    activation: Literal["none", "sigmoid"] = "none"
+    """Applied to the output, in training too: `sigmoid` keeps it in [0, 1]."""
+    label_encoding: Annotated[LinearEncoding, Field(alias="encoding")] = LinearEncoding()
+    """How stored labels become values; as they are when left out."""
+    output_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """[low, high] that integer outputs span; [0, 1] with a sigmoid, otherwise required for them."""
+
+    metric: ClassVar[str] = "mae"
+    metric_mode: ClassVar[Literal["max", "min"]] = "min"
+    default_loss: ClassVar[Mapping[str, float]] = {"smooth_l1": 1.0}
+    allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1", "bce"})
+
+    @model_validator(mode="after")
+    def _check_range_and_loss(self) -> Self:
+        if self.output_range and self.output_range[0] >= self.output_range[1]:
+            raise ValueError(f"output_range must be [low, high], got {self.output_range}")
+        if "bce" in self.losses and self.activation != "sigmoid":
+            raise ValueError('loss "bce" regresses probabilities; it needs activation "sigmoid"')
+        return self
+
+    @property
+    def interpolation(self) -> Literal["nearest", "linear"]:
+        return "linear"
+
+    @property
+    def stored_channels(self) -> int | None:
+        return None if self.channels == 1 else self.channels
+
+    def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The value, stored * scale + offset; a voxel with NaN or infinity in any channel does not count."""
+        valid = countable(stored, self)
+        with np.errstate(over="ignore", invalid="ignore"):
+            label = stored.astype(np.float32)
+            if self.label_encoding != LinearEncoding():
+                label *= np.float32(self.label_encoding.scale)
+                label += np.float32(self.label_encoding.offset)
+        if stored.dtype.kind == "f":  # A float64 may be finite and its float32 not.
+            valid &= np.isfinite(label).all(0, keepdims=True)
+        if "bce" in self.losses:
+            outside = ((label < 0) | (label > 1)).any(0, keepdims=True) & valid
+            if outside.any():
+                remedy = 'loss "bce" takes labels in [0, 1]; give "encoding": {"scale": ...}'
+                refuse_first(outside, stored, remedy)
+        return np.where(valid, label, np.float32(0)), valid
+
+    def compute_loss(self, logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+        """The losses of the activated output; `bce` takes the logits, for it is that of a sigmoid."""
+        output = self.blendable(logits)
+        terms = [
+            weight * LOSSES[name](logits if name == "bce" else output, label, valid)
+            for name, weight in self.losses.items()
+        ]
+        return torch.stack(terms).sum()
+
+    def blendable(self, logits: Tensor) -> Tensor:
+        """The values themselves."""
+        return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float()
+
+    @property
+    def blend_channels(self) -> int:
+        return self.channels
+
+    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
+        """Sums of absolute and squared errors."""
+        return error_sums(prediction, label, valid)
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Mean absolute error and root mean squared error, over channels too."""
+        return {
+            "mae": ratio(sums["absolute"], sums["values"]),
+            "rmse": ratio(sums["squared"], sums["values"]) ** 0.5,
+        }
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """The value in floats; `output_range` mapped to 0..max in integers (clipped, NaN is 0)."""
+        self.output_channels(dtype)
+        if dtype.kind == "f":
+            return encode_float(prediction, dtype)
+        return encode_range(prediction, *self._range(), dtype)
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        scale = range_attributes(*self._range(), dtype)
+        return {"kind": self.kind, "quantity": "value", **scale}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        return decode_range(stored, *self._range())
+
+    def output_channels(self, dtype: np.dtype) -> int | None:
+        if self.output_range is None and self.activation == "none":
+            why = 'integers need "output_range": [low, high]'
+            check_dtype(dtype, ("float16", "float32"), why)
+        check_dtype(dtype, OUTPUT_DTYPES)
+        return self.stored_channels
+
+    def picture(self, prediction: np.ndarray) -> np.ndarray:
+        """Grey over `output_range`, or over the slice's own range; 3 or more channels as RGB."""
+        values = np.nan_to_num(prediction[: 3 if len(prediction) >= 3 else 1].astype(np.float32))
+        known = self.output_range is not None or self.activation == "sigmoid"
+        low, high = self._range() if known else (float(values.min()), float(values.max()))
+        scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+        return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
+
+    def _range(self) -> tuple[float, float]:
+        low, high = self.output_range or (0.0, 1.0)
+        return low, high

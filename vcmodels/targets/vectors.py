@@ -1,0 +1,122 @@
+"""Arithmetic on fields of 3-vectors and axes; the component axis is the fourth from the end.
+
+Shapes are (..., 3, Z, Y, X). A vector of length 0 means "no direction" and stays one.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+SHORTEST = 1e-6
+"""Vectors below this length have no direction."""
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors of length 1 in the same direction; 0 for those without one (and for NaN)."""
+    length = vectors.square().sum(-4, keepdim=True).sqrt()
+    return torch.where(length > SHORTEST, vectors / length, vectors.new_zeros(()))
+
+
+def pull_back(vectors: Tensor, jacobian: Tensor) -> Tensor:
+    """J^T n: how the normals of a surface change when its volume is resampled.
+
+    With f'(q) = f(p(q)) the gradient is J^T grad f, so no matrix is inverted and a sheared or
+    locally stretched surface is right too. For a signed permutation (flip, quarter turn, transpose)
+    components are only moved and negated: exact to the bit.
+
+    Args:
+        vectors: (3, Z, Y, X), components (z, y, x).
+        jacobian: (3, 3) or (3, 3, Z, Y, X), of the sampling map p (output -> input), J[i, j] =
+            d p_i / d q_j.
+
+    Returns:
+        (3, Z, Y, X); unit vectors, save for a signed permutation, which keeps the lengths.
+    """
+    if jacobian.ndim == 2 and (moves := _signed_permutation(jacobian)) is not None:
+        return torch.stack([vectors[i] if sign > 0 else -vectors[i] for i, sign in moves])
+    rows = jacobian.to(vectors)
+    if rows.ndim == 2:
+        rows = rows[..., None, None, None]
+    return unit(sum((rows[i] * vectors[i] for i in range(1, 3)), rows[0] * vectors[0]))
+
+
+def _signed_permutation(matrix: Tensor) -> list[tuple[int, float]] | None:
+    """For each column the row and sign of its only entry; None for any other matrix."""
+    columns = matrix.T.tolist()
+    entries = [[(i, v) for i, v in enumerate(column) if v != 0] for column in columns]
+    moves = [column[0] for column in entries if len(column) == 1 and abs(column[0][1]) == 1]
+    return moves if {i for i, _ in moves} == {0, 1, 2} else None
+
+
+def outer_products(vectors: Tensor) -> Tensor:
+    """The 6 different entries zz, yy, xx, zy, zx, yx of n n^T: (..., 3, Z, Y, X) -> (..., 6, ...).
+
+    They are the same for n and -n, so that averages over axes of any sign mean something.
+    """
+    z, y, x = vectors.unbind(-4)
+    return torch.stack([z * z, y * y, x * x, z * y, z * x, y * x], dim=-4)
+
+
+def principal_axes(moments: Tensor) -> Tensor:
+    """Unit eigenvectors of the largest eigenvalue of symmetric 3x3 matrices, in closed form.
+
+    Eigenvalues by the trigonometric formula (Smith 1961, "Eigenvalues of a symmetric 3x3 matrix",
+    CACM 4(4)), the vector as the longest column of the adjugate of A - l1 I, with one step of
+    A - l3 I to remove what rounding left of the smallest eigenvalue's direction. Where the two
+    largest eigenvalues are equal, some vector of their plane.
+
+    Args:
+        moments: (..., 6, Z, Y, X), ordered as by `outer_products`, positive semi-definite.
+
+    Returns:
+        (..., 3, Z, Y, X); the sign is arbitrary; 0 where the matrix is 0, not finite or prefers no
+        axis at all.
+    """
+    trace = moments.narrow(-4, 0, 3).sum(-4, keepdim=True)
+    zz, yy, xx, zy, zx, yx = (moments / trace.clamp(min=SHORTEST)).unbind(-4)
+    largest, smallest = _outer_eigenvalues(zz, yy, xx, zy, zx, yx)
+    a, b, c = zz - largest, yy - largest, xx - largest
+    columns = (
+        torch.stack([b * c - yx * yx, zx * yx - zy * c, zy * yx - zx * b], -4),
+        torch.stack([zx * yx - zy * c, a * c - zx * zx, zy * zx - a * yx], -4),
+        torch.stack([zy * yx - zx * b, zy * zx - a * yx, a * b - zy * zy], -4),
+    )
+    start = _longest(columns)
+    a, b, c = zz - smallest, yy - smallest, xx - smallest
+    rest = (
+        torch.stack([a, zy, zx], -4),
+        torch.stack([zy, b, yx], -4),
+        torch.stack([zx, yx, c], -4),
+    )
+    tied = start.square().sum(-4, keepdim=True) < SHORTEST**2
+    start = unit(torch.where(tied, _longest(rest), start / start.abs().amax(-4, keepdim=True)))
+    z, y, x = start.unbind(-4)
+    return unit(rest[0] * z.unsqueeze(-4) + rest[1] * y.unsqueeze(-4) + rest[2] * x.unsqueeze(-4))
+
+
+def _outer_eigenvalues(
+    zz: Tensor, yy: Tensor, xx: Tensor, zy: Tensor, zx: Tensor, yx: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The largest and the smallest eigenvalue."""
+    mean = (zz + yy + xx) / 3
+    a, b, c = zz - mean, yy - mean, xx - mean
+    off = zy * zy + zx * zx + yx * yx
+    spread = ((a * a + b * b + c * c + 2 * off) / 6).sqrt()
+    determinant = a * (b * c - yx * yx) - zy * (zy * c - yx * zx) + zx * (zy * yx - b * zx)
+    cosine = (determinant / (2 * spread**3).clamp(min=1e-30)).clamp(-1, 1)
+    angle = torch.acos(cosine) / 3
+    return (
+        mean + 2 * spread * torch.cos(angle),
+        mean + 2 * spread * torch.cos(angle + 2 * math.pi / 3),
+    )
+
+
+def _longest(columns: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The longest of three vectors at each voxel."""
+    best, length = columns[0], columns[0].square().sum(-4, keepdim=True)
+    for column in columns[1:]:
+        other = column.square().sum(-4, keepdim=True)
+        best = torch.where(other > length, column, best)
+        length = torch.maximum(other, length)
+    return best
