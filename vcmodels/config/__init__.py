@@ -1,0 +1,26 @@
+"""The task file: every key, default, range and message."""
+
+from vcmodels.config.load import LoadedTask, load_task, parse_task
+from vcmodels.config.parameters import InferenceParams, TrainingParams
+from vcmodels.config.schema import task_schema
+from vcmodels.config.task import (
+    DatasetConfig,
+    NormalizationConfig,
+    SplitAttribute,
+    Task,
+    VolumeEntry,
+)
+
+__all__ = [
+    "DatasetConfig",
+    "InferenceParams",
+    "LoadedTask",
+    "NormalizationConfig",
+    "SplitAttribute",
+    "Task",
+    "TrainingParams",
+    "VolumeEntry",
+    "load_task",
+    "parse_task",
+    "task_schema",
+]

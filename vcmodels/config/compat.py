@@ -1,0 +1,149 @@
+"""Spellings of the original's task files, brought to today's form with a note for each.
+
+The original read its sections into namespaces and ignored what it did not know (its tasks folder,
+bruniss/multi-task-3d-resencoder-unet, shows what was written). Every function here takes the file
+as parsed, changes what it recognises and leaves the rest to the validation.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from vcmodels.config.messages import Fault, dotted, shown, task_error
+from vcmodels.targets import infer_kind
+
+Block = dict[str, Any]
+Note = Callable[[str], None]
+
+_INSIDE_DATASET = ("volume_paths", "targets")
+_MOVED = ("min_labeled_ratio", "min_bbox_percent")
+_DROPPED = {
+    "inference_params": ("load_all",),
+    "model_config": ("basic_module",),
+}
+
+
+def lift(task: Block) -> None:
+    """Put `volume_paths` and `targets` that stand at the top level into `dataset_config`."""
+    for key in _INSIDE_DATASET:
+        if key in task:
+            _move(task, key, (), ("dataset_config",), lambda _line: None)
+
+
+def modernise(task: Block) -> list[str]:
+    """Bring old spellings to today's form, in place.
+
+    Returns:
+        One line for each spelling that was changed.
+
+    Raises:
+        TaskError: an old and a new spelling contradict each other.
+    """
+    notes: list[str] = []
+    note = notes.append
+    for key in _MOVED:
+        if key in _block(task, "tr_params"):
+            _move(task, key, ("tr_params",), ("dataset_config",), note)
+    _rename_levels(_block(task, "model_config"), note)
+    for section, keys in _DROPPED.items():
+        for key in keys:
+            if _block(task, section).pop(key, None) is not None:
+                note(f"{section}.{key} has no meaning here and is ignored")
+    _name_scheme(_block(task, "dataset_config"), note)
+    _move_inference_targets(task, note)
+    _complete_targets(_block(task, "dataset_config", "targets"), note)
+    if _block(task, "inference_params").get("output_targets") == ["all"]:
+        task["inference_params"]["output_targets"] = "all"
+    return notes
+
+
+def _block(task: Block, *path: str) -> Block:
+    """The object at `path`; an empty one, not part of the task, where there is none."""
+    value: object = task
+    for part in path:
+        value = cast(Block, value).get(part) if isinstance(value, dict) else None
+    return cast(Block, value) if isinstance(value, dict) else {}
+
+
+def _move(task: Block, key: str, old: tuple[str, ...], new: tuple[str, ...], note: Note) -> None:
+    home = task.setdefault(new[0], {})
+    if not isinstance(home, dict):
+        return
+    source, home = _block(task, *old), cast(Block, home)
+    if key in home and home[key] != source[key]:
+        found = f"is also given as {dotted((*old, key))}, with another value"
+        raise task_error([Fault((*new, key), found, "keep one of them")])
+    home[key] = source.pop(key)
+    note(f"{dotted((*old, key))} is read as {dotted((*new, key))}")
+
+
+def _rename_levels(model: Block, note: Note) -> None:
+    if "n_levels" not in model:
+        return
+    levels = model.pop("n_levels")
+    if model.get("num_levels", levels) != levels:
+        found = f"is {shown(levels)}, and num_levels is {shown(model['num_levels'])}"
+        raise task_error([Fault(("model_config", "n_levels"), found, "keep num_levels")])
+    model["num_levels"] = levels
+    note("model_config.n_levels is read as num_levels")
+
+
+def _name_scheme(dataset: Block, note: Note) -> None:
+    """Write a normalisation given by name as an object."""
+    scheme = dataset.get("normalization")
+    if isinstance(scheme, dict):
+        block = cast(Block, scheme)
+    elif isinstance(scheme, str):
+        block = dataset["normalization"] = {"scheme": scheme}
+    else:
+        return
+    if block.get("scheme") == "ct_normalization":
+        block["scheme"] = "ct"
+        note("dataset_config.normalization: ct_normalization is read as ct")
+
+
+def _move_inference_targets(task: Block, note: Note) -> None:
+    """`inference_params.targets`: an activation given there is the one of the output."""
+    inference = _block(task, "inference_params")
+    overriding, targets = inference.get("targets"), _block(task, "dataset_config", "targets")
+    if not isinstance(overriding, dict):
+        return
+    path = ("inference_params", "targets")
+    for name, keys in cast(Block, overriding).items():
+        target = targets.get(name)
+        if not isinstance(keys, dict) or not isinstance(target, dict):
+            found = "is no target of dataset_config.targets" if target is None else "is no object"
+            raise task_error([Fault((*path, name), found, "correct or remove it")])
+        _override(cast(Block, target), cast(Block, keys), (*path, name), note)
+    del inference["targets"]
+
+
+def _override(target: Block, keys: Block, path: tuple[str, ...], note: Note) -> None:
+    for key, value in keys.items():
+        if key == "activation":
+            if value != target.get(key):
+                note(f"{dotted((*path, key))} is read as dataset_config.targets.{path[-1]}.{key}")
+            target[key] = value
+        elif key == "weight":  # has no meaning for an inference
+            continue
+        elif value != target.get(key, 1 if key == "channels" else None):
+            found = f"is {shown(value)}, and {shown(target.get(key))} in dataset_config.targets"
+            raise task_error([Fault((*path, key), found, "only activation may differ there")])
+
+
+def _complete_targets(targets: Block, note: Note) -> None:
+    """Give every target its kind, and its loss by today's name."""
+    for name, block in targets.items():
+        if isinstance(block, dict):
+            _check_legacy_types(name, cast(Block, block))
+            targets[name], notes = infer_kind(name, cast(Block, block))
+            for line in notes:
+                note(line)
+
+
+def _check_legacy_types(name: str, block: Block) -> None:
+    """These two keys are gone before the validation sees the types."""
+    for key, kind, wanted in (("loss_fn", str, "a text"), ("loss_kwargs", dict, "an object")):
+        value = block.get(key)
+        if value is not None and not isinstance(value, kind):
+            path = ("dataset_config", "targets", name, key)
+            raise task_error([Fault(path, f"found {shown(value)}", f"give {wanted}")])

@@ -1,0 +1,63 @@
+"""Values that follow from others are filled in, so that who reads a section needs no other."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from vcmodels.config.messages import Fault, listed, task_error
+from vcmodels.config.parameters import TrainingParams
+from vcmodels.config.task import Task
+from vcmodels.targets import AnyTarget
+
+
+def fill_in(task: Task) -> Task:
+    """The task with `tr_params`' label keys in every target and inference's own sizes resolved.
+
+    Raises:
+        TaskError: a target cannot take a value that `tr_params` gives it.
+    """
+    settings, config = task.tr_params, task.dataset_config
+    check_ignored_names(settings, list(config.targets))
+    targets = {name: _filled(name, target, settings) for name, target in config.targets.items()}
+    inference = task.inference_params
+    sizes = {
+        "patch_size": inference.patch_size or settings.patch_size,
+        "batch_size": inference.batch_size or settings.batch_size,
+        "num_dataloader_workers": settings.num_dataloader_workers
+        if inference.num_dataloader_workers is None
+        else inference.num_dataloader_workers,
+    }
+    return task.model_copy(
+        update={
+            "inference_params": inference.model_copy(update=sizes),
+            "dataset_config": config.model_copy(update={"targets": targets}),
+        }
+    )
+
+
+def check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:
+    """Refuse an `ignore_label` for a target that there is not."""
+    if isinstance(settings.ignore_label, dict):
+        for name in settings.ignore_label:
+            if name not in targets:
+                path = ("tr_params", "ignore_label", name)
+                fault = Fault(path, "is no target", f"targets are {listed(targets)}")
+                raise task_error([fault])
+
+
+def _filled(name: str, target: AnyTarget, settings: TrainingParams) -> AnyTarget:
+    ignore = settings.ignore_label
+    inherited: dict[str, Any] = {
+        "ignore_label": ignore.get(name) if isinstance(ignore, dict) else ignore,
+        "loss_only_on_label": settings.loss_only_on_label,
+        "label_smoothing": settings.label_smoothing,
+        "dilate_label": settings.dilate_label,
+    }
+    missing = {key: value for key, value in inherited.items() if getattr(target, key) is None}
+    try:  # validated anew: a kind may check these keys against its own
+        return type(target).model_validate({**target.model_dump(), **missing})
+    except ValidationError as error:
+        text = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        found, _, remedy = text.partition("; ")
+        path = ("dataset_config", "targets", name)
+        raise task_error([Fault(path, found, remedy or "change it in tr_params")]) from error

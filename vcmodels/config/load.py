@@ -1,0 +1,79 @@
+"""From a task file to a `Task`: read, override, bring to today's form, validate, cross-check."""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from vcmodels.config.checks import check_task
+from vcmodels.config.compat import lift, modernise
+from vcmodels.config.fill import fill_in
+from vcmodels.config.messages import faults_of, task_error
+from vcmodels.config.overrides import apply_overrides
+from vcmodels.config.reading import checked, read_task_file
+from vcmodels.config.schema import task_schema
+from vcmodels.config.task import Task
+from vcmodels.config.volumes import fold_labels
+from vcmodels.errors import TaskError
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A valid task, what a person should know of how it was read, and the file it came from."""
+
+    task: Task
+    notes: list[str]
+    path: Path
+
+
+def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
+    """Read and validate a task file; no volume is opened.
+
+    Args:
+        path: a JSON file, or YAML when it ends in `.yaml` or `.yml`.
+        overrides: `dotted.key=value` lines; the value is JSON, or a bare text.
+
+    Raises:
+        TaskError: the file or a key in it is not valid; one line that says where and what to do.
+    """
+    data = read_task_file(Path(path))
+    task, notes = _parse(data, str(path), overrides)
+    return LoadedTask(task, notes, Path(path))
+
+
+def parse_task(data: dict[str, Any], source: str) -> tuple[Task, list[str]]:
+    """Validate a task that is in memory; `source` is what messages call it.
+
+    Raises:
+        TaskError: as `load_task`.
+    """
+    return _parse(data, source, ())
+
+
+def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, list[str]]:
+    if not isinstance(data, dict):
+        raise TaskError(source, "this is no object", "give the sections of a task")
+    raw = cast(dict[str, Any], checked(cast(dict[str, Any], copy.deepcopy(data))))
+    lift(raw)
+    apply_overrides(raw, overrides)
+    notes = modernise(raw)
+    model = raw.setdefault("model_config", {})
+    if isinstance(model, dict):
+        cast(dict[str, Any], model).setdefault("name", "residual_unet")
+    schema = task_schema()
+    faults = fold_labels(raw, schema)
+    if faults:
+        raise task_error(faults)
+    try:
+        task = Task.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise task_error(faults_of(error, raw, schema)) from error
+    task = fill_in(task)
+    faults = check_task(task)
+    if faults:
+        raise task_error(faults)
+    return task, notes

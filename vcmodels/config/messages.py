@@ -1,0 +1,298 @@
+"""How a fault of the task file is worded: dotted key, what was found, what to do."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from vcmodels.errors import TaskError
+
+Path = tuple[str | int, ...]
+Schema = Mapping[str, Any]
+
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_$\-]+")
+_MAX_TEXT = 60
+_MAX_OTHERS = 5
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One thing that is wrong."""
+
+    path: Path
+    found: str
+    remedy: str
+    meant: str | None = None
+    """The key that an unknown one was probably meant to be."""
+
+
+def task_error(faults: Sequence[Fault]) -> TaskError:
+    """One error, on one line, for all faults: the first in full, the keys of the others."""
+    first, *others = faults
+    remedy = first.remedy
+    if others:
+        keys = list(dict.fromkeys(dotted(fault.path) for fault in others))
+        listed = ", ".join(keys[:_MAX_OTHERS]) + (", ..." if len(keys) > _MAX_OTHERS else "")
+        remedy += f" (and {len(others)} more: {listed})"
+    return TaskError(dotted(first.path), first.found, remedy)
+
+
+def dotted(path: Path) -> str:
+    """`dataset_config.volume_paths.0.input`; a key that would be misread is quoted."""
+    parts = (
+        str(part) if isinstance(part, int) or _PLAIN_KEY.fullmatch(part) else shown(part)
+        for part in path
+    )
+    return ".".join(parts) or "the task"
+
+
+def shown(value: object) -> str:
+    """A value as it stands in the file, shortened, on one line and in ASCII."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list):
+        text = json.dumps(value, default=str)
+        return text if len(text) <= _MAX_TEXT else f"a list of {len(cast(list[object], value))}"
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 4]}...{text[-1]}"
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that `word` was most likely meant to be, None if nothing is close."""
+    by_lower = {choice.lower().replace("-", "_"): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
+
+
+def listed(choices: Iterable[object]) -> str:
+    """`"a", "b", "c"`, shortened when there are many."""
+    texts = [shown(choice) for choice in choices]
+    return ", ".join(texts[:24]) + (", ..." if len(texts) > 24 else "")
+
+
+def unknown_key(path: Path, schema: Schema, valid: Sequence[str]) -> Fault:
+    """The fault of a key that is not one of `valid`."""
+    key = str(path[-1])
+    guess = nearest(key, valid)
+    if guess is not None:
+        return Fault(path, "unknown key", f'did you mean "{guess}"?', guess)
+    homes = [home for home, keys in section_keys(schema).items() if key in keys]
+    if homes:
+        return Fault(path, "unknown key here", f"move it to {homes[0] or 'the top level'}")
+    return Fault(path, "unknown key", f"valid keys here are {listed(valid)}")
+
+
+def section_keys(schema: Schema) -> dict[str, set[str]]:
+    """The keys of the task and of its sections, by the section's name ("" for the task)."""
+    keys = {"": set(schema["properties"])}
+    for section in ("tr_params", "inference_params", "model_config", "dataset_config"):
+        for branch in branches(schema["properties"][section], schema):
+            keys.setdefault(section, set()).update(branch.get("properties", ()))
+    return keys
+
+
+def branches(schema: Schema, root: Schema, value: object = None) -> list[Schema]:
+    """The alternatives of a schema with references followed; `value` picks one by its tag."""
+    if "$ref" in schema:
+        return branches(root["$defs"][schema["$ref"].rpartition("/")[2]], root, value)
+    if "discriminator" in schema and isinstance(value, Mapping):
+        tags = schema["discriminator"]
+        tag = cast(Mapping[str, object], value).get(tags["propertyName"])
+        if tag in tags["mapping"]:
+            return branches({"$ref": tags["mapping"][tag]}, root, value)
+    for union in ("anyOf", "oneOf", "allOf"):
+        if union in schema:
+            return [leaf for option in schema[union] for leaf in branches(option, root, value)]
+    return [schema]
+
+
+def schema_at(path: Path, root: Schema, data: object) -> Schema:
+    """The schema of the value at `path`; an empty one where the task has no such key."""
+    schema: Schema = root
+    for part in path:
+        options = branches(schema, root, data)
+        inner = [found for option in options if (found := _child(option, part)) is not None]
+        if not inner:
+            return {}
+        schema = inner[0] if len(inner) == 1 else {"anyOf": inner}
+        data = value_at((part,), data)
+    return schema
+
+
+def _child(schema: Schema, part: str | int) -> Schema | None:
+    if isinstance(part, int):
+        items = schema.get("prefixItems", ())
+        return items[part] if part < len(items) else schema.get("items")
+    if part in schema.get("properties", {}):
+        return schema["properties"][part]
+    extra = schema.get("additionalProperties")
+    return extra if isinstance(extra, Mapping) else None
+
+
+def value_at(path: Path, data: object) -> object:
+    """The value at `path`, None where there is none."""
+    for part in path:
+        if isinstance(part, int):
+            items = cast(list[object], data) if isinstance(data, list) else []
+            data = items[part] if part < len(items) else None
+        else:
+            data = cast(Mapping[str, object], data).get(part) if isinstance(data, Mapping) else None
+    return data
+
+
+def wanted(schema: Schema, root: Schema) -> str:
+    """What a key takes, in words: `an integer from 1 to 4096, or null`."""
+    options = branches(schema, root)
+    choices = [o["const"] for o in options if "const" in o]
+    choices += [choice for o in options for choice in o.get("enum", ())]
+    phrases = [_phrase(o, root) for o in options if "const" not in o and "enum" not in o]
+    if choices:
+        phrases.insert(0, f"one of {listed(choices)}" if len(choices) > 1 else shown(choices[0]))
+    phrases = [phrase for phrase in dict.fromkeys(phrases) if phrase]
+    if "null" in phrases:  # the least interesting last
+        phrases.append(phrases.pop(phrases.index("null")))
+    return ", or ".join(phrases)
+
+
+def _phrase(schema: Schema, root: Schema) -> str:
+    kind = schema.get("type")
+    if kind in ("integer", "number"):
+        noun = "an integer" if kind == "integer" else "a number"
+        return noun + _range(schema)
+    if kind == "string":
+        return "a text" if schema.get("maxLength", 1) else '""'
+    if kind == "boolean":
+        return "true or false"
+    if kind == "array":
+        return _array_phrase(schema, root)
+    if kind == "object":
+        required = schema.get("required", ())
+        return "an object" + (f" with {listed(required)}" if required else "")
+    return str(kind or "")
+
+
+def _range(schema: Schema) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f" from {_number(low)} to {_number(high)}"
+    lower = f"at least {_number(low)}" if low is not None else ""
+    lower = f"above {_number(above)}" if above is not None else lower
+    upper = f"at most {_number(high)}" if high is not None else ""
+    upper = f"below {_number(below)}" if below is not None else upper
+    both = " and ".join(part for part in (lower, upper) if part)
+    return f" {both}" if both else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if abs(value) >= 1e7 else f"{value:.10g}"
+
+
+def _array_phrase(schema: Schema, root: Schema) -> str:
+    items = schema.get("prefixItems")
+    if items:
+        inner = wanted(items[0], root)
+        return f"a list of {len(items)}: each {inner}"
+    inner = wanted(schema.get("items", {}), root)
+    least = " of at least one" if schema.get("minItems") else ""
+    return f"a list{least}" + (f": each {inner}" if inner else "")
+
+
+def faults_of(error: ValidationError, data: object, root: Schema) -> list[Fault]:
+    """The faults that pydantic found, in the order of the file's sections, one per key.
+
+    Args:
+        error: as raised for `data`.
+        data: the value that was validated, as it stands in the file.
+        root: the JSON schema of the task.
+    """
+    found: dict[Path, Fault] = {}
+    for detail in error.errors(include_url=False):
+        fault = _fault(detail, data, root)
+        found.setdefault(fault.path, fault)
+    # Alternatives of a union each complain; where one got further into the value, it was meant.
+    parents = {path[:length] for path in found for length in range(len(path))}
+    # A required key that is misspelt is both missing and unknown; the second tells more.
+    misspelt = {(*f.path[:-1], f.meant) for f in found.values() if f.meant is not None}
+    return [
+        fault
+        for path, fault in found.items()
+        if path not in parents and not (fault.found == MISSING and path in misspelt)
+    ]
+
+
+MISSING = "is missing"
+
+
+def unfolded(path: Path) -> Path:
+    """A path in a task whose labels were gathered under `labels`, as it is in the file."""
+    if path[:2] == ("dataset_config", "volume_paths") and path[3:4] == ("labels",):
+        return (*path[:3], *path[4:])
+    return path
+
+
+def _fault(detail: ErrorDetails, data: object, root: Schema) -> Fault:
+    kind, context = detail["type"], detail.get("ctx", {})
+    inner = real_path(detail["loc"], data, detail["type"] == "missing")
+    path = unfolded(inner)
+    if kind == "extra_forbidden":
+        options = branches(schema_at(path[:-1], root, data), root, value_at(inner[:-1], data))
+        valid = dict.fromkeys(key for o in options for key in o.get("properties", ()))
+        return unknown_key(path, root, list(valid))
+    if kind.startswith("union_tag"):
+        return _wrong_tag(path, str(context["discriminator"]).strip("'"), data, root)
+    if kind == "value_error":
+        found, _, remedy = str(context["error"]).partition("; ")
+        return Fault(path, found, remedy or "correct it")
+    schema = schema_at(path, root, data)
+    takes = wanted(schema, root)
+    if kind == "missing":
+        return Fault(path, MISSING, f"give {takes or 'it'}")
+    found = f"found {shown(value_at(inner, data))}"
+    return Fault(path, found, f"give {takes}" if takes else detail["msg"].lower())
+
+
+def _wrong_tag(path: Path, tag: str, data: object, root: Schema) -> Fault:
+    schema = next(o for o in _unions(schema_at(path, root, data), root) if "discriminator" in o)
+    choices = list(schema["discriminator"]["mapping"])
+    block = value_at(path, data)
+    value = cast(Mapping[str, object], block).get(tag) if isinstance(block, Mapping) else None
+    if not isinstance(block, Mapping):
+        return Fault(path, f"found {shown(block)}", "give an object")
+    if value is None:
+        return Fault((*path, tag), MISSING, f"give one of {listed(choices)}")
+    guess = nearest(str(value), choices)
+    remedy = f'did you mean "{guess}"? ' if guess else ""
+    return Fault((*path, tag), f"found {shown(value)}", f"{remedy}give one of {listed(choices)}")
+
+
+def _unions(schema: Schema, root: Schema) -> list[Schema]:
+    """A schema with its references followed, unions left together."""
+    if "$ref" in schema:
+        return _unions(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
+    if "discriminator" not in schema and "anyOf" in schema:
+        return [found for option in schema["anyOf"] for found in _unions(option, root)]
+    return [schema]
+
+
+def real_path(location: Sequence[str | int], data: object, is_missing: bool) -> Path:
+    """The path in the file of a place that pydantic names.
+
+    pydantic adds a part for each alternative of a union (`int`, `list[int]`, a tag) and `[key]`;
+    those are no keys of the value, which is how they are told apart.
+    """
+    path: list[str | int] = []
+    for index, part in enumerate(location):
+        is_key = isinstance(data, Mapping) and part in data
+        is_index = isinstance(data, list) and isinstance(part, int)
+        if is_key or is_index:
+            path.append(part)
+            data = value_at((part,), cast(object, data))
+        elif is_missing and index == len(location) - 1:
+            path.append(part)
+    return tuple(path)

@@ -1,0 +1,65 @@
+"""`--set dotted.key=value`: change a key of the task from the command line."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from vcmodels.config.messages import dotted, shown
+from vcmodels.config.reading import checked, parse_value
+from vcmodels.errors import TaskError
+
+_INSIDE_DATASET = ("volume_paths", "targets")
+
+
+def apply_overrides(task: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set the keys in place and record the lines in the task under `overrides`.
+
+    Raises:
+        TaskError: a line is no `key=value`, or its key leads through something that has no keys.
+    """
+    for line in overrides:
+        key, equals, text = line.partition("=")
+        if not equals or not key.strip():
+            raise TaskError("--set", f"found {shown(line)}", "give it as dotted.key=value")
+        parts = key.strip().split(".")
+        if parts[0] in _INSIDE_DATASET:
+            parts.insert(0, "dataset_config")
+        _set(task, parts, checked(parse_value(text), tuple(parts)), line)
+    if overrides:
+        recorded = task.get("overrides", [])
+        earlier = cast(list[object], recorded) if isinstance(recorded, list) else []
+        task["overrides"] = [*earlier, *overrides]
+
+
+def _set(task: dict[str, Any], parts: Sequence[str], value: object, line: str) -> None:
+    place: object = task
+    rest = list(parts)
+    while rest:
+        if isinstance(place, dict):
+            block = cast(dict[str, Any], place)
+            # Names of targets may hold dots: the longest key that is there is meant.
+            length = next((n for n in range(len(rest), 0, -1) if ".".join(rest[:n]) in block), 1)
+            key, rest = ".".join(rest[:length]), rest[length:]
+            if not rest:
+                block[key] = value
+                return
+            if block.get(key) is None:
+                block[key] = {}
+            place = block[key]
+        elif isinstance(place, list) and _is_index(rest[0], cast(list[object], place)):
+            items, index, rest = cast(list[object], place), int(rest[0]), rest[1:]
+            if not rest:
+                items[index] = value
+                return
+            place = items[index]
+        else:
+            _refuse(parts, rest, place, line)
+
+
+def _is_index(part: str, items: list[object]) -> bool:
+    return part.isascii() and part.isdigit() and len(part) < 9 and int(part) < len(items)
+
+
+def _refuse(parts: Sequence[str], rest: Sequence[str], place: object, line: str) -> None:
+    found = f"--set {line}: {shown(rest[0])} leads into {shown(place)}"
+    remedy = "give the number of an entry, from 0" if isinstance(place, list) else "shorten the key"
+    raise TaskError(dotted(tuple(parts)), found, remedy)

@@ -1,0 +1,178 @@
+"""The sections `tr_params` and `inference_params`."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from vcmodels.config.values import (
+    Amp,
+    BatchSize,
+    BoundingBox,
+    Compile,
+    Device,
+    FileName,
+    IgnoreLabel,
+    Location,
+    Overlap,
+    Steps,
+    Workers,
+)
+from vcmodels.section import Extent, Fraction, PatchShape, Section
+
+OutputType = Literal[
+    "np.uint8", "np.uint16", "np.float16", "np.float32",
+    "uint8", "uint16", "float16", "float32",
+]  # fmt: skip
+
+OUTPUT_DTYPES = {
+    prefix + dtype.name: dtype
+    for prefix in ("", "np.")
+    for dtype in map(np.dtype, ("uint8", "uint16", "float16", "float32"))
+}
+"""What `output_type` means: looked up here, nothing in a task file is evaluated."""
+
+
+class TrainingParams(Section):
+    """`tr_params`: how the network is trained."""
+
+    model_name: FileName
+    """Name of the run: the first part of its checkpoint files."""
+    patch_size: PatchShape
+    """What the network sees in training, (z, y, x) in voxels."""
+    batch_size: BatchSize = 2
+    """Patches per step."""
+
+    tr_val_split: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Share of the patches to train on; volumes with a `split` of their own are not divided."""
+    split_mode: Literal["spatial", "random"] = "spatial"
+    """`spatial` cuts a volume by a plane, with a guard band between the two sides, so that no validation voxel is seen in training; `random` draws patches, which may overlap."""
+    split_guard: Annotated[int, Field(ge=0, le=65536)] | None = None
+    """Width of the guard band in voxels; one patch length when null."""
+    patch_jitter: bool = True
+    """Shift the origin of a training patch at random, by up to half a stride."""
+
+    ignore_label: IgnoreLabel | dict[str, IgnoreLabel | None] | None = None
+    """Stored value(s) that mean "do not count", for all targets or as {target: value}."""
+    loss_only_on_label: bool = False
+    """Count only voxels whose stored label is not zero, in every loss."""
+    dilate_label: Annotated[int, Field(ge=0, le=64)] | bool = False
+    """Grow mask labels by a ball of this radius in voxels; true is 1."""
+    label_smoothing: Fraction = 0.0
+    """Pull hard labels this far towards uniform in the training loss."""
+
+    optimizer: Literal["AdamW", "SGD", "Adam"] = "AdamW"
+    """SGD has Nesterov momentum 0.9; norms and biases get no weight decay."""
+    initial_lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    """Learning rate after the warm-up."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-4
+    """Decay of the weights, decoupled from the gradient for AdamW."""
+    scheduler: Literal["poly", "cosine", "constant"] = "poly"
+    """How the learning rate falls over all steps of the run."""
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 50
+    """Steps over which the learning rate rises from zero."""
+    gradient_clip: Annotated[float, Field(gt=0, le=1e9)] = 5.0
+    """Largest norm of the gradient of all weights together."""
+    gradient_accumulation: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Batches whose gradients are averaged into one step."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.995
+    """Decay per step of the averaged weights that validation and inference use; null is off."""
+
+    max_steps_per_epoch: Steps = 500
+    """Optimiser steps in an epoch."""
+    max_val_steps_per_epoch: Steps = 25
+    """Validation batches after an epoch."""
+    max_epoch: Steps = 500
+    """Epochs in the run; the learning rate reaches its end with the last one."""
+    max_minutes: Annotated[float, Field(gt=0, le=1e7)] | None = None
+    """Stop after this long, with a checkpoint; the same command continues."""
+
+    checkpoint_path: Location | None = None
+    """Start from this checkpoint instead of from random weights."""
+    load_weights_only: bool = False
+    """Take only the weights from `checkpoint_path`: epoch 0, fresh optimiser and learning rate."""
+    ckpt_out_base: Location = "checkpoints/"
+    """The run folder: checkpoints, resolved task, patch list, splits and log."""
+    save_every: Steps = 1
+    """Epochs between the checkpoints that carry their epoch in the name."""
+    keep_checkpoints: Annotated[int, Field(ge=0, le=100_000)] = 2
+    """How many of those stay; the last and the best always do."""
+    tensorboard_log_dir: Location | None = None
+    """Where TensorBoard events go; `<run folder>/tensorboard` when null."""
+
+    num_dataloader_workers: Workers = 4
+    """Processes that read patches; 0 reads in the training process."""
+    device: Device = "auto"
+    """`auto`, `cpu`, `cuda:0`, an index, or -1 for the CPU."""
+    amp: Amp = "auto"
+    """Precision of convolutions; `auto` takes bf16 where it is native, else fp16 on CUDA."""
+    compile: Compile = "auto"
+    """Compile the network; `auto` does on CUDA. Where it fails the network runs as it is."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Threads of torch on the CPU; all cores when null."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """All randomness is a function of this, the step and the sample."""
+
+
+class InferenceParams(Section):
+    """`inference_params`: what is predicted, and where the result goes."""
+
+    input_path: Location | list[Location] | None = None
+    """The volume to predict; a list is stacked as channels, like the `input` of a volume."""
+    input_format: Literal["zarr"] = "zarr"
+    """Format of the input."""
+    level: Annotated[int, Field(ge=0, le=32)] = 0
+    """Which level of an OME-Zarr group is read."""
+    channel_axis: Literal["first", "last"] | None = None
+    """Where the channels of a 4D input are, if its metadata do not tell."""
+    bbox: BoundingBox | None = None
+    """The part to predict, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
+    skip_empty: bool = True
+    """Leave out patches of which nothing is stored in the input."""
+
+    output_dir: Location | None = None
+    """Folder for the result; it may not lie inside an input."""
+    output_format: Literal["zarr"] = "zarr"
+    """Format of the output."""
+    output_type: OutputType = "np.uint8"
+    """Stored type. Integers are scaled by one fixed rule for each kind, written as attributes."""
+    output_targets: Literal["all"] | list[str] = "all"
+    """Names of the targets to write."""
+    output_zarr_format: Literal[2, 3] = 2
+    """Version of the Zarr format that is written."""
+    output_chunks: PatchShape | None = None
+    """Chunk shape of the output; 128 voxels a side when null."""
+
+    checkpoint_path: Location | None = None
+    """The trained network; the best of the run folder when null."""
+    patch_size: PatchShape | None = None
+    """(z, y, x) in voxels; that of the training when null."""
+    overlap: Overlap = 0.25
+    """Share of a patch that it has in common with the next, for all axes or (z, y, x)."""
+    batch_size: BatchSize | None = None
+    """Patches predicted together; that of the training when null."""
+    num_dataloader_workers: Workers | None = None
+    """Threads that read the input; that of the training when null."""
+    device: Device = "auto"
+    """As in `tr_params`."""
+    amp: Amp = "auto"
+    """As in `tr_params`."""
+    compile: Compile = "auto"
+    """As in `tr_params`."""
+    memory_gb: Annotated[float, Field(gt=0, le=1e6)] = 4.0
+    """Memory in GB for accumulators and input; larger saves patches that are predicted twice."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type that `output_type` names."""
+        return OUTPUT_DTYPES[self.output_type]
+
+    @property
+    def overlaps(self) -> tuple[float, float, float]:
+        """The overlap along (z, y, x)."""
+        if isinstance(self.overlap, tuple):
+            return self.overlap
+        return (self.overlap, self.overlap, self.overlap)
+
+
+PatchStride = tuple[Extent, Extent, Extent]

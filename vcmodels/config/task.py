@@ -1,0 +1,155 @@
+"""The task file: one JSON object that says what is learnt from what, and predicted where."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
+from vcmodels.config.parameters import InferenceParams, TrainingParams
+from vcmodels.config.values import BoundingBox, FileName, Location, TargetName
+from vcmodels.errors import TaskError, VolumeError
+from vcmodels.models import AnyModel
+from vcmodels.section import Fraction, PatchShape, Section
+from vcmodels.targets import AnyTarget
+from vcmodels.volumes.location import expand_location, is_remote
+
+Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
+Percentile = Annotated[float, Field(ge=0, le=100)]
+Spacing = Annotated[float, Field(gt=0, le=1e12)]
+
+
+class NormalizationConfig(Section):
+    """How intensities become numbers of about unit size."""
+
+    scheme: Scheme = "zscore"
+    """`zscore`: mean 0, deviation 1; `ct`: the same after clipping to the percentiles; `minmax`: extremes to 0 and 1; `percentile`: percentiles to 0 and 1, clipped; `none`."""
+    per: Literal["global", "volume", "patch"] = "global"
+    """Statistics over all training data (stored in the checkpoint), of each volume, or of each patch."""
+    per_channel: bool = True
+    """Own statistics for each input channel."""
+    percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
+    """Low and high percentile for `ct` and `percentile`."""
+
+
+class SplitAttribute(Section):
+    """The split of a volume, read from the volume itself."""
+
+    attribute: Annotated[str, Field(min_length=1, max_length=256)]
+    """Attribute, of the array or of the group around it, that says `train` or `val`."""
+
+
+class VolumeEntry(Section):
+    """One labelled volume, or many when its paths hold a `*`.
+
+    In the file the label of each target stands under the target's name, beside these keys.
+    """
+
+    input: Location | list[Location]
+    """The image: a path or URL of an array or OME-Zarr group; a list is stacked as channels."""
+    labels: dict[str, Location] = Field(default_factory=dict)
+    """Label array of each target that this volume has."""
+    ref_label: str | None = None
+    """Target whose label decides which patches are worth training on; all patches when null."""
+    bbox: BoundingBox | None = None
+    """The part to use, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
+    split: Literal["train", "val"] | SplitAttribute | None = None
+    """Train or validate on the whole volume, fixed or as its own attribute says; `tr_val_split` divides it when null."""
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """How often patches of this volume are drawn, relative to the others."""
+    name: FileName | None = None
+    """Name in messages and in `splits.json`; taken from the path when null."""
+    level: Annotated[int, Field(ge=0, le=32)] = 0
+    """Which level of OME-Zarr groups is read."""
+    channel_axis: Literal["first", "last"] | None = None
+    """Where the channels of 4D arrays are, if neither shape nor metadata tell."""
+    spacing: tuple[Spacing, Spacing, Spacing] | None = None
+    """Voxel size along (z, y, x), if the store does not tell."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The input locations, one or more."""
+        return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+
+class DatasetConfig(Section):
+    """`dataset_config`: the data, the targets and how patches are chosen."""
+
+    volume_paths: Annotated[list[VolumeEntry], Field(min_length=1, max_length=100_000)]
+    """The labelled volumes."""
+    targets: Annotated[dict[TargetName, AnyTarget], Field(min_length=1, max_length=256)]
+    """What is learnt, by name."""
+    normalization: NormalizationConfig = NormalizationConfig()
+    """A scheme by name, or an object."""
+    min_bbox_percent: Fraction = 0.95
+    """Least share of a patch that the bounding box of its labelled voxels fills (0 to 1)."""
+    min_labeled_ratio: Fraction = 0.05
+    """Least share of labelled voxels in that box."""
+    labeled_ratio_of: Literal["box", "patch"] = "box"
+    """Whether `min_labeled_ratio` is a share of that box or of the whole patch."""
+    patch_stride: PatchShape | None = None
+    """Step between the origins of candidate patches, (z, y, x); half a patch when null."""
+    use_cache: bool = True
+    """Keep the patch list and reuse it while nothing that determines it has changed."""
+    cache_file: Location | None = None
+    """Where the patch list is kept; `<run folder>/patches.json` when null."""
+
+
+class Task(Section):
+    """A whole task file."""
+
+    tr_params: TrainingParams
+    """How the network is trained."""
+    inference_params: InferenceParams = InferenceParams()
+    """What is predicted, and where the result goes."""
+    model: AnyModel = Field(alias="model_config")
+    """The network."""
+    dataset_config: DatasetConfig
+    """The data and the targets."""
+    augment: list[AnyAugmentation] = Field(default_factory=lambda: list(DEFAULT_AUGMENTATIONS))
+    """Transforms for training, in this order; left out: a list that is good for most data; []: none."""
+    overrides: list[str] = Field(default_factory=list)
+    """What `--set` changed, recorded here; the values above already have it."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the run, absolute."""
+        return self._folder("ckpt_out_base", self.tr_params.ckpt_out_base)
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        """Where TensorBoard events go, absolute."""
+        given = self.tr_params.tensorboard_log_dir
+        return self._folder("tensorboard_log_dir", given) if given else self.run_dir / "tensorboard"
+
+    @property
+    def cache_file(self) -> Path:
+        """Where the patch list is kept, absolute."""
+        given = self.dataset_config.cache_file
+        return (
+            _local("dataset_config.cache_file", given) if given else self.run_dir / "patches.json"
+        )
+
+    def _folder(self, key: str, text: str) -> Path:
+        return _local(f"tr_params.{key}", text)
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved task as it could stand in a file, with every default filled in."""
+        task = self.model_dump(mode="json", by_alias=True)
+        for volume in task["dataset_config"]["volume_paths"]:
+            volume.update(volume.pop("labels"))
+        return task
+
+
+def _local(key: str, text: str) -> Path:
+    """A local path from the task file, expanded.
+
+    Raises:
+        TaskError: it is a URL, or holds a variable that is not set.
+    """
+    if is_remote(text):
+        raise TaskError(key, f"{text} is a URL", "give a local folder")
+    try:
+        return Path(expand_location(text))
+    except VolumeError as error:
+        raise TaskError(key, error.found, error.remedy) from error
