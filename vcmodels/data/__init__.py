@@ -1,0 +1,1 @@
+"""Volumes, patches, splits, normalisation and samples: what a network is fed with."""

@@ -1,0 +1,191 @@
+"""From a draw number to a sample: read, check, normalise, and say which voxels count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vcmodels.augment import SpatialTransform, apply_intensity, sample_spatial
+from vcmodels.config import Task
+from vcmodels.data.normalization import Normalization, check_finite
+from vcmodels.data.patches import patch_stride
+from vcmodels.data.sampling import DrawOrder, Stream, generator, jittered
+from vcmodels.data.volumes import TaskVolume
+from vcmodels.errors import RunError
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.targets import AnyTarget
+from vcmodels.targets.labels import LabelError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample is from."""
+
+    volume: str
+    origin: Shape
+    """Of the patch, (z, y, x) in voxels of the volume."""
+
+    def __str__(self) -> str:
+        return f"volume {self.volume} at (z, y, x) = {self.origin}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One patch as read; its geometric transform is still to be applied (`finish_batch`)."""
+
+    image: Tensor
+    """(C, *crop) float32, normalised."""
+    labels: dict[str, Tensor]
+    """(L, *crop) float32 per target."""
+    valid: dict[str, Tensor]
+    """(1, *crop) bool per target: voxels that count."""
+    transform: SpatialTransform
+    place: Place
+
+
+class PatchDataset(Dataset[Sample]):
+    """Samples by draw number: `dataset[k]` is a pure function of the seed and k.
+
+    For training, patches come in random order, shifted and augmented; otherwise row after row, as
+    they are. No voxel outside of a volume's region is ever read: the image is continued there by
+    reflection, and labels do not count.
+
+    Args:
+        task: the resolved task.
+        volumes: all volumes of the task.
+        rows: (n, 4) patches to draw from: volume number, z, y, x.
+        regions: per volume, what may be read.
+        normalization: statistics, as fitted on the training regions.
+        seed: of all randomness.
+        augment: whether this is for training.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        volumes: Sequence[TaskVolume],
+        rows: np.ndarray,
+        regions: Sequence[Box | None],
+        normalization: Normalization,
+        *,
+        seed: int,
+        augment: bool,
+    ) -> None:
+        self.patch: Shape = task.tr_params.patch_size
+        self.spacing = volumes[0].spacing
+        self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
+        self.rows, self.seed, self.augment = rows, seed, augment
+        self._volumes, self._regions = tuple(volumes), tuple(regions)
+        self._normalization = normalization
+        self._augmentations = tuple(task.augment) if augment else ()
+        jitter = augment and task.tr_params.patch_jitter
+        self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
+        weights = np.array([v.weight for v in volumes])[rows[:, 0]]
+        self._order = DrawOrder(seed, weights) if augment else None
+        self._label_channels = {n: _label_channels(t) for n, t in self.targets.items()}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def place(self, draw: int) -> Place:
+        """Where a draw reads, without reading it."""
+        volume, _, patch = self._patch(draw)
+        return Place(volume.name, patch.origin)
+
+    def __getitem__(self, draw: int) -> Sample:
+        """The sample of a draw, any number from 0 on.
+
+        Raises:
+            RunError: a value that is not finite or not allowed, or a chunk that cannot be read;
+                names volume and place.
+        """
+        volume, region, patch = self._patch(draw)
+        place = Place(volume.name, patch.origin)
+        try:
+            transform, crop = SpatialTransform.IDENTITY, patch
+            if self._augmentations:
+                rng = generator(self.seed, draw, Stream.SPACE)
+                transform = sample_spatial(self._augmentations, rng, self.patch, self.spacing)
+                crop = transform.input_box(patch, self.spacing)
+            image = self._image(volume, region, crop)
+            if self._augmentations:
+                rng = generator(self.seed, draw, Stream.INTENSITY)
+                image = apply_intensity(self._augmentations, image, rng)
+            labels, valid = self._labels(volume, region, crop)
+        except (OSError, MemoryError) as error:
+            raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
+        return Sample(_tensor(image), labels, valid, transform, place)
+
+    def _patch(self, draw: int) -> tuple[TaskVolume, Box, Box]:
+        """Volume, region and patch of a draw."""
+        number, *origin = self.rows[self._order.row(draw) if self._order else draw].tolist()
+        region = self._regions[number]
+        assert region is not None, "a patch in a volume that this side does not use"
+        patch = Box((origin[0], origin[1], origin[2]), self.patch)
+        if any(self._reach):
+            patch = jittered(patch, region, self._reach, generator(self.seed, draw, Stream.JITTER))
+        return self._volumes[number], region, patch
+
+    def _image(self, volume: TaskVolume, region: Box, crop: Box) -> np.ndarray:
+        """The normalised crop (C, Z, Y, X) float32."""
+        parts = [v.read(crop, within=region, pad="reflect") for v in volume.inputs]
+        for part, source in zip(parts, volume.inputs, strict=True):
+            check_finite(part, crop, source.location, inside=region)
+        image = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._normalization.apply(image, self._normalization.volumes.get(volume.name))
+
+    def _labels(
+        self, volume: TaskVolume, region: Box, crop: Box
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        labels: dict[str, Tensor] = {}
+        valid: dict[str, Tensor] = {}
+        for name, target in self.targets.items():
+            label = np.zeros((self._label_channels[name], *crop.shape), np.float32)
+            counts = np.zeros((1, *crop.shape), bool)
+            inside = crop.intersect(region)
+            if name in volume.labels and inside.voxels:
+                at = (slice(None), *inside.slices(within=crop))
+                label[at], counts[at] = _read_label(volume, name, target, region, inside)
+            labels[name], valid[name] = _tensor(label), _tensor(counts)
+        return labels, valid
+
+
+def _read_label(
+    volume: TaskVolume, name: str, target: AnyTarget, region: Box, box: Box
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label and valid voxels of a box inside the region.
+
+    What the label needs from around the box is read too, as far as the region goes.
+    """
+    margin = (target.label_margin,) * 3
+    read = box.grow(margin).intersect(region)
+    try:
+        label, valid = target.read_label(volume.labels[name].read(read))
+    except LabelError as error:
+        place = tuple(o + i for o, i in zip(read.origin, error.place, strict=True))
+        found = f"volume {volume.name} holds {error.value} at (z, y, x) = {place}"
+        raise RunError(f"{volume.key}.{name}", found, error.remedy) from error
+    except ValueError as error:
+        found = f"volume {volume.name}, in the box at {read.origin}: {error}"
+        raise RunError(f"{volume.key}.{name}", found) from error
+    at = (slice(None), *box.slices(within=read))
+    return label[at], valid[at]
+
+
+def _label_channels(target: AnyTarget) -> int:
+    """Channels of the label tensor, for volumes that do not have this label."""
+    label, _ = target.read_label(np.zeros((target.stored_channels or 1, 1, 1, 1), np.uint8))
+    return len(label)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def describe_places(places: Sequence[Place], most: int = 3) -> str:
+    """Some places as text, for a message."""
+    shown = "; ".join(map(str, places[:most]))
+    return shown + (f"; and {len(places) - most} more" if len(places) > most else "")

@@ -1,0 +1,79 @@
+"""Which patch is drawn when: functions of (seed, draw number) alone.
+
+Counter-based generators (Philox; Salmon et al. 2011, SC) need no state: draw k is the same in every
+process, with any number of workers, and after any resume.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import lru_cache
+
+import numpy as np
+
+from vcmodels.geometry.boxes import Box, Shape
+
+
+class Stream(IntEnum):
+    """What random numbers are for; each purpose has its own."""
+
+    ORDER = 0
+    JITTER = 1
+    SPACE = 2
+    INTENSITY = 3
+
+
+def generator(seed: int, number: int, stream: Stream) -> np.random.Generator:
+    """The random numbers of one draw (or cycle) for one purpose."""
+    # The last word of the counter keeps streams 2^192 blocks apart.
+    return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]))
+
+
+class DrawOrder:
+    """Which row of the patch list each draw takes; every row about once in a cycle of n draws.
+
+    With equal weights a cycle is a permutation. Otherwise a row comes floor or ceil of its share
+    n w / sum(w) times (systematic sampling), shuffled.
+
+    Args:
+        seed: of the run.
+        weights: (n,) one per row, above 0 somewhere.
+    """
+
+    def __init__(self, seed: int, weights: np.ndarray) -> None:
+        self.seed, self.weights, self.count = seed, weights, len(weights)
+        # Float sums are not exact: equal weights must give each row exactly once.
+        self._cumulative = None if np.ptp(weights) == 0 else np.cumsum(weights) / weights.sum()
+        self._cycle = lru_cache(maxsize=2)(self._make_cycle)
+
+    def row(self, draw: int) -> int:
+        """The row of a draw, counted from 0 without end."""
+        cycle, position = divmod(draw, self.count)
+        return int(self._cycle(cycle)[position])
+
+    def _make_cycle(self, cycle: int) -> np.ndarray:
+        rng = generator(self.seed, cycle, Stream.ORDER)
+        if self._cumulative is None:
+            return rng.permutation(self.count)
+        ticks = (rng.random() + np.arange(self.count)) / self.count
+        rows = np.searchsorted(self._cumulative, ticks, side="right")
+        return rng.permutation(np.minimum(rows, self.count - 1))
+
+    def __reduce__(self) -> tuple[type, tuple[int, np.ndarray]]:
+        """Pickle what it is made from."""
+        return type(self), (self.seed, self.weights)
+
+
+def jittered(box: Box, region: Box, reach: Sequence[int], rng: np.random.Generator) -> Box:
+    """Shift a patch at random by up to `reach` voxels along each axis, inside its region.
+
+    Along an axis where the region is no longer than the patch, it stays.
+    """
+    shift = rng.integers([-r for r in reach], [r + 1 for r in reach])
+    z, y, x = (
+        min(max(o + int(s), low), max(low + extent - n, low))
+        for o, s, n, low, extent in zip(
+            box.origin, shift, box.shape, region.origin, region.shape, strict=True
+        )
+    )
+    moved: Shape = (z, y, x)
+    return Box(moved, box.shape)

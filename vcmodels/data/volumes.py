@@ -1,0 +1,223 @@
+"""The labelled volumes of a task: opened, expanded and checked against each other."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from vcmodels.config import Task
+from vcmodels.config.task import SplitAttribute, VolumeEntry
+from vcmodels.errors import TaskError, VolumeError
+from vcmodels.geometry.boxes import Box
+from vcmodels.reporting import Reporter, Silent
+from vcmodels.targets import AnyTarget
+from vcmodels.volumes import Volume, expand_location, expand_pattern, open_volume
+from vcmodels.volumes.location import parent
+from vcmodels.volumes.nodes import read_node
+
+SPACING_TOLERANCE = 0.01
+_SEARCHED_GROUPS = 4
+
+
+@dataclass(frozen=True)
+class TaskVolume:
+    """One labelled volume: all its arrays have the same extent."""
+
+    name: str
+    """Unique among the volumes of the task."""
+    key: str
+    """The dotted key of its entry."""
+    inputs: tuple[Volume, ...]
+    """Stacked as channels, in this order."""
+    labels: Mapping[str, Volume]
+    """By target name; a target that is missing here gets no loss from this volume."""
+    ref: Volume | None
+    """The label that decides which patches are used; None: all of them."""
+    ref_target: str | None
+    region: Box
+    """The part that is used."""
+    split: Literal["train", "val"] | None
+    weight: float
+    spacing: tuple[float, float, float]
+    unit: str | None
+
+    @property
+    def channels(self) -> int:
+        """Input channels."""
+        return sum(volume.channels for volume in self.inputs)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the arrays of one volume are, with every pattern expanded."""
+
+    stem: str
+    inputs: tuple[str, ...]
+    labels: Mapping[str, str]
+
+
+def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolume]:
+    """Open all volumes of a task; only metadata is read.
+
+    Args:
+        task: the resolved task.
+        reporter: told what is odd but allowed, such as a volume that lacks a target.
+
+    Raises:
+        VolumeError: an array is missing, damaged, or does not fit the others.
+        TaskError: patterns that do not match, a bbox outside its volume, a split that is unknown.
+    """
+    reporter = reporter or Silent()
+    found: list[TaskVolume] = []
+    names: dict[str, int] = {}
+    for number, entry in enumerate(task.dataset_config.volume_paths):
+        key = f"dataset_config.volume_paths[{number}]"
+        for place in _places(entry, key):
+            name = _unique(_name(entry, place), names)
+            found.append(_open(entry, place, name, key, task.dataset_config.targets))
+            lacking = [t for t in entry.labels if t not in place.labels]
+            if lacking:
+                reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
+    _check_alike(found, reporter)
+    return found
+
+
+def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:
+    """The volumes that an entry stands for: one, or as many as its `*` matches."""
+    inputs = [_expand(text, f"{key}.input") for text in entry.inputs]
+    labels = {name: _expand(text, f"{key}.{name}") for name, text in entry.labels.items()}
+    is_pattern = ["*" in text for text in (*entry.inputs, *entry.labels.values())]
+    if any(is_pattern) != all(is_pattern):
+        raise TaskError(key, "some paths hold a '*' and some do not", "put a '*' in all or in none")
+    for stem in sorted(inputs[0]):
+        lacking = [n for n, places in enumerate(inputs) if stem not in places]
+        if lacking:
+            found = f"'*' = {stem} matches the first input, but not {entry.inputs[lacking[0]]}"
+            raise TaskError(f"{key}.input", found, "remove it there or add the missing array")
+        if entry.ref_label is not None and stem not in labels.get(entry.ref_label, {}):
+            found = f"there is no such label for '*' = {stem}"
+            raise TaskError(f"{key}.{entry.ref_label}", found, "ref_label needs one per volume")
+        yield _Place(
+            stem,
+            tuple(places[stem] for places in inputs),
+            {name: places[stem] for name, places in labels.items() if stem in places},
+        )
+
+
+def _expand(text: str, key: str) -> dict[str, str]:
+    try:
+        return dict(expand_pattern(expand_location(text)))
+    except VolumeError as error:
+        raise VolumeError(key, f"{error.subject}: {error.found}", error.remedy) from error
+
+
+def _open(
+    entry: VolumeEntry, place: _Place, name: str, key: str, targets: Mapping[str, AnyTarget]
+) -> TaskVolume:
+    inputs = tuple(
+        open_volume(
+            location,
+            key=f"{key}.input",
+            level=entry.level,
+            channels="any",
+            channel_axis=entry.channel_axis,
+        )
+        for location in place.inputs
+    )
+    labels = {
+        target: open_volume(
+            location,
+            key=f"{key}.{target}",
+            level=entry.level,
+            channels=targets[target].stored_channels,
+            channel_axis=entry.channel_axis,
+        )
+        for target, location in place.labels.items()
+    }
+    first = inputs[0]
+    for other in (*inputs[1:], *labels.values()):
+        if other.extent != first.extent:
+            found = (
+                f"{other.location} has shape {other.extent}, but {first.key} "
+                f"({first.location}) has {first.extent}"
+            )
+            raise VolumeError(other.key, found, "the arrays of a volume must have equal shapes")
+    ref = labels[entry.ref_label] if entry.ref_label is not None else None
+    return TaskVolume(
+        name, key, inputs, labels, ref, entry.ref_label, _region(entry, first, key),
+        _split(entry, first, key), entry.weight, entry.spacing or first.spacing, first.unit,
+    )  # fmt: skip
+
+
+def _region(entry: VolumeEntry, volume: Volume, key: str) -> Box:
+    """The bbox cut at the volume's border, or all of the volume."""
+    if entry.bbox is None:
+        return volume.box
+    low, high = zip(*entry.bbox, strict=True)
+    region = Box.between(low, high).intersect(volume.box)
+    if not region.voxels:
+        found = f"{[list(pair) for pair in entry.bbox]} lies outside of the shape {volume.extent}"
+        raise TaskError(f"{key}.bbox", found, "give [[z0, z1], [y0, y1], [x0, x1]] inside it")
+    return region
+
+
+def _split(entry: VolumeEntry, volume: Volume, key: str) -> Literal["train", "val"] | None:
+    """The entry's split, looked up in the array and the groups around it when it says so."""
+    if not isinstance(entry.split, SplitAttribute):
+        return entry.split
+    name = entry.split.attribute
+    value = _find_attribute(volume, name, key)
+    if value == "train":
+        return "train"
+    if value == "val":
+        return "val"
+    found = f"attribute {name!r} of {volume.location} and its groups is {value!r}"
+    raise TaskError(f"{key}.split", found, 'it must be "train" or "val"')
+
+
+def _find_attribute(volume: Volume, name: str, key: str) -> object:
+    if name in volume.attributes:
+        return volume.attributes[name]
+    location = parent(volume.location)
+    for _ in range(_SEARCHED_GROUPS):
+        node = read_node(location, key) if location else None
+        if node is None:
+            return None
+        if name in node.attributes:
+            return node.attributes[name]
+        location = parent(node.location)
+    return None
+
+
+def _name(entry: VolumeEntry, place: _Place) -> str:
+    if entry.name is not None:
+        return f"{entry.name}-{place.stem}" if place.stem else entry.name
+    parts = PurePosixPath(place.inputs[0]).parts
+    return place.stem or "/".join(parts[-2:]).lstrip("/")
+
+
+def _unique(name: str, used: dict[str, int]) -> str:
+    """The name, with a number when an earlier volume has it already."""
+    used[name] = used.get(name, 0) + 1
+    return name if used[name] == 1 else _unique(f"{name}#{used[name]}", used)
+
+
+def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
+    """All volumes must have as many channels as the first; a differing voxel size is told."""
+    first = volumes[0]
+    for volume in volumes[1:]:
+        if volume.channels != first.channels:
+            found = f"{volume.name} has {volume.channels} channels, {first.name} {first.channels}"
+            raise VolumeError(f"{volume.key}.input", found, "all inputs need equally many")
+    differing = [v for v in volumes if _differs(v.spacing, first.spacing)]
+    if differing:
+        other = differing[0]
+        reporter.say(
+            f"voxel sizes differ: {first.name} has {first.spacing}, {other.name} {other.spacing}"
+            f" ({len(differing)} of {len(volumes)} volumes differ); augmentation and the network"
+            " plan use the first"
+        )
+
+
+def _differs(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:
+    return any(abs(p - q) > SPACING_TOLERANCE * q for p, q in zip(a, b, strict=True))
