@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, cast
 
 from vcmodels.volumes.nodes import Node
@@ -104,6 +105,38 @@ def misnamed_chunk(node: Node, names: ChunkNames, key: str) -> str | None:
 def indices_between(start: tuple[int, ...], end: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """All chunk indices from `start` to `end`, the latter not included."""
     return product(*(range(a, b) for a, b in zip(start, end, strict=True)))
+
+
+def silent_damage(path: Path, node: Node) -> str | None:
+    """What is wrong with a local chunk file that zarr 3.1 and numcodecs 0.16 do not notice.
+
+    An empty shard and a folder in a chunk's place read as the fill value, and a blosc chunk that
+    was cut short can decode to noise (all seen).
+    """
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return None  # not stored; or not to be reached, which the read will tell
+    if path.is_dir():
+        return "is a folder"
+    if not size:
+        return "is empty"
+    if not _is_blosc(node):
+        return None
+    with path.open("rb") as file:
+        header = file.read(16)
+    # Bytes 12 to 15 of a blosc 1 header are the compressed size, header included.
+    stated = int.from_bytes(header[12:], "little")
+    return None if stated == size else f"has {size} bytes and should have {stated}"
+
+
+def _is_blosc(node: Node) -> bool:
+    """Whether the files of an array are bare blosc buffers."""
+    if node.zarr_format == 2:
+        compressor = cast("dict[str, Any]", node.document.get("compressor") or {})
+        return compressor.get("id") == "blosc"
+    codecs = cast("list[dict[str, Any]]", node.document.get("codecs") or [{}])
+    return codecs[-1].get("name") == "blosc"
 
 
 def fingerprint(metadata: bytes, files: dict[tuple[int, ...], StoredFile] | None) -> str:

@@ -103,10 +103,11 @@ def _node_and_groups_above(array: Node, key: str) -> Iterator[tuple[str, Node]]:
     yield "", array
     location = parent(array.location)
     for _ in range(_GROUPS_ABOVE):
-        node = read_node(location, key) if location else None
-        if location is None or node is None or node.kind != "group":
+        if location is None:
             return
-        yield array.location[len(location) + 1 :], node
+        node = read_node(location, key)
+        if node is not None and node.kind == "group":  # version 3 need not store groups between
+            yield array.location[len(location) + 1 :], node
         location = parent(location)
 
 

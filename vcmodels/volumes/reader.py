@@ -23,6 +23,7 @@ from vcmodels.volumes.chunks import (
     indices_between,
     list_chunks,
     misnamed_chunk,
+    silent_damage,
 )
 from vcmodels.volumes.layout import (
     ChannelAxis,
@@ -43,7 +44,8 @@ from vcmodels.volumes.padding import Pad, source_indices
 from vcmodels.volumes.storage import describe
 
 MAX_CHUNK_BYTES = 8 * 2**30
-_REMOTE_TRIES = 3
+REMOTE_TRIES = 3
+RETRY_PAUSE_S = 0.5
 
 # What the codecs of zarr 3.1 and numcodecs 0.16 raise for bytes that they cannot decode: zstd and
 # blosc RuntimeError, gzip OSError, EOFError or zlib.error, crc32c and a wrong length ValueError.
@@ -234,13 +236,13 @@ class Volume:
 
     def _fetch(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]:
         """Read from zarr; a lost connection is tried again."""
-        for last in (False,) * (_REMOTE_TRIES - 1) + (True,):
+        for last in (False,) * (REMOTE_TRIES - 1) + (True,):
             try:
                 return np.asarray(self.handle.array()[where])
             except remote_errors():
                 if last or not is_remote(self.location):
                     raise
-                time.sleep(0.5)
+                time.sleep(RETRY_PAUSE_S)
         raise AssertionError("the last try returns or raises")
 
     def _chunks_in(self, where: tuple[slice, ...]) -> Iterator[tuple[int, ...]]:
@@ -252,20 +254,13 @@ class Volume:
         return indices_between(start, end)
 
     def _check_files(self, where: tuple[slice, ...]) -> None:
-        """Find local chunks that zarr would silently read as the fill value.
-
-        An empty shard and a folder in a chunk's place do not raise in zarr 3.1 (checked).
-        """
+        """Find damaged local chunks that zarr would silently read as something else."""
         if is_remote(self.location):
             return
         for index in self._chunks_in(where):
             path = Path(self.location, self.names.name(index))
-            try:
-                status = path.stat()
-            except OSError:
-                continue  # not stored; or not to be reached, which the read will tell
-            if not status.st_size or path.is_dir():
-                found = "is a folder" if path.is_dir() else "is empty"
+            found = silent_damage(path, self.node)
+            if found:
                 raise self._damaged(index, f"{path} {found}")
 
     def _chunk_error(self, where: tuple[slice, ...], error: BaseException) -> ChunkError:

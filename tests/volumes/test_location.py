@@ -1,0 +1,73 @@
+import pytest
+
+from vcmodels.errors import VolumeError
+from vcmodels.volumes import expand_location, expand_pattern
+from vcmodels.volumes.location import join, parent
+
+
+def test_home_variables_and_relative_paths_expand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("DATA", "/big/data set")
+    assert expand_location("a/./b/../c.zarr/0/") == f"{tmp_path}/a/c.zarr/0"
+    assert expand_location("~/c.zarr") == "/home/someone/c.zarr"
+    assert expand_location("$DATA/c.zarr") == "/big/data set/c.zarr"
+    assert expand_location("${DATA}_2/ü.zarr") == "/big/data set_2/ü.zarr"
+    assert expand_location("/a/~/b") == "/a/~/b"
+
+
+def test_urls_are_left_alone_but_for_variables(monkeypatch):
+    monkeypatch.setenv("BUCKET", "scrolls")
+    assert expand_location("s3://b//x/") == "s3://b//x"
+    assert expand_location("s3://$BUCKET/x") == "s3://scrolls/x"
+
+
+@pytest.mark.parametrize("text", ["$UNSET_FOR_SURE/a", "${UNSET_FOR_SURE}", "s3://$UNSET_FOR_SURE"])
+def test_an_unset_variable_is_named(text):
+    with pytest.raises(VolumeError, match=r"\$UNSET_FOR_SURE is not set; export UNSET_FOR_SURE="):
+        expand_location(text)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "a\0b"])
+def test_what_is_no_path_is_refused(text):
+    with pytest.raises(VolumeError, match="not a path"):
+        expand_location(text)
+
+
+def test_a_star_stands_for_one_part_and_only_whole_paths_count(tmp_path):
+    for place in ("s.zarr/b/raw", "s.zarr/a/raw", "s.zarr/c/other", "s.zarr/.hidden/raw"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "s.zarr" / "zarr.json").touch()
+    found = expand_pattern(f"{tmp_path}/s.zarr/*/raw")
+    assert found == [(name, f"{tmp_path}/s.zarr/{name}/raw") for name in ("a", "b")]
+
+
+def test_a_star_may_stand_for_a_piece_of_a_part(tmp_path):
+    for name in ("x_2.zarr", "x_10.zarr", "y_1.zarr", "x_.zarr"):
+        (tmp_path / name / "0").mkdir(parents=True)
+    found = expand_pattern(f"{tmp_path}/x_*.zarr/0")
+    assert found == [(stem, f"{tmp_path}/x_{stem}.zarr/0") for stem in ("10", "2")]
+
+
+def test_a_location_without_a_star_is_itself():
+    assert expand_pattern("/a/b.zarr") == [("", "/a/b.zarr")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("/nowhere/*/raw", "nothing matches"),
+        ("/a/*/b/*", "more than one"),
+        ("s3://a/*/raw", "local paths only"),
+    ],
+)
+def test_patterns_that_cannot_be_expanded_are_refused(pattern, message):
+    with pytest.raises(VolumeError, match=message):
+        expand_pattern(pattern)
+
+
+def test_joining_and_parents_keep_urls_whole():
+    assert join("s3://b/x.zarr/", "/raw/", "") == "s3://b/x.zarr/raw"
+    assert parent("s3://b/x.zarr/raw") == "s3://b/x.zarr"
+    assert parent("s3://b") is None
+    assert parent("/a") is None

@@ -1,0 +1,151 @@
+"""Stores behind a real HTTP server on this machine, and in fsspec's memory file system."""
+
+import builtins
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from vcmodels.errors import VolumeError
+from vcmodels.geometry.boxes import Box
+from vcmodels.volumes import ChunkError, backend, open_volume, reader
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    status: dict[str, list[int]] = {}  # noqa: RUF012 - shared by all requests on purpose
+
+    def do_GET(self):
+        planned = self.status.get(self.path)
+        if planned:
+            self.send_error(planned.pop(0))
+        else:
+            self._send_file(self.headers.get("Range", ""))
+
+    def _send_file(self, wanted):
+        """A file or a part of it; http.server itself knows no ranges, which shards need."""
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        total = len(data)
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        if wanted:
+            start = int(first) if first else total - int(last)
+            end = int(last) + 1 if first and last else total
+            data = data[start:end]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(data)))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{total}")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    handler = functools.partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        Handler.status = {}
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    monkeypatch.setattr(reader, "RETRY_PAUSE_S", 0.01)
+
+
+@pytest.mark.parametrize("layout", ["v2 dot", "v3 slash", "v3 sharded"])
+def test_an_array_behind_http_reads_the_same(tmp_path, stores, server, layout):
+    data = stores.numbers()
+    stores.write_group(
+        tmp_path / "a.zarr", {"resolution": [1, 2, 3]}, stores.layouts[layout]["zarr_format"]
+    )
+    stores.write(tmp_path / "a.zarr" / "raw", data, **stores.layouts[layout])
+    volume = open_volume(f"{server}/a.zarr/raw", key="input")
+    np.testing.assert_array_equal(volume.read(volume.box)[0], data)
+    assert volume.spacing == (1, 2, 3)
+    assert len(list(volume.stored_blocks())) == (8 if volume.shards else 27)
+    assert volume.is_stored(volume.box)
+    assert volume.missing_blocks() == 0
+    assert len(volume.fingerprint()) == 64
+
+
+def test_a_lost_connection_is_tried_again_and_then_named(tmp_path, stores, server):
+    data = stores.numbers()
+    stores.write(tmp_path / "a.zarr", data, zarr_format=2)
+    volume = open_volume(f"{server}/a.zarr", key="input")
+    Handler.status["/a.zarr/0.0.0"] = [503, 503]
+    np.testing.assert_array_equal(volume.read(volume.box)[0], data)
+    Handler.status["/a.zarr/0.0.1"] = [500] * 20
+    with pytest.raises(ChunkError, match=r"chunk \(0, 0, 1\): http.*0\.0\.1 .*500"):
+        volume.read(volume.box)
+
+
+def test_a_missing_chunk_behind_http_reads_as_the_fill_value(tmp_path, stores, server):
+    stores.write(tmp_path / "a.zarr", stores.numbers(), zarr_format=2, fill_value=9)
+    (tmp_path / "a.zarr" / "0.0.0").unlink()
+    volume = open_volume(f"{server}/a.zarr", key="input")
+    assert (volume.read(Box((0, 0, 0), (2, 3, 3))) == 9).all()
+
+
+def test_unreachable_stores_are_refused(tmp_path, stores, server):
+    with pytest.raises(VolumeError, match="input: no zarr metadata found at http"):
+        open_volume(f"{server}/nothing.zarr", key="input")
+    Handler.status["/a.zarr/zarr.json"] = [403]
+    with pytest.raises(VolumeError, match=r"input: .*/zarr.json cannot be read .*403"):
+        open_volume(f"{server}/a.zarr", key="input")
+    with pytest.raises(VolumeError, match=r"input: .* cannot be read"):
+        open_volume("http://127.0.0.1:9/a.zarr", key="input")
+
+
+def test_a_server_that_never_answers_does_not_hang_us(monkeypatch):
+    import socket
+
+    monkeypatch.setattr(backend, "REMOTE_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.zarr"
+        with pytest.raises(VolumeError, match=r"cannot be read .*Timeout"):
+            open_volume(url, key="input")
+
+
+def test_a_missing_driver_names_the_extra(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments):
+        if name.split(".")[0] in ("s3fs", "aiohttp"):
+            raise ImportError(name)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(backend.importlib, "import_module", without)
+    with pytest.raises(VolumeError, match=r'input: .*; pip install "vcmodels\[remote\]"'):
+        open_volume("s3://bucket/a.zarr", key="input")
+    with pytest.raises(VolumeError, match="gopher:// cannot be opened"):
+        open_volume("gopher://bucket/a.zarr", key="input")
+
+
+def test_a_store_that_lists_is_listed(tmp_path, stores):
+    data = stores.numbers()
+    data[:2, :3, :3] = 0
+    stores.write(tmp_path / "a.zarr", data, zarr_format=2)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "a.zarr"), "/bucket/a.zarr", recursive=True)
+    volume = open_volume("memory://bucket/a.zarr", key="input")
+    np.testing.assert_array_equal(volume.read(volume.box)[0], data)
+    assert volume.missing_blocks() == 1
+    assert not volume.is_stored(Box((0, 0, 0), (2, 3, 3)))
+    before = volume.fingerprint()
+    memory.rm("/bucket/a.zarr/0.0.1")
+    assert open_volume("memory://bucket/a.zarr", key="input").fingerprint() != before
