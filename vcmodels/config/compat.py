@@ -6,9 +6,10 @@ as parsed, changes what it recognises and leaves the rest to the validation.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from vcmodels.config.messages import Fault, dotted, shown, task_error
+from vcmodels.config.plain import as_object
 from vcmodels.targets import infer_kind
 
 Block = dict[str, Any]
@@ -58,17 +59,16 @@ def modernise(task: Block) -> list[str]:
 
 def _block(task: Block, *path: str) -> Block:
     """The object at `path`; an empty one, not part of the task, where there is none."""
-    value: object = task
+    block = task
     for part in path:
-        value = cast(Block, value).get(part) if isinstance(value, dict) else None
-    return cast(Block, value) if isinstance(value, dict) else {}
+        block = as_object(block.get(part)) or {}
+    return block
 
 
 def _move(task: Block, key: str, old: tuple[str, ...], new: tuple[str, ...], note: Note) -> None:
-    home = task.setdefault(new[0], {})
-    if not isinstance(home, dict):
+    source, home = _block(task, *old), as_object(task.setdefault(new[0], {}))
+    if home is None:
         return
-    source, home = _block(task, *old), cast(Block, home)
     if key in home and home[key] != source[key]:
         found = f"is also given as {dotted((*old, key))}, with another value"
         raise task_error([Fault((*new, key), found, "keep one of them")])
@@ -90,12 +90,9 @@ def _rename_levels(model: Block, note: Note) -> None:
 def _name_scheme(dataset: Block, note: Note) -> None:
     """Write a normalisation given by name as an object."""
     scheme = dataset.get("normalization")
-    if isinstance(scheme, dict):
-        block = cast(Block, scheme)
-    elif isinstance(scheme, str):
-        block = dataset["normalization"] = {"scheme": scheme}
-    else:
-        return
+    if isinstance(scheme, str):
+        dataset["normalization"] = {"scheme": scheme}
+    block = _block(dataset, "normalization")
     if block.get("scheme") == "ct_normalization":
         block["scheme"] = "ct"
         note("dataset_config.normalization: ct_normalization is read as ct")
@@ -104,16 +101,16 @@ def _name_scheme(dataset: Block, note: Note) -> None:
 def _move_inference_targets(task: Block, note: Note) -> None:
     """`inference_params.targets`: an activation given there is the one of the output."""
     inference = _block(task, "inference_params")
-    overriding, targets = inference.get("targets"), _block(task, "dataset_config", "targets")
-    if not isinstance(overriding, dict):
+    overriding = as_object(inference.get("targets"))
+    if overriding is None:
         return
-    path = ("inference_params", "targets")
-    for name, keys in cast(Block, overriding).items():
-        target = targets.get(name)
-        if not isinstance(keys, dict) or not isinstance(target, dict):
-            found = "is no target of dataset_config.targets" if target is None else "is no object"
+    targets, path = _block(task, "dataset_config", "targets"), ("inference_params", "targets")
+    for name in overriding:
+        target, keys = as_object(targets.get(name)), as_object(overriding[name])
+        if target is None or keys is None:
+            found = "is no object" if keys is None else "is no target of dataset_config.targets"
             raise task_error([Fault((*path, name), found, "correct or remove it")])
-        _override(cast(Block, target), cast(Block, keys), (*path, name), note)
+        _override(target, keys, (*path, name), note)
     del inference["targets"]
 
 
@@ -132,10 +129,11 @@ def _override(target: Block, keys: Block, path: tuple[str, ...], note: Note) -> 
 
 def _complete_targets(targets: Block, note: Note) -> None:
     """Give every target its kind, and its loss by today's name."""
-    for name, block in targets.items():
-        if isinstance(block, dict):
-            _check_legacy_types(name, cast(Block, block))
-            targets[name], notes = infer_kind(name, cast(Block, block))
+    for name in targets:
+        block = as_object(targets[name])
+        if block is not None:
+            _check_legacy_types(name, block)
+            targets[name], notes = infer_kind(name, block)
             for line in notes:
                 note(line)
 

@@ -1,20 +1,21 @@
 """From a task file to a `Task`: read, override, bring to today's form, validate, cross-check."""
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
 from vcmodels.config.checks import check_task
 from vcmodels.config.compat import lift, modernise
+from vcmodels.config.explain import faults_of
 from vcmodels.config.fill import fill_in
-from vcmodels.config.messages import faults_of, task_error
+from vcmodels.config.messages import task_error
 from vcmodels.config.overrides import apply_overrides
-from vcmodels.config.reading import checked, read_task_file
+from vcmodels.config.plain import as_object, checked
+from vcmodels.config.reading import read_task_file
 from vcmodels.config.schema import task_schema
 from vcmodels.config.task import Task
 from vcmodels.config.volumes import fold_labels
@@ -55,15 +56,15 @@ def parse_task(data: dict[str, Any], source: str) -> tuple[Task, list[str]]:
 
 
 def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, list[str]]:
-    if not isinstance(data, dict):
+    raw = as_object(checked(data))
+    if raw is None:
         raise TaskError(source, "this is no object", "give the sections of a task")
-    raw = cast(dict[str, Any], checked(cast(dict[str, Any], copy.deepcopy(data))))
     lift(raw)
     apply_overrides(raw, overrides)
     notes = modernise(raw)
-    model = raw.setdefault("model_config", {})
-    if isinstance(model, dict):
-        cast(dict[str, Any], model).setdefault("name", "residual_unet")
+    model = as_object(raw.setdefault("model_config", {}))
+    if model is not None:
+        model.setdefault("name", "residual_unet")
     schema = task_schema()
     faults = fold_labels(raw, schema)
     if faults:

@@ -1,10 +1,11 @@
 """`docs/task-file.md` from the schema: one table for each section."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from vcmodels.config.messages import Schema, branches, wanted
+from vcmodels.config.plain import as_object
+from vcmodels.config.schema_walk import Schema, branches, wanted
 
 _HEAD = """# The task file
 
@@ -102,8 +103,8 @@ def _table(title: str, section: Schema, schema: Schema, about: str | None = None
     for key, value in section["properties"].items():
         default = "required" if key in required else _default(value)
         lines.append(_row(f"`{key}`", wanted(value, schema), default, value.get("description", "")))
-    extra = section.get("additionalProperties")
-    if isinstance(extra, Mapping):
+    extra = as_object(section.get("additionalProperties"))
+    if extra is not None:
         lines.append(_row(_LABEL_KEY, "a text", "", extra["description"]))
     return "\n".join([*lines, ""])
 

@@ -1,10 +1,11 @@
 """`--set dotted.key=value`: change a key of the task from the command line."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
+from vcmodels.config.json_text import parse_value
 from vcmodels.config.messages import dotted, shown
-from vcmodels.config.reading import checked, parse_value
+from vcmodels.config.plain import as_list, as_object, checked
 from vcmodels.errors import TaskError
 
 _INSIDE_DATASET = ("volume_paths", "targets")
@@ -25,17 +26,15 @@ def apply_overrides(task: dict[str, Any], overrides: Sequence[str]) -> None:
             parts.insert(0, "dataset_config")
         _set(task, parts, checked(parse_value(text), tuple(parts)), line)
     if overrides:
-        recorded = task.get("overrides", [])
-        earlier = cast(list[object], recorded) if isinstance(recorded, list) else []
-        task["overrides"] = [*earlier, *overrides]
+        task["overrides"] = [*(as_list(task.get("overrides")) or []), *overrides]
 
 
 def _set(task: dict[str, Any], parts: Sequence[str], value: object, line: str) -> None:
     place: object = task
     rest = list(parts)
     while rest:
-        if isinstance(place, dict):
-            block = cast(dict[str, Any], place)
+        block, items = as_object(place), as_list(place)
+        if block is not None:
             # Names of targets may hold dots: the longest key that is there is meant.
             length = next((n for n in range(len(rest), 0, -1) if ".".join(rest[:n]) in block), 1)
             key, rest = ".".join(rest[:length]), rest[length:]
@@ -45,8 +44,8 @@ def _set(task: dict[str, Any], parts: Sequence[str], value: object, line: str) -
             if block.get(key) is None:
                 block[key] = {}
             place = block[key]
-        elif isinstance(place, list) and _is_index(rest[0], cast(list[object], place)):
-            items, index, rest = cast(list[object], place), int(rest[0]), rest[1:]
+        elif items is not None and _is_index(rest[0], items):
+            index, rest = int(rest[0]), rest[1:]
             if not rest:
                 items[index] = value
                 return

@@ -1,8 +1,11 @@
 """Volume entries: in the file the labels stand beside the other keys, in a section under `labels`."""
 
-from typing import Any, cast
+from typing import Any
 
-from vcmodels.config.messages import Fault, Path, Schema, listed, unknown_key
+from vcmodels.config.explain import unknown_key
+from vcmodels.config.messages import Fault, Path, listed
+from vcmodels.config.plain import as_list, as_object
+from vcmodels.config.schema_walk import Schema
 from vcmodels.config.values import VOLUME_KEYS
 
 
@@ -14,18 +17,15 @@ def fold_labels(task: dict[str, Any], schema: Schema) -> list[Fault]:
     Returns:
         A fault for each key that is neither a key of a volume nor a target.
     """
-    dataset = task.get("dataset_config")
-    config = cast(dict[str, Any], dataset) if isinstance(dataset, dict) else {}
-    entries, targets = config.get("volume_paths"), config.get("targets")
+    config = as_object(task.get("dataset_config")) or {}
+    targets = as_object(config.get("targets"))
     faults: list[Fault] = []
-    if not isinstance(entries, list):
-        return faults
-    for index, entry in enumerate(cast(list[object], entries)):
-        if isinstance(entry, dict):
-            block = cast(dict[str, Any], entry)
+    for index, entry in enumerate(as_list(config.get("volume_paths")) or []):
+        block = as_object(entry)
+        if block is not None:
             path = ("dataset_config", "volume_paths", index)
-            if isinstance(targets, dict) and targets:
-                faults += _unknown(block, path, schema, list(cast(dict[str, Any], targets)))
+            if targets:
+                faults += _unknown(block, path, schema, list(targets))
             _fold(block)
     return faults
 
