@@ -59,9 +59,6 @@ class NetworkModule(Protocol):
 class Model(Section):
     """One kind of network. It takes ints and tuples, never the task."""
 
-    name: str
-    """Which network."""
-
     def check_patch(self, patch: Shape, spacing: Spacing) -> None:
         """Refuse a patch size that the network cannot take.
 

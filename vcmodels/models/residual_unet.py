@@ -5,7 +5,7 @@ Ronneberger et al. 2015 (arXiv:1505.04597) for the shape, Isensee et al. 2024 (a
 """
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -109,10 +109,8 @@ class ResidualUNet(Model):
             )
         ]
         for name, decoder in network.decoders.items():
-            rows += [
-                _summarise(f"{name} {i}", topology.levels[i], decoder.levels[-1 - i])
-                for i in reversed(range(len(decoder.levels)))
-            ]
+            upward = list(enumerate(reversed(cast(Decoder, decoder).levels)))[::-1]
+            rows += [_summarise(f"{name} {i}", topology.levels[i], part) for i, part in upward]
         for name, head in network.heads.items():
             rows.append(_summarise(f"{name} head", topology.levels[0], head, heads[name]))
         return NetworkSummary(
@@ -190,8 +188,9 @@ class ResidualUNetNetwork(nn.Module):
         outputs: Outputs = {}
         for name in self.heads if targets is None else targets:
             maps = self.decoders[name](skips) if shared is None else shared
-            heads = self.heads[name] if self.training else self.heads[name][:1]
-            outputs[name] = tuple(head(x) for head, x in zip(heads, maps, strict=False))
+            heads = cast(nn.ModuleList, self.heads[name])
+            used = heads if self.training else heads[:1]
+            outputs[name] = tuple(head(x) for head, x in zip(used, maps, strict=False))
         return outputs
 
 
