@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vcmodels.phantom import write_phantom
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """A small scroll with `ct`, `sheet` and `normals`; never written to by a test."""
+    path = tmp_path_factory.mktemp("phantom") / "scroll.zarr"
+    write_phantom(str(path), shape=(24, 96, 56), seed=0, chunks=(16, 16, 16))
+    return path
+
+
+@pytest.fixture
+def sheet_task(phantom, tmp_path) -> dict:
+    """A task that trains in seconds: two targets, a 16-voxel patch, a two-level network."""
+    return {
+        "tr_params": {
+            "model_name": "tiny",
+            "patch_size": [16, 16, 16],
+            "batch_size": 2,
+            "tr_val_split": 0.7,
+            "max_steps_per_epoch": 3,
+            "max_val_steps_per_epoch": 1,
+            "max_epoch": 2,
+            "num_dataloader_workers": 0,
+            "ckpt_out_base": str(tmp_path / "run"),
+            "amp": "off",
+            "compile": False,
+            "warmup_steps": 1,
+        },
+        "model_config": {"name": "residual_unet", "f_maps": [4, 8], "num_levels": 2},
+        "inference_params": {
+            "input_path": str(phantom / "ct"),
+            "output_dir": str(tmp_path / "out"),
+        },
+        "dataset_config": {
+            "min_bbox_percent": 0.1,
+            "min_labeled_ratio": 0.01,
+            "volume_paths": [
+                {
+                    "input": str(phantom / "ct"),
+                    "sheet": str(phantom / "sheet"),
+                    "normals": str(phantom / "normals"),
+                    "ref_label": "sheet",
+                }
+            ],
+            "targets": {
+                "sheet": {"channels": 1, "activation": "sigmoid", "ignore_label": 2},
+                "normals": {"channels": 3, "activation": "none"},
+            },
+        },
+    }
+
+
+@pytest.fixture
+def task_file(tmp_path):
+    """Writes a task to `task.json` and returns its path."""
+
+    def write(task: dict, name: str = "task.json") -> Path:
+        path = tmp_path / name
+        path.write_text(json.dumps(task))
+        return path
+
+    return write
