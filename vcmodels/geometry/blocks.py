@@ -86,7 +86,7 @@ class PatchGrid:
 
 @dataclass(frozen=True)
 class BoxSet:
-    """Disjoint boxes, such as the chunks of a volume that exist, kept as one array."""
+    """Boxes, such as the chunks of a volume that exist, kept as one array."""
 
     bounds: npt.NDArray[np.int64]
     """(n, 2, 3): start and end of each box, sorted by start."""

@@ -1,0 +1,65 @@
+"""The network as inference runs it: patches in, averageable values out."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcmodels.devices import autocast
+from vcmodels.targets import AnyTarget
+
+
+class Forward:
+    """Runs batches of patches through a network, for the chosen targets alone.
+
+    On the CPU a batch is one patch: oneDNN picks another algorithm for another batch size, and the
+    logits of the same patch then differ by 3e-7 (measured, torch 2.13), so that the bits would
+    depend on which patches happen to meet in a batch.
+
+    Args:
+        network: (B, C, Z, Y, X) -> logits of every target, full resolution first; on the device.
+        targets: those to predict, by name.
+        device: where it runs.
+        amp: the autocast dtype; None computes in float32.
+        batch: patches at a time on a GPU.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Mapping[str, Sequence[Tensor]]],
+        targets: Mapping[str, AnyTarget],
+        device: torch.device,
+        amp: torch.dtype | None,
+        batch: int,
+    ) -> None:
+        self.network, self.targets = network, targets
+        self.device, self.amp = device, amp
+        self.batch = 1 if device.type == "cpu" else batch
+        self._layout = torch.contiguous_format if amp is None else torch.channels_last_3d
+
+    def __call__(self, patches: np.ndarray) -> dict[str, Tensor]:
+        """(B, C, Z, Y, X) float32, B <= `batch` -> (B, A, Z, Y, X) float32 by target, on the device.
+
+        A short batch is filled up with its last patch: another size would make a GPU choose, or
+        compile, other kernels.
+        """
+        count = len(patches)
+        if count < self.batch:
+            patches = np.concatenate([patches, *[patches[-1:]] * (self.batch - count)])
+        image = torch.from_numpy(patches)
+        if self.device.type == "cuda":
+            image = image.pin_memory().to(self.device, non_blocking=True)
+        image = image.contiguous(memory_format=self._layout)
+        with torch.inference_mode():
+            with autocast(self.device, self.amp):
+                outputs = self.network(image)
+            return {
+                name: target.blendable(outputs[name][0][:count].float())
+                for name, target in self.targets.items()
+            }
+
+
+def channel_sums(values: Mapping[str, Tensor]) -> Tensor:
+    """(targets, B): the sum over each patch, which is not finite if any of its values is not."""
+    return torch.stack([v.sum(dim=(1, 2, 3, 4)) for v in values.values()])

@@ -1,0 +1,160 @@
+"""Everything a run needs, checked and opened before anything is written."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vcmodels.checkpoint import Predictor
+from vcmodels.config import Task
+from vcmodels.data.normalization import Normalization, volume_statistics
+from vcmodels.devices import CompiledOrEager, choose_amp, choose_device
+from vcmodels.errors import TaskError
+from vcmodels.geometry.blocks import BoxSet, PatchGrid, column_edges
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.inference.checks import (
+    block_of,
+    checked_patch,
+    choose_targets,
+    open_inputs,
+    output_root,
+    region_of,
+)
+from vcmodels.inference.forward import Forward
+from vcmodels.inference.journal import Manifest
+from vcmodels.inference.outputs import Layout, refuse_inside_input
+from vcmodels.inference.provenance import make_manifest, make_provenance
+from vcmodels.inference.reading import Normalize
+from vcmodels.inference.units import Division, Footprint, stored_boxes
+from vcmodels.targets import AnyTarget
+from vcmodels.volumes import Volume
+
+WORTH_COMPILING = 200
+"""Patches from which compiling for tens of seconds is repaid."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that can start."""
+
+    inputs: tuple[Volume, ...]
+    targets: dict[str, AnyTarget]
+    """Those to write, in order."""
+    normalize: Normalize
+    forward: Forward
+    division: Division
+    footprint: Footprint
+    layout: Layout
+    manifest: Manifest
+    provenance: dict[str, Any]
+    threads: int
+    """That read; 0 reads in the computing thread."""
+    patches: int
+    """Of the whole run."""
+
+    @property
+    def root(self) -> Path:
+        """The output group."""
+        return self.layout.root
+
+
+def prepare(task: Task, predictor: Predictor, say: Callable[[str], None]) -> Job:
+    """Open the input, check it and the task against the checkpoint, and divide the work.
+
+    Raises:
+        RefusedError: whatever a user can mend; nothing was written.
+    """
+    params = task.inference_params
+    targets = choose_targets(task, predictor)
+    inputs = open_inputs(task, predictor, say)
+    extent, region = inputs[0].extent, region_of(task, inputs[0])
+    root = output_root(task)
+    refuse_inside_input(root, [volume.location for volume in inputs])
+    device = choose_device(params.device, "inference_params.device")
+    batch = params.batch_size or predictor.task.tr_params.batch_size
+    grid = PatchGrid.covering(extent, checked_patch(task, predictor), params.overlaps)
+    layout = Layout(
+        root, extent, block_of(task, extent), params.dtype, params.output_zarr_format,
+        inputs[0].spacing, inputs[0].offset, inputs[0].unit,
+    )  # fmt: skip
+    wanted = stored_boxes(inputs, region) if params.skip_empty else BoxSet.of([region])
+    footprint = _footprint(grid, layout, inputs, targets)
+    division = _divide(grid, region, layout.block, wanted, footprint, params.memory_gb)
+    patches = sum(unit.count_patches(grid) for unit in division.units())
+    # Unlike training, `auto` keeps float32 on a CPU: there bf16 changes uint8 results by some steps.
+    amp = None if (device.type, params.amp) == ("cpu", "auto") else choose_amp(params.amp, device)
+    is_compiled = params.compile is True or (
+        params.compile == "auto" and device.type == "cuda" and patches >= WORTH_COMPILING
+    )
+    module = _Heads(predictor.module, tuple(targets)).to(device).eval()
+    network = CompiledOrEager(module, say) if is_compiled else module
+    manifest = make_manifest(task, predictor, inputs, targets, grid, layout)
+    manifest |= {
+        "device": device.type,
+        "precision": str(amp or torch.float32).removeprefix("torch."),
+        "compiled": is_compiled,
+    }
+    workers = params.num_dataloader_workers
+    return Job(
+        inputs=inputs,
+        targets=targets,
+        normalize=_normalizer(predictor.normalization, inputs),
+        forward=Forward(network, targets, device, amp, batch),
+        division=division,
+        footprint=footprint,
+        layout=layout,
+        manifest=manifest,
+        provenance=make_provenance(task, predictor, manifest),
+        threads=task.tr_params.num_dataloader_workers if workers is None else workers,
+        patches=patches,
+    )
+
+
+class _Heads(nn.Module):
+    """A network that computes some of its heads alone."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, image: Tensor) -> dict[str, tuple[Tensor, ...]]:
+        return self.network(image, self.names)
+
+
+def _footprint(
+    grid: PatchGrid, layout: Layout, inputs: tuple[Volume, ...], targets: Mapping[str, AnyTarget]
+) -> Footprint:
+    stored = sum(target.output_channels(layout.dtype) or 1 for target in targets.values())
+    averaged = sum(target.blend_channels for target in targets.values())
+    return Footprint(grid, layout.block, inputs, averaged, stored * layout.dtype.itemsize)
+
+
+def _divide(
+    grid: PatchGrid,
+    region: Box,
+    block: Shape,
+    wanted: BoxSet,
+    footprint: Footprint,
+    memory_gb: float,
+) -> Division:
+    budget = int(memory_gb * 1e9)
+    edges = column_edges(grid, region, block, footprint, budget)
+    needed = footprint(*edges)
+    if needed > budget:
+        raise TaskError(
+            "inference_params.memory_gb",
+            f"{memory_gb:g} GB are too little: one column of output chunks takes {needed / 1e9:.2f} GB",
+            "raise it, or make output_chunks or patch_size smaller",
+        )
+    return Division(grid, region, block, wanted, edges)
+
+
+def _normalizer(normalization: Normalization, inputs: tuple[Volume, ...]) -> Normalize:
+    """The checkpoint's normalisation; `per: volume` measures the new volume, all of it."""
+    if normalization.per != "volume" or normalization.scheme == "none":
+        return normalization.apply
+    return partial(normalization.apply, volume_stats=volume_statistics(inputs, inputs[0].box))

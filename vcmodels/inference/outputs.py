@@ -1,0 +1,202 @@
+"""The output group: its arrays, their attributes, and whose it is."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vcmodels.errors import OutputError
+from vcmodels.geometry.boxes import Shape
+from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, sweep_partials
+from vcmodels.inference.writing import Output
+from vcmodels.targets import AnyTarget
+from vcmodels.volumes import (
+    WritableArray,
+    create_array,
+    group_attributes,
+    set_group_attributes,
+    write_multiscale_group,
+)
+from vcmodels.volumes.backend import ArrayHandle
+from vcmodels.volumes.location import is_remote, parent
+
+KEY = "vcmodels"
+"""The attribute under which everything of ours stands."""
+LEVEL = "0"
+_METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of an output, all of them over the whole volume."""
+
+    root: Path
+    extent: Shape
+    block: Shape
+    """Chunks along (z, y, x)."""
+    dtype: np.dtype
+    zarr_format: Literal[2, 3]
+    spacing: tuple[float, float, float]
+    offset: tuple[float, float, float]
+    unit: str | None
+
+    def open_arrays(
+        self, targets: Mapping[str, AnyTarget], provenance: Mapping[str, Any]
+    ) -> dict[str, Output]:
+        """Create the arrays that do not exist yet, with their metadata, and clean those that do."""
+        outputs: dict[str, Output] = {}
+        for name, target in targets.items():
+            place = self.root / name / LEVEL
+            if any((place / file).exists() for file in (".zarray", "zarr.json")):
+                sweep_partials(place)
+                array = WritableArray(ArrayHandle(str(place), self.zarr_format, "r+"))
+            else:
+                array = self._create(name, target)
+            self.describe(name, target, provenance, is_complete=False)
+            outputs[name] = Output(target, array, self.dtype)
+        return outputs
+
+    def _create(self, name: str, target: AnyTarget) -> WritableArray:
+        channels = target.output_channels(self.dtype)
+        lead = () if channels is None else (channels,)
+        return create_array(
+            str(self.root),
+            f"{name}/{LEVEL}",
+            shape=(*lead, *self.extent),
+            chunks=(*lead, *self.block),
+            dtype=self.dtype,
+            zarr_format=self.zarr_format,
+            spacing=self.spacing,
+            offset=self.offset,
+            unit=self.unit,
+        )
+
+    def describe(
+        self, name: str, target: AnyTarget, provenance: Mapping[str, Any], *, is_complete: bool
+    ) -> None:
+        """Write the metadata of one target's group: axes, encoding, and how it was made."""
+        has_channels = target.output_channels(self.dtype) is not None
+        write_multiscale_group(
+            str(self.root / name),
+            name=name,
+            axes=("c", "z", "y", "x") if has_channels else ("z", "y", "x"),
+            spacing=self.spacing,
+            offset=self.offset,
+            unit=self.unit,
+            levels=(LEVEL,),
+            zarr_format=self.zarr_format,
+            attributes={
+                KEY: {
+                    "target": name,
+                    "kind": target.kind,
+                    "encoding": target.encoding(self.dtype),
+                    "complete": is_complete,
+                    "provenance": dict(provenance),
+                }
+            },
+        )
+
+    def note(self, manifest: Manifest, *, is_complete: bool) -> None:
+        """Write on the group what determines its content, and whether all of it is there."""
+        value = {"manifest": manifest, "complete": is_complete}
+        set_group_attributes(str(self.root), {KEY: value}, zarr_format=self.zarr_format)
+
+
+State = Literal["new", "resume", "complete"]
+
+
+def claim(root: Path, manifest: Manifest, *, overwrite: bool) -> State:
+    """Find out what stands at the output, and refuse what is not this very run's.
+
+    Args:
+        root: the output group, held by this process.
+        manifest: what determines the result.
+        overwrite: delete an earlier result of ours first.
+
+    Raises:
+        OutputError: another run's result, or something that is not ours; nothing is changed.
+    """
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        raise OutputError(str(root), "is in the way: a link or a file", "move it away")
+    journal = Journal(root)
+    started, noted = journal.manifest(), _attributes(root)
+    before = started if started is not None else noted.get("manifest")
+    if before is None and (not root.exists() or {path.name for path in root.iterdir()} <= {FOLDER}):
+        return "new"
+    if not isinstance(before, dict):
+        raise OutputError(
+            str(root), "exists and was not written by vcmodels", "choose another output_dir or name"
+        )
+    if overwrite:
+        _delete(root, before, noted)
+        return "new"
+    changed = differences(before, manifest)
+    if changed:
+        raise OutputError(
+            str(root),
+            f"holds another result: {'; '.join(changed[:6])}",
+            "restore those values, choose another output_dir, or run with --overwrite",
+        )
+    if noted.get("complete") is True and all(
+        (root / name).is_dir() for name in manifest["targets"]
+    ):
+        journal.remove()
+        return "complete"
+    return "resume"
+
+
+def _attributes(root: Path) -> dict[str, Any]:
+    """What `Layout.note` wrote; empty where there is nothing of ours."""
+    try:
+        found = group_attributes(str(root)).get(KEY)
+    except FileNotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _delete(root: Path, before: Manifest, noted: dict[str, Any]) -> None:
+    """Delete the arrays of an earlier run, and nothing that is not ours."""
+    journal = Journal(root)
+    if noted:  # from here on nobody takes it for complete, whenever this is killed
+        set_group_attributes(str(root), {KEY: {**noted, "complete": False}})
+    if journal.manifest() is None:
+        journal.begin(before)
+    for name in before.get("targets", {}):
+        place = root / name
+        if Path(name).name == name and place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+    if {path.name for path in root.iterdir()} <= {FOLDER, *_METADATA}:
+        for name in _METADATA:
+            (root / name).unlink(missing_ok=True)
+    journal.remove()
+
+
+def refuse_inside_input(root: Path, locations: list[str]) -> None:
+    """Refuse an output that lies in an input's store, or an input that lies in the output.
+
+    Raises:
+        OutputError: naming both.
+    """
+    mine = root.resolve()
+    for location in locations:
+        if is_remote(location):
+            continue
+        store = Path(_store(location)).resolve()
+        array = Path(location).resolve()
+        if mine == store or store in mine.parents or mine in (array, *array.parents):
+            raise OutputError(
+                "inference_params.output_dir",
+                f"the output {root} and the input {location} share a store",
+                "choose another output_dir",
+            )
+
+
+def _store(location: str) -> str:
+    """The outermost zarr group around an array."""
+    outermost, above = location, parent(location)
+    while above and any(Path(above, name).exists() for name in _METADATA):
+        outermost, above = above, parent(above)
+    return outermost

@@ -1,0 +1,78 @@
+"""What determines a result, and all that one would want to know of how it was made."""
+
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from vcmodels.checkpoint import Predictor
+from vcmodels.config import Task
+from vcmodels.geometry.blocks import PatchGrid
+from vcmodels.inference.journal import Manifest
+from vcmodels.inference.outputs import Layout
+from vcmodels.targets import AnyTarget
+from vcmodels.volumes import Volume
+from vcmodels.volumes.location import is_remote
+
+
+def make_manifest(
+    task: Task,
+    predictor: Predictor,
+    inputs: tuple[Volume, ...],
+    targets: Mapping[str, AnyTarget],
+    grid: PatchGrid,
+    layout: Layout,
+) -> Manifest:
+    params = task.inference_params
+    dtype = layout.dtype
+    return {
+        "schema": 1,
+        "input": [redacted(volume.location) for volume in inputs],
+        "input_content": [volume.fingerprint() for volume in inputs],
+        "checkpoint_sha256": predictor.sha256,
+        "targets": {
+            name: {"channels": target.channels, **target.encoding(dtype)}
+            for name, target in targets.items()
+        },
+        "output_type": dtype.name,
+        "output_chunks": list(layout.block),
+        "output_zarr_format": layout.zarr_format,
+        "patch_size": list(grid.patch),
+        "overlap": list(params.overlaps),
+        "bbox": None if params.bbox is None else [list(pair) for pair in params.bbox],
+        "skip_empty": params.skip_empty,
+        "torch": torch.__version__,
+    }
+
+
+def make_provenance(task: Task, predictor: Predictor, manifest: Manifest) -> dict[str, Any]:
+    packages = ("vcmodels", "torch", "zarr", "numpy")
+    return {
+        **manifest,
+        "task": redacted_values(task.to_json()),
+        "checkpoint": str(predictor.path),
+        "normalization": predictor.normalization.to_dict(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+    }
+
+
+def redacted(location: str) -> str:
+    """A location without the secrets that a URL may hold: user, password, query."""
+    if not is_remote(location):
+        return location
+    return re.sub(r"://[^/@]*@", "://", location).split("?")[0]
+
+
+def redacted_values(value: object) -> object:
+    """`redacted` for every text in a JSON value."""
+    if isinstance(value, dict):
+        return {key: redacted_values(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [redacted_values(inner) for inner in value]
+    return redacted(value) if isinstance(value, str) else value
