@@ -1,9 +1,10 @@
 """Mirrors and quarter turns: voxels move to voxels, nothing is interpolated."""
 
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import AfterValidator
 
 from vcmodels.augment.base import Axis, ExactAugmentation
 from vcmodels.augment.transform import Spacing
@@ -20,13 +21,23 @@ from vcmodels.section import Fraction
 AXES = "zyx"
 
 
+def _different(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axes {', '.join(axes)} name one axis twice")
+    return axes
+
+
+Axes = Annotated[tuple[Axis, ...], AfterValidator(_different)]
+Plane = Annotated[tuple[Axis, Axis], AfterValidator(_different)]
+
+
 class Flip(ExactAugmentation):
     """Mirror along each of some axes, each with probability `p` on its own."""
 
     name: Literal["flip"] = "flip"
     p: Fraction = 0.5
     """Probability for each axis."""
-    axes: tuple[Axis, ...] = ("z", "y", "x")
+    axes: Axes = ("z", "y", "x")
     """Axes that may be mirrored, by name or as 0, 1, 2."""
 
     def sample_symmetry(self, rng: np.random.Generator, spacing: Spacing) -> Symmetry:
@@ -46,7 +57,7 @@ class QuarterTurn(ExactAugmentation):
 
     name: Literal["quarter_turn"] = "quarter_turn"
     p: Fraction = 0.5
-    planes: tuple[tuple[Axis, Axis], ...] = (("z", "y"), ("z", "x"), ("y", "x"))
+    planes: tuple[Plane, ...] = (("z", "y"), ("z", "x"), ("y", "x"))
     """Planes of rotation; the three together reach the 24 orientations of a cube."""
 
     def sample_symmetry(self, rng: np.random.Generator, spacing: Spacing) -> Symmetry:
@@ -57,7 +68,7 @@ class QuarterTurn(ExactAugmentation):
 
 
 @lru_cache(maxsize=64)
-def _turns(planes: tuple[tuple[Axis, Axis], ...], spacing: Spacing) -> tuple[Symmetry, ...]:
+def _turns(planes: tuple[Plane, ...], spacing: Spacing) -> tuple[Symmetry, ...]:
     """Every turn that the planes reach on voxels of this spacing, the identity left out."""
     generators: list[Symmetry] = []
     for first, second in planes:

@@ -30,6 +30,9 @@ from vcmodels.section import Fraction
 if TYPE_CHECKING:
     from albumentations.core.transforms_interface import BasicTransform
 
+Zoom = Annotated[float, Field(gt=0, le=1)]
+Zooms = Annotated[tuple[Zoom, Zoom], AfterValidator(ordered)]
+"""Lowest and highest part that is left, above 0."""
 Count = Annotated[int, Field(ge=1, le=1000)]
 Counts = Annotated[tuple[Count, Count], AfterValidator(ordered)]
 """Fewest and most."""
@@ -122,14 +125,14 @@ class LowResolution(IntensityAugmentation):
 
     name: Literal["low_resolution"] = "low_resolution"
     p: Fraction = 0.15
-    zoom: Fractions = (0.5, 1.0)
+    zoom: Zooms = (0.5, 1.0)
     """Lowest and highest fraction of the resolution that is left."""
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         zoom = rng.uniform(*self.zoom)
         shape = image.shape[1:]
         coarse = [max(1, round(n * zoom)) for n in shape]
-        batch = torch.from_numpy(np.ascontiguousarray(image))[None]
+        batch = torch.tensor(image)[None]
         picked = F.interpolate(batch, size=coarse, mode="nearest-exact")
         return F.interpolate(picked, size=shape, mode="trilinear")[0].numpy()
 

@@ -4,6 +4,7 @@ The spline is separable, so that the field and its exact derivatives on every vo
 three small matrix products (free-form deformation; Rueckert et al. 1999, IEEE TMI 18(8)).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -31,41 +32,38 @@ class Lattice:
     offsets: np.ndarray
     distance: tuple[float, float, float]
 
-    def basis(self, shape: Shape, *, along: int | None = None) -> tuple[np.ndarray, ...]:
-        """One matrix (voxels, control points) float32 per axis; their product is the field.
+    def basis(
+        self, positions: Sequence[np.ndarray], *, along: int | None = None
+    ) -> tuple[np.ndarray, ...]:
+        """One matrix (positions, control points) float32 per axis; their product is the field.
 
         Args:
-            shape: voxels along (z, y, x), centred on the lattice.
-            along: give the matrix of this axis as the derivative by voxel position.
+            positions: for z, y, x, offsets from the centre of the patch in voxels.
+            along: give the matrix of this axis as the derivative by position.
         """
         return tuple(
-            _spline_weights(_centred(count), points, distance, derivative=axis == along)
-            for axis, (count, points, distance) in enumerate(
-                zip(shape, self.offsets.shape[1:], self.distance, strict=True)
+            _spline_weights(place, points, distance, derivative=axis == along)
+            for axis, (place, points, distance) in enumerate(
+                zip(positions, self.offsets.shape[1:], self.distance, strict=True)
             )
         )
 
-    def reach(self, shape: Shape) -> np.ndarray:
-        """Upper bound of the displacement along (z, y, x) on voxels of `shape`, (3,) float64.
+    def displacement(self, positions: Sequence[np.ndarray]) -> np.ndarray:
+        """The field at every combination of positions: (3, z, y, x) float32, in voxels."""
+        z, y, x = self.basis(positions)
+        partial = np.einsum("aijk,xk->aijx", self.offsets, x)
+        partial = np.einsum("aijx,yj->aiyx", partial, y)
+        return np.einsum("aiyx,zi->azyx", partial, z)
 
-        The spline never leaves the hull of its control points, but usually stays far inside. Eight
-        samples a control interval come closer: a parabola between samples rises by at most
-        (3/16)^2 / 2 * 4 = 0.07 of the largest control value, as no second derivative exceeds
-        4 of it per squared interval.
+    @property
+    def sampling_error(self) -> np.ndarray:
+        """How much the field can exceed its largest value at 8 samples a control interval, (3,).
+
+        No second derivative exceeds 4 control values per squared interval, and the largest value
+        is within 1/16 of an interval of a sample along each axis: (3/16)^2 / 2 * 4 = 0.07 of the
+        largest control value. Adding a linear map does not change this.
         """
-        hull = np.abs(self.offsets).max(axis=(1, 2, 3)).astype(np.float64)
-        weights = [
-            _spline_weights(
-                np.linspace(-(n - 1) / 2, (n - 1) / 2, 1 + ceil(8 * (n - 1) / distance)),
-                points,
-                distance,
-            )
-            for n, points, distance in zip(
-                shape, self.offsets.shape[1:], self.distance, strict=True
-            )
-        ]
-        seen = np.abs(_product(self.offsets, *weights)).max(axis=(1, 2, 3))
-        return np.minimum(hull, seen + 0.0704 * hull)
+        return 0.0704 * np.abs(self.offsets).max(axis=(1, 2, 3))
 
 
 def control_points(shape: Shape, distance: tuple[float, float, float]) -> Shape:
@@ -74,22 +72,16 @@ def control_points(shape: Shape, distance: tuple[float, float, float]) -> Shape:
     return z, y, x
 
 
-def _centred(count: int) -> np.ndarray:
-    """Positions of `count` voxels relative to their centre."""
+def centred(count: int) -> np.ndarray:
+    """Offsets of `count` voxels from their centre, float64."""
     return np.arange(count) - (count - 1) / 2
-
-
-def _product(offsets: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    partial = np.einsum("aijk,xk->aijx", offsets, x)
-    partial = np.einsum("aijx,yj->aiyx", partial, y)
-    return np.einsum("aiyx,zi->azyx", partial, z)
 
 
 def _spline_weights(
     positions: np.ndarray, points: int, distance: float, *, derivative: bool = False
 ) -> np.ndarray:
     """(positions, points) float32: the cubic B-spline of each control point, or its slope."""
-    t = positions[:, None] / distance - _centred(points)
+    t = positions[:, None] / distance - centred(points)
     near, far = np.abs(t), np.clip(2 - np.abs(t), 0, 1)
     if derivative:
         slope = np.where(near < 1, 1.5 * near**2 - 2 * near, -(far**2) / 2)

@@ -13,6 +13,7 @@ from vcmodels.augment.base import (
     ExactAugmentation,
     LinearAugmentation,
 )
+from vcmodels.augment.lattice import centred
 from vcmodels.augment.transform import Spacing, SpatialTransform
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import IDENTITY, Symmetry
@@ -124,7 +125,7 @@ def _warp(
 ) -> tuple[Tensor, Arrays, Arrays]:
     """Resample everything on one grid, then turn the values of the labels."""
     shape = transform.warped_shape(patch)
-    grid = _sampling_grid(transform, shape, patch, spacing, image.device)
+    grid = _sampling_grid(transform, shape, image.shape[1:], spacing, image.device)
     smooth = {n: label for n, label in labels.items() if targets[n].interpolation == "linear"}
     rough = {n: label for n, label in labels.items() if n not in smooth}
     # Most masks are true everywhere: sampling them would cost as much as a label.
@@ -159,20 +160,24 @@ def _sample(groups: Sequence[Arrays], grid: Tensor, mode: str) -> list[Arrays]:
 
 
 def _sampling_grid(
-    transform: SpatialTransform, shape: Shape, patch: Shape, spacing: Spacing, device: torch.device
+    transform: SpatialTransform,
+    shape: Shape,
+    crop: Sequence[int],
+    spacing: Spacing,
+    device: torch.device,
 ) -> Tensor:
     """Where each voxel reads the crop, as `grid_sample` wants it: (1, Z, Y, X, 3), last axis x, y, z."""
     matrix = torch.as_tensor(transform.voxel_matrix(spacing), dtype=torch.float32, device=device)
-    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]
+    voxels = [centred(n) for n in shape]
     z, y, x = (
-        matrix[:, axis].view(3, 1, 1, 1) * along.view([-1 if a == axis else 1 for a in range(3)])
-        for axis, along in enumerate(axes)
+        torch.outer(column, torch.as_tensor(places, dtype=torch.float32, device=device))
+        for column, places in zip(matrix.T, voxels, strict=True)
     )
-    position = (z + y) + x
+    position = (z[:, :, None, None] + y[:, None, :, None]) + x[:, None, None, :]
     for lattice in transform.lattices:
-        position += _spline(lattice.offsets, lattice.basis(shape), device)
+        position += _spline(lattice.offsets, lattice.basis(voxels), device)
     # From voxels off the centre to -1 ... 1 between the centres of the outermost voxels.
-    for axis, extent in enumerate(transform.input_shape(patch, spacing)):
+    for axis, extent in enumerate(crop):
         position[axis] *= 2 / max(extent - 1, 1)
     return position.flip(0).movedim(0, -1)[None]
 
@@ -187,10 +192,11 @@ def _jacobian(
         return matrix
     field = matrix.view(3, 3, 1, 1, 1).repeat(1, 1, *shape)
     side = np.asarray(spacing, dtype=np.float32)
+    voxels = [centred(n) for n in shape]
     for lattice in transform.lattices:
         for axis in range(3):
             offsets = lattice.offsets * (side / side[axis])[:, None, None, None]
-            field[:, axis] += _spline(offsets, lattice.basis(shape, along=axis), device)
+            field[:, axis] += _spline(offsets, lattice.basis(voxels, along=axis), device)
     return field
 
 

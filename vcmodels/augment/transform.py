@@ -1,7 +1,7 @@
 """One sampled geometric change: small enough to travel beside a sample from worker to device."""
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor, inf
 from typing import ClassVar
 
 import numpy as np
@@ -66,12 +66,28 @@ class SpatialTransform:
         if self.is_exact:
             return shape
         half = (np.asarray(shape) - 1) / 2
-        reach = np.abs(self.voxel_matrix(spacing)) @ half
-        for lattice in self.lattices:
-            reach += lattice.reach(shape)
+        reach = self._reach(shape, spacing)
         # Rounding must not ask for one voxel more: a sample 1e-4 outside reads the border voxel.
         z, y, x = (n + 2 * ceil(r) for n, r in zip(shape, reach - half - 1e-4, strict=True))
         return z, y, x
+
+    def _reach(self, shape: Shape, spacing: Spacing) -> np.ndarray:
+        """Upper bound of how far from the centre the warp reads along (z, y, x), in voxels."""
+        places = [
+            np.linspace(-(n - 1) / 2, (n - 1) / 2, self._samples(n, axis))
+            for axis, n in enumerate(shape)
+        ]
+        offsets = np.stack(np.meshgrid(*places, indexing="ij"))
+        read = np.einsum("ij,jzyx->izyx", self.voxel_matrix(spacing), offsets)
+        for lattice in self.lattices:
+            read += lattice.displacement(places)
+        error = sum(lattice.sampling_error for lattice in self.lattices)
+        return np.abs(read).max(axis=(1, 2, 3)) + error
+
+    def _samples(self, extent: int, axis: int) -> int:
+        """Both ends, and eight for each control interval, but no more than there are voxels."""
+        interval = min((lattice.distance[axis] for lattice in self.lattices), default=inf)
+        return min(extent, 2 + floor(8 * (extent - 1) / interval))
 
     def input_box(self, patch: Box, spacing: Spacing) -> Box:
         """The crop of `input_shape` for the patch at a place, with the same centre.
