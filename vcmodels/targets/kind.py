@@ -89,15 +89,14 @@ def _replace_legacy_loss(key: str, block: dict[str, Any], notes: list[str]) -> s
     if "loss" in block:
         raise TaskError(f"{key}.loss_fn", 'given beside "loss"', "keep one of the two")
     kind, weights = LEGACY_LOSSES[loss_fn]
-    for argument in arguments:
-        if argument not in weights:
-            raise TaskError(
-                f"{key}.loss_kwargs.{argument}",
-                f"{loss_fn} has no such argument here",
-                f"known: {', '.join(weights)}" if weights else "leave it out",
-            )
+    if arguments and set(arguments) != set(weights):
+        raise TaskError(
+            f"{key}.loss_kwargs",
+            f"{loss_fn} is read with {' and '.join(weights) or 'none'}, got {', '.join(arguments)}",
+            "leave them out" if not weights else 'or use "loss"',
+        )
     if arguments:
-        block["loss"] = {loss: arguments.get(arg, 0.0) for arg, loss in weights.items()}
+        block["loss"] = {loss: arguments[name] for name, loss in weights.items()}
     elif loss_fn == "BCEWithLogitsLoss":
         block["loss"] = "bce"
     trained = block.get("loss", dict(KINDS[kind].default_loss))

@@ -44,12 +44,17 @@ def countable(stored: np.ndarray, target: Target) -> np.ndarray:
         (1, Z, Y, X) bool.
     """
     if stored.dtype.kind == "f":
-        valid = np.isfinite(stored).all(0, keepdims=True)
+        valid = ~any_channel(~np.isfinite(stored))
     else:
         valid = np.ones((1, *stored.shape[1:]), bool)
     ignored = target.ignore_label
     for value in ignored if isinstance(ignored, list) else [] if ignored is None else [ignored]:
-        np.logical_and(valid, (stored != value).any(0, keepdims=True), out=valid)
+        valid &= any_channel(stored != value)
     if target.loss_only_on_label:
-        np.logical_and(valid, (stored != 0).any(0, keepdims=True), out=valid)
+        valid &= any_channel(stored != 0)
     return valid
+
+
+def any_channel(mask: np.ndarray) -> np.ndarray:
+    """Where any channel is true: (S, Z, Y, X) bool -> (1, Z, Y, X) bool."""
+    return mask if len(mask) == 1 else np.logical_or.reduce(mask, axis=0, keepdims=True)

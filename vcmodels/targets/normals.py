@@ -17,7 +17,7 @@ from vcmodels.metrics.sums import ratio
 from vcmodels.section import Section
 from vcmodels.targets.base import Sums, Target
 from vcmodels.targets.codes import check_dtype, encode_float
-from vcmodels.targets.labels import countable
+from vcmodels.targets.labels import any_channel, countable
 from vcmodels.targets.vectors import SHORTEST, outer_products, principal_axes, pull_back, unit
 
 LINEAR_CODES: Mapping[str, tuple[float, float]] = {
@@ -102,9 +102,9 @@ class NormalsTarget(Target):
         """
         scale, offset = self._label_scale(stored.dtype)
         valid = countable(stored, self)
-        valid &= (stored != 0).any(0, keepdims=True)
+        valid &= any_channel(stored != 0)
         if self.label_encoding and self.label_encoding.zero_code is not None:
-            valid &= (stored != self.label_encoding.zero_code).any(0, keepdims=True)
+            valid &= any_channel(stored != self.label_encoding.zero_code)
         with np.errstate(over="ignore", invalid="ignore"):
             vectors = stored.astype(np.float32)
             if (scale, offset) != (1.0, 0.0):
@@ -166,7 +166,7 @@ class NormalsTarget(Target):
         """Vectors (z, y, x), of length 1 to within half a step; 0 where nothing was predicted."""
         scale, offset = LINEAR_CODES[stored.dtype.name]
         vectors = stored.astype(np.float32) * np.float32(scale) + np.float32(offset)
-        vectors *= (stored != 0).any(0, keepdims=True)
+        vectors *= any_channel(stored != 0)
         return np.ascontiguousarray(self._in_other_order(vectors))
 
     def output_channels(self, dtype: np.dtype) -> int | None:

@@ -25,7 +25,7 @@ from vcmodels.targets.codes import (
     encode_range,
     range_attributes,
 )
-from vcmodels.targets.labels import countable, refuse_first
+from vcmodels.targets.labels import any_channel, countable, refuse_first
 
 
 class LinearEncoding(Section):
@@ -81,9 +81,9 @@ class RegressionTarget(Target):
                 label *= np.float32(self.label_encoding.scale)
                 label += np.float32(self.label_encoding.offset)
         if stored.dtype.kind == "f":  # A float64 may be finite and its float32 not.
-            valid &= np.isfinite(label).all(0, keepdims=True)
+            valid &= ~any_channel(~np.isfinite(label))
         if "bce" in self.losses:
-            outside = ((label < 0) | (label > 1)).any(0, keepdims=True) & valid
+            outside = any_channel((label < 0) | (label > 1)) & valid
             if outside.any():
                 remedy = 'loss "bce" takes labels in [0, 1]; give "encoding": {"scale": ...}'
                 refuse_first(outside, stored, remedy)

@@ -1,0 +1,179 @@
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from vcmodels.targets import MulticlassTarget
+from vcmodels.targets.labels import LabelError
+
+SHAPE = (6, 7, 8)
+GAPS = [0, 7, 255, 20]
+INTEGERS = [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, np.float32], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("values", [None, GAPS], ids=["indices", "gaps"])
+def test_stored_values_become_indices_in_every_dtype(dtype, values):
+    index = np.random.default_rng(0).integers(0, 4, (1, *SHAPE))
+    stored = np.asarray(values or [0, 1, 2, 3])[index].astype(dtype)
+    label, valid = MulticlassTarget(channels=4, label_values=values).read_label(stored)
+    np.testing.assert_array_equal(label, index)
+    assert label.dtype == np.float32
+    assert valid.all()
+
+
+def test_negative_label_values_are_values_like_any_other():
+    target = MulticlassTarget(channels=3, label_values=[-1, -128, 127])
+    stored = np.array([127, -1, -128], np.int8).reshape(1, 1, 1, 3)
+    label, _ = target.read_label(stored)
+    assert label.flatten().tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bad"),
+    [
+        (np.uint8, 3),
+        (np.uint8, 255),
+        (np.int8, -1),
+        (np.int16, -300),
+        (np.int64, -(2**40)),
+        (np.uint32, 2**32 - 1),
+        (np.float32, 0.5),
+        (np.float32, 3.0),
+        (np.float64, np.inf),
+    ],
+)
+def test_a_value_that_is_no_class_is_refused_with_its_place(dtype, bad):
+    stored = np.ones((1, *SHAPE), dtype)
+    stored[0, 2, 3, 4] = stored[0, 5, 6, 7] = bad
+    target = MulticlassTarget(channels=3)
+    if math.isinf(bad):  # not finite is "not valid" in every kind
+        assert not target.read_label(stored)[1][0, 2, 3, 4]
+        return
+    with pytest.raises(LabelError, match="the classes are 0, 1, 2;") as caught:
+        target.read_label(stored)
+    assert caught.value.value == bad
+    assert caught.value.place == (2, 3, 4)
+    assert f"value {bad} at (z, y, x) = (2, 3, 4)" in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    _, valid = MulticlassTarget(channels=3, ignore_label=int(bad) if bad != 0.5 else 0).read_label(
+        np.where(stored == bad, int(bad) if bad != 0.5 else 0, 1).astype(dtype)
+    )
+    assert (~valid).sum() == 2
+
+
+def test_many_classes_are_named_in_short():
+    with pytest.raises(LabelError, match=r"the classes are 0, 1, \.\.\. 299 \(300 values\)"):
+        MulticlassTarget(channels=300).read_label(np.full((1, *SHAPE), 300, np.uint16))
+
+
+def test_an_ignored_class_value_does_not_count():
+    stored = np.random.default_rng(0).choice(np.array([0, 1, 2, 9], np.uint8), (1, *SHAPE))
+    label, valid = MulticlassTarget(channels=3, ignore_label=[9, 2]).read_label(stored)
+    np.testing.assert_array_equal(valid, stored <= 1)
+    np.testing.assert_array_equal(label, np.where(stored <= 1, stored, 0))
+
+
+def test_loss_only_on_label_leaves_out_stored_zeros():
+    stored = np.random.default_rng(0).integers(0, 3, (1, *SHAPE)).astype(np.uint8)
+    _, valid = MulticlassTarget(channels=3, loss_only_on_label=True).read_label(stored)
+    np.testing.assert_array_equal(valid, stored > 0)
+
+
+def test_metrics_by_hand():
+    predicted = torch.tensor([0, 1, 1, 2, 2, 0])
+    label = torch.tensor([0.0, 1, 2, 2, 2, 1]).view(1, 1, 1, 1, 6)
+    valid = torch.tensor([True, True, True, True, True, False]).view(1, 1, 1, 1, 6)
+    prediction = torch.eye(4)[predicted].T.reshape(1, 4, 1, 1, 6)
+    target = MulticlassTarget(channels=4, label_values=GAPS)
+    found = target.summarise(target.measure(prediction, label, valid))
+    assert found.pop("dice_20") != found.get("dice_20")  # NaN: neither labelled nor predicted
+    wanted = {"dice_7": 2 / 3, "dice_255": 0.8, "dice": (2 / 3 + 0.8) / 2, "accuracy": 0.8}
+    assert found == pytest.approx(wanted)
+    nothing = target.measure(prediction, label, torch.zeros_like(valid))
+    assert all(math.isnan(v) for v in target.summarise(nothing).values())
+
+
+def test_a_label_seen_as_a_prediction_is_perfect():
+    target = MulticlassTarget(channels=4)
+    label = torch.randint(0, 4, (2, 1, *SHAPE)).float()
+    valid = torch.ones_like(label, dtype=torch.bool)
+    found = target.summarise(target.measure(target.as_prediction(label), label, valid))
+    assert set(found.values()) == {1.0}
+
+
+@pytest.mark.parametrize("values", [None, GAPS], ids=["indices", "gaps"])
+@pytest.mark.parametrize("name", ["uint8", "int16", "int32", "float16", "float32"])
+def test_classes_are_written_back_with_the_original_values(values, name):
+    target = MulticlassTarget(channels=4, label_values=values)
+    dtype = np.dtype(name)
+    probabilities = torch.randn(4, *SHAPE).softmax(0)
+    stored = target.encode(probabilities, dtype)
+    index = probabilities.argmax(0, keepdim=True).numpy()
+    assert stored.dtype == dtype
+    assert target.output_channels(dtype) is None
+    np.testing.assert_array_equal(stored, np.asarray(values or range(4))[index])
+    np.testing.assert_array_equal(target.decode(stored).argmax(0), index[0])
+    np.testing.assert_array_equal(target.decode(stored).sum(0), 1)
+    label, _ = target.read_label(stored)
+    np.testing.assert_array_equal(label, index)
+    assert target.encoding(dtype)["label_values"] == (values or [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["uint8", "uint16", "float32"])
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**31))
+def test_probabilities_are_written_to_half_a_step(name, seed):
+    target, dtype = MulticlassTarget(channels=3, output="probabilities"), np.dtype(name)
+    torch.manual_seed(seed)
+    wanted = torch.randn(3, *SHAPE).softmax(0)
+    stored = target.encode(wanted, dtype)
+    assert target.output_channels(dtype) == len(stored) == 3
+    half_step = 0 if name == "float32" else 0.5 * target.encoding(dtype)["scale"] + 1e-6
+    np.testing.assert_allclose(target.decode(stored), wanted, rtol=0, atol=half_step)
+
+
+def test_a_dtype_that_cannot_hold_the_values_is_refused():
+    target = MulticlassTarget(channels=3, label_values=[0, 1, 300])
+    with pytest.raises(ValueError, match=r"as uint8 \(label values are 0, 1, 300\); use uint16"):
+        target.output_channels(np.dtype("uint8"))
+    negative = MulticlassTarget(channels=2, label_values=[0, -1])
+    with pytest.raises(ValueError, match=r"as uint16 .*; use int8, int16"):
+        negative.encode(torch.zeros(2, *SHAPE), np.dtype("uint16"))
+
+
+def test_a_nan_prediction_counts_as_probability_zero():
+    prediction = torch.tensor([[torch.nan, 0.2, 0.1], [torch.nan] * 3]).T.reshape(3, 1, 1, 2)
+    stored = MulticlassTarget(channels=3).encode(prediction, np.dtype("uint8"))
+    assert stored.flatten().tolist() == [1, 0]
+
+
+def test_classes_keep_their_colours():
+    target = MulticlassTarget(channels=20)
+    prediction = np.eye(20, dtype=np.float32)[:, None]
+    picture = target.picture(prediction)
+    assert picture.shape == (1, 20, 3)
+    assert picture.dtype == np.float32
+    assert (picture[0, 0] == 0).all()
+    assert len(np.unique(picture[0, :9], axis=0)) == 9
+    np.testing.assert_array_equal(picture[0, 9], picture[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"channels": 1}, "greater than or equal to 2"),
+        ({"channels": 3, "label_values": [0, 1]}, "must name 3 different values"),
+        ({"channels": 3, "label_values": [0, 1, 1]}, "must name 3 different values"),
+        ({"loss": "bce"}, 'no loss "bce" for this kind; choose from ce, soft_dice'),
+    ],
+)
+def test_what_does_not_fit_is_refused(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        MulticlassTarget(**keys)
