@@ -197,7 +197,8 @@ def _best_cut(
     for axis in range(3):
         start = np.sort(origins[:, axis])
         end = start + patch[axis]
-        cuts = np.unique(np.concatenate([end, start - guard[axis]]))
+        # A cut behind the last training patch is as good for training and loses no more patches.
+        cuts = np.unique(end)
         trained = np.searchsorted(end, cuts, side="right")
         validated = len(start) - np.searchsorted(start, cuts + guard[axis], side="left")
         for cut, a, b in zip(cuts.tolist(), trained.tolist(), validated.tolist(), strict=True):

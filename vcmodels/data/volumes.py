@@ -71,7 +71,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     found: list[TaskVolume] = []
     names: dict[str, int] = {}
     for number, entry in enumerate(task.dataset_config.volume_paths):
-        key = f"dataset_config.volume_paths[{number}]"
+        key = f"dataset_config.volume_paths.{number}"
         for place in _places(entry, key):
             name = _unique(_name(entry, place), names)
             found.append(_open(entry, place, name, key, task.dataset_config.targets))
