@@ -1,0 +1,114 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from vcmodels.geometry.boxes import Box
+from vcmodels.inference.journal import Journal
+
+KILLS = 5
+
+
+class Slow(nn.Module):
+    """Depends on the place in the patch, and leaves time to be killed."""
+
+    def forward(self, image, targets):
+        time.sleep(0.004)
+        ramp = np.sin(np.arange(image[0, 0].numel(), dtype=np.float32)).reshape(image[0, 0].shape)
+        return {name: (image[:, :1] + image.new_tensor(ramp),) for name in targets}
+
+
+def volume():
+    values = np.random.default_rng(3).random((40, 30, 31), np.float32)
+    values[8:16] = 0
+    return values
+
+
+def test_a_stopped_run_continues_to_the_same_bytes(workplace):
+    reference = workplace(volume(), network=Slow())
+    reference.run(memory_gb=4e-4)
+    work = workplace(volume(), network=Slow())
+    counts = []
+    for batches in (20, 35, 10**9):
+        left = iter(range(batches))
+        report = work.run(
+            memory_gb=4e-4, options={"should_stop": lambda left=left: next(left, None) is None}
+        )
+        counts.append(report.patches)
+    assert report.is_complete
+    assert counts[0] == 21
+    assert work.hashes() == reference.hashes()
+
+
+def test_a_run_continues_with_other_units(workplace):
+    reference = workplace(volume(), network=Slow())
+    reference.run()
+    work = workplace(volume(), network=Slow())
+    left = iter(range(40))
+    work.run(memory_gb=3e-4, options={"should_stop": lambda: next(left, None) is None})
+    assert Journal(work.folder / "out" / "net.zarr").done()
+    assert work.run(memory_gb=1.0).is_complete
+    assert work.hashes() == reference.hashes()
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+import numpy as np
+from conftest import Workplace
+from test_resume import Slow, volume
+work = object.__new__(Workplace)
+work.folder, work.store, work.network = Path({folder!r}), {store!r}, Slow()
+print("ready", flush=True)
+work.run(memory_gb=4e-4)
+"""
+
+
+@pytest.mark.slow
+def test_kill_nine_anywhere_then_the_same_bytes_and_no_litter(workplace):
+    reference = workplace(volume(), network=Slow())
+    begun = time.monotonic()
+    reference.run(memory_gb=4e-4)
+    duration = time.monotonic() - begun
+    work = workplace(volume(), network=Slow())
+    here = str(Path(__file__).parent)
+    program = CHILD.format(here=here, folder=str(work.folder), store=work.store)
+    rng = np.random.default_rng(0)
+    killed = 0
+    for _ in range(KILLS):
+        child = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0, duration / 2))
+        child.send_signal(signal.SIGKILL)
+        killed += child.wait() == -signal.SIGKILL
+        child.stdout.close()
+    assert killed >= 2
+    work.run(memory_gb=4e-4)
+    assert work.hashes() == reference.hashes()
+    assert not list(work.folder.rglob("*.partial"))
+    assert not list((work.folder / "out").glob(".*"))
+
+
+def test_a_torn_last_line_of_the_journal_is_dropped(tmp_path):
+    journal = Journal(tmp_path)
+    journal.begin({"a": 1})
+    boxes = [Box((0, 0, 0), (8, 9, 10)), Box((8, 0, 0), (8, 9, 10))]
+    for box in boxes:
+        journal.mark(box)
+    with (tmp_path / ".vcmodels" / "done.jsonl").open("a") as file:
+        file.write("[[16, 0")
+    assert journal.done() == boxes
+    journal.mark(Box((16, 0, 0), (8, 9, 10)))
+    assert len(journal.done()) == 3
