@@ -41,7 +41,7 @@ def _patch_faults(task: Task) -> Iterator[Fault]:
         try:
             task.model.check_patch(patch, _UNKNOWN_SPACING)
         except ValueError as error:
-            found, _, remedy = str(error).partition("; ")
+            found, _, remedy = str(error).partition(". ")
             yield Fault(path, found, remedy or "change it, or model_config")
     stride = task.dataset_config.patch_stride
     if stride and any(s > p for s, p in zip(stride, task.tr_params.patch_size, strict=True)):

@@ -64,6 +64,8 @@ def unfolded(path: Path) -> Path:
 def _fault(detail: ErrorDetails, data: object, root: Schema) -> Fault:
     kind, context = detail["type"], detail.get("ctx", {})
     inner = real_path(detail["loc"], data, detail["type"] == "missing")
+    if kind == "missing" and isinstance(detail["loc"][-1], int):  # of a list of fixed length
+        kind, inner = "too_short", inner[:-1]
     path = unfolded(inner)
     if kind == "extra_forbidden":
         options = branches(schema_at(path[:-1], root, data), root, value_at(inner[:-1], data))
@@ -89,8 +91,12 @@ def _wrong_tag(path: Path, tag: str, data: object, root: Schema) -> Fault:
     if block is None:
         return Fault(path, f"found {shown(value_at(path, data))}", "give an object")
     value = block.get(tag)
-    if value is None:
-        return Fault((*path, tag), MISSING, f"give one of {listed(choices)}")
+    if tag not in block:
+        typo = nearest(tag, block)
+        if typo is not None:
+            return Fault((*path, typo), "unknown key", f'did you mean "{tag}"?', tag)
+        beside = f" beside {listed(block)}" if block else ""
+        return Fault((*path, tag), MISSING + beside, f"give one of {listed(choices)}")
     guess = nearest(str(value), choices)
     remedy = f'did you mean "{guess}"? ' if guess else ""
     return Fault((*path, tag), f"found {shown(value)}", f"{remedy}give one of {listed(choices)}")

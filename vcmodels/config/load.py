@@ -62,6 +62,7 @@ def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, l
     lift(raw)
     apply_overrides(raw, overrides)
     notes = modernise(raw)
+    raw.setdefault("dataset_config", {})
     model = as_object(raw.setdefault("model_config", {}))
     if model is not None:
         model.setdefault("name", "residual_unet")

@@ -43,6 +43,8 @@ Task files of the original load as they are; each of these is accepted with a no
 | `inference_params.load_all`, `model_config.basic_module` | ignored |
 """
 
+_NEEDED = {"`dataset_config`": ("volume_paths", "targets")}
+"""Here or at the top level, so the schema cannot say it."""
 _LABEL_KEY = "NAME of a target"
 
 
@@ -68,7 +70,7 @@ def _sections(schema: Schema) -> Iterator[str]:
         "`dataset_config`", definitions["DatasetConfig"], schema, _about("dataset_config", top)
     )
     entry = definitions["VolumeEntry"]
-    about = entry["description"].replace("\n", " ")
+    about = entry["description"]
     yield _table("An entry of `volume_paths`", entry, schema, about)
     yield _table("`split` as an object", definitions["SplitAttribute"], schema)
     yield _table("`normalization` as an object", definitions["NormalizationConfig"], schema)
@@ -99,7 +101,7 @@ def _table(title: str, section: Schema, schema: Schema, about: str | None = None
     if about:
         lines += [about.replace("\n\n", "\n").replace("\n", " "), ""]
     lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    required = section.get("required", ())
+    required = section.get("required", _NEEDED.get(title, ()))
     for key, value in section["properties"].items():
         default = "required" if key in required else _default(value)
         lines.append(_row(f"`{key}`", wanted(value, schema), default, value.get("description", "")))
@@ -114,8 +116,6 @@ def _row(*cells: str) -> str:
 
 
 def _default(value: Schema) -> str:
-    if "const" in value:
-        return ""
     if "default" not in value:
         return "see below"
     text = json.dumps(value["default"])

@@ -18,7 +18,7 @@ from vcmodels.config.values import (
     Steps,
     Workers,
 )
-from vcmodels.section import Extent, Fraction, PatchShape, Section
+from vcmodels.section import Fraction, PatchShape, Section
 
 OutputType = Literal[
     "np.uint8", "np.uint16", "np.float16", "np.float32",
@@ -107,7 +107,7 @@ class TrainingParams(Section):
     amp: Amp = "auto"
     """Precision of convolutions; `auto` takes bf16 where it is native, else fp16 on CUDA."""
     compile: Compile = "auto"
-    """Compile the network; `auto` does on CUDA. Where it fails the network runs as it is."""
+    """Compile the network; `auto` does when enough steps are left to repay it."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Threads of torch on the CPU; all cores when null."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
@@ -173,6 +173,3 @@ class InferenceParams(Section):
         if isinstance(self.overlap, tuple):
             return self.overlap
         return (self.overlap, self.overlap, self.overlap)
-
-
-PatchStride = tuple[Extent, Extent, Extent]

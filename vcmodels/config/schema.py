@@ -1,11 +1,10 @@
-"""The JSON Schema of the task file; `python -m vcmodels.config.schema` prints it as markdown."""
+"""The JSON Schema of the task file."""
 
 import copy
 import functools
-import sys
 from typing import Any, get_args
 
-from vcmodels.config.markdown import document
+from vcmodels.augment import Augmentation
 from vcmodels.config.task import Scheme, Task
 
 _LABEL = {
@@ -33,6 +32,7 @@ def _schema() -> dict[str, Any]:
     normalization["anyOf"] = [by_name, {"$ref": normalization.pop("$ref")}]
     normalization["default"] = "zscore"
     _accept_names(schema)
+    _describe_inherited(definitions)
     schema["required"] = ["tr_params"]
     for section in (schema, *definitions.values()):
         if section.get("additionalProperties") is False:
@@ -40,6 +40,15 @@ def _schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "vcmodels task"
     return schema
+
+
+def _describe_inherited(definitions: dict[str, Any]) -> None:
+    """A member that only changes the default of a key of its base loses the text beside it."""
+    texts = {"p": Augmentation.model_fields["p"].description, "name": "Which one it is."}
+    for section in definitions.values():
+        for key, value in section.get("properties", {}).items():
+            if key in texts:
+                value.setdefault("description", texts[key])
 
 
 def _accept_names(schema: dict[str, Any]) -> None:
@@ -54,7 +63,3 @@ def _accept_names(schema: dict[str, Any]) -> None:
         "type": "string",
         "description": "Where an editor finds this schema; not read.",
     }
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document(task_schema()))

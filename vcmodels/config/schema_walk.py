@@ -5,6 +5,7 @@ from typing import Any
 
 from vcmodels.config.messages import Path, listed, shown
 from vcmodels.config.plain import as_list, as_object
+from vcmodels.config.values import NAME_RULE
 
 Schema = Mapping[str, Any]
 
@@ -86,6 +87,8 @@ def _phrase(schema: Schema, root: Schema) -> str:
     if kind in ("integer", "number"):
         noun = "an integer" if kind == "integer" else "a number"
         return noun + _range(schema)
+    if kind == "string" and "pattern" in schema:
+        return f"a name of {NAME_RULE}"
     if kind == "string":
         return "a text" if schema.get("maxLength", 1) else '""'
     if kind == "boolean":
@@ -100,6 +103,8 @@ def _phrase(schema: Schema, root: Schema) -> str:
 
 def _range(schema: Schema) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and "exclusiveMaximum" in schema:
+        return f" from {_number(low)} to below {_number(schema['exclusiveMaximum'])}"
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if low is not None and high is not None:
         return f" from {_number(low)} to {_number(high)}"
@@ -112,7 +117,7 @@ def _range(schema: Schema) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if abs(value) >= 1e7 else f"{value:.10g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.10g}"
 
 
 def _array_phrase(schema: Schema, root: Schema) -> str:
@@ -121,5 +126,7 @@ def _array_phrase(schema: Schema, root: Schema) -> str:
         inner = wanted(items[0], root)
         return f"a list of {len(items)}: each {inner}"
     inner = wanted(schema.get("items", {}), root)
-    least = " of at least one" if schema.get("minItems") else ""
-    return f"a list{least}" + (f": each {inner}" if inner else "")
+    least = schema.get("minItems")
+    return (
+        "a list" + (f" of at least {least}" if least else "") + (f": each {inner}" if inner else "")
+    )

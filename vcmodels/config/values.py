@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
-NAME_RULE = 'use 1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
+NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
 
 VOLUME_KEYS = (
     "input", "ref_label", "bbox", "split", "weight", "name", "level", "channel_axis", "spacing",
@@ -28,7 +28,7 @@ def check_name(name: str) -> str:
         ValueError: it is not.
     """
     if not re.fullmatch(NAME_PATTERN, name) or name.endswith("."):
-        raise ValueError(f"the name is not safe as a file name; {NAME_RULE}")
+        raise ValueError(f"the name is not safe as a file name; use {NAME_RULE}")
     if name.split(".")[0].lower() in _RESERVED or name.lower() == "zarr.json":
         raise ValueError("the name is reserved by the file system or the store; choose another")
     return name

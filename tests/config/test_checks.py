@@ -1,0 +1,58 @@
+import pytest
+
+from vcmodels.config import parse_task
+from vcmodels.errors import TaskError
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with an array in a group, whose folders do not end in .zarr."""
+    array = tmp_path / "store" / "group" / "ct"
+    array.mkdir(parents=True)
+    for folder in (array, array.parent, array.parent.parent):
+        (folder / "zarr.json").write_text("{}")
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["store", "store/", "./store/group", "store/group/ct/out", "other/../store/new", "link/out"],
+)
+@pytest.mark.parametrize("section", ["inference_params", "tr_params", "dataset_config"])
+def test_nothing_is_written_into_an_input(good, store, output, section, monkeypatch):
+    monkeypatch.chdir(store.parent)
+    (store.parent / "link").symlink_to(store)
+    key = {"inference_params": "output_dir", "tr_params": "ckpt_out_base"}.get(
+        section, "cache_file"
+    )
+    good["dataset_config"]["volume_paths"][0]["input"] = "store/group/ct/"
+    good[section][key] = output
+    with pytest.raises(TaskError, match=rf"^{section}\.{key}: .* lies in the input .*store \(data"):
+        parse_task(good, "task.json")
+
+
+def test_the_input_of_an_inference_is_guarded_too(good, store, monkeypatch):
+    monkeypatch.chdir(store.parent)
+    good["inference_params"] |= {"input_path": "store/group/ct", "output_dir": "store"}
+    with pytest.raises(TaskError, match=r"\(inference_params\.input_path\)"):
+        parse_task(good, "task.json")
+
+
+@pytest.mark.parametrize("output", ["", "storefront", "other", "s3://bucket/store"])
+def test_beside_an_input_is_fine(good, store, output, monkeypatch):
+    monkeypatch.chdir(store.parent)
+    good["inference_params"] |= {"input_path": "store/group/ct", "output_dir": output or "."}
+    parse_task(good, "task.json")
+
+
+def test_patterns_guard_the_folder_that_they_are_in(good, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good["inference_params"]["output_dir"] = "data/*.zarr/out"
+    with pytest.raises(TaskError, match="lies in the input"):
+        parse_task(good, "task.json")
+
+
+def test_a_variable_that_is_not_set_is_no_fault_before_the_volume_is_opened(good, monkeypatch):
+    monkeypatch.delenv("VCMODELS_DATA", raising=False)
+    good["dataset_config"]["volume_paths"][0]["input"] = "$VCMODELS_DATA/x.zarr"
+    parse_task(good, "task.json")
