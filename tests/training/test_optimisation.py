@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ def test_the_rate_warms_up_then_falls_to_zero():
     poly = [rate_factor("poly", step, 100, 10) for step in range(101)]
     assert poly[0] == pytest.approx(1 / 11)
     assert poly.index(max(poly)) == 10
-    assert all(a > b for a, b in zip(poly[10:], poly[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(poly[10:]))
     assert poly[100] == 0
     assert poly[55] == pytest.approx(0.45**0.9)
 

@@ -11,12 +11,12 @@ from vcmodels.checkpoint import save_checkpoint
 from vcmodels.data.loader import Batch
 from vcmodels.errors import RunError
 from vcmodels.reporting import Advance, Reporter
+from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board, append_json_line
 from vcmodels.training.counters import Counters
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner, StepResult
 from vcmodels.training.run_folder import RunFolder
-from vcmodels.training.stopping import StopSignals
 from vcmodels.training.validation import Validation, validate
 
 BAD_STEPS_IN_A_ROW = 10

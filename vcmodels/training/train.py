@@ -16,13 +16,13 @@ from vcmodels.data.split import Split, load_or_split
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.devices import choose_device
 from vcmodels.reporting import Reporter
+from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board
 from vcmodels.training.counters import Counters
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.run_folder import RunFolder
-from vcmodels.training.stopping import StopSignals
 
 COMPILE_REPAYS_AFTER_STEPS = 300
 """Compiling costs about a minute; it saves around half of a step of some tenths of a second."""
@@ -47,6 +47,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device, "tr_params.device")
+    volumes = open_volumes(task, reporter)
     with StopSignals() as stop, RunFolder(task) as run:
         if restart and (aside := run.move_aside()) is not None:
             reporter.say(f"moved the earlier run to {aside}")
@@ -55,9 +56,10 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             reporter.say(f"{run.path}: already complete ({settings.max_epoch} epochs)")
             return 0
 
-        volumes = open_volumes(task)
+        if resumed is None:  # a split that nothing was trained with binds nobody
+            (run.path / "splits.json").unlink(missing_ok=True)
         patches = load_or_find_patches(task, volumes, reporter)
-        split = load_or_split(task, volumes, patches)
+        split = load_or_split(task, volumes, patches, reporter)
         reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
         if resumed is not None:
             normalization = Normalization.from_dict(resumed.state["normalization"])
@@ -103,14 +105,20 @@ def datasets(
     """The training patches, and as many validation patches as one validation looks at."""
     settings = task.tr_params
     training = PatchDataset(
-        task, volumes, split.train, split.train_regions, normalization, settings.seed, augment=True
+        task,
+        volumes,
+        split.train,
+        split.train_regions,
+        normalization,
+        seed=settings.seed,
+        augment=True,
     )
     if not len(split.val):
         return training, None
     wanted = min(settings.max_val_steps_per_epoch * settings.batch_size, len(split.val))
     rows = split.val[np.linspace(0, len(split.val) - 1, wanted).astype(np.int64)]
     validation = PatchDataset(
-        task, volumes, rows, split.val_regions, normalization, settings.seed, augment=False
+        task, volumes, rows, split.val_regions, normalization, seed=settings.seed, augment=False
     )
     return training, validation
 

@@ -1,0 +1,258 @@
+"""Whole trainings of a tiny network on the phantom."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vcmodels.checkpoint import load_checkpoint
+from vcmodels.config import parse_task
+from vcmodels.errors import OutputError, RunError, TaskError
+from vcmodels.reporting import Silent
+from vcmodels.stopping import StopSignals
+from vcmodels.training import train
+from vcmodels.training.learner import Learner
+from vcmodels.training.loop import Loop
+from vcmodels.training.run_folder import RunFolder
+
+
+def run(task: dict, **kwargs) -> tuple[int, list[str]]:
+    reporter = Silent()
+    parsed, _ = parse_task(task, "task.json")
+    return train(parsed, reporter=reporter, **kwargs), reporter.lines
+
+
+def last(task: dict) -> dict:
+    settings = task["tr_params"]
+    return load_checkpoint(
+        Path(settings["ckpt_out_base"]) / f"{settings['model_name']}_last.pth"
+    ).state
+
+
+def with_folder(task: dict, folder: Path, **settings) -> dict:
+    copy = json.loads(json.dumps(task))
+    copy["tr_params"] |= {"ckpt_out_base": str(folder), **settings}
+    return copy
+
+
+def assert_same_state(a: dict, b: dict) -> None:
+    for part in ("model", "ema"):
+        for name, value in a[part].items():
+            assert torch.equal(value, b[part][name]), f"{part}.{name} differs"
+    for key, slot in a["optimizer"]["state"].items():
+        for name, value in slot.items():
+            assert torch.equal(value, b["optimizer"]["state"][key][name]), f"{key} {name} differs"
+    assert a["counters"] == b["counters"]
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    """Deliver SIGTERM in the middle of the given step."""
+    original = Learner.train_step
+
+    def train_step(self, batches):
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batches)
+
+    monkeypatch.setattr(Learner, "train_step", train_step)
+
+
+@pytest.mark.parametrize(
+    ("step", "workers", "accumulation"), [(0, 0, 1), (1, 0, 2), (4, 2, 1)], ids=str
+)
+def test_a_stopped_run_continues_bit_for_bit(
+    sheet_task, tmp_path, monkeypatch, step, workers, accumulation
+):
+    whole = with_folder(sheet_task, tmp_path / "whole", gradient_accumulation=accumulation)
+    assert run(whole)[0] == 0
+    parts = with_folder(
+        sheet_task,
+        tmp_path / "parts",
+        gradient_accumulation=accumulation,
+        num_dataloader_workers=workers,
+    )
+    with monkeypatch.context() as context:
+        stop_after(context, step)
+        code, lines = run(parts)
+    assert code == 128 + signal.SIGTERM
+    assert last(parts)["step"] == step + 1
+    assert f"stopped at step {step + 1}; the same command continues" in lines
+    parts["tr_params"]["num_dataloader_workers"] = 0
+    code, lines = run(parts)
+    assert code == 0
+    assert any(f"step {step + 1}" in line and "continuing" in line for line in lines)
+    assert_same_state(last(whole), last(parts))
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_bit_for_bit(sheet_task, tmp_path, task_file):
+    whole = with_folder(sheet_task, tmp_path / "whole", max_epoch=4)
+    assert run(whole)[0] == 0
+    killed = with_folder(sheet_task, tmp_path / "killed", max_epoch=4)
+    checkpoint = tmp_path / "killed" / "tiny_last.pth"
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, root / "train.py", task_file(killed)], stderr=subprocess.DEVNULL
+    ) as worker:
+        while not checkpoint.exists() and worker.poll() is None:
+            pass
+        worker.send_signal(signal.SIGKILL)
+    assert worker.returncode == -signal.SIGKILL
+    assert last(killed)["step"] < 12
+    assert run(killed)[0] == 0
+    assert_same_state(last(whole), last(killed))
+
+
+def test_a_finished_run_is_complete_and_restart_moves_it_aside(sheet_task, tmp_path):
+    sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 1}
+    folder = Path(sheet_task["tr_params"]["ckpt_out_base"])
+    assert run(sheet_task)[0] == 0
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"}
+    code, lines = run(sheet_task)
+    assert (code, lines[-1]) == (0, f"{folder}: already complete (1 epochs)")
+    assert before == {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"}
+    _, lines = run(sheet_task, restart=True)
+    aside = next(folder.glob("before-*"))
+    assert {p.name for p in aside.iterdir()} == set(before)
+    assert last(sheet_task)["step"] == 1
+
+
+def test_the_run_folder_holds_what_made_it(sheet_task):
+    run(sheet_task)
+    folder = Path(sheet_task["tr_params"]["ckpt_out_base"])
+    names = {p.name for p in folder.iterdir()}
+    assert names >= {
+        "task.json", "splits.json", "patches.json", "log.jsonl", "tensorboard",
+        "tiny_last.pth", "tiny_best.pth", "tiny_1.pth", "tiny_2.pth",
+    }  # fmt: skip
+    parsed, _ = parse_task(json.loads((folder / "task.json").read_text()), "task.json")
+    assert parsed == parse_task(sheet_task, "task.json")[0]
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [3, 6]
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "train/loss_sheet", "val/dice_sheet", "lr", "data_wait"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert set(events.Tags()["images"]) == {"images/sheet", "images/normals"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("initial_lr", 0.5), ("batch_size", 1), ("seed", 7), ("patch_size", [16, 16, 32])],
+)
+def test_a_changed_task_is_named_and_refused(sheet_task, key, value):
+    sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 1}
+    run(sheet_task)
+    folder = Path(sheet_task["tr_params"]["ckpt_out_base"])
+    before = (folder / "tiny_last.pth").read_bytes()
+    sheet_task["tr_params"][key] = value
+    with pytest.raises(TaskError, match=f"tr_params.{key}"):
+        run(sheet_task)
+    assert (folder / "tiny_last.pth").read_bytes() == before
+
+
+def test_more_epochs_continue_a_finished_run(sheet_task):
+    sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 2}
+    run(sheet_task)
+    sheet_task["tr_params"] |= {"max_epoch": 2}
+    assert run(sheet_task)[0] == 0
+    assert last(sheet_task)["step"] == 4
+
+
+def test_weights_only_starts_at_step_zero(sheet_task, tmp_path):
+    first = with_folder(sheet_task, tmp_path / "first", max_epoch=1)
+    run(first)
+    source = str(tmp_path / "first" / "tiny_best.pth")
+    second = with_folder(
+        sheet_task, tmp_path / "second", max_epoch=1, max_steps_per_epoch=1, initial_lr=1e-7,
+        checkpoint_path=source, load_weights_only=True,
+    )  # fmt: skip
+    run(second)
+    assert last(second)["step"] == 1
+    for name, value in load_checkpoint(Path(source)).state["ema"].items():
+        torch.testing.assert_close(value, last(second)["ema"][name], atol=1e-5, rtol=0)
+
+
+def test_a_second_training_on_the_folder_is_refused(sheet_task):
+    parsed, _ = parse_task(sheet_task, "task.json")
+    with (
+        RunFolder(parsed),
+        pytest.raises(OutputError, match=rf"in use by pid {os.getpid()} on host"),
+    ):
+        run(sheet_task)
+
+
+def test_a_loss_that_is_not_finite_skips_the_step_and_names_the_patch(sheet_task, monkeypatch):
+    original = Learner.loss
+
+    def loss(self, network, batch):
+        total, parts = original(self, network, batch)
+        return total * (float("nan") if self.step == 1 and self.network.training else 1.0), parts
+
+    monkeypatch.setattr(Learner, "loss", loss)
+    code, lines = run(sheet_task)
+    assert code == 0
+    assert any(line.startswith("step 2 skipped") and "(z, y, x)" in line for line in lines)
+    state = last(sheet_task)
+    assert all(bool(torch.isfinite(value).all()) for value in state["model"].values())
+    assert {int(slot["step"]) for slot in state["optimizer"]["state"].values()} == {5}
+
+
+def test_too_many_bad_steps_end_the_run_and_keep_the_checkpoint(sheet_task, monkeypatch):
+    sheet_task["tr_params"] |= {"max_steps_per_epoch": 20, "max_epoch": 1}
+    monkeypatch.setattr(
+        Learner, "loss", lambda self, network, batch: (next(network.parameters()).sum() * torch.nan, {})
+    )  # fmt: skip
+    with pytest.raises(RunError, match="10 steps in a row"):
+        run(sheet_task)
+
+
+def test_a_head_without_data_is_an_error(sheet_task, phantom):
+    sheet_task["dataset_config"]["targets"]["sheet"]["ignore_label"] = [0, 1, 2]
+    with pytest.raises(RunError, match=r"targets\.sheet: not one valid label voxel in epoch 1"):
+        run(sheet_task)
+
+
+def test_old_numbered_checkpoints_go_and_nothing_else(sheet_task):
+    sheet_task["tr_params"] |= {
+        "max_epoch": 4, "max_steps_per_epoch": 1, "keep_checkpoints": 1,
+    }  # fmt: skip
+    folder = Path(sheet_task["tr_params"]["ckpt_out_base"])
+    folder.mkdir(parents=True)
+    decoys = ["tiny_1.pth.backup", "tiny_x.pth", "other_1.pth"]
+    for name in decoys:
+        (folder / name).write_text("mine")
+    run(sheet_task)
+    assert all((folder / name).read_text() == "mine" for name in decoys)
+    assert sorted(p.name for p in folder.glob("tiny_[0-9].pth")) == ["tiny_4.pth"]
+
+
+def test_a_signal_before_the_loop_leaves_at_once():
+    with StopSignals() as stop:
+        with pytest.raises(SystemExit, match="130"):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.exit_code == 130
+
+
+def test_the_loop_saves_now_and_then_within_an_epoch(sheet_task, monkeypatch):
+    monkeypatch.setattr("vcmodels.training.loop.SAVE_EVERY_SECONDS", 0.0)
+    saved = []
+    original = Loop.save
+
+    def save(self, path):
+        saved.append((self.learner.step, path.name))
+        original(self, path)
+
+    monkeypatch.setattr(Loop, "save", save)
+    sheet_task["tr_params"]["max_epoch"] = 1
+    run(sheet_task)
+    assert [s for s in saved if s[1] == "tiny_last.pth"][:3] == [
+        (1, "tiny_last.pth"), (2, "tiny_last.pth"), (3, "tiny_last.pth"),
+    ]  # fmt: skip
