@@ -12,7 +12,7 @@ from vcmodels.augment import SpatialTransform, apply_intensity, sample_spatial
 from vcmodels.config import Task
 from vcmodels.data.normalization import Normalization, check_finite
 from vcmodels.data.patches import patch_stride
-from vcmodels.data.sampling import DrawOrder, Stream, generator, jittered
+from vcmodels.data.sampling import DrawOrder, Stream, generator, jittered, pushed_inside
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
@@ -105,11 +105,7 @@ class PatchDataset(Dataset[Sample]):
         volume, region, patch = self._patch(draw)
         place = Place(volume.name, patch.origin)
         try:
-            transform, crop = SpatialTransform.IDENTITY, patch
-            if self._augmentations:
-                rng = generator(self.seed, draw, Stream.SPACE)
-                transform = sample_spatial(self._augmentations, rng, self.patch, self.spacing)
-                crop = transform.input_box(patch, self.spacing)
+            transform, crop = self._crop(draw, region, patch)
             image = self._image(volume, region, crop)
             if self._augmentations:
                 rng = generator(self.seed, draw, Stream.INTENSITY)
@@ -128,6 +124,18 @@ class PatchDataset(Dataset[Sample]):
         if any(self._reach):
             patch = jittered(patch, region, self._reach, generator(self.seed, draw, Stream.JITTER))
         return self._volumes[number], region, patch
+
+    def _crop(self, draw: int, region: Box, patch: Box) -> tuple[SpatialTransform, Box]:
+        """The geometric augmentation of a draw, and what must be read for it.
+
+        A crop that would reach out of the region is moved into it where it fits: real voxels teach
+        more than padding. (Turned patches of unequal sides would otherwise be padded at borders.)
+        """
+        if not self._augmentations:
+            return SpatialTransform.IDENTITY, patch
+        rng = generator(self.seed, draw, Stream.SPACE)
+        transform = sample_spatial(self._augmentations, rng, self.patch, self.spacing)
+        return transform, pushed_inside(transform.input_box(patch, self.spacing), region)
 
     def _image(self, volume: TaskVolume, region: Box, crop: Box) -> np.ndarray:
         """The normalised crop (C, Z, Y, X) float32."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box
 
 
 class Stream(IntEnum):
@@ -66,14 +66,22 @@ class DrawOrder:
 def jittered(box: Box, region: Box, reach: Sequence[int], rng: np.random.Generator) -> Box:
     """Shift a patch at random by up to `reach` voxels along each axis, inside its region.
 
-    Along an axis where the region is no longer than the patch, it stays.
+    Along an axis where the region is shorter than the patch, it stays.
     """
-    shift = rng.integers([-r for r in reach], [r + 1 for r in reach])
+    drawn = rng.integers([-r for r in reach], [r + 1 for r in reach]).tolist()
     z, y, x = (
-        min(max(o + int(s), low), max(low + extent - n, low))
-        for o, s, n, low, extent in zip(
-            box.origin, shift, box.shape, region.origin, region.shape, strict=True
+        o + (shift if n <= extent else 0)
+        for o, shift, n, extent in zip(box.origin, drawn, box.shape, region.shape, strict=True)
+    )
+    return pushed_inside(Box((z, y, x), box.shape), region)
+
+
+def pushed_inside(box: Box, region: Box) -> Box:
+    """The box moved as little as needed to lie in the region, along the axes where it fits."""
+    z, y, x = (
+        min(max(o, low), low + extent - n) if n <= extent else o
+        for o, n, low, extent in zip(
+            box.origin, box.shape, region.origin, region.shape, strict=True
         )
     )
-    moved: Shape = (z, y, x)
-    return Box(moved, box.shape)
+    return Box((z, y, x), box.shape)

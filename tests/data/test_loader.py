@@ -1,0 +1,140 @@
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from vcmodels.data import loader
+from vcmodels.data.dataset import PatchDataset
+from vcmodels.data.loader import batches, finish_batch
+from vcmodels.data.normalization import fit_normalization
+from vcmodels.data.patches import find_patches
+from vcmodels.data.split import split_patches
+from vcmodels.data.volumes import open_volumes
+from vcmodels.errors import RunError
+
+SHAPE = (14, 18, 44)
+
+
+class Slow(PatchDataset):
+    """Hangs, or dies, at draw 5."""
+
+    does = ""
+
+    def __getitem__(self, draw):
+        if draw == 5 and self.does == "hangs":
+            time.sleep(60)
+        if draw == 5 and self.does == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(draw)
+
+
+@pytest.fixture
+def dataset(make_task, store):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=SHAPE).astype(np.float32)
+    entry = {
+        "input": store("raw", image),
+        "sheet": store("sheet", (image > 0.5).astype(np.uint8)),
+    }
+    task = make_task(
+        [entry],
+        patch_size=[6, 7, 8],
+        split_guard=4,
+        augment=[{"name": "flip", "p": 0.5}, {"name": "affine", "p": 0.5}, {"name": "noise"}],
+    )
+    volumes = open_volumes(task)
+    split = split_patches(task, volumes, find_patches(task, volumes))
+    fitted = fit_normalization(task, volumes, split.train_regions)
+    return Slow(task, volumes, split.train, split.train_regions, fitted, seed=3, augment=True)
+
+
+def finished(dataset, **options):
+    options = {"batch_size": 3, "first_draw": 0, "draws": 10, "workers": 0, **options}
+    return [
+        finish_batch(s, dataset.targets, dataset.patch, dataset.spacing, torch.device("cpu"))
+        for s in batches(dataset, **options)
+    ]
+
+
+def assert_equal(some, others):
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        assert one.places == other.places
+        assert torch.equal(one.image, other.image)
+        for name in one.labels:
+            assert torch.equal(one.labels[name], other.labels[name])
+            assert torch.equal(one.valid[name], other.valid[name])
+
+
+def test_workers_change_nothing_and_stay_for_the_next_call(dataset):
+    alone = finished(dataset)
+    assert [len(batch.image) for batch in alone] == [3, 3, 3, 1]
+    assert_equal(finished(dataset, workers=2), alone)
+    pids = set(loader._running[dataset].pool._processes)
+    assert_equal(finished(dataset, workers=2), alone)
+    assert set(loader._running[dataset].pool._processes) == pids
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_starting_at_a_draw_equals_continuing(dataset, workers):
+    whole = finished(dataset, batch_size=2, draws=60)
+    assert_equal(
+        finished(dataset, batch_size=2, first_draw=34, draws=26, workers=workers), whole[17:]
+    )
+
+
+def test_an_abandoned_iterator_leaves_the_workers_usable(dataset):
+    stream = batches(dataset, batch_size=2, first_draw=0, draws=1000, workers=1)
+    next(stream)
+    stream.close()
+    assert_equal(finished(dataset, workers=1), finished(dataset))
+
+
+def test_a_dead_worker_is_an_error_that_names_patches(dataset):
+    dataset.does = "dies"
+    started = time.monotonic()
+    with pytest.raises(RunError, match=r"a worker process died .* volume .* at \(z, y, x\)"):
+        finished(dataset, workers=1)
+    assert time.monotonic() - started < 30
+    assert dataset not in loader._running
+    dataset.does = ""
+    assert_equal(finished(dataset, workers=1), finished(dataset))
+
+
+def test_a_hanging_worker_is_an_error_that_names_the_patch(dataset):
+    dataset.does = "hangs"
+    place = dataset.place(5)
+    with pytest.raises(RunError, match="no answer from a worker for 8 s") as caught:
+        finished(dataset, workers=1, timeout_s=8.0)
+    assert caught.value.subject == str(place)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_keeps_its_parts_across_the_process_border(dataset, workers):
+    chunks = sorted(p for p in (dataset._volumes[0].inputs[0].location,))
+    for path in [p for c in chunks for p in __import__("pathlib").Path(c).rglob("c/*/*/*")]:
+        path.write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"chunk \(\d, \d, \d\): .* cannot be read") as caught:
+        finished(dataset, workers=workers)
+    assert type(caught.value).__name__ == "ChunkError"
+
+
+def test_stop_signals_do_not_reach_workers(dataset):
+    alone = finished(dataset)
+    finished(dataset, workers=1)
+    for pid in loader._running[dataset].pool._processes:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    assert_equal(finished(dataset, workers=1), alone)
+
+
+def test_workers_leave_when_the_dataset_is_let_go(dataset):
+    finished(dataset, workers=1)
+    workers = loader._running[dataset]
+    (process,) = workers.pool._processes.values()
+    workers.stop()
+    process.join(10)
+    assert process.exitcode == 0
