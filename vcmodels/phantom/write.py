@@ -1,0 +1,153 @@
+"""Writing the phantom, box by box, in memory that does not grow with the volume."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vcmodels.errors import OutputError
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.phantom.scan import MARGIN, Scan
+from vcmodels.phantom.scroll import Scroll
+from vcmodels.volumes import WritableArray, create_array, set_group_attributes
+from vcmodels.volumes.backend import ZarrFormat
+
+SPACING_UM = 7.91
+UNLABELLED = 2
+"""Value of `sheet` where nobody has labelled; name it as `ignore_label` in the task."""
+_WORK = 64  # voxels along each axis that are computed at once
+
+
+class Phantom(NamedTuple):
+    """The arrays of the phantom in a box."""
+
+    ct: np.ndarray
+    """(1, Z, Y, X) uint8."""
+    sheet: np.ndarray
+    """(1, Z, Y, X) uint8: 0 background, 1 sheet, 2 unlabelled."""
+    normals: np.ndarray
+    """(3, Z, Y, X) uint16, (x, y, z): component = v / 32767.5 - 1; 0, 0, 0 is unlabelled."""
+
+
+def make_phantom(shape: Sequence[int], box: Box, seed: int = 0) -> Phantom:
+    """The phantom's arrays in a box: a function of shape, seed and position alone."""
+    scroll = Scroll(_shape(shape), seed)
+    wide = box.grow((MARGIN, MARGIN, MARGIN))
+    surface = scroll.surface(wide)
+    ct = np.clip(np.rint(Scan(scroll).image(box, surface)), 0, 255).astype(np.uint8)
+    surface = surface.crop(box.slices(wide))
+    sheet = np.where(surface.labelled, surface.mask, UNLABELLED).astype(np.uint8)
+    normals = np.rint((surface.normals[::-1] + 1) * 32767.5).astype(np.uint16)
+    normals[:, ~(surface.has_normal & surface.labelled)] = 0
+    return Phantom(ct[None], sheet[None], normals)
+
+
+def write_phantom(
+    path: str,
+    *,
+    shape: Sequence[int] = (160, 224, 224),
+    seed: int = 0,
+    chunks: Sequence[int] = (64, 64, 64),
+    zarr_format: ZarrFormat = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a CT-like volume of a scroll with its sheet and normals, for demos, tests, benchmarks.
+
+    The store gets three arrays: `ct` (uint8), `sheet` (uint8: 0 background, 1 sheet, 2 unlabelled)
+    and `normals` ((3, Z, Y, X) uint16: unit normals that point outward, in the order x, y, z, as
+    v / 32767.5 - 1, with 0, 0, 0 where there is none). The voxels depend on shape and seed, not on
+    the chunks. Nothing appears at `path` until all is written.
+
+    Args:
+        path: the store to make, a local folder that does not exist.
+        shape: (z, y, x) voxels; the axis of the scroll is along z.
+        seed: of everything random.
+        chunks: (z, y, x) of the stored chunks.
+        zarr_format: 2 or 3.
+        progress: called with the voxels that are done and their total, after each piece.
+
+    Raises:
+        OutputError: `path` exists.
+        ValueError: shape or chunks are not three positive numbers.
+    """
+    size, unit = _shape(shape), _shape(chunks)
+    target = Path(path)
+    if target.exists():
+        raise OutputError(path, "exists already", "choose another path or remove it")
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    arrays = _create(str(partial), size, unit, seed, zarr_format)
+    done, total = 0, prod(size)
+    for piece in _pieces(size, unit):
+        _write_piece(arrays, size, piece, seed)
+        done += piece.voxels
+        if progress:
+            progress(done, total)
+    partial.rename(target)
+
+
+def _create(
+    root: str, shape: Shape, chunks: Shape, seed: int, zarr_format: ZarrFormat
+) -> tuple[WritableArray, WritableArray, WritableArray]:
+    about = {"phantom": "rolled sheet", "seed": seed}
+    set_group_attributes(root, about, zarr_format=zarr_format)
+
+    def array(name: str, channels: int, dtype: str, attributes: dict[str, object]) -> WritableArray:
+        lead = (channels,) if channels > 1 else ()
+        return create_array(
+            root,
+            name,
+            shape=(*lead, *shape),
+            chunks=(*lead, *chunks),
+            dtype=dtype,
+            zarr_format=zarr_format,
+            attributes=attributes,
+            spacing=(SPACING_UM, SPACING_UM, SPACING_UM),
+            unit="micrometer",
+        )
+
+    code = {"scale": 2 / 65535, "offset": -1.0, "zero_code": 0}
+    return (
+        array("ct", 1, "uint8", {}),
+        array(
+            "sheet", 1, "uint8", {"labels": {"0": "background", "1": "sheet", "2": "unlabelled"}}
+        ),
+        array("normals", 3, "uint16", {"vector_order": "xyz", "orientation": "oriented", **code}),
+    )
+
+
+def _write_piece(arrays: Sequence[WritableArray], shape: Shape, piece: Box, seed: int) -> None:
+    """Compute a piece in small boxes and write it once."""
+    whole = Phantom(
+        np.empty((1, *piece.shape), np.uint8),
+        np.empty((1, *piece.shape), np.uint8),
+        np.empty((3, *piece.shape), np.uint16),
+    )
+    for start in product(
+        *(range(o, e, _WORK) for o, e in zip(piece.origin, piece.end, strict=True))
+    ):
+        box = Box.between(start, [s + _WORK for s in start]).intersect(piece)
+        for out, part in zip(whole, make_phantom(shape, box, seed), strict=True):
+            out[(slice(None), *box.slices(piece))] = part
+    for array, data in zip(arrays, whole, strict=True):
+        array.write(piece, data)
+
+
+def _pieces(shape: Shape, chunks: Shape) -> Iterator[Box]:
+    """Boxes of whole chunks that cover the volume, each about as large as what is computed."""
+    steps = [-(-_WORK // c) * c for c in chunks]
+    whole = Box((0, 0, 0), shape)
+    for start in product(*(range(0, n, s) for n, s in zip(shape, steps, strict=True))):
+        end = [a + b for a, b in zip(start, steps, strict=True)]
+        yield Box.between(start, end).intersect(whole)
+
+
+def _shape(values: Sequence[int]) -> Shape:
+    if len(values) != 3 or min(values) < 1:
+        raise ValueError(f"expected three positive numbers (z, y, x), got {tuple(values)}")
+    z, y, x = (int(v) for v in values)
+    return z, y, x
