@@ -148,7 +148,7 @@ def test_a_dtype_that_cannot_hold_the_values_is_refused():
         negative.encode(torch.zeros(2, *SHAPE), np.dtype("uint16"))
 
 
-def test_a_nan_prediction_counts_as_probability_zero():
+def test_a_nan_prediction_is_never_the_likeliest():
     prediction = torch.tensor([[torch.nan, 0.2, 0.1], [torch.nan] * 3]).T.reshape(3, 1, 1, 2)
     stored = MulticlassTarget(channels=3).encode(prediction, np.dtype("uint8"))
     assert stored.flatten().tolist() == [1, 0]

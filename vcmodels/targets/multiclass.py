@@ -97,8 +97,7 @@ class MulticlassTarget(Target):
 
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Counts per class of the likeliest class against the label."""
-        predicted = prediction.argmax(1, keepdim=True)
-        return class_confusion(predicted, label.long(), valid, self.channels)
+        return class_confusion(_likeliest(prediction), label.long(), valid, self.channels)
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """`dice` (mean over classes without the background), `dice_<value>`, `accuracy`.
@@ -113,12 +112,11 @@ class MulticlassTarget(Target):
         return {"dice": ratio(sum(known), len(known)), **per_class, "accuracy": accuracy}
 
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """The likeliest class's value, or round(max * p) per class; NaN counts as probability 0."""
+        """The likeliest class's value, or round(max * p) per class; NaN is never the likeliest."""
         self.output_channels(dtype)
         if self.output == "probabilities":
             return encode_range(prediction, 0.0, 1.0, dtype)
-        index = torch.nan_to_num(prediction, nan=0.0).argmax(0, keepdim=True).cpu().numpy()
-        return np.asarray(self.values).astype(dtype)[index]
+        return np.asarray(self.values).astype(dtype)[_likeliest(prediction).cpu().numpy()]
 
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         if self.output == "classes":
@@ -151,6 +149,19 @@ class MulticlassTarget(Target):
         """One fixed colour per class, class 0 black."""
         index = prediction.argmax(0)
         return COLOURS[np.where(index == 0, 0, (index - 1) % (len(COLOURS) - 1) + 1)]
+
+
+def _likeliest(prediction: Tensor) -> Tensor:
+    """The class of the largest of (..., C, Z, Y, X): (..., 1, Z, Y, X) int64; NaN never wins.
+
+    A running maximum: `argmax` over the channel axis takes 10 times as long on the CPU.
+    """
+    best = torch.full_like(prediction.select(-4, 0), -torch.inf)
+    index = torch.zeros_like(best, dtype=torch.int64)
+    for c, score in enumerate(prediction.unbind(-4)):
+        index.masked_fill_(score > best, c)
+        best = torch.fmax(best, score)
+    return index.unsqueeze(-4)
 
 
 def _positions(stored: np.ndarray, values: list[int]) -> np.ndarray:

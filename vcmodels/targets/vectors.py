@@ -40,7 +40,10 @@ def pull_back(vectors: Tensor, jacobian: Tensor) -> Tensor:
     rows = jacobian.to(vectors)
     if rows.ndim == 2:
         rows = rows[..., None, None, None]
-    return unit(sum((rows[i] * vectors[i] for i in range(1, 3)), rows[0] * vectors[0]))
+    # Written out: a matrix product may be rounded to bfloat16 or TF32 by autocast or the device.
+    turned = rows[0] * vectors[0]
+    turned.addcmul_(rows[1], vectors[1]).addcmul_(rows[2], vectors[2])
+    return unit(turned)
 
 
 def _signed_permutation(matrix: Tensor) -> list[tuple[int, float]] | None:
