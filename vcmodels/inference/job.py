@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
-from vcmodels.data.normalization import Normalization, volume_statistics
+from vcmodels.data.normalization import Normalization
 from vcmodels.devices import CompiledOrEager, choose_amp, choose_device
 from vcmodels.errors import TaskError
 from vcmodels.geometry.blocks import BoxSet, PatchGrid, column_edges
@@ -157,4 +157,4 @@ def _normalizer(normalization: Normalization, inputs: tuple[Volume, ...]) -> Nor
     """The checkpoint's normalisation; `per: volume` measures the new volume, all of it."""
     if normalization.per != "volume" or normalization.scheme == "none":
         return normalization.apply
-    return partial(normalization.apply, volume_stats=volume_statistics(inputs, inputs[0].box))
+    return partial(normalization.apply, volume_stats=normalization.of_volume(inputs, inputs[0].box))

@@ -19,6 +19,8 @@ from vcmodels.volumes import Volume
 
 WAITING_ROWS = 3
 """Finished rows that may wait for the writer, the one it works on included."""
+ENCODED_ROWS = 5
+"""Copies of a row, as float32, that its activation and encoding take at most."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Footprint:
     def _sums(self, y: int, x: int) -> int:
         depth, height, _ = self.grid.patch
         steps = self.grid.longest_step(0) * self.grid.longest_step(1)
-        rows = 2 * depth * height + (WAITING_ROWS + 2) * steps
+        rows = 2 * depth * height + (WAITING_ROWS + ENCODED_ROWS) * steps
         return 4 * self.averaged_channels * x * (self.grid.most_shared(0) * y + rows)
 
     def _slabs(self, y: int, x: int) -> int:
