@@ -1,6 +1,9 @@
+import gc
 import os
 import signal
 import time
+from multiprocessing.connection import wait
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +51,9 @@ def dataset(make_task, store):
     volumes = open_volumes(task)
     split = split_patches(task, volumes, find_patches(task, volumes))
     fitted = fit_normalization(task, volumes, split.train_regions)
-    return Slow(task, volumes, split.train, split.train_regions, fitted, seed=3, augment=True)
+    made = Slow(task, volumes, split.train, split.train_regions, fitted, seed=3, augment=True)
+    made.task = task
+    return made
 
 
 def finished(dataset, **options):
@@ -114,8 +119,8 @@ def test_a_hanging_worker_is_an_error_that_names_the_patch(dataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_keeps_its_parts_across_the_process_border(dataset, workers):
-    chunks = sorted(p for p in (dataset._volumes[0].inputs[0].location,))
-    for path in [p for c in chunks for p in __import__("pathlib").Path(c).rglob("c/*/*/*")]:
+    array = Path(dataset._volumes[0].inputs[0].location)
+    for path in (array / "c").glob("*/*/*"):
         path.write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"chunk \(\d, \d, \d\): .* cannot be read") as caught:
         finished(dataset, workers=workers)
@@ -132,9 +137,10 @@ def test_stop_signals_do_not_reach_workers(dataset):
 
 
 def test_workers_leave_when_the_dataset_is_let_go(dataset):
-    finished(dataset, workers=1)
-    workers = loader._running[dataset]
-    (process,) = workers.pool._processes.values()
-    workers.stop()
-    process.join(10)
-    assert process.exitcode == 0
+    rows, volumes, regions = dataset.rows, dataset._volumes, dataset._regions
+    other = Slow(dataset.task, volumes, rows, regions, dataset._normalization, seed=3, augment=True)
+    finished(other, workers=1)
+    (process,) = loader._running[other].pool._processes.values()
+    del other
+    gc.collect()
+    assert wait([process.sentinel], 10)
