@@ -52,6 +52,12 @@ def test_shape_type_input_and_seed(kind):
     assert change(kind(p=0), image) is image
 
 
+def test_the_number_of_blank_boxes_depends_on_the_seed_alone():
+    image, many = smooth_image(), BlankBoxes(p=1, count=(1, 50), size=(0.1, 0.1))
+    for seed in range(5):
+        np.testing.assert_array_equal(change(many, image, seed), change(many, image, seed))
+
+
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_a_constant_image_and_a_single_slice_stay_finite(kind):
     for image in (np.full(SHAPE, 3, np.float32), np.zeros((1, 1, 5, 7), np.float32)):
