@@ -59,13 +59,18 @@ class NetworkModule(Protocol):
 class Model(Section):
     """One kind of network. It takes ints and tuples, never the task."""
 
-    def check_patch(self, patch: Shape, spacing: Spacing) -> None:
+    @abstractmethod
+    def check_patch(self, patch: Shape, spacing: Spacing, planned: Shape | None = None) -> None:
         """Refuse a patch size that the network cannot take.
+
+        Args:
+            patch: length along (z, y, x) of what the network is to see.
+            spacing: voxel size along (z, y, x) that it was, or will be, planned for.
+            planned: the patch size that it was planned for: a trained network keeps its levels.
 
         Raises:
             ValueError: naming the axis, what was found and the nearest good values.
         """
-        self.describe(1, {"head": 1}, patch, spacing)
 
     @abstractmethod
     def build(

@@ -74,6 +74,11 @@ class ResidualUNet(Model):
             max_features=self.max_features,
         )
 
+    def check_patch(self, patch: Shape, spacing: Spacing, planned: Shape | None = None) -> None:
+        topology = self.plan(planned or patch, spacing)
+        self.blocks(len(topology.levels))
+        check_divisible(patch, topology.divisor)
+
     def blocks(self, levels: int) -> tuple[int, ...]:
         """Residual blocks of every level of the encoder.
 

@@ -136,13 +136,18 @@ def plan_kernels(strides: Sequence[Shape], spacing: Spacing) -> list[Shape]:
 
 
 def check_divisible(patch: Shape, divisor: Shape) -> None:
-    """Refuse a patch that the pooling does not divide.
+    """Refuse a patch that the pooling does not divide, or reduces to a single voxel.
 
     Raises:
         ValueError: naming every axis that does not fit, its length and the nearest good ones.
     """
+    if patch == divisor:
+        raise ValueError(
+            f"patch_size {list(patch)} leaves the deepest level one voxel, which an instance norm "
+            f"cannot take. Use twice that along an axis"
+        )
     faults = [
-        f"{n} along {axis} is not a multiple of {d} (nearest: {n // d * d}, {n // d * d + d})"
+        f"{n} along {axis} is not a multiple of {d} (nearest: {', '.join(map(str, multiples_around(n, d)))})"
         for axis, n, d in zip(AXES, patch, divisor, strict=True)
         if n % d
     ]
@@ -152,6 +157,12 @@ def check_divisible(patch: Shape, divisor: Shape) -> None:
             f"patch_size {list(patch)} does not fit the network: {'; '.join(faults)}. "
             f"Use {good}, or fewer levels with model_config.num_levels"
         )
+
+
+def multiples_around(n: int, divisor: int) -> list[int]:
+    """The multiples just below and above `n`, without 0."""
+    below = n // divisor * divisor
+    return [m for m in (below, below + divisor) if m]
 
 
 def total_stride(strides: Sequence[Shape]) -> Shape:

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from vcmodels.errors import TaskError, VolumeError
+from vcmodels.evaluation import evaluate
+from vcmodels.reporting import Silent
+from vcmodels.targets.binary import BinaryTarget
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def sheet_dice(world, at):
+    return pytest.approx(dice(world.probability[at] > 127.5, world.sheet[at] > 0), abs=1e-9)
+
+
+def test_the_held_out_region_is_scored(world):
+    reporter = Silent()
+    scores = evaluate(world.task(), reporter=reporter)
+    assert list(scores) == ["sheet", "normals"]
+    assert scores["sheet"]["dice"] == sheet_dice(world, np.s_[6:10, 0:14, 3:18])
+    assert reporter.lines[0] == "scoring sheet, normals on (z, y, x) = [6:10, 0:14, 3:18]"
+    assert any(line.startswith("sheet: dice 0.") for line in reporter.lines)
+
+
+def test_a_prediction_equal_to_its_label_is_perfect(world):
+    angle = evaluate(world.task())["normals"]
+    assert angle["angle_deg"] < 0.1
+
+
+def test_a_bbox_is_scored_instead(world):
+    scores = evaluate(world.task(), bbox=[(0, 3), (1, 9), (2, 18)])
+    assert scores["sheet"]["dice"] == sheet_dice(world, np.s_[0:3, 1:9, 2:18])
+
+
+def test_what_was_not_predicted_is_not_scored(world):
+    scores = evaluate(world.task(bbox=[[0, 8], [0, 14], [0, 18]]))
+    assert scores["sheet"]["dice"] == sheet_dice(world, np.s_[6:8, 0:14, 3:18])
+
+
+def test_targets_without_a_label_or_not_asked_for_are_left_out(world):
+    assert list(evaluate(world.task(output_targets=["normals"]))) == ["normals"]
+
+
+def test_a_random_split_says_that_it_is_no_held_out_score(world):
+    world.split([[[0, 10], [0, 14], [0, 18]]], mode="random")
+    reporter = Silent()
+    evaluate(world.task(), reporter=reporter)
+    assert "random split: voxels that were trained on are scored too" in reporter.lines
+
+
+def test_an_overlay_is_written(world, tmp_path):
+    path = tmp_path / "new" / "overlay.png"
+    evaluate(world.task(), overlay=path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_volume_that_the_task_does_not_know_is_refused(world, store):
+    store("other", np.zeros((10, 14, 18), np.uint8))
+    with pytest.raises(TaskError, match=r"is none of dataset_config\.volume_paths"):
+        evaluate(world.task(input_path=str(world.folder / "data.zarr/other")))
+
+
+def test_nothing_held_out_is_refused(world):
+    world.split([None])
+    with pytest.raises(TaskError, match=r"held out.*give a bbox"):
+        evaluate(world.task())
+
+
+def test_no_split_is_refused(world):
+    (world.folder / "run/splits.json").unlink()
+    with pytest.raises(TaskError, match=r"splits.json.*train first, or give a bbox"):
+        evaluate(world.task())
+
+
+def test_a_bbox_outside_is_refused(world):
+    with pytest.raises(TaskError, match=r"\[0:11, 0:14, 0:18\] is not inside"):
+        evaluate(world.task(), bbox=[(0, 11), (0, 14), (0, 18)])
+
+
+def test_an_unfinished_prediction_is_refused(world):
+    world.predict("depth", BinaryTarget(), world.probability, complete=False)
+    (world.folder / "out/net.zarr/sheet").rename(world.folder / "old")
+    with pytest.raises(VolumeError, match=r"there is no prediction; run infer.py"):
+        evaluate(world.task())
+    (world.folder / "out/net.zarr/depth").rename(world.folder / "out/net.zarr/sheet")
+    with pytest.raises(VolumeError, match="is not finished"):
+        evaluate(world.task())
+
+
+def test_a_prediction_of_other_settings_is_refused(world):
+    task = world.task()
+    normals = task.dataset_config.targets["normals"].model_copy(update={"vector_order": "zyx"})
+    config = task.dataset_config.model_copy(
+        update={"targets": {**task.dataset_config.targets, "normals": normals}}
+    )
+    with pytest.raises(VolumeError, match=r"vector_order.*restore the target's keys"):
+        evaluate(task.model_copy(update={"dataset_config": config}))

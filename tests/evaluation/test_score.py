@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from vcmodels.errors import VolumeError
+from vcmodels.evaluation import score_volume
+from vcmodels.evaluation.score import blocks_of
+from vcmodels.geometry.boxes import Box
+from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.multiclass import MulticlassTarget
+
+EXTENT = (10, 14, 18)
+INNER = Box((1, 2, 3), (7, 9, 11))
+
+
+def masks(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, EXTENT, dtype=np.uint8), rng.integers(0, 3, EXTENT, dtype=np.uint8)
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("block", [(128, 128, 128), (3, 5, 4), (1, 14, 18)], ids=str)
+def test_dice_is_that_of_the_whole_arrays_for_any_block(store, block):
+    codes, label = masks()
+    target = BinaryTarget(ignore_label=2)
+    scores = score_volume(
+        target, store("prediction", codes), store("label", label), INNER, block=block
+    )
+    at = INNER.slices()
+    counts = label[at] != 2
+    expected = dice((codes[at] > 127.5) & counts, (label[at] == 1) & counts)
+    assert scores["dice"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_dilated_label_is_right_at_block_borders(store):
+    codes, label = masks()
+    label = (label == 2) & (np.random.default_rng(1).random(EXTENT) < 0.05)
+    target = BinaryTarget(dilate_label=2)
+    volumes = store("prediction", codes), store("label", label.astype(np.uint8))
+    whole = score_volume(target, *volumes, INNER)
+    assert score_volume(target, *volumes, INNER, block=(2, 3, 4)) == pytest.approx(whole, abs=1e-9)
+    undilated = score_volume(BinaryTarget(), *volumes, INNER)
+    assert whole["precision"] > undilated["precision"] + 0.1
+
+
+def test_classes_are_scored_by_their_stored_values(store):
+    label = np.random.default_rng(0).choice(np.array([0, 3, 7], np.uint8), EXTENT)
+    predicted = np.where(label == 7, 3, label).astype(np.uint8)
+    target = MulticlassTarget(channels=3, label_values=[0, 3, 7])
+    scores = score_volume(target, store("prediction", predicted), store("label", label), INNER)
+    three, seven = (label == 3)[INNER.slices()].sum(), (label == 7)[INNER.slices()].sum()
+    assert scores["dice_3"] == pytest.approx(2 * three / (2 * three + seven))
+    assert scores["dice_7"] == 0
+
+
+def test_nothing_labelled_scores_nan_and_reads_no_prediction(store, monkeypatch):
+    prediction = store("prediction", masks()[0])
+    label = store("label", np.full(EXTENT, 2, np.uint8))
+    monkeypatch.setattr(
+        type(prediction), "_fetch", lambda self, where: pytest.fail("read") if self == prediction
+        else np.full([s.stop - s.start for s in where], 2, np.uint8),
+    )  # fmt: skip
+    scores = score_volume(BinaryTarget(ignore_label=2), prediction, label, INNER)
+    assert np.isnan(scores["dice"])
+
+
+def test_a_value_that_is_no_class_is_named_with_its_array(store):
+    codes, label = masks()
+    with pytest.raises(VolumeError, match=r"label.*data\.zarr/label.*2"):
+        score_volume(
+            MulticlassTarget(channels=2), store("p", codes * 0), store("label", label), INNER
+        )
+
+
+def test_wrong_arguments_are_refused(store):
+    codes, label = masks()
+    prediction, label = store("prediction", codes), store("label", label)
+    with pytest.raises(ValueError, match="is not inside the extent"):
+        score_volume(BinaryTarget(), prediction, label, Box((1, 0, 0), EXTENT))
+    with pytest.raises(ValueError, match=r"extent \(9, 14, 18\) and the label \(10, 14, 18\)"):
+        score_volume(BinaryTarget(), store("short", codes[:9]), label, INNER)
+
+
+def test_blocks_cover_the_box_once_on_the_grid_of_chunks():
+    seen = np.zeros(EXTENT, int)
+    parts = list(blocks_of(INNER, (4, 5, 6)))
+    for part in parts:
+        seen[part.slices()] += 1
+        assert all(
+            o // b == (e - 1) // b for o, e, b in zip(part.origin, part.end, (4, 5, 6), strict=True)
+        )
+    expected = np.zeros(EXTENT, int)
+    expected[INNER.slices()] = 1
+    np.testing.assert_array_equal(seen, expected)

@@ -1,0 +1,106 @@
+"""Scores of a stored prediction against labels, block by block."""
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+import torch
+
+from vcmodels.errors import VolumeError
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.targets.base import Sums, Target
+from vcmodels.volumes import Volume
+
+BLOCK: Shape = (128, 128, 128)
+
+
+def score_volume(
+    target: Target, prediction: Volume, label: Volume, box: Box, block: Shape = BLOCK
+) -> dict[str, float]:
+    """The metrics of a prediction over the valid voxels of a box.
+
+    Args:
+        target: the kind, with the keys that the prediction was encoded with.
+        prediction: as inference wrote it.
+        label: of the same extent.
+        box: what to score.
+        block: how much is held in memory at once; the result does not depend on it, but for the
+            order in which float64 sums are added.
+
+    Returns:
+        As from `Target.summarise`; NaN where no voxel is valid.
+
+    Raises:
+        ValueError: the extents differ, or the box is not inside them.
+        VolumeError: the label holds a value that its kind cannot have.
+    """
+    return target.summarise(sum_volume(target, prediction, label, box, block))
+
+
+def sum_volume(
+    target: Target, prediction: Volume, label: Volume, box: Box, block: Shape = BLOCK
+) -> Sums:
+    """The sums behind `score_volume`, which add over volumes."""
+    if prediction.extent != label.extent:
+        raise ValueError(
+            f"the prediction has extent {prediction.extent} and the label {label.extent}"
+        )
+    if not label.box.contains(box):
+        raise ValueError(f"{box} is not inside the extent {label.extent}")
+    sums: Sums = {}
+    for part in blocks_of(box, block):
+        sums = add_sums(sums, _sum_block(target, prediction, label, part))
+    return sums
+
+
+def blocks_of(box: Box, block: Shape) -> Iterator[Box]:
+    """Cut a box at the multiples of `block`, so that chunks of that shape are decoded once.
+
+    An empty box gives itself, so that there is something to sum.
+    """
+    if not box.voxels:
+        yield box
+        return
+    starts = (range(o // b * b, e, b) for o, e, b in zip(box.origin, box.end, block, strict=True))
+    for z, y, x in product(*starts):
+        yield Box((z, y, x), block).intersect(box)
+
+
+def add_sums(a: Sums, b: Sums) -> Sums:
+    """The sums of two parts together; an empty dict stands for nothing."""
+    if not a or not b:
+        return a or b
+    return {name: a[name] + b[name] for name in a}
+
+
+def _sum_block(target: Target, prediction: Volume, label: Volume, box: Box) -> Sums:
+    truth, valid = read_label(target, label, box)
+    if valid.any():
+        predicted = target.decode(prediction.read(box))
+    else:  # Nothing counts here, so the prediction need not be read, but the sums have a shape.
+        box = Box(box.origin, (0, 0, 0))
+        predicted = target.decode(np.zeros((prediction.channels, *box.shape), prediction.dtype))
+        truth, valid = truth[:, :0, :0, :0], valid[:, :0, :0, :0]
+    tensors = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (predicted, truth, valid))
+    return target.measure(*tensors)
+
+
+def read_label(target: Target, label: Volume, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """The label and where it counts, as training sees them.
+
+    Returns:
+        label: (L, Z, Y, X) float32.
+        valid: (1, Z, Y, X) bool.
+
+    Raises:
+        VolumeError: a value that the kind cannot have.
+    """
+    margin = target.label_margin
+    # "edge" adds no value that is not there, and a mask grown from outside adds nothing inside.
+    stored = label.read(box.grow((margin, margin, margin)), pad="edge")
+    try:
+        truth, valid = target.read_label(stored)
+    except ValueError as error:
+        raise VolumeError(label.key, f"{label.location}: {error}") from error
+    inner = tuple(slice(margin, margin + n) for n in box.shape)
+    return truth[(slice(None), *inner)], valid[(slice(None), *inner)]
