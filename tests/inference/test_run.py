@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vcmodels.errors import RunError
+from vcmodels.errors import OutputError, RunError
 from vcmodels.geometry.grids import patch_origins
 from vcmodels.reporting import Silent
 from vcmodels.volumes import Volume, WritableArray
@@ -126,6 +126,16 @@ def test_patches_without_stored_input_are_not_predicted(workplace):
         )
     ]
     assert report.patches == work.network.patches == prod(touched)
+    plan = work.run(overlap=0, output_dir="elsewhere", options={"dry_run": True}).estimate
+    assert plan.skipped == 6 * 5 * 5 - prod(touched)
+
+
+def test_half_precision_stays_close_and_is_noted(workplace):
+    work = workplace(noise((9, 10, 11)))
+    work.run(amp="bf16")
+    np.testing.assert_allclose(work.read(), work.values, atol=4e-3)
+    with pytest.raises(OutputError, match='precision was "bfloat16", is "float32"'):
+        work.run(amp="auto")
 
 
 def test_nan_from_the_network_names_its_patch_and_is_not_written(workplace):

@@ -2,15 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
-from vcmodels.geometry.blocks import live_patches
 from vcmodels.inference.forward import channel_sums
 from vcmodels.inference.job import Job
 
 TIMED_BATCHES = 2
-_MOST_COUNTED = 10**8
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Estimate:
 
     patches: int
     skipped: int
-    """Patches of which no input is stored."""
+    """Patches of which no input is stored; 0 where they are too many to count."""
     repeated: int
     """Patches that are predicted again because they touch two units."""
     units: int
@@ -51,12 +50,13 @@ def estimate(job: Job) -> Estimate:
     """Count the work of a job, and time a few patches of noise."""
     grid, units = job.division.grid, list(job.division.units())
     itemsize = sum(volume.channels * volume.dtype.itemsize for volume in job.inputs)
-    every = sum(unit.all_patches(grid) for unit in units)
+    skipped = job.division.skipped_patches() or 0
+    different = prod(map(len, grid.touching(job.division.region))) - skipped
     batches = -(-job.patches // job.forward.batch)
     return Estimate(
         patches=job.patches,
-        skipped=every - job.patches,
-        repeated=job.patches - _different_patches(job),
+        skipped=skipped,
+        repeated=max(job.patches - different, 0),
         units=len(units),
         column=job.division.edges,
         bytes_read=sum(grid.hull(unit.core).voxels for unit in units) * itemsize,
@@ -64,14 +64,6 @@ def estimate(job: Job) -> Estimate:
         memory_bytes=job.footprint(*job.division.edges),
         seconds=batches * _seconds_per_batch(job) if batches else 0.0,
     )
-
-
-def _different_patches(job: Job) -> int:
-    grid = job.division.grid
-    if np.prod(grid.shape, dtype=float) > _MOST_COUNTED:
-        return job.patches  # counting them would take gigabytes
-    ranges = grid.touching(job.division.region)
-    return int(live_patches(grid, ranges, job.division.wanted).sum())
 
 
 def _seconds_per_batch(job: Job) -> float:

@@ -75,7 +75,6 @@ def prepare(task: Task, predictor: Predictor, say: Callable[[str], None]) -> Job
     root = output_root(task)
     refuse_inside_input(root, [volume.location for volume in inputs])
     device = choose_device(params.device, "inference_params.device")
-    batch = params.batch_size or predictor.task.tr_params.batch_size
     grid = PatchGrid.covering(extent, checked_patch(task, predictor), params.overlaps)
     layout = Layout(
         root, extent, block_of(task, extent), params.dtype, params.output_zarr_format,
@@ -83,27 +82,20 @@ def prepare(task: Task, predictor: Predictor, say: Callable[[str], None]) -> Job
     )  # fmt: skip
     wanted = stored_boxes(inputs, region) if params.skip_empty else BoxSet.of([region])
     footprint = _footprint(grid, layout, inputs, targets)
-    division = _divide(grid, region, layout.block, wanted, footprint, params.memory_gb)
+    budget = int(params.memory_gb * 1e9)
+    if device.type == "cuda":  # the sums lie beside the network's activations
+        budget = min(budget, torch.cuda.mem_get_info(device)[0] // 2)
+    division = _divide(grid, region, layout.block, wanted, footprint, budget)
     patches = sum(unit.count_patches(grid) for unit in division.units())
-    # Unlike training, `auto` keeps float32 on a CPU: there bf16 changes uint8 results by some steps.
-    amp = None if (device.type, params.amp) == ("cpu", "auto") else choose_amp(params.amp, device)
-    is_compiled = params.compile is True or (
-        params.compile == "auto" and device.type == "cuda" and patches >= WORTH_COMPILING
-    )
-    module = _Heads(predictor.module, tuple(targets)).to(device).eval()
-    network = CompiledOrEager(module, say) if is_compiled else module
     manifest = make_manifest(task, predictor, inputs, targets, grid, layout)
-    manifest |= {
-        "device": device.type,
-        "precision": str(amp or torch.float32).removeprefix("torch."),
-        "compiled": is_compiled,
-    }
+    forward, manner = _make_forward(task, predictor, targets, device, patches, say)
+    manifest |= manner
     workers = params.num_dataloader_workers
     return Job(
         inputs=inputs,
         targets=targets,
         normalize=_normalizer(predictor.normalization, inputs),
-        forward=Forward(network, targets, device, amp, batch),
+        forward=forward,
         division=division,
         footprint=footprint,
         layout=layout,
@@ -112,6 +104,31 @@ def prepare(task: Task, predictor: Predictor, say: Callable[[str], None]) -> Job
         threads=task.tr_params.num_dataloader_workers if workers is None else workers,
         patches=patches,
     )
+
+
+def _make_forward(
+    task: Task,
+    predictor: Predictor,
+    targets: dict[str, AnyTarget],
+    device: torch.device,
+    patches: int,
+    say: Callable[[str], None],
+) -> tuple[Forward, Manifest]:
+    """The network on its device, and what of the way it is run changes the bits."""
+    params = task.inference_params
+    # Unlike training, `auto` keeps float32 on a CPU: there bf16 changes uint8 results by some steps.
+    amp = None if (device.type, params.amp) == ("cpu", "auto") else choose_amp(params.amp, device)
+    is_compiled = params.compile is True or (
+        params.compile == "auto" and device.type == "cuda" and patches >= WORTH_COMPILING
+    )
+    module = _Heads(predictor.module, tuple(targets)).to(device).eval()
+    if amp is not None:
+        module = module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    network = CompiledOrEager(module, say) if is_compiled else module
+    batch = params.batch_size or predictor.task.tr_params.batch_size
+    precision = str(amp or torch.float32).removeprefix("torch.")
+    manner = {"device": device.type, "precision": precision, "compiled": is_compiled}
+    return Forward(network, targets, device, amp, batch), manner
 
 
 class _Heads(nn.Module):
@@ -139,15 +156,14 @@ def _divide(
     block: Shape,
     wanted: BoxSet,
     footprint: Footprint,
-    memory_gb: float,
+    budget: int,
 ) -> Division:
-    budget = int(memory_gb * 1e9)
     edges = column_edges(grid, region, block, footprint, budget)
     needed = footprint(*edges)
     if needed > budget:
         raise TaskError(
             "inference_params.memory_gb",
-            f"{memory_gb:g} GB are too little: one column of output chunks takes {needed / 1e9:.2f} GB",
+            f"{budget / 1e9:g} GB are too little: one column of output chunks takes {needed / 1e9:.2f} GB",
             "raise it, or make output_chunks or patch_size smaller",
         )
     return Division(grid, region, block, wanted, edges)

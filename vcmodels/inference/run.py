@@ -163,8 +163,8 @@ def _predict_units(
 
 def describe(job: Job, units: list[Unit], patches: int) -> str:
     """One line on what is to be done."""
-    every = sum(unit.all_patches(job.division.grid) for unit in units)
-    skipped = f", {every - patches} skipped (no input stored)" if every > patches else ""
+    count = job.division.skipped_patches()
+    skipped = f", {count} skipped (no input stored)" if count else ""
     missing = sum(volume.missing_blocks() for volume in job.inputs)
     absent = f"; {missing} input blocks are not stored" if missing else ""
     return f"{patches} patches in {len(units)} units{skipped}{absent}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference.reading import tile_shape
 from vcmodels.volumes import Volume
 
+MOST_COUNTED = 10**8
 WAITING_ROWS = 3
 """Finished rows that may wait for the writer, the one it works on included."""
 ENCODED_ROWS = 5
@@ -45,11 +47,6 @@ class Unit:
         """How many those are."""
         return int(live_patches(grid, grid.touching(self.core), self.wanted).sum())
 
-    def all_patches(self, grid: PatchGrid) -> int:
-        """How many patches there would be if every voxel of the core were wanted."""
-        z, y, x = grid.touching(self.core)
-        return len(z) * len(y) * len(x)
-
 
 @dataclass(frozen=True)
 class Division:
@@ -76,6 +73,14 @@ class Division:
             wanted = self.wanted.within(column)
             if len(wanted):
                 yield from self._unfinished(column, wanted, finished.within(column))
+
+    def skipped_patches(self) -> int | None:
+        """Patches of the region that no unit needs; None where counting would take gigabytes."""
+        ranges = self.grid.touching(self.region)
+        every = prod(map(len, ranges))
+        if every > MOST_COUNTED:
+            return None
+        return every - int(live_patches(self.grid, ranges, self.wanted).sum())
 
     def _unfinished(self, column: Box, wanted: BoxSet, done: BoxSet) -> Iterator[Unit]:
         """The runs of blocks of a column that are wanted and not done, cut to where those are."""
