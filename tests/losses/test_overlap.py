@@ -56,7 +56,7 @@ def test_classes_are_scored_by_sums_over_the_batch(loss, score, background):
 
 
 @pytest.mark.parametrize("loss", [soft_dice, soft_jaccard])
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(smoothing=st.floats(0.1, 0.9), shift=st.sampled_from([-0.02, -0.005, 0.005, 0.02]))
 def test_the_smoothed_label_is_the_best_prediction(loss, smoothing, shift):
     label = torch.zeros(1, 1, 4, 5, 6)
@@ -66,6 +66,14 @@ def test_the_smoothed_label_is_the_best_prediction(loss, smoothing, shift):
     best = loss(torch.logit(soft), label, valid, label_smoothing=smoothing)
     torch.testing.assert_close(best, torch.tensor(0.0), rtol=0, atol=1e-6)
     assert loss(torch.logit(soft + shift), label, valid, label_smoothing=smoothing) > best
+
+
+@pytest.mark.parametrize("loss", [soft_dice, soft_jaccard])
+def test_the_smoothed_classes_are_the_best_prediction(loss):
+    label = torch.arange(4.0).view(1, 1, 4, 1, 1).expand(1, 1, 4, 5, 6)
+    soft = 0.7 * torch.eye(4)[label[:, 0].long()].movedim(-1, 1) + 0.3 / 4
+    found = loss(soft.log(), label, label >= 0, label_smoothing=0.3)
+    torch.testing.assert_close(found, torch.tensor(0.0), rtol=0, atol=1e-6)
 
 
 def test_an_absent_class_that_is_not_predicted_costs_nothing():

@@ -29,7 +29,7 @@ def test_losses_by_angle(degrees):
     assert axial_cosine(*at_angle(degrees)).item() == pytest.approx(1 - c * c, abs=2e-6)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(degrees=st.floats(0, 180), length=st.floats(0.1, 1e4))
 def test_the_length_of_the_prediction_does_not_count(degrees, length):
     for loss in (cosine, axial_cosine):

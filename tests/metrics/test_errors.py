@@ -24,7 +24,7 @@ def test_angles_are_those_of_the_arc_cosine(axial):
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-4)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(degrees=st.floats(1e-3, 0.1))
 def test_small_angles_keep_their_digits(degrees):
     a = math.radians(degrees)

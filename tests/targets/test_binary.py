@@ -111,7 +111,7 @@ def test_the_default_loss_is_bce_and_dice_of_logits():
 
 
 @pytest.mark.parametrize("name", ["uint8", "uint16", "float16", "float32"])
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_decoding_undoes_encoding_to_half_a_step(name, seed):
     dtype, target = np.dtype(name), BinaryTarget()

@@ -7,7 +7,7 @@ from scipy.ndimage import distance_transform_edt
 from vcmodels.targets.dilation import dilate
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), radius=st.integers(0, 12), share=st.floats(0.001, 0.1))
 def test_a_dilated_mask_is_all_that_is_near(seed, radius, share):
     mask = np.random.default_rng(seed).random((6, 11, 17)) < share

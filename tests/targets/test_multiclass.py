@@ -127,7 +127,7 @@ def test_classes_are_written_back_with_the_original_values(values, name):
 
 
 @pytest.mark.parametrize("name", ["uint8", "uint16", "float32"])
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_probabilities_are_written_to_half_a_step(name, seed):
     target, dtype = MulticlassTarget(channels=3, output="probabilities"), np.dtype(name)

@@ -35,7 +35,7 @@ def mean_moments(seed, count, sharpness):
     return outer_products(unit(torch.from_numpy(noisy).float())).mean(0)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 8), sharpness=st.floats(0, 20))
 def test_principal_axes_reach_the_largest_eigenvalue(seed, count, sharpness):
     moments = mean_moments(seed, count, sharpness)
@@ -43,6 +43,20 @@ def test_principal_axes_reach_the_largest_eigenvalue(seed, count, sharpness):
     axes = principal_axes(moments)
     torch.testing.assert_close(axes.norm(dim=0), torch.ones(SHAPE))
     torch.testing.assert_close(rayleigh(axes, moments), largest, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("gap", [0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-2])
+@pytest.mark.parametrize("third", [0, 0.1, 0.3])
+def test_principal_axes_of_nearly_equal_axes_stay_in_their_plane(gap, third):
+    frames = torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).normal(size=(4096, 3, 3))))
+    axes = frames.Q.permute(2, 1, 0).reshape(3, 3, 16, 16, 16)
+    weights = torch.tensor([0.5 + gap, 0.5, third]).double().view(3, 1, 1, 1, 1)
+    moments = (weights * outer_products(axes)).sum(0).float()
+    found = rayleigh(principal_axes(moments), moments)
+    # float32 cannot tell two eigenvalues apart that differ by less than about 1e-4: the arc cosine
+    # is steep there. Out of the plane the error would be 0.2 and more.
+    allowed = min(gap, 1e-4) + 4e-6
+    torch.testing.assert_close(found, torch.full_like(found, 0.5 + gap), rtol=0, atol=allowed)
 
 
 def test_principal_axes_are_the_eigenvectors_where_one_stands_out():
@@ -94,7 +108,7 @@ def test_unit_leaves_no_direction_as_it_is():
     torch.testing.assert_close(unit(vectors), wanted)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_a_constant_jacobian_acts_as_the_same_field(seed):
     jacobian = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, 3))).float()
