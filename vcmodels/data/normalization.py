@@ -148,11 +148,6 @@ def fit_normalization(
     return replace(plain, channels=plain._finish(_stream(parts)))
 
 
-def volume_statistics(inputs: Sequence[Volume], box: Box) -> VolumeStatistics:
-    """`Normalization.of_volume` with the usual percentiles, each channel for itself."""
-    return Normalization("zscore").of_volume(inputs, box)
-
-
 def check_finite(image: np.ndarray, box: Box, name: str, inside: Box | None = None) -> None:
     """Refuse NaN and infinity at once: they would spread through the network's weights.
 
