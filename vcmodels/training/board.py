@@ -22,7 +22,7 @@ class Board:
         self._try(lambda: self._open(folder, step))
 
     def _open(self, folder: Path, step: int) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=step or None)
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def _try(self, write: Callable[[], None]) -> None:
         try:
