@@ -61,8 +61,9 @@ def test_three_slices_are_chosen_inside_the_box(scored, tmp_path, monkeypatch):
 def test_lines_run_along_the_inner_border_of_a_region_and_nowhere_else():
     regions = np.zeros((6, 7, 3), np.float32)
     regions[2:5, 1:6] = (0, 1, 0)
-    drawn = draw_panel(Panel(np.zeros((6, 7, 3), np.float32), regions), 4)
-    line = drawn[..., 1] > 0
+    drawn = draw_panel(Panel(np.full((6, 7, 3), 0.5, np.float32), regions), 4)
+    line = (drawn != 0.5).any(axis=2)
+    assert (drawn[line] == (0, 1, 0)).all()
     expected = np.zeros((24, 28), bool)
     expected[8:20, 4:24] = True
     expected[9:19, 5:23] = False

@@ -242,7 +242,7 @@ def test_a_trained_network_keeps_its_levels_for_other_patches():
 
 def test_the_network_is_traced_whole():
     """One graph, forward and backward; "aot_eager" leaves out the minutes of code generation."""
-    _, network = build()
+    _, network = build(f_maps=(4, 6), num_levels=2)
     image = torch.randn(2, 2, *PATCH)
     expected = network(image)
     traced = torch.compile(network, backend="aot_eager", fullgraph=True)(image)

@@ -93,6 +93,11 @@ def test_an_axis_exactly_twice_as_coarse_waits_one_level():
     assert strides == [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
 
 
+def test_a_kernel_spans_an_axis_from_the_level_where_it_is_within_twice_the_finest():
+    levels = plan_topology((16, 64, 64), (2.5, 1.0, 1.0)).levels
+    assert [level.kernel[0] for level in levels] == [1, 3, 3, 3, 3]
+
+
 def test_a_thin_axis_that_ran_out_does_not_stop_the_others():
     levels = plan_topology((8, 64, 64), ISOTROPIC).levels
     assert [level.stride for level in levels[1:]] == [(2, 2, 2), *[(1, 2, 2)] * 3]

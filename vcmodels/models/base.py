@@ -1,9 +1,8 @@
 """The contract of a model: a block of the task file that plans, describes and builds a network."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -48,14 +47,6 @@ class NetworkSummary:
         return batch_size * self.activation_elements * bytes_per_value + 16 * self.parameters
 
 
-class NetworkModule(Protocol):
-    """What `Model.build` returns: an `nn.Module` that is called like this."""
-
-    def __call__(self, image: Tensor, targets: Collection[str] | None = None) -> Outputs:
-        """(B, C, Z, Y, X) -> logits of all heads, or of those in `targets` alone."""
-        ...
-
-
 class Model(Section):
     """One kind of network. It takes ints and tuples, never the task."""
 
@@ -77,6 +68,9 @@ class Model(Section):
         self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
     ) -> nn.Module:
         """The network with fresh weights, drawn from torch's global generator.
+
+        Its forward is `(image, targets: Collection[str] | None = None) -> Outputs`: the image is
+        (B, C, Z, Y, X), the logits are those of all heads or of `targets` alone.
 
         Args:
             in_channels: channels of the image.
