@@ -1,0 +1,92 @@
+"""The command line. `main` is light: it is there before anything heavy is imported."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from vcmodels.errors import VcmodelsError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Session:
+    """What one call of the command line knows."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.debug = False
+        self.is_starting = True
+
+    def begin(self) -> None:
+        """Everything is imported: from now on a signal unwinds instead of leaving at once."""
+        self.is_starting = False
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Leave on a signal with 128 + its number.
+
+        An exception that is raised while a C extension is imported may come out as another one;
+        nothing has been done by then, so the process just ends.
+        """
+        del frame
+        if self.is_starting:
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "vcmodels") -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after the program's name; those of this process when None.
+        program: what usage messages call the program.
+
+    Returns:
+        The exit code: 0 done, 2 refused before any work, 1 a failure while running (the same
+        command continues), 130 or 143 stopped by a signal.
+    """
+    session = Session(program)
+    for number in STOP_SIGNALS:
+        signal.signal(number, session.stop)
+    _mend_streams()
+    try:
+        os.getcwd()  # noqa: PTH109 -- only asked whether it is there
+        from vcmodels.cli.app import run  # late: typer takes a fifth of a second
+
+        return run(sys.argv[1:] if arguments is None else list(arguments), session)
+    except VcmodelsError as error:
+        return _fail(session, str(error), error.exit_code)
+    except FileNotFoundError as error:
+        if error.filename is None:
+            return _fail(session, "the working directory: is gone; cd to one that is there", 2)
+        return _fail(session, f"{error.filename}: {error.strerror}; check the path", 1)
+    except OSError as error:
+        place = error.filename or "input or output"
+        remedy = "mend that and run the same command again"
+        return _fail(session, f"{place}: {error.strerror or error}; {remedy}", 1)
+    except MemoryError:
+        return _fail(session, "memory: there is not enough; use a smaller batch or patch", 1)
+
+
+def _fail(session: Session, message: str, code: int) -> int:
+    """Show the exception that is being handled as one line, or whole with --debug."""
+    if session.debug:
+        raise  # called while an exception is handled
+    sys.stderr.write(f"error: {' '.join(message.splitlines())}\n")
+    return code
+
+
+def _mend_streams() -> None:
+    """Make writing to stdout and stderr safe: closed ones lead nowhere, no text is unprintable."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened gets this number, and our output
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,258 @@
+"""The commands. Each imports what it needs itself, so that `--help` is there at once."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from vcmodels.cli import Session
+from vcmodels.cli.console import Console
+from vcmodels.errors import RefusedError
+
+if TYPE_CHECKING:
+    from vcmodels.config import Task
+
+# Typer carries its own copy of click; this is the base of all errors in the arguments.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="vcmodels",
+    help="Multi-task 3D networks for huge, sparsely labelled Zarr volumes.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def run(arguments: list[str], session: Session) -> int:
+    """Parse the arguments and run the command; returns its exit code."""
+    try:
+        result = app(
+            args=arguments or ["--help"],
+            prog_name=session.program,
+            standalone_mode=False,
+            obj=session,
+        )
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except typer.Abort:
+        return 130
+    except _UsageError as error:
+        _refuse_arguments(error, session)
+    return result if isinstance(result, int) else 0
+
+
+def _refuse_arguments(error: Exception, session: Session) -> NoReturn:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else session.program
+    message = getattr(error, "format_message", error.__str__)().rstrip(".")
+    raise RefusedError(command, message, f"see {command} --help") from error
+
+
+def _remember_debug(context: typer.Context, value: bool) -> bool:
+    if isinstance(context.obj, Session):
+        context.obj.debug = context.obj.debug or value
+    return value
+
+
+TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the task; may be repeated."),
+]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors."),
+]
+
+
+def _load(path: Path, overrides: list[str] | None, console: Console) -> "Task":
+    from vcmodels.config import load_task
+
+    loaded = load_task(path, overrides or ())
+    for note in loaded.notes:
+        console.say(f"note: {note}")
+    return loaded.task
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    task: TaskFile,
+    set_: Overrides = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Move an earlier run aside and begin anew.")
+    ] = False,
+    debug: Debug = False,
+) -> int:
+    """Train, or continue the run that the run folder holds."""
+    from vcmodels import training
+
+    console = Console()
+    context.obj.begin()
+    loaded = _load(task, set_, console)
+    code = training.train(loaded, reporter=console, restart=restart)
+    console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
+    return code
+
+
+@app.command()
+def infer(
+    context: typer.Context,
+    task: TaskFile,
+    set_: Overrides = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Use this checkpoint; else that of the task or the run.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete an earlier result at the output first.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")
+    ] = False,
+    debug: Debug = False,
+) -> int:
+    """Predict a volume, or continue doing so."""
+    from vcmodels.inference import run_inference
+    from vcmodels.stopping import StopSignals
+
+    console = Console()
+    context.obj.begin()
+    loaded = _load(task, set_, console)
+    with StopSignals() as stop:
+        stop.defer()
+        report = run_inference(
+            loaded,
+            checkpoint=checkpoint,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            reporter=console,
+            should_stop=lambda: stop.received is not None,
+        )
+    if report.estimate is not None:
+        for line in report.estimate.lines():
+            console.say(line)
+        return stop.exit_code
+    if not report.is_complete:
+        console.say("stopped; the same command continues")
+        return stop.exit_code
+    for name, place in report.outputs.items():
+        console.say(f"{name}: {place}")
+    if not report.was_complete:
+        console.say(f"predicted {report.patches} patches in {report.seconds:.1f} s")
+    return 0
+
+
+@app.command()
+def check(
+    context: typer.Context, task: TaskFile, set_: Overrides = None, debug: Debug = False
+) -> None:
+    """Validate a task and print its plan; nothing is trained and nothing written."""
+    from vcmodels.cli.plan import say_plan
+
+    console = Console()
+    context.obj.begin()
+    say_plan(_load(task, set_, console), console)
+
+
+@app.command()
+def patches(
+    context: typer.Context, task: TaskFile, set_: Overrides = None, debug: Debug = False
+) -> None:
+    """Find the patches to train on and write their cache."""
+    from vcmodels.data.patch_cache import load_or_find_patches
+    from vcmodels.data.volumes import open_volumes
+
+    console = Console()
+    context.obj.begin()
+    loaded = _load(task, set_, console)
+    volumes = open_volumes(loaded, console)
+    found = load_or_find_patches(loaded, volumes, console)
+    for number, volume in enumerate(volumes):
+        console.say(f"{volume.name}: {int((found.rows[:, 0] == number).sum())} patches")
+
+
+@app.command()
+def schema(
+    context: typer.Context,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As the page docs/task-file.md.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of the task file."""
+    from vcmodels.config import task_schema
+    from vcmodels.config.markdown import document
+
+    context.obj.begin()
+    content = task_schema()
+    Console().write(document(content) if markdown else json.dumps(content, indent=2) + "\n")
+
+
+@app.command()
+def phantom(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="The store to write.")],
+    shape: Annotated[str, typer.Option(metavar="Z,Y,X", help="Voxels.")] = "160,224,224",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    chunks: Annotated[str, typer.Option(metavar="Z,Y,X", help="Chunk shape.")] = "64,64,64",
+    zarr_format: Annotated[int, typer.Option(min=2, max=3, help="Version of Zarr.")] = 2,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave a store that is there as it is.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a made-up scroll scan with its sheet and normals, to try things on."""
+    from vcmodels.phantom import write_phantom
+
+    console = Console()
+    context.obj.begin()
+    size, chunk = _three("--shape", shape), _three("--chunks", chunks)
+    if keep and path.exists():
+        console.say(f"{path} is there already")
+        return
+    with console.bar("phantom", size[0] * size[1] * size[2]) as advance:
+        done = 0
+
+        def progress(voxels: int, total: int) -> None:
+            nonlocal done
+            advance(voxels - done, "")
+            done = voxels
+
+        version: Literal[2, 3] = 2 if zarr_format == 2 else 3
+        write_phantom(
+            str(path), shape=size, seed=seed, chunks=chunk, zarr_format=version, progress=progress
+        )
+    console.say(f"wrote {path}: ct, sheet and normals of {size} voxels")
+
+
+def _three(option: str, text: str) -> tuple[int, int, int]:
+    """Three positive numbers from `z,y,x`.
+
+    Raises:
+        RefusedError: they are none.
+    """
+    parts = text.replace("x", ",").split(",")
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in parts]
+    if len(numbers) != 3 or not all(1 <= number <= 2**20 for number in numbers):
+        raise RefusedError(option, f'found "{text}"', "give three numbers, as in 96,128,128")
+    return numbers[0], numbers[1], numbers[2]
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    task: TaskFile,
+    set_: Overrides = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Draw slices of the scored part into this PNG.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Score what infer wrote against the labels, on the part that was held out of training."""
+    from vcmodels import evaluation
+
+    console = Console()
+    context.obj.begin()
+    evaluation.evaluate(_load(task, set_, console), overlay=overlay, reporter=console)

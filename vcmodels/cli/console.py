@@ -1,0 +1,80 @@
+"""Lines on stdout, progress bars on stderr when a person is watching."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from vcmodels.reporting import Advance
+
+
+class Console:
+    """The reporter of the command line."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+
+    def say(self, line: str) -> None:
+        """Write one line; when nobody reads stdout any more, the work goes on in silence."""
+        self.write(line + "\n")
+
+    def write(self, text: str) -> None:
+        """Write text as it is."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Also for the flush at the end of the process, which would complain once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    @contextmanager
+    def bar(self, name: str, total: float) -> Iterator[Advance]:
+        """A bar towards `total`; a second one, inside the first, is drawn below it."""
+        if not sys.stderr.isatty():
+            yield lambda _amount, _text: None
+            return
+        if self._progress is not None:
+            with self._task(self._progress, name, total) as advance:
+                yield advance
+            return
+        with self._live() as progress:
+            self._progress = progress
+            try:
+                with self._task(progress, name, total) as advance:
+                    yield advance
+            finally:
+                self._progress = None
+
+    def _live(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=RichConsole(stderr=True),
+            transient=True,
+            # Lines go above the bar on a terminal, and untouched into a file or pipe.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+
+    @contextmanager
+    def _task(self, progress: Progress, name: str, total: float) -> Iterator[Advance]:
+        task = progress.add_task(name, total=total, text="")
+
+        def advance(amount: float, text: str) -> None:
+            progress.update(task, advance=amount, text=text)
+
+        try:
+            yield advance
+        finally:
+            progress.remove_task(task)

@@ -1,0 +1,120 @@
+"""What a task would do: its volumes, patches, network and memory, as tables."""
+
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from vcmodels.cli.console import Console
+from vcmodels.config import Task
+from vcmodels.data.patch_cache import fingerprint
+from vcmodels.data.volumes import TaskVolume, open_volumes
+from vcmodels.volumes import Volume
+from vcmodels.volumes.files import read_json
+
+MOST_VOLUMES = 20
+
+
+def say_plan(task: Task, console: Console) -> None:
+    """Open the volumes and print the plan.
+
+    Raises:
+        RefusedError: the volumes do not fit the task, or the network not the patch and spacing.
+    """
+    volumes = open_volumes(task, console)
+    _print(console, _volume_table(volumes))
+    if len(volumes) > MOST_VOLUMES:
+        console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
+    console.say(_cached_patches(task, volumes))
+    _say_network(task, volumes, console)
+    console.say(f"run folder {task.run_dir}")
+
+
+def _volume_table(volumes: Sequence[TaskVolume]) -> Table:
+    table = _table("volume", "array", "shape", "dtype", "chunks", "spacing", "used")
+    for volume in volumes[:MOST_VOLUMES]:
+        used = "all" if volume.region == volume.inputs[0].box else _span(volume)
+        used += f", {volume.split}" if volume.split else ""
+        unit = f" {volume.unit}" if volume.unit else ""
+        spacing = " x ".join(f"{length:g}" for length in volume.spacing) + unit
+        for number, image in enumerate(volume.inputs):
+            name = "input" if len(volume.inputs) == 1 else f"input {number}"
+            cells = (*_array_cells(image), spacing, used)
+            table.add_row("" if number else volume.name, name, *cells)
+        for name, label in volume.labels.items():
+            mark = " (ref)" if name == volume.ref_target else ""
+            table.add_row("", name + mark, *_array_cells(label), "", "")
+    return table
+
+
+def _span(volume: TaskVolume) -> str:
+    pairs = zip(volume.region.origin, volume.region.end, strict=True)
+    return " ".join(f"{start}:{end}" for start, end in pairs)
+
+
+def _array_cells(volume: Volume) -> tuple[str, str, str]:
+    channels = f"{volume.channels} of " if volume.has_channel_axis else ""
+    shards = f" in {_times(volume.shards)}" if volume.shards else ""
+    return channels + _times(volume.extent), str(volume.dtype), _times(volume.chunks) + shards
+
+
+def _times(numbers: Sequence[int]) -> str:
+    return " x ".join(map(str, numbers))
+
+
+def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
+    """How many patches the cache holds, if it is there and up to date."""
+    path = task.cache_file
+    if not task.dataset_config.use_cache:
+        return "patches: found anew by every run (use_cache is false)"
+    try:
+        document: object = read_json(path)
+    except FileNotFoundError:
+        return f"patches: not found yet (no {path})"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"patches: will be found anew, {path} cannot be read ({type(error).__name__})"
+    cache = cast(dict[str, object], document) if isinstance(document, dict) else {}
+    rows = cache.get("patches")
+    if cache.get("fingerprint") != fingerprint(task, volumes) or not isinstance(rows, list):
+        return f"patches: will be found anew, {path} is out of date"
+    return f"patches: {len(cast(list[object], rows))} in {path}"
+
+
+def _say_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:
+    settings = task.tr_params
+    heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
+    first = volumes[0]
+    summary = task.model.describe(first.channels, heads, settings.patch_size, first.spacing)
+    table = _table("level", "features", "stride", "kernel", "shape", "parameters")
+    for row in summary.rows:
+        sizes = (_times(size) for size in (row.stride, row.kernel, row.shape))
+        table.add_row(row.name, str(row.features), *sizes, f"{row.parameters:,}")
+    _print(console, table)
+    listed = ", ".join(f"{name} ({channels})" for name, channels in heads.items())
+    console.say(
+        f"{task.model.name}: {summary.parameters:,} parameters, input channels {first.channels}, "
+        f"heads {listed}"
+    )
+    low, high = (summary.training_bytes(settings.batch_size, size) / 2**30 for size in (2, 4))
+    console.say(
+        f"memory for training: about {high:.2f} GiB in float32, {low:.2f} GiB in bf16 or fp16, "
+        f"{settings.batch_size} patches of {_times(settings.patch_size)} a step"
+    )
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        table.add_column(header, no_wrap=True)
+    return table
+
+
+def _print(console: Console, table: Table) -> None:
+    """Render a table as wide as it needs to be: a cut number misleads."""
+    drawer = RichConsole(file=sys.stdout, width=1000)
+    with drawer.capture() as capture:
+        drawer.print(table)
+    console.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
