@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.ndimage import distance_transform_edt
 
+from vcmodels.losses import LOSSES
 from vcmodels.targets import BinaryTarget
 from vcmodels.targets.labels import LabelError
 
@@ -108,6 +109,16 @@ def test_the_default_loss_is_bce_and_dice_of_logits():
     assert single[0].item() == pytest.approx(math.log(2))
     doubled = BinaryTarget(loss={"bce": 2}).compute_loss(logits, label, valid)
     assert doubled.item() == pytest.approx(2 * math.log(2))
+
+
+@pytest.mark.parametrize("name", ["bce", "soft_dice", "soft_jaccard"])
+def test_label_smoothing_reaches_every_loss(name):
+    label = torch.randint(0, 2, (2, 1, *SHAPE)).float()
+    valid = torch.ones_like(label, dtype=torch.bool)
+    logits = torch.randn_like(label)
+    found = BinaryTarget(loss=name, label_smoothing=0.3).compute_loss(logits, label, valid)
+    assert found == LOSSES[name](logits, label, valid, label_smoothing=0.3)
+    assert found != LOSSES[name](logits, label, valid)
 
 
 @pytest.mark.parametrize("name", ["uint8", "uint16", "float16", "float32"])
