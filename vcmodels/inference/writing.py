@@ -141,23 +141,36 @@ class UnitOutput:
 
 
 class Background:
-    """One thread that does tasks in order, a few behind at most; its errors surface in `submit`."""
+    """One thread that does tasks in order, a few behind at most.
+
+    After a task that failed no other is begun; what it raised surfaces in `submit` or `wait`.
+    """
 
     def __init__(self, most_waiting: int) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._waiting: deque[Future[None]] = deque()
         self.most_waiting = most_waiting
+        self._has_failed = False
 
     def submit(self, task: Callable[[], None]) -> None:
         """Queue a task; waits while too many are queued, and raises what an earlier one raised."""
         while len(self._waiting) > self.most_waiting or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(task))
+        self._waiting.append(self._pool.submit(self._do, task))
 
     def wait(self) -> None:
         """Wait for all tasks; raises what one of them raised."""
         while self._waiting:
             self._waiting.popleft().result()
+
+    def _do(self, task: Callable[[], None]) -> None:
+        if self._has_failed:
+            return
+        try:
+            task()
+        except BaseException:
+            self._has_failed = True
+            raise
 
     def __enter__(self) -> "Background":
         return self
