@@ -193,3 +193,12 @@ def test_damaged_or_edited_split_is_refused(prepare, damage, message):
     path.write_text(damage(path.read_text()))
     with pytest.raises(TaskError, match=message):
         load_or_split(task, volumes, patches)
+
+
+def test_a_share_of_one_trains_on_everything_and_validates_on_nothing(prepare):
+    task, volumes, patches = prepare(tr_val_split=1.0)
+    split = split_patches(task, volumes, patches)
+    assert np.array_equal(split.train, patches.rows)
+    assert split.train_regions == [volumes[0].region]
+    assert split.val_regions == [None]
+    assert not len(split.val)

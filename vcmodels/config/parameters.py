@@ -43,8 +43,8 @@ class TrainingParams(Section):
     batch_size: BatchSize = 2
     """Patches per step."""
 
-    tr_val_split: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    """Share of the patches to train on; volumes with a `split` of their own are not divided."""
+    tr_val_split: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the patches to train on, 1 for no validation; volumes with a `split` of their own are not divided."""
     split_mode: Literal["spatial", "random"] = "spatial"
     """`spatial` cuts a volume by a plane, with a guard band between the two sides, so that no validation voxel is seen in training; `random` draws patches, which may overlap."""
     split_guard: Annotated[int, Field(ge=0, le=65536)] | None = None
@@ -62,7 +62,7 @@ class TrainingParams(Section):
     """Pull hard labels this far towards uniform in the training loss."""
 
     optimizer: Literal["AdamW", "SGD", "Adam"] = "AdamW"
-    """SGD has Nesterov momentum 0.9; norms and biases get no weight decay."""
+    """SGD has Nesterov momentum 0.99; norms and biases get no weight decay."""
     initial_lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Learning rate after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-4

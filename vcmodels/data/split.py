@@ -87,7 +87,10 @@ def split_patches(
     val: Regions = [v.region if v.split == "val" else None for v in volumes]
     undecided = [n for n, v in enumerate(volumes) if v.split is None]
     is_random = task.tr_params.split_mode == "random"
-    if undecided and is_random:
+    if task.tr_params.tr_val_split == 1:
+        for n in undecided:
+            train[n] = volumes[n].region
+    elif undecided and is_random:
         for n in undecided:
             train[n] = val[n] = volumes[n].region
         reporter.say("random split: training and validation patches may share voxels")
@@ -96,7 +99,7 @@ def split_patches(
     if not is_random:
         _refuse_overlap(volumes, train, val)
     split = _assemble(task, volumes, patches, train, val)
-    _refuse_empty(split)
+    _refuse_empty(task, split)
     return split
 
 
@@ -260,12 +263,12 @@ def _refuse_overlap(volumes: Sequence[TaskVolume], train: Regions, val: Regions)
                     raise TaskError(volumes[a].key, found, "give them a bbox each, without overlap")
 
 
-def _refuse_empty(split: Split) -> None:
-    """Both sides need at least one patch."""
+def _refuse_empty(task: Task, split: Split) -> None:
+    """Both sides need at least one patch; validation may be left out by `tr_val_split: 1` alone."""
     for side, rows in (("train", split.train), ("validate", split.val)):
-        if not len(rows):
+        if not len(rows) and (side == "train" or task.tr_params.tr_val_split < 1):
             found = f"there is no patch left to {side} on"
-            remedy = 'change tr_val_split, split_guard or the "split" of the volumes'
+            remedy = 'change tr_val_split (1: no validation), split_guard or the "split" of the volumes'
             raise TaskError("tr_params.tr_val_split", found, remedy)
 
 
@@ -292,7 +295,7 @@ def _load(path: Path, task: Task, volumes: Sequence[TaskVolume], patches: PatchL
     split = _assemble(task, volumes, patches, train, val)
     if split.to_dict() != saved or len(train) != len(volumes) or len(val) != len(volumes):
         raise TaskError(str(path), "was changed by hand", remedy)
-    _refuse_empty(split)
+    _refuse_empty(task, split)
     return split
 
 
