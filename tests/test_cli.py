@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import vcmodels.evaluation
 import vcmodels.inference
 import vcmodels.training
-from vcmodels.cli import main
+from vcmodels.cli import Session, main
 from vcmodels.cli.console import Console
 from vcmodels.errors import RunError, TaskError
 
@@ -275,6 +276,29 @@ def test_a_signal_while_modules_are_imported_leaves_quietly(number, delay):
         process.returncode == 2 and stderr.startswith(b"error: none.json")
     )
     assert b"Traceback" not in stderr
+
+
+def test_a_signal_ends_the_process_at_once_until_all_is_imported(monkeypatch):
+    session, exits = Session("vcmodels"), []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    with pytest.raises(SystemExit, match="130"):  # what follows where _exit does not end it
+        session.stop(signal.SIGINT, None)
+    assert exits == [130]
+    session.begin()
+    with pytest.raises(SystemExit, match="143"):
+        session.stop(signal.SIGTERM, None)
+    assert exits == [130]
+
+
+def test_evaluate_scores_the_part_that_is_asked_for(task_file, sheet_task, monkeypatch, refused):
+    seen = {}
+    monkeypatch.setattr(vcmodels.evaluation, "evaluate", lambda _task, **given: seen.update(given))
+    path = str(task_file(sheet_task))
+    assert main(["evaluate", path, "--bbox", "0:8,16:96,0:56", "--overlay", "o.png"]) == 0
+    assert seen["bbox"] == [(0, 8), (16, 96), (0, 56)]
+    assert seen["overlay"] == Path("o.png")
+    for wrong in ("0:8,0:8", "0:8,8:8,0:8", "0:8,0:8,a:8", "-1:8,0:8,0:8", "0:8,0:8,0:8,0:8"):
+        assert "--bbox: found" in refused("evaluate", path, f"--bbox={wrong}")
 
 
 class Terminal(io.StringIO):

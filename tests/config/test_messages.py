@@ -38,7 +38,7 @@ def changed(task, path, value):
         ("tr_params.Batch_Size", 2, 'unknown key; did you mean "batch_size"?'),
         ("tr_params.batch-size", 2, 'unknown key; did you mean "batch_size"?'),
         ("tr_params.qqq", 2, 'unknown key; valid keys here are "model_name"'),
-        ("tr_params.tr_val_split", 1, "found 1; give a number above 0 and below 1"),
+        ("tr_params.tr_val_split", 0, "found 0; give a number above 0 and at most 1"),
         ("tr_params.patch_size", [32, 48], "found [32, 48]; give a list of 3: each an integer"),
         ("tr_params.patch_size", [32, 48, 64, 3], "give a list of 3"),
         ("tr_params.patch_size.1", 48.0, "found 48.0; give an integer"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from vcmodels.cli import Session
+from vcmodels.cli.arguments import Debug, Overrides, TaskFile, spans, three_numbers
 from vcmodels.cli.console import Console
 from vcmodels.errors import RefusedError
 
@@ -48,23 +49,6 @@ def _refuse_arguments(error: Exception, session: Session) -> NoReturn:
     command = context.command_path if context is not None else session.program
     message = getattr(error, "format_message", error.__str__)().rstrip(".")
     raise RefusedError(command, message, f"see {command} --help") from error
-
-
-def _remember_debug(context: typer.Context, value: bool) -> bool:
-    if isinstance(context.obj, Session):
-        context.obj.debug = context.obj.debug or value
-    return value
-
-
-TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the task; may be repeated."),
-]
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors."),
-]
 
 
 def _load(path: Path, overrides: list[str] | None, console: Console) -> "Task":
@@ -208,7 +192,7 @@ def phantom(
 
     console = Console()
     context.obj.begin()
-    size, chunk = _three("--shape", shape), _three("--chunks", chunks)
+    size, chunk = three_numbers("--shape", shape), three_numbers("--chunks", chunks)
     if keep and path.exists():
         console.say(f"{path} is there already")
         return
@@ -227,24 +211,15 @@ def phantom(
     console.say(f"wrote {path}: ct, sheet and normals of {size} voxels")
 
 
-def _three(option: str, text: str) -> tuple[int, int, int]:
-    """Three positive numbers from `z,y,x`.
-
-    Raises:
-        RefusedError: they are none.
-    """
-    parts = text.replace("x", ",").split(",")
-    numbers = [int(part) if part.strip().isdecimal() else 0 for part in parts]
-    if len(numbers) != 3 or not all(1 <= number <= 2**20 for number in numbers):
-        raise RefusedError(option, f'found "{text}"', "give three numbers, as in 96,128,128")
-    return numbers[0], numbers[1], numbers[2]
-
-
 @app.command()
 def evaluate(
     context: typer.Context,
     task: TaskFile,
     set_: Overrides = None,
+    bbox: Annotated[
+        str | None,
+        typer.Option(metavar="Z:Z,Y:Y,X:X", help="Score this part, start:end, instead."),
+    ] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part into this PNG.")
     ] = None,
@@ -255,4 +230,6 @@ def evaluate(
 
     console = Console()
     context.obj.begin()
-    evaluation.evaluate(_load(task, set_, console), overlay=overlay, reporter=console)
+    box = None if bbox is None else spans("--bbox", bbox)
+    loaded = _load(task, set_, console)
+    evaluation.evaluate(loaded, bbox=box, overlay=overlay, reporter=console)

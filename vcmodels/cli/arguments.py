@@ -1,0 +1,55 @@
+"""Arguments that commands share, and those that are written in a way of their own."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vcmodels.cli import Session
+from vcmodels.errors import RefusedError
+
+
+def _remember_debug(context: typer.Context, value: bool) -> bool:
+    if isinstance(context.obj, Session):
+        context.obj.debug = context.obj.debug or value
+    return value
+
+
+TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the task; may be repeated."),
+]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors."),
+]
+
+
+def three_numbers(option: str, text: str) -> tuple[int, int, int]:
+    """Three positive numbers from `z,y,x`.
+
+    Raises:
+        RefusedError: they are none.
+    """
+    parts = text.replace("x", ",").split(",")
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in parts]
+    if len(numbers) != 3 or not all(1 <= number <= 2**20 for number in numbers):
+        raise RefusedError(option, f'found "{text}"', "give three numbers, as in 96,128,128")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def spans(option: str, text: str) -> list[tuple[int, int]]:
+    """Three [start, end) pairs from `z0:z1,y0:y1,x0:x1`.
+
+    Raises:
+        RefusedError: they are none, or one is empty.
+    """
+    matches = [re.fullmatch(r"(\d{1,12}):(\d{1,12})", part) for part in text.split(",")]
+    found = [(int(match[1]), int(match[2])) for match in matches if match is not None]
+    if len(matches) != 3 or len(found) != 3 or any(start >= end for start, end in found):
+        raise RefusedError(
+            option, f'found "{text}"', "give start:end for each, as in 0:8,0:64,0:64"
+        )
+    return found
