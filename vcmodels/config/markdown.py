@@ -16,9 +16,9 @@ and `targets` may also stand at the top level. Unknown, misspelt and duplicate k
 are values of the wrong type: nothing is guessed and nothing in the file is evaluated. Keys that
 start with `_comment` are ignored everywhere, and `"$schema"` at the top.
 
-Locations are strings: local paths (relative ones from the working directory; `~` and `$VAR` expand),
-`s3://` and `https://` URLs, arrays inside groups (`store.zarr/group/array`) and OME-Zarr groups, of
-which `level` is read. A `*` in the paths of a volume expands to many volumes. All lengths and boxes
+Locations are strings: local paths (relative ones from the working directory; `~` and `$VAR`
+expand), `s3://` and `https://` URLs, arrays inside groups (`store.zarr/group/array`) and OME-Zarr
+groups, of which `level` is read. A `*` in the paths of a volume expands to many volumes. All lengths and boxes
 are (z, y, x) in voxels.
 
 Any key can be set from the command line: `--set tr_params.batch_size=4`,

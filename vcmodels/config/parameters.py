@@ -44,9 +44,11 @@ class TrainingParams(Section):
     """Patches per step."""
 
     tr_val_split: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Share of the patches to train on, 1 for no validation; volumes with a `split` of their own are not divided."""
+    """Share of the patches to train on, 1 for no validation; volumes with a `split` of their own
+    are not divided."""
     split_mode: Literal["spatial", "random"] = "spatial"
-    """`spatial` cuts a volume by a plane, with a guard band between the two sides, so that no validation voxel is seen in training; `random` draws patches, which may overlap."""
+    """`spatial` cuts a volume by a plane, with a guard band between the two sides, so that no
+    validation voxel is seen in training; `random` draws patches, which may overlap."""
     split_guard: Annotated[int, Field(ge=0, le=65536)] | None = None
     """Width of the guard band in voxels; one patch length when null."""
     patch_jitter: bool = True

@@ -23,9 +23,11 @@ class NormalizationConfig(Section):
     """How intensities become numbers of about unit size."""
 
     scheme: Scheme = "zscore"
-    """`zscore`: mean 0, deviation 1; `ct`: the same after clipping to the percentiles; `minmax`: extremes to 0 and 1; `percentile`: percentiles to 0 and 1, clipped; `none`."""
+    """`zscore`: mean 0, deviation 1; `ct`: the same after clipping to the percentiles; `minmax`:
+    extremes to 0 and 1; `percentile`: percentiles to 0 and 1, clipped; `none`."""
     per: Literal["global", "volume", "patch"] = "global"
-    """Statistics over all training data (stored in the checkpoint), of each volume, or of each patch."""
+    """Statistics over all training data (stored in the checkpoint), of each volume, or of each
+    patch."""
     per_channel: bool = True
     """Own statistics for each input channel."""
     percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
@@ -54,7 +56,8 @@ class VolumeEntry(Section):
     bbox: BoundingBox | None = None
     """The part to use, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
     split: Literal["train", "val"] | SplitAttribute | None = None
-    """Train or validate on the whole volume, fixed or as its own attribute says; `tr_val_split` divides it when null."""
+    """Train or validate on the whole volume, fixed or as its own attribute says; `tr_val_split`
+    divides it when null."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """How often patches of this volume are drawn, relative to the others."""
     name: FileName | None = None
@@ -107,7 +110,8 @@ class Task(Section):
     dataset_config: DatasetConfig
     """The data and the targets."""
     augment: list[AnyAugmentation] = Field(default_factory=lambda: list(DEFAULT_AUGMENTATIONS))
-    """Transforms for training, in this order; left out: a list that is good for most data; []: none."""
+    """Transforms for training, in this order; left out: a list that is good for most data; []:
+    none."""
     overrides: list[str] = Field(default_factory=list)
     """What `--set` changed, recorded here; the values above already have it."""
 

@@ -1,4 +1,4 @@
-"""Volume entries: in the file the labels stand beside the other keys, in a section under `labels`."""
+"""Volume entries: labels stand beside the other keys in the file, under `labels` in a section."""
 
 from typing import Any
 
