@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vcmodels.data import loader
+from vcmodels.data import workers
 from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.loader import batches, finish_batch
 from vcmodels.data.normalization import fit_normalization
@@ -78,9 +78,9 @@ def test_workers_change_nothing_and_stay_for_the_next_call(dataset):
     alone = finished(dataset)
     assert [len(batch.image) for batch in alone] == [3, 3, 3, 1]
     assert_equal(finished(dataset, workers=2), alone)
-    pids = set(loader._running[dataset].pool._processes)
+    pids = set(workers._running[dataset].pool._processes)
     assert_equal(finished(dataset, workers=2), alone)
-    assert set(loader._running[dataset].pool._processes) == pids
+    assert set(workers._running[dataset].pool._processes) == pids
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -104,7 +104,7 @@ def test_a_dead_worker_is_an_error_that_names_patches(dataset):
     with pytest.raises(RunError, match=r"a worker process died .* volume .* at \(z, y, x\)"):
         finished(dataset, workers=1)
     assert time.monotonic() - started < 30
-    assert dataset not in loader._running
+    assert dataset not in workers._running
     dataset.does = ""
     assert_equal(finished(dataset, workers=1), finished(dataset))
 
@@ -130,7 +130,7 @@ def test_an_error_keeps_its_parts_across_the_process_border(dataset, workers):
 def test_stop_signals_do_not_reach_workers(dataset):
     alone = finished(dataset)
     finished(dataset, workers=1)
-    for pid in loader._running[dataset].pool._processes:
+    for pid in workers._running[dataset].pool._processes:
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
     assert_equal(finished(dataset, workers=1), alone)
@@ -140,7 +140,7 @@ def test_workers_leave_when_the_dataset_is_let_go(dataset):
     rows, volumes, regions = dataset.rows, dataset._volumes, dataset._regions
     other = Slow(dataset.task, volumes, rows, regions, dataset._normalization, seed=3, augment=True)
     finished(other, workers=1)
-    (process,) = loader._running[other].pool._processes.values()
+    (process,) = workers._running[other].pool._processes.values()
     del other
     gc.collect()
     assert wait([process.sentinel], 10)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.data.patches import find_patches
-from vcmodels.data.split import _best_cut, load_or_split, rows_inside, split_patches
+from vcmodels.data.split import load_or_split, rows_inside, split_patches
+from vcmodels.data.split_cut import best_cut
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
@@ -59,7 +60,7 @@ def test_cut_leaves_the_guard_between_the_sides_and_beats_every_other_cut(
     region = Box((5, 6, 7), extent)
     settings = type("S", (), {"tr_val_split": share})
     task = type("T", (), {"tr_params": settings})
-    cut = _best_cut(region, origins, patch, (guard,) * 3, task)
+    cut = best_cut(region, origins, patch, (guard,) * 3, task)
 
     scores = []
     for axis in range(3):

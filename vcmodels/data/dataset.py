@@ -10,9 +10,10 @@ from torch.utils.data import Dataset
 
 from vcmodels.augment import SpatialTransform, apply_intensity, sample_spatial
 from vcmodels.config import Task
-from vcmodels.data.normalization import Normalization, check_finite
+from vcmodels.data.normalization import Normalization
 from vcmodels.data.patches import patch_stride
 from vcmodels.data.sampling import DrawOrder, Stream, generator, jittered, pushed_inside
+from vcmodels.data.statistics import check_finite
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape

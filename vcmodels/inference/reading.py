@@ -12,7 +12,7 @@ from threading import Lock
 
 import numpy as np
 
-from vcmodels.data.normalization import check_finite
+from vcmodels.data.statistics import check_finite
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.volumes import Volume
 from vcmodels.volumes.padding import source_indices
