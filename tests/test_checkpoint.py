@@ -21,7 +21,11 @@ from vcmodels.errors import CheckpointError
 
 
 def state(value: float = 1.0) -> dict:
-    return {"schema": SCHEMA, "task": {"a": [1, "b", None]}, "model": {"w": torch.full((50,), value)}}
+    return {
+        "schema": SCHEMA,
+        "task": {"a": [1, "b", None]},
+        "model": {"w": torch.full((50,), value)},
+    }
 
 
 def test_a_saved_state_comes_back(tmp_path):

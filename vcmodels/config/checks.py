@@ -12,7 +12,8 @@ from vcmodels.volumes.location import expand_location, is_remote
 
 MAX_PATCH_VOXELS = 2**30
 _STORE_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-_UNKNOWN_SPACING = (1.0, 1.0, 1.0)
+_SPACINGS = ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0), (1.0, 4.0, 1.0), (1.0, 1.0, 4.0))
+"""What the voxels may be like: a coarse axis is halved less often. The volumes will tell."""
 
 
 def check_task(task: Task) -> list[Fault]:
@@ -38,15 +39,25 @@ def _patch_faults(task: Task) -> Iterator[Fault]:
                 path, f"{list(patch)} has {prod(patch):.3g} voxels", "give at most 1024^3 in all"
             )
             continue
-        try:
-            task.model.check_patch(patch, _UNKNOWN_SPACING)
-        except ValueError as error:
-            found, _, remedy = str(error).partition(". ")
+        errors = [_network_error(task, patch, spacing) for spacing in _SPACINGS]
+        if all(errors):  # otherwise `open_volumes` decides, which knows the spacing
+            found, _, remedy = str(errors[0]).partition(". ")
             yield Fault(path, found, remedy or "change it, or model_config")
     stride = task.dataset_config.patch_stride
     if stride and any(s > p for s, p in zip(stride, task.tr_params.patch_size, strict=True)):
         found = f"{list(stride)} exceeds tr_params.patch_size {list(task.tr_params.patch_size)}"
         yield Fault(("dataset_config", "patch_stride"), found, "give at most the patch size")
+
+
+def _network_error(
+    task: Task, patch: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> ValueError | None:
+    planned = task.tr_params.patch_size
+    try:
+        task.model.check_patch(patch, spacing, planned=None if patch == planned else planned)
+    except ValueError as error:
+        return error
+    return None
 
 
 def _target_faults(task: Task) -> Iterator[Fault]:

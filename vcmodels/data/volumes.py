@@ -65,7 +65,8 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
 
     Raises:
         VolumeError: an array is missing, damaged, or does not fit the others.
-        TaskError: patterns that do not match, a bbox outside its volume, a split that is unknown.
+        TaskError: patterns that do not match, a bbox outside its volume, a split that is unknown,
+            a patch size that the network planned for these voxels cannot take.
     """
     reporter = reporter or Silent()
     found: list[TaskVolume] = []
@@ -79,6 +80,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
     _check_alike(found, reporter)
+    _check_patch(task, found[0].spacing)
     return found
 
 
@@ -217,6 +219,15 @@ def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
             f" ({len(differing)} of {len(volumes)} volumes differ); augmentation and the network"
             " plan use the first"
         )
+
+
+def _check_patch(task: Task, spacing: tuple[float, float, float]) -> None:
+    """The network's levels follow from the voxel size, so this waits until that is known."""
+    try:
+        task.model.check_patch(task.tr_params.patch_size, spacing)
+    except ValueError as error:
+        found, _, remedy = str(error).partition(". ")
+        raise TaskError("tr_params.patch_size", found, remedy) from error
 
 
 def _differs(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:

@@ -157,7 +157,7 @@ def checked_patch(task: Task, predictor: Predictor) -> Shape:
     patch = task.inference_params.patch_size or predictor.patch
     if patch != predictor.patch:
         try:
-            predictor.task.model.check_patch(patch, predictor.spacing)
+            predictor.task.model.check_patch(patch, predictor.spacing, planned=predictor.patch)
         except ValueError as error:
             raise TaskError("inference_params.patch_size", str(error)) from error
     return patch

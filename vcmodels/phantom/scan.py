@@ -15,6 +15,7 @@ BLUR = 0.9
 MARGIN = 4
 """Voxels around a box that its blurred image depends on."""
 _AIR, _CONTRAST = 76.0, 70.0
+_OUTER_LAYER = 0.45  # how much denser than the mean the outer face is, and the inner one thinner
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Scan:
 
     @cached_property
     def _contrast(self) -> Waves:
-        return self._waves(12, 4, (50.0, 150.0), 0.16)
+        return self._waves(12, 4, (50.0, 150.0), 0.13)
 
     @cached_property
     def _hollow(self) -> Waves:
@@ -56,21 +57,23 @@ class Scan:
             surface: of the box grown by `MARGIN` on all sides, which the blur reaches.
         """
         wide = box.grow((MARGIN, MARGIN, MARGIN))
-        blurred = self._matter(wide, surface) + 30.0 * white_noise(wide, self.scroll.seed * 64 + 21)
+        blurred = self._matter(wide, surface) + 24.0 * white_noise(wide, self.scroll.seed * 64 + 21)
         for axis in range(3):
             blurred = gaussian_filter1d(blurred, BLUR, axis=axis, radius=MARGIN)
         image = blurred[box.slices(wide)]
         image += self._rings(box)
-        image += 8.0 * white_noise(box, self.scroll.seed * 64 + 22)
+        image += 6.5 * white_noise(box, self.scroll.seed * 64 + 22)
         return image
 
     def _matter(self, box: Box, surface: Surface) -> Array:
         """What the rays go through: sheet, dust and grains in air of uneven brightness."""
         where = positions(box)
-        depth = np.clip(2 * np.abs(surface.distance) / surface.thickness, 0, 1)
-        hollow = np.clip(0.25 + self._hollow.value(*where), 0, 0.55) * (1 - depth**2)
+        depth = np.clip(2 * surface.distance / surface.thickness, -1, 1)
+        hollow = np.clip(0.2 + self._hollow.value(*where), 0, 0.45) * (1 - depth**2)
         dust = np.clip(self._dust.value(*where), 0, 0.4)
-        matter = surface.density * (1 - hollow)
+        # Papyrus has two layers. Without a denser one, only the curvature would tell outward from
+        # inward, which a patch is too small to show.
+        matter = surface.density * (1 - hollow) * (1 + _OUTER_LAYER * depth)
         matter += (1 - surface.density) * dust
         self._strew(box, matter)
         contrast = _CONTRAST * np.clip(1 + self._contrast.value(*where), 0.6, 1.4)

@@ -23,6 +23,7 @@ from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.run_folder import RunFolder
+from vcmodels.volumes import expand_location
 
 COMPILE_REPAYS_AFTER_STEPS = 300
 """Compiling costs about a minute; it saves around half of a step of some tenths of a second."""
@@ -128,7 +129,7 @@ def start(learner: Learner, resumed: Checkpoint | None, reporter: Reporter) -> C
     settings = learner.settings
     weights_only = False
     if resumed is None and settings.checkpoint_path is not None:
-        resumed = load_checkpoint(Path(settings.checkpoint_path))
+        resumed = load_checkpoint(Path(expand_location(settings.checkpoint_path)))
         weights_only = settings.load_weights_only
     if resumed is None:
         return Counters()
