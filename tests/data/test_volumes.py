@@ -143,8 +143,8 @@ def test_opened_volumes_are_small_when_pickled(make_task, entry):
 def test_the_patch_is_checked_against_the_network_that_the_voxel_size_calls_for(make_task, store):
     path = store("raw", np.zeros((14, 20, 24), np.uint8), chunks=(8, 8, 8))
     entry = {"input": path, "sheet": path, "name": "v"}
-    sections = {"patch_size": [7, 16, 16]}
+    sections = {"patch_size": [9, 16, 16]}
     thick = make_task([entry | {"spacing": [5.0, 1.0, 1.0]}], **sections)
     assert open_volumes(thick)[0].spacing == (5.0, 1.0, 1.0)
-    with pytest.raises(TaskError, match="tr_params.patch_size: .*along z"):
+    with pytest.raises(TaskError, match=r"tr_params.patch_size: .*along z"):
         open_volumes(make_task([entry], **sections))
