@@ -16,7 +16,8 @@ TRAINING_END = 120
 
 def clipped_distance(membrane: np.ndarray) -> np.ndarray:
     """Distance in voxels to the nearest membrane voxel, 0 on it, at most `DISTANCE_LIMIT`."""
-    return np.minimum(ndimage.distance_transform_edt(~membrane), DISTANCE_LIMIT).astype(np.float32)
+    distance = np.asarray(ndimage.distance_transform_edt(~membrane))
+    return np.minimum(distance, DISTANCE_LIMIT).astype(np.float32)
 
 
 def membrane_normals(membrane: np.ndarray, sigma: float = 1.5, window: float = 2.0) -> np.ndarray:

@@ -30,7 +30,7 @@ FLYEM_HELD_OUT = [(128, 160), (0, 250), (0, 250)]
 
 def main() -> None:
     """Run one of the two benchmarks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train, predict and score on real volumes.")
     parser.add_argument("name", choices=("flyem", "hippocampus"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/real_data"))

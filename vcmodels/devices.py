@@ -57,6 +57,12 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network on the device, its weights channels-last: the layout that convolutions want."""
+    # torch's own stubs lack this overload.
+    return network.to(device).to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+
+
 class CompiledOrEager(nn.Module):
     """Runs a compiled network and falls back to the network itself when compiling fails.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vcmodels.checkpoint import load_weights
 from vcmodels.config import Task
 from vcmodels.data.loader import Batch
-from vcmodels.devices import CompiledOrEager, autocast, choose_amp
+from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.targets import AnyTarget
 from vcmodels.training.optimisation import average_weights, build_optimizer, rate_factor, set_rate
 
@@ -43,7 +43,7 @@ class Learner:
         settings = task.tr_params
         self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
         self.settings, self.device, self.total_steps = settings, device, total_steps
-        self.network = network.to(device, memory_format=torch.channels_last_3d)
+        self.network = place(network, device)
         self.averaged = copy.deepcopy(self.network).eval() if settings.ema_decay else None
         self.forward: nn.Module = self.network
         self.optimizer = build_optimizer(

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 OptimizerName = Literal["AdamW", "SGD", "Adam"]
 ScheduleName = Literal["poly", "cosine", "constant"]
@@ -60,4 +61,4 @@ def average_weights(
     Early on the decay is (1 + step) / (10 + step), so that the random start is soon forgotten.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
+    get_ema_multi_avg_fn(decay)(list(averaged), list(current), step)
