@@ -149,3 +149,12 @@ def test_a_store_that_lists_is_listed(tmp_path, stores):
     before = volume.fingerprint()
     memory.rm("/bucket/a.zarr/0.0.1")
     assert open_volume("memory://bucket/a.zarr", key="input").fingerprint() != before
+
+
+def test_a_wrong_separator_behind_a_url_shows_when_it_is_listed(tmp_path, stores):
+    stores.write(tmp_path / "a.zarr", stores.numbers(), zarr_format=2)
+    stores.edit(tmp_path / "a.zarr" / ".zarray", dimension_separator="/")
+    fsspec.filesystem("memory").put(str(tmp_path / "a.zarr"), "/wrong/a.zarr", recursive=True)
+    volume = open_volume("memory://wrong/a.zarr", key="input")
+    with pytest.raises(VolumeError, match=r"input: 0 of 27 chunks found .* look like \d\.\d\.\d"):
+        volume.missing_blocks()

@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
+from vcmodels.errors import VolumeError
 from vcmodels.volumes.nodes import Node
 from vcmodels.volumes.storage import StoredFile, list_files
 
@@ -57,8 +59,6 @@ class Listing:
     """The chunk files of an array, sorted by chunk index."""
 
     files: dict[tuple[int, ...], StoredFile]
-    strays: int
-    """Files that look like chunks but not of this array's naming."""
     spatial: frozenset[tuple[int, int, int]]
     """The spatial part of the indices, for quick look-up."""
 
@@ -71,21 +71,26 @@ def list_chunks(node: Node, names: ChunkNames, first: int, key: str) -> Listing 
         names: its chunk naming.
         first: which axis of the array is z (1 with channels first, else 0).
         key: the dotted task key, for messages.
+
+    Raises:
+        VolumeError: there are chunks, but all of them are named otherwise.
     """
     files = list_files(node.location, key)
     if files is None:
         return None
     found: dict[tuple[int, ...], StoredFile] = {}
-    strays = 0
+    stray = None
     for file in files:
         index = names.index(file.name)
         if index is not None:
             found[index] = file
         elif _ANY_CHUNK.fullmatch(file.name):
-            strays += 1
+            stray = file.name
+    if stray and not found:
+        raise misnamed_error(key, node, names, stray)
     ordered = {index: found[index] for index in sorted(found)}
     spatial = frozenset((i[first], i[first + 1], i[first + 2]) for i in ordered)
-    return Listing(ordered, strays, spatial)
+    return Listing(ordered, spatial)
 
 
 def misnamed_chunk(node: Node, names: ChunkNames, key: str) -> str | None:
@@ -100,6 +105,16 @@ def misnamed_chunk(node: Node, names: ChunkNames, key: str) -> str | None:
         if stray is None and _ANY_CHUNK.fullmatch(file.name):
             stray = file.name
     return stray
+
+
+def misnamed_error(key: str, node: Node, names: ChunkNames, stray: str) -> VolumeError:
+    """What to tell about an array whose chunks are named otherwise than its metadata says."""
+    expected = names.name((0,) * len(names.counts))
+    found = (
+        f"0 of {prod(names.counts)} chunks found in {node.location}: "
+        f"its metadata expects names like {expected}, the files look like {stray}"
+    )
+    return VolumeError(key, found, "correct the separator in the metadata")
 
 
 def indices_between(start: tuple[int, ...], end: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
