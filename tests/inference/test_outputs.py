@@ -1,7 +1,9 @@
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -204,4 +206,22 @@ def test_a_full_disk_keeps_what_is_finished_and_the_run_continues(workplace, mon
     report = work.run(options={"reporter": reporter})
     assert "continuing after 2 finished slabs" in reporter.lines[0]
     assert report.patches < 7 * 2 * 2
+    np.testing.assert_allclose(work.read(), work.values, atol=1e-6)
+
+
+def test_a_kill_while_overwriting_leaves_no_slab_marked_as_done(workplace, monkeypatch):
+    work = workplace(noise((24, 10, 11)))
+    asked = []
+    work.run(options={"should_stop": lambda: asked.append(1) or len(asked) > 12})
+    assert Journal(root_of(work)).done()
+
+    def rmtree(place):
+        shutil.rmtree(place)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("vcmodels.inference.outputs.shutil", SimpleNamespace(rmtree=rmtree))
+        with pytest.raises(KeyboardInterrupt):
+            work.run(options={"overwrite": True})
+    work.run()
     np.testing.assert_allclose(work.read(), work.values, atol=1e-6)

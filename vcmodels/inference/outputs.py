@@ -162,8 +162,7 @@ def _delete(root: Path, before: Manifest, noted: dict[str, Any]) -> None:
     journal = Journal(root)
     if noted:  # from here on nobody takes it for complete, whenever this is killed
         set_group_attributes(str(root), {KEY: {**noted, "complete": False}})
-    if journal.manifest() is None:
-        journal.begin(before)
+    journal.begin(before)  # anew: the slabs that it says are done are about to go
     for name in before.get("targets", {}):
         place = root / name
         if Path(name).name == name and place.is_dir() and not place.is_symlink():
