@@ -134,6 +134,16 @@ def test_a_stopped_inference_says_so_and_exits_by_the_signal(
     assert "stopped; the same command continues" in capsys.readouterr().out
 
 
+def test_a_signal_before_the_first_prediction_leaves_at_once(task_file, sheet_task, monkeypatch):
+    def run_inference(*_arguments, **_options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the process should have left")
+
+    monkeypatch.setattr(vcmodels.inference, "run_inference", run_inference)
+    with pytest.raises(SystemExit, match="143"):
+        main(["infer", str(task_file(sheet_task))])
+
+
 def test_infer_passes_its_options_on(task_file, sheet_task, monkeypatch, capsys):
     seen = {}
 

@@ -105,14 +105,18 @@ def infer(
     context.obj.begin()
     loaded = _load(task, set_, console)
     with StopSignals() as stop:
-        stop.defer()
+
+        def should_stop() -> bool:
+            stop.defer()  # asked after each batch: before the first, nothing waits to be written
+            return stop.is_stopped()
+
         report = run_inference(
             loaded,
             checkpoint=checkpoint,
             overwrite=overwrite,
             dry_run=dry_run,
             reporter=console,
-            should_stop=lambda: stop.received is not None,
+            should_stop=should_stop,
         )
     if report.estimate is not None:
         for line in report.estimate.lines():
