@@ -8,9 +8,7 @@ torch itself checks nothing: a flipped bit would load silently. It is read with
 import hashlib
 import io
 import math
-import os
 import pickle
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes.files import write_atomic
+from vcmodels.volumes.files import keep_as, write_atomic
 
 SCHEMA = 1
 TRAILER = b"vcmodels-sha256:"
@@ -50,23 +48,13 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     torch.save(dict(state), buffer)
     body = buffer.getvalue()
     if path.exists():
-        _keep_as(path, previous_generation(path))
+        keep_as(path, previous_generation(path))
     write_atomic(path, body + TRAILER + hashlib.sha256(body).digest())
 
 
 def previous_generation(path: Path) -> Path:
     """Where `save_checkpoint` keeps the file that it replaces."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
-
-
-def _keep_as(path: Path, kept: Path) -> None:
-    temporary = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.hardlink_to(path)
-    except OSError:  # FAT and some network file systems have no hard links
-        shutil.copyfile(path, temporary)
-    temporary.replace(kept)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

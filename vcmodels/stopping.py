@@ -10,7 +10,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """While active, the first signal sets `received`; a second one ends the process at once.
 
-    Before `defer` is called there is no state worth saving, so the first signal leaves at once too.
+    Before `defer` is called there is no state worth saving, so the first signal leaves at once too:
+    a minute of compiling, say, is not waited for.
     Saving inside a handler can tear a file or hang on a lock that the interrupted code holds.
     """
 
@@ -44,6 +45,10 @@ class StopSignals:
         self.received = number
         if not self.is_deferred:
             raise SystemExit(128 + number)
+
+    def is_stopped(self) -> bool:
+        """Whether a signal came."""
+        return self.received is not None
 
     @property
     def exit_code(self) -> int:

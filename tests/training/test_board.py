@@ -1,7 +1,7 @@
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vcmodels.training.board import Board
+from vcmodels.training.board import Board, append_json_line, cut_json_lines
 
 
 def read_scalars(folder, tag):
@@ -39,3 +39,14 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
     board.scalars({"loss": 2.0}, 2)
     board.close()
     assert read_scalars(tmp_path, "loss") == [(2, 2.0)]
+
+
+def test_a_resumed_log_never_doubles_back(tmp_path):
+    path = tmp_path / "log.jsonl"
+    cut_json_lines(path, 0)
+    assert not path.exists()
+    for step in (3, 6, 9):
+        append_json_line(path, {"step": step})
+    path.write_text(path.read_text() + '{"step": 12, "lo')
+    cut_json_lines(path, 6)
+    assert path.read_text() == '{"step": 3}\n{"step": 6}\n'

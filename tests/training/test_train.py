@@ -20,6 +20,7 @@ from vcmodels.training import train
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.run_folder import RunFolder
+from vcmodels.training.validation import predict
 
 
 def run(task: dict, **kwargs) -> tuple[int, list[str]]:
@@ -64,7 +65,7 @@ def stop_after(monkeypatch, step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "workers", "accumulation"), [(0, 0, 1), (1, 0, 2), (4, 2, 1)], ids=str
+    ("step", "workers", "accumulation"), [(1, 0, 1), (2, 0, 2), (4, 2, 1)], ids=str
 )
 def test_a_stopped_run_continues_bit_for_bit(
     sheet_task, tmp_path, monkeypatch, step, workers, accumulation
@@ -88,6 +89,78 @@ def test_a_stopped_run_continues_bit_for_bit(
     assert code == 0
     assert any(f"step {step + 1}" in line and "continuing" in line for line in lines)
     assert_same_state(last(whole), last(parts))
+
+
+def test_a_stop_in_the_validation_is_not_kept_waiting(sheet_task, tmp_path, monkeypatch):
+    sheet_task["tr_params"]["max_val_steps_per_epoch"] = 3
+    whole = with_folder(sheet_task, tmp_path / "whole")
+    run(whole)
+    parts = with_folder(sheet_task, tmp_path / "parts")
+    seen = []
+
+    def stopped(*arguments):
+        seen.append(os.kill(os.getpid(), signal.SIGTERM))
+        return predict(*arguments)
+
+    with monkeypatch.context() as context:
+        context.setattr("vcmodels.training.validation.predict", stopped)
+        assert run(parts)[0] == 128 + signal.SIGTERM
+    assert len(seen) == 1
+    assert (last(parts)["step"], last(parts)["epoch"]) == (3, 0)
+    assert run(parts)[0] == 0
+    assert_same_state(last(whole), last(parts))
+
+
+def test_a_stop_in_the_first_step_leaves_at_once(sheet_task, monkeypatch):
+    """It may take minutes to compile, and there is nothing to save."""
+    stop_after(monkeypatch, 0)
+    with pytest.raises(SystemExit, match="143"):
+        run(sheet_task)
+    monkeypatch.undo()
+    assert run(sheet_task)[0] == 0
+
+
+def test_a_kill_between_the_files_of_an_epoch_loses_none(sheet_task, tmp_path, monkeypatch):
+    sheet_task["tr_params"] |= {"max_epoch": 1}
+    whole = with_folder(sheet_task, tmp_path / "whole")
+    run(whole)
+    for count in range(3):
+        killed = with_folder(sheet_task, tmp_path / f"killed{count}")
+        with monkeypatch.context() as context:
+            context.setattr(Loop, "save", save_and_die_after(count, Loop.save))
+            with pytest.raises(KeyboardInterrupt):
+                run(killed)
+        assert run(killed)[0] == 0
+        for name in ("tiny_best.pth", "tiny_last.pth", "tiny_1.pth"):
+            states = [
+                load_checkpoint(tmp_path / f / name).state for f in ("whole", f"killed{count}")
+            ]
+            assert_same_state(*states)
+        log = (tmp_path / f"killed{count}" / "log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in log] == [3]
+
+
+def save_and_die_after(count, save):
+    saved = []
+
+    def die(self, path):
+        if len(saved) == count:
+            raise KeyboardInterrupt
+        saved.append(path)
+        save(self, path)
+
+    return die
+
+
+def test_what_killed_saves_left_is_swept_at_the_start(sheet_task):
+    folder = Path(sheet_task["tr_params"]["ckpt_out_base"])
+    folder.mkdir()
+    ours = [".tiny_last.pth.vcmodels-x1y2", ".tiny_last.previous.pth.vcmodels-4711"]
+    foreign = [".tiny_last.pth.partial", "tiny_last.pth.vcmodels-old", "tiny_1.pth.backup"]
+    for name in ours + foreign:
+        (folder / name).touch()
+    run(sheet_task)
+    assert {n for n in ours + foreign if (folder / n).exists()} == set(foreign)
 
 
 @pytest.mark.slow

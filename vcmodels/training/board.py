@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from vcmodels.volumes.files import write_atomic
+
 
 class Board:
     """Scalars and pictures by optimiser step; the first failure is said, later ones are dropped.
@@ -22,7 +24,7 @@ class Board:
         self._try(lambda: self._open(folder, step))
 
     def _open(self, folder: Path, step: int) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def _try(self, write: Callable[[], None]) -> None:
         try:
@@ -56,6 +58,25 @@ class Board:
         """Flush and close."""
         if self.writer is not None:
             self._try(self.writer.close)
+
+
+def cut_json_lines(path: Path, step: int) -> None:
+    """Drop from a log what a killed run wrote after `step`, which is about to be written again."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    kept = [line for line in lines if _step_of(line) <= step]
+    if kept != lines:
+        write_atomic(path, "".join(kept).encode())
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for one that a kill left without its end."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def append_json_line(path: Path, values: Mapping[str, object]) -> None:

@@ -51,11 +51,12 @@ class Loop:
             advance(self.learner.step, "")
             while self.counters.epoch < settings.max_epoch:
                 waited = self._steps_of_epoch(advance)
-                if self.stop.received is not None:
+                if not self.stop.is_stopped():
+                    self._end_epoch(waited)
+                if self.stop.is_stopped():
                     self.save(self.run.last)
                     self._say_stopped(f"at step {self.learner.step}")
                     return self.stop.exit_code
-                self._end_epoch(waited)
                 minutes = (time.monotonic() - started) / 60
                 if settings.max_minutes is not None and minutes >= settings.max_minutes:
                     self._say_stopped(f"after {minutes:.1f} minutes")
@@ -75,11 +76,12 @@ class Loop:
         for micro in self.feed.train_batches(learner.step, steps):
             waited += time.perf_counter() - mark
             result = learner.train_step(micro)
+            self.stop.defer()  # before, there is nothing to save, and the first step may compile
             self.counters.add(result)
             self._watch(result, micro)
             advance(1, " ".join(f"{name} {value:.3f}" for name, value in result.losses.items()))
             self.board.scalars(step_scalars(learner, result), learner.step)
-            if self.stop.received is not None:
+            if self.stop.is_stopped():
                 break
             if time.perf_counter() - saved > SAVE_EVERY_SECONDS:
                 self.save(self.run.last)
@@ -104,18 +106,24 @@ class Loop:
         self.reporter.say(f"step {self.learner.step} skipped: {found}")
 
     def _end_epoch(self, waited: float) -> None:
+        """Validate, report, save; after a stop on the way the epoch has not ended."""
+        found = validate(self.learner, self.feed.validation_batches(), self.stop.is_stopped)
+        if self.stop.is_stopped():
+            return
         losses = self.counters.end_epoch(self.learner.targets)
-        found = validate(self.learner, self.feed.validation_batches())
         is_best = not found.losses or found.loss < self.counters.best
         if found.losses:
             self.counters.best = min(self.counters.best, found.loss)
         self._report(losses, found, waited)
-        self.save(self.run.last)
+        settings = self.learner.settings
+        is_kept = self.counters.epoch % settings.save_every == 0
         if is_best:
             self.save(self.run.best)
-        settings = self.learner.settings
-        if self.counters.epoch % settings.save_every == 0:
+        if is_kept:
             self.save(self.run.numbered(self.counters.epoch))
+        # Last: a run that is killed before repeats the end of this epoch, the other files included.
+        self.save(self.run.last)
+        if is_kept:
             self.run.keep_only(settings.keep_checkpoints)
 
     def _report(self, losses: Mapping[str, float], found: Validation, waited: float) -> None:
@@ -126,7 +134,7 @@ class Loop:
         self.board.pictures({f"images/{name}": p for name, p in found.panels.items()}, step)
         self.board.flush()
         finite = {key: value for key, value in scalars.items() if math.isfinite(value)}
-        append_json_line(self.run.path / "log.jsonl", {"step": step, **finite})
+        append_json_line(self.run.log, {"step": step, **finite})
         shown = [f"{name} {value:.4f}" for name, value in losses.items()]
         for name, values in found.metrics.items():
             metric = self.learner.targets[name].metric

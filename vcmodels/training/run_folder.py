@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task
 from vcmodels.errors import CheckpointError, OutputError, TaskError
-from vcmodels.volumes.files import write_atomic
+from vcmodels.volumes.files import sweep_temporaries, write_atomic
 
 MAY_CHANGE = (
     "inference_params",
@@ -62,6 +62,7 @@ class RunFolder:
                 f"in use by {holder}",
                 "wait for it, or choose another ckpt_out_base",
             ) from error
+        sweep_temporaries(self.path)
         self._lock.truncate(0)
         self._lock.write(f"pid {os.getpid()} on host {socket.gethostname()}")
         self._lock.flush()
@@ -85,6 +86,11 @@ class RunFolder:
     def best(self) -> Path:
         """The checkpoint with the lowest validation loss."""
         return self.path / f"{self.name}_best.pth"
+
+    @property
+    def log(self) -> Path:
+        """One line of numbers for each epoch."""
+        return self.path / "log.jsonl"
 
     def numbered(self, epoch: int) -> Path:
         """The checkpoint that is kept of an epoch."""

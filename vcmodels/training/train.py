@@ -17,7 +17,7 @@ from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.devices import choose_device
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
-from vcmodels.training.board import Board
+from vcmodels.training.board import Board, cut_json_lines
 from vcmodels.training.counters import Counters
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
@@ -93,7 +93,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         board = Board(
             Path(events) if events else run.path / "tensorboard", learner.step, reporter.say
         )
-        stop.defer()
+        cut_json_lines(run.log, learner.step)
         try:
             return Loop(learner, counters, feed, run, board, stop, reporter, facts).train()
         finally:
@@ -146,11 +146,14 @@ def start(learner: Learner, resumed: Checkpoint | None, reporter: Reporter) -> C
 
 
 def compile_pays(learner: Learner) -> bool:
-    """Whether to compile: as the task says, or when enough steps are left to repay it."""
+    """Whether to compile: as the task says, or when the run has enough steps to repay it.
+
+    All steps count, not those that are left: a resumed run must compute as it did before.
+    """
     wanted = learner.settings.compile
     if wanted != "auto":
         return wanted
-    return learner.total_steps - learner.step >= COMPILE_REPAYS_AFTER_STEPS
+    return learner.total_steps >= COMPILE_REPAYS_AFTER_STEPS
 
 
 def versions() -> dict[str, str | int]:

@@ -1,6 +1,6 @@
 """Losses and metrics over the validation patches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,16 @@ class Validation:
 
 
 @torch.inference_mode()
-def validate(learner: Learner, batches: Iterable[Batch]) -> Validation:
-    """Run the best network over `batches`; metrics come from sums, so batch sizes do not matter."""
+def validate(
+    learner: Learner, batches: Iterable[Batch], is_stopped: Callable[[], bool] = lambda: False
+) -> Validation:
+    """Run the best network over `batches`; metrics come from sums, so batch sizes do not matter.
+
+    Args:
+        learner: whose best network is measured.
+        batches: of validation patches.
+        is_stopped: asked after each batch; what a stopped validation returns is of no use.
+    """
     network = learner.best_network.eval()
     losses: dict[str, list[float]] = {name: [] for name in learner.targets}
     sums: dict[str, Sums] = {name: {} for name in learner.targets}
@@ -44,6 +52,8 @@ def validate(learner: Learner, batches: Iterable[Batch]) -> Validation:
             _add(sums[name], target.measure(prediction, label, valid))
             if len(rows[name]) < PANEL_PATCHES:
                 rows[name] += panel_rows(target, batch.image, label, valid, prediction)
+        if is_stopped():
+            break
     means = {name: sum(values) / len(values) for name, values in losses.items() if values}
     metrics = {
         name: target.summarise(sums[name]) for name, target in learner.targets.items() if sums[name]

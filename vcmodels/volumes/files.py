@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,26 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def keep_as(path: str | Path, kept: str | Path) -> None:
+    """Give the content of a file a second name in its folder, in one step.
+
+    Raises:
+        OSError: no permission, no space; what had the second name is then untouched.
+    """
+    kept = Path(kept)
+    temporary = kept.with_name(f".{kept.name}{_MARK}{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # FAT and some network file systems have no hard links
+            shutil.copyfile(path, temporary)
+        temporary.replace(kept)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: str | Path, value: object) -> None:
