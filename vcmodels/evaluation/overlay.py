@@ -91,8 +91,8 @@ def _middle(box: Box, z: int) -> Box:
 
 
 def _legend(target: Target) -> str:
-    if target.interpolation == "linear":
-        return "same colours; black: unlabelled"
+    if target.drawn_as == "colours":
+        return "same colours; dark: unlabelled"
     return "outlines; dark: unlabelled"
 
 
@@ -106,8 +106,9 @@ def _pair(scored: Scored, box: Box, image: np.ndarray) -> tuple[Panel, Panel]:
     # Both at once: a kind without a range of its own scales by what it is given.
     both = target.picture(np.concatenate([known, predicted], axis=2))
     label, prediction = np.split(both, 2, axis=1)
-    if target.interpolation == "linear":
-        return Panel(label * counts), Panel(prediction)
+    if target.drawn_as == "colours":
+        # Dim where nothing says what it should be, so that the eye compares what can be compared.
+        return Panel(label * counts), Panel(prediction * np.where(counts, 1, 0.35))
     dimmed = np.where(counts, image, image * 0.35)
     if len(known) == 1:
         label = _flat(label, LABEL_COLOUR)

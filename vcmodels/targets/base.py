@@ -40,6 +40,8 @@ class Target(Section):
     dilate_label: Annotated[int, Field(ge=0, le=64)] | bool | None = None
     """Grow a mask by a ball of this radius in voxels (true is 1) when it is read; kind `binary`."""
 
+    drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
+    """How people see it best: a field of colours, or regions outlined on the image."""
     metric: ClassVar[str]
     """The metric, of those that `summarise` returns, that best tells a good prediction."""
     metric_mode: ClassVar[Literal["max", "min"]] = "max"

@@ -35,6 +35,7 @@ class BinaryTarget(Target):
     activation: Literal["sigmoid", "none"] = "sigmoid"
     """Applied to the output: `sigmoid` gives probabilities, `none` raw logits (float output)."""
 
+    drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[Mapping[str, float]] = {"bce": 1.0, "soft_dice": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", "soft_dice", "soft_jaccard"})

@@ -55,6 +55,7 @@ class MulticlassTarget(Target):
     output: Literal["classes", "probabilities"] = "classes"
     """What inference writes: the value of the likeliest class, or one channel per class."""
 
+    drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[Mapping[str, float]] = {"ce": 1.0, "soft_dice": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"ce", "soft_dice", "soft_jaccard"})
