@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.geometry.boxes import Box
@@ -13,6 +13,7 @@ starts = st.tuples(*[st.integers(-10, 25)] * 3)
 shapes = st.tuples(*[st.integers(1, 9)] * 3)
 
 
+@settings(deadline=None)
 @given(starts, shapes)
 def test_noise_is_a_function_of_the_position(start, shape):
     whole = Box((-10, -10, -10), (45, 45, 45))
@@ -58,6 +59,7 @@ def test_the_gradient_of_waves_is_their_slope():
     )
 
 
+@settings(deadline=None)
 @given(starts, shapes)
 def test_every_ball_that_touches_a_box_is_found(start, shape):
     box = Box(start, shape)

@@ -3,6 +3,7 @@
 import builtins
 import functools
 import http.server
+import multiprocessing
 import threading
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_an_array_behind_http_reads_the_same(tmp_path, stores, server, layout):
     assert volume.is_stored(volume.box)
     assert volume.missing_blocks() == 0
     assert len(volume.fingerprint()) == 64
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_inherits_a_connection_makes_its_own(tmp_path, stores, server):
+    data = stores.numbers()
+    stores.write(tmp_path / "a.zarr", data, zarr_format=2)
+    volume = open_volume(f"{server}/a.zarr", key="input")
+    volume.read(volume.box)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=lambda: results.put(volume.read(volume.box)), daemon=True)
+    child.start()
+    np.testing.assert_array_equal(results.get(timeout=30)[0], data)
+    child.join()
 
 
 def test_a_lost_connection_is_tried_again_and_then_named(tmp_path, stores, server):
