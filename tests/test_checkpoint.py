@@ -1,3 +1,4 @@
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from torch import nn
 
 from vcmodels.checkpoint import (
     SCHEMA,
+    TRAILER,
     load_checkpoint,
     load_weights,
     previous_generation,
@@ -78,9 +80,17 @@ class Evil:
 def test_a_pickled_call_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tmp_path / "a.pth", {"schema": SCHEMA, "model": Evil()})
-    with pytest.raises(CheckpointError, match="refused"):
+    with pytest.raises(CheckpointError, match=r"refused: contains (posix|nt)\.mkdir, which"):
         load_checkpoint(tmp_path / "a.pth")
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b"PK\x03\x04", b"\x80\x02h\x05.", bytes(99)])
+def test_other_bytes_under_a_right_checksum_are_refused_in_words(tmp_path, body):
+    path = tmp_path / "a.pth"
+    path.write_bytes(body + TRAILER + hashlib.sha256(body).digest())
+    with pytest.raises(CheckpointError, match="refused: not a file of tensors"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(

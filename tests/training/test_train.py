@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import parse_task
-from vcmodels.errors import OutputError, RunError, TaskError
+from vcmodels.errors import OutputError, RefusedError, RunError, TaskError
 from vcmodels.reporting import Silent
 from vcmodels.stopping import StopSignals
 from vcmodels.training import train
@@ -251,6 +251,30 @@ def test_weights_only_starts_at_step_zero(sheet_task, tmp_path):
     assert last(second)["step"] == 1
     for name, value in load_checkpoint(Path(source)).state["ema"].items():
         torch.testing.assert_close(value, last(second)["ema"][name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "SGD"}, "optimizer: is SGD, .*first_last.pth was trained with AdamW"),
+        ({"max_epoch": 1}, "max_epoch: is 1, .* has 1 epochs already"),
+        ({"checkpoint_path": "nowhere.pth"}, "nowhere.pth: no such file"),
+    ],
+    ids=["optimizer", "epochs", "missing"],
+)
+def test_a_checkpoint_that_cannot_be_continued_is_refused_before_any_work(
+    sheet_task, tmp_path, settings, message
+):
+    first = {"model_name": "first", "max_epoch": 1, "max_steps_per_epoch": 1}
+    run(with_folder(sheet_task, tmp_path / "first", **first))
+    given = {"checkpoint_path": str(tmp_path / "first" / "first_last.pth")}
+    second = with_folder(sheet_task, tmp_path / "second", **given)
+    second["tr_params"] |= settings
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "notes.txt").touch()
+    with pytest.raises(RefusedError, match=message):
+        run(second, restart=True)
+    assert {p.name for p in (tmp_path / "second").iterdir()} == {".lock", "notes.txt"}
 
 
 def test_a_second_training_on_the_folder_is_refused(sheet_task):

@@ -156,10 +156,15 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[s
     """(dotted key, old value, new value) of everything that differs and may not."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
-        (key, json.dumps(before.get(key)), json.dumps(after.get(key)))
+        (key, _short(before.get(key)), _short(after.get(key)))
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
     ]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:60]}..."
 
 
 def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:

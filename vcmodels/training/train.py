@@ -15,6 +15,7 @@ from vcmodels.data.patch_cache import load_or_find_patches
 from vcmodels.data.split import Split, load_or_split
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.devices import choose_device
+from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board, cut_json_lines
@@ -50,12 +51,19 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
     device = choose_device(settings.device, "tr_params.device")
     volumes = open_volumes(task, reporter)
     with StopSignals() as stop, RunFolder(task) as run:
-        if restart and (aside := run.move_aside()) is not None:
-            reporter.say(f"moved the earlier run to {aside}")
-        resumed = run.newest_checkpoint()
+        resumed = None if restart else run.newest_checkpoint()
         if resumed is not None and resumed.state["epoch"] >= settings.max_epoch:
             reporter.say(f"{run.path}: already complete ({settings.max_epoch} epochs)")
             return 0
+
+        heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
+        in_channels = sum(volume.channels for volume in volumes[0].inputs)
+        torch.manual_seed(settings.seed)
+        network = task.model.build(in_channels, heads, settings.patch_size, volumes[0].spacing)
+        learner = Learner(network, task, settings.max_epoch * settings.max_steps_per_epoch, device)
+        counters = start(learner, resumed, reporter)  # all that may be refused is above
+        if restart and (aside := run.move_aside()) is not None:
+            reporter.say(f"moved the earlier run to {aside}")
 
         if resumed is None:  # a split that nothing was trained with binds nobody
             (run.path / "splits.json").unlink(missing_ok=True)
@@ -67,13 +75,6 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         else:
             normalization = fit_normalization(task, volumes, split.train_regions)
         run.write_task()
-
-        heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
-        in_channels = sum(volume.channels for volume in volumes[0].inputs)
-        torch.manual_seed(settings.seed)
-        network = task.model.build(in_channels, heads, settings.patch_size, volumes[0].spacing)
-        learner = Learner(network, task, settings.max_epoch * settings.max_steps_per_epoch, device)
-        counters = start(learner, resumed, reporter)
         if compile_pays(learner):
             learner.compile(reporter.say)
 
@@ -125,12 +126,19 @@ def datasets(
 
 
 def start(learner: Learner, resumed: Checkpoint | None, reporter: Reporter) -> Counters:
-    """Load the state to start from: this run's last, else `checkpoint_path`, else none."""
+    """Load the state to start from: this run's last, else `checkpoint_path`, else none.
+
+    Raises:
+        CheckpointError: `checkpoint_path` cannot be read or does not fit the network.
+        TaskError: it was trained with another optimiser, or for as long as this run shall last.
+    """
     settings = learner.settings
     weights_only = False
     if resumed is None and settings.checkpoint_path is not None:
         resumed = load_checkpoint(Path(expand_location(settings.checkpoint_path)))
         weights_only = settings.load_weights_only
+        if not weights_only:
+            require_continuable(resumed, learner)
     if resumed is None:
         return Counters()
     learner.restore(resumed.state, str(resumed.path), weights_only=weights_only)
@@ -143,6 +151,26 @@ def start(learner: Learner, resumed: Checkpoint | None, reporter: Reporter) -> C
     if before != now:
         reporter.say(f"{now} threads instead of {before}: no longer bit-identical")
     return counters
+
+
+def require_continuable(given: Checkpoint, learner: Learner) -> None:
+    """Refuse to take more than the weights of a checkpoint that has nothing more to give.
+
+    Raises:
+        CheckpointError: it holds no state of a training.
+        TaskError: its optimiser is another, or it has all epochs already.
+    """
+    settings, state, remedy = learner.settings, given.state, "set load_weights_only"
+    lacking = {"optimizer", "scaler", "counters", "versions"} - state.keys()
+    if lacking:
+        raise CheckpointError(str(given.path), f"lacks {', '.join(sorted(lacking))}", remedy)
+    before = state["task"]["tr_params"]["optimizer"]
+    if before != settings.optimizer:
+        found = f"is {settings.optimizer}, {given.path} was trained with {before}"
+        raise TaskError("tr_params.optimizer", found, f"change it back, or {remedy}")
+    if state["epoch"] >= settings.max_epoch:
+        found = f"is {settings.max_epoch}, {given.path} has {state['epoch']} epochs already"
+        raise TaskError("tr_params.max_epoch", found, f"raise it, or {remedy}")
 
 
 def compile_pays(learner: Learner) -> bool:
