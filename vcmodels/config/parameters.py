@@ -14,6 +14,7 @@ from vcmodels.config.values import (
     FileName,
     IgnoreLabel,
     Location,
+    Locations,
     Overlap,
     Steps,
     Workers,
@@ -119,7 +120,7 @@ class TrainingParams(Section):
 class InferenceParams(Section):
     """`inference_params`: what is predicted, and where the result goes."""
 
-    input_path: Location | list[Location] | None = None
+    input_path: Locations | None = None
     """The volume to predict; a list is stacked as channels, like the `input` of a volume."""
     input_format: Literal["zarr"] = "zarr"
     """Format of the input."""
@@ -138,7 +139,7 @@ class InferenceParams(Section):
     """Format of the output."""
     output_type: OutputType = "np.uint8"
     """Stored type. Integers are scaled by one fixed rule for each kind, written as attributes."""
-    output_targets: Literal["all"] | list[str] = "all"
+    output_targets: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"
     """Names of the targets to write."""
     output_zarr_format: Literal[2, 3] = 2
     """Version of the Zarr format that is written."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from vcmodels.config.messages import Path, listed, shown
 from vcmodels.config.plain import as_list, as_object
-from vcmodels.config.values import NAME_RULE
+from vcmodels.config.values import DEVICE_PATTERN, DEVICE_RULE, NAME_RULE
 
 Schema = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def _phrase(schema: Schema, root: Schema) -> str:
         noun = "an integer" if kind == "integer" else "a number"
         return noun + _range(schema)
     if kind == "string" and "pattern" in schema:
-        return f"a name of {NAME_RULE}"
+        return DEVICE_RULE if schema["pattern"] == DEVICE_PATTERN else f"a name of {NAME_RULE}"
     if kind == "string":
         return "a text" if schema.get("maxLength", 1) else '""'
     if kind == "boolean":

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.config.parameters import InferenceParams, TrainingParams
-from vcmodels.config.values import BoundingBox, FileName, Location, TargetName
+from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import AnyModel
 from vcmodels.section import Fraction, PatchShape, Section
@@ -47,7 +47,7 @@ class VolumeEntry(Section):
     In the file the label of each target stands under the target's name, beside these keys.
     """
 
-    input: Location | list[Location]
+    input: Locations
     """The image: a path or URL of an array or OME-Zarr group; a list is stacked as channels."""
     labels: dict[str, Location] = Field(default_factory=dict)
     """Label array of each target that this volume has."""

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, Field
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d{1,4})?)$"
+DEVICE_RULE = '"auto", "cpu" or "cuda:0"'
 
 VOLUME_KEYS = (
     "input", "ref_label", "bbox", "split", "weight", "name", "level", "channel_axis", "spacing",
@@ -65,11 +67,12 @@ SafeName = Annotated[str, Field(max_length=64, pattern=f"^{NAME_PATTERN}$")]
 FileName = Annotated[SafeName, AfterValidator(check_name)]
 TargetName = Annotated[str, AfterValidator(check_target_name)]
 Location = Annotated[str, Field(min_length=1, max_length=4096)]
+Locations = Location | Annotated[list[Location], Field(min_length=1)]
 BoundingBox = Annotated[tuple[Pair, Pair, Pair], AfterValidator(check_bbox)]
 """[[z0, z1], [y0, y1], [x0, x1]], in voxels of the level that is read; ends excluded."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 Overlap = Share | tuple[Share, Share, Share]
-Device = str | Annotated[int, Field(ge=-1, le=1023)]
+Device = Annotated[str, Field(pattern=DEVICE_PATTERN)] | Annotated[int, Field(ge=-1, le=1023)]
 Amp = Literal["auto", "off", "bf16", "fp16"]
 Compile = Literal["auto"] | bool
 Workers = Annotated[int, Field(ge=0, le=256)]
