@@ -146,6 +146,8 @@ def _store_of(place: FilePath) -> FilePath:
     """
     store = place
     for folder in (place, *place.parents):
-        if folder.suffix == ".zarr" or any((folder / name).is_file() for name in _STORE_FILES):
+        # Unlike Path.is_file, this is false, and no error, for a name that is too long.
+        is_node = any(os.path.isfile(folder / name) for name in _STORE_FILES)  # noqa: PTH113
+        if folder.suffix == ".zarr" or is_node:
             store = folder
     return store

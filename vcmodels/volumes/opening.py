@@ -17,6 +17,10 @@ from vcmodels.volumes.reader import Volume
 from vcmodels.volumes.storage import describe
 
 MAX_CHUNK_BYTES = 8 * 2**30
+_METADATA_ERRORS = (
+    *(ValueError, TypeError, KeyError, NotImplementedError, OSError),
+    ArithmeticError,  # a fill value outside of the dtype overflows
+)
 
 
 def open_volume(
@@ -95,12 +99,15 @@ def _open_checked(handle: ArrayHandle, node: Node, key: str) -> ZarrArray:
     """Open with zarr; whatever it has against the metadata becomes one line."""
     try:
         array = handle.array()
-    except (ValueError, TypeError, KeyError, NotImplementedError, OSError) as error:
+    except _METADATA_ERRORS as error:
         name = "zarr.json" if node.zarr_format == 3 else ".zarray"
         found = f"{join(node.location, name)} is not valid ({describe(error)})"
         raise VolumeError(key, found, "restore the file or convert the array") from error
     if 0 in array.shape:
         raise VolumeError(key, f"{node.location} is empty, shape {array.shape}", "choose another")
+    if 0 in array.chunks:  # zarr opens it and fails at the first read
+        found = f"{node.location} has chunks of {array.chunks}"
+        raise VolumeError(key, found, "restore the metadata")
     return array
 
 
