@@ -28,6 +28,15 @@ def test_an_unset_variable_is_named(text):
         expand_location(text)
 
 
+def test_a_password_in_a_url_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("KEY", "me:secret")
+    for text in ("https://me:secret@host/a.zarr", "https://$KEY@host/a.zarr", "s3://:secret@b/x"):
+        with pytest.raises(VolumeError, match="the URL holds a password") as caught:
+            expand_location(text)
+        assert "secret" not in str(caught.value)
+    assert expand_location("https://host/a@b:c/x") == "https://host/a@b:c/x"
+
+
 @pytest.mark.parametrize("text", ["", "  ", "a\0b"])
 def test_what_is_no_path_is_refused(text):
     with pytest.raises(VolumeError, match="not a path"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vcmodels.errors import VolumeError
 
+_PASSWORD = re.compile(r"(\w+://)[^/@]*:[^/@]*@")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -36,7 +37,7 @@ def expand_location(text: str) -> str:
     URLs get their variables expanded and are otherwise left alone.
 
     Raises:
-        VolumeError: a `$VAR` is not set, or the text is empty.
+        VolumeError: a `$VAR` is not set, a URL holds a password, or the text is empty.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -49,6 +50,10 @@ def expand_location(text: str) -> str:
         raise VolumeError(repr(text), "this is not a path", "give a path or a URL")
     expanded = _VARIABLE.sub(value, text)
     if is_remote(expanded):
+        if _PASSWORD.match(expanded):
+            shown = _PASSWORD.sub(r"\1...@", expanded)
+            remedy = "give it through the driver's environment: locations are written into results"
+            raise VolumeError(shown, "the URL holds a password", remedy)
         return expanded.rstrip("/")
     return os.path.normpath(Path.cwd() / Path(expanded).expanduser())
 
