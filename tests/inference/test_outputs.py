@@ -225,3 +225,18 @@ def test_a_kill_while_overwriting_leaves_no_slab_marked_as_done(workplace, monke
             work.run(options={"overwrite": True})
     work.run()
     np.testing.assert_allclose(work.read(), work.values, atol=1e-6)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_finished_result_that_lost_a_chunk_is_not_called_complete(workplace, zarr_format):
+    work = workplace(noise((9, 10, 11)))
+    options = {"output_zarr_format": zarr_format}
+    work.run(**options)
+    before = work.read()
+    names = (".zarray", ".zattrs", ".zgroup", "zarr.json")
+    chunks = [p for p in (root_of(work) / "value" / "0").rglob("*") if p.is_file()]
+    next(p for p in chunks if p.name not in names).unlink()
+    with pytest.raises(OutputError, match=r"7 chunks are stored, which were 8; .*--overwrite"):
+        work.run(**options)
+    work.run(**options, options={"overwrite": True})
+    np.testing.assert_array_equal(work.read(), before)

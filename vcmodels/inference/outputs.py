@@ -17,6 +17,7 @@ from vcmodels.volumes import (
     WritableArray,
     create_array,
     group_attributes,
+    open_volume,
     set_group_attributes,
     write_multiscale_group,
 )
@@ -101,7 +102,9 @@ class Layout:
 
     def note(self, manifest: Manifest, *, is_complete: bool) -> None:
         """Write on the group what determines its content, and whether all of it is there."""
-        value = {"manifest": manifest, "complete": is_complete}
+        value: dict[str, Any] = {"manifest": manifest, "complete": is_complete}
+        if is_complete:
+            value["stored_chunks"] = {n: count_stored(self.root, n) for n in manifest["targets"]}
         set_group_attributes(str(self.root), {KEY: value}, zarr_format=self.zarr_format)
 
 
@@ -117,7 +120,8 @@ def claim(root: Path, manifest: Manifest, *, overwrite: bool) -> State:
         overwrite: delete an earlier result of ours first.
 
     Raises:
-        OutputError: another run's result, or something that is not ours; nothing is changed.
+        OutputError: another run's result, something that is not ours, or a finished result that
+            has lost chunks since; nothing is changed.
     """
     if root.is_symlink() or (root.exists() and not root.is_dir()):
         raise OutputError(str(root), "is in the way: a link or a file", "move it away")
@@ -143,9 +147,32 @@ def claim(root: Path, manifest: Manifest, *, overwrite: bool) -> State:
     if noted.get("complete") is True and all(
         (root / name).is_dir() for name in manifest["targets"]
     ):
+        _require_whole(root, noted.get("stored_chunks", {}))
         journal.remove()
         return "complete"
     return "resume"
+
+
+def count_stored(root: Path, name: str) -> int:
+    """How many chunks (or shards) of a target's array are on disk."""
+    volume = open_volume(str(root / name / LEVEL), key="output", channels="any")
+    return sum(1 for _ in volume.stored_blocks())
+
+
+def _require_whole(root: Path, stored: Mapping[str, int]) -> None:
+    """Refuse a finished result of which chunks are gone: they would read as zeros.
+
+    Raises:
+        OutputError: naming the array.
+    """
+    for name, before in stored.items():
+        now = count_stored(root, name)
+        if now != before:
+            raise OutputError(
+                str(root / name / LEVEL),
+                f"is finished, but {now} chunks are stored, which were {before}",
+                "bring them back, or run with --overwrite",
+            )
 
 
 def _attributes(root: Path) -> dict[str, Any]:
