@@ -1,13 +1,18 @@
 """Which device and precision to compute with, and how to compile a network for it."""
 
+import os
+import resource
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vcmodels.errors import RefusedError
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 Amp = Literal["auto", "off", "bf16", "fp16"]
 
@@ -33,6 +38,24 @@ def choose_device(wanted: str | int, key: str) -> torch.device:
             key, f"{name} was asked for, {found} CUDA devices are visible", 'use "auto" or "cpu"'
         )
     return device
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of a CUDA device; for the CPU that of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_bytes()
+
+
+def machine_bytes() -> int:
+    """All memory of the machine, or less where it is limited for this process or container."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        found.append(limit)
+    with suppress(OSError, ValueError):  # other systems have no such file; "max" is no number
+        found.append(int(_CGROUP_LIMIT.read_text()))
+    return min(found)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcmodels.data.volumes import open_volumes
+from vcmodels.data.volumes import open_volumes, say_missing
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent
@@ -32,6 +32,16 @@ def test_labels_of_another_shape_are_refused_with_both_keys(make_task, entry, st
     message = message.replace("(6", r"\(6").replace("(7", r"\(7").replace("8)", r"8\)").replace("9)", r"9\)")  # fmt: skip
     with pytest.raises(VolumeError, match=message):
         open_volumes(make_task([entry]))
+
+
+def test_chunks_that_are_not_stored_are_counted(make_task, entry, store):
+    image = np.ones(SHAPE, np.uint8)
+    image[:5, :6, :7] = 0
+    entry["input"] = store("holes", image)
+    entry["sheet"] = store("whole", np.ones(SHAPE, np.uint8))
+    volumes, reporter = open_volumes(make_task([entry])), Silent()
+    say_missing(volumes, reporter)
+    assert reporter.lines == [f"{volumes[0].name}: chunks not stored, read as fill: input 1 of 8"]
 
 
 def test_vector_labels_need_their_channels(make_task, entry, store):

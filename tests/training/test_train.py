@@ -111,6 +111,35 @@ def test_a_stop_in_the_validation_is_not_kept_waiting(sheet_task, tmp_path, monk
     assert_same_state(last(whole), last(parts))
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "match"),
+    [
+        ("dataset_config", "min_labeled_ratio", 1.0, "min_labeled_ratio: no patch qualifies"),
+        ("dataset_config", "cache_file", "$UNSET_FOR_SURE/p.json", "cache_file: .* is not set"),
+        ("tr_params", "tensorboard_log_dir", "$UNSET_FOR_SURE", "tensorboard_log_dir: .* not set"),
+        (
+            "model_config",
+            "f_maps",
+            [4096, 4096],
+            "batch_size: a step needs about .* GiB, the cpu has",
+        ),
+    ],
+)
+def test_a_refused_task_leaves_no_folder(sheet_task, tmp_path, section, key, value, match):
+    sheet_task["tr_params"]["ckpt_out_base"] = str(tmp_path / "runs" / "first")
+    sheet_task[section][key] = value
+    with pytest.raises(TaskError, match=match):
+        run(sheet_task)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_log_folder_is_expanded(sheet_task, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGS", str(tmp_path / "logs"))
+    sheet_task["tr_params"] |= {"tensorboard_log_dir": "$LOGS/a", "max_epoch": 1}
+    assert run(sheet_task)[0] == 0
+    assert list((tmp_path / "logs" / "a").glob("events*"))
+
+
 def test_a_stop_in_the_first_step_leaves_at_once(sheet_task, monkeypatch):
     """It may take minutes to compile, and there is nothing to save."""
     stop_after(monkeypatch, 0)
@@ -136,6 +165,7 @@ def test_a_kill_between_the_files_of_an_epoch_loses_none(sheet_task, tmp_path, m
                 load_checkpoint(tmp_path / f / name).state for f in ("whole", f"killed{count}")
             ]
             assert_same_state(*states)
+        assert not (tmp_path / f"killed{count}" / "tiny_1.previous.pth").exists()
         log = (tmp_path / f"killed{count}" / "log.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in log] == [3]
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from vcmodels.cli.console import Console
 from vcmodels.config import Task
 from vcmodels.data.patch_cache import fingerprint
-from vcmodels.data.volumes import TaskVolume, open_volumes
+from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
 from vcmodels.volumes import Volume
 from vcmodels.volumes.files import read_json
 
@@ -28,6 +28,7 @@ def say_plan(task: Task, console: Console) -> None:
     _print(console, _volume_table(volumes))
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
+    say_missing(volumes, console)
     console.say(_cached_patches(task, volumes))
     _say_network(task, volumes, console)
     console.say(f"run folder {task.run_dir}")

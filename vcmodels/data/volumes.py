@@ -1,7 +1,8 @@
 """The labelled volumes of a task: opened, expanded and checked against each other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -16,6 +17,7 @@ from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
 
 SPACING_TOLERANCE = 0.01
+MOST_TOLD = 20
 _SEARCHED_GROUPS = 4
 
 
@@ -82,6 +84,16 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     _check_alike(found, reporter)
     _check_patch(task, found[0].spacing)
     return found
+
+
+def say_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
+    """Tell how many chunks are not stored: a mask, or a copy that was cut short, reads as fill."""
+    for volume in volumes[:MOST_TOLD]:
+        arrays = [("input", image) for image in volume.inputs] + list(volume.labels.items())
+        missing = [(name, array, array.missing_blocks()) for name, array in arrays]
+        lines = [f"{name} {n} of {prod(a.names.counts)}" for name, a, n in missing if n]
+        if lines:
+            reporter.say(f"{volume.name}: chunks not stored, read as fill: {', '.join(lines)}")
 
 
 def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Any, TextIO
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task
-from vcmodels.errors import CheckpointError, OutputError, TaskError
+from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError
 from vcmodels.volumes.files import sweep_temporaries, write_atomic
 
 MAY_CHANGE = (
@@ -40,9 +41,11 @@ class RunFolder:
         self.task, self.path = task, task.run_dir
         self.name = task.tr_params.model_name
         self._lock: TextIO | None = None
+        self._made: list[Path] = []
 
     def __enter__(self) -> "RunFolder":
         try:
+            self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
         except OSError as error:
@@ -74,8 +77,20 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        if self._lock is None:
+            return
+        if isinstance(error, RefusedError) and self._made:
+            self._unmake()
+        self._lock.close()
+
+    def _unmake(self) -> None:
+        """Remove the folders that were made for a task that is refused, if nothing is in them."""
+        if [path.name for path in self.path.iterdir()] != [".lock"]:
+            return
+        (self.path / ".lock").unlink()
+        with suppress(OSError):  # another process begins to use one of them
+            for folder in self._made:
+                folder.rmdir()
 
     @property
     def last(self) -> Path:

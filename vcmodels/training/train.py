@@ -13,8 +13,8 @@ from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.patch_cache import load_or_find_patches
 from vcmodels.data.split import Split, load_or_split
-from vcmodels.data.volumes import TaskVolume, open_volumes
-from vcmodels.devices import choose_device
+from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
+from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
@@ -28,6 +28,9 @@ from vcmodels.volumes import expand_location
 
 COMPILE_REPAYS_AFTER_STEPS = 300
 """Compiling costs about a minute; it saves around half of a step of some tenths of a second."""
+
+ESTIMATE_SLACK = 2
+"""A compiled step may keep half of what is estimated; sizes near the limit are left to try."""
 
 
 def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
@@ -49,7 +52,10 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device, "tr_params.device")
+    events, _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
     volumes = open_volumes(task, reporter)
+    refuse_too_large(task, volumes, device)
+    say_missing(volumes, reporter)
     with StopSignals() as stop, RunFolder(task) as run:
         resumed = None if restart else run.newest_checkpoint()
         if resumed is not None and resumed.state["epoch"] >= settings.max_epoch:
@@ -90,15 +96,33 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             "versions": versions(),
         }
         feed = Feed(*datasets(task, volumes, split, normalization), task, device)
-        events = settings.tensorboard_log_dir
-        board = Board(
-            Path(events) if events else run.path / "tensorboard", learner.step, reporter.say
-        )
+        board = Board(events, learner.step, reporter.say)
         cut_json_lines(run.log, learner.step)
         try:
             return Loop(learner, counters, feed, run, board, stop, reporter, facts).train()
         finally:
             board.close()
+
+
+def refuse_too_large(task: Task, volumes: list[TaskVolume], device: torch.device) -> None:
+    """Compare what a step is estimated to need with what the device has, before allocating it.
+
+    Raises:
+        TaskError: it cannot fit.
+    """
+    settings = task.tr_params
+    heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
+    first = volumes[0]
+    summary = task.model.describe(first.channels, heads, settings.patch_size, first.spacing)
+    value = 4 if choose_amp(settings.amp, device) is None else 2
+    needed, there = summary.training_bytes(settings.batch_size, value), memory_bytes(device)
+    if needed > ESTIMATE_SLACK * there:
+        raise TaskError(
+            "tr_params.batch_size",
+            f"a step needs about {needed / 2**30:,.0f} GiB, the {device.type} has "
+            f"{there / 2**30:,.0f} GiB",
+            "make batch_size, patch_size or f_maps smaller",
+        )
 
 
 def datasets(
