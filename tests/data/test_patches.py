@@ -109,3 +109,14 @@ def test_a_volume_without_patches_is_told(make_task, entry, store, blobs):
     task, reporter = make_task([entry, other]), Silent()
     find_patches(task, open_volumes(task), reporter)
     assert "no patch qualifies in 1 of 2 volumes: bare" in reporter.lines
+
+
+def test_more_than_the_machine_can_hold_is_refused(make_task, entry, monkeypatch):
+    monkeypatch.setattr("vcmodels.data.patches.machine_bytes", lambda: 24 * 1000)
+    volumes = open_volumes(make_task([entry]))
+    find_patches(make_task([entry]), volumes)  # 20 x 25 x 31 voxels in cells of 4: 280
+    thin = make_task([entry], dataset={"patch_stride": [1, 1, 1]})
+    with pytest.raises(
+        TaskError, match=r"volume_paths\.0\.bbox: finding patches in \(20, 25, 31\)"
+    ):
+        find_patches(thin, volumes)

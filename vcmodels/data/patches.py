@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -11,9 +12,15 @@ from vcmodels.config import Task
 from vcmodels.data.label_index import build_index, cell_shape
 from vcmodels.data.patch_density import PatchDensity, PatchGrid, patch_density, patch_grid
 from vcmodels.data.volumes import TaskVolume
+from vcmodels.devices import machine_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.reporting import Reporter, Silent
+
+BYTES_PER_CELL = 24
+"""Counts and planes, and their sums in int64 beside the running ones."""
+BYTES_PER_PATCH = 24
+"""Labelled voxels, box, and the share of each in float64 one after the other."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def find_patches(
     voxels = [_stored_voxels(volume) for volume in volumes]
     with reporter.bar("finding patches", sum(voxels)) as advance:
         for number, volume in enumerate(volumes):
+            _refuse_too_large(volume, criteria.stride, cell)
             grid = patch_grid(volume.region, criteria.patch, criteria.stride, cell)
             chosen = np.ones([len(o) for o in grid.origins], bool)
             if volume.ref is not None:
@@ -169,6 +177,25 @@ class _Best:
             f"ratio of {self.ratio:.4g} (wanted {wanted.min_labeled_ratio:g})"
         )
         return TaskError(blocking, found, "lower it, or choose a smaller patch_size")
+
+
+def _refuse_too_large(volume: TaskVolume, stride: Shape, cell: Shape) -> None:
+    """The index is dense in cells: a volume of 10^18 voxels, even an empty one, has too many.
+
+    Raises:
+        TaskError: cells and candidate patches cannot be held in memory.
+    """
+    cells, patches = (
+        prod(-(-n // u) for n, u in zip(volume.region.shape, step, strict=True))
+        for step in (cell, stride)
+    )
+    needed, there = BYTES_PER_CELL * cells + BYTES_PER_PATCH * patches, machine_bytes()
+    if needed > there:
+        found = (
+            f"finding patches in {volume.region.shape} voxels needs {needed / 2**30:,.0f} GiB, "
+            f"the machine has {there / 2**30:,.0f} GiB"
+        )
+        raise TaskError(f"{volume.key}.bbox", found, "give the part that is labelled as bbox")
 
 
 def _rows(number: int, grid: PatchGrid, chosen: np.ndarray) -> np.ndarray:
