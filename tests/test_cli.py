@@ -212,6 +212,13 @@ def test_a_phantom_is_written_once(tmp_path, capsys, refused):
     assert files_under(tmp_path) == before
 
 
+def test_check_does_not_wait_for_a_pipe(task_file, sheet_task, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    sheet_task["dataset_config"]["cache_file"] = str(tmp_path / "pipe")
+    assert main(["check", str(task_file(sheet_task))]) == 0
+    assert "pipe is not a file" in capsys.readouterr().out
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from vcmodels.cli import main; code = main(['train', '--help']);"

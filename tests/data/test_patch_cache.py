@@ -169,3 +169,12 @@ def test_a_million_rows_stay_under_20_mb():
     rows[:, 0] = 0
     text = _document(PatchList((64, 64, 64), rows), {}, [])
     assert len(text) * 10 < 20e6
+
+
+def test_a_pipe_or_device_is_neither_read_nor_replaced(world, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    _, said = ask(world, dataset={"cache_file": str(pipe)})
+    assert "pipe is not a file | " in said
+    assert "the patch list is not kept" in said
+    assert pipe.is_fifo()

@@ -72,6 +72,8 @@ def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
     if not task.dataset_config.use_cache:
         return "patches: found anew by every run (use_cache is false)"
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            return f"patches: found anew by every run, {path} is not a file"
         document: object = read_json(path)
     except FileNotFoundError:
         return f"patches: not found yet (no {path})"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from errno import EEXIST
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def load_or_find_patches(
         return patches
     patches = find_patches(task, volumes, reporter)
     try:
+        if path.exists() and not path.is_file():  # /dev/null, which a rename would replace
+            raise FileExistsError(EEXIST, "is not a file")
         write_atomic(path, _document(patches, wanted, volumes))
     except OSError as error:
         reporter.say(f"the patch list is not kept: {path}: {error.strerror}")
@@ -118,6 +121,8 @@ def _read(
 
 def _parse(path: Path) -> object:
     try:
+        if path.exists() and not path.is_file():  # /dev/full can be read for ever
+            raise _UnusableError(f"{path} is not a file")
         if path.stat().st_size > LARGEST_BYTES:
             raise _UnusableError(f"{path} is absurdly large")
         return read_json(path)
