@@ -45,16 +45,16 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool = True) -> None:
     """Write `state` (tensors and JSON-able values) atomically; the file that was there stays whole.
 
     The previous generation is kept beside it as `<stem>.previous.pth`, so that two complete ones
-    exist from the second save on.
+    exist from the second save on, unless `keep_previous` is false.
     """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     body = buffer.getvalue()
-    if path.exists():
+    if keep_previous and path.exists():
         keep_as(path, previous_generation(path))
     write_atomic(path, body + TRAILER + hashlib.sha256(body).digest())
 

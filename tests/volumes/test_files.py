@@ -1,3 +1,5 @@
+import errno
+import os
 import signal
 import stat
 import subprocess
@@ -66,3 +68,15 @@ def test_a_kill_at_any_instant_leaves_a_whole_file(tmp_path):
     (tmp_path / ".decoy-not-ours").touch()
     sweep_temporaries(tmp_path)
     assert names(tmp_path) == [".decoy-not-ours", "a.bin"]
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    def full(_handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("vcmodels.volumes.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.bin'"):
+        write_atomic(path, b"new")
+    assert (names(tmp_path), path.read_bytes()) == (["a.bin"], b"old")

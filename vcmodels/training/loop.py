@@ -38,9 +38,10 @@ class Loop:
     """What a checkpoint holds besides the changing state: task, normalisation, split, versions."""
 
     def save(self, path: Path) -> None:
-        """Write the complete state."""
+        """Write the complete state; only the last and the best file keep their previous one."""
+        keep = path in (self.run.last, self.run.best)
         state = {"counters": vars(self.counters), "epoch": self.counters.epoch}
-        save_checkpoint(path, {**self.facts, **self.learner.state(), **state})
+        save_checkpoint(path, {**self.facts, **self.learner.state(), **state}, keep_previous=keep)
 
     def train(self) -> int:
         """All epochs that are left; returns the exit code (0, or 128 + signal)."""

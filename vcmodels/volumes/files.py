@@ -32,8 +32,10 @@ def write_atomic(path: str | Path, data: bytes) -> None:
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # writing knows the handle alone
         raise
     sync_folder(path.parent)
 
