@@ -145,7 +145,6 @@ def test_the_attributes_say_how_it_was_made(workplace):
         ({"output_dir": "s3://b/x"}, TaskError, "is a URL"),
         ({"input_path": "nowhere.zarr"}, VolumeError, "does not exist"),
         ({"bbox": [[0, 9], [0, 11], [0, 11]]}, TaskError, "is not inside the volume"),
-        ({"output_targets": []}, TaskError, "output_targets: is empty"),
         ({"memory_gb": 1e-6}, TaskError, "memory_gb: 1e-06 GB are too little"),
     ],
 )

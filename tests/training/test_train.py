@@ -384,3 +384,14 @@ def test_the_loop_saves_now_and_then_within_an_epoch(sheet_task, monkeypatch):
     assert [s for s in saved if s[1] == "tiny_last.pth"][:3] == [
         (1, "tiny_last.pth"), (2, "tiny_last.pth"), (3, "tiny_last.pth"),
     ]  # fmt: skip
+
+
+def test_what_may_change_the_bits_is_told_on_resuming(sheet_task):
+    sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 1, "threads": 2}
+    run(sheet_task)
+    sheet_task["tr_params"] |= {"max_epoch": 2, "threads": 1}
+    try:
+        _, lines = run(sheet_task)
+    finally:
+        torch.set_num_threads(2)
+    assert "threads 1 instead of 2: may no longer be bit-identical" in lines

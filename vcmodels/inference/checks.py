@@ -42,8 +42,6 @@ def choose_targets(task: Task, predictor: Predictor) -> dict[str, AnyTarget]:
             key = "inference_params.output_type"
             raise TaskError(key, f'target "{name}" {error}') from error
         chosen[name] = target
-    if not chosen:
-        raise TaskError("inference_params.output_targets", "is empty", f"choose from {known}")
     return chosen
 
 

@@ -93,7 +93,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             "spacing": list(volumes[0].spacing),
             "normalization": normalization.to_dict(),
             "split": split.to_dict(),
-            "versions": versions(),
+            "versions": versions(learner),
         }
         feed = Feed(*datasets(task, volumes, split, normalization), task, device)
         board = Board(events, learner.step, reporter.say)
@@ -171,9 +171,14 @@ def start(learner: Learner, resumed: Checkpoint | None, reporter: Reporter) -> C
         return Counters()
     counters = Counters(**resumed.state["counters"])
     reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
-    before, now = resumed.state["versions"]["threads"], torch.get_num_threads()
-    if before != now:
-        reporter.say(f"{now} threads instead of {before}: no longer bit-identical")
+    before, now = resumed.state["versions"], versions(learner)
+    changed = [
+        f"{name} {value} instead of {before.get(name)}"
+        for name, value in now.items()
+        if value != before.get(name)
+    ]
+    if changed:
+        reporter.say(f"{', '.join(changed)}: may no longer be bit-identical")
     return counters
 
 
@@ -208,9 +213,12 @@ def compile_pays(learner: Learner) -> bool:
     return learner.total_steps >= COMPILE_REPAYS_AFTER_STEPS
 
 
-def versions() -> dict[str, str | int]:
+def versions(learner: Learner) -> dict[str, str | int | bool]:
     """What the numbers of a run depend on, besides the task."""
     return {
+        "device": learner.device.type,
+        "precision": str(learner.amp or torch.float32).removeprefix("torch."),
+        "compiled": compile_pays(learner),
         "vcmodels": vcmodels.__version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
