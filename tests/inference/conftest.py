@@ -13,7 +13,14 @@ from vcmodels.data.normalization import Normalization
 from vcmodels.inference import InferenceReport, predict
 from vcmodels.volumes import create_array, open_volume
 
-torch.set_num_threads(1)
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny networks run faster on one thread; the tests after these get theirs back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Identity(nn.Module):
