@@ -109,6 +109,8 @@ class CompiledOrEager(nn.Module):
             return self.compiled(image)
         try:
             result = self.compiled(image)
+        except torch.OutOfMemoryError:
+            raise  # running eagerly takes even more
         except (RuntimeError, OSError, ImportError) as error:  # dynamo's and inductor's own errors
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             self.say(f"torch.compile does not work here, running eagerly ({reason[:120]})")

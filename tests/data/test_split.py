@@ -102,7 +102,7 @@ def test_guard_width_is_the_tasks(prepare):
 
 def test_a_volume_too_short_for_the_guard_is_an_error_with_remedies(prepare):
     task, volumes, patches = prepare([(9, 9, 17)])
-    with pytest.raises(TaskError, match=r"split_guard: volume v0 .* cannot be cut .* split_mode"):
+    with pytest.raises(TaskError, match=r"patch_size: volume v0 .* cannot be cut .* split_mode"):
         split_patches(task, volumes, patches)
 
 

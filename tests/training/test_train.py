@@ -20,7 +20,6 @@ from vcmodels.training import train
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.run_folder import RunFolder
-from vcmodels.training.validation import predict
 
 
 def run(task: dict, **kwargs) -> tuple[int, list[str]]:
@@ -98,12 +97,15 @@ def test_a_stop_in_the_validation_is_not_kept_waiting(sheet_task, tmp_path, monk
     parts = with_folder(sheet_task, tmp_path / "parts")
     seen = []
 
-    def stopped(*arguments):
-        seen.append(os.kill(os.getpid(), signal.SIGTERM))
-        return predict(*arguments)
+    original = Learner.run
+
+    def stopped(self, network, batch):
+        if not network.training:
+            seen.append(os.kill(os.getpid(), signal.SIGTERM))
+        return original(self, network, batch)
 
     with monkeypatch.context() as context:
-        context.setattr("vcmodels.training.validation.predict", stopped)
+        context.setattr(Learner, "run", stopped)
         assert run(parts)[0] == 128 + signal.SIGTERM
     assert len(seen) == 1
     assert (last(parts)["step"], last(parts)["epoch"]) == (3, 0)
@@ -290,9 +292,10 @@ def test_weights_only_starts_at_step_zero(sheet_task, tmp_path):
     [
         ({"optimizer": "SGD"}, "optimizer: is SGD, .*first_last.pth was trained with AdamW"),
         ({"max_epoch": 1}, "max_epoch: is 1, .* has 1 epochs already"),
+        ({"max_steps_per_epoch": 3}, "max_steps_per_epoch: is 3, .* was trained with 1"),
         ({"checkpoint_path": "nowhere.pth"}, "nowhere.pth: no such file"),
     ],
-    ids=["optimizer", "epochs", "missing"],
+    ids=["optimizer", "epochs", "steps", "missing"],
 )
 def test_a_checkpoint_that_cannot_be_continued_is_refused_before_any_work(
     sheet_task, tmp_path, settings, message
@@ -300,7 +303,7 @@ def test_a_checkpoint_that_cannot_be_continued_is_refused_before_any_work(
     first = {"model_name": "first", "max_epoch": 1, "max_steps_per_epoch": 1}
     run(with_folder(sheet_task, tmp_path / "first", **first))
     given = {"checkpoint_path": str(tmp_path / "first" / "first_last.pth")}
-    second = with_folder(sheet_task, tmp_path / "second", **given)
+    second = with_folder(sheet_task, tmp_path / "second", max_steps_per_epoch=1, **given)
     second["tr_params"] |= settings
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "notes.txt").touch()
@@ -397,3 +400,56 @@ def test_what_may_change_the_bits_is_told_on_resuming(sheet_task):
     finally:
         torch.set_num_threads(2)
     assert "threads 1 instead of 2: may no longer be bit-identical" in lines
+
+
+def test_max_minutes_stops_within_an_epoch_and_the_run_continues(sheet_task, tmp_path):
+    whole = with_folder(sheet_task, tmp_path / "whole")
+    run(whole)
+    parts = with_folder(sheet_task, tmp_path / "parts", max_minutes=1e-9)
+    code, lines = run(parts)
+    assert code == 0
+    assert "stopped at step 1; the same command continues" in lines
+    del parts["tr_params"]["max_minutes"]
+    run(parts)
+    assert_same_state(last(whole), last(parts))
+
+
+def continued_from(task: dict, folder: Path, source: Path, **settings) -> dict:
+    return with_folder(task, folder, checkpoint_path=str(source), **settings)
+
+
+def test_another_runs_checkpoint_is_continued_with_its_intensities(sheet_task, tmp_path):
+    first = with_folder(sheet_task, tmp_path / "first", max_epoch=1)
+    first["dataset_config"]["normalization"] = "minmax"
+    run(first)
+    source = tmp_path / "first" / "tiny_last.pth"
+    second = continued_from(sheet_task, tmp_path / "second", source, max_epoch=2)
+    code, lines = run(second)
+    assert code == 0
+    assert any(line.startswith(f"continuing {source} at epoch 2, step 3") for line in lines)
+    assert last(second)["step"] == 6
+    assert last(second)["normalization"] == last(first)["normalization"]
+    assert (tmp_path / "second" / "tiny_best.pth").exists()
+
+
+def test_a_run_goes_on_in_another_precision(sheet_task):
+    sheet_task["tr_params"]["max_epoch"] = 1
+    run(sheet_task)
+    task, _ = parse_task(sheet_task, "task.json")
+    learner = Learner(build(task), task, 3, torch.device("cpu"))
+    learner.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    learner.restore(last(sheet_task), "last")  # its scaler was off
+    assert learner.scaler.get_scale() == 65536
+
+
+def build(task):
+    return task.model.build(1, {"sheet": 1, "normals": 3}, (16, 16, 16), (1.0, 1.0, 1.0))
+
+
+def test_out_of_memory_is_one_line_with_a_remedy(sheet_task, monkeypatch):
+    def train_step(self, batches):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Learner, "train_step", train_step)
+    with pytest.raises(RunError, match=r"batch_size: out of memory with 2 patches of \[16, 16"):
+        run(sheet_task)

@@ -4,8 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from vcmodels.augment import DEFAULT_AUGMENTATIONS
 from vcmodels.config.plain import as_object
 from vcmodels.config.schema_walk import Schema, branches, wanted
+from vcmodels.targets.kind import KINDS
 
 _HEAD = """# The task file
 
@@ -18,8 +20,8 @@ start with `_comment` are ignored everywhere, and `"$schema"` at the top.
 
 Locations are strings: local paths (relative ones from the working directory; `~` and `$VAR`
 expand), `s3://` and `https://` URLs, arrays inside groups (`store.zarr/group/array`) and OME-Zarr
-groups, of which `level` is read. A `*` in the paths of a volume expands to many volumes. All lengths and boxes
-are (z, y, x) in voxels.
+groups, of which `level` is read. A `*` in the paths of a volume expands to many volumes. All lengths
+and boxes are (z, y, x) in voxels.
 
 Any key can be set from the command line: `--set tr_params.batch_size=4`,
 `--set dataset_config.volume_paths.0.input=other.zarr/ct`. The value is JSON or a bare text; what
@@ -45,6 +47,8 @@ Task files of the original load as they are; each of these is accepted with a no
 
 _NEEDED = {"`dataset_config`": ("volume_paths", "targets")}
 """Here or at the top level, so the schema cannot say it."""
+_LISTS = {"augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS), "overrides": "`[]`"}
+"""Defaults that the schema does not hold."""
 _LABEL_KEY = "NAME of a target"
 
 
@@ -54,6 +58,7 @@ def document(schema: Schema) -> str:
     parts = [_HEAD, *_sections(schema)]
     parts.append(_table("Top level", _only(schema, ("augment", "overrides")), schema))
     parts += _members("augment", top["augment"]["items"], "name", schema)
+    parts.append(_losses())
     return "\n".join([*parts, _OLD])
 
 
@@ -75,6 +80,20 @@ def _sections(schema: Schema) -> Iterator[str]:
     yield _table("`split` as an object", definitions["SplitAttribute"], schema)
     yield _table("`normalization` as an object", definitions["NormalizationConfig"], schema)
     yield from _members("targets", dataset["targets"]["additionalProperties"], "kind", schema)
+
+
+def _losses() -> str:
+    """A table of what each kind may be trained with."""
+    rows = [
+        _row(
+            f"`{kind}`",
+            " + ".join(f"{weight:g} {name}" for name, weight in target.default_loss.items()),
+            ", ".join(sorted(target.allowed_losses)),
+        )
+        for kind, target in KINDS.items()
+    ]
+    head = ["## Losses of a target, by kind", "", "| kind | default | allowed |"]
+    return "\n".join([*head, "| --- | --- | --- |", *rows, ""])
 
 
 def _about(name: str, properties: Schema) -> str | None:
@@ -103,7 +122,7 @@ def _table(title: str, section: Schema, schema: Schema, about: str | None = None
     lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     required = section.get("required", _NEEDED.get(title, ()))
     for key, value in section["properties"].items():
-        default = "required" if key in required else _default(value)
+        default = "required" if key in required else _LISTS.get(key) or _default(value)
         lines.append(_row(f"`{key}`", wanted(value, schema), default, value.get("description", "")))
     extra = as_object(section.get("additionalProperties"))
     if extra is not None:

@@ -159,9 +159,9 @@ class InferenceParams(Section):
     device: Device = "auto"
     """As in `tr_params`."""
     amp: Amp = "auto"
-    """As in `tr_params`."""
+    """Precision; `auto` takes bf16 or fp16 on CUDA and float32 on a CPU, where bf16 changes `uint8` results by some steps."""
     compile: Compile = "auto"
-    """As in `tr_params`."""
+    """Compile the network; `auto` does on CUDA from 200 patches on."""
     memory_gb: Annotated[float, Field(gt=0, le=1e6)] = 4.0
     """Memory in GB for accumulators and input; larger saves patches that are predicted twice."""
 

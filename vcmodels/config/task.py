@@ -110,8 +110,8 @@ class Task(Section):
     dataset_config: DatasetConfig
     """The data and the targets."""
     augment: list[AnyAugmentation] = Field(default_factory=lambda: list(DEFAULT_AUGMENTATIONS))
-    """Transforms for training, in this order; left out: a list that is good for most data; []:
-    none."""
+    """Transforms for training: intensity first, then one resampling, then flips and turns, each in
+    this order; [] for none."""
     overrides: list[str] = Field(default_factory=list)
     """What `--set` changed, recorded here; the values above already have it."""
 

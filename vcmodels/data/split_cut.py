@@ -40,7 +40,7 @@ def cut_volumes(
         _divide_whole({n: len(origins) for n, origins in rows.items()}, volumes, task, train, val)
         return
     if short and len(short) == len(cuts) and not any(val):
-        raise _too_short(volumes[short[0]], guard)
+        raise _too_short(task, volumes[short[0]], guard)
     for n, cut in cuts.items():
         train[n], val[n] = cut if cut is not None else (volumes[n].region, None)
     if short:
@@ -104,7 +104,7 @@ def _divide_whole(
         side[n] = volumes[n].region
 
 
-def _too_short(volume: TaskVolume, guard: Shape) -> TaskError:
+def _too_short(task: Task, volume: TaskVolume, guard: Shape) -> TaskError:
     found = (
         f"volume {volume.name} with region {volume.region.shape} cannot be cut into a training and "
         f"a validation part with a guard band of {guard} voxels between them"
@@ -113,4 +113,5 @@ def _too_short(volume: TaskVolume, guard: Shape) -> TaskError:
         'set a smaller split_guard, a smaller patch_size, split_mode "random", or give volumes a '
         '"split" of their own'
     )
-    return TaskError("tr_params.split_guard", found, remedy)
+    key = "patch_size" if task.tr_params.split_guard is None else "split_guard"
+    return TaskError(f"tr_params.{key}", found, remedy)

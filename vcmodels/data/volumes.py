@@ -83,6 +83,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
     _check_alike(found, reporter)
     _check_patch(task, found[0].spacing)
+    _say_short(task, found, reporter)
     return found
 
 
@@ -230,6 +231,16 @@ def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
             f"voxel sizes differ: {first.name} has {first.spacing}, {other.name} {other.spacing}"
             f" ({len(differing)} of {len(volumes)} volumes differ); augmentation and the network"
             " plan use the first"
+        )
+
+
+def _say_short(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
+    patch = task.tr_params.patch_size
+    short = [v for v in volumes if any(n < p for n, p in zip(v.region.shape, patch, strict=True))]
+    if short:
+        reporter.say(
+            f"{len(short)} of {len(volumes)} volumes are shorter than the patch {patch} along an "
+            f"axis (the first: {short[0].name}, {short[0].region.shape}): patches are padded there"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.targets.base import Sums, Target
+from vcmodels.targets.labels import LabelError
 from vcmodels.volumes import Volume
 
 BLOCK: Shape = (128, 128, 128)
@@ -100,6 +101,11 @@ def read_label(target: Target, label: Volume, box: Box) -> tuple[np.ndarray, np.
     stored = label.read(box.grow((margin, margin, margin)), pad="edge")
     try:
         truth, valid = target.read_label(stored)
+    except LabelError as error:
+        origin = box.grow((margin, margin, margin)).origin
+        place = tuple(o + i for o, i in zip(origin, error.place, strict=True))
+        found = f"{label.location} holds {error.value} at (z, y, x) = {place}"
+        raise VolumeError(label.key, found, error.remedy) from error
     except ValueError as error:
         raise VolumeError(label.key, f"{label.location}: {error}") from error
     inner = tuple(slice(margin, margin + n) for n in box.shape)

@@ -14,7 +14,7 @@ from vcmodels.volumes.location import is_remote
 CHUNK = 128
 _TRAINING_ONLY = {
     "activation", "output", "weight", "loss", "loss_only_on_label", "label_smoothing",
-    "dilate_label", "ignore_label", "label_encoding",
+    "dilate_label", "ignore_label", "encoding", "output_range",
 }  # fmt: skip
 """Keys of a target that may differ from those it was trained with: they do not change its logits."""
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vcmodels.devices import autocast
+from vcmodels.errors import RunError
 from vcmodels.targets import AnyTarget
 
 
@@ -52,8 +53,15 @@ class Forward:
             image = image.pin_memory().to(self.device, non_blocking=True)
         image = image.contiguous(memory_format=self._layout)
         with torch.inference_mode():
-            with autocast(self.device, self.amp):
-                outputs = self.network(image)
+            try:
+                with autocast(self.device, self.amp):
+                    outputs = self.network(image)
+            except torch.OutOfMemoryError as error:
+                raise RunError(
+                    "inference_params.batch_size",
+                    f"out of memory with patches of shape {tuple(image.shape)}",
+                    "make batch_size or patch_size smaller; the same command continues",
+                ) from error
             return {
                 name: target.blendable(outputs[name][0][:count].float())
                 for name, target in self.targets.items()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vcmodels.checkpoint import Predictor, build_predictor, load_checkpoint
 from vcmodels.config import Task
+from vcmodels.errors import CheckpointError
 from vcmodels.geometry.blocks import Index
 from vcmodels.inference.blend import Blender
 from vcmodels.inference.estimate import Estimate, estimate
@@ -73,6 +74,9 @@ def run_inference(
     """
     path = checkpoint or task.inference_params.checkpoint_path
     best = task.run_dir / f"{task.tr_params.model_name}_best.pth"
+    if not path and not best.exists():
+        found = f"holds no {best.name}"
+        raise CheckpointError(str(task.run_dir), found, "train first, or give a checkpoint_path")
     predictor = build_predictor(load_checkpoint(Path(expand_location(path)) if path else best))
     return predict(
         task,

@@ -44,7 +44,6 @@ class Target(Section):
     """How people see it best: a field of colours, or regions outlined on the image."""
     metric: ClassVar[str]
     """The metric, of those that `summarise` returns, that best tells a good prediction."""
-    metric_mode: ClassVar[Literal["max", "min"]] = "max"
     default_loss: ClassVar[Mapping[str, float]]
     allowed_losses: ClassVar[frozenset[str]]
 

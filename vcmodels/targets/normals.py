@@ -64,7 +64,6 @@ class NormalsTarget(Target):
     uint8: v / 127.5 - 1, int16: v / 32767, int8: v / 127, floats as they are)."""
 
     metric: ClassVar[str] = "angle_deg"
-    metric_mode: ClassVar[Literal["max", "min"]] = "min"
     default_loss: ClassVar[Mapping[str, float]] = {"cosine": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"cosine", "axial_cosine"})
 

@@ -52,7 +52,6 @@ class RegressionTarget(Target):
     """[low, high] that integer outputs span; [0, 1] with a sigmoid, otherwise required for them."""
 
     metric: ClassVar[str] = "mae"
-    metric_mode: ClassVar[Literal["max", "min"]] = "min"
     default_loss: ClassVar[Mapping[str, float]] = {"smooth_l1": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1", "bce"})
 

@@ -28,6 +28,8 @@ class StepResult:
     rate: float
     is_applied: bool
     """False when the loss or the gradient was not finite; nothing changed then."""
+    is_overflow: bool
+    """The gradient overflowed in fp16 and the loss was fine: the scaler halves its factor."""
 
 
 class Learner:
@@ -94,17 +96,30 @@ class Learner:
                     settings.ema_decay,
                     self.step,
                 )
+        is_overflow = math.isfinite(total) and not is_finite and self.scaler.is_enabled()
+        is_overflow = is_overflow and self.scaler.get_scale() > 1
         self.scaler.update()
         self.step += 1
         means = {name: sum(values) / len(values) for name, values in losses.items()}
-        return StepResult(means, norm, rate, is_finite)
+        return StepResult(means, norm, rate, is_finite, is_overflow)
 
     def loss(
         self, network: Callable[[Tensor], Mapping[str, tuple[Tensor, ...]]], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum over targets, and each one's own loss where it had valid voxels."""
+        return self.loss_of(self.run(network, batch), batch)
+
+    def run(
+        self, network: Callable[[Tensor], Mapping[str, tuple[Tensor, ...]]], batch: Batch
+    ) -> Mapping[str, tuple[Tensor, ...]]:
+        """The logits of all heads, in the precision of the run."""
         with autocast(self.device, self.amp):
-            outputs = network(batch.image.contiguous(memory_format=torch.channels_last_3d))
+            return network(batch.image.contiguous(memory_format=torch.channels_last_3d))
+
+    def loss_of(
+        self, outputs: Mapping[str, tuple[Tensor, ...]], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `loss`, of logits that are there already."""
         total = batch.image.new_zeros(())
         parts: dict[str, Tensor] = {}
         for name, target in self.targets.items():
@@ -136,7 +151,8 @@ class Learner:
         if self.averaged is not None:
             load_weights(self.averaged, state["ema"] or state["model"], source)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty when the run was not in fp16 before
+            self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vcmodels.checkpoint import save_checkpoint
 from vcmodels.data.loader import Batch
 from vcmodels.errors import RunError
@@ -36,6 +38,8 @@ class Loop:
     reporter: Reporter
     facts: Mapping[str, Any]
     """What a checkpoint holds besides the changing state: task, normalisation, split, versions."""
+    deadline: float = math.inf
+    """When to stop, in seconds of `time.monotonic`."""
 
     def save(self, path: Path) -> None:
         """Write the complete state; only the last and the best file keep their previous one."""
@@ -46,27 +50,25 @@ class Loop:
     def train(self) -> int:
         """All epochs that are left; returns the exit code (0, or 128 + signal)."""
         settings = self.learner.settings
-        started = time.monotonic()
         total = settings.max_epoch * settings.max_steps_per_epoch
         with self.reporter.bar("training", total) as advance:
             advance(self.learner.step, "")
             while self.counters.epoch < settings.max_epoch:
                 waited = self._steps_of_epoch(advance)
-                if not self.stop.is_stopped():
+                if not self.must_stop():
                     self._end_epoch(waited)
-                if self.stop.is_stopped():
+                if self.must_stop() and self.counters.epoch < settings.max_epoch:
                     self.save(self.run.last)
-                    self._say_stopped(f"at step {self.learner.step}")
+                    self.reporter.say(
+                        f"stopped at step {self.learner.step}; the same command continues"
+                    )
                     return self.stop.exit_code
-                minutes = (time.monotonic() - started) / 60
-                if settings.max_minutes is not None and minutes >= settings.max_minutes:
-                    self._say_stopped(f"after {minutes:.1f} minutes")
-                    return 0
         self.reporter.say(f"finished {self.counters.epoch} epochs; best checkpoint {self.run.best}")
-        return 0
+        return self.stop.exit_code
 
-    def _say_stopped(self, when: str) -> None:
-        self.reporter.say(f"stopped {when}; the same command continues")
+    def must_stop(self) -> bool:
+        """Whether a signal came or the time is up."""
+        return self.stop.is_stopped() or time.monotonic() >= self.deadline
 
     def _steps_of_epoch(self, advance: Advance) -> float:
         """The steps that are left of the epoch; returns the share of time spent waiting for data."""
@@ -76,13 +78,13 @@ class Loop:
         waited = 0.0
         for micro in self.feed.train_batches(learner.step, steps):
             waited += time.perf_counter() - mark
-            result = learner.train_step(micro)
+            result = self._step(micro)
             self.stop.defer()  # before, there is nothing to save, and the first step may compile
             self.counters.add(result)
             self._watch(result, micro)
             advance(1, " ".join(f"{name} {value:.3f}" for name, value in result.losses.items()))
             self.board.scalars(step_scalars(learner, result), learner.step)
-            if self.stop.is_stopped():
+            if self.must_stop():
                 break
             if time.perf_counter() - saved > SAVE_EVERY_SECONDS:
                 self.save(self.run.last)
@@ -90,10 +92,22 @@ class Loop:
             mark = time.perf_counter()
         return waited / max(time.perf_counter() - started, 1e-9)
 
+    def _step(self, micro: list[Batch]) -> StepResult:
+        try:
+            return self.learner.train_step(micro)
+        except torch.OutOfMemoryError as error:
+            settings = self.learner.settings
+            raise RunError(
+                "tr_params.batch_size",
+                f"out of memory with {settings.batch_size} patches of {list(settings.patch_size)}",
+                "make batch_size, patch_size or f_maps smaller; gradient_accumulation makes up for it",
+            ) from error
+
     def _watch(self, result: StepResult, micro: list[Batch]) -> None:
         """Say which patches made a step that was not finite; give up after too many in a row."""
         if result.is_applied:
             self.counters.bad_steps = 0
+        if result.is_applied or result.is_overflow:
             return
         self.counters.bad_steps += 1
         places = "; ".join(str(place) for batch in micro for place in batch.places)
@@ -108,8 +122,8 @@ class Loop:
 
     def _end_epoch(self, waited: float) -> None:
         """Validate, report, save; after a stop on the way the epoch has not ended."""
-        found = validate(self.learner, self.feed.validation_batches(), self.stop.is_stopped)
-        if self.stop.is_stopped():
+        found = validate(self.learner, self.feed.validation_batches(), self.must_stop)
+        if self.must_stop():
             return
         losses = self.counters.end_epoch(self.learner.targets)
         is_best = not found.losses or found.loss < self.counters.best

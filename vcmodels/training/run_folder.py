@@ -173,13 +173,17 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[s
     return [
         (key, _short(before.get(key)), _short(after.get(key)))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+        if before.get(key) != after.get(key) and not _may_change(key)
     ]
 
 
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:60]}..."
+
+
+def _may_change(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
 
 
 def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:

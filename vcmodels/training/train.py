@@ -1,6 +1,8 @@
 """One training, told from top to bottom."""
 
+import math
 import platform
+import time
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         RunError: a failure on the way; the last checkpoint is whole and the same command resumes.
     """
     settings = task.tr_params
+    deadline = time.monotonic() + 60 * (settings.max_minutes or math.inf)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device, "tr_params.device")
@@ -67,7 +70,8 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         torch.manual_seed(settings.seed)
         network = task.model.build(in_channels, heads, settings.patch_size, volumes[0].spacing)
         learner = Learner(network, task, settings.max_epoch * settings.max_steps_per_epoch, device)
-        counters = start(learner, resumed, reporter)  # all that may be refused is above
+        given = given_checkpoint(task) if resumed is None else None
+        counters = start(learner, resumed, given, reporter)  # all that may be refused is above
         if restart and (aside := run.move_aside()) is not None:
             reporter.say(f"moved the earlier run to {aside}")
 
@@ -76,8 +80,8 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         patches = load_or_find_patches(task, volumes, reporter)
         split = load_or_split(task, volumes, patches, reporter)
         reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
-        if resumed is not None:
-            normalization = Normalization.from_dict(resumed.state["normalization"])
+        if (source := resumed or given) is not None:  # the weights are used to these intensities
+            normalization = Normalization.from_dict(source.state["normalization"])
         else:
             normalization = fit_normalization(task, volumes, split.train_regions)
         run.write_task()
@@ -99,7 +103,8 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         board = Board(events, learner.step, reporter.say)
         cut_json_lines(run.log, learner.step)
         try:
-            return Loop(learner, counters, feed, run, board, stop, reporter, facts).train()
+            loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
+            return loop.train()
         finally:
             board.close()
 
@@ -149,20 +154,29 @@ def datasets(
     return training, validation
 
 
-def start(learner: Learner, resumed: Checkpoint | None, reporter: Reporter) -> Counters:
-    """Load the state to start from: this run's last, else `checkpoint_path`, else none.
+def given_checkpoint(task: Task) -> Checkpoint | None:
+    """The file that `checkpoint_path` names, if it does.
 
     Raises:
-        CheckpointError: `checkpoint_path` cannot be read or does not fit the network.
-        TaskError: it was trained with another optimiser, or for as long as this run shall last.
+        CheckpointError: it cannot be read.
     """
-    settings = learner.settings
-    weights_only = False
-    if resumed is None and settings.checkpoint_path is not None:
-        resumed = load_checkpoint(Path(expand_location(settings.checkpoint_path)))
-        weights_only = settings.load_weights_only
-        if not weights_only:
-            require_continuable(resumed, learner)
+    path = task.tr_params.checkpoint_path
+    return None if path is None else load_checkpoint(Path(expand_location(path)))
+
+
+def start(
+    learner: Learner, resumed: Checkpoint | None, given: Checkpoint | None, reporter: Reporter
+) -> Counters:
+    """Load the state to start from: this run's last, else the given checkpoint, else none.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit the network.
+        TaskError: it was trained with other optimiser or epochs, or as long as this run shall last.
+    """
+    weights_only = given is not None and learner.settings.load_weights_only
+    if given is not None and not weights_only:
+        require_continuable(given, learner)
+    resumed = resumed or given
     if resumed is None:
         return Counters()
     learner.restore(resumed.state, str(resumed.path), weights_only=weights_only)
@@ -170,6 +184,8 @@ def start(learner: Learner, resumed: Checkpoint | None, reporter: Reporter) -> C
         reporter.say(f"starting from the weights of {resumed.path}")
         return Counters()
     counters = Counters(**resumed.state["counters"])
+    if resumed is given:  # of another folder, where its best checkpoint stays
+        counters.best = math.inf
     reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
     before, now = resumed.state["versions"], versions(learner)
     changed = [
@@ -193,10 +209,11 @@ def require_continuable(given: Checkpoint, learner: Learner) -> None:
     lacking = {"optimizer", "scaler", "counters", "versions"} - state.keys()
     if lacking:
         raise CheckpointError(str(given.path), f"lacks {', '.join(sorted(lacking))}", remedy)
-    before = state["task"]["tr_params"]["optimizer"]
-    if before != settings.optimizer:
-        found = f"is {settings.optimizer}, {given.path} was trained with {before}"
-        raise TaskError("tr_params.optimizer", found, f"change it back, or {remedy}")
+    for key in ("optimizer", "max_steps_per_epoch"):
+        before, now = state["task"]["tr_params"][key], getattr(settings, key)
+        if before != now:
+            found = f"is {now}, {given.path} was trained with {before}"
+            raise TaskError(f"tr_params.{key}", found, f"change it back, or {remedy}")
     if state["epoch"] >= settings.max_epoch:
         found = f"is {settings.max_epoch}, {given.path} has {state['epoch']} epochs already"
         raise TaskError("tr_params.max_epoch", found, f"raise it, or {remedy}")

@@ -32,7 +32,7 @@ class Validation:
 def validate(
     learner: Learner, batches: Iterable[Batch], is_stopped: Callable[[], bool] = lambda: False
 ) -> Validation:
-    """Run the best network over `batches`; metrics come from sums, so batch sizes do not matter.
+    """Run the best network over `batches`; metrics come from sums, losses are means over batches.
 
     Args:
         learner: whose best network is measured.
@@ -44,11 +44,13 @@ def validate(
     sums: dict[str, Sums] = {name: {} for name in learner.targets}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in learner.targets}
     for batch in batches:
-        _, parts = learner.loss(network, batch)
+        outputs = learner.run(network, batch)
+        _, parts = learner.loss_of(outputs, batch)
         for name, part in parts.items():
             losses[name].append(float(part))
-        for name, prediction in predict(learner, network, batch).items():
-            target, label, valid = learner.targets[name], batch.labels[name], batch.valid[name]
+        for name, target in learner.targets.items():
+            prediction = target.unblend(target.blendable(outputs[name][0].float()))
+            label, valid = batch.labels[name], batch.valid[name]
             _add(sums[name], target.measure(prediction, label, valid))
             if len(rows[name]) < PANEL_PATCHES:
                 rows[name] += panel_rows(target, batch.image, label, valid, prediction)
@@ -61,18 +63,6 @@ def validate(
     total = sum(learner.targets[name].weight * value for name, value in means.items())
     panels = {name: np.concatenate(found[:PANEL_PATCHES]) for name, found in rows.items() if found}
     return Validation(total, means, metrics, panels)
-
-
-def predict(learner: Learner, network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Predictions (B, P, Z, Y, X) per target, as inference makes them from one patch."""
-    with torch.autocast(
-        learner.device.type, learner.amp or torch.bfloat16, learner.amp is not None
-    ):
-        outputs = network(batch.image.contiguous(memory_format=torch.channels_last_3d))
-    return {
-        name: target.unblend(target.blendable(outputs[name][0].float()))
-        for name, target in learner.targets.items()
-    }
 
 
 def _add(sums: Sums, more: Sums) -> None:
