@@ -4,6 +4,7 @@ import math
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,10 +66,11 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             reporter.say(f"{run.path}: already complete ({settings.max_epoch} epochs)")
             return 0
 
-        heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
-        in_channels = sum(volume.channels for volume in volumes[0].inputs)
+        first = volumes[0]
         torch.manual_seed(settings.seed)
-        network = task.model.build(in_channels, heads, settings.patch_size, volumes[0].spacing)
+        network = task.model.build(
+            first.channels, heads_of(task), settings.patch_size, first.spacing
+        )
         learner = Learner(network, task, settings.max_epoch * settings.max_steps_per_epoch, device)
         given = given_checkpoint(task) if resumed is None else None
         counters = start(learner, resumed, given, reporter)  # all that may be refused is above
@@ -88,16 +90,9 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         if compile_pays(learner):
             learner.compile(reporter.say)
 
-        facts = {
-            "schema": SCHEMA,
-            "task": task.to_json(),
-            "heads": heads,
-            "in_channels": in_channels,
-            "patch_size": list(settings.patch_size),
-            "spacing": list(volumes[0].spacing),
+        facts = lasting_facts(task, first, learner) | {
             "normalization": normalization.to_dict(),
             "split": split.to_dict(),
-            "versions": versions(learner),
         }
         feed = Feed(*datasets(task, volumes, split, normalization), task, device)
         board = Board(events, learner.step, reporter.say)
@@ -109,6 +104,24 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             board.close()
 
 
+def heads_of(task: Task) -> dict[str, int]:
+    """Channels of the logits, by target."""
+    return {name: target.channels for name, target in task.dataset_config.targets.items()}
+
+
+def lasting_facts(task: Task, first: TaskVolume, learner: Learner) -> dict[str, Any]:
+    """What every checkpoint of the run holds, besides its state, normalisation and split."""
+    return {
+        "schema": SCHEMA,
+        "task": task.to_json(),
+        "heads": heads_of(task),
+        "in_channels": first.channels,
+        "patch_size": list(task.tr_params.patch_size),
+        "spacing": list(first.spacing),
+        "versions": versions(learner),
+    }
+
+
 def refuse_too_large(task: Task, volumes: list[TaskVolume], device: torch.device) -> None:
     """Compare what a step is estimated to need with what the device has, before allocating it.
 
@@ -116,9 +129,10 @@ def refuse_too_large(task: Task, volumes: list[TaskVolume], device: torch.device
         TaskError: it cannot fit.
     """
     settings = task.tr_params
-    heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
     first = volumes[0]
-    summary = task.model.describe(first.channels, heads, settings.patch_size, first.spacing)
+    summary = task.model.describe(
+        first.channels, heads_of(task), settings.patch_size, first.spacing
+    )
     value = 4 if choose_amp(settings.amp, device) is None else 2
     needed, there = summary.training_bytes(settings.batch_size, value), memory_bytes(device)
     if needed > ESTIMATE_SLACK * there:
