@@ -111,16 +111,6 @@ class BoxSet:
         np.minimum(clipped[:, 1], box.end, out=clipped[:, 1])
         return BoxSet(clipped[(clipped[:, 0] < clipped[:, 1]).all(axis=1)])
 
-    def hull(self) -> Box:
-        """The smallest box that holds them all.
-
-        Raises:
-            ValueError: the set is empty.
-        """
-        return Box.between(
-            self.bounds[:, 0].min(axis=0).tolist(), self.bounds[:, 1].max(axis=0).tolist()
-        )
-
 
 def live_patches(grid: PatchGrid, ranges: Ranges, wanted: BoxSet) -> npt.NDArray[np.bool_]:
     """Which patches of `ranges` share a voxel with a wanted box: bool, one entry for each patch."""

@@ -110,11 +110,6 @@ def have_equal_spacing(spacing: Sequence[float], first: int, second: int) -> boo
     return abs(one - other) <= SPACING_TOLERANCE * max(one, other)
 
 
-def lawful_symmetries(spacing: Sequence[float]) -> tuple[Symmetry, ...]:
-    """The symmetries that voxels of this spacing allow: 48, 16 (one odd axis) or 8 (mirrors)."""
-    return tuple(symmetry for symmetry in CUBE_SYMMETRIES if symmetry.is_lawful(spacing))
-
-
 def mirror(axis: int) -> Symmetry:
     """The mirror image along one axis."""
     return Symmetry(flips=(axis == 0, axis == 1, axis == 2))

@@ -37,16 +37,15 @@ class Feed:
                 micro = []
 
     def validation_batches(self) -> Iterator[Batch]:
-        """The same patches in the same order every time, spread over all of them if they are many."""
+        """All validation patches, in the same order every time."""
         if self.validation is None:
             return
         settings = self.task.tr_params
-        draws = min(len(self.validation), settings.max_val_steps_per_epoch * settings.batch_size)
         for samples in batches(
             self.validation,
             batch_size=settings.batch_size,
             first_draw=0,
-            draws=draws,
+            draws=len(self.validation),
             workers=settings.num_dataloader_workers,
         ):
             yield self._finish(samples)
