@@ -5,8 +5,15 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from pydantic import Field
 
-from vcmodels.augment import DEFAULT_AUGMENTATIONS, SpatialTransform, apply_spatial, sample_spatial
+from vcmodels.augment import (
+    DEFAULT_AUGMENTATIONS,
+    LabelCrop,
+    SpatialTransform,
+    apply_spatial,
+    sample_spatial,
+)
 from vcmodels.augment.exact import Flip, QuarterTurn
 from vcmodels.augment.free import Affine, Elastic, rotation
 from vcmodels.augment.lattice import Lattice
@@ -89,9 +96,11 @@ def all_valid(labels):
 
 
 def apply(transform, image, labels, valid=None, patch=PATCH, spacing=ISOTROPIC, targets=TARGETS):
-    return apply_spatial(
-        transform, image, labels, valid or all_valid(labels), targets, patch, spacing
-    )
+    valid = valid or all_valid(labels)
+    crops = {name: LabelCrop(label, valid[name], targets[name]) for name, label in labels.items()}
+    image, moved = apply_spatial(transform, image, crops, patch, spacing)
+    labels = {name: label.values for name, label in moved.items()}
+    return image, labels, {name: label.valid for name, label in moved.items()}
 
 
 def positions(shape):
@@ -99,17 +108,15 @@ def positions(shape):
     return torch.tensor(np.indices(shape), dtype=torch.float32)
 
 
-class Recorder:
+class Recorder(RegressionTarget):
     """A target that keeps its label and remembers the Jacobian."""
 
-    interpolation = "linear"
+    channels: int = 3
+    jacobians: list = Field(default_factory=list)
 
-    def __init__(self):
-        self.jacobians = []
-
-    def turn(self, label, jacobian):
+    def turn(self, label, valid, jacobian, spacing):
         self.jacobians.append(jacobian)
-        return label
+        return label, valid
 
 
 @pytest.mark.parametrize("symmetry", CUBE_SYMMETRIES, ids=str)

@@ -8,8 +8,8 @@ def test_the_originals_example_loads_with_a_note_for_each_old_spelling(original)
     task, notes = parse_task(original, "task.json")
     sheet, normals = (task.dataset_config.targets[name] for name in ("sheet", "normals"))
     assert (sheet.kind, normals.kind) == ("binary", "normals")
-    assert sheet.losses == {"bce": 0.5, "soft_dice": 0.5}
-    assert normals.losses == {"cosine": 1.0}
+    assert sheet.loss == {"bce": 0.5, "soft_dice": 0.5}
+    assert [term.name for term in normals.losses] == ["cosine"]
     assert sheet.activation == "sigmoid"
     assert task.model.num_levels == 6
     assert task.inference_params.overlaps == (0, 0, 0)

@@ -125,10 +125,10 @@ def test_padding_of_a_thin_volume_is_reflected_and_does_not_count(build, store):
     sample = dataset[0]
     _, y, x = sample.place.origin
     assert sample.image.shape == (1, 6, 7, 8)
-    assert sample.valid["sheet"][0].sum(dim=(1, 2)).tolist() == [56] * 4 + [0] * 2
+    assert sample.labels["sheet"].valid[0].sum(dim=(1, 2)).tolist() == [56] * 4 + [0] * 2
     wanted = thin[[0, 1, 2, 3, 2, 1], y : y + 7, x : x + 8]
     np.testing.assert_array_equal(sample.image[0], wanted)
-    assert (sample.labels["sheet"][0, 4:] == 0).all()
+    assert (sample.labels["sheet"].values[0, 4:] == 0).all()
 
 
 def test_a_volume_without_a_target_gives_no_valid_voxel_for_it(build, store, image):
@@ -146,10 +146,10 @@ def test_a_volume_without_a_target_gives_no_valid_voxel_for_it(build, store, ima
         sample = dataset[draw]
         seen.add(sample.place.volume)
         has, lacks = ("sheet", "normals") if sample.place.volume == "a" else ("normals", "sheet")
-        assert sample.valid[has].all()
-        assert not sample.valid[lacks].any()
-        assert not sample.labels[lacks].any()
-        assert sample.labels["normals"].shape[0] == 3
+        assert sample.labels[has].valid.all()
+        assert not sample.labels[lacks].valid.any()
+        assert not sample.labels[lacks].values.any()
+        assert sample.labels["normals"].values.shape[0] == 3
     assert seen == {"a", "b"}
     batch = finish(dataset, [dataset[d] for d in range(4)])
     assert batch.labels["normals"].shape == (4, 3, 6, 7, 8)
@@ -163,7 +163,7 @@ def test_ignore_label_and_only_on_label_reach_the_valid_mask(build, store, image
         target = {"kind": "binary", "ignore_label": 2, "loss_only_on_label": only}
         sample = build([entry], targets={"sheet": target}, **sections)[3]
         part = wanted[Box(sample.place.origin, (6, 7, 8)).slices()]
-        np.testing.assert_array_equal(sample.valid["sheet"][0], part)
+        np.testing.assert_array_equal(sample.labels["sheet"].valid[0], part)
 
 
 def test_dilation_sees_labels_beyond_the_patch(build, store, image):
@@ -180,7 +180,7 @@ def test_dilation_sees_labels_beyond_the_patch(build, store, image):
         sample = dataset[draw]
         patch = Box(sample.place.origin, (6, 7, 8))
         part = patch.intersect(region)  # the region's own border cannot see beyond
-        found = sample.labels["sheet"][0][part.slices(within=patch)]
+        found = sample.labels["sheet"].values[0][part.slices(within=patch)]
         np.testing.assert_array_equal(found, wanted[part.slices()])
         compared += part.voxels
     assert compared > 500

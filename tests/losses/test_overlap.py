@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcmodels.losses import soft_dice, soft_jaccard
+from vcmodels.losses.overlap import soft_dice, soft_jaccard
 from vcmodels.losses.overlap import SMOOTH
 
 SHAPE = (6, 7, 8)

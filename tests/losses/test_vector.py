@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vcmodels.losses import axial_cosine, cosine
+from vcmodels.losses.vector import axial_cosine, cosine
 
 SHAPE = (6, 7, 8)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vcmodels.losses import bce, ce, l1, l2, smooth_l1
+from vcmodels.losses.voxel import bce, ce, l1, l2, smooth_l1
 
 SHAPE = (6, 7, 8)
 

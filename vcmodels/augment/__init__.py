@@ -17,7 +17,7 @@ from vcmodels.augment.intensity import (
     Noise,
     apply_intensity,
 )
-from vcmodels.augment.spatial import apply_spatial, sample_spatial, turn_tensor
+from vcmodels.augment.spatial import LabelCrop, apply_spatial, sample_spatial, turn_tensor
 from vcmodels.augment.transform import SpatialTransform
 
 AnyAugmentation = Annotated[
@@ -57,6 +57,7 @@ __all__ = [
     "DEFAULT_AUGMENTATIONS",
     "AnyAugmentation",
     "Augmentation",
+    "LabelCrop",
     "SpatialTransform",
     "apply_intensity",
     "apply_spatial",

@@ -1,6 +1,7 @@
 """One sampled geometry for image, labels, valid masks and vector components."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,11 +16,29 @@ from vcmodels.augment.base import (
 )
 from vcmodels.augment.lattice import centred
 from vcmodels.augment.transform import Spacing, SpatialTransform
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, grow_shape
 from vcmodels.geometry.symmetries import IDENTITY, Symmetry
 from vcmodels.targets.base import Target
 
 Arrays = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LabelCrop:
+    """A label on its way from the volume to the patch.
+
+    Attributes:
+        values: (L, *crop) float32, 0 where not valid; crop is `SpatialTransform.input_shape` of the
+            patch and its margin.
+        valid: (V, *crop) bool, V being 1 or L.
+        target: whose rules the values follow; None for ids, which are moved as they are.
+        margin: voxels around the patch, on each side, that are wanted too.
+    """
+
+    values: Tensor
+    valid: Tensor
+    target: Target | None
+    margin: Shape = (0, 0, 0)
 
 
 def sample_spatial(
@@ -58,12 +77,10 @@ def sample_spatial(
 def apply_spatial(
     transform: SpatialTransform,
     image: Tensor,
-    labels: Mapping[str, Tensor],
-    valid: Mapping[str, Tensor],
-    targets: Mapping[str, Target],
+    labels: Mapping[str, LabelCrop],
     patch: Shape,
     spacing: Spacing,
-) -> tuple[Tensor, Arrays, Arrays]:
+) -> tuple[Tensor, dict[str, LabelCrop]]:
     """Turn a crop into the patch, values of vector labels included. Nothing is written in place.
 
     The image is interpolated linearly, each label as its target says. A label that is interpolated
@@ -73,37 +90,49 @@ def apply_spatial(
     Args:
         transform: from `sample_spatial`.
         image: (C, *crop) float32; crop is `transform.input_shape(patch, spacing)`.
-        labels: (L, *crop) float32 by target name, 0 where not valid.
-        valid: (1, *crop) bool by target name.
-        targets: the kind of each label.
+        labels: by name; each of them cropped for the patch and its own margin.
         patch: shape of the result, (z, y, x).
         spacing: length of a voxel along (z, y, x), in any one unit.
 
     Returns:
-        image, labels and valid of shape `patch`, on the device of the arguments.
+        The image, of shape `patch`, and the labels, of shape `patch` and their margin, on the
+        device of the arguments.
 
     Raises:
-        ValueError: the arrays do not have the shape of the crop.
+        ValueError: an array does not have the shape of its crop.
     """
-    crop = transform.input_shape(patch, spacing)
-    for array in (image, *labels.values(), *valid.values()):
-        if tuple(array.shape[1:]) != crop:
-            raise ValueError(f"the crop must have shape {crop}, got {tuple(array.shape[1:])}")
-    labels, valid = dict(labels), dict(valid)
+    _check_crop(transform, patch, spacing, image)
+    grown = {margin: grow_shape(patch, margin) for margin in {c.margin for c in labels.values()}}
+    for label in labels.values():
+        _check_crop(transform, grown[label.margin], spacing, label.values, label.valid)
+    moved = dict(labels)
     if not transform.is_exact:
-        image, labels, valid = _warp(transform, image, labels, valid, targets, patch, spacing)
+        image, moved = _warp(transform, image, moved, patch, spacing)
     symmetry = transform.symmetry
     if symmetry.is_identity:
-        return image, labels, valid
+        return image, moved
     jacobian = torch.as_tensor(symmetry.matrix, dtype=torch.float32, device=image.device)
     return (
         turn_tensor(symmetry, image),
-        {
-            name: targets[name].turn(turn_tensor(symmetry, label), jacobian)
-            for name, label in labels.items()
-        },
-        {name: turn_tensor(symmetry, mask) for name, mask in valid.items()},
+        {name: _turned(label, symmetry, jacobian, spacing) for name, label in moved.items()},
     )
+
+
+def _check_crop(
+    transform: SpatialTransform, patch: Shape, spacing: Spacing, *arrays: Tensor
+) -> None:
+    crop = transform.input_shape(patch, spacing)
+    for array in arrays:
+        if tuple(array.shape[1:]) != crop:
+            raise ValueError(f"the crop must have shape {crop}, got {tuple(array.shape[1:])}")
+
+
+def _turned(label: LabelCrop, symmetry: Symmetry, jacobian: Tensor, spacing: Spacing) -> LabelCrop:
+    """A label after an exact move, values included."""
+    values, valid = turn_tensor(symmetry, label.values), turn_tensor(symmetry, label.valid)
+    if label.target is not None:
+        values, valid = label.target.turn(values, valid, jacobian, spacing)
+    return replace(label, values=values, valid=valid)
 
 
 def turn_tensor(symmetry: Symmetry, tensor: Tensor) -> Tensor:
@@ -117,35 +146,68 @@ def turn_tensor(symmetry: Symmetry, tensor: Tensor) -> Tensor:
 def _warp(
     transform: SpatialTransform,
     image: Tensor,
-    labels: Arrays,
-    valid: Arrays,
-    targets: Mapping[str, Target],
+    labels: dict[str, LabelCrop],
     patch: Shape,
     spacing: Spacing,
-) -> tuple[Tensor, Arrays, Arrays]:
-    """Resample everything on one grid, then turn the values of the labels."""
-    shape = transform.warped_shape(patch)
-    grid = _sampling_grid(transform, shape, image.shape[1:], spacing, image.device)
-    smooth = {n: label for n, label in labels.items() if targets[n].interpolation == "linear"}
-    rough = {n: label for n, label in labels.items() if n not in smooth}
-    # Most masks are true everywhere: sampling them would cost as much as a label.
-    holed = {n: mask.float() for n, mask in valid.items() if not mask.all()}
-    weights = {n: mask for n, mask in holed.items() if n in smooth}
+) -> tuple[Tensor, dict[str, LabelCrop]]:
+    """Resample everything, then turn the values of the labels: one grid for each margin."""
+    no_margin = (0, 0, 0)
+    warped: dict[str, LabelCrop] = {}
+    for margin in {no_margin, *(label.margin for label in labels.values())}:
+        shape = transform.warped_shape(grow_shape(patch, margin))
+        crop = transform.input_shape(grow_shape(patch, margin), spacing)
+        grid = _sampling_grid(transform, shape, crop, spacing, image.device)
+        here = {name: label for name, label in labels.items() if label.margin == margin}
+        pictures = {"": image} if margin == no_margin else {}
+        pictures, moved = _resample(pictures, here, grid)
+        if margin == no_margin:
+            image = pictures[""]
+        turning = [n for n, label in moved.items() if _changes_values(label.target)]
+        jacobian = _jacobian(transform, shape, spacing, image.device) if turning else None
+        for name in turning:
+            label, target = moved[name], moved[name].target
+            assert target is not None
+            assert jacobian is not None
+            values, valid = target.turn(label.values, label.valid, jacobian, spacing)
+            moved[name] = replace(label, values=values, valid=valid)
+        warped |= moved
+    return image, {name: warped[name] for name in labels}
 
-    (image_only, smooth, weights) = _sample(({"": image}, smooth, weights), grid, "bilinear")
-    (rough, holed) = _sample((rough, holed), grid, "nearest")
-    whole = torch.ones((1, *shape), dtype=torch.bool, device=image.device)
-    masks = {n: holed[n] > 0.5 if n in holed else whole for n in valid}
-    for n, weight in weights.items():
-        # The nearest of eight neighbours weighs at least 1/8.
-        smooth[n] = torch.where(masks[n], smooth[n] / weight.clamp_min(1 / 16), 0.0)
 
-    warped = {n: smooth[n] if n in smooth else rough[n] for n in labels}
-    turning = [n for n in labels if type(targets[n]).turn is not Target.turn]
-    if turning:
-        jacobian = _jacobian(transform, shape, spacing, image.device)
-        warped |= {n: targets[n].turn(warped[n], jacobian) for n in turning}
-    return image_only[""], warped, masks
+def _changes_values(target: Target | None) -> bool:
+    return target is not None and type(target).turn is not Target.turn
+
+
+def _resample(
+    pictures: Arrays, labels: Mapping[str, LabelCrop], grid: Tensor
+) -> tuple[Arrays, dict[str, LabelCrop]]:
+    """Sample pictures linearly and labels as their targets say, all on one grid."""
+    smooth, rough, holed = {}, {}, {}
+    for name, label in labels.items():
+        if label.target is not None and label.target.interpolation == "linear":
+            smooth[name] = label.target.spread(label.values)
+        else:
+            rough[name] = label.values
+        # Most masks are true everywhere: sampling them would cost as much as a label.
+        if not label.valid.all():
+            holed[name] = label.valid.float()
+    weights = {name: mask.amin(0, keepdim=True) for name, mask in holed.items() if name in smooth}
+    pictures, smooth, weights = _sample((pictures, smooth, weights), grid, "bilinear")
+    rough, holed = _sample((rough, holed), grid, "nearest")
+    result: dict[str, LabelCrop] = {}
+    for name, label in labels.items():
+        whole = torch.ones((1, *grid.shape[1:4]), dtype=torch.bool, device=grid.device)
+        valid = holed[name] > 0.5 if name in holed else whole.expand(len(label.valid), -1, -1, -1)
+        if name in smooth:
+            assert label.target is not None
+            if name in weights:
+                # The nearest of eight neighbours weighs at least 1/8.
+                smooth[name] = smooth[name] / weights[name].clamp_min(1 / 16)
+            values = torch.where(valid, label.target.settle(smooth[name]), 0.0)
+        else:
+            values = rough[name]
+        result[name] = replace(label, values=values, valid=valid)
+    return pictures, result
 
 
 def _sample(groups: Sequence[Arrays], grid: Tensor, mode: str) -> list[Arrays]:

@@ -7,7 +7,8 @@ from typing import Any
 from vcmodels.augment import DEFAULT_AUGMENTATIONS
 from vcmodels.config.plain import as_object
 from vcmodels.config.schema_walk import Schema, branches, wanted
-from vcmodels.targets.kind import KINDS
+from vcmodels.losses.terms import parse_loss
+from vcmodels.targets import KINDS
 
 _HEAD = """# The task file
 
@@ -87,7 +88,7 @@ def _losses() -> str:
     rows = [
         _row(
             f"`{kind}`",
-            " + ".join(f"{weight:g} {name}" for name, weight in target.default_loss.items()),
+            " + ".join(f"{t.factor:g} {t.name}" for t in parse_loss(target.default_loss)),
             ", ".join(sorted(target.allowed_losses)),
         )
         for kind, target in KINDS.items()

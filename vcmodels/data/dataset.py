@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vcmodels.augment import SpatialTransform, apply_intensity, sample_spatial
+from vcmodels.augment import LabelCrop, SpatialTransform, apply_intensity, sample_spatial
 from vcmodels.config import Task
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.patches import patch_stride
@@ -39,10 +39,8 @@ class Sample:
 
     image: Tensor
     """(C, *crop) float32, normalised."""
-    labels: dict[str, Tensor]
-    """(L, *crop) float32 per target."""
-    valid: dict[str, Tensor]
-    """(1, *crop) bool per target: voxels that count."""
+    labels: dict[str, LabelCrop]
+    """Per target, its label and the voxels that count."""
     transform: SpatialTransform
     place: Place
 
@@ -111,10 +109,10 @@ class PatchDataset(Dataset[Sample]):
             if self._augmentations:
                 rng = generator(self.seed, draw, Stream.INTENSITY)
                 image = apply_intensity(self._augmentations, image, rng)
-            labels, valid = self._labels(volume, region, crop)
+            labels = self._labels(volume, region, crop)
         except (OSError, MemoryError) as error:
             raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
-        return Sample(_tensor(image), labels, valid, transform, place)
+        return Sample(_tensor(image), labels, transform, place)
 
     def _patch(self, draw: int) -> tuple[TaskVolume, Box, Box]:
         """Volume, region and patch of a draw."""
@@ -146,11 +144,8 @@ class PatchDataset(Dataset[Sample]):
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return self._normalization.apply(image, self._normalization.volumes.get(volume.name))
 
-    def _labels(
-        self, volume: TaskVolume, region: Box, crop: Box
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        labels: dict[str, Tensor] = {}
-        valid: dict[str, Tensor] = {}
+    def _labels(self, volume: TaskVolume, region: Box, crop: Box) -> dict[str, LabelCrop]:
+        labels: dict[str, LabelCrop] = {}
         for name, target in self.targets.items():
             label = np.zeros((self._label_channels[name], *crop.shape), np.float32)
             counts = np.zeros((1, *crop.shape), bool)
@@ -158,8 +153,8 @@ class PatchDataset(Dataset[Sample]):
             if name in volume.labels and inside.voxels:
                 at = (slice(None), *inside.slices(within=crop))
                 label[at], counts[at] = _read_label(volume, name, target, region, inside)
-            labels[name], valid[name] = _tensor(label), _tensor(counts)
-        return labels, valid
+            labels[name] = LabelCrop(_tensor(label), _tensor(counts), target)
+        return labels
 
 
 def _read_label(

@@ -1,12 +1,12 @@
 """Samples from worker processes, in order, and their last steps on the training device."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from vcmodels.augment import apply_spatial
+from vcmodels.augment import LabelCrop, apply_spatial
 from vcmodels.data.dataset import PatchDataset, Place, Sample
 from vcmodels.data.workers import read_ahead
 from vcmodels.geometry.boxes import Shape
@@ -82,22 +82,25 @@ def finish_batch(
     labels: dict[str, list[Tensor]] = {name: [] for name in targets}
     valid: dict[str, list[Tensor]] = {name: [] for name in targets}
     for sample in samples:
-        image, its_labels, its_valid = (
-            sample.image.to(device, non_blocking=True),
-            {name: label.to(device, non_blocking=True) for name, label in sample.labels.items()},
-            {name: mask.to(device, non_blocking=True) for name, mask in sample.valid.items()},
-        )
+        image = sample.image.to(device, non_blocking=True)
+        crops = {name: _on(label, device) for name, label in sample.labels.items()}
         if not sample.transform.is_identity:
-            image, its_labels, its_valid = apply_spatial(
-                sample.transform, image, its_labels, its_valid, targets, patch, spacing
-            )
+            image, crops = apply_spatial(sample.transform, image, crops, patch, spacing)
         images.append(image)
         for name in targets:
-            labels[name].append(its_labels[name])
-            valid[name].append(its_valid[name])
+            labels[name].append(crops[name].values)
+            valid[name].append(crops[name].valid)
     return Batch(
         torch.stack(images),
         {name: torch.stack(parts) for name, parts in labels.items()},
         {name: torch.stack(parts) for name, parts in valid.items()},
         tuple(sample.place for sample in samples),
+    )
+
+
+def _on(label: LabelCrop, device: torch.device) -> LabelCrop:
+    return replace(
+        label,
+        values=label.values.to(device, non_blocking=True),
+        valid=label.valid.to(device, non_blocking=True),
     )

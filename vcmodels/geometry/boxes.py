@@ -7,6 +7,11 @@ from math import prod
 Shape = tuple[int, int, int]
 
 
+def grow_shape(shape: Shape, margin: Shape) -> Shape:
+    """The shape of a box that has `margin` voxels more on both sides of each axis."""
+    return shape[0] + 2 * margin[0], shape[1] + 2 * margin[1], shape[2] + 2 * margin[2]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Box:
     """The voxels `origin <= (z, y, x) < origin + shape`; the origin may be negative."""

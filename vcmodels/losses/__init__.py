@@ -1,33 +1,6 @@
-"""Losses: functions (logits, label, valid, *, label_smoothing) -> scalar, by name in `LOSSES`.
+"""Losses: functions (logits, label, valid, *, weight, ...) -> scalar, by name in `LOSSES`."""
 
-All of them compute in float32 whatever autocast hands them, give exactly zero gradient where
-`valid` is false, and return 0 with zero gradient when nothing is valid.
-"""
+from vcmodels.losses.registry import LOSSES
+from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
 
-from collections.abc import Mapping
-from typing import Protocol
-
-from torch import Tensor
-
-from vcmodels.losses.overlap import soft_dice, soft_jaccard
-from vcmodels.losses.vector import axial_cosine, cosine
-from vcmodels.losses.voxel import bce, ce, l1, l2, smooth_l1
-
-
-class Loss(Protocol):
-    def __call__(
-        self, logits: Tensor, label: Tensor, valid: Tensor, *, label_smoothing: float = 0.0
-    ) -> Tensor: ...
-
-
-LOSSES: Mapping[str, Loss] = {
-    "bce": bce,
-    "soft_dice": soft_dice,
-    "soft_jaccard": soft_jaccard,
-    "ce": ce,
-    "l1": l1,
-    "l2": l2,
-    "smooth_l1": smooth_l1,
-    "cosine": cosine,
-    "axial_cosine": axial_cosine,
-}
+__all__ = ["LOSSES", "LossBlock", "LossTerm", "parse_loss"]

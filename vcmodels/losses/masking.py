@@ -1,4 +1,4 @@
-"""What every loss shares: float32 arithmetic and a mean over the valid voxels only."""
+"""What every loss shares: float32 arithmetic, and means over the valid voxels by their weight."""
 
 import torch
 from torch import Tensor
@@ -16,14 +16,35 @@ def keep_valid(values: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         values: (B, K, Z, Y, X).
-        valid: (B, 1, Z, Y, X) bool.
+        valid: (B, V, Z, Y, X) bool, V being 1 or K.
     """
     return torch.where(valid, values, values.new_zeros(()))
 
 
-def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of (B, K, Z, Y, X) `values` over K and the valid voxels; 0 when there are none."""
+def weigh(values: Tensor, weight: Tensor | None) -> Tensor:
+    """`values` times the weight of their sample or voxel; as they are when None."""
+    return values if weight is None else values * weight.to(values.dtype)
+
+
+def masked_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of (B, K, Z, Y, X) `values` over K and the valid voxels; 0 when there are none.
+
+    The weighted sum is divided by the *count* of valid voxels and not by the sum of weights: a
+    batch that holds nothing but pseudo-labels of weight 0.1 pulls a tenth as hard.
+
+    Args:
+        values: (B, K, Z, Y, X).
+        valid: (B, V, Z, Y, X) bool, V being 1 or K.
+        weight: (B, 1, 1, 1, 1) or (B, 1, Z, Y, X), 0 or more; 1 when None.
+    """
     # A masked sum over dense tensors: a gather by boolean index is slower on the CPU and its
     # data-dependent shape breaks torch.compile's graph.
-    count = (valid.sum() * values.shape[1]).clamp(min=1)
-    return keep_valid(values, valid).sum() / count
+    count = (valid.sum() * (values.shape[1] // valid.shape[1])).clamp(min=1)
+    return weigh(keep_valid(values, valid), weight).sum() / count
+
+
+def mean_weight(valid: Tensor, weight: Tensor | None) -> Tensor | float:
+    """Mean weight of the valid voxels: the factor of a loss that is a ratio of weighted sums."""
+    if weight is None:
+        return 1.0
+    return masked_mean(weight.expand(-1, valid.shape[1], -1, -1, -1), valid)

@@ -12,7 +12,7 @@ would still drive p to 0 or 1 (Wang et al. 2023, "Dice Semimetric Losses", arXiv
 import torch
 from torch import Tensor
 
-from vcmodels.losses.masking import full_precision, keep_valid
+from vcmodels.losses.masking import full_precision, keep_valid, mean_weight, weigh
 
 SMOOTH = 1.0
 """Voxels added above and below the fraction: a class that is absent and not predicted scores 1."""
@@ -23,6 +23,7 @@ def soft_dice(
     label: Tensor,
     valid: Tensor,
     *,
+    weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     include_background: bool = False,
 ) -> Tensor:
@@ -34,14 +35,16 @@ def soft_dice(
         label: (B, 1, Z, Y, X) float32: in [0, 1] for C = 1, class indices 0..C-1 otherwise; any
             finite value where `valid` is false.
         valid: (B, 1, Z, Y, X) bool.
+        weight: (B, 1, 1, 1, 1) or (B, 1, Z, Y, X), 0 or more: how much samples or voxels count.
         label_smoothing: as in `bce` (C = 1) and `ce`.
         include_background: count class 0 too when C > 1.
 
     Returns:
         Scalar float32; 0 with zero gradient when no voxel is valid.
     """
-    overlap, sizes = _sums(logits, label, valid, label_smoothing, include_background)
-    return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
+    overlap, sizes = _sums(logits, label, valid, weight, label_smoothing, include_background)
+    loss = (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
+    return loss * mean_weight(valid, weight)
 
 
 def soft_jaccard(
@@ -49,16 +52,23 @@ def soft_jaccard(
     label: Tensor,
     valid: Tensor,
     *,
+    weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     include_background: bool = False,
 ) -> Tensor:
     """1 - |P and T| / |P or T|, averaged over the classes; arguments as for `soft_dice`."""
-    overlap, sizes = _sums(logits, label, valid, label_smoothing, include_background)
-    return (1 - (overlap + SMOOTH) / (sizes - overlap + SMOOTH)).mean()
+    overlap, sizes = _sums(logits, label, valid, weight, label_smoothing, include_background)
+    loss = (1 - (overlap + SMOOTH) / (sizes - overlap + SMOOTH)).mean()
+    return loss * mean_weight(valid, weight)
 
 
 def _sums(
-    logits: Tensor, label: Tensor, valid: Tensor, smoothing: float, background: bool
+    logits: Tensor,
+    label: Tensor,
+    valid: Tensor,
+    weight: Tensor | None,
+    smoothing: float,
+    background: bool,
 ) -> tuple[Tensor, Tensor]:
     """Per class, the overlap and the sizes |P| + |T| over batch and space: two (K,) tensors."""
     logits = full_precision(logits)
@@ -71,6 +81,6 @@ def _sums(
         probability = logits.softmax(1)[:, first:]
         index = torch.arange(first, classes, device=logits.device).view(1, -1, 1, 1, 1)
         soft = (label == index).to(logits.dtype) * (1 - smoothing) + smoothing / classes
-    probability, soft = keep_valid(probability, valid), keep_valid(soft, valid)
+    probability, soft = (weigh(keep_valid(values, valid), weight) for values in (probability, soft))
     space = (0, 2, 3, 4)
     return torch.minimum(probability, soft).sum(space), (probability + soft).sum(space)

@@ -10,24 +10,23 @@ gradient of at most 1 / LENGTH_FLOOR; a clamp at 1e-8 would let one such voxel f
 norm of the whole gradient. The cosine of a unit vector changes by 5e-7."""
 
 
-def cosine(logits: Tensor, label: Tensor, valid: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def cosine(logits: Tensor, label: Tensor, valid: Tensor, *, weight: Tensor | None = None) -> Tensor:
     """Mean of 1 - cos(angle) over the valid voxels, for vectors with a sign.
 
     Args:
         logits: (B, 3, Z, Y, X), of any length; half types are computed in float32.
         label: (B, 3, Z, Y, X) float32, unit vectors; any finite value where `valid` is false.
         valid: (B, 1, Z, Y, X) bool.
-        label_smoothing: without effect; a direction has no classes to smooth over.
+        weight: (B, 1, 1, 1, 1) or (B, 1, Z, Y, X), 0 or more: how much samples or voxels count.
 
     Returns:
         Scalar float32 in [0, 2]; 0 with zero gradient when no voxel is valid.
     """
-    del label_smoothing
-    return masked_mean(1 - _cosine(logits, label, valid), valid)
+    return masked_mean(1 - _cosine(logits, label, valid), valid, weight)
 
 
 def axial_cosine(
-    logits: Tensor, label: Tensor, valid: Tensor, *, label_smoothing: float = 0.0
+    logits: Tensor, label: Tensor, valid: Tensor, *, weight: Tensor | None = None
 ) -> Tensor:
     """Mean of 1 - cos(angle)^2 over the valid voxels, for axes (n and -n are the same).
 
@@ -44,13 +43,12 @@ def axial_cosine(
         logits: (B, 3, Z, Y, X), of any length and sign; half types are computed in float32.
         label: (B, 3, Z, Y, X) float32, unit vectors; any finite value where `valid` is false.
         valid: (B, 1, Z, Y, X) bool.
-        label_smoothing: without effect.
+        weight: as for `cosine`.
 
     Returns:
         Scalar float32 in [0, 1]; 0 with zero gradient when no voxel is valid.
     """
-    del label_smoothing
-    return masked_mean(1 - _cosine(logits, label, valid).square(), valid)
+    return masked_mean(1 - _cosine(logits, label, valid).square(), valid, weight)
 
 
 def _cosine(logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:

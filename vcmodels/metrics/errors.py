@@ -15,7 +15,7 @@ def error_sums(prediction: Tensor, label: Tensor, valid: Tensor) -> dict[str, Te
     Args:
         prediction: (B, C, Z, Y, X) float32.
         label: (B, C, Z, Y, X) float32.
-        valid: (B, 1, Z, Y, X) bool.
+        valid: (B, V, Z, Y, X) bool, V being 1 or C.
 
     Returns:
         `absolute`, `squared`, `values`: scalars, float64, on the CPU.
@@ -24,7 +24,7 @@ def error_sums(prediction: Tensor, label: Tensor, valid: Tensor) -> dict[str, Te
     return {
         "absolute": masked_sum(error.abs(), valid),
         "squared": masked_sum(error.square(), valid),
-        "values": masked_sum(valid, valid) * label.shape[1],
+        "values": masked_sum(valid.expand_as(label), valid),
     }
 
 

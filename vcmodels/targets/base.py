@@ -3,20 +3,28 @@
 A kind is one file: what its head predicts, how stored labels become tensors, how its values change
 under a geometric transform, its losses and metrics, and its encoding on disk with the inverse.
 
-Shapes: S channels stored on disk, L in the label tensor, C logits, A blended, P predicted.
+Shapes: S channels stored on disk, L in the label tensor, M where it is resampled, C logits, A
+blended, P predicted. `valid` has V channels: 1, or L where each channel may be unknown on its own.
+
+A label comes from a stored array (`read_label`), or it is derived from the array of another label
+(`derive`): that one is read and moved as ids, with a margin, and `derive_label` computes from them
+after the geometric augmentation, so that the label is right whatever the patch went through.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from vcmodels.losses import LOSSES
+from vcmodels.geometry.boxes import Shape
+from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
 from vcmodels.section import Fraction, Section
+
+Spacing = tuple[float, float, float]
+Interpolation = Literal["nearest", "linear"]
 
 Sums = dict[str, Tensor]
 """Named sums over valid voxels (float64, on the CPU); they add over patches, blocks and ranks."""
@@ -29,8 +37,15 @@ class Target(Section):
     """Channels of the head."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """Factor of this target's loss in the sum over targets."""
-    loss: str | dict[str, float] | None = None
-    """A loss, or several with their weights; the kind's default when left out."""
+    loss: LossBlock | None = None
+    """A loss, or several as {name: weight} or {name: {"weight": ..., option: ...}}; the kind's own
+    when left out."""
+    derive: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Name of the label that this one is computed from (a mask or instance ids): a target, or a
+    key of the volumes that is none."""
+    label_interpolation: Interpolation | None = None
+    """How a rotation or warp resamples the label: `nearest` or `linear` (classes and masks by their
+    shares, axes as tensors); the kind's own way when null."""
     ignore_label: int | list[int] | None = None
     """Stored value(s) that mean "do not count": no gradient and no metric weight there."""
     loss_only_on_label: bool | None = None
@@ -44,32 +59,39 @@ class Target(Section):
     """How people see it best: a field of colours, or regions outlined on the image."""
     metric: ClassVar[str]
     """The metric, of those that `summarise` returns, that best tells a good prediction."""
-    default_loss: ClassVar[Mapping[str, float]]
+    default_loss: ClassVar[LossBlock]
     allowed_losses: ClassVar[frozenset[str]]
+    default_interpolation: ClassVar[Interpolation] = "nearest"
+    is_derivable: ClassVar[bool] = False
+    """Whether `derive` is understood."""
 
     @field_validator("loss")
     @classmethod
-    def _check_loss(cls, loss: str | dict[str, float] | None) -> str | dict[str, float] | None:
-        weights = {loss: 1.0} if isinstance(loss, str) else loss or {}
-        for name in weights:
+    def _check_loss(cls, loss: LossBlock | None) -> LossBlock | None:
+        names = [loss] if isinstance(loss, str) else loss or ()
+        for name in names:
             if name not in cls.allowed_losses:
                 allowed = ", ".join(sorted(cls.allowed_losses))
                 raise ValueError(f'no loss "{name}" for this kind; choose from {allowed}')
-        if loss is not None and (min(weights.values(), default=0) < 0 or not any(weights.values())):
-            raise ValueError(f"loss weights must be 0 or more and not all 0, got {loss}")
+        if loss is not None:
+            parse_loss(loss)
         return loss
 
-    @property
-    def interpolation(self) -> Literal["nearest", "linear"]:
-        """How the label is resampled by a free rotation or an elastic warp."""
-        return "nearest"
+    @model_validator(mode="after")
+    def _check_derive(self) -> Self:
+        if self.derive is not None and not self.is_derivable:
+            raise ValueError("this kind cannot be derived from another label; leave out derive")
+        return self
 
     @property
-    def losses(self) -> Mapping[str, float]:
-        """The losses by name with their weights."""
-        if self.loss is None:
-            return self.default_loss
-        return {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
+    def interpolation(self) -> Interpolation:
+        """How the label is resampled by a free rotation or an elastic warp."""
+        return self.label_interpolation or self.default_interpolation
+
+    @property
+    def losses(self) -> tuple[LossTerm, ...]:
+        """The losses with their weights and options."""
+        return parse_loss(self.default_loss if self.loss is None else self.loss)
 
     @property
     def stored_channels(self) -> int | None:
@@ -90,42 +112,89 @@ class Target(Section):
 
         Returns:
             label: (L, Z, Y, X) float32, finite everywhere, 0 where not valid.
-            valid: (1, Z, Y, X) bool; false on the ignore label, on NaN, and where the kind's own
+            valid: (V, Z, Y, X) bool; false on the ignore label, on NaN, and where the kind's own
                 code for "unlabelled" stands. `loss_only_on_label` is honoured here.
 
         Raises:
             ValueError: a value that the kind cannot have; the message names it and its (z, y, x).
         """
 
-    def turn(self, label: Tensor, jacobian: Tensor) -> Tensor:
-        """Change the *values* of a label whose voxels have already been moved.
+    def source_margin(self, spacing: Spacing) -> Shape:
+        """Voxels around a patch, on each side, that `derive_label` needs of its source."""
+        del spacing
+        return (0, 0, 0)
+
+    def derive_label(
+        self, source: Tensor, valid: Tensor, spacing: Spacing
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the label of a patch from another label around it.
+
+        The result is the crop of what the whole volume would give: nothing outside the margin may
+        have a say.
 
         Args:
-            label: (L, Z, Y, X) float32.
-            jacobian: (3, 3), or (3, 3, Z, Y, X), of the sampling map (output position -> input
-                position) in physical units, axes (z, y, x).
+            source: (1, Z + 2m, Y + 2m, X + 2m) float32, m being `source_margin`: whole numbers, 0
+                for the background, any other for an instance (1 for a mask).
+            valid: (1, ...) bool of the same shape; false where the source is ignored, and outside
+                of the volume.
+            spacing: length of a voxel along (z, y, x).
 
         Returns:
-            The label in the turned frame. Scalars do not change; vectors override this.
+            label (L, Z, Y, X) float32, 0 where not valid, and valid (V, Z, Y, X), as from
+            `read_label`.
         """
-        del jacobian
+        raise NotImplementedError(f"{type(self).__name__} is not derivable")
+
+    def spread(self, label: Tensor) -> Tensor:
+        """What of a label may be averaged: (L, Z, Y, X) -> (M, Z, Y, X), for `linear` resampling."""
         return label
 
-    def compute_loss(self, logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
+    def settle(self, spread: Tensor) -> Tensor:
+        """Undo `spread` after averaging: (M, Z, Y, X) -> (L, Z, Y, X), a label again."""
+        return spread
+
+    def turn(
+        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
+    ) -> tuple[Tensor, Tensor]:
+        """Change the *values* of a label, or of logits, whose voxels have already been moved.
+
+        Args:
+            label: (L or C, Z, Y, X) float32.
+            valid: (V, Z, Y, X) bool.
+            jacobian: (3, 3), or (3, 3, Z, Y, X), of the sampling map (output position -> input
+                position) in physical units, axes (z, y, x).
+            spacing: length of a voxel along (z, y, x), in the same unit.
+
+        Returns:
+            label and valid in the turned frame. Scalars do not change; vectors override this.
+        """
+        del jacobian, spacing
+        return label, valid
+
+    def loss_input(self, loss: str, logits: Tensor) -> Tensor:
+        """What the loss of this name takes: the logits, or their activation. Same shape."""
+        del loss
+        return logits
+
+    def compute_loss(
+        self, logits: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
         """The weighted sum of this target's losses over the valid voxels.
 
         Args:
             logits: (B, C, Z, Y, X) float32.
             label: (B, L, Z, Y, X) float32, as from `read_label`.
-            valid: (B, 1, Z, Y, X) bool.
+            valid: (B, V, Z, Y, X) bool.
+            weight: (B, 1, 1, 1, 1) or (B, 1, Z, Y, X) float32, 0 or more: how much samples or
+                voxels count; all alike when None.
 
         Returns:
             Scalar float32; 0 with zero gradient when no voxel is valid.
         """
         smoothing = self.label_smoothing or 0.0
         terms = [
-            weight * LOSSES[name](logits, label, valid, label_smoothing=smoothing)
-            for name, weight in self.losses.items()
+            term(self.loss_input(term.name, logits), label, valid, weight, smoothing)
+            for term in self.losses
         ]
         return torch.stack(terms).sum()
 
@@ -149,7 +218,7 @@ class Target(Section):
         Args:
             prediction: (B, P, Z, Y, X) float32, as from `unblend` or `decode`.
             label: (B, L, Z, Y, X) float32.
-            valid: (B, 1, Z, Y, X) bool.
+            valid: (B, V, Z, Y, X) bool.
         """
 
     @abstractmethod

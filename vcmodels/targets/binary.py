@@ -1,12 +1,12 @@
 """Binary masks: any stored value above 0 (1 or 255 alike) is foreground, 0 is background."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from vcmodels.losses.terms import LossBlock
 from vcmodels.metrics.overlap import confusion, dice, iou
 from vcmodels.metrics.sums import ratio
 from vcmodels.targets.base import Sums, Target
@@ -37,7 +37,7 @@ class BinaryTarget(Target):
 
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
-    default_loss: ClassVar[Mapping[str, float]] = {"bce": 1.0, "soft_dice": 1.0}
+    default_loss: ClassVar[LossBlock] = {"bce": 1.0, "soft_dice": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", "soft_dice", "soft_jaccard"})
 
     @property

@@ -4,18 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vcmodels.errors import TaskError
-from vcmodels.targets.base import Target
-from vcmodels.targets.binary import BinaryTarget
-from vcmodels.targets.multiclass import MulticlassTarget
-from vcmodels.targets.normals import NormalsTarget
-from vcmodels.targets.regression import RegressionTarget
-
-KINDS: Mapping[str, type[Target]] = {
-    "binary": BinaryTarget,
-    "multiclass": MulticlassTarget,
-    "regression": RegressionTarget,
-    "normals": NormalsTarget,
-}
+from vcmodels.targets.union import KINDS
 
 LEGACY_LOSSES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "BCEDiceLoss": ("binary", {"alpha": "bce", "beta": "soft_dice"}),
@@ -99,7 +88,7 @@ def _replace_legacy_loss(key: str, block: dict[str, Any], notes: list[str]) -> s
         block["loss"] = {loss: arguments[name] for name, loss in weights.items()}
     elif loss_fn == "BCEWithLogitsLoss":
         block["loss"] = "bce"
-    trained = block.get("loss", dict(KINDS[kind].default_loss))
+    trained = block.get("loss", KINDS[kind].default_loss)
     notes.append(f'{key}.loss_fn: "{loss_fn}" is read as kind "{kind}" with loss {trained}')
     return kind
 

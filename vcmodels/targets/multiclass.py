@@ -3,7 +3,6 @@
 A value is never scaled. Predicted classes are written back with the original values.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from vcmodels.losses.terms import LossBlock
 from vcmodels.metrics.overlap import class_confusion, dice
 from vcmodels.metrics.sums import ratio
 from vcmodels.targets.base import Sums, Target
@@ -57,7 +57,7 @@ class MulticlassTarget(Target):
 
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
-    default_loss: ClassVar[Mapping[str, float]] = {"ce": 1.0, "soft_dice": 1.0}
+    default_loss: ClassVar[LossBlock] = {"ce": 1.0, "soft_dice": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"ce", "soft_dice", "soft_jaccard"})
 
     @model_validator(mode="after")

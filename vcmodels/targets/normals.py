@@ -12,10 +12,11 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
 from vcmodels.metrics.errors import angle_sums
 from vcmodels.metrics.sums import ratio
 from vcmodels.section import Section
-from vcmodels.targets.base import Sums, Target
+from vcmodels.targets.base import Interpolation, Spacing, Sums, Target
 from vcmodels.targets.codes import check_dtype, encode_float
 from vcmodels.targets.labels import any_channel, countable
 from vcmodels.targets.vectors import SHORTEST, outer_products, principal_axes, pull_back, unit
@@ -64,13 +65,13 @@ class NormalsTarget(Target):
     uint8: v / 127.5 - 1, int16: v / 32767, int8: v / 127, floats as they are)."""
 
     metric: ClassVar[str] = "angle_deg"
-    default_loss: ClassVar[Mapping[str, float]] = {"cosine": 1.0}
+    default_loss: ClassVar[LossBlock] = {"cosine": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"cosine", "axial_cosine"})
 
     @model_validator(mode="after")
     def _check_loss_fits(self) -> Self:
         fitting = "axial_cosine" if self._is_axial else "cosine"
-        if any(name != fitting for name in self.losses):
+        if any(term.name != fitting for term in self.losses):
             raise ValueError(f'orientation "{self.orientation}" is trained with loss "{fitting}"')
         return self
 
@@ -79,14 +80,14 @@ class NormalsTarget(Target):
         return self.orientation == "axial"
 
     @property
-    def interpolation(self) -> Literal["nearest", "linear"]:
-        """Axial labels are not interpolated: neighbours of opposite sign would cancel."""
-        return "nearest" if self._is_axial else "linear"
+    def interpolation(self) -> Interpolation:
+        """Axial labels keep the nearest axis by default: their average costs an eigenvector."""
+        return self.label_interpolation or ("nearest" if self._is_axial else "linear")
 
     @property
-    def losses(self) -> Mapping[str, float]:
+    def losses(self) -> tuple[LossTerm, ...]:
         if self.loss is None and self._is_axial:
-            return {"axial_cosine": 1.0}
+            return parse_loss("axial_cosine")
         return super().losses
 
     @property
@@ -116,9 +117,19 @@ class NormalsTarget(Target):
         label = np.where(valid, vectors / np.where(valid, length, 1), np.float32(0))
         return np.ascontiguousarray(self._in_other_order(label)), valid
 
-    def turn(self, label: Tensor, jacobian: Tensor) -> Tensor:
+    def spread(self, label: Tensor) -> Tensor:
+        """For axes the entries of n n^T: neighbours of opposite sign would cancel."""
+        return outer_products(label) if self._is_axial else label
+
+    def settle(self, spread: Tensor) -> Tensor:
+        return principal_axes(spread) if self._is_axial else spread
+
+    def turn(
+        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
+    ) -> tuple[Tensor, Tensor]:
         """J^T n, renormalised: gradients pull back through the sampling map."""
-        return pull_back(label, jacobian)
+        del spacing
+        return pull_back(label, jacobian), valid
 
     def blendable(self, logits: Tensor) -> Tensor:
         """Unit vectors, or for axes the 6 entries of n n^T, on which the sign has no effect."""

@@ -4,19 +4,17 @@
 count.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from vcmodels.losses import LOSSES
+from vcmodels.losses.terms import LossBlock
 from vcmodels.metrics.errors import error_sums
 from vcmodels.metrics.sums import ratio
 from vcmodels.section import Section
-from vcmodels.targets.base import Sums, Target
+from vcmodels.targets.base import Interpolation, Sums, Target
 from vcmodels.targets.codes import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -52,20 +50,17 @@ class RegressionTarget(Target):
     """[low, high] that integer outputs span; [0, 1] with a sigmoid, otherwise required for them."""
 
     metric: ClassVar[str] = "mae"
-    default_loss: ClassVar[Mapping[str, float]] = {"smooth_l1": 1.0}
+    default_interpolation: ClassVar[Interpolation] = "linear"
+    default_loss: ClassVar[LossBlock] = {"smooth_l1": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1", "bce"})
 
     @model_validator(mode="after")
     def _check_range_and_loss(self) -> Self:
         if self.output_range and self.output_range[0] >= self.output_range[1]:
             raise ValueError(f"output_range must be [low, high], got {self.output_range}")
-        if "bce" in self.losses and self.activation != "sigmoid":
+        if self._has_bce and self.activation != "sigmoid":
             raise ValueError('loss "bce" regresses probabilities; it needs activation "sigmoid"')
         return self
-
-    @property
-    def interpolation(self) -> Literal["nearest", "linear"]:
-        return "linear"
 
     @property
     def stored_channels(self) -> int | None:
@@ -81,21 +76,16 @@ class RegressionTarget(Target):
                 label += np.float32(self.label_encoding.offset)
         if stored.dtype.kind == "f":  # A float64 may be finite and its float32 not.
             valid &= ~any_channel(~np.isfinite(label))
-        if "bce" in self.losses:
+        if self._has_bce:
             outside = any_channel((label < 0) | (label > 1)) & valid
             if outside.any():
                 remedy = 'loss "bce" takes labels in [0, 1]; give "encoding": {"scale": ...}'
                 refuse_first(outside, stored, remedy)
         return np.where(valid, label, np.float32(0)), valid
 
-    def compute_loss(self, logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
-        """The losses of the activated output; `bce` takes the logits, for it is that of a sigmoid."""
-        output = self.blendable(logits)
-        terms = [
-            weight * LOSSES[name](logits if name == "bce" else output, label, valid)
-            for name, weight in self.losses.items()
-        ]
-        return torch.stack(terms).sum()
+    def loss_input(self, loss: str, logits: Tensor) -> Tensor:
+        """The activated output; `bce` takes the logits, for it is that of a sigmoid."""
+        return logits if loss == "bce" else self.blendable(logits)
 
     def blendable(self, logits: Tensor) -> Tensor:
         """The values themselves."""
@@ -144,6 +134,10 @@ class RegressionTarget(Target):
         low, high = self._range() if known else (float(values.min()), float(values.max()))
         scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
         return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
+
+    @property
+    def _has_bce(self) -> bool:
+        return any(term.name == "bce" for term in self.losses)
 
     def _range(self) -> tuple[float, float]:
         low, high = self.output_range or (0.0, 1.0)

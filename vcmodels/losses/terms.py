@@ -1,0 +1,80 @@
+"""The `loss` of a target: names, weights and options as the task file has them, checked."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from torch import Tensor
+
+from vcmodels.losses.registry import LOSSES
+
+Option = float | int | bool | str | list[float]
+LossBlock = str | dict[str, Annotated[float, Field(ge=0)] | dict[str, Option]]
+"""A name; {name: weight}; or {name: {"weight": ..., and the options of that loss}}."""
+
+_ARGUMENTS = {"weight", "label_smoothing"}
+"""Keywords of losses that are no options: they come from the sample and from the target."""
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One of the losses of a target."""
+
+    name: str
+    factor: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self, logits: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None, smoothing: float
+    ) -> Tensor:
+        """The loss times its factor; arguments as for `Target.compute_loss`."""
+        options = dict(self.options)
+        if "label_smoothing" in inspect.signature(LOSSES[self.name]).parameters:
+            options["label_smoothing"] = smoothing
+        return self.factor * LOSSES[self.name](logits, label, valid, weight=weight, **options)
+
+
+def parse_loss(block: LossBlock) -> tuple[LossTerm, ...]:
+    """The terms of a block, options checked against the signature of each loss.
+
+    Raises:
+        ValueError: a name or an option that is not known, a value that an option cannot have, or
+            factors that are all 0; the message names it and what there is.
+    """
+    named = {block: 1.0} if isinstance(block, str) else block
+    terms = tuple(_term(name, value) for name, value in named.items())
+    if not any(term.factor for term in terms):
+        raise ValueError(f"loss weights must be 0 or more and not all 0, got {block}")
+    return terms
+
+
+def _term(name: str, value: float | Mapping[str, Any]) -> LossTerm:
+    if name not in LOSSES:
+        raise ValueError(f'no loss "{name}"; choose from {", ".join(sorted(LOSSES))}')
+    given = dict(value) if isinstance(value, Mapping) else {"weight": value}
+    try:
+        block = _options_of(name).model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(_options_of(name).model_fields)
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f'loss "{name}": {where}: {first["msg"]}; it takes {known}') from error
+    options = block.model_dump()
+    return LossTerm(name, options.pop("weight"), options)
+
+
+@lru_cache
+def _options_of(name: str) -> type[BaseModel]:
+    """The keyword-only parameters of a loss, as a section that checks them."""
+    parameters = inspect.signature(LOSSES[name], eval_str=True).parameters.values()
+    options: dict[str, Any] = {
+        p.name: (p.annotation, p.default)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in _ARGUMENTS
+    }
+    options["weight"] = (Annotated[float, Field(ge=0)], 1.0)
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model(f"{name}_options", __config__=config, **options)

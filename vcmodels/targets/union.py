@@ -1,0 +1,21 @@
+"""All kinds of target: the union that the task file is parsed into, and the kinds by name."""
+
+from collections.abc import Mapping
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from vcmodels.targets.base import Target
+from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.multiclass import MulticlassTarget
+from vcmodels.targets.normals import NormalsTarget
+from vcmodels.targets.regression import RegressionTarget
+
+AnyTarget = Annotated[
+    BinaryTarget | MulticlassTarget | RegressionTarget | NormalsTarget,
+    Field(discriminator="kind"),
+]
+
+KINDS: Mapping[str, type[Target]] = {
+    kind.model_fields["kind"].default: kind for kind in get_args(get_args(AnyTarget)[0])
+}
