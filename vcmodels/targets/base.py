@@ -119,6 +119,11 @@ class Target(Section):
             ValueError: a value that the kind cannot have; the message names it and its (z, y, x).
         """
 
+    @property
+    def smoothing(self) -> float:
+        """How far the loss pulls hard labels towards uniform; 0 for kinds without hard labels."""
+        return self.label_smoothing or 0.0
+
     def source_margin(self, spacing: Spacing) -> Shape:
         """Voxels around a patch, on each side, that `derive_label` needs of its source."""
         del spacing
@@ -191,9 +196,8 @@ class Target(Section):
         Returns:
             Scalar float32; 0 with zero gradient when no voxel is valid.
         """
-        smoothing = self.label_smoothing or 0.0
         terms = [
-            term(self.loss_input(term.name, logits), label, valid, weight, smoothing)
+            term(self.loss_input(term.name, logits), label, valid, weight, self.smoothing)
             for term in self.losses
         ]
         return torch.stack(terms).sum()
