@@ -4,15 +4,15 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
 from vcmodels.losses.registry import LOSSES
 
 Option = float | int | bool | str | list[float]
-LossBlock = str | dict[str, Annotated[float, Field(ge=0)] | dict[str, Option]]
+LossBlock = str | dict[str, float | dict[str, Option]]
 """A name; {name: weight}; or {name: {"weight": ..., and the options of that loss}}."""
 
 _ARGUMENTS = {"weight", "label_smoothing"}
@@ -46,7 +46,8 @@ def parse_loss(block: LossBlock) -> tuple[LossTerm, ...]:
     """
     named = {block: 1.0} if isinstance(block, str) else block
     terms = tuple(_term(name, value) for name, value in named.items())
-    if not any(term.factor for term in terms):
+    factors = [term.factor for term in terms]
+    if min(factors, default=0) < 0 or not any(factors):
         raise ValueError(f"loss weights must be 0 or more and not all 0, got {block}")
     return terms
 
@@ -75,6 +76,6 @@ def _options_of(name: str) -> type[BaseModel]:
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and p.name not in _ARGUMENTS
     }
-    options["weight"] = (Annotated[float, Field(ge=0)], 1.0)
+    options["weight"] = (float, 1.0)
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return create_model(f"{name}_options", __config__=config, **options)
