@@ -3,8 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcmodels.losses.overlap import soft_dice, soft_jaccard
-from vcmodels.losses.overlap import SMOOTH
+from vcmodels.losses.overlap import SMOOTH, soft_dice, soft_jaccard
 
 SHAPE = (6, 7, 8)
 
