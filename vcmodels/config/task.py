@@ -50,9 +50,12 @@ class VolumeEntry(Section):
     input: Locations
     """The image: a path or URL of an array or OME-Zarr group; a list is stacked as channels."""
     labels: dict[str, Location] = Field(default_factory=dict)
-    """Label array of each target that this volume has."""
+    """Label array of each target that this volume has, or of what targets are derived from."""
+    pseudo: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """Which of these labels a network made, and how much each counts in the loss (0 to 1); none of
+    them is validated against."""
     ref_label: str | None = None
-    """Target whose label decides which patches are worth training on; all patches when null."""
+    """Label that decides which patches are worth training on; all patches when null."""
     bbox: BoundingBox | None = None
     """The part to use, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
     split: Literal["train", "val"] | SplitAttribute | None = None

@@ -1,7 +1,7 @@
 """From a draw number to a sample: read, check, normalise, and say which voxels count."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from vcmodels.augment import LabelCrop, SpatialTransform, apply_intensity, sample_spatial
 from vcmodels.config import Task
+from vcmodels.data.labels import StoredLabel, empty_label, shared_labels, widest_margin
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.patches import patch_stride
 from vcmodels.data.sampling import DrawOrder, Stream, generator, jittered, pushed_inside
@@ -18,7 +19,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.labels import LabelError
+from vcmodels.targets.base import Spacing, Target
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,14 @@ class Sample:
     image: Tensor
     """(C, *crop) float32, normalised."""
     labels: dict[str, LabelCrop]
-    """Per target, its label and the voxels that count."""
+    """By `sample_key`: the label of each target that is stored, and the ids that others are derived
+    from, with the widest margin that any of these needs."""
     transform: SpatialTransform
     place: Place
+    spacing: Spacing
+    """Of the volume."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Per target with a pseudo-label, how much it counts; 0 is not at all. Others count as 1."""
 
 
 class PatchDataset(Dataset[Sample]):
@@ -84,7 +90,7 @@ class PatchDataset(Dataset[Sample]):
         self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
         weights = np.array([v.weight for v in volumes])[rows[:, 0]]
         self._order = DrawOrder(seed, weights) if augment else None
-        self._label_channels = {n: _label_channels(t) for n, t in self.targets.items()}
+        self._labels_of = shared_labels(self.targets)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,15 +110,20 @@ class PatchDataset(Dataset[Sample]):
         volume, region, patch = self._patch(draw)
         place = Place(volume.name, patch.origin)
         try:
-            transform, crop = self._crop(draw, region, patch)
-            image = self._image(volume, region, crop)
+            transform, patch = self._move(draw, region, patch)
+            image = self._image(volume, region, transform.input_box(patch, self.spacing))
             if self._augmentations:
                 rng = generator(self.seed, draw, Stream.INTENSITY)
                 image = apply_intensity(self._augmentations, image, rng)
-            labels = self._labels(volume, region, crop)
+            labels = {
+                key: self._label(key, sharing, volume, region, transform, patch)
+                for key, sharing in self._labels_of.items()
+            }
         except (OSError, MemoryError) as error:
             raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
-        return Sample(_tensor(image), labels, transform, place)
+        # What a network has said is nothing to measure another by.
+        weights = {n: w if self.augment else 0.0 for n, w in volume.pseudo.items()}
+        return Sample(_tensor(image), labels, transform, place, volume.spacing, weights)
 
     def _patch(self, draw: int) -> tuple[TaskVolume, Box, Box]:
         """Volume, region and patch of a draw."""
@@ -124,8 +135,8 @@ class PatchDataset(Dataset[Sample]):
             patch = jittered(patch, region, self._reach, generator(self.seed, draw, Stream.JITTER))
         return self._volumes[number], region, patch
 
-    def _crop(self, draw: int, region: Box, patch: Box) -> tuple[SpatialTransform, Box]:
-        """The geometric augmentation of a draw, and what must be read for it.
+    def _move(self, draw: int, region: Box, patch: Box) -> tuple[SpatialTransform, Box]:
+        """The geometric augmentation of a draw, and the patch moved for it.
 
         A crop that would reach out of the region is moved into it where it fits: real voxels teach
         more than padding. (Turned patches of unequal sides would otherwise be padded at borders.)
@@ -134,7 +145,13 @@ class PatchDataset(Dataset[Sample]):
             return SpatialTransform.IDENTITY, patch
         rng = generator(self.seed, draw, Stream.SPACE)
         transform = sample_spatial(self._augmentations, rng, self.patch, self.spacing)
-        return transform, pushed_inside(transform.input_box(patch, self.spacing), region)
+        crop = transform.input_box(patch, self.spacing)
+        moved = pushed_inside(crop, region)
+        z, y, x = (
+            o + new - old
+            for o, new, old in zip(patch.origin, moved.origin, crop.origin, strict=True)
+        )
+        return transform, Box((z, y, x), patch.shape)
 
     def _image(self, volume: TaskVolume, region: Box, crop: Box) -> np.ndarray:
         """The normalised crop (C, Z, Y, X) float32."""
@@ -144,45 +161,31 @@ class PatchDataset(Dataset[Sample]):
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return self._normalization.apply(image, self._normalization.volumes.get(volume.name))
 
-    def _labels(self, volume: TaskVolume, region: Box, crop: Box) -> dict[str, LabelCrop]:
-        labels: dict[str, LabelCrop] = {}
-        for name, target in self.targets.items():
-            label = np.zeros((self._label_channels[name], *crop.shape), np.float32)
-            counts = np.zeros((1, *crop.shape), bool)
-            inside = crop.intersect(region)
-            if name in volume.labels and inside.voxels:
-                at = (slice(None), *inside.slices(within=crop))
-                label[at], counts[at] = _read_label(volume, name, target, region, inside)
-            labels[name] = LabelCrop(_tensor(label), _tensor(counts), target)
-        return labels
-
-
-def _read_label(
-    volume: TaskVolume, name: str, target: AnyTarget, region: Box, box: Box
-) -> tuple[np.ndarray, np.ndarray]:
-    """Label and valid voxels of a box inside the region.
-
-    What the label needs from around the box is read too, as far as the region goes.
-    """
-    margin = (target.label_margin,) * 3
-    read = box.grow(margin).intersect(region)
-    try:
-        label, valid = target.read_label(volume.labels[name].read(read))
-    except LabelError as error:
-        place = tuple(o + i for o, i in zip(read.origin, error.place, strict=True))
-        found = f"volume {volume.name} holds {error.value} at (z, y, x) = {place}"
-        raise RunError(f"{volume.key}.{name}", found, error.remedy) from error
-    except ValueError as error:
-        found = f"volume {volume.name}, in the box at {read.origin}: {error}"
-        raise RunError(f"{volume.key}.{name}", found) from error
-    at = (slice(None), *box.slices(within=read))
-    return label[at], valid[at]
-
-
-def _label_channels(target: AnyTarget) -> int:
-    """Channels of the label tensor, for volumes that do not have this label."""
-    label, _ = target.read_label(np.zeros((target.stored_channels or 1, 1, 1, 1), np.uint8))
-    return len(label)
+    def _label(
+        self,
+        key: str,
+        sharing: Sequence[Target],
+        volume: TaskVolume,
+        region: Box,
+        transform: SpatialTransform,
+        patch: Box,
+    ) -> LabelCrop:
+        """What the label of one target, or of all that share a source, is made from."""
+        target = sharing[0]
+        margin = widest_margin(sharing, volume.spacing)
+        crop = transform.input_box(patch.grow(margin), self.spacing)
+        array = volume.labels.get(target.derive or key)
+        if target.derive is not None:
+            values = np.zeros((1, *crop.shape), np.float32), np.zeros((1, *crop.shape), bool)
+            if array is not None:
+                values = StoredLabel(volume.name, array, region).ids(target.ignored, crop)
+            return LabelCrop(*map(_tensor, values), None, margin)
+        values = (
+            empty_label(target, crop.shape)
+            if array is None
+            else StoredLabel(volume.name, array, region).values(target, crop)
+        )
+        return LabelCrop(*map(_tensor, values), target)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

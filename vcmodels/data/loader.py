@@ -1,16 +1,18 @@
 """Samples from worker processes, in order, and their last steps on the training device."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from vcmodels.augment import LabelCrop, apply_spatial
 from vcmodels.data.dataset import PatchDataset, Place, Sample
+from vcmodels.data.labels import derived, sample_key
 from vcmodels.data.workers import read_ahead
 from vcmodels.geometry.boxes import Shape
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Spacing
 
 TIMEOUT_S = 900.0
 """A patch that takes longer than this hangs (a dead file server, for instance)."""
@@ -25,8 +27,11 @@ class Batch:
     labels: dict[str, Tensor]
     """(B, L, *patch) float32 per target."""
     valid: dict[str, Tensor]
-    """(B, 1, *patch) bool per target."""
+    """(B, V, *patch) bool per target, V being 1 or L."""
     places: tuple[Place, ...]
+    weight: dict[str, Tensor | None] = field(default_factory=dict)
+    """(B, 1, 1, 1, 1) float32 per target, how much each sample counts in the loss; None: all alike.
+    """
 
 
 def batches(
@@ -74,28 +79,47 @@ def finish_batch(
     samples: Sequence[Sample],
     targets: Mapping[str, AnyTarget],
     patch: Shape,
-    spacing: tuple[float, float, float],
+    spacing: Spacing,
     device: torch.device,
 ) -> Batch:
-    """Move samples to the device, apply their geometric transforms there, and stack them."""
+    """Move samples to the device, apply their geometric transforms there, and stack them.
+
+    Labels that are derived from others are computed here, from what those look like by then.
+    """
     images: list[Tensor] = []
     labels: dict[str, list[Tensor]] = {name: [] for name in targets}
     valid: dict[str, list[Tensor]] = {name: [] for name in targets}
     for sample in samples:
         image = sample.image.to(device, non_blocking=True)
-        crops = {name: _on(label, device) for name, label in sample.labels.items()}
+        crops = {key: _on(label, device) for key, label in sample.labels.items()}
         if not sample.transform.is_identity:
             image, crops = apply_spatial(sample.transform, image, crops, patch, spacing)
         images.append(image)
-        for name in targets:
-            labels[name].append(crops[name].values)
-            valid[name].append(crops[name].valid)
+        for name, target in targets.items():
+            label, counts = _label(target, crops[sample_key(name, target)], sample.spacing)
+            labels[name].append(label)
+            valid[name].append(counts & (sample.weights.get(name, 1.0) > 0))
     return Batch(
         torch.stack(images),
         {name: torch.stack(parts) for name, parts in labels.items()},
         {name: torch.stack(parts) for name, parts in valid.items()},
         tuple(sample.place for sample in samples),
+        {name: _weight(name, samples, device) for name in targets},
     )
+
+
+def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> tuple[Tensor, Tensor]:
+    """Label and valid voxels of a patch, from its own crop or derived from that of ids."""
+    if target.derive is None:
+        return crop.values, crop.valid
+    return derived(target, crop.values, crop.valid, crop.margin, spacing)
+
+
+def _weight(name: str, samples: Sequence[Sample], device: torch.device) -> Tensor | None:
+    if not any(name in sample.weights for sample in samples):
+        return None
+    weights = [sample.weights.get(name, 1.0) for sample in samples]
+    return torch.tensor(weights, device=device).view(-1, 1, 1, 1, 1)
 
 
 def _on(label: LabelCrop, device: torch.device) -> LabelCrop:

@@ -1,17 +1,19 @@
 """The labelled volumes of a task: opened, expanded and checked against each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import PurePosixPath
 from typing import Literal
 
 from vcmodels.config import Task
 from vcmodels.config.task import SplitAttribute, VolumeEntry
+from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume, expand_location, expand_pattern, open_volume
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
@@ -32,7 +34,8 @@ class TaskVolume:
     inputs: tuple[Volume, ...]
     """Stacked as channels, in this order."""
     labels: Mapping[str, Volume]
-    """By target name; a target that is missing here gets no loss from this volume."""
+    """By name, of targets and of what they are derived from; a target whose label is missing here
+    gets no loss from this volume."""
     ref: Volume | None
     """The label that decides which patches are used; None: all of them."""
     ref_target: str | None
@@ -42,6 +45,15 @@ class TaskVolume:
     weight: float
     spacing: tuple[float, float, float]
     unit: str | None
+    pseudo: Mapping[str, float] = field(default_factory=dict)
+    """Targets whose label here is a pseudo-label, and how much it counts in the loss."""
+
+    def label(self, name: str, target: Target, region: Box) -> Label | None:
+        """The label of a target, as far as a region goes; None if this volume lacks it."""
+        array = self.labels.get(target.derive or name)
+        if array is None:
+            return None
+        return Label(target, StoredLabel(self.name, array, region), self.spacing)
 
     @property
     def channels(self) -> int:
@@ -144,7 +156,7 @@ def _open(
             location,
             key=f"{key}.{target}",
             level=entry.level,
-            channels=targets[target].stored_channels,
+            channels=targets[target].stored_channels if target in targets else None,
             channel_axis=entry.channel_axis,
         )
         for target, location in place.labels.items()
@@ -161,7 +173,14 @@ def _open(
     return TaskVolume(
         name, key, inputs, labels, ref, entry.ref_label, _region(entry, first, key),
         _split(entry, first, key), entry.weight, entry.spacing or first.spacing, first.unit,
+        _pseudo(entry, targets),
     )  # fmt: skip
+
+
+def _pseudo(entry: VolumeEntry, targets: Mapping[str, AnyTarget]) -> dict[str, float]:
+    """The weights by target; what is derived from a pseudo-label is one too."""
+    weights = {n: entry.pseudo.get(n, entry.pseudo.get(t.derive or n)) for n, t in targets.items()}
+    return {name: weight for name, weight in weights.items() if weight is not None}
 
 
 def _region(entry: VolumeEntry, volume: Volume, key: str) -> Box:

@@ -89,6 +89,12 @@ class Target(Section):
         return self.label_interpolation or self.default_interpolation
 
     @property
+    def ignored(self) -> tuple[int, ...]:
+        """The values of `ignore_label`."""
+        values = self.ignore_label
+        return tuple(values) if isinstance(values, list) else () if values is None else (values,)
+
+    @property
     def losses(self) -> tuple[LossTerm, ...]:
         """The losses with their weights and options."""
         return parse_loss(self.default_loss if self.loss is None else self.loss)

@@ -1,5 +1,6 @@
 """Reading stored labels: which voxels count, and errors that name value and place."""
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -32,9 +33,7 @@ def refuse_first(bad: np.ndarray, stored: np.ndarray, remedy: str) -> NoReturn:
 
 
 def countable(stored: np.ndarray, target: Target) -> np.ndarray:
-    """Voxels that are finite, not ignored and, with `loss_only_on_label`, not zero.
-
-    A voxel of several channels is ignored when all of them hold the ignored value.
+    """Voxels that are `known` and, with `loss_only_on_label`, not zero.
 
     Args:
         stored: (S, Z, Y, X), the dtype on disk.
@@ -43,15 +42,23 @@ def countable(stored: np.ndarray, target: Target) -> np.ndarray:
     Returns:
         (1, Z, Y, X) bool.
     """
+    valid = known(stored, target.ignored)
+    if target.loss_only_on_label:
+        valid &= any_channel(stored != 0)
+    return valid
+
+
+def known(stored: np.ndarray, ignored: Sequence[int]) -> np.ndarray:
+    """Voxels that are finite and not ignored: (S, Z, Y, X) -> (1, Z, Y, X) bool.
+
+    A voxel of several channels is ignored when all of them hold the ignored value.
+    """
     if stored.dtype.kind == "f":
         valid = ~any_channel(~np.isfinite(stored))
     else:
         valid = np.ones((1, *stored.shape[1:]), bool)
-    ignored = target.ignore_label
-    for value in ignored if isinstance(ignored, list) else [] if ignored is None else [ignored]:
+    for value in ignored:
         valid &= any_channel(stored != value)
-    if target.loss_only_on_label:
-        valid &= any_channel(stored != 0)
     return valid
 
 
