@@ -4,19 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vcmodels.augment.artefacts import BiasField, BlankBoxes, Rings
 from vcmodels.augment.base import Augmentation
+from vcmodels.augment.contrast import Brightness, Contrast, Gamma, HistogramShift
 from vcmodels.augment.exact import Flip, QuarterTurn
 from vcmodels.augment.free import Affine, Elastic
-from vcmodels.augment.intensity import (
-    BlankBoxes,
-    Blur,
-    Brightness,
-    Contrast,
-    Gamma,
-    LowResolution,
-    Noise,
-    apply_intensity,
-)
+from vcmodels.augment.intensity import apply_intensity
+from vcmodels.augment.noise import Noise, ShotNoise, Speckle
+from vcmodels.augment.resolution import Blur, LowResolution, Sharpen
+from vcmodels.augment.slices import BlurredSlices, MissingSlices, ShiftedSlices
 from vcmodels.augment.spatial import LabelCrop, apply_spatial, sample_spatial, turn_tensor
 from vcmodels.augment.transform import SpatialTransform
 
@@ -26,12 +22,21 @@ AnyAugmentation = Annotated[
     | Affine
     | Elastic
     | Noise
+    | ShotNoise
+    | Speckle
     | Blur
+    | Sharpen
+    | LowResolution
     | Brightness
     | Contrast
     | Gamma
-    | LowResolution
-    | BlankBoxes,
+    | HistogramShift
+    | BiasField
+    | BlankBoxes
+    | Rings
+    | MissingSlices
+    | ShiftedSlices
+    | BlurredSlices,
     Field(discriminator="name"),
 ]
 

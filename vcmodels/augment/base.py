@@ -45,6 +45,9 @@ Amounts = Annotated[
 """Lowest and highest amount, neither below 0."""
 Fractions = Annotated[tuple[Fraction, Fraction], AfterValidator(ordered)]
 """Lowest and highest fraction, in [0, 1]."""
+Count = Annotated[int, Field(ge=1, le=1000)]
+Counts = Annotated[tuple[Count, Count], AfterValidator(ordered)]
+"""Fewest and most."""
 Axis = Annotated[Literal["z", "y", "x"], BeforeValidator(_named)]
 
 
@@ -91,6 +94,9 @@ class ElasticAugmentation(Augmentation):
 
 class IntensityAugmentation(Augmentation):
     """A change of the image's values that leaves every voxel, and so all labels, in place."""
+
+    per_channel: bool = False
+    """Draw anew for each input channel; else all channels change alike."""
 
     @abstractmethod
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,110 @@
+"""Curves that map values to values: brightness, contrast, gamma, histogram."""
+
+from typing import Literal
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from vcmodels.augment.base import Amounts, Counts, Factors, Fractions, IntensityAugmentation
+from vcmodels.augment.intensity import SMALLEST_SPAN, draw_count, draw_factor, value_range
+from vcmodels.section import Fraction
+
+TABLE = 1024
+"""Pieces of the histogram's curve; between them it is straight."""
+
+
+class Brightness(IntensityAugmentation):
+    """Add one number to the image."""
+
+    name: Literal["brightness"] = "brightness"
+    p: Fraction = 0.15
+    shift: Amounts = (0.0, 0.25)
+    """Least and largest shift, up or down, in units of the normalised image."""
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        shift = rng.uniform(*self.shift) * rng.choice((-1, 1))
+        return image + np.float32(shift)
+
+
+class Contrast(IntensityAugmentation):
+    """Stretch or squeeze the values of each channel about its mean."""
+
+    name: Literal["contrast"] = "contrast"
+    p: Fraction = 0.15
+    factor: Factors = (0.75, 1.33)
+    """Lowest and highest factor, drawn evenly on a log scale."""
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        factor = draw_factor(self.factor, rng)
+        changed = image * np.float32(factor)
+        for channel, result in zip(image, changed, strict=True):
+            result += (1 - factor) * float(channel.mean())
+        return changed
+
+
+class Gamma(IntensityAugmentation):
+    """Raise the values, scaled to 0..1, to a power; mean and deviation of each channel are kept."""
+
+    name: Literal["gamma"] = "gamma"
+    p: Fraction = 0.3
+    exponent: Factors = (0.7, 1.5)
+    """Lowest and highest power, drawn evenly on a log scale."""
+    invert: Fraction = 0.25
+    """How often the negative of the image is treated, so that bright and dark change roles."""
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        exponent = np.float32(draw_factor(self.exponent, rng))
+        sign = -1.0 if rng.random() < self.invert else 1.0
+        changed = np.empty_like(image)
+        for channel, result in zip(image, changed, strict=True):
+            low, span = value_range(channel)
+            start = low if sign > 0 else low + span
+            np.multiply(channel, sign / span, out=result)
+            result -= sign * start / span
+            # Rounding may leave the lowest voxel just below 0, whose power is NaN.
+            np.maximum(result, 0, out=result)
+            np.power(result, exponent, out=result)
+            scale = sign * float(channel.std()) / max(float(result.std()), SMALLEST_SPAN)
+            shift = float(channel.mean()) - scale * float(result.mean())
+            result *= scale
+            result += shift
+        return changed
+
+
+class HistogramShift(IntensityAugmentation):
+    """Bend the histogram: map the values of each channel by a random curve that keeps their order.
+
+    Evenly spaced control points between the lowest and the highest value are moved, and joined by a
+    monotone cubic (Fritsch and Carlson 1980; MONAI's `RandHistogramShift` joins by lines).
+    """
+
+    name: Literal["histogram_shift"] = "histogram_shift"
+    p: Fraction = 0.1
+    points: Counts = (3, 8)
+    """Fewest and most control points between the ends, which stay."""
+    strength: Fractions = (0.2, 0.8)
+    """How far they move at most, as a fraction of half their distance."""
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        curve = self._curve(rng)
+        slope = np.diff(curve, append=curve[-1])
+        changed = np.empty_like(image)
+        for channel, result in zip(image, changed, strict=True):
+            low, span = value_range(channel)
+            place = (channel - np.float32(low)) * np.float32(TABLE / span)
+            piece = place.astype(np.int32).clip(0, TABLE)
+            place -= piece
+            np.multiply(slope[piece], place, out=result)
+            result += curve[piece]
+            result *= span
+            result += low
+        return changed
+
+    def _curve(self, rng: np.random.Generator) -> np.ndarray:
+        """The curve from 0 to 1 at `TABLE + 1` even places, float32."""
+        inner = draw_count(self.points, rng)
+        places = np.linspace(0, 1, inner + 2)
+        reach = rng.uniform(*self.strength) / (2 * (inner + 1))
+        moved = places.copy()
+        moved[1:-1] += rng.uniform(-reach, reach, inner)
+        return PchipInterpolator(places, moved)(np.linspace(0, 1, TABLE + 1)).astype(np.float32)

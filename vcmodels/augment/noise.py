@@ -1,0 +1,80 @@
+"""Noise: of electronics (Gaussian), of counting (Poisson), of coherent light and sound (speckle)."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, Field
+
+from vcmodels.augment.base import Amounts, IntensityAugmentation, ordered
+from vcmodels.augment.intensity import draw_factor, value_range
+from vcmodels.section import Fraction
+
+Dose = Annotated[float, Field(ge=1, le=1e9)]
+Doses = Annotated[tuple[Dose, Dose], AfterValidator(ordered)]
+"""Lowest and highest count, at least 1."""
+
+
+class Noise(IntensityAugmentation):
+    """Add Gaussian noise."""
+
+    name: Literal["noise"] = "noise"
+    p: Fraction = 0.1
+    deviation: Amounts = (0.0, 0.2)
+    """Standard deviation of the noise, in units of the normalised image."""
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        noise = white(image.shape, rng)
+        noise *= np.float32(rng.uniform(*self.deviation))
+        noise += image
+        return noise
+
+
+class ShotNoise(IntensityAugmentation):
+    """Count photons or electrons: Poisson noise, stronger where the image is brighter.
+
+    The darkest voxel of a channel stands for none, the brightest for `counts`. Each count is drawn
+    exactly, which takes 45 ms for 96^3 voxels on one core.
+    """
+
+    name: Literal["shot_noise"] = "shot_noise"
+    p: Fraction = 0.1
+    counts: Doses = (200.0, 5000.0)
+    """Fewest and most counts at the brightest voxel, drawn evenly on a log scale; fewer are noisier."""
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        counts = draw_factor(self.counts, rng)
+        changed = np.empty_like(image)
+        for channel, result in zip(image, changed, strict=True):
+            low, span = value_range(channel)
+            step = span / counts
+            expected = np.maximum((channel - low) / step, 0)
+            np.multiply(rng.poisson(expected), step, out=result, casting="unsafe")
+            result += low
+        return changed
+
+
+class Speckle(IntensityAugmentation):
+    """Multiply by Gaussian noise about 1: stronger where the image is brighter.
+
+    The factor acts on the height above the darkest voxel of the channel, which stays as it is.
+    """
+
+    name: Literal["speckle"] = "speckle"
+    p: Fraction = 0.1
+    deviation: Amounts = (0.0, 0.1)
+    """Standard deviation of the factor; 0.1 is a tenth of the height."""
+
+    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        noise = white(image.shape, rng)
+        noise *= np.float32(rng.uniform(*self.deviation))
+        lowest = image.min(axis=(1, 2, 3), keepdims=True)
+        noise *= image - lowest
+        noise += image
+        return noise
+
+
+def white(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Standard normal float32 noise: torch draws it in 3 ms for 96^3 on one core, NumPy in 8."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    return torch.empty(shape).normal_(generator=generator).numpy()
