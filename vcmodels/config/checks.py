@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path as FilePath
 
+from vcmodels.config.label_checks import derive_faults, pseudo_faults
 from vcmodels.config.messages import Fault, listed, shown
 from vcmodels.config.task import Task
 from vcmodels.errors import VolumeError
@@ -21,7 +22,9 @@ def check_task(task: Task) -> list[Fault]:
     return [
         *_patch_faults(task),
         *_target_faults(task),
+        *derive_faults(task.dataset_config),
         *_volume_faults(task),
+        *pseudo_faults(task.dataset_config),
         *_output_faults(task),
     ]
 
@@ -88,14 +91,14 @@ def _volume_faults(task: Task) -> Iterator[Fault]:
             found = f"has no label (targets: {listed(config.targets)})"
             yield Fault(path, found, "give the path of at least one target")
         if volume.ref_label is not None and volume.ref_label not in volume.labels:
-            found = f"{shown(volume.ref_label)} is no target with a label in this volume"
+            found = f"{shown(volume.ref_label)} is no label of this volume"
             yield Fault((*path, "ref_label"), found, f"give one of {listed(volume.labels)}")
         first = names.setdefault(volume.name, index) if volume.name else index
         if first != index:
             found = f"{shown(volume.name)} is also the name of volume_paths.{first}"
             yield Fault((*path, "name"), found, "give each volume its own")
-    for name in config.targets:
-        if name not in labelled:
+    for name, target in config.targets.items():
+        if target.derive is None and name not in labelled:
             found = f"no volume has a label for it (labels in volume_paths: {listed(labelled)})"
             remedy = f'add "{name}": path to a volume, or remove the target'
             yield Fault(("dataset_config", "targets", name), found, remedy)

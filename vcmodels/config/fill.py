@@ -17,8 +17,9 @@ def fill_in(task: Task) -> Task:
         TaskError: a target cannot take a value that `tr_params` gives it.
     """
     settings, config = task.tr_params, task.dataset_config
-    check_ignored_names(settings, list(config.targets))
-    targets = {name: _filled(name, target, settings) for name, target in config.targets.items()}
+    sources = [target.derive for target in config.targets.values() if target.derive]
+    check_ignored_names(settings, list(dict.fromkeys([*config.targets, *sources])))
+    targets = {name: _filled(name, target, task) for name, target in config.targets.items()}
     inference = task.inference_params
     sizes = {
         "patch_size": inference.patch_size or settings.patch_size,
@@ -45,10 +46,10 @@ def check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:
                 raise task_error([fault])
 
 
-def _filled(name: str, target: AnyTarget, settings: TrainingParams) -> AnyTarget:
-    ignore = settings.ignore_label
+def _filled(name: str, target: AnyTarget, task: Task) -> AnyTarget:
+    settings = task.tr_params
     inherited: dict[str, Any] = {
-        "ignore_label": ignore.get(name) if isinstance(ignore, dict) else ignore,
+        "ignore_label": _ignored(name, target, task),
         "loss_only_on_label": settings.loss_only_on_label,
         "label_smoothing": settings.label_smoothing,
         "dilate_label": settings.dilate_label,
@@ -61,3 +62,16 @@ def _filled(name: str, target: AnyTarget, settings: TrainingParams) -> AnyTarget
         found, _, remedy = text.partition("; ")
         path = ("dataset_config", "targets", name)
         raise task_error([Fault(path, found, remedy or "change it in tr_params")]) from error
+
+
+def _ignored(name: str, target: AnyTarget, task: Task) -> int | list[int] | None:
+    """What a target ignores: by its own name, or as the label that it is derived from does."""
+    ignore = task.tr_params.ignore_label
+    if target.ignore_label is not None:
+        return target.ignore_label
+    if isinstance(ignore, dict) and name in ignore:
+        return ignore[name]
+    source = task.dataset_config.targets.get(target.derive or "")
+    if source is not None and source.ignore_label is not None:
+        return source.ignore_label
+    return ignore.get(target.derive or name) if isinstance(ignore, dict) else ignore

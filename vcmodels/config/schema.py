@@ -11,7 +11,8 @@ _LABEL = {
     "type": "string",
     "minLength": 1,
     "maxLength": 4096,
-    "description": "Under the name of a target: its label array. A volume may lack some targets.",
+    "description": "Under the name of a target: its label array. A volume may lack some targets. "
+    "Under a name that a target has as `derive`: what that one is computed from.",
 }
 
 

@@ -15,30 +15,38 @@ def fold_labels(task: dict[str, Any], schema: Schema) -> list[Fault]:
     A label of null is left out: the volume lacks that target.
 
     Returns:
-        A fault for each key that is neither a key of a volume nor a target.
+        A fault for each key that is neither a key of a volume, nor a target, nor what a target is
+        derived from.
     """
     config = as_object(task.get("dataset_config")) or {}
     targets = as_object(config.get("targets"))
+    names = list(dict.fromkeys([*(targets or ()), *_sources(targets or {})]))
     faults: list[Fault] = []
     for index, entry in enumerate(as_list(config.get("volume_paths")) or []):
         block = as_object(entry)
         if block is not None:
             path = ("dataset_config", "volume_paths", index)
             if targets:
-                faults += _unknown(block, path, schema, list(targets))
+                faults += _unknown(block, path, schema, names)
             _fold(block)
     return faults
 
 
-def _unknown(block: dict[str, Any], path: Path, schema: Schema, targets: list[str]) -> list[Fault]:
+def _sources(targets: dict[str, Any]) -> list[str]:
+    """What the targets are derived from; a value that is no text is told by the validation."""
+    sources = [(as_object(target) or {}).get("derive") for target in targets.values()]
+    return [source for source in sources if isinstance(source, str)]
+
+
+def _unknown(block: dict[str, Any], path: Path, schema: Schema, names: list[str]) -> list[Fault]:
     """Faults of keys that name nothing; both lists are told, as either may be what is wrong."""
-    strange = [key for key in block if key not in VOLUME_KEYS and key not in targets]
+    strange = [key for key in block if key not in VOLUME_KEYS and key not in names]
     labels = [key for key in block if key not in VOLUME_KEYS]
     faults: list[Fault] = []
     for key in strange:
-        fault = unknown_key((*path, key), schema, [*VOLUME_KEYS, *targets])
+        fault = unknown_key((*path, key), schema, [*VOLUME_KEYS, *names])
         found = (
-            f"is no target and no key of a volume (targets: {listed(targets)}; "
+            f"is no target and no key of a volume (targets: {listed(names)}; "
             f"labels of this volume: {listed(labels)})"
         )
         faults.append(Fault(fault.path, found.replace("; ", ", "), fault.remedy))

@@ -19,7 +19,7 @@ def infer_kind(name: str, block: Mapping[str, Any]) -> tuple[dict[str, Any], lis
 
     A `kind` that is there is kept. Otherwise the first of these that speaks decides: `loss_fn`,
     the names in `loss`, `activation`, the target's name ("normals" with 3 channels), one channel
-    (a mask, as in the original).
+    (a mask, as in the original). With `derive` only the target's name speaks: it is that of a kind.
 
     Args:
         name: of the target.
@@ -48,6 +48,8 @@ def infer_kind(name: str, block: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     if isinstance(activation, str) and activation != activation.lower():
         activation = result["activation"] = activation.lower()
         notes.append(f'{key}.activation: read as "{activation}"')
+    if isinstance(result.get("derive"), str):
+        return {"kind": _derived_kind(key, name, legacy_kind), **result}, notes
     kind = legacy_kind or _kind_of_loss(result) or _kind_of_head(name, result)
     if kind is None:
         raise TaskError(
@@ -62,6 +64,20 @@ def infer_kind(name: str, block: Mapping[str, Any]) -> tuple[dict[str, Any], lis
             f'{key}.activation: "none" is read as "sigmoid", predictions are probabilities'
         )
     return {"kind": kind, **result}, notes
+
+
+def _derived_kind(key: str, name: str, legacy_kind: str | None) -> str:
+    """The derivable kind that a target is named after.
+
+    Raises:
+        TaskError: there is none.
+    """
+    derivable = [kind for kind, target in KINDS.items() if target.is_derivable]
+    named = legacy_kind or {"normal": "normals"}.get(name.lower(), name.lower())
+    if named in derivable:
+        return named
+    remedy = f'add "kind": one of {", ".join(derivable)}'
+    raise TaskError(key, "what is derived may be several kinds of target", remedy)
 
 
 def _replace_legacy_loss(key: str, block: dict[str, Any], notes: list[str]) -> str | None:
