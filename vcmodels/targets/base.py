@@ -100,6 +100,12 @@ class Target(Section):
         return parse_loss(self.default_loss if self.loss is None else self.loss)
 
     @property
+    def glyph(self) -> Literal["arrow", "line"] | None:
+        """How a person sees the label's vectors (z, y, x): by arrows, or lines where the sign means
+        nothing; None for labels that are no vectors."""
+        return None
+
+    @property
     def stored_channels(self) -> int | None:
         """Channels of the label array on disk; None when it has no channel axis (Z, Y, X)."""
         return None

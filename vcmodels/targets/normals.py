@@ -91,6 +91,10 @@ class NormalsTarget(Target):
         return super().losses
 
     @property
+    def glyph(self) -> Literal["arrow", "line"]:
+        return "line" if self._is_axial else "arrow"
+
+    @property
     def stored_channels(self) -> int | None:
         return 3
 
