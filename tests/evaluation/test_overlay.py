@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.evaluation.overlay import Panel, Scored, draw_panel, write_overlay
 from vcmodels.geometry.boxes import Box
 from vcmodels.targets.binary import BinaryTarget
@@ -22,8 +23,13 @@ def scored(store):
     code = np.zeros((3, *EXTENT), np.uint8)
     code[:] = 128
     code[0] = 255  # x, stored first
-    sheet = Scored(BinaryTarget(), store("p", mask * 255), store("l", mask), "dice 1.000")
-    normals = Scored(NormalsTarget(channels=3), store("n", code), store("m", code))
+
+    def label(target, name, values):
+        array = store(name, values)
+        return Label(target, StoredLabel("scroll", array, array.box), (1.0, 1.0, 1.0))
+
+    sheet = Scored(label(BinaryTarget(), "l", mask), store("p", mask * 255), "dice 1.000")
+    normals = Scored(label(NormalsTarget(channels=3), "n", code), store("m", code))
     return store("raw", np.full(EXTENT, 7, np.uint8)), {"sheet": sheet, "normals": normals}
 
 

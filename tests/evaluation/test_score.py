@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from vcmodels.errors import VolumeError
+from vcmodels.data.labels import Label, StoredLabel
+from vcmodels.errors import RunError
 from vcmodels.evaluation import score_volume
 from vcmodels.evaluation.score import blocks_of
 from vcmodels.geometry.boxes import Box
@@ -10,6 +11,11 @@ from vcmodels.targets.multiclass import MulticlassTarget
 
 EXTENT = (10, 14, 18)
 INNER = Box((1, 2, 3), (7, 9, 11))
+
+
+def score(target, prediction, array, box=INNER, **options):
+    label = Label(target, StoredLabel("scroll", array, array.box), (1.0, 1.0, 1.0))
+    return score_volume(label, prediction, box, **options)
 
 
 def masks(seed=0):
@@ -25,9 +31,7 @@ def dice(a, b):
 def test_dice_is_that_of_the_whole_arrays_for_any_block(store, block):
     codes, label = masks()
     target = BinaryTarget(ignore_label=2)
-    scores = score_volume(
-        target, store("prediction", codes), store("label", label), INNER, block=block
-    )
+    scores = score(target, store("prediction", codes), store("label", label), block=block)
     at = INNER.slices()
     counts = label[at] != 2
     expected = dice((codes[at] > 127.5) & counts, (label[at] == 1) & counts)
@@ -39,9 +43,9 @@ def test_a_dilated_label_is_right_at_block_borders(store):
     label = (label == 2) & (np.random.default_rng(1).random(EXTENT) < 0.05)
     target = BinaryTarget(dilate_label=2)
     volumes = store("prediction", codes), store("label", label.astype(np.uint8))
-    whole = score_volume(target, *volumes, INNER)
-    assert score_volume(target, *volumes, INNER, block=(2, 3, 4)) == pytest.approx(whole, abs=1e-9)
-    undilated = score_volume(BinaryTarget(), *volumes, INNER)
+    whole = score(target, *volumes)
+    assert score(target, *volumes, block=(2, 3, 4)) == pytest.approx(whole, abs=1e-9)
+    undilated = score(BinaryTarget(), *volumes)
     assert whole["precision"] > undilated["precision"] + 0.1
 
 
@@ -49,7 +53,7 @@ def test_classes_are_scored_by_their_stored_values(store):
     label = np.random.default_rng(0).choice(np.array([0, 3, 7], np.uint8), EXTENT)
     predicted = np.where(label == 7, 3, label).astype(np.uint8)
     target = MulticlassTarget(channels=3, label_values=[0, 3, 7])
-    scores = score_volume(target, store("prediction", predicted), store("label", label), INNER)
+    scores = score(target, store("prediction", predicted), store("label", label))
     three, seven = (label == 3)[INNER.slices()].sum(), (label == 7)[INNER.slices()].sum()
     assert scores["dice_3"] == pytest.approx(2 * three / (2 * three + seven))
     assert scores["dice_7"] == 0
@@ -62,25 +66,23 @@ def test_nothing_labelled_scores_nan_and_reads_no_prediction(store, monkeypatch)
         type(prediction), "_fetch", lambda self, where: pytest.fail("read") if self == prediction
         else np.full([s.stop - s.start for s in where], 2, np.uint8),
     )  # fmt: skip
-    scores = score_volume(BinaryTarget(ignore_label=2), prediction, label, INNER)
+    scores = score(BinaryTarget(ignore_label=2), prediction, label)
     assert np.isnan(scores["dice"])
 
 
 def test_a_value_that_is_no_class_is_named_with_its_array(store):
     codes, label = masks()
-    with pytest.raises(VolumeError, match=r"label.*data\.zarr/label.*2"):
-        score_volume(
-            MulticlassTarget(channels=2), store("p", codes * 0), store("label", label), INNER
-        )
+    with pytest.raises(RunError, match=r"label: volume scroll holds 2 at"):
+        score(MulticlassTarget(channels=2), store("p", codes * 0), store("label", label), INNER)
 
 
 def test_wrong_arguments_are_refused(store):
     codes, label = masks()
     prediction, label = store("prediction", codes), store("label", label)
     with pytest.raises(ValueError, match="is not inside the extent"):
-        score_volume(BinaryTarget(), prediction, label, Box((1, 0, 0), EXTENT))
+        score(BinaryTarget(), prediction, label, Box((1, 0, 0), EXTENT))
     with pytest.raises(ValueError, match=r"extent \(9, 14, 18\) and the label \(10, 14, 18\)"):
-        score_volume(BinaryTarget(), store("short", codes[:9]), label, INNER)
+        score(BinaryTarget(), store("short", codes[:9]), label)
 
 
 def test_blocks_cover_the_box_once_on_the_grid_of_chunks():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vcmodels.config import Task
+from vcmodels.data.labels import Label
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.evaluation.overlay import Scored, write_overlay
@@ -27,6 +28,12 @@ class Part:
 
     volume: TaskVolume
     box: Box
+
+    def label(self, name: str, target: AnyTarget) -> Label | None:
+        """The label of a target; None where there is none, or one that a network made."""
+        if name in self.volume.pseudo:
+            return None
+        return self.volume.label(name, target, self.volume.inputs[0].box)
 
 
 def evaluate(
@@ -59,8 +66,7 @@ def evaluate(
     reporter.say(f"scoring {', '.join(targets)} on (z, y, x) = {boxes}")
     scores: dict[str, dict[str, float]] = {}
     for name, (target, prediction) in targets.items():
-        labelled = [part for part in parts if name in part.volume.labels]
-        scores[name] = target.summarise(_sum(name, target, prediction, labelled, reporter))
+        scores[name] = target.summarise(_sum(name, target, prediction, parts, reporter))
         figures = ", ".join(f"{key} {value:.4f}" for key, value in scores[name].items())
         reporter.say(f"{name}: {figures}")
     if overlay is not None:
@@ -78,11 +84,11 @@ def _sum(
 ) -> Sums:
     """The sums of one target over all parts, told block by block."""
     sums: Sums = {}
-    with reporter.bar(f"score {name}", sum(part.box.voxels for part in parts)) as advance:
-        for part in parts:
-            for block in blocks_of(part.box, BLOCK):
-                label = part.volume.labels[name]
-                sums = add_sums(sums, sum_volume(target, prediction, label, block))
+    labels = [(part.box, label) for part in parts if (label := part.label(name, target))]
+    with reporter.bar(f"score {name}", sum(box.voxels for box, _ in labels)) as advance:
+        for box, label in labels:
+            for block in blocks_of(box, BLOCK):
+                sums = add_sums(sums, sum_volume(label, prediction, block))
                 advance(block.voxels, "")
     return sums
 
@@ -95,13 +101,12 @@ def _draw(
 ) -> None:
     scored = {
         name: Scored(
-            target,
+            label,
             prediction,
-            part.volume.labels[name],
             ", ".join(f"{key} {value:.3g}" for key, value in list(scores[name].items())[:2]),
         )
         for name, (target, prediction) in targets.items()
-        if name in part.volume.labels
+        if (label := part.label(name, target))
     }
     write_overlay(path, part.volume.inputs[0], scored, part.box)
 
@@ -187,7 +192,7 @@ def _predicted_targets(task: Task, parts: Sequence[Part]) -> dict[str, tuple[Any
     wanted = task.inference_params.output_targets
     found: dict[str, tuple[AnyTarget, Volume]] = {}
     for name, target in task.dataset_config.targets.items():
-        if (wanted == "all" or name in wanted) and any(name in p.volume.labels for p in parts):
+        if (wanted == "all" or name in wanted) and any(p.label(name, target) for p in parts):
             found[name] = target, _open_prediction(root / name, target, parts[0])
     if not found:
         raise TaskError(OUTPUT, "no predicted target has a label on this volume")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vcmodels.evaluation.score import read_label
+from vcmodels.data.labels import Label
 from vcmodels.geometry.boxes import Box
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
@@ -26,9 +26,8 @@ MAX_PANEL = 512
 class Scored:
     """One target of a picture."""
 
-    target: Target
+    label: Label
     prediction: Volume
-    label: Volume
     caption: str = ""
     """Shown under the name, such as the scores."""
 
@@ -78,7 +77,7 @@ def write_overlay(
     captions = [f"y, x from {boxes[0].origin[1]}, {boxes[0].origin[2]}"]
     for name, scored in targets.items():
         titles += [f"{name}: label", f"{name}: prediction"]
-        captions += [_legend(scored.target), scored.caption]
+        captions += [_legend(scored.label.target), scored.caption]
     path.parent.mkdir(parents=True, exist_ok=True)
     _compose(rows, titles, captions).save(path)
 
@@ -98,9 +97,9 @@ def _legend(target: Target) -> str:
 
 def _pair(scored: Scored, box: Box, image: np.ndarray) -> tuple[Panel, Panel]:
     """The panels of the label and of the prediction."""
-    target = scored.target
-    truth, valid = read_label(target, scored.label, box)
-    counts = valid[0, 0, :, :, None]
+    target = scored.label.target
+    truth, valid = scored.label.read(box)
+    counts = valid.any(0)[0, :, :, None]
     known = target.as_prediction(torch.from_numpy(truth)).numpy()[:, 0]
     predicted = target.decode(scored.prediction.read(box))[:, 0]
     # Both at once: a kind without a range of its own scales by what it is given.

@@ -6,24 +6,22 @@ from itertools import product
 import numpy as np
 import torch
 
-from vcmodels.errors import VolumeError
+from vcmodels.data.labels import Label
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.targets.base import Sums, Target
-from vcmodels.targets.labels import LabelError
+from vcmodels.targets.base import Sums
 from vcmodels.volumes import Volume
 
 BLOCK: Shape = (128, 128, 128)
 
 
 def score_volume(
-    target: Target, prediction: Volume, label: Volume, box: Box, block: Shape = BLOCK
+    label: Label, prediction: Volume, box: Box, block: Shape = BLOCK
 ) -> dict[str, float]:
     """The metrics of a prediction over the valid voxels of a box.
 
     Args:
-        target: the kind, with the keys that the prediction was encoded with.
-        prediction: as inference wrote it.
-        label: of the same extent.
+        label: of a target with the keys that the prediction was encoded with.
+        prediction: as inference wrote it, of the same extent.
         box: what to score.
         block: how much is held in memory at once; the result does not depend on it, but for the
             order in which float64 sums are added.
@@ -33,24 +31,23 @@ def score_volume(
 
     Raises:
         ValueError: the extents differ, or the box is not inside them.
-        VolumeError: the label holds a value that its kind cannot have.
+        RunError: the label holds a value that its kind cannot have.
     """
-    return target.summarise(sum_volume(target, prediction, label, box, block))
+    return label.target.summarise(sum_volume(label, prediction, box, block))
 
 
-def sum_volume(
-    target: Target, prediction: Volume, label: Volume, box: Box, block: Shape = BLOCK
-) -> Sums:
+def sum_volume(label: Label, prediction: Volume, box: Box, block: Shape = BLOCK) -> Sums:
     """The sums behind `score_volume`, which add over volumes."""
-    if prediction.extent != label.extent:
+    array = label.stored.array
+    if prediction.extent != array.extent:
         raise ValueError(
-            f"the prediction has extent {prediction.extent} and the label {label.extent}"
+            f"the prediction has extent {prediction.extent} and the label {array.extent}"
         )
-    if not label.box.contains(box):
-        raise ValueError(f"{box} is not inside the extent {label.extent}")
+    if not array.box.contains(box):
+        raise ValueError(f"{box} is not inside the extent {array.extent}")
     sums: Sums = {}
     for part in blocks_of(box, block):
-        sums = add_sums(sums, _sum_block(target, prediction, label, part))
+        sums = add_sums(sums, _sum_block(label, prediction, part))
     return sums
 
 
@@ -74,8 +71,9 @@ def add_sums(a: Sums, b: Sums) -> Sums:
     return {name: a[name] + b[name] for name in a}
 
 
-def _sum_block(target: Target, prediction: Volume, label: Volume, box: Box) -> Sums:
-    truth, valid = read_label(target, label, box)
+def _sum_block(label: Label, prediction: Volume, box: Box) -> Sums:
+    truth, valid = label.read(box)
+    target = label.target
     if valid.any():
         predicted = target.decode(prediction.read(box))
     else:  # Nothing counts here, so the prediction need not be read, but the sums have a shape.
@@ -84,29 +82,3 @@ def _sum_block(target: Target, prediction: Volume, label: Volume, box: Box) -> S
         truth, valid = truth[:, :0, :0, :0], valid[:, :0, :0, :0]
     tensors = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (predicted, truth, valid))
     return target.measure(*tensors)
-
-
-def read_label(target: Target, label: Volume, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """The label and where it counts, as training sees them.
-
-    Returns:
-        label: (L, Z, Y, X) float32.
-        valid: (1, Z, Y, X) bool.
-
-    Raises:
-        VolumeError: a value that the kind cannot have.
-    """
-    margin = target.label_margin
-    # "edge" adds no value that is not there, and a mask grown from outside adds nothing inside.
-    stored = label.read(box.grow((margin, margin, margin)), pad="edge")
-    try:
-        truth, valid = target.read_label(stored)
-    except LabelError as error:
-        origin = box.grow((margin, margin, margin)).origin
-        place = tuple(o + i for o, i in zip(origin, error.place, strict=True))
-        found = f"{label.location} holds {error.value} at (z, y, x) = {place}"
-        raise VolumeError(label.key, found, error.remedy) from error
-    except ValueError as error:
-        raise VolumeError(label.key, f"{label.location}: {error}") from error
-    inner = tuple(slice(margin, margin + n) for n in box.shape)
-    return truth[(slice(None), *inner)], valid[(slice(None), *inner)]

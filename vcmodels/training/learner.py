@@ -124,7 +124,7 @@ class Learner:
         parts: dict[str, Tensor] = {}
         for name, target in self.targets.items():
             label, valid = batch.labels[name], batch.valid[name]
-            part = supervised_loss(target, outputs[name], label, valid)
+            part = supervised_loss(target, outputs[name], label, valid, batch.weight.get(name))
             total = total + target.weight * part
             if bool(valid.any()):
                 parts[name] = part
@@ -157,7 +157,11 @@ class Learner:
 
 
 def supervised_loss(
-    target: AnyTarget, outputs: Sequence[Tensor], label: Tensor, valid: Tensor
+    target: AnyTarget,
+    outputs: Sequence[Tensor],
+    label: Tensor,
+    valid: Tensor,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """The target's loss over its outputs, full resolution first, with weights 1, 1/2, 1/4 ...
 
@@ -173,5 +177,6 @@ def supervised_loss(
         else:
             fitted = F.interpolate(label, shape, mode="nearest-exact")
             counted = F.interpolate(valid.float(), shape, mode="nearest-exact") > 0
-        total = total + weight * target.compute_loss(logits.float(), fitted, counted)
+        part = target.compute_loss(logits.float(), fitted, counted, sample_weight)
+        total = total + weight * part
     return total / sum(weights)

@@ -85,7 +85,8 @@ def panel_rows(
     ):
         low, high = np.percentile(grey[0], (1, 99))
         shade = np.clip((grey[0] - low) / max(float(high - low), 1e-6), 0, 1)
-        label_picture = np.where(counted[0][..., None] > 0, target.picture(wanted), (0.25, 0, 0))
+        counts = counted.any(0)[..., None]
+        label_picture = np.where(counts, target.picture(wanted), (0.25, 0, 0))
         pictures = (np.repeat(shade[..., None], 3, -1), label_picture, target.picture(found))
         rows.append(_side_by_side(pictures))
     return rows
