@@ -238,3 +238,29 @@ def test_what_is_no_id_is_named_with_its_place(store, value, dtype):
     found = rf"volume_paths.0.cells: volume scroll holds {value} at \(z, y, x\) = \(5, 6, 7\)"
     with pytest.raises(RunError, match=found):
         label.read(Box((4, 4, 4), (3, 3, 3)))
+
+
+def test_a_volume_of_pseudo_labels_alone_is_trained_on_whole(make_task, world):
+    targets = {"sheet": {"kind": "binary"}, "cells": {"kind": "binary"}}
+    true = {**world, "name": "true", "pseudo": {"sheet": 0.5}}
+    guessed = {**true, "name": "guessed", "pseudo": {"sheet": 0.5, "cells": 1}}
+    volumes = open_volumes(make_task([true, guessed], targets))
+    assert [v.split for v in volumes] == [None, "train"]
+    assert [v.pseudo for v in volumes] == [{"sheet": 0.5}, {"sheet": 0.5, "cells": 1.0}]
+
+
+def test_the_reference_is_ignored_as_its_target_says(make_task, world, monkeypatch):
+    monkeypatch.setattr(BinaryTarget, "is_derivable", True)
+    derived = {"kind": "binary", "derive": "cells", "ignore_label": 9}
+    own = {"kind": "binary", "ignore_label": 3}
+    for targets, about in (
+        ({"grown": derived}, "grown"),
+        ({"grown": derived, "cells": own}, "cells"),
+        ({"cells": own, "grown": derived}, "cells"),
+    ):
+        entry = {k: v for k, v in world.items() if k != "sheet"} | {"ref_label": "cells"}
+        task = make_task([entry], targets)
+        (volume,) = open_volumes(task)
+        assert volume.ref_target == about
+        assert volume.ref is volume.labels["cells"]
+        find_patches(task, [volume])

@@ -1,7 +1,7 @@
 """What a task would do: its volumes, patches, network and memory, as tables."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from rich import box
@@ -12,6 +12,7 @@ from vcmodels.cli.console import Console
 from vcmodels.config import Task
 from vcmodels.data.patch_cache import fingerprint
 from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
+from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 from vcmodels.volumes.files import read_json
 
@@ -25,7 +26,7 @@ def say_plan(task: Task, console: Console) -> None:
         RefusedError: the volumes do not fit the task, or the network not the patch and spacing.
     """
     volumes = open_volumes(task, console)
-    _print(console, _volume_table(volumes))
+    _print(console, _volume_table(volumes, task.dataset_config.targets))
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     say_missing(volumes, console)
@@ -34,7 +35,7 @@ def say_plan(task: Task, console: Console) -> None:
     console.say(f"run folder {task.run_dir}")
 
 
-def _volume_table(volumes: Sequence[TaskVolume]) -> Table:
+def _volume_table(volumes: Sequence[TaskVolume], targets: Mapping[str, AnyTarget]) -> Table:
     table = _table("volume", "array", "shape", "dtype", "chunks", "spacing", "used")
     for volume in volumes[:MOST_VOLUMES]:
         used = "all" if volume.region == volume.inputs[0].box else _span(volume)
@@ -46,9 +47,19 @@ def _volume_table(volumes: Sequence[TaskVolume]) -> Table:
             cells = (*_array_cells(image), spacing, used)
             table.add_row("" if number else volume.name, name, *cells)
         for name, label in volume.labels.items():
-            mark = " (ref)" if name == volume.ref_target else ""
-            table.add_row("", name + mark, *_array_cells(label), "", "")
+            table.add_row("", name + _marks(name, volume), *_array_cells(label), "", "")
+        for name, target in targets.items():
+            if target.derive in volume.labels:
+                row = f"{name}{_marks(name, volume)}"
+                table.add_row("", row, f"from {target.derive}", "", "", "", "")
     return table
+
+
+def _marks(name: str, volume: TaskVolume) -> str:
+    marks = ["ref"] if name in volume.labels and volume.labels[name] is volume.ref else []
+    if name in volume.pseudo:
+        marks.append(f"pseudo {volume.pseudo[name]:g}")
+    return f" ({', '.join(marks)})" if marks else ""
 
 
 def _span(volume: TaskVolume) -> str:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from vcmodels.augment import LabelCrop, SpatialTransform, apply_intensity, sample_spatial
 from vcmodels.config import Task
-from vcmodels.data.labels import StoredLabel, empty_label, shared_labels, widest_margin
+from vcmodels.data.labels import StoredLabel, empty_crop, shared_labels, widest_margin
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.patches import patch_stride
 from vcmodels.data.sampling import DrawOrder, Stream, generator, jittered, pushed_inside
@@ -175,17 +175,14 @@ class PatchDataset(Dataset[Sample]):
         margin = widest_margin(sharing, volume.spacing)
         crop = transform.input_box(patch.grow(margin), self.spacing)
         array = volume.labels.get(target.derive or key)
-        if target.derive is not None:
-            values = np.zeros((1, *crop.shape), np.float32), np.zeros((1, *crop.shape), bool)
-            if array is not None:
-                values = StoredLabel(volume.name, array, region).ids(target.ignored, crop)
-            return LabelCrop(*map(_tensor, values), None, margin)
-        values = (
-            empty_label(target, crop.shape)
-            if array is None
-            else StoredLabel(volume.name, array, region).values(target, crop)
-        )
-        return LabelCrop(*map(_tensor, values), target)
+        if array is None:
+            values, valid = empty_crop(target, crop.shape)
+        elif target.derive is None:
+            values, valid = StoredLabel(volume.name, array, region).values(target, crop)
+        else:
+            values, valid = StoredLabel(volume.name, array, region).ids(target.ignored, crop)
+        rules = target if target.derive is None else None
+        return LabelCrop(_tensor(values), _tensor(valid), rules, margin)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vcmodels.errors import RunError
-from vcmodels.geometry.boxes import Box, Shape, grow_shape
+from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.targets.base import Spacing, Target
 from vcmodels.targets.labels import LabelError, known, refuse_first
 from vcmodels.volumes import Volume
@@ -43,7 +43,7 @@ class StoredLabel:
         """
         inside = box.intersect(self.region)
         if not inside.voxels:
-            return empty_label(target, box.shape)
+            return empty_crop(target, box.shape)
         margin = (target.label_margin,) * 3
         read = inside.grow(margin).intersect(self.region)
         label, valid = self._checked(read, target.read_label)
@@ -100,8 +100,11 @@ class Label:
         """
         if self.target.derive is None:
             return self.stored.values(self.target, box)
-        if not box.voxels:
-            return empty_label(self.target, box.shape, self.spacing)
+        if not box.voxels:  # kinds are not asked for less than a voxel
+            label, valid = self.read(Box(box.origin, (1, 1, 1)))
+            return np.zeros((len(label), *box.shape), np.float32), np.zeros(
+                (len(valid), *box.shape), bool
+            )
         margin = self.target.source_margin(self.spacing)
         ids, valid = self.stored.ids(self.target.ignored, box.grow(margin))
         tensors = torch.from_numpy(ids), torch.from_numpy(valid)
@@ -132,16 +135,12 @@ def derived(
     return label, counts
 
 
-def empty_label(
-    target: Target, shape: Shape, spacing: Spacing = (1.0, 1.0, 1.0)
-) -> tuple[np.ndarray, np.ndarray]:
-    """The label of a volume that has none, with as many channels as any other: nothing is valid."""
+def empty_crop(target: Target, shape: Shape) -> Arrays:
+    """What a label is made from where a volume has none: as many channels as ever, nothing valid."""
+    label, valid = np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 1, 1, 1), bool)
     if target.derive is None:
         stored = np.zeros((target.stored_channels or 1, 1, 1, 1), np.uint8)
         label, valid = target.read_label(stored)
-    else:
-        ids = torch.zeros((1, *grow_shape((1, 1, 1), target.source_margin(spacing))))
-        label, valid = target.derive_label(ids, ids > 0, spacing)
     return np.zeros((len(label), *shape), np.float32), np.zeros((len(valid), *shape), bool)
 
 

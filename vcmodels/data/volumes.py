@@ -39,6 +39,7 @@ class TaskVolume:
     ref: Volume | None
     """The label that decides which patches are used; None: all of them."""
     ref_target: str | None
+    """Whose `ignore_label` is about that label: its own target, or one that is derived from it."""
     region: Box
     """The part that is used."""
     split: Literal["train", "val"] | None
@@ -170,11 +171,22 @@ def _open(
             )
             raise VolumeError(other.key, found, "the arrays of a volume must have equal shapes")
     ref = labels[entry.ref_label] if entry.ref_label is not None else None
+    pseudo = _pseudo(entry, targets)
+    has_own = [n for n, t in targets.items() if (t.derive or n) in labels and n not in pseudo]
+    # Validation would find nothing to compare with.
+    split = _split(entry, first, key) if has_own or not pseudo else "train"
     return TaskVolume(
-        name, key, inputs, labels, ref, entry.ref_label, _region(entry, first, key),
-        _split(entry, first, key), entry.weight, entry.spacing or first.spacing, first.unit,
-        _pseudo(entry, targets),
+        name, key, inputs, labels, ref, _about(entry.ref_label, targets),
+        _region(entry, first, key), split, entry.weight, entry.spacing or first.spacing,
+        first.unit, pseudo,
     )  # fmt: skip
+
+
+def _about(label: str | None, targets: Mapping[str, AnyTarget]) -> str | None:
+    """The target of a label, or the first that is derived from it."""
+    if label is None or label in targets:
+        return label
+    return next((name for name, target in targets.items() if target.derive == label), None)
 
 
 def _pseudo(entry: VolumeEntry, targets: Mapping[str, AnyTarget]) -> dict[str, float]:

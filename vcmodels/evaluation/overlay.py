@@ -99,7 +99,7 @@ def _pair(scored: Scored, box: Box, image: np.ndarray) -> tuple[Panel, Panel]:
     """The panels of the label and of the prediction."""
     target = scored.label.target
     truth, valid = scored.label.read(box)
-    counts = valid.any(0)[0, :, :, None]
+    counts = np.logical_or.reduce(valid)[0, :, :, None]
     known = target.as_prediction(torch.from_numpy(truth)).numpy()[:, 0]
     predicted = target.decode(scored.prediction.read(box))[:, 0]
     # Both at once: a kind without a range of its own scales by what it is given.
