@@ -1,128 +1,247 @@
-"""What all losses promise: masks, precision, gradients, and a graph that compiles whole."""
+"""What all losses promise: masks, weights, precision, gradients, and a graph that compiles whole."""
 
 import inspect
+from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from vcmodels.losses import LOSSES
 
 SHAPE = (6, 7, 8)
-LABEL_KIND = {
-    "bce": (1, "mask"),
-    "soft_dice": (4, "classes"),
-    "soft_jaccard": (4, "classes"),
-    "ce": (4, "classes"),
-    "l1": (2, "values"),
-    "l2": (2, "values"),
-    "smooth_l1": (2, "values"),
-    "cosine": (3, "vectors"),
-    "axial_cosine": (3, "vectors"),
+MASK, MASKS, CLASSES = (1, 1, "mask"), (3, 3, "mask"), (4, 1, "classes")
+VALUES, VECTORS = (2, 2, "values"), (3, 3, "vectors")
+"""Channels of the logits, of the label, and what the label holds."""
+REGIONS = [MASK, MASKS, CLASSES]
+TAKES = {
+    "bce": [MASK, MASKS],
+    "ce": [CLASSES],
+    "focal": REGIONS,
+    "topk_ce": REGIONS,
+    "soft_dice": REGIONS,
+    "soft_jaccard": REGIONS,
+    "tversky": REGIONS,
+    "focal_tversky": REGIONS,
+    "generalised_dice": REGIONS,
+    "cldice": REGIONS,
+    "skeleton_recall": REGIONS,
+    "boundary": REGIONS,
+    "l1": [VALUES],
+    "l2": [VALUES],
+    "smooth_l1": [VALUES],
+    "cosine": [VECTORS],
+    "axial_cosine": [VECTORS],
+    "unit_length": [VECTORS],
 }
-CASES = [*LABEL_KIND.items(), ("soft_dice", (1, "mask")), ("soft_jaccard", (1, "mask"))]
-every_loss = pytest.mark.parametrize(("name", "case"), CASES, ids=str)
-SMOOTHED = {
-    n for n, loss in LOSSES.items() if "label_smoothing" in inspect.signature(loss).parameters
+OPTIONS = {
+    "bce": {"pos_weight": 3.0},
+    "ce": {"class_weights": [0.5, 1.0, 2.0, 4.0]},
+    "focal": {"gamma": 0.7, "alpha": 0.25},
+    "topk_ce": {"share": 0.3},
+    "soft_dice": {"include_background": True},
+    "soft_jaccard": {"include_background": True},
+    "tversky": {"alpha": 0.1, "beta": 0.4, "include_background": True},
+    "focal_tversky": {"alpha": 0.1, "beta": 0.4, "gamma": 2.0, "include_background": True},
+    "cldice": {"iterations": 1},
+    "skeleton_recall": {"iterations": 1},
+    "boundary": {"clip": 2},
+    "smooth_l1": {"beta": 0.3},
 }
-every_smoothing = pytest.mark.parametrize(
-    ("name", "case", "options"),
-    [(n, c, {}) for n, c in CASES]
-    + [(n, c, {"label_smoothing": 0.2}) for n, c in CASES if n in SMOOTHED],
-    ids=str,
-)
+"""Other than the defaults, for every option that there is."""
 
 
-def example(channels, kind, seed=0, batch=2, shape=SHAPE):
-    """Random logits, label and a valid mask of about half the voxels."""
-    torch.manual_seed(seed)
-    logits = torch.randn(batch, channels, *shape)
-    if kind == "mask":
-        label = torch.randint(0, 2, (batch, 1, *shape)).float()
-    elif kind == "classes":
-        label = torch.randint(0, channels, (batch, 1, *shape)).float()
-    else:
-        label = torch.randn(batch, channels, *shape)
-    if kind == "vectors":
-        label = torch.nn.functional.normalize(label, dim=1)
-    return logits, label, torch.rand(batch, 1, *shape) > 0.5
+@dataclass(frozen=True)
+class Case:
+    """A loss, the label that it is called with, and the options."""
+
+    name: str
+    channels: int
+    label_channels: int
+    content: str
+    valid_channels: int = 1
+    options: dict = field(default_factory=dict)
+
+    def __str__(self):
+        options = "-".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}-{self.channels}{self.content}-{self.valid_channels}valid-{options}"
+
+    def __call__(self, logits, label, valid, **kwargs):
+        return LOSSES[self.name](logits, label, valid, **kwargs, **self.options)
+
+    def example(self, seed=0, batch=2, shape=SHAPE):
+        """Random logits, label and a valid mask of about half the voxels."""
+        torch.manual_seed(seed)
+        logits = torch.randn(batch, self.channels, *shape)
+        shape = (batch, self.label_channels, *shape)
+        if self.content == "vectors":
+            label = torch.nn.functional.normalize(torch.randn(shape), dim=1)
+        elif self.content == "values":
+            label = torch.randn(shape)
+        else:
+            label = torch.randint(0, max(2, self.channels // self.label_channels), shape).float()
+        return logits, label, torch.rand(batch, self.valid_channels, *shape[2:]) > 0.5
 
 
-def test_every_loss_has_a_case():
-    assert set(LOSSES) == set(LABEL_KIND)
+def cases():
+    for name, kinds in TAKES.items():
+        keywords = inspect.signature(LOSSES[name]).parameters
+        smoothing = [{"label_smoothing": 0.2}] if "label_smoothing" in keywords else []
+        for options in [{}, *smoothing, *filter(None, [OPTIONS.get(name)])]:
+            for kind in kinds:
+                yield Case(name, *kind, options=options)
+                # Vectors are known as a whole; the others may be known channel by channel.
+                if kind[1] > 1 and kind != VECTORS:
+                    yield Case(name, *kind, valid_channels=kind[1], options=options)
 
 
-@every_smoothing
-@pytest.mark.parametrize("junk", [0.0, -1.0, 255.0, 3e38, -3e38, 0.5])
-def test_labels_under_invalid_voxels_do_not_matter_and_get_no_gradient(name, case, options, junk):
-    logits, label, valid = example(*case)
-    clean = LOSSES[name](logits, label, valid, **options)
+CASES = list(cases())
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+PLAIN = [case for case in CASES if not case.options and case.valid_channels == 1]
+every_plain_case = pytest.mark.parametrize("case", PLAIN, ids=str)
+
+
+def test_every_loss_and_every_option_has_a_case():
+    assert set(TAKES) == set(LOSSES)
+    for name, loss in LOSSES.items():
+        keywords = {
+            p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY
+        }
+        assert keywords - {"weight", "label_smoothing"} == set(OPTIONS.get(name, {})), name
+
+
+@every_case
+@pytest.mark.parametrize("junk", [-1.0, 255.0, 3e38, torch.nan], ids=str)
+def test_labels_under_invalid_voxels_do_not_matter_and_get_no_gradient(case, junk):
+    logits, label, valid = case.example()
+    clean = case(logits, label, valid)
     logits.requires_grad_()
-    dirty = torch.where(valid, label, junk)
-    loss = LOSSES[name](logits, dirty, valid, **options)
+    loss = case(logits, torch.where(valid, label, junk), valid)
     loss.backward()
     assert loss == clean
+    assert loss.shape == ()
     assert loss.dtype == torch.float32
-    assert torch.isfinite(logits.grad).all()
     outside = ~valid.expand_as(logits)
     assert (logits.grad[outside] == 0).all()
+    assert torch.isfinite(logits.grad).all()
     assert (logits.grad[~outside] != 0).any()
 
 
-@every_loss
-def test_huge_logits_under_invalid_voxels_do_not_matter(name, case):
-    logits, label, valid = example(*case)
-    clean = LOSSES[name](logits, label, valid)
-    logits = torch.where(valid, logits, 1e30).requires_grad_()
-    loss = LOSSES[name](logits, label, valid)
+@every_case
+@pytest.mark.parametrize("junk", [1e30, -3e38, torch.inf, -torch.inf, torch.nan], ids=str)
+def test_logits_and_weights_under_invalid_voxels_do_not_matter(case, junk):
+    logits, label, valid = case.example()
+    weight = torch.rand(2, 1, *SHAPE)
+    clean = case(logits, label, valid, weight=weight)
+    logits = torch.where(valid, logits, junk).requires_grad_()
+    somewhere = valid.any(1, keepdim=True)
+    loss = case(logits, label, valid, weight=torch.where(somewhere, weight, junk))
     loss.backward()
     assert loss == clean
+    assert (logits.grad[~valid.expand_as(logits)] == 0).all()
     assert torch.isfinite(logits.grad).all()
 
 
-@every_smoothing
-def test_nothing_valid_is_zero_with_zero_gradient(name, case, options):
-    logits, label, valid = example(*case)
+@every_case
+@pytest.mark.parametrize("junk", [0.0, torch.nan], ids=str)
+def test_nothing_valid_is_zero_with_zero_gradient(case, junk):
+    logits, label, valid = case.example()
     logits.requires_grad_()
-    loss = LOSSES[name](logits, label, torch.zeros_like(valid), **options)
+    for weight in (None, torch.rand(2, 1, *SHAPE)):
+        loss = case(logits, label * junk, torch.zeros_like(valid), weight=weight)
+        loss.backward()
+        assert loss == 0
+        assert (logits.grad == 0).all()
+
+
+@every_case
+@pytest.mark.parametrize("size", [0.0, 50.0, -50.0], ids=str)
+def test_an_empty_label_has_a_finite_loss_and_gradient(case, size):
+    logits, label, valid = case.example()
+    logits = torch.full_like(logits, size).requires_grad_()
+    loss = case(logits, torch.zeros_like(label), valid)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+@every_case
+def test_gradients_agree_with_finite_differences(case):
+    logits, label, valid = case.example(shape=(2, 1, 3))
+    logits = logits.double().requires_grad_()
+    weight = torch.rand(2, 1, 1, 1, 1)
+    assert torch.autograd.gradcheck(lambda x: case(x, label.double(), valid, weight=weight), logits)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_logits_are_computed_in_float32(case, dtype):
+    logits, label, valid = case.example()
+    with torch.autocast("cpu", dtype):
+        loss = case(logits.to(dtype), label, valid)
+    assert loss.dtype == torch.float32
+    assert loss == case(logits.to(dtype).float(), label, valid)
+
+
+@every_plain_case
+def test_the_loss_is_one_graph(case):
+    torch.compiler.reset()
+    logits, label, valid = case.example()
+    weight = torch.rand(2, 1, 1, 1, 1)
+    compiled = torch.compile(case.__call__, fullgraph=True, backend="eager")
+    wanted = case(logits, label, valid, weight=weight)
+    torch.testing.assert_close(compiled(logits, label, valid, weight=weight), wanted)
+
+
+@every_case
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_voxels_that_are_masked_out_might_as_well_not_exist(case, cut):
+    logits, label, valid = case.example(seed=cut)
+    valid[:, :, cut:] = False
+    whole = case(logits, label, valid)
+    part = case(logits[:, :, :cut], label[:, :, :cut], valid[:, :, :cut])
+    torch.testing.assert_close(whole, part, rtol=5e-6, atol=1e-7)
+
+
+@every_case
+@pytest.mark.parametrize("factor", [1e-3, 0.1, 7.0])
+def test_a_tenth_of_the_weight_pulls_a_tenth_as_hard(case, factor):
+    logits, label, valid = case.example()
+    logits.requires_grad_()
+    for weight in (torch.ones(2, 1, 1, 1, 1), torch.rand(2, 1, *SHAPE)):
+        whole, part = (case(logits, label, valid, weight=weight * f) for f in (1.0, factor))
+        torch.testing.assert_close(part, whole * factor, rtol=5e-6, atol=1e-9)
+        gradients = [torch.autograd.grad(loss, logits)[0] for loss in (whole, part)]
+        torch.testing.assert_close(gradients[1], gradients[0] * factor, rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(
+        case(logits, label, valid, weight=torch.ones(2, 1, 1, 1, 1)), case(logits, label, valid)
+    )
+
+
+@every_case
+def test_a_sample_of_weight_zero_gets_no_gradient(case):
+    logits, label, valid = case.example()
+    logits.requires_grad_()
+    weight = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1)
+    case(logits, label, valid, weight=weight).backward()
+    assert (logits.grad[0] == 0).all()
+    assert (logits.grad[1] != 0).any()
+    logits.grad = None
+    loss = case(logits, label, valid, weight=torch.zeros(2, 1, *SHAPE))
     loss.backward()
     assert loss == 0
     assert (logits.grad == 0).all()
 
 
-@every_smoothing
-def test_gradients_agree_with_finite_differences(name, case, options):
-    logits, label, valid = example(*case, shape=(2, 1, 3))
-    logits = logits.double().requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x: LOSSES[name](x, label.double(), valid, **options), logits
-    )
-
-
-@every_loss
-def test_half_precision_logits_are_computed_in_float32(name, case):
-    logits, label, valid = example(*case)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = LOSSES[name](logits.bfloat16(), label, valid)
-    assert loss.dtype == torch.float32
-    assert loss == LOSSES[name](logits.bfloat16().float(), label, valid)
-
-
-@every_loss
-def test_the_loss_is_one_graph(name, case):
-    logits, label, valid = example(*case)
-    compiled = torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(logits, label, valid), LOSSES[name](logits, label, valid))
-
-
-@every_loss
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**31), cut=st.integers(1, 5))
-def test_voxels_that_are_masked_out_might_as_well_not_exist(name, case, seed, cut):
-    logits, label, valid = example(*case, seed=seed)
-    valid[:, :, cut:] = False
-    whole = LOSSES[name](logits, label, valid)
-    part = LOSSES[name](logits[:, :, :cut], label[:, :, :cut], valid[:, :, :cut])
-    np.testing.assert_allclose(whole, part, rtol=2e-6, atol=1e-7)
+@every_plain_case
+def test_the_loss_falls_as_the_prediction_nears_the_label(case):
+    """Descent from noise ends near the least value, whatever the loss."""
+    logits, label, valid = case.example(shape=(3, 4, 5))
+    logits.requires_grad_()
+    start = case(logits, label, valid)
+    optimizer = torch.optim.Adam([logits], lr=0.5)
+    for _ in range(30):
+        optimizer.zero_grad()
+        case(logits, label, valid).backward()
+        optimizer.step()
+    assert case(logits, label, valid) < 0.35 * start
+    assert case(logits, label, valid) >= 0

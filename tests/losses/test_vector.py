@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vcmodels.losses.vector import axial_cosine, cosine
+from vcmodels.losses.vector import axial_cosine, cosine, unit_length
 
 SHAPE = (6, 7, 8)
 
@@ -64,3 +64,15 @@ def test_a_zero_prediction_has_a_bounded_gradient(loss):
     logits = torch.zeros_like(logits).requires_grad_()
     loss(logits, label, valid).backward()
     assert logits.grad.norm() <= 1000.01
+
+
+@pytest.mark.parametrize("length", [0.5, 1.0, 3.0])
+def test_unit_length_by_hand(length):
+    assert unit_length(*at_angle(70, length)).item() == pytest.approx((length - 1) ** 2, abs=1e-5)
+
+
+def test_unit_length_has_no_gradient_at_zero():
+    logits, label, valid = at_angle(30)
+    logits = torch.zeros_like(logits).requires_grad_()
+    unit_length(logits, label, valid).backward()
+    assert (logits.grad == 0).all()

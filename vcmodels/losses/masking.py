@@ -21,6 +21,21 @@ def keep_valid(values: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid, values, values.new_zeros(()))
 
 
+def masked_inputs(logits: Tensor, label: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits in full precision and the label in their dtype, both 0 where not valid.
+
+    Masked before any arithmetic: whatever lies there, infinities included, has no effect on the
+    loss, and its gradient is exactly zero.
+
+    Args:
+        logits: (B, C, Z, Y, X).
+        label: (B, L, Z, Y, X).
+        valid: (B, V, Z, Y, X) bool, V being 1, or C and L.
+    """
+    logits = full_precision(logits)
+    return keep_valid(logits, valid), keep_valid(label.to(logits.dtype), valid)
+
+
 def weigh(values: Tensor, weight: Tensor | None) -> Tensor:
     """`values` times the weight of their sample or voxel; as they are when None."""
     return values if weight is None else values * weight.to(values.dtype)
@@ -40,11 +55,26 @@ def masked_mean(values: Tensor, valid: Tensor, weight: Tensor | None = None) -> 
     # A masked sum over dense tensors: a gather by boolean index is slower on the CPU and its
     # data-dependent shape breaks torch.compile's graph.
     count = (valid.sum() * (values.shape[1] // valid.shape[1])).clamp(min=1)
-    return weigh(keep_valid(values, valid), weight).sum() / count
+    return keep_valid(weigh(values, weight), valid).sum() / count
 
 
-def mean_weight(valid: Tensor, weight: Tensor | None) -> Tensor | float:
-    """Mean weight of the valid voxels: the factor of a loss that is a ratio of weighted sums."""
+def split_weight(valid: Tensor, weight: Tensor | None) -> tuple[Tensor | None, Tensor | float]:
+    """`weight` as (a relative weight of mean 1 over the valid voxels, that mean).
+
+    For a loss that is a ratio of weighted sums, where a common factor would cancel: the sums take
+    the relative weight and the ratio is multiplied by the mean, so that a batch of weight 0.1
+    pulls exactly a tenth as hard.
+
+    Args:
+        valid: (B, V, Z, Y, X) bool.
+        weight: (B, 1, 1, 1, 1) or (B, 1, Z, Y, X), 0 or more; 1 when None.
+
+    Returns:
+        (B, V, Z, Y, X), 0 where not valid, and a scalar; None and 1 when `weight` is None.
+    """
     if weight is None:
-        return 1.0
-    return masked_mean(weight.expand(-1, valid.shape[1], -1, -1, -1), valid)
+        return None, 1.0
+    weight = keep_valid(full_precision(weight), valid)
+    mean = masked_mean(weight, valid)
+    # All weights are 0 where their mean is: what is divided by then does not matter.
+    return weight / mean.clamp(min=torch.finfo(weight.dtype).tiny), mean

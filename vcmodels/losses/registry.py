@@ -5,36 +5,43 @@ All of them compute in float32 whatever autocast hands them, give exactly zero g
 besides `weight` and `label_smoothing` are options that the task file may set.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from vcmodels.losses.overlap import soft_dice, soft_jaccard
-from vcmodels.losses.vector import axial_cosine, cosine
-from vcmodels.losses.voxel import bce, ce, l1, l2, smooth_l1
+from vcmodels.losses.boundary import boundary
+from vcmodels.losses.cross_entropy import bce, ce, focal, topk_ce
+from vcmodels.losses.overlap import (
+    focal_tversky,
+    generalised_dice,
+    soft_dice,
+    soft_jaccard,
+    tversky,
+)
+from vcmodels.losses.regression import l1, l2, smooth_l1
+from vcmodels.losses.skeleton import cldice, skeleton_recall
+from vcmodels.losses.vector import axial_cosine, cosine, unit_length
 
-
-class Loss(Protocol):
-    def __call__(
-        self,
-        logits: Tensor,
-        label: Tensor,
-        valid: Tensor,
-        *,
-        weight: Tensor | None = None,
-        **options: Any,  # noqa: ANN401  each loss names and types its own
-    ) -> Tensor: ...
-
+Loss = Callable[..., Tensor]
+"""(logits, label, valid, *, weight=None, ...): a protocol cannot say that each has its own options."""
 
 LOSSES: Mapping[str, Loss] = {
     "bce": bce,
+    "ce": ce,
+    "focal": focal,
+    "topk_ce": topk_ce,
     "soft_dice": soft_dice,
     "soft_jaccard": soft_jaccard,
-    "ce": ce,
+    "tversky": tversky,
+    "focal_tversky": focal_tversky,
+    "generalised_dice": generalised_dice,
+    "cldice": cldice,
+    "skeleton_recall": skeleton_recall,
+    "boundary": boundary,
     "l1": l1,
     "l2": l2,
     "smooth_l1": smooth_l1,
     "cosine": cosine,
     "axial_cosine": axial_cosine,
+    "unit_length": unit_length,
 }

@@ -1,8 +1,8 @@
-"""Losses on the direction of 3-vectors; the length of the prediction does not count."""
+"""Losses on vectors: on their direction, whatever the length, and on the length alone."""
 
 from torch import Tensor
 
-from vcmodels.losses.masking import full_precision, keep_valid, masked_mean
+from vcmodels.losses.masking import full_precision, keep_valid, masked_inputs, masked_mean
 
 LENGTH_FLOOR = 1e-3
 """Added in quadrature to the predicted length. The cosine of the zero vector is then 0 with a
@@ -15,7 +15,7 @@ def cosine(logits: Tensor, label: Tensor, valid: Tensor, *, weight: Tensor | Non
 
     Args:
         logits: (B, 3, Z, Y, X), of any length; half types are computed in float32.
-        label: (B, 3, Z, Y, X) float32, unit vectors; any finite value where `valid` is false.
+        label: (B, 3, Z, Y, X) float32, unit vectors; anything where `valid` is false.
         valid: (B, 1, Z, Y, X) bool.
         weight: (B, 1, 1, 1, 1) or (B, 1, Z, Y, X), 0 or more: how much samples or voxels count.
 
@@ -41,7 +41,7 @@ def axial_cosine(
 
     Args:
         logits: (B, 3, Z, Y, X), of any length and sign; half types are computed in float32.
-        label: (B, 3, Z, Y, X) float32, unit vectors; any finite value where `valid` is false.
+        label: (B, 3, Z, Y, X) float32, unit vectors; anything where `valid` is false.
         valid: (B, 1, Z, Y, X) bool.
         weight: as for `cosine`.
 
@@ -51,9 +51,32 @@ def axial_cosine(
     return masked_mean(1 - _cosine(logits, label, valid).square(), valid, weight)
 
 
+def unit_length(
+    logits: Tensor, label: Tensor, valid: Tensor, *, weight: Tensor | None = None
+) -> Tensor:
+    """Mean of (|v| - 1)^2, beside a loss on the direction: keeps the length of vectors from drifting.
+
+    Args:
+        logits: (B, C, Z, Y, X), of any length; half types are computed in float32.
+        label: not looked at.
+        valid: (B, 1, Z, Y, X) bool.
+        weight: as for `cosine`.
+
+    Returns:
+        Scalar float32; 0 with zero gradient when no voxel is valid, and zero gradient at v = 0.
+
+    Paper: the unit-gradient penalty of Gropp et al. 2020, "Implicit Geometric Regularization for
+    Learning Shapes" (arXiv:2002.10099), equation 2, on a predicted vector.
+    """
+    del label
+    length = (
+        keep_valid(full_precision(logits), valid).square().sum(1, keepdim=True) + LENGTH_FLOOR**2
+    ).sqrt()
+    return masked_mean((length - 1).square(), valid, weight)
+
+
 def _cosine(logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
     """(B, 1, Z, Y, X) cosine of the angle between prediction and unit label; 0 where not valid."""
-    vector = keep_valid(full_precision(logits), valid)
-    unit_label = keep_valid(label.to(vector.dtype), valid)
+    vector, unit_label = masked_inputs(logits, label, valid)
     length_squared = vector.square().sum(1, keepdim=True) + LENGTH_FLOOR**2
     return (vector * unit_label).sum(1, keepdim=True) * length_squared.rsqrt()

@@ -1,0 +1,140 @@
+"""Losses on skeletons, for thin structures: a break in a fibre or sheet costs what it is long.
+
+Skeletons are morphological (what openings of growing radius remove), computed with pooling on the
+device. Voxels that are not valid are treated like the outside of the patch: they neither erode
+their neighbours nor belong to a skeleton.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcmodels.losses.classes import region_pair
+from vcmodels.losses.masking import split_weight, weigh
+from vcmodels.losses.overlap import SMOOTH, SPACE
+
+Iterations = Annotated[int, Field(ge=0, le=64)]
+TUBE_RADIUS = 2
+"""Voxels by which the skeleton of a label is thickened (Kirchhoff et al. 2024, algorithm 1)."""
+
+
+def cldice(
+    logits: Tensor,
+    label: Tensor,
+    valid: Tensor,
+    *,
+    weight: Tensor | None = None,
+    iterations: Iterations = 3,
+) -> Tensor:
+    """1 - the harmonic mean of two shares: skeleton of P inside T, skeleton of T inside P.
+
+    Averaged over the classes but the background; sums are those of the batch. The mean of both
+    shares is no measure of thickness: use it beside `soft_dice`.
+
+    Args:
+        logits: (B, C, Z, Y, X); half types are computed in float32.
+        label: (B, C, Z, Y, X) float32 in [0, 1] takes the sigmoid of each channel; for C > 1,
+            (B, 1, Z, Y, X) class indices 0..C-1 the softmax. Anything where not valid.
+        valid: (B, V, Z, Y, X) bool, V being 1 or the channels of the label.
+        weight: (B, 1, 1, 1, 1) or (B, 1, Z, Y, X), 0 or more: how much samples or voxels count.
+        iterations: erosions; the radius in voxels of the thickest structure, or more.
+
+    Returns:
+        Scalar float32; 0 with zero gradient when no voxel is valid.
+
+    Paper: Shit et al. 2021, "clDice - a novel topology-preserving loss function for tubular
+    structure segmentation" (arXiv:2003.07311), algorithms 1 and 2.
+    """
+    probability, soft = region_pair(logits, label, valid)
+    relative, scale = split_weight(valid, weight)
+    of_prediction, _ = soft_skeleton(probability, valid, iterations)
+    of_label, _ = soft_skeleton(soft, valid, iterations)
+    precision = _share(of_prediction, soft, relative)
+    recall = _share(of_label, probability, relative)
+    return (1 - 2 * precision * recall / (precision + recall)).mean() * scale
+
+
+def skeleton_recall(
+    logits: Tensor,
+    label: Tensor,
+    valid: Tensor,
+    *,
+    weight: Tensor | None = None,
+    iterations: Iterations = 8,
+) -> Tensor:
+    """1 - the share of the label's thickened skeleton that is predicted; beside another loss.
+
+    Averaged over the classes but the background; sums are those of the batch. Arguments as for
+    `cldice`; here `iterations` costs little, for the skeleton is the label's alone, and what is
+    thicker counts whole.
+
+    The paper thins with scikit-image while the data are read. Here the skeleton is that of `cldice`,
+    of the hard label: it is made on the device, of the augmented label, knows what is not valid
+    and needs no further library. It need not be connected where a structure changes its thickness;
+    thickened by 2 voxels it is.
+
+    Paper: Kirchhoff et al. 2024, "Skeleton Recall Loss for connectivity conserving and resource
+    efficient segmentation of thin tubular structures" (arXiv:2404.03010), section 3.
+    """
+    probability, soft = region_pair(logits, label, valid)
+    relative, scale = split_weight(valid, weight)
+    tube = tubed_skeleton((soft > 0.5).to(soft.dtype), valid, iterations)
+    return (1 - _share(tube, probability, relative)).mean() * scale
+
+
+def soft_skeleton(region: Tensor, valid: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """The skeleton of a region and what is left of the region after all erosions.
+
+    Args:
+        region: (B, K, Z, Y, X) in [0, 1], 0 where not valid; so are both that are returned.
+        valid: (B, V, Z, Y, X) bool, V being 1 or K.
+        iterations: one less than the erosions.
+    """
+    skeleton = torch.zeros_like(region)
+    for _ in range(iterations + 1):
+        smaller = _erode(region, valid)
+        removed = F.relu(region - _dilate(smaller, valid))
+        skeleton = skeleton + F.relu(removed - skeleton * removed)
+        region = smaller
+    return skeleton, region
+
+
+def tubed_skeleton(mask: Tensor, valid: Tensor, iterations: int) -> Tensor:
+    """The skeleton of a mask, and what is left of it, thickened by `TUBE_RADIUS` within the mask.
+
+    Args:
+        mask: (B, K, Z, Y, X) float in {0, 1}, 0 where not valid.
+        valid: (B, V, Z, Y, X) bool, V being 1 or K.
+        iterations: as for `soft_skeleton`.
+    """
+    tube = torch.maximum(*soft_skeleton(mask, valid, iterations))
+    for _ in range(TUBE_RADIUS):
+        tube = _dilate(tube, valid)
+    return tube * mask
+
+
+def _erode(region: Tensor, valid: Tensor) -> Tensor:
+    """Minimum over the 6 neighbours; 0 where not valid."""
+    negative = torch.where(valid, -region, -1.0)
+    pooled = [
+        F.max_pool3d(negative, size, stride=1, padding=tuple(n // 2 for n in size))
+        for size in ((3, 1, 1), (1, 3, 1), (1, 1, 3))
+    ]
+    smallest = -torch.maximum(torch.maximum(pooled[0], pooled[1]), pooled[2])
+    return torch.where(valid, smallest, 0.0)
+
+
+def _dilate(region: Tensor, valid: Tensor) -> Tensor:
+    """Maximum over the 26 neighbours, axis by axis; 0 where not valid."""
+    for size in ((3, 1, 1), (1, 3, 1), (1, 1, 3)):
+        region = F.max_pool3d(region, size, stride=1, padding=tuple(n // 2 for n in size))
+    return torch.where(valid, region, 0.0)
+
+
+def _share(part: Tensor, region: Tensor, weight: Tensor | None) -> Tensor:
+    """(K,) share of `part` that lies in `region`, over batch and space."""
+    inside, whole = (weigh(values, weight).sum(SPACE) for values in (part * region, part))
+    return (inside + SMOOTH) / (whole + SMOOTH)
