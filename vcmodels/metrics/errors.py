@@ -28,6 +28,21 @@ def error_sums(prediction: Tensor, label: Tensor, valid: Tensor) -> dict[str, Te
     }
 
 
+def endpoint_sums(prediction: Tensor, label: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Sum of |prediction - label|, the length of the difference of two vectors.
+
+    Args:
+        prediction: (B, 3, Z, Y, X) float32.
+        label: (B, 3, Z, Y, X) float32.
+        valid: (B, 1, Z, Y, X) bool.
+
+    Returns:
+        `distance`, `voxels`: scalars, float64, on the CPU.
+    """
+    distance = (prediction - label).square().sum(1, keepdim=True).sqrt()
+    return {"distance": masked_sum(distance, valid), "voxels": masked_sum(valid, valid)}
+
+
 def angles_deg(prediction: Tensor, label: Tensor, *, axial: bool) -> Tensor:
     """Angle between two vectors of any length, in degrees.
 

@@ -1,18 +1,22 @@
 """Target kinds: one file each, and `AnyTarget`, the union that the task file is parsed into."""
 
 from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.centres import CentresTarget
 from vcmodels.targets.kind import infer_kind
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.targets.normals import NormalsTarget
 from vcmodels.targets.regression import RegressionTarget
 from vcmodels.targets.union import KINDS, AnyTarget
+from vcmodels.targets.vector import VectorTarget
 
 __all__ = [
     "KINDS",
     "AnyTarget",
     "BinaryTarget",
+    "CentresTarget",
     "MulticlassTarget",
     "NormalsTarget",
     "RegressionTarget",
+    "VectorTarget",
     "infer_kind",
 ]

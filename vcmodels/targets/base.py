@@ -101,8 +101,10 @@ class Target(Section):
 
     @property
     def glyph(self) -> Literal["arrow", "line"] | None:
-        """How a person sees the label's vectors (z, y, x): by arrows, or lines where the sign means
-        nothing; None for labels that are no vectors."""
+        """How a person sees the label's vectors: by arrows, or by lines where the sign means nothing.
+
+        None for labels that are no vectors; the others have the components (z, y, x).
+        """
         return None
 
     @property

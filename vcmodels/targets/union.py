@@ -7,12 +7,19 @@ from pydantic import Field
 
 from vcmodels.targets.base import Target
 from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.centres import CentresTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.targets.normals import NormalsTarget
 from vcmodels.targets.regression import RegressionTarget
+from vcmodels.targets.vector import VectorTarget
 
 AnyTarget = Annotated[
-    BinaryTarget | MulticlassTarget | RegressionTarget | NormalsTarget,
+    BinaryTarget
+    | MulticlassTarget
+    | RegressionTarget
+    | NormalsTarget
+    | VectorTarget
+    | CentresTarget,
     Field(discriminator="kind"),
 ]
 

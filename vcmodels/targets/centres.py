@@ -1,0 +1,138 @@
+"""A heat map of instance centres: 1 at a centre, falling off as a Gaussian.
+
+It is read as stored, or derived from instance ids. A voxel near several centres takes the largest.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from vcmodels.fields.centres import Lengths, centre_heat, heat_reach
+from vcmodels.geometry.boxes import Shape
+from vcmodels.losses.terms import LossBlock
+from vcmodels.metrics.correlation import correlation, moment_sums
+from vcmodels.metrics.errors import error_sums
+from vcmodels.metrics.sums import ratio
+from vcmodels.targets.base import Interpolation, Spacing, Sums
+from vcmodels.targets.codes import (
+    OUTPUT_DTYPES,
+    check_dtype,
+    decode_range,
+    encode_range,
+    range_attributes,
+)
+from vcmodels.targets.labels import countable, refuse_first
+from vcmodels.targets.pieces import PieceTarget
+from vcmodels.targets.regression import LinearEncoding
+
+
+class CentresTarget(PieceTarget):
+    """How near a centre is, from 0 to 1."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    kind: Literal["centres"] = "centres"
+    """A heat map of the centres of instances."""
+    channels: Annotated[int, Field(ge=1, le=1)] = 1
+    """Channels of the head."""
+    activation: Literal["sigmoid"] = "sigmoid"
+    """Applied to the output."""
+    label_encoding: Annotated[LinearEncoding, Field(alias="encoding")] = LinearEncoding()
+    """How stored labels become values in [0, 1]; as they are when left out."""
+    sigma: Annotated[float, Field(gt=0, le=1e6)] = 2.0
+    """With `derive`: width of the Gaussian around a centre; it ends at 3 sigma along each axis."""
+    sigma_units: Literal["voxels", "physical"] = "voxels"
+    """Whether `sigma` counts voxels along each axis, or is a length in the unit of the spacing."""
+
+    metric: ClassVar[str] = "correlation"
+    default_interpolation: ClassVar[Interpolation] = "linear"
+    # The slope of l2 through a sigmoid vanishes where the network is sure that there is no centre,
+    # which is nearly everywhere.
+    default_loss: ClassVar[LossBlock] = {"bce": 1.0}
+    allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", "l2"})
+
+    @model_validator(mode="after")
+    def _check_sigma(self) -> Self:
+        if self.derive is None and (self.sigma, self.sigma_units) != (2.0, "voxels"):
+            raise ValueError("sigma is of use with derive only; leave it out")
+        return self
+
+    def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The value in [0, 1], stored * scale + offset; NaN does not count."""
+        valid = countable(stored, self)
+        code = self.label_encoding
+        with np.errstate(over="ignore", invalid="ignore"):
+            label = stored.astype(np.float32) * np.float32(code.scale) + np.float32(code.offset)
+        outside = ((label < 0) | (label > 1)) & valid
+        if outside.any():
+            refuse_first(
+                outside, stored, 'a heat map is in [0, 1]; give "encoding": {"scale": ...}'
+            )
+        return np.where(valid, label, np.float32(0)), valid
+
+    def source_margin(self, spacing: Spacing) -> Shape:
+        reach = heat_reach(self._sigma(spacing))
+        z, y, x = (extent + r for extent, r in zip(self.longest, reach, strict=True))
+        return z, y, x
+
+    def derive_label(
+        self, source: Tensor, valid: Tensor, spacing: Spacing
+    ) -> tuple[Tensor, Tensor]:
+        """Gaussians around the centres of the connected pieces of instances; see `fields.centres`."""
+        margin, sigma = self.source_margin(spacing), self._sigma(spacing)
+        heat, known = centre_heat(
+            source, valid, sigma, self.longest, margin, keep_cut=self.keep_cut
+        )
+        counts = self.counted(known, source, margin)
+        return torch.where(counts, heat, 0.0), counts
+
+    def loss_input(self, loss: str, logits: Tensor) -> Tensor:
+        """Logits for `bce`, probabilities for `l2`."""
+        return logits if loss == "bce" else self.blendable(logits)
+
+    def blendable(self, logits: Tensor) -> Tensor:
+        """The heat."""
+        return logits.float().sigmoid()
+
+    @property
+    def blend_channels(self) -> int:
+        return 1
+
+    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
+        """Sums of absolute errors and of the moments of heat and label."""
+        errors = error_sums(prediction, label, valid)
+        return {"absolute": errors["absolute"], **moment_sums(prediction, label, valid)}
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Pearson's correlation with the label, and the mean absolute error."""
+        return {"correlation": correlation(sums), "mae": ratio(sums["absolute"], sums["n"])}
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """round(max * heat) in integer dtypes (NaN is 0), the value itself in floats."""
+        self.output_channels(dtype)
+        return encode_range(prediction, 0.0, 1.0, dtype)
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        return {"kind": self.kind, "quantity": "heat", **range_attributes(0.0, 1.0, dtype)}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        return decode_range(stored, 0.0, 1.0)
+
+    def output_channels(self, dtype: np.dtype) -> int | None:
+        check_dtype(dtype, OUTPUT_DTYPES)
+        return None
+
+    def picture(self, prediction: np.ndarray) -> np.ndarray:
+        """Heat as grey."""
+        grey = np.clip(np.nan_to_num(prediction[0].astype(np.float32)), 0, 1)
+        return np.repeat(grey[..., None], 3, axis=-1)
+
+    def _sigma(self, spacing: Spacing) -> Lengths:
+        """Width of the Gaussian along (z, y, x), in voxels."""
+        if self.sigma_units == "voxels":
+            return self.sigma, self.sigma, self.sigma
+        z, y, x = spacing
+        return self.sigma / z, self.sigma / y, self.sigma / x

@@ -1,0 +1,214 @@
+"""Vectors of any length: displacements, flow to the centre of an instance, gradients.
+
+On disk the components follow `vector_order`; in memory they are always (z, y, x), in the unit in
+which they are stored. The zero vector is a value like any other; NaN means "unlabelled".
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from vcmodels.fields.centres import centre_offsets
+from vcmodels.geometry.boxes import Shape
+from vcmodels.losses.terms import LossBlock
+from vcmodels.metrics.errors import angle_sums, endpoint_sums
+from vcmodels.metrics.sums import ratio
+from vcmodels.targets.base import Interpolation, Spacing, Sums
+from vcmodels.targets.codes import (
+    OUTPUT_DTYPES,
+    check_dtype,
+    decode_range,
+    encode_float,
+    encode_range,
+    range_attributes,
+)
+from vcmodels.targets.labels import any_channel, countable
+from vcmodels.targets.pieces import PieceTarget
+from vcmodels.targets.regression import LinearEncoding
+from vcmodels.targets.vectors import SHORTEST, apply_matrix, push_forward, unit, voxel_jacobian
+
+
+class ComponentEncoding(LinearEncoding):
+    """How stored codes become components: component = stored * scale + offset."""
+
+    zero_code: int | None = None
+    """A code that means "unlabelled" where all three components hold it."""
+
+
+class VectorTarget(PieceTarget):
+    """Three components for each voxel, of a length that means something.
+
+    Derived from instance ids it is the way to the centre of the instance, and 0 outside.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    kind: Literal["vector"] = "vector"
+    """Vectors of any length, such as displacements; unit vectors are `normals`."""
+    channels: Annotated[int, Field(ge=3, le=3)] = 3
+    """Channels of the head."""
+    activation: Literal["none"] = "none"
+    """Vectors have none."""
+    vector_order: Literal["xyz", "zyx"] = "xyz"
+    """Order of the stored components, in labels and in outputs."""
+    transforms_as: Literal["displacement", "gradient"] = "displacement"
+    """What a rotation or stretch does to the vectors: `displacement` points from one place to
+    another and grows with the volume; `gradient` is a slope per length and shrinks."""
+    units: Literal["physical", "voxels"] = "physical"
+    """Components in the unit of the spacing, or counted in voxels along each axis (per voxel for a
+    gradient); it matters when voxels are not cubes."""
+    label_encoding: Annotated[ComponentEncoding, Field(alias="encoding")] = ComponentEncoding()
+    """How stored labels become components; as they are when left out."""
+    output_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """[low, high] that the components span in integer outputs, which need it."""
+
+    metric: ClassVar[str] = "endpoint_error"
+    default_interpolation: ClassVar[Interpolation] = "linear"
+    default_loss: ClassVar[LossBlock] = {"smooth_l1": 1.0}
+    allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1", "cosine"})
+
+    @model_validator(mode="after")
+    def _check_keys_fit(self) -> Self:
+        if self.output_range and self.output_range[0] >= self.output_range[1]:
+            raise ValueError(f"output_range must be [low, high], got {self.output_range}")
+        if self.derive is not None and self.transforms_as == "gradient":
+            raise ValueError('the way to a centre is no gradient; leave out "transforms_as"')
+        return self
+
+    @property
+    def glyph(self) -> Literal["arrow", "line"]:
+        return "arrow"
+
+    @property
+    def stored_channels(self) -> int | None:
+        return 3
+
+    def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Components (z, y, x), stored * scale + offset; `zero_code` and NaN do not count."""
+        code = self.label_encoding
+        valid = countable(stored, self)
+        if code.zero_code is not None:
+            valid &= any_channel(stored != code.zero_code)
+        with np.errstate(over="ignore", invalid="ignore"):
+            vectors = stored.astype(np.float32)
+            if (code.scale, code.offset) != (1.0, 0.0):
+                vectors *= np.float32(code.scale)
+                vectors += np.float32(code.offset)
+        valid &= ~any_channel(~np.isfinite(vectors))
+        label = np.where(valid, vectors, np.float32(0))
+        return np.ascontiguousarray(self._in_other_order(label)), valid
+
+    def source_margin(self, spacing: Spacing) -> Shape:
+        del spacing
+        return self.longest
+
+    def derive_label(
+        self, source: Tensor, valid: Tensor, spacing: Spacing
+    ) -> tuple[Tensor, Tensor]:
+        """The way to the centre of the connected piece of an instance; see `fields.centres`."""
+        longest = self.longest
+        offsets, known = centre_offsets(source, valid, longest, longest, keep_cut=self.keep_cut)
+        if self.units == "physical":
+            offsets *= offsets.new_tensor(spacing).view(3, 1, 1, 1)
+        counts = self.counted(known, source, longest)
+        return torch.where(counts, offsets, 0.0), counts
+
+    def turn(
+        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
+    ) -> tuple[Tensor, Tensor]:
+        """J^-1 v for displacements, J^T v for gradients; where the map folds, v does not count."""
+        if self.units == "voxels":
+            jacobian = voxel_jacobian(jacobian, spacing)
+        if self.transforms_as == "gradient":
+            return apply_matrix(label, jacobian.transpose(0, 1))[0], valid
+        turned = push_forward(label, jacobian)
+        if jacobian.ndim == 2:
+            return turned, valid
+        is_finite = turned.isfinite().all(0, keepdim=True)
+        return torch.where(is_finite, turned, 0.0), valid & is_finite
+
+    def compute_loss(
+        self, logits: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """As for any kind; `cosine` looks at directions, where the label has one."""
+        terms = [
+            term(logits, *self._aim(term.name, label, valid), weight, 0.0) for term in self.losses
+        ]
+        return torch.stack(terms).sum()
+
+    def blendable(self, logits: Tensor) -> Tensor:
+        """The components themselves."""
+        return logits.float()
+
+    @property
+    def blend_channels(self) -> int:
+        return 3
+
+    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
+        """Sums of the distances between end points, and of angles where the label has a direction."""
+        directed = valid & (label.square().sum(1, keepdim=True) > SHORTEST**2)
+        angles = angle_sums(prediction, label, directed, axial=False)
+        distances = endpoint_sums(prediction, label, valid)
+        return distances | {"degrees": angles["degrees"], "directed": angles["voxels"]}
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Mean distance between end points, in `units`, and mean angle in degrees."""
+        return {
+            "endpoint_error": ratio(sums["distance"], sums["voxels"]),
+            "angle_deg": ratio(sums["degrees"], sums["directed"]),
+        }
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """Components in `vector_order`: values in floats, `output_range` on 0..max in integers."""
+        self.output_channels(dtype)
+        vectors = prediction.flip(0) if self.vector_order == "xyz" else prediction
+        if dtype.kind == "f":
+            return encode_float(vectors, dtype)
+        return encode_range(vectors, *self._range(), dtype)
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        meaning = {
+            "vector_order": self.vector_order,
+            "transforms_as": self.transforms_as,
+            "units": self.units,
+        }
+        return {"kind": self.kind, **meaning, **range_attributes(*self._range(), dtype)}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Components (z, y, x)."""
+        return np.ascontiguousarray(self._in_other_order(decode_range(stored, *self._range())))
+
+    def output_channels(self, dtype: np.dtype) -> int | None:
+        if self.output_range is None:
+            check_dtype(dtype, ("float16", "float32"), 'integers need "output_range": [low, high]')
+        check_dtype(dtype, OUTPUT_DTYPES)
+        return 3
+
+    def picture(self, prediction: np.ndarray) -> np.ndarray:
+        """Direction as colour, (n + 1) / 2 of (x, y, z) as (R, G, B), and length as brightness.
+
+        The brightest is as long as `output_range` reaches, or else the longest of the slice.
+        """
+        vectors = np.moveaxis(np.nan_to_num(prediction[::-1].astype(np.float32)), 0, -1)
+        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        longest = max(map(abs, self.output_range)) if self.output_range else float(length.max())
+        colours = (vectors / np.maximum(length, SHORTEST) + 1) / 2
+        return np.clip(colours * (length / max(longest, SHORTEST)), 0, 1)
+
+    @staticmethod
+    def _aim(loss: str, label: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        if loss != "cosine":
+            return label, valid
+        direction = unit(label)
+        return direction, valid & (direction != 0).any(1, keepdim=True)
+
+    def _range(self) -> tuple[float, float]:
+        low, high = self.output_range or (0.0, 1.0)
+        return low, high
+
+    def _in_other_order(self, vectors: np.ndarray) -> np.ndarray:
+        """Between `vector_order` and (z, y, x); its own inverse."""
+        return vectors[::-1] if self.vector_order == "xyz" else vectors
