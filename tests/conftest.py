@@ -9,6 +9,14 @@ from vcmodels.phantom import write_phantom
 torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory, monkeypatch) -> Path:
+    """Where label indexes are kept: not in the home of who runs the tests."""
+    path = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))
+    return path
+
+
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> Path:
     """A small scroll with `ct`, `sheet` and `normals`; never written to by a test."""

@@ -67,12 +67,25 @@ def test_a_volume_thinner_than_the_patch_gives_one_padded_patch(make_task, entry
     assert find_patches(task, open_volumes(task)).rows.tolist() == [[0, 0, 0, 0]]
 
 
-def test_patches_stay_in_the_bbox_and_start_at_it(make_task, entry):
+def test_patches_of_a_bbox_are_those_of_the_volume_and_one_at_each_end(make_task, entry):
     entry["bbox"] = [[3, 17], [5, 25], [1, 30]]
-    task = make_task([entry], dataset={"min_bbox_percent": 0.0, "min_labeled_ratio": 0.0})
+    everything = {"min_bbox_percent": 0.0, "min_labeled_ratio": 0.0, "patch_stride": [4, 8, 8]}
+    task = make_task([entry], dataset=everything)
     rows = find_patches(task, open_volumes(task)).rows[:, 1:]
-    assert rows.min(0).tolist() == [3, 5, 1]
-    assert (rows + 8 <= [17, 25, 30]).all()
+    found = [sorted(set(rows[:, axis].tolist())) for axis in range(3)]
+    assert found == [[4, 8], [8, 16], [8, 16]]  # cells of (4, 8, 8)
+
+
+def test_a_bbox_in_which_no_patch_of_whole_cells_fits_counts_from_its_own_start(
+    make_task, entry, blobs
+):
+    entry["bbox"] = [[3, 14], [5, 25], [1, 30]]
+    some = {"min_bbox_percent": 0.01, "min_labeled_ratio": 0.0}
+    task = make_task([entry], patch_size=[16, 16, 16], dataset=some)
+    rows = find_patches(task, open_volumes(task)).rows
+    part = blobs[3:14, 5:25, 1:30]
+    found = [[0, 3, y + 5, x + 1] for y in (0,) for x in (0, 8) if part[:, :16, x : x + 16].any()]
+    assert rows.tolist() == found
 
 
 @pytest.mark.parametrize(

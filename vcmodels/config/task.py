@@ -1,5 +1,6 @@
 """The task file: one JSON object that says what is learnt from what, and predicted where."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,6 +100,8 @@ class DatasetConfig(Section):
     """Keep the patch list and reuse it while nothing that determines it has changed."""
     cache_file: Location | None = None
     """Where the patch list is kept; `<run folder>/patches.json` when null."""
+    index_dir: Location | None = None
+    """Where label indexes are kept for all tasks and runs; `~/.cache/vcmodels` when null."""
 
 
 class Task(Section):
@@ -136,6 +139,14 @@ class Task(Section):
         return (
             _local("dataset_config.cache_file", given) if given else self.run_dir / "patches.json"
         )
+
+    @property
+    def index_dir(self) -> Path:
+        """Where label indexes are kept, absolute; not beside labels, which may be read-only."""
+        given = self.dataset_config.index_dir
+        if given:
+            return _local("dataset_config.index_dir", given)
+        return _local("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vcmodels"
 
     def _folder(self, key: str, text: str) -> Path:
         return _local(f"tr_params.{key}", text)

@@ -1,47 +1,156 @@
 """The label index: what answers any question about labelled patches without reading a voxel again.
 
-Space is cut into small cells. For each cell the index holds how many of its voxels are labelled
-and, for each axis, which of the cell's planes hold any. Counts add and plane sets unite, so the
-exact bounding box and density of every patch made of whole cells follow from the index.
+Space is cut into small cells. For each cell the index holds how many of its voxels have which value
+and, for each axis, which of the cell's planes hold any label. Counts add and plane sets unite, so
+the exact bounding box and density of every patch made of whole cells follow from the index.
+
+The cells are kept in bricks, boxes of whole storage units of the label: a brick is made, stored,
+checked and replaced as one, and where no unit is stored there is none.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, gcd, prod
+from math import gcd, prod
 
 import numpy as np
 
+from vcmodels.data.label_cells import UNCOUNTED, Cells
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.volumes import Volume
 
 LONGEST_CELL = 16  # planes of a cell are the bits of a uint16
+BRICK_SIDE = 512
+"""About how many voxels a brick is long: the work that a kill loses, and what a bbox reads more."""
 PIECE_VOXELS = 1 << 26  # a shard larger than this is read in parts, to bound the memory
 
-_CellArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """What an index counts, in which cells, and how it is divided."""
+
+    region: Box
+    """Cells start at its origin, and voxels outside of it are not counted."""
+    cell: Shape
+    """Voxels of a cell along (z, y, x), each 1 to 16."""
+    ignore: tuple[int, ...]
+    """Stored values that count as unlabelled, besides 0; ascending."""
+    unit: Shape
+    """Voxels of a storage unit of the label."""
+
+    @classmethod
+    def of(
+        cls, volume: Volume, region: Box, cell: Shape, ignore: Iterable[int] = ()
+    ) -> "IndexPlan":
+        """The plan for a label; the region lies inside of it."""
+        return cls(region, cell, tuple(sorted(set(ignore))), volume.storage_unit)
+
+    @property
+    def brick(self) -> Shape:
+        """Storage units of a brick."""
+        z, y, x = (max(round(BRICK_SIDE / n), 1) for n in self.unit)
+        return z, y, x
+
+    def brick_of(self, unit: Shape) -> Shape:
+        """The brick that holds a storage unit."""
+        z, y, x = (i // n for i, n in zip(unit, self.brick, strict=True))
+        return z, y, x
+
+    def brick_box(self, brick: Shape) -> Box:
+        """The voxels of a brick that are counted."""
+        sides = [n * u for n, u in zip(self.brick, self.unit, strict=True)]
+        start = [i * n for i, n in zip(brick, sides, strict=True)]
+        end = [(i + 1) * n for i, n in zip(brick, sides, strict=True)]
+        return Box.between(start, end).intersect(self.region)
+
+    def bricks(self, within: Box) -> tuple[range, range, range]:
+        """Along each axis, the bricks that touch a box of voxels."""
+        z, y, x = (
+            range(o // (n * u), -(-e // (n * u)))
+            for o, e, n, u in zip(within.origin, within.end, self.brick, self.unit, strict=True)
+        )
+        return z, y, x
+
+    def voxels(self, cells: Box) -> Box:
+        """The voxels of a box of cells that are counted."""
+        triples = list(zip(self.region.origin, cells.origin, cells.end, self.cell, strict=True))
+        start = [r + o * c for r, o, _, c in triples]
+        return Box.between(start, [r + e * c for r, _, e, c in triples]).intersect(self.region)
+
+    def cells(self, box: Box) -> Box:
+        """The cells that a box of voxels in the region touches."""
+        pairs = list(zip(box.origin, box.end, self.region.origin, self.cell, strict=True))
+        low = [(o - r) // c for o, _, r, c in pairs]
+        high = [-((r - e) // c) for _, e, r, c in pairs]
+        return Box.between(low, high)
 
 
 @dataclass(frozen=True)
 class LabelIndex:
-    """Labelled voxels of one region of a volume, per cell. The cell grid starts at the region."""
+    """Labelled voxels of a label, per cell; memory is only used where something is labelled."""
 
-    region: Box
-    cell: Shape
-    """Voxels of a cell along (z, y, x), each 1 to 16."""
-    counts: np.ndarray
-    """(cells z, y, x) uint16: labelled voxels of each cell."""
-    planes: tuple[np.ndarray, np.ndarray, np.ndarray]
-    """Per axis (cells z, y, x) uint16: bit i is set when plane i of the cell holds a label."""
+    plan: IndexPlan
+    bricks: Mapping[Shape, Cells]
+    """By brick, the cells that hold anything; a cell at a border may be in several, in parts."""
 
-    @classmethod
-    def empty(cls, region: Box, cell: Shape) -> "LabelIndex":
-        """The index of a region without labels; memory is only used where cells are filled."""
-        cells = tuple(ceil(n / c) for n, c in zip(region.shape, cell, strict=True))
-        z, y, x = (np.zeros(cells, np.uint16) for _ in range(3))
-        return cls(region, cell, np.zeros(cells, np.uint16), (z, y, x))
+    @property
+    def values(self) -> list[int] | None:
+        """The stored values that occur, but 0 and those ignored; None if they are not counted."""
+        found = {value for cells in self.bricks.values() for value in cells.counts}
+        return None if UNCOUNTED in found else sorted(found - set(self.plan.ignore))
+
+    def occupied(self, within: Box) -> Box:
+        """The smallest box of cells that holds all bricks' cells in a box of cells."""
+        parts = [cells.box.intersect(within) for cells in self._touching(within)]
+        parts = [part for part in parts if part.voxels]
+        if not parts:
+            return Box(within.origin, (0, 0, 0))
+        low = np.min([part.origin for part in parts], axis=0)
+        return Box.between(low.tolist(), np.max([part.end for part in parts], axis=0).tolist())
+
+    def gather(
+        self, box: Box, values: Iterable[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The cells of a box, dense.
+
+        Args:
+            box: in cells; may reach out of the region, where nothing is labelled.
+            values: count these alone; all labelled voxels when None.
+
+        Returns:
+            counts: (*box.shape) uint16.
+            planes: (3, *box.shape) uint16, of all labelled voxels.
+        """
+        counts, planes = np.zeros(box.shape, np.uint16), np.zeros((3, *box.shape), np.uint16)
+        for cells in self._touching(box):
+            part = cells.box.intersect(box)
+            if not part.voxels:
+                continue
+            to, here = part.slices(within=box), part.slices(within=cells.box)
+            planes[(slice(None), *to)] |= cells.planes[(slice(None), *here)]
+            for value, counted in cells.counts.items():
+                if value in values if values is not None else value not in self.plan.ignore:
+                    counts[to] += counted[here]
+        return counts, planes
+
+    def totals(self, box: Box) -> dict[int, int]:
+        """Voxels of each value in a box of cells; 0 and values that do not occur are left out."""
+        found: dict[int, int] = {}
+        for cells in self._touching(box):
+            part = cells.box.intersect(box)
+            if part.voxels:
+                here = part.slices(within=cells.box)
+                for value, counted in cells.counts.items():
+                    found[value] = found.get(value, 0) + int(counted[here].sum(dtype=np.int64))
+        return {value: count for value, count in found.items() if count}
+
+    def _touching(self, box: Box) -> Iterator[Cells]:
+        """The bricks whose cells may touch a box of cells."""
+        spans = self.plan.bricks(within=self.plan.voxels(box))
+        if prod(map(len, spans)) >= len(self.bricks):
+            yield from self.bricks.values()
+        else:
+            yield from (self.bricks[i] for i in product(*spans) if i in self.bricks)
 
 
 def cell_shape(patch: Shape, stride: Shape) -> Shape:
@@ -51,66 +160,6 @@ def cell_shape(patch: Shape, stride: Shape) -> Shape:
         for p, s in zip(patch, stride, strict=True)
     )
     return z, y, x
-
-
-def build_index(
-    volume: Volume,
-    region: Box,
-    cell: Shape,
-    ignore: Iterable[int] = (),
-    *,
-    threads: int | None = None,
-    advance: Callable[[int], None] = lambda _voxels: None,
-) -> LabelIndex:
-    """Stream the labels of a region once; chunks that are not stored are never touched.
-
-    A voxel is labelled when it is finite, not zero in all channels, and no ignore label in all.
-
-    Args:
-        volume: the label volume.
-        region: the part that counts, inside the volume.
-        cell: see `cell_shape`; blocks of the store need not line up with cells.
-        ignore: stored values that count as unlabelled.
-        threads: decoding threads; the number of cores, at most 8, when None.
-        advance: called with the voxels of each finished piece.
-    """
-    index = LabelIndex.empty(region, cell)
-    ignored = tuple(ignore)
-
-    def summarise(piece: Box) -> tuple[Box, Box, _CellArrays]:
-        labelled = labelled_mask(volume.read(piece), ignored)
-        return piece, *_cells_of(labelled, piece, region, cell)
-
-    threads = threads or min(os.cpu_count() or 1, 8)
-    for piece, cells, arrays in _map_in_order(summarise, _pieces(volume, region), threads):
-        _add(index, cells, arrays)
-        advance(piece.voxels)
-    if labelled_mask(np.full((1, 1, 1, 1), volume.fill_value or 0, volume.dtype), ignored).any():
-        _fill_absent(index, volume)
-    return index
-
-
-def labelled_mask(stored: np.ndarray, ignore: Iterable[int] = ()) -> np.ndarray:
-    """Which voxels are labelled: stored (S, Z, Y, X), any dtype -> (Z, Y, X) bool."""
-    labelled = _any_channel(stored != 0)
-    for value in ignore:
-        labelled &= _any_channel(stored != value)
-    if stored.dtype.kind == "f":
-        labelled &= np.isfinite(stored).all(axis=0)
-    return labelled
-
-
-def _any_channel(mask: np.ndarray) -> np.ndarray:
-    return mask[0] if len(mask) == 1 else np.logical_or.reduce(mask, axis=0)
-
-
-def _pieces(volume: Volume, region: Box) -> Iterator[Box]:
-    """The stored blocks inside the region, the large ones cut along inner chunks."""
-    for block in volume.stored_blocks(within=region):
-        for part in cut_block(block, volume.chunks):
-            inside = part.intersect(region)
-            if inside.voxels:
-                yield inside
 
 
 def cut_block(block: Box, chunk: Shape, most: int = PIECE_VOXELS) -> Iterator[Box]:
@@ -123,84 +172,3 @@ def cut_block(block: Box, chunk: Shape, most: int = PIECE_VOXELS) -> Iterator[Bo
     ranges = (range(o, e, s) for o, e, s in zip(block.origin, block.end, steps, strict=True))
     for z, y, x in product(*ranges):
         yield Box((z, y, x), (steps[0], steps[1], steps[2])).intersect(block)
-
-
-def _cells_of(
-    labelled: np.ndarray, piece: Box, region: Box, cell: Shape
-) -> tuple[Box, _CellArrays]:
-    """Counts and planes of the cells that a piece touches, and where those cells are."""
-    low = [(o - r) // c for o, r, c in zip(piece.origin, region.origin, cell, strict=True)]
-    high = [-((r - e) // c) for e, r, c in zip(piece.end, region.origin, cell, strict=True)]
-    cells = Box.between(low, high)
-    start = [r + i * c for r, i, c in zip(region.origin, low, cell, strict=True)]
-    before = [o - s for o, s in zip(piece.origin, start, strict=True)]
-    total = [n * c for n, c in zip(cells.shape, cell, strict=True)]
-    after = [t - b - n for t, b, n in zip(total, before, piece.shape, strict=True)]
-    if any(before) or any(after):
-        labelled = np.pad(labelled, list(zip(before, after, strict=True)))
-    return cells, _summarise_cells(np.ascontiguousarray(labelled), cells.shape, cell)
-
-
-def _summarise_cells(labelled: np.ndarray, cells: Shape, cell: Shape) -> _CellArrays:
-    """Reduce a mask of whole cells to counts and plane sets.
-
-    The long contiguous x axis is reduced last: reductions over outer axes run at memory speed.
-    """
-    (nz, ny, nx), (cz, cy, cx) = cells, cell
-    mask = labelled.view(np.uint8).reshape(nz, cz, ny, cy, nx * cx)
-    over_z = np.add.reduce(mask, axis=1, dtype=np.uint8)  # (nz, ny, cy, X), at most 16
-    over_zy = np.add.reduce(over_z, axis=2, dtype=np.uint16).reshape(nz, ny, nx, cx)
-    counts = np.add.reduce(over_zy, axis=3, dtype=np.uint16)
-    in_x = over_zy > 0
-    in_y = np.bitwise_or.reduce(over_z.reshape(nz, ny, cy, nx, cx), axis=4) > 0
-    over_y = np.bitwise_or.reduce(mask, axis=3)  # (nz, cz, ny, X)
-    in_z = np.bitwise_or.reduce(over_y.reshape(nz, cz, ny, nx, cx), axis=4) > 0
-    return (
-        counts,
-        _as_bits(in_z.transpose(0, 2, 3, 1)),
-        _as_bits(in_y.transpose(0, 1, 3, 2)),
-        _as_bits(in_x),
-    )
-
-
-def _as_bits(planes: np.ndarray) -> np.ndarray:
-    """(cells z, y, x, up to 16) bool -> (cells z, y, x) uint16, plane i as bit i."""
-    weights = np.left_shift(1, np.arange(planes.shape[3])).astype(np.uint16)
-    return (planes * weights).sum(axis=3, dtype=np.uint16)
-
-
-def _add(index: LabelIndex, cells: Box, arrays: _CellArrays) -> None:
-    """Merge the cells of a piece; a cell may be touched by several pieces, a voxel by one."""
-    place = cells.slices()
-    index.counts[place] += arrays[0]
-    for planes, more in zip(index.planes, arrays[1:], strict=True):
-        planes[place] |= more
-
-
-def _fill_absent(index: LabelIndex, volume: Volume) -> None:
-    """Count the chunks that are not stored when the array's fill value is itself a label."""
-    unit = volume.storage_unit
-    stored = {block.origin for block in volume.stored_blocks(within=index.region)}
-    low = [o // u * u for o, u in zip(index.region.origin, unit, strict=True)]
-    for z, y, x in product(*map(range, low, index.region.end, unit)):
-        if (z, y, x) in stored:
-            continue
-        for part in cut_block(Box((z, y, x), unit), volume.chunks):
-            piece = part.intersect(index.region)
-            if piece.voxels:
-                full = np.ones(piece.shape, bool)
-                _add(index, *_cells_of(full, piece, index.region, index.cell))
-
-
-def _map_in_order(
-    function: Callable[[Box], tuple[Box, Box, _CellArrays]], boxes: Iterable[Box], threads: int
-) -> Iterator[tuple[Box, Box, _CellArrays]]:
-    """Like `map` on threads, with a bounded number of results waiting."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[tuple[Box, Box, _CellArrays]]] = deque()
-        for box in boxes:
-            waiting.append(pool.submit(function, box))
-            if len(waiting) >= 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

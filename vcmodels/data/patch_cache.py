@@ -67,6 +67,7 @@ def fingerprint(task: Task, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
         "min_bbox_percent": criteria.min_bbox_percent,
         "min_labeled_ratio": criteria.min_labeled_ratio,
         "labeled_ratio_of": criteria.labeled_ratio_of,
+        "origins count from": "the volume",  # once from the bbox
         "volumes": [
             {
                 "input": volume.inputs[0].location,

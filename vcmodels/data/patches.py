@@ -1,7 +1,8 @@
 """Which patches are worth training on: those that hold enough labelled voxels."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -9,18 +10,19 @@ from typing import Literal
 import numpy as np
 
 from vcmodels.config import Task
-from vcmodels.data.label_index import build_index, cell_shape
+from vcmodels.data.indexer import Indexer, Wanted
+from vcmodels.data.label_index import LabelIndex, cell_shape
 from vcmodels.data.patch_density import PatchDensity, PatchGrid, patch_density, patch_grid
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Shape
 from vcmodels.reporting import Reporter, Silent
 
-BYTES_PER_CELL = 24
-"""Counts and planes, and their sums in int64 beside the running ones."""
-BYTES_PER_PATCH = 24
-"""Labelled voxels, box, and the share of each in float64 one after the other."""
+BYTES_PER_CELL = 10
+"""Plane sets, labelled voxels and those of one value."""
+BYTES_PER_PATCH = 72
+"""Number, labelled voxels and box, sorted; the share of each, and the row of the list."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class PatchCriteria:
             config.labeled_ratio_of,
         )
 
+    @property
+    def takes_everything(self) -> bool:
+        """Whether patches without labels qualify, too."""
+        return self.min_bbox_percent <= 0 and self.min_labeled_ratio <= 0
+
     def shares(self, density: PatchDensity, grid: PatchGrid) -> tuple[np.ndarray, np.ndarray]:
         """Per patch: the share that the labels' box fills, and the labelled ratio, both float64.
 
@@ -77,8 +84,32 @@ def patch_stride(task: Task) -> Shape:
     return z, y, x
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """The candidate patches of one volume and what the reference label holds there."""
+
+    volume: TaskVolume
+    grid: PatchGrid
+    density: PatchDensity | None
+    """Of the candidates that hold labels; None without a reference label."""
+    values: list[int] | None
+    """The labelled values that occur; None when they are not told apart."""
+
+    def chosen(self, criteria: PatchCriteria) -> np.ndarray:
+        """The origins (n, 3) int64 of the candidates that qualify, ascending."""
+        if self.density is None or criteria.takes_everything:
+            return self.grid.rows(np.arange(prod(self.grid.counts)))
+        share, ratio = criteria.shares(self.density, self.grid)
+        enough = (share >= criteria.min_bbox_percent) & (ratio >= criteria.min_labeled_ratio)
+        return self.grid.rows(self.density.places[enough])
+
+
 def find_patches(
-    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
+    task: Task,
+    volumes: Sequence[TaskVolume],
+    reporter: Reporter | None = None,
+    *,
+    dask: str | None = None,
 ) -> PatchList:
     """Find the patches of all volumes; each stored block of a reference label is decoded once.
 
@@ -89,34 +120,73 @@ def find_patches(
         ChunkError: a label chunk cannot be read.
     """
     reporter = reporter or Silent()
+    return choose_patches(task, survey(task, volumes, reporter, dask=dask), reporter)
+
+
+def survey(
+    task: Task,
+    volumes: Sequence[TaskVolume],
+    reporter: Reporter | None = None,
+    *,
+    dask: str | None = None,
+) -> list[Candidates]:
+    """All candidate patches of all volumes, before any threshold.
+
+    Args:
+        task: the resolved task.
+        volumes: all its volumes.
+        reporter: told the progress, and why an index is not kept.
+        dask: address of a scheduler whose workers decode; threads of this process when None.
+
+    Raises:
+        TaskError: the labels are more than this machine can index.
+        ChunkError: a label chunk cannot be read.
+    """
     criteria = PatchCriteria.of(task)
     cell = cell_shape(criteria.patch, criteria.stride)
-    found: list[np.ndarray] = []
-    best = _Best(criteria)
-    voxels = [_stored_voxels(volume) for volume in volumes]
-    with reporter.bar("finding patches", sum(voxels)) as advance:
-        for number, volume in enumerate(volumes):
-            _refuse_too_large(volume, criteria.stride, cell)
-            grid = patch_grid(volume.region, criteria.patch, criteria.stride, cell)
-            chosen = np.ones([len(o) for o in grid.origins], bool)
-            if volume.ref is not None:
-                ignore = ignored_values(task, volume)
-                index = build_index(
-                    volume.ref, volume.region, cell, ignore, advance=lambda n: advance(n, "")
-                )
-                share, ratio = criteria.shares(patch_density(index, grid), grid)
-                best.see(volume, grid, share, ratio)
-                chosen = (share >= criteria.min_bbox_percent) & (
-                    ratio >= criteria.min_labeled_ratio
-                )
-            found.append(_rows(number, grid, chosen))
-    rows = np.concatenate(found)
+    indexer = Indexer.of(task, reporter or Silent(), dask)
+    grids = [
+        patch_grid(v.inputs[0].box, v.region, criteria.patch, criteria.stride, cell)
+        for v in volumes
+    ]
+    labels = [
+        Wanted(v.ref, grid.frame, v.region, cell, ignored_values(task, v))
+        for v, grid in zip(volumes, grids, strict=True)
+        if v.ref is not None
+    ]
+    for volume, grid in zip(volumes, grids, strict=True):
+        _refuse_too_large(volume, grid, cell, criteria)
+    with closing(indexer.indexes(labels)) as indexes:
+        return [_candidates(v, g, indexes) for v, g in zip(volumes, grids, strict=True)]
+
+
+def _candidates(volume: TaskVolume, grid: PatchGrid, indexes: Iterator[LabelIndex]) -> Candidates:
+    """One volume's, taking the next index when it has a reference label."""
+    if volume.ref is None:
+        return Candidates(volume, grid, None, None)
+    index = next(indexes)
+    return Candidates(volume, grid, patch_density(index, grid), index.values)
+
+
+def choose_patches(task: Task, candidates: Sequence[Candidates], reporter: Reporter) -> PatchList:
+    """Those of the candidates that meet the task's thresholds.
+
+    Raises:
+        TaskError: not one does; names the best one and the threshold that blocks it.
+    """
+    criteria = PatchCriteria.of(task)
+    found = [one.chosen(criteria) for one in candidates]
+    rows = np.concatenate(
+        [np.insert(origins, 0, number, axis=1) for number, origins in enumerate(found)]
+    )
     if not len(rows):
-        raise best.nothing_qualifies()
-    empty = [v.name for v, r in zip(volumes, found, strict=True) if not len(r)]
+        raise _nothing_qualifies(candidates, criteria)
+    empty = [
+        c.volume.name for c, origins in zip(candidates, found, strict=True) if not len(origins)
+    ]
     if empty:
         shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-        reporter.say(f"no patch qualifies in {len(empty)} of {len(volumes)} volumes: {shown}")
+        reporter.say(f"no patch qualifies in {len(empty)} of {len(candidates)} volumes: {shown}")
     return PatchList(criteria.patch, rows)
 
 
@@ -130,82 +200,67 @@ def ignored_values(task: Task, volume: TaskVolume) -> tuple[int, ...]:
     return (ignore,) if isinstance(ignore, int) else tuple(ignore)
 
 
-class _Best:
-    """Remembers what came nearest to qualifying, for the message when nothing does."""
-
-    def __init__(self, criteria: PatchCriteria) -> None:
-        self.criteria = criteria
-        self.score = -1.0
-        self.place = "nowhere"
-        self.share = self.ratio = 0.0
-        self.enough_box = self.enough_ratio = 0
-
-    def see(
-        self, volume: TaskVolume, grid: PatchGrid, share: np.ndarray, ratio: np.ndarray
-    ) -> None:
-        wanted = self.criteria
-        self.enough_box += int((share >= wanted.min_bbox_percent).sum())
-        self.enough_ratio += int((ratio >= wanted.min_labeled_ratio).sum())
+def _nothing_qualifies(candidates: Sequence[Candidates], criteria: PatchCriteria) -> TaskError:
+    """What came nearest to qualifying, and which threshold blocks it."""
+    best: tuple[float, float, float, str] | None = None
+    enough_box = False
+    for one in candidates:
+        if one.density is None or not len(one.density.places):
+            continue
+        share, ratio = criteria.shares(one.density, one.grid)
+        enough_box |= bool((share >= criteria.min_bbox_percent).any())
         score = np.minimum(
-            share / max(wanted.min_bbox_percent, 1e-9), ratio / max(wanted.min_labeled_ratio, 1e-9)
+            share / max(criteria.min_bbox_percent, 1e-9),
+            ratio / max(criteria.min_labeled_ratio, 1e-9),
         )
-        at = np.unravel_index(int(score.argmax()), score.shape)
-        if score[at] > self.score:
-            origin = [
-                int(o[i] + r) for o, i, r in zip(grid.origins, at, grid.region.origin, strict=True)
-            ]
-            self.score, self.share, self.ratio = (
-                float(score[at]),
-                float(share[at]),
-                float(ratio[at]),
-            )
-            self.place = f"(z, y, x) = {tuple(origin)} of {volume.name}"
-
-    def nothing_qualifies(self) -> TaskError:
-        wanted = self.criteria
-        if self.ratio == 0:
-            found = "no patch qualifies: the reference labels hold no labelled voxel"
-            return TaskError(
-                "dataset_config.min_labeled_ratio", found, "check ref_label, bbox and ignore_label"
-            )
-        blocking = "dataset_config.min_labeled_ratio"
-        if not self.enough_box or self.share < wanted.min_bbox_percent:
-            blocking = "dataset_config.min_bbox_percent"
-        found = (
-            f"no patch qualifies; the best, at {self.place}, has a labelled box of "
-            f"{self.share:.4g} of the patch (wanted {wanted.min_bbox_percent:g}) and a labelled "
-            f"ratio of {self.ratio:.4g} (wanted {wanted.min_labeled_ratio:g})"
-        )
-        return TaskError(blocking, found, "lower it, or choose a smaller patch_size")
+        at = int(score.argmax())
+        if best is None or score[at] > best[0]:
+            origin = tuple(one.grid.rows(one.density.places[at : at + 1])[0].tolist())
+            place = f"(z, y, x) = {origin} of {one.volume.name}"
+            best = float(score[at]), float(share[at]), float(ratio[at]), place
+    if best is None:
+        found = "no patch qualifies: the reference labels hold no labelled voxel"
+        remedy = "check ref_label, bbox and ignore_label"
+        return TaskError("dataset_config.min_labeled_ratio", found, remedy)
+    _, share, ratio, place = best
+    blocking = "dataset_config.min_labeled_ratio"
+    if not enough_box or share < criteria.min_bbox_percent:
+        blocking = "dataset_config.min_bbox_percent"
+    found = (
+        f"no patch qualifies; the best, at {place}, has a labelled box of {share:.4g} of the patch "
+        f"(wanted {criteria.min_bbox_percent:g}) and a labelled ratio of {ratio:.4g} "
+        f"(wanted {criteria.min_labeled_ratio:g})"
+    )
+    return TaskError(blocking, found, "lower it, or choose a smaller patch_size")
 
 
-def _refuse_too_large(volume: TaskVolume, stride: Shape, cell: Shape) -> None:
-    """The index is dense in cells: a volume of 10^18 voxels, even an empty one, has too many.
+def _refuse_too_large(
+    volume: TaskVolume, grid: PatchGrid, cell: Shape, criteria: PatchCriteria
+) -> None:
+    """Memory goes with the cells and patches where something is stored.
 
     Raises:
-        TaskError: cells and candidate patches cannot be held in memory.
+        TaskError: they cannot be held.
     """
+    region, ref = volume.region, volume.ref
     cells, patches = (
-        prod(-(-n // u) for n, u in zip(volume.region.shape, step, strict=True))
-        for step in (cell, stride)
+        prod(-(-n // c) for n, c in zip(region.shape, cell, strict=True)),
+        prod(grid.counts),
     )
+    if ref is not None and ref.listing is not None and not criteria.takes_everything:
+        units = sum(1 for _ in ref.stored_blocks(within=region))
+        near = prod(
+            -(-(u + p) // s)
+            for u, p, s in zip(ref.storage_unit, grid.patch, criteria.stride, strict=True)
+        )
+        cells = min(
+            cells, units * prod(-(-u // c) for u, c in zip(ref.storage_unit, cell, strict=True))
+        )
+        patches = min(patches, units * near)
     needed, there = BYTES_PER_CELL * cells + BYTES_PER_PATCH * patches, machine_bytes()
     if needed > there:
         found = (
-            f"finding patches in {volume.region.shape} voxels needs {needed / 2**30:,.0f} GiB, "
+            f"finding patches in {region.shape} voxels needs {needed / 2**30:,.0f} GiB, "
             f"the machine has {there / 2**30:,.0f} GiB"
         )
         raise TaskError(f"{volume.key}.bbox", found, "give the part that is labelled as bbox")
-
-
-def _rows(number: int, grid: PatchGrid, chosen: np.ndarray) -> np.ndarray:
-    origins = grid.rows(chosen)
-    return np.concatenate([np.full((len(origins), 1), number, np.int64), origins], axis=1)
-
-
-def _stored_voxels(volume: TaskVolume) -> int:
-    """How much there is to stream, for the progress bar."""
-    if volume.ref is None:
-        return 0
-    blocks: Sequence[Box] = list(volume.ref.stored_blocks(within=volume.region))
-    return sum(block.intersect(volume.region).voxels for block in blocks)

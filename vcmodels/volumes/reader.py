@@ -3,7 +3,7 @@
 import lzma
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -29,7 +29,8 @@ from vcmodels.volumes.location import is_remote, join
 from vcmodels.volumes.metadata import Spacing
 from vcmodels.volumes.nodes import Node
 from vcmodels.volumes.padding import Pad, source_indices
-from vcmodels.volumes.storage import describe
+from vcmodels.volumes.probing import probe_chunks
+from vcmodels.volumes.storage import StoredFile, describe
 
 REMOTE_TRIES = 3
 RETRY_PAUSE_S = 0.5
@@ -153,6 +154,30 @@ class Volume:
                 if z in spans[0] and y in spans[1] and x in spans[2]
             )
         yield from map(self._unit_box, chosen)
+
+    def stored_files(self, units: tuple[range, range, range]) -> Iterator[tuple[Shape, StoredFile]]:
+        """The files of a range of storage units that exist, in order, each with its unit.
+
+        From the listing; where there is none, each unit of the range is asked for. A unit has
+        several files when the channels are stored apart.
+
+        Args:
+            units: indices along (z, y, x).
+
+        Raises:
+            RunError: a server that cannot list answers neither yes nor no.
+        """
+        first = 1 if self.channel_axis == "first" else 0
+        if self.listing is not None:
+            found: Iterable[tuple[tuple[int, ...], StoredFile]] = self.listing.files.items()
+        else:
+            axes: list[Sequence[int]] = [range(n) for n in self.names.counts]
+            axes[first : first + 3] = units
+            found = probe_chunks(self.location, self.names, product(*axes))
+        for index, file in found:
+            z, y, x = index[first : first + 3]
+            if z in units[0] and y in units[1] and x in units[2]:
+                yield (z, y, x), file
 
     def is_stored(self, box: Box) -> bool:
         """Whether any stored chunk touches the box; true wherever the store cannot be listed."""
