@@ -110,58 +110,57 @@ def test_every_loss_and_every_option_has_a_case():
 
 
 @every_case
-@pytest.mark.parametrize("junk", [-1.0, 255.0, 3e38, torch.nan], ids=str)
-def test_labels_under_invalid_voxels_do_not_matter_and_get_no_gradient(case, junk):
+def test_labels_under_invalid_voxels_do_not_matter_and_get_no_gradient(case):
     logits, label, valid = case.example()
     clean = case(logits, label, valid)
     logits.requires_grad_()
-    loss = case(logits, torch.where(valid, label, junk), valid)
-    loss.backward()
-    assert loss == clean
-    assert loss.shape == ()
-    assert loss.dtype == torch.float32
     outside = ~valid.expand_as(logits)
-    assert (logits.grad[outside] == 0).all()
-    assert torch.isfinite(logits.grad).all()
-    assert (logits.grad[~outside] != 0).any()
+    for junk in (-1.0, 255.0, 3e38, torch.nan):
+        loss = case(logits, torch.where(valid, label, junk), valid)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss == clean
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+        assert (gradient[outside] == 0).all()
+        assert torch.isfinite(gradient).all()
+        assert (gradient[~outside] != 0).any()
 
 
 @every_case
-@pytest.mark.parametrize("junk", [1e30, -3e38, torch.inf, -torch.inf, torch.nan], ids=str)
-def test_logits_and_weights_under_invalid_voxels_do_not_matter(case, junk):
+def test_logits_and_weights_under_invalid_voxels_do_not_matter(case):
     logits, label, valid = case.example()
     weight = torch.rand(2, 1, *SHAPE)
     clean = case(logits, label, valid, weight=weight)
-    logits = torch.where(valid, logits, junk).requires_grad_()
-    somewhere = valid.any(1, keepdim=True)
-    loss = case(logits, label, valid, weight=torch.where(somewhere, weight, junk))
-    loss.backward()
-    assert loss == clean
-    assert (logits.grad[~valid.expand_as(logits)] == 0).all()
-    assert torch.isfinite(logits.grad).all()
+    for junk in (1e30, -3e38, torch.inf, -torch.inf, torch.nan):
+        dirty = torch.where(valid, logits, junk).requires_grad_()
+        dirty_weight = torch.where(valid.any(1, keepdim=True), weight, junk)
+        loss = case(dirty, label, valid, weight=dirty_weight)
+        loss.backward()
+        assert loss == clean
+        assert (dirty.grad[~valid.expand_as(dirty)] == 0).all()
+        assert torch.isfinite(dirty.grad).all()
 
 
 @every_case
-@pytest.mark.parametrize("junk", [0.0, torch.nan], ids=str)
-def test_nothing_valid_is_zero_with_zero_gradient(case, junk):
+def test_nothing_valid_is_zero_with_zero_gradient(case):
     logits, label, valid = case.example()
     logits.requires_grad_()
     for weight in (None, torch.rand(2, 1, *SHAPE)):
-        loss = case(logits, label * junk, torch.zeros_like(valid), weight=weight)
+        loss = case(logits, label * torch.nan, torch.zeros_like(valid), weight=weight)
         loss.backward()
         assert loss == 0
         assert (logits.grad == 0).all()
 
 
 @every_case
-@pytest.mark.parametrize("size", [0.0, 50.0, -50.0], ids=str)
-def test_an_empty_label_has_a_finite_loss_and_gradient(case, size):
+def test_an_empty_label_has_a_finite_loss_and_gradient(case):
     logits, label, valid = case.example()
-    logits = torch.full_like(logits, size).requires_grad_()
-    loss = case(logits, torch.zeros_like(label), valid)
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert torch.isfinite(logits.grad).all()
+    for size in (0.0, 50.0, -50.0):
+        alike = torch.full_like(logits, size).requires_grad_()
+        loss = case(alike, torch.zeros_like(label), valid)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(alike.grad).all()
 
 
 @every_case
@@ -173,13 +172,13 @@ def test_gradients_agree_with_finite_differences(case):
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_logits_are_computed_in_float32(case, dtype):
+def test_half_precision_logits_are_computed_in_float32(case):
     logits, label, valid = case.example()
-    with torch.autocast("cpu", dtype):
-        loss = case(logits.to(dtype), label, valid)
-    assert loss.dtype == torch.float32
-    assert loss == case(logits.to(dtype).float(), label, valid)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            loss = case(logits.to(dtype), label, valid)
+        assert loss.dtype == torch.float32
+        assert loss == case(logits.to(dtype).float(), label, valid)
 
 
 @every_plain_case
@@ -193,25 +192,24 @@ def test_the_loss_is_one_graph(case):
 
 
 @every_case
-@pytest.mark.parametrize("cut", [1, 2, 5])
-def test_voxels_that_are_masked_out_might_as_well_not_exist(case, cut):
-    logits, label, valid = case.example(seed=cut)
-    valid[:, :, cut:] = False
-    whole = case(logits, label, valid)
-    part = case(logits[:, :, :cut], label[:, :, :cut], valid[:, :, :cut])
-    torch.testing.assert_close(whole, part, rtol=5e-6, atol=1e-7)
+def test_voxels_that_are_masked_out_might_as_well_not_exist(case):
+    for cut in (1, 2, 5):
+        logits, label, valid = case.example(seed=cut)
+        valid[:, :, cut:] = False
+        whole = case(logits, label, valid)
+        part = case(logits[:, :, :cut], label[:, :, :cut], valid[:, :, :cut])
+        torch.testing.assert_close(whole, part, rtol=5e-6, atol=1e-7)
 
 
 @every_case
-@pytest.mark.parametrize("factor", [1e-3, 0.1, 7.0])
-def test_a_tenth_of_the_weight_pulls_a_tenth_as_hard(case, factor):
+def test_a_tenth_of_the_weight_pulls_a_tenth_as_hard(case):
     logits, label, valid = case.example()
     logits.requires_grad_()
     for weight in (torch.ones(2, 1, 1, 1, 1), torch.rand(2, 1, *SHAPE)):
-        whole, part = (case(logits, label, valid, weight=weight * f) for f in (1.0, factor))
-        torch.testing.assert_close(part, whole * factor, rtol=5e-6, atol=1e-9)
+        whole, part = (case(logits, label, valid, weight=weight * f) for f in (1.0, 0.1))
+        torch.testing.assert_close(part, whole * 0.1, rtol=5e-6, atol=1e-9)
         gradients = [torch.autograd.grad(loss, logits)[0] for loss in (whole, part)]
-        torch.testing.assert_close(gradients[1], gradients[0] * factor, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(gradients[1], gradients[0] * 0.1, rtol=1e-4, atol=1e-8)
     torch.testing.assert_close(
         case(logits, label, valid, weight=torch.ones(2, 1, 1, 1, 1)), case(logits, label, valid)
     )
