@@ -296,6 +296,7 @@ def test_pictures_show_x_as_red_and_nothing_as_black():
         ({"loss": "bce"}, 'no loss "bce" for this kind; choose from axial_cosine, cosine'),
         ({"loss": "axial_cosine"}, 'orientation "oriented" is trained with loss "cosine"'),
         ({"orientation": "axial", "loss": "cosine"}, 'with loss "axial_cosine"'),
+        ({"loss": "unit_length"}, 'with loss "cosine", beside which "unit_length" may stand'),
         ({"loss": {"cosine": -1.0}}, "loss weights must be 0 or more and not all 0"),
         ({"loss": {}}, "loss weights must be 0 or more and not all 0"),
         ({"activation": "sigmoid"}, "Input should be 'none'"),
@@ -304,3 +305,11 @@ def test_pictures_show_x_as_red_and_nothing_as_black():
 def test_what_does_not_fit_is_refused(keys, message):
     with pytest.raises(ValidationError, match=message):
         NormalsTarget(**keys)
+
+
+def test_a_length_of_1_may_be_asked_for_beside_the_direction():
+    target = NormalsTarget(orientation="axial", loss={"axial_cosine": 1.0, "unit_length": 0.1})
+    logits = torch.tensor([3.0, 0, 0]).view(1, 3, 1, 1, 1)
+    label = torch.tensor([-1.0, 0, 0]).view(1, 3, 1, 1, 1)
+    found = target.compute_loss(logits, label, label[:, :1] < 0)
+    assert found.item() == pytest.approx(0.1 * (3 - 1) ** 2)

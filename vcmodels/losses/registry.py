@@ -45,3 +45,19 @@ LOSSES: Mapping[str, Loss] = {
     "axial_cosine": axial_cosine,
     "unit_length": unit_length,
 }
+
+MASK_LOSSES = frozenset(
+    {
+        "focal",
+        "topk_ce",
+        "soft_dice",
+        "soft_jaccard",
+        "tversky",
+        "focal_tversky",
+        "generalised_dice",
+        "cldice",
+        "skeleton_recall",
+        "boundary",
+    }
+)
+"""Those that take masks and classes alike, besides `bce` for the one and `ce` for the other."""

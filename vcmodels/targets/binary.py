@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from vcmodels.losses.terms import LossBlock
+from vcmodels.losses import MASK_LOSSES, LossBlock
 from vcmodels.metrics.overlap import confusion, dice, iou
 from vcmodels.metrics.sums import ratio
 from vcmodels.targets.base import Sums, Target
@@ -38,7 +38,7 @@ class BinaryTarget(Target):
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[LossBlock] = {"bce": 1.0, "soft_dice": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", "soft_dice", "soft_jaccard"})
+    allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", *MASK_LOSSES})
 
     @property
     def label_margin(self) -> int:

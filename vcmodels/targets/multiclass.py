@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from vcmodels.losses.terms import LossBlock
+from vcmodels.losses import MASK_LOSSES, LossBlock
 from vcmodels.metrics.overlap import class_confusion, dice
 from vcmodels.metrics.sums import ratio
 from vcmodels.targets.base import Sums, Target
@@ -58,7 +58,7 @@ class MulticlassTarget(Target):
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[LossBlock] = {"ce": 1.0, "soft_dice": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"ce", "soft_dice", "soft_jaccard"})
+    allowed_losses: ClassVar[frozenset[str]] = frozenset({"ce", *MASK_LOSSES})
 
     @model_validator(mode="after")
     def _check_label_values(self) -> Self:

@@ -66,13 +66,16 @@ class NormalsTarget(Target):
 
     metric: ClassVar[str] = "angle_deg"
     default_loss: ClassVar[LossBlock] = {"cosine": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"cosine", "axial_cosine"})
+    allowed_losses: ClassVar[frozenset[str]] = frozenset({"cosine", "axial_cosine", "unit_length"})
 
     @model_validator(mode="after")
     def _check_loss_fits(self) -> Self:
         fitting = "axial_cosine" if self._is_axial else "cosine"
-        if any(term.name != fitting for term in self.losses):
-            raise ValueError(f'orientation "{self.orientation}" is trained with loss "{fitting}"')
+        if {term.name for term in self.losses} - {"unit_length"} != {fitting}:
+            raise ValueError(
+                f'orientation "{self.orientation}" is trained with loss "{fitting}", '
+                'beside which "unit_length" may stand'
+            )
         return self
 
     @property
