@@ -51,7 +51,7 @@ def refused(capsys):
     return run
 
 
-@pytest.mark.parametrize("command", ["train", "infer", "check", "patches", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "infer", "check", "patches", "evaluate", "preview"])
 def test_a_fault_in_the_task_is_one_line_and_exit_2(
     refused, task_file, sheet_task, tmp_path, command
 ):
@@ -305,6 +305,13 @@ def test_a_signal_ends_the_process_at_once_until_all_is_imported(monkeypatch):
     with pytest.raises(SystemExit, match="143"):
         session.stop(signal.SIGTERM, None)
     assert exits == [130]
+
+
+def test_preview_draws_into_the_folder_that_is_asked_for(task_file, sheet_task, tmp_path, capsys):
+    path = str(task_file(sheet_task | {"augment": [{"name": "flip"}]}))
+    assert main(["preview", path, "--output", str(tmp_path / "p"), "--samples", "1"]) == 0
+    assert f"2 pictures in {tmp_path / 'p'}" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["01_flip.png", "all_1.png"]
 
 
 def test_evaluate_scores_the_part_that_is_asked_for(task_file, sheet_task, monkeypatch, refused):

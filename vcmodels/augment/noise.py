@@ -39,7 +39,7 @@ class ShotNoise(IntensityAugmentation):
 
     name: Literal["shot_noise"] = "shot_noise"
     p: Fraction = 0.1
-    counts: Doses = (200.0, 5000.0)
+    counts: Doses = (100.0, 2000.0)
     """Fewest and most counts at the brightest voxel, drawn evenly on a log scale; fewer are noisier."""
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -62,8 +62,8 @@ class Speckle(IntensityAugmentation):
 
     name: Literal["speckle"] = "speckle"
     p: Fraction = 0.1
-    deviation: Amounts = (0.0, 0.1)
-    """Standard deviation of the factor; 0.1 is a tenth of the height."""
+    deviation: Amounts = (0.0, 0.05)
+    """Standard deviation of the factor; 0.05 is a twentieth of the height."""
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         noise = white(image.shape, rng)

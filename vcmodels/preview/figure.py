@@ -1,0 +1,194 @@
+"""One PNG: a patch before and after, a row for the image and for each target, slices across z and y."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vcmodels.preview.panels import (
+    FIELD_COLOURS,
+    PLANES,
+    Look,
+    Slice,
+    draw_image,
+    draw_label,
+    look_of,
+)
+from vcmodels.preview.patches import Patch
+from vcmodels.targets import AnyTarget
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CELL = 1.75
+"""Inches of the longer side of a panel."""
+GAP, PAIR_GAP, LEFT, RIGHT, TOP, BOTTOM = 0.05, 0.22, 0.3, 1.2, 0.92, 0.08
+DPI = 110
+WINDOW = (0.5, 99.5)
+"""Percentiles of the untouched image that are black and white, in all panels."""
+
+
+def write_figure(
+    path: Path,
+    title: str,
+    caption: str,
+    patches: Sequence[Patch],
+    targets: Mapping[str, AnyTarget],
+    spacing: tuple[float, float, float],
+) -> None:
+    """Draw a patch, the first, beside what transforms make of it.
+
+    Args:
+        path: the PNG.
+        title: of the figure.
+        caption: small, below the title; wrapped to two lines.
+        patches: before, then one or more after; of the same place.
+        targets: by name; one row each.
+        spacing: length of a voxel along (z, y, x).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    sheet = _Sheet(patches[0].image.shape[1:], spacing, len(patches), 1 + len(targets))
+    FigureCanvasAgg(sheet.figure)
+    sheet.head(title, caption)
+    grey = _grey(patches)
+    names = [
+        f"image, channel 1 of {len(patches[0].image)}"[: None if len(patches[0].image) > 1 else 5]
+    ]
+    looks: list[Look | None] = [None]
+    for number, (name, target) in enumerate(targets.items()):
+        labels = np.stack([patch.labels[name] for patch in patches])
+        valid = np.stack([patch.valid[name] for patch in patches])
+        looks.append(look_of(target, number, labels, valid))
+        names.append(name)
+    for row, (name, look) in enumerate(zip(names, looks, strict=True)):
+        sheet.name_row(row, name)
+        for column, patch in enumerate(patches):
+            for plane in PLANES:
+                part = _slice(patch, name if look else None, grey[column], plane, spacing)
+                axes = sheet.axes(row, column, plane)
+                if look is None:
+                    draw_image(axes, part.image, part.size)
+                else:
+                    draw_label(axes, look, part)
+        if look is not None:
+            sheet.legend(row, look)
+    sheet.figure.savefig(path, dpi=DPI)
+
+
+class _Sheet:
+    """Where things are on the figure, in inches from its top left corner."""
+
+    def __init__(
+        self, shape: Sequence[int], spacing: Sequence[float], patches: int, rows: int
+    ) -> None:
+        from matplotlib.figure import Figure
+
+        z, y, x = (n * side for n, side in zip(shape, spacing, strict=True))
+        scale = CELL / max(x, y, z)
+        self.shape, self.rows = shape, rows
+        self.width = max(x * scale, 1.2)
+        self.heights = {"z": y * scale, "y": z * scale}
+        self.row_height = max(*self.heights.values(), 1.0) + GAP
+        self.pair = 2 * self.width + GAP + PAIR_GAP
+        self.total = (LEFT + patches * self.pair + RIGHT, TOP + rows * self.row_height + BOTTOM)
+        self.figure = Figure(figsize=self.total, facecolor="white")
+        self.patches = patches
+
+    def _add(self, left: float, top: float, width: float, height: float) -> "Axes":
+        across, down = self.total
+        place = (left / across, 1 - (top + height) / down, width / across, height / down)
+        return self.figure.add_axes(place)
+
+    def axes(self, row: int, column: int, plane: str) -> "Axes":
+        """The place of one panel."""
+        left = LEFT + column * self.pair + (plane == "y") * (self.width + GAP)
+        height = self.heights[plane]
+        top = TOP + row * self.row_height + (self.row_height - GAP - height) / 2
+        return self._add(left, top, self.width, height)
+
+    def head(self, title: str, caption: str) -> None:
+        """Title, caption, and what each column shows."""
+        across, down = self.total
+        self.figure.text(LEFT / across, 1 - 0.06 / down, title, size=12, weight="bold", va="top")
+        letters = int((across - LEFT) / 0.062)
+        lines = textwrap.wrap(caption, letters, max_lines=2, placeholder=" …")
+        self.figure.text(
+            LEFT / across, 1 - 0.29 / down, "\n".join(lines), size=7.5, color="#555555", va="top"
+        )
+        for column in range(self.patches):
+            name = "before" if column == 0 else f"after, draw {column}"
+            left = LEFT + column * self.pair
+            middle = (left + self.width + GAP / 2) / across
+            height = 1 - (TOP - 0.16) / down
+            self.figure.text(middle, height, name, size=9, ha="center", va="bottom")
+            for number, (plane, (axis, _, _)) in enumerate(PLANES.items()):
+                middle = (left + number * (self.width + GAP) + self.width / 2) / across
+                text = f"{plane} = {self.shape[axis] // 2}"
+                self.figure.text(
+                    middle, 1 - (TOP - 0.03) / down, text, size=7, color="#555555", ha="center"
+                )
+
+    def name_row(self, row: int, name: str) -> None:
+        """Write what a row shows on its left."""
+        across, down = self.total
+        middle = TOP + (row + 0.5) * self.row_height
+        self.figure.text(
+            0.15 / across, 1 - middle / down, name, size=9, rotation=90, ha="center", va="center"
+        )
+
+    def legend(self, row: int, look: Look) -> None:
+        """Say on the right of a row what its colours mean."""
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        left = LEFT + self.patches * self.pair - PAIR_GAP + 0.1
+        top = TOP + row * self.row_height
+        if look.style == "scalar":
+            bar = self._add(left, top + 0.05, 0.1, self.row_height - 0.3)
+            colours = ScalarMappable(Normalize(*look.limits), FIELD_COLOURS)
+            self.figure.colorbar(colours, cax=bar).ax.tick_params(labelsize=7)
+        across, down = self.total
+        lines: list[tuple[str, str | tuple[float, float, float]]] = []
+        if look.style == "regions":
+            lines = [(f"■ {name}", colour) for name, colour in look.names.items()]
+        elif look.style == "arrows":
+            lines = [("x", "#d00000"), ("y", "#009000"), ("z", "#0000d0")]
+            lines = [(f"■ along {name}", colour) for name, colour in lines]
+            if look.target.glyph == "line":
+                lines.append(("axes: no sign", "#555555"))
+        if look.style != "scalar":
+            lines.append(("dark: not counted", "#555555"))
+        for number, (text, colour) in enumerate(lines):
+            place = 1 - (top + 0.05 + 0.15 * number) / down
+            self.figure.text(left / across, place, text, size=7.5, color=colour, va="top")
+
+
+def _grey(patches: Sequence[Patch]) -> list[np.ndarray]:
+    """The first channel of each image in [0, 1], on the scale of the first patch."""
+    low, high = np.percentile(patches[0].image[0], WINDOW)
+    return [np.clip((p.image[0] - low) / max(high - low, 1e-6), 0, 1) for p in patches]
+
+
+def _slice(
+    patch: Patch,
+    name: str | None,
+    grey: np.ndarray,
+    plane: str,
+    spacing: tuple[float, float, float],
+) -> Slice:
+    """The middle slice of a patch; without a label for the image alone."""
+    across, down, right = PLANES[plane]
+    shape = grey.shape
+    label = patch.labels[name] if name is not None else grey[None]
+    valid = patch.valid[name] if name is not None else np.ones(shape, bool)
+    middle = shape[across] // 2
+    return Slice(
+        grey.take(middle, across),
+        label.take(middle, 1 + across),
+        valid.take(middle, across),
+        (shape[down] * spacing[down], shape[right] * spacing[right]),
+        (down, right),
+    )
