@@ -179,7 +179,7 @@ def test_a_label_seen_as_a_prediction_is_perfect(activation):
     ("keys", "message"),
     [
         ({"channels": 2}, "less than or equal to 1"),
-        ({"loss": "cosine"}, 'no loss "cosine" for this kind; choose from bce, soft_dice'),
+        ({"loss": "cosine"}, 'no loss "cosine" for this kind; choose from bce, boundary'),
         ({"activation": "softmax"}, "'sigmoid' or 'none'"),
         ({"dilate_label": -1}, "greater than or equal to 0"),
         ({"label_smoothing": 1.5}, "less than or equal to 1"),
