@@ -171,9 +171,108 @@ def test_classes_keep_their_colours():
         ({"channels": 1}, "greater than or equal to 2"),
         ({"channels": 3, "label_values": [0, 1]}, "must name 3 different values"),
         ({"channels": 3, "label_values": [0, 1, 1]}, "must name 3 different values"),
-        ({"loss": "bce"}, 'no loss "bce" for this kind; choose from ce, soft_dice'),
+        ({"loss": "bce"}, 'no loss "bce" for this kind; choose from boundary, ce'),
     ],
 )
 def test_what_does_not_fit_is_refused(keys, message):
     with pytest.raises(ValidationError, match=message):
         MulticlassTarget(**keys)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32], ids=lambda d: np.dtype(d).name)
+def test_remap_merges_and_renames_at_once_and_outputs_hold_the_new_values(dtype):
+    """5 and 6 become 20; 7 and 20 change places."""
+    remap = {5: 20, 6: 20, 7: 20, 20: 7}
+    target = MulticlassTarget(channels=3, label_values=[0, 7, 20], remap=remap)
+    stored = np.array([0, 5, 6, 7, 20], dtype).reshape(1, 1, 1, 5)
+    label, valid = target.read_label(stored)
+    assert label.flatten().tolist() == [0, 2, 2, 2, 1]
+    assert valid.all()
+    written = target.encode(target.as_prediction(torch.from_numpy(label)), np.dtype(np.uint8))
+    assert written.flatten().tolist() == [0, 20, 20, 20, 7]
+    np.testing.assert_array_equal(target.decode(written).argmax(0), label[0])
+
+
+def test_remap_applies_to_stored_values_as_does_what_is_ignored():
+    target = MulticlassTarget(
+        channels=2, remap={3: 1, 4: 0}, ignore_label=3, loss_only_on_label=True
+    )
+    stored = np.array([0, 1, 3, 4], np.uint8).reshape(1, 1, 1, 4)
+    label, valid = target.read_label(stored)
+    assert valid.flatten().tolist() == [False, True, False, True]
+    assert label.flatten().tolist() == [0, 1, 0, 0]
+    with pytest.raises(LabelError, match=r'the classes are 0, 1; correct "channels", .*"remap"'):
+        target.read_label(np.full((1, 1, 1, 1), 9, np.uint8))
+
+
+def test_a_remap_survives_json():
+    target = MulticlassTarget(channels=2, remap={255: 1})
+    assert MulticlassTarget.model_validate_json(target.model_dump_json()) == target
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), classes=st.integers(2, 5))
+def test_averaged_shares_settle_on_the_class_with_the_largest(seed, classes):
+    """Against counting; neighbours that do not count have no say, the background included."""
+    rng = np.random.default_rng(seed)
+    target = MulticlassTarget(channels=classes)
+    label = rng.integers(0, classes, (1, 7, *SHAPE)).astype(np.float32)
+    weight = rng.random(label.shape) * (rng.random(label.shape) > 0.4)
+    weight[:, 0] += 0.01
+    spread = np.stack(
+        [
+            target.spread(torch.from_numpy(np.where(w > 0, one, 0)))
+            for one, w in zip(label[0][:, None], weight[0][:, None], strict=True)
+        ]
+    )
+    shares = (spread * weight[0][:, None]).sum(0) / weight[0].sum(0)
+    counts = np.stack([(weight * (label == c)).sum((0, 1)) for c in range(classes)])
+    settled = target.settle(torch.from_numpy(shares).float())
+    clear = np.sort(counts, axis=0)
+    decided = clear[-1] - clear[-2] > 1e-4
+    np.testing.assert_array_equal(settled[0].numpy()[decided], counts.argmax(0)[decided])
+    assert torch.equal(
+        target.settle(target.spread(torch.from_numpy(label[0, :1]))), torch.from_numpy(label[0, :1])
+    )
+
+
+def test_counted_class_weights_are_those_of_median_frequency_balancing():
+    target = MulticlassTarget(
+        channels=5, loss={"ce": {"class_weights": "counted"}, "soft_dice": 0.5}
+    )
+    assert target.needs_counts
+    ready = target.with_counts(np.array([100_000, 1000, 0, 500, 2]))
+    # The median of 2, 500, 1000, 100000 is 750; 0.0075 and 375 are clipped.
+    assert ready.loss["ce"]["class_weights"] == [0.1, 0.75, 1, 1.5, 10]
+    assert ready.loss["soft_dice"] == 0.5
+    assert not ready.needs_counts
+    assert MulticlassTarget.model_validate_json(ready.model_dump_json()) == ready
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 5, *SHAPE), torch.randint(0, 5, (2, 1, *SHAPE)).float()
+    valid = torch.ones_like(label, dtype=torch.bool)
+    wanted = torch.nn.functional.cross_entropy(
+        logits, label[:, 0].long(), weight=torch.tensor([0.1, 0.75, 1, 1.5, 10])
+    )
+    alone = MulticlassTarget(channels=5, loss={"ce": ready.loss["ce"]})
+    torch.testing.assert_close(alone.compute_loss(logits, label, valid), wanted)
+    assert not MulticlassTarget(channels=5).needs_counts
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [0, 0, 0], [[1, 2, 3]]])
+def test_counts_that_do_not_fit_are_refused(counts):
+    target = MulticlassTarget(channels=3, loss={"ce": {"class_weights": "counted"}})
+    with pytest.raises(ValueError, match="needs 3 counts, not all 0"):
+        target.with_counts(np.array(counts))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"remap": {5: 3}}, "remap reads 5 as 3, which is no class; the classes are 0, 1, 2"),
+        ({"loss": {"ce": {"class_weights": [1.0, 2.0]}}}, "class_weights must hold 3 numbers"),
+        ({"loss": {"ce": {"class_weights": "median"}}}, "class_weights"),
+    ],
+)
+def test_remaps_and_weights_that_do_not_fit_are_refused(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        MulticlassTarget(channels=3, **keys)

@@ -58,6 +58,10 @@ class BinaryTarget(Target):
             mask = dilate(mask[0], self.label_margin)[None]
         return (mask & valid).astype(np.float32), valid
 
+    def settle(self, spread: Tensor) -> Tensor:
+        """Foreground where its share is above a half."""
+        return (spread > 0.5).float()
+
     def blendable(self, logits: Tensor) -> Tensor:
         """Probabilities, or the logits themselves without an activation."""
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float()

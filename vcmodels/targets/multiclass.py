@@ -23,6 +23,9 @@ from vcmodels.targets.codes import (
 )
 from vcmodels.targets.labels import countable, refuse_first
 
+WEIGHT_RANGE = (0.1, 10.0)
+"""Least and largest class weight that counting gives: a class of a few voxels must not be all that
+the network hears of."""
 CLASS_DTYPES = ("uint8", "uint16", "int8", "int16", "int32", "float16", "float32")
 # Okabe & Ito's palette (distinct for the colour-blind), class 0 black; it repeats after 8.
 COLOURS = np.array(
@@ -52,6 +55,9 @@ class MulticlassTarget(Target):
     """Applied to the output."""
     label_values: list[int] | None = None
     """The stored value of each class, background first; 0, 1, 2... when left out."""
+    remap: dict[int, int] | None = None
+    """{stored value: value of a class}: read as another class, to merge classes or to rename them,
+    all at once; what is not named stays as it is. Outputs hold the new values."""
     output: Literal["classes", "probabilities"] = "classes"
     """What inference writes: the value of the likeliest class, or one channel per class."""
 
@@ -70,6 +76,27 @@ class MulticlassTarget(Target):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_remap(self) -> Self:
+        for stored, value in (self.remap or {}).items():
+            if value not in self.values:
+                raise ValueError(
+                    f"remap reads {stored} as {value}, which is no class; "
+                    f"the classes are {_shorten(self.values)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_class_weights(self) -> Self:
+        for term in self.losses:
+            weights = term.options.get("class_weights")
+            if isinstance(weights, list) and len(weights) != self.channels:
+                raise ValueError(
+                    f"class_weights must hold {self.channels} numbers, one per channel, "
+                    f"got {len(weights)}"
+                )
+        return self
+
     @property
     def values(self) -> list[int]:
         """The stored value of each class."""
@@ -78,15 +105,67 @@ class MulticlassTarget(Target):
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The index of each voxel's class, as float32; 0 where not valid."""
         valid = countable(stored, self)
-        index = _positions(stored, self.values)
+        index = self._classes_of(stored)
         unknown = (index < 0) & valid
         if unknown.any():
             remedy = (
                 f"the classes are {_shorten(self.values)}; "
-                'correct "channels" or "label_values", or name it in "ignore_label"'
+                'correct "channels", "label_values" or "remap", or name it in "ignore_label"'
             )
             refuse_first(unknown, stored, remedy)
         return np.where(valid, index, 0).astype(np.float32), valid
+
+    def _classes_of(self, stored: np.ndarray) -> np.ndarray:
+        """The index of the class of each stored value, `remap` applied; -1 where it is none."""
+        if not self.remap:
+            return _positions(stored, self.values)
+        classes = {value: index for index, value in enumerate(self.values)}
+        read_as = classes | {old: classes[new] for old, new in self.remap.items()}
+        indices = np.array([*read_as.values(), -1], np.int32)
+        return indices[_positions(stored, list(read_as))]
+
+    def spread(self, label: Tensor) -> Tensor:
+        """One-hot without the background: voxels that do not count (0 everywhere) stay nothing."""
+        classes = torch.arange(1, self.channels, device=label.device).view(-1, 1, 1, 1)
+        return (label == classes).float()
+
+    def settle(self, spread: Tensor) -> Tensor:
+        """The class with the largest share; the background has what the others leave."""
+        background = 1 - spread.sum(-4, keepdim=True)
+        return _likeliest(torch.cat([background, spread], dim=-4)).float()
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether `class_weights` waits for the voxels of each class to be counted."""
+        return any(term.options.get("class_weights") == "counted" for term in self.losses)
+
+    def with_counts(self, counts: np.ndarray) -> "MulticlassTarget":
+        """The same with class weights in the place of "counted": median frequency balancing.
+
+        The weight of a class is the median over all classes that occur of the number of their
+        voxels, divided by its own (Eigen & Fergus 2015, arXiv:1411.4734, section 6.3.2; with the
+        training data as one image), within `WEIGHT_RANGE`; 1 for a class that does not occur.
+
+        Args:
+            counts: (C,) labelled voxels of each class.
+
+        Raises:
+            ValueError: there is not one count for each class, or all are 0.
+        """
+        counts = np.asarray(counts, np.float64)
+        if counts.shape != (self.channels,) or not counts.any():
+            raise ValueError(f"needs {self.channels} counts, not all 0, got {counts}")
+        occurs = counts > 0
+        weights = np.ones(self.channels)
+        weights[occurs] = (np.median(counts[occurs]) / counts[occurs]).clip(*WEIGHT_RANGE)
+        assert isinstance(self.loss, dict), "options are given in a dictionary alone"
+        loss = {
+            name: options | {"class_weights": weights.round(4).tolist()}
+            if isinstance(options, dict) and options.get("class_weights") == "counted"
+            else options
+            for name, options in self.loss.items()
+        }
+        return self.model_copy(update={"loss": loss})
 
     def blendable(self, logits: Tensor) -> Tensor:
         """Probabilities."""
