@@ -39,13 +39,18 @@ def test_defaults_are_those_of_the_contract():
     assert task.cache_file == task.run_dir / "patches.json"
 
 
-def test_sizes_of_inference_are_those_of_training_when_left_out(good):
-    for key in ("patch_size", "batch_size", "num_dataloader_workers"):
+def test_the_workers_of_inference_are_those_of_training_when_left_out(good):
+    del good["inference_params"]["num_dataloader_workers"]
+    assert parsed(good).inference_params.num_dataloader_workers == 4
+
+
+def test_the_patch_of_inference_is_left_to_the_checkpoint(good):
+    """Which may be another than the task's own, with another patch."""
+    for key in ("patch_size", "batch_size"):
         del good["inference_params"][key]
     task = parsed(good)
-    assert task.inference_params.patch_size == (32, 48, 64)
-    assert task.inference_params.batch_size == 2
-    assert task.inference_params.num_dataloader_workers == 4
+    assert task.inference_params.patch_size is None
+    assert task.inference_params.batch_size is None
 
 
 def test_a_resolved_task_parses_to_itself(good, original):

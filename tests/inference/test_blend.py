@@ -27,7 +27,7 @@ def blend(volume, grid, core):
 
     for index in itertools.product(*grid.touching(core)):
         patch = padded[(slice(None), *Box(grid.origin(index), grid.patch).slices())]
-        put(blender.add(index, {"a": patch[:1], "b": patch[1:]}))
+        put(blender.add(index, [patch[:1], patch[1:]]))
     put(blender.finish())
     np.testing.assert_array_equal(count, 1)
     return result
@@ -77,7 +77,7 @@ def test_different_patches_are_averaged_with_the_window():
     result = np.zeros_like(volume)
     for index in itertools.product(*map(range, grid.shape)):
         patch = volume[(slice(None), *Box(grid.origin(index), grid.patch).slices())] + sum(index)
-        for box, values in blender.add(index, {"both": torch.from_numpy(patch)}):
+        for box, values in blender.add(index, [torch.from_numpy(patch)]):
             result[(slice(None), *box.slices())] = values.numpy()
     for box, values in blender.finish():
         result[(slice(None), *box.slices())] = values.numpy()
@@ -99,7 +99,7 @@ def test_skipped_patches_count_as_zero():
     grid = PatchGrid.covering((8, 8, 14), (8, 8, 8), (0, 0, 0.25))
     core = Box((0, 0, 0), grid.extent)
     blender = Blender(grid, core, 1, CPU)
-    out = list(blender.add((0, 0, 1), {"a": torch.ones(1, 8, 8, 8)})) + list(blender.finish())
+    out = list(blender.add((0, 0, 1), [torch.ones(1, 8, 8, 8)])) + list(blender.finish())
     ((box, values),) = out
     assert box == core
     assert not values[..., :6].any()

@@ -10,7 +10,8 @@ import pytest
 
 from vcmodels.errors import OutputError, RunError, TaskError, VolumeError
 from vcmodels.inference import predict
-from vcmodels.inference.journal import Journal, hold
+from vcmodels.inference.holding import working_on
+from vcmodels.inference.journal import Journal
 from vcmodels.inference.outputs import refuse_inside_input
 from vcmodels.reporting import Silent
 from vcmodels.volumes import WritableArray, create_array, open_volume
@@ -92,7 +93,10 @@ def test_overwriting_leaves_foreign_arrays_in_the_group(workplace):
 def test_two_processes_cannot_write_one_output(workplace):
     work = workplace(noise((9, 10, 11)))
     root_of(work).parent.mkdir(parents=True)
-    with hold(root_of(work)), pytest.raises(OutputError, match=f"in use by pid {os.getpid()}"):
+    with (
+        working_on(root_of(work), alone=True),
+        pytest.raises(OutputError, match=f"in use by pid {os.getpid()}"),
+    ):
         work.run()
     work.run()
     assert not list(root_of(work).parent.glob(".*.lock"))
@@ -145,7 +149,7 @@ def test_the_attributes_say_how_it_was_made(workplace):
         ({"output_dir": "s3://b/x"}, TaskError, "is a URL"),
         ({"input_path": "nowhere.zarr"}, VolumeError, "does not exist"),
         ({"bbox": [[0, 9], [0, 11], [0, 11]]}, TaskError, "is not inside the volume"),
-        ({"memory_gb": 1e-6}, TaskError, "memory_gb: 1e-06 GB are too little"),
+        ({"memory": 1e-6}, TaskError, "memory: 1e-06 GB are too little"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(workplace, settings, error, message):
@@ -192,7 +196,7 @@ def test_a_full_disk_keeps_what_is_finished_and_the_run_continues(workplace, mon
 
     def full(self, box, data):
         calls.append(box)
-        if len(calls) == 3:
+        if len(calls) == 5:
             raise OSError(28, "No space left on device")
         write(self, box, data)
 
@@ -203,7 +207,7 @@ def test_a_full_disk_keeps_what_is_finished_and_the_run_continues(workplace, mon
     monkeypatch.setattr(WritableArray, "write", write)
     reporter = Silent()
     report = work.run(options={"reporter": reporter})
-    assert "continuing after 2 finished slabs" in reporter.lines[0]
+    assert "continuing after 2 finished layers" in reporter.lines[0]
     assert report.patches < 7 * 2 * 2
     np.testing.assert_allclose(work.read(), work.values, atol=1e-6)
 

@@ -32,13 +32,13 @@ def volume():
 
 def test_a_stopped_run_continues_to_the_same_bytes(workplace):
     reference = workplace(volume(), network=Slow())
-    reference.run(memory_gb=4e-4)
+    reference.run(memory=4e-4)
     work = workplace(volume(), network=Slow())
     counts = []
     for batches in (20, 35, 10**9):
         left = iter(range(batches))
         report = work.run(
-            memory_gb=4e-4, options={"should_stop": lambda left=left: next(left, None) is None}
+            memory=4e-4, options={"should_stop": lambda left=left: next(left, None) is None}
         )
         counts.append(report.patches)
     assert report.is_complete
@@ -51,9 +51,9 @@ def test_a_run_continues_with_other_units(workplace):
     reference.run()
     work = workplace(volume(), network=Slow())
     left = iter(range(40))
-    work.run(memory_gb=3e-4, options={"should_stop": lambda: next(left, None) is None})
+    work.run(memory=4e-4, options={"should_stop": lambda: next(left, None) is None})
     assert Journal(work.folder / "out" / "net.zarr").done()
-    assert work.run(memory_gb=1.0).is_complete
+    assert work.run(memory=1.0).is_complete
     assert work.hashes() == reference.hashes()
 
 
@@ -67,7 +67,7 @@ from test_resume import Slow, volume
 work = object.__new__(Workplace)
 work.folder, work.store, work.network = Path({folder!r}), {store!r}, Slow()
 print("ready", flush=True)
-work.run(memory_gb=4e-4)
+work.run(memory=4e-4)
 """
 
 
@@ -75,7 +75,7 @@ work.run(memory_gb=4e-4)
 def test_kill_nine_anywhere_then_the_same_bytes_and_no_litter(workplace):
     reference = workplace(volume(), network=Slow())
     begun = time.monotonic()
-    reference.run(memory_gb=4e-4)
+    reference.run(memory=4e-4)
     duration = time.monotonic() - begun
     work = workplace(volume(), network=Slow())
     here = str(Path(__file__).parent)
@@ -95,7 +95,7 @@ def test_kill_nine_anywhere_then_the_same_bytes_and_no_litter(workplace):
         killed += child.wait() == -signal.SIGKILL
         child.stdout.close()
     assert killed >= 2
-    work.run(memory_gb=4e-4)
+    work.run(memory=4e-4)
     assert work.hashes() == reference.hashes()
     assert not list(work.folder.rglob("*.partial"))
     assert not list((work.folder / "out").glob(".*"))
@@ -107,8 +107,10 @@ def test_a_torn_last_line_of_the_journal_is_dropped(tmp_path):
     boxes = [Box((0, 0, 0), (8, 9, 10)), Box((8, 0, 0), (8, 9, 10))]
     for box in boxes:
         journal.mark(box)
-    with (tmp_path / ".vcmodels" / "done.jsonl").open("a") as file:
+    (written,) = (tmp_path / ".vcmodels").glob("done-*.jsonl")
+    with written.open("a") as file:
         file.write("[[16, 0")
-    assert journal.done() == boxes
-    journal.mark(Box((16, 0, 0), (8, 9, 10)))
-    assert len(journal.done()) == 3
+    again = Journal(tmp_path)
+    assert again.done() == boxes
+    again.mark(Box((16, 0, 0), (8, 9, 10)))
+    assert len(Journal(tmp_path).done()) == 3

@@ -44,9 +44,9 @@ def test_a_constant_and_a_ramp_have_no_seam(workplace):
 def test_units_and_workers_do_not_change_a_bit(workplace):
     hashes, columns = [], []
     for settings in (
-        {"memory_gb": 2e-4},
-        {"memory_gb": 4e-4, "num_dataloader_workers": 0},
-        {"memory_gb": 1.0, "num_dataloader_workers": 5},
+        {"memory": 4e-4},
+        {"memory": 6e-4, "num_dataloader_workers": 0},
+        {"memory": 1.0, "num_dataloader_workers": 5},
     ):
         work = workplace(noise((20, 37, 41)), network=PatchPosition())
         plan = work.run(overlap=0.3, options={"dry_run": True}, **settings).estimate
@@ -107,7 +107,7 @@ def test_output_is_exact_where_input_is_stored_and_absent_elsewhere(workplace, c
     work = workplace(sparse(), network=PatchPosition())
     work.run(overlap=0.3, output_chunks=chunks)
     full = workplace(sparse(), network=PatchPosition())
-    full.run(overlap=0.3, output_chunks=chunks, skip_empty=False)
+    full.run(overlap=0.3, output_chunks=chunks, skip={"fill": False})
     stored = work.values != 0
     np.testing.assert_array_equal(work.read()[stored], full.read()[stored])
     assert not work.read()[~stored].any()
@@ -171,7 +171,7 @@ def test_memory_of_the_sums_does_not_grow_with_the_height(workplace):
     estimates = []
     for depth in (24, 240):
         work = workplace(np.zeros((depth, 21, 22), np.float32))
-        estimates.append(work.run(skip_empty=False, options={"dry_run": True}).estimate)
+        estimates.append(work.run(skip={"fill": False}, options={"dry_run": True}).estimate)
     assert estimates[0].memory_bytes == estimates[1].memory_bytes
     assert estimates[1].bytes_written == 10 * estimates[0].bytes_written
 

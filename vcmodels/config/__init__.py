@@ -1,7 +1,7 @@
 """The task file: every key, default, range and message."""
 
 from vcmodels.config.load import LoadedTask, load_task, parse_task
-from vcmodels.config.parameters import InferenceParams, TrainingParams
+from vcmodels.config.parameters import InferenceParams, Skip, TrainingParams
 from vcmodels.config.schema import task_schema
 from vcmodels.config.task import (
     DatasetConfig,
@@ -16,6 +16,7 @@ __all__ = [
     "InferenceParams",
     "LoadedTask",
     "NormalizationConfig",
+    "Skip",
     "SplitAttribute",
     "Task",
     "TrainingParams",

@@ -11,7 +11,7 @@ from vcmodels.targets import AnyTarget
 
 
 def fill_in(task: Task) -> Task:
-    """The task with `tr_params`' label keys in every target and inference's own sizes resolved.
+    """The task with `tr_params`' label keys in every target, and its workers for inference.
 
     Raises:
         TaskError: a target cannot take a value that `tr_params` gives it.
@@ -21,16 +21,12 @@ def fill_in(task: Task) -> Task:
     check_ignored_names(settings, list(dict.fromkeys([*config.targets, *sources])))
     targets = {name: _filled(name, target, task) for name, target in config.targets.items()}
     inference = task.inference_params
-    sizes = {
-        "patch_size": inference.patch_size or settings.patch_size,
-        "batch_size": inference.batch_size or settings.batch_size,
-        "num_dataloader_workers": settings.num_dataloader_workers
-        if inference.num_dataloader_workers is None
-        else inference.num_dataloader_workers,
-    }
+    if inference.num_dataloader_workers is None:
+        workers = {"num_dataloader_workers": settings.num_dataloader_workers}
+        inference = inference.model_copy(update=workers)
     return task.model_copy(
         update={
-            "inference_params": inference.model_copy(update=sizes),
+            "inference_params": inference,
             "dataset_config": config.model_copy(update={"targets": targets}),
         }
     )

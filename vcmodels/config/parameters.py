@@ -117,6 +117,17 @@ class TrainingParams(Section):
     """All randomness is a function of this, the step and the sample."""
 
 
+class Skip(Section):
+    """`skip`: what is neither read nor predicted; nothing is written there."""
+
+    fill: bool = True
+    """Chunks that no input has stored."""
+    below: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
+    """Chunks of the first input all of whose stored values, in every channel, are below this."""
+    mask: Location | None = None
+    """A volume that is 0 where nothing is wanted; of the input's shape, or coarser by whole factors."""
+
+
 class InferenceParams(Section):
     """`inference_params`: what is predicted, and where the result goes."""
 
@@ -130,8 +141,8 @@ class InferenceParams(Section):
     """Where the channels of a 4D input are, if its metadata do not tell."""
     bbox: BoundingBox | None = None
     """The part to predict, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
-    skip_empty: bool = True
-    """Leave out patches of which nothing is stored in the input."""
+    skip: Skip = Skip()
+    """What is left out: chunks that are not stored, background, what a mask excludes."""
 
     output_dir: Location | None = None
     """Folder for the result; it may not lie inside an input."""
@@ -153,17 +164,22 @@ class InferenceParams(Section):
     overlap: Overlap = 0.25
     """Share of a patch that it has in common with the next, for all axes or (z, y, x)."""
     batch_size: BatchSize | None = None
-    """Patches predicted together; that of the training when null."""
+    """Patches predicted together on a GPU, that of the training when null; always 1 on a CPU, where
+    more are slower."""
     num_dataloader_workers: Workers | None = None
     """Threads that read the input; that of the training when null."""
     device: Device = "auto"
     """As in `tr_params`."""
     amp: Amp = "auto"
-    """Precision; `auto` takes bf16 or fp16 on CUDA and float32 on a CPU, where bf16 changes `uint8` results by some steps."""
+    """Precision; `auto` takes bf16 or fp16 on CUDA, and on a CPU with native bf16 that for `uint8`
+    output, whose steps are coarser than its error; else float32."""
     compile: Compile = "auto"
-    """Compile the network; `auto` does on CUDA from 200 patches on."""
-    memory_gb: Annotated[float, Field(gt=0, le=1e6)] = 4.0
-    """Memory in GB for accumulators and input; larger saves patches that are predicted twice."""
+    """Compile the network; `auto` does when the patches are many enough to repay it."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Threads of torch on the CPU, in each process; all cores when null, shared among processes."""
+    memory: Literal["auto"] | Annotated[float, Field(gt=0, le=1e6)] = "auto"
+    """GB for accumulators, input and output of a process; more saves patches that are predicted
+    twice. `auto` is a quarter of the machine's memory, 4 at most."""
 
     @property
     def dtype(self) -> np.dtype:

@@ -190,3 +190,17 @@ def slabs(box: Box, depth: int) -> Iterator[Box]:
         end = min((start // depth + 1) * depth, z1)
         yield Box.between((start, y0, x0), (end, y1, x1))
         start = end
+
+
+def tiles(box: Box, shape: Shape, *, whole: bool = False) -> Iterator[Box]:
+    """The parts of a box that lie in different tiles of the grid of `shape` that starts at 0.
+
+    Args:
+        box: with an origin that is not negative.
+        shape: of a tile.
+        whole: give out the tiles themselves, not cut to the box.
+    """
+    spans = (range(o // n, ceil(e / n)) for o, e, n in zip(box.origin, box.end, shape, strict=True))
+    for z, y, x in product(*spans):
+        tile = Box((z * shape[0], y * shape[1], x * shape[2]), shape)
+        yield tile if whole else tile.intersect(box)

@@ -6,12 +6,14 @@ later row reaches are final and leave; those that the next row of the layer shar
 buffer; those that only the next layer shares go to a carry as deep as the overlap along z. So the
 memory is `overlap x height x width`, not `patch x height x width`.
 
+Rows without a patch are passed over: what lies there is not wanted, or a patch would touch it.
+
 Every voxel's float32 sum is formed in the one order of its patches on the global grid, with separate
 multiplication and addition (a fused one rounds differently in the vector and in the tail part of
 a loop), so that the bits do not depend on how the volume is divided.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -44,68 +46,49 @@ class Blender:
         self.carry = torch.zeros(carried, device=device)
         self.sums = torch.zeros((channels, *grid.patch[:2], width), device=device)
         self.product = torch.empty((channels, *grid.patch), device=device)
-        self.weights = window_weights(grid, device)
+        self.window = _Window(grid, device)
 
-    def add(self, index: Index, patch: Mapping[str, Tensor]) -> Iterator[Finished]:
+    def add(self, index: Index, values: Sequence[Tensor]) -> Iterator[Finished]:
         """Add one patch and give out what is final before it.
 
         Args:
             index: of the patch; later in (z, y, x) order than all before.
-            patch: the averageable values by target, each (A, *patch) float32; targets stay in order.
+            values: the averageable values of each target, (A, *patch) float32.
         """
-        yield from self._advance((index[0], index[1]))
+        row = index[0], index[1]
+        if row != self.row:
+            assert self.row is None or row > self.row, f"patch row {row} comes after {self.row}"
+            yield from self.finish()
+            self._open(row)
+        weight = self.window(index)
         first = 0
-        weight = self._weight(index)
-        for values in patch.values():
-            torch.mul(values, weight, out=self.product[first : first + len(values)])
-            first += len(values)
+        for part in values:
+            torch.mul(part, weight, out=self.product[first : first + len(part)])
+            first += len(part)
         origin = self.grid.origin(index)[2]
-        start, end = (
-            max(origin, self.core.origin[2]),
-            min(origin + self.grid.patch[2], self.core.end[2]),
-        )
+        start = max(origin, self.core.origin[2])
+        end = min(origin + self.grid.patch[2], self.core.end[2])
         mine = slice(start - self.core.origin[2], end - self.core.origin[2])
-        self.sums[..., mine] += self.product[..., start - origin : end - origin]
+        self.sums[..., mine].add_(self.product[..., start - origin : end - origin])
 
     def finish(self) -> Iterator[Finished]:
-        """Give out all that is left; the blender cannot be used again."""
-        yield from self._advance(None)
+        """Close the row that is open; after the last patch, this gives out what is left."""
+        if self.row is not None:
+            yield from self._close(*self.row)
 
-    def _advance(self, row: tuple[int, int] | None) -> Iterator[Finished]:
-        """Close rows up to `row`, the one that the next patch belongs to (None: all)."""
-        while self.row != row:
-            if self.row is not None:
-                yield from self._close(*self.row)
-            following = self._following(self.row)
-            if following is None:
-                assert row is None, f"patch row {row} comes after the end, or out of order"
-                return
-            self._open(*following)
-            self.row = following
-
-    def _following(self, row: tuple[int, int] | None) -> tuple[int, int] | None:
-        if row is None:
-            return self.layers.start, self.rows.start
+    def _open(self, row: tuple[int, int]) -> None:
+        """Fill the row buffer with what the row and the layer before left at its voxels."""
         layer, line = row
-        if line + 1 < self.rows.stop:
-            return layer, line + 1
-        return (layer + 1, self.rows.start) if layer + 1 < self.layers.stop else None
-
-    def _weight(self, index: Index) -> Tensor:
-        z, y, x = (axis[i] for axis, i in zip(self.weights, index, strict=True))
-        return z[:, None, None] * (y[:, None] * x)
-
-    def _open(self, layer: int, line: int) -> None:
-        """Fill the row buffer with what earlier rows and layers left at its voxels."""
         oz, oy = self.grid.origins[0][layer], self.grid.origins[1][line]
         height = self.grid.patch[1]
         kept = 0
-        if line > self.rows.start:
+        if self.row == (layer, line - 1):
             shift = oy - self.grid.origins[1][line - 1]
             kept = height - shift
             tail = self.sums[:, :, shift:]
             self.sums[:, :, :kept] = tail.clone() if kept > shift else tail
         self.sums[:, :, kept:] = 0
+        self.row = row
         if layer == self.layers.start:
             return
         depth = self.grid.origins[0][layer - 1] + self.grid.patch[0] - oz
@@ -141,11 +124,36 @@ class Blender:
         return self.core.end[axis]
 
 
+class _Window:
+    """The weights of a patch; those of the last one are kept, for its neighbour has the same."""
+
+    def __init__(self, grid: PatchGrid, device: torch.device) -> None:
+        self.axes, self.kinds = window_weights(grid, device)
+        self.weight = torch.empty(grid.patch, device=device)
+        self.kind: tuple[int, ...] = ()
+
+    def __call__(self, index: Index) -> Tensor:
+        """(Z, Y, X) float32, valid until the next call."""
+        kind = tuple(kinds[i] for kinds, i in zip(self.kinds, index, strict=True))
+        if kind != self.kind:
+            z, y, x = (axis[i] for axis, i in zip(self.axes, index, strict=True))
+            torch.mul(z[:, None, None], y[:, None] * x, out=self.weight)
+            self.kind = kind
+        return self.weight
+
+
 @lru_cache(maxsize=4)
-def window_weights(grid: PatchGrid, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights along (z, y, x): (patches on the axis, patch) float32 each."""
-    z, y, x = (
-        torch.from_numpy(axis_weights(origins, patch)).to(device)
-        for origins, patch in zip(grid.origins, grid.patch, strict=True)
-    )
-    return z, y, x
+def window_weights(
+    grid: PatchGrid, device: torch.device
+) -> tuple[tuple[Tensor, ...], tuple[tuple[int, ...], ...]]:
+    """Along (z, y, x): weights, (patches on the axis, patch) float32; and which of them are equal.
+
+    Patches of one axis with the same weights have the same number in the second.
+    """
+    weights, kinds = [], []
+    for origins, patch in zip(grid.origins, grid.patch, strict=True):
+        axis = axis_weights(origins, patch)
+        first = {row.tobytes(): i for i, row in reversed(list(enumerate(axis)))}
+        weights.append(torch.from_numpy(axis).to(device))
+        kinds.append(tuple(first[row.tobytes()] for row in axis))
+    return tuple(weights), tuple(kinds)

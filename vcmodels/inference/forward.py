@@ -6,17 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.devices import autocast
+from vcmodels.devices import CompiledOrEager, autocast
 from vcmodels.errors import RunError
+from vcmodels.geometry.boxes import Shape
 from vcmodels.targets import AnyTarget
 
 
 class Forward:
     """Runs batches of patches through a network, for the chosen targets alone.
 
-    On the CPU a batch is one patch: oneDNN picks another algorithm for another batch size, and the
-    logits of the same patch then differ by 3e-7 (measured, torch 2.13), so that the bits would
-    depend on which patches happen to meet in a batch.
+    On the CPU a batch is one patch. More are slower there (64^3, 2 heads, one core, per patch in
+    batches of 1 and 4: 563 and 790 ms in float32, 206 and 350 ms in compiled bf16), and oneDNN picks
+    another algorithm for another batch size, so that float32 logits differ by 3e-7 (torch 2.13).
 
     Args:
         network: (B, C, Z, Y, X) -> logits of every target, full resolution first; on the device.
@@ -39,8 +40,18 @@ class Forward:
         self.batch = 1 if device.type == "cpu" else batch
         self._layout = torch.contiguous_format if amp is None else torch.channels_last_3d
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the network is to be compiled."""
+        return isinstance(self.network, CompiledOrEager)
+
+    def warm_up(self, channels: int, patch: Shape) -> bool:
+        """Run a patch of zeros, which compiles the network; whether that worked."""
+        self(np.zeros((1, channels, *patch), np.float32))
+        return not isinstance(self.network, CompiledOrEager) or self.network.is_proven
+
     def __call__(self, patches: np.ndarray) -> dict[str, Tensor]:
-        """(B, C, Z, Y, X) float32, B <= `batch` -> (B, A, Z, Y, X) float32 by target, on the device.
+        """(B, C, Z, Y, X) float32, 1 <= B <= `batch` -> (B, A, Z, Y, X) float32 by target.
 
         A short batch is filled up with its last patch: another size would make a GPU choose, or
         compile, other kernels.

@@ -1,16 +1,15 @@
 """What was started and what is finished, kept beside the arrays until the run is complete.
 
-`<output>/.vcmodels/manifest.json` says what determines the result; `done.jsonl` gets one line for
-each slab after its chunks are in place. A chunk that exists proves nothing: the ones that hold the
-fill value alone are never stored, and another run may have written the rest.
+`<output>/.vcmodels/manifest.json` says what determines the result; each process adds a line to a
+`done-*.jsonl` of its own for each layer of blocks after its chunks are on the disk. A chunk that
+exists proves nothing: the ones that hold the fill value alone are never stored, and another run may
+have written the rest.
 """
 
-import fcntl
 import json
 import os
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,13 @@ Manifest = dict[str, Any]
 
 
 class Journal:
-    """The journal of one output group."""
+    """The journal of one output group, as one process reads and writes it."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / FOLDER
-        self._manifest, self._done = self.folder / "manifest.json", self.folder / "done.jsonl"
+        self._manifest = self.folder / "manifest.json"
+        # Two that append to one file, over a network at that, could mix their lines.
+        self._mine = self.folder / f"done-{uuid.uuid4().hex}.jsonl"
 
     def manifest(self) -> Manifest | None:
         """What the run in progress was started with; None when there is none.
@@ -53,26 +54,25 @@ class Journal:
     def begin(self, manifest: Manifest) -> None:
         """Start a journal; what an older one said is gone first."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._done.unlink(missing_ok=True)
+        self._forget()
         write_json(self._manifest, manifest)
 
     def done(self) -> list[Box]:
-        """The slabs that are written. A last line without its end is from a kill, and dropped."""
-        sweep_temporaries(self.folder)
-        try:
-            text = self._done.read_text(encoding="ascii")
-        except FileNotFoundError:
-            return []
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            os.truncate(self._done, len(whole))
-        rows = (json.loads(line) for line in whole.splitlines())
-        return [Box.between(start, end) for start, end in rows]
+        """The layers that are written, by whom ever; each once.
+
+        A last line without its end is from a kill, and counts for nothing.
+        """
+        found: set[Box] = set()
+        for path in self._notes():
+            text = path.read_text(encoding="ascii")
+            lines = text[: text.rfind("\n") + 1].splitlines()
+            found |= {Box.between(start, end) for start, end in map(json.loads, lines)}
+        return sorted(found)
 
     def mark(self, box: Box) -> None:
-        """Note that all chunks of a slab are in place; one short write, so a kill cannot mix two."""
+        """Note that all chunks of a box are on the disk; one short write, so a kill cannot mix two."""
         line = (json.dumps([box.origin, box.end]) + "\n").encode()
-        handle = os.open(self._done, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = os.open(self._mine, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(handle, line)
             os.fsync(handle)
@@ -84,11 +84,18 @@ class Journal:
         if not self.folder.is_dir():
             return
         sweep_temporaries(self.folder)
+        self._forget()
         # The manifest goes last: without it the rest would belong to nobody.
-        for path in (self._done, self._manifest):
-            path.unlink(missing_ok=True)
+        self._manifest.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def _notes(self) -> list[Path]:
+        return sorted(self.folder.glob("done-*.jsonl"))
+
+    def _forget(self) -> None:
+        for path in self._notes():
+            path.unlink(missing_ok=True)
 
 
 def differences(old: Mapping[str, Any], new: Manifest) -> list[str]:
@@ -111,45 +118,3 @@ def sweep_partials(array: Path) -> int:
     for path in litter:
         path.unlink(missing_ok=True)
     return len(litter)
-
-
-@contextmanager
-def hold(root: Path) -> Iterator[None]:
-    """Keep other processes off an output while the context lasts, however this one ends.
-
-    Raises:
-        OutputError: another process holds it, or the folder cannot be written.
-    """
-    path = root.with_name(f".{root.name}.lock")
-    handle = _lock(path, root)
-    try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"pid {os.getpid()} on host {socket.gethostname()}".encode())
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _lock(path: Path, root: Path) -> int:
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            found = f"cannot be written ({error.strerror})"
-            remedy = "choose a writable folder"
-            raise OutputError(
-                "inference_params.output_dir", f"{path.parent} {found}", remedy
-            ) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(handle, 200).decode(errors="replace") or "another process"
-            os.close(handle)
-            remedy = "wait for it, or choose another output_dir"
-            raise OutputError(str(root), f"in use by {holder}", remedy) from error
-        # Its last holder may have deleted the file between our open and our lock.
-        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-            return handle
-        os.close(handle)

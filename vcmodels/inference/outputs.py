@@ -1,7 +1,7 @@
 """The output group: its arrays, their attributes, and whose it is."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,18 +47,22 @@ class Layout:
     def open_arrays(
         self, targets: Mapping[str, AnyTarget], provenance: Mapping[str, Any]
     ) -> dict[str, Output]:
-        """Create the arrays that do not exist yet, with their metadata, and clean those that do."""
+        """Open the arrays; those that do not exist yet are created, with their metadata."""
         outputs: dict[str, Output] = {}
         for name, target in targets.items():
             place = self.root / name / LEVEL
             if any((place / file).exists() for file in (".zarray", "zarr.json")):
-                sweep_partials(place)
                 array = WritableArray(ArrayHandle(str(place), self.zarr_format, "r+"))
             else:
                 array = self._create(name, target)
             self.describe(name, target, provenance, is_complete=False)
             outputs[name] = Output(target, array, self.dtype)
         return outputs
+
+    def clean(self, names: Iterable[str]) -> None:
+        """Delete what killed writes left in arrays that nobody writes to now."""
+        for name in names:
+            sweep_partials(self.root / name)
 
     def _create(self, name: str, target: AnyTarget) -> WritableArray:
         channels = target.output_channels(self.dtype)

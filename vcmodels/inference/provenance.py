@@ -13,6 +13,7 @@ from vcmodels.config import Task
 from vcmodels.geometry.blocks import PatchGrid
 from vcmodels.inference.journal import Manifest
 from vcmodels.inference.outputs import Layout
+from vcmodels.inference.skipping import Mask
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 from vcmodels.volumes.location import is_remote
@@ -25,7 +26,9 @@ def make_manifest(
     targets: Mapping[str, AnyTarget],
     grid: PatchGrid,
     layout: Layout,
+    mask: Mask | None,
 ) -> Manifest:
+    """What determines the voxels, but for the manner in which the network is run."""
     params = task.inference_params
     dtype = layout.dtype
     return {
@@ -43,8 +46,10 @@ def make_manifest(
         "patch_size": list(grid.patch),
         "overlap": list(params.overlaps),
         "bbox": None if params.bbox is None else [list(pair) for pair in params.bbox],
-        "skip_empty": params.skip_empty,
+        "skip": params.skip.model_dump() | {"mask": mask and redacted(mask.volume.location)},
+        "mask_content": mask and mask.volume.fingerprint(),
         "torch": torch.__version__,
+        "vcmodels": version("vcmodels"),
     }
 
 

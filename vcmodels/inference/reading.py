@@ -5,23 +5,24 @@ first patch needs it and dropped when the last patch that needs it has been hand
 copied from the tiles that are held.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from threading import Lock
 
 import numpy as np
 
 from vcmodels.data.statistics import check_finite
+from vcmodels.geometry.blocks import BoxSet, Index, PatchGrid, aligned, tiles
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.inference.units import Unit, tile_shape
 from vcmodels.volumes import Volume
 from vcmodels.volumes.padding import source_indices
 
-LEAST_TILE = 32
-"""Chunks smaller than this along z or y are read several at a time: a read has a fixed cost."""
-
 Normalize = Callable[[np.ndarray], np.ndarray]
 """(C, Z, Y, X) as stored -> float32."""
+Seen = Callable[[np.ndarray, Box], None]
+"""Told each tile, (C, Z, Y, X) as stored, and where it lies."""
 
 
 class RollingInput:
@@ -30,31 +31,38 @@ class RollingInput:
     Args:
         volume: the array.
         hull: the part of it that any patch of the unit reads, inside the volume.
+        seen: called with every tile after it is read.
     """
 
-    def __init__(self, volume: Volume, hull: Box) -> None:
-        self.volume, self.hull = volume, hull
+    def __init__(self, volume: Volume, hull: Box, seen: Seen) -> None:
+        self.volume, self.hull, self.seen = volume, hull, seen
         self.tile = tile_shape(volume)
         self._lock = Lock()
         self._tiles: dict[tuple[int, int], Future[np.ndarray]] = {}
 
     def patch(self, box: Box) -> np.ndarray:
         """(C, *box.shape) of the stored dtype; what lies past the volume's end is reflected."""
-        inside = box.intersect(self.hull)
+        inside = box.intersect(self.volume.box)
         out = np.empty((self.volume.channels, *inside.shape), self.volume.dtype)
         for tile in self._touched(inside):
-            part = self._box(tile).intersect(inside)
-            held = self._load(tile)
-            out[(slice(None), *part.slices(inside))] = held[
-                (slice(None), *part.slices(self._box(tile)))
-            ]
+            held, whole = self._load(tile), self._box(tile)
+            part = whole.intersect(inside)
+            out[(slice(None), *part.slices(inside))] = held[(slice(None), *part.slices(whole))]
         return out if inside == box else _reflected(out, inside, box)
 
-    def drop_before(self, z: int) -> None:
-        """Forget the tiles that end at plane `z` or before it."""
+    def drop_before(self, z: int, y: int, following: int) -> None:
+        """Forget the tiles that no patch needs from a row of patches on.
+
+        Args:
+            z: origin of the row.
+            y: origin of the row.
+            following: where the next layer of patches begins.
+        """
         with self._lock:
-            for tile in [t for t in self._tiles if (t[0] + 1) * self.tile[0] <= z]:
-                del self._tiles[tile]
+            for tile in list(self._tiles):
+                end_z, end_y = ((n + 1) * length for n, length in zip(tile, self.tile, strict=True))
+                if end_z <= z or (end_z <= following and end_y <= y):
+                    del self._tiles[tile]
 
     def _touched(self, box: Box) -> list[tuple[int, int]]:
         rows, lines = (
@@ -85,13 +93,8 @@ class RollingInput:
     def _read(self, box: Box) -> np.ndarray:
         voxels = self.volume.read(box)
         check_finite(voxels, box, self.volume.location)
+        self.seen(voxels, box)
         return voxels
-
-
-def tile_shape(volume: Volume) -> tuple[int, int]:
-    """Length of a tile along z and y: whole chunks, at least `LEAST_TILE` voxels."""
-    z, y = (chunk * -(-LEAST_TILE // chunk) for chunk in volume.chunks[:2])
-    return z, y
 
 
 def _reflected(voxels: np.ndarray, inside: Box, box: Box) -> np.ndarray:
@@ -104,60 +107,88 @@ def _reflected(voxels: np.ndarray, inside: Box, box: Box) -> np.ndarray:
     return voxels
 
 
-class PatchReader:
-    """Reads and normalises the patches of one unit ahead of their use, on threads.
+class Dark:
+    """Which chunks of an array hold background alone, as far as they have been read."""
+
+    def __init__(self, chunk: Shape, below: float) -> None:
+        self.chunk, self.below = chunk, below
+        self._dark: set[Box] = set()
+
+    def see(self, voxels: np.ndarray, box: Box) -> None:
+        """Look at voxels, (C, *box.shape), that were read: whole chunks of the array."""
+        for tile in tiles(box, self.chunk, whole=True):
+            part = voxels[(slice(None), *tile.intersect(box).slices(box))]
+            if part.max() < self.below:
+                self._dark.add(tile)
+
+    def without(self, boxes: BoxSet) -> BoxSet:
+        """What of some boxes is not background; all of it must have been seen."""
+        return BoxSet.of(
+            tile.intersect(box)
+            for box in boxes
+            for tile in tiles(box, self.chunk, whole=True)
+            if tile not in self._dark
+        )
+
+
+class UnitInput:
+    """What one unit reads.
 
     Args:
         inputs: the arrays that are stacked as channels.
-        hull: the part of the volume that the patches read.
-        patch: shape of a patch.
+        grid: the global grid.
+        unit: the part of the volume.
         normalize: what turns stored values into the network's input.
-        pool: the threads; None reads in the calling thread.
-        ahead: how many patches are kept ready.
+        below: chunks of the first array that are below this are background; None: none is.
     """
 
     def __init__(
         self,
         inputs: Sequence[Volume],
-        hull: Box,
-        patch: Shape,
+        grid: PatchGrid,
+        unit: Unit,
         normalize: Normalize,
-        pool: ThreadPoolExecutor | None,
-        ahead: int,
+        below: float | None,
     ) -> None:
-        self.inputs = [RollingInput(volume, hull) for volume in inputs]
-        self.patch, self.normalize, self.pool, self.ahead = patch, normalize, pool, ahead
+        self.grid, self.unit, self.normalize = grid, unit, normalize
+        self.dark = None if below is None else Dark(inputs[0].chunks, below)
+        self.arrays = [
+            RollingInput(volume, self._hull(volume), self._seen(number == 0))
+            for number, volume in enumerate(inputs)
+        ]
 
-    def read(self, origins: Iterable[Shape]) -> Iterator[np.ndarray]:
-        """(C, *patch) float32 for each origin, in their order, which must ascend along z."""
-        if self.pool is None:
-            for origin in origins:
-                self._drop_before(origin[0])
-                yield self._patch(origin)
-            return
-        waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
-        try:
-            for origin in origins:
-                waiting.append((origin[0], self.pool.submit(self._patch, origin)))
-                if len(waiting) > self.ahead:
-                    yield self._next(waiting)
-            while waiting:
-                yield self._next(waiting)
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    def _hull(self, volume: Volume) -> Box:
+        """Whole chunks where they are judged: what is background may not depend on the unit."""
+        hull = self.grid.hull(self.unit.core)
+        return hull if self.dark is None else aligned(hull, volume.chunks, volume.extent)
 
-    def _next(self, waiting: "deque[tuple[int, Future[np.ndarray]]]") -> np.ndarray:
-        z, future = waiting.popleft()
-        patch = future.result()
-        self._drop_before(z)  # all that is still waiting begins here or later
-        return patch
+    def _seen(self, is_first: bool) -> Seen:
+        return self.dark.see if is_first and self.dark else lambda _voxels, _box: None
 
-    def _patch(self, origin: Shape) -> np.ndarray:
-        box = Box(origin, self.patch)
-        parts = [rolling.patch(box) for rolling in self.inputs]
+    def patch(self, index: Index) -> np.ndarray | None:
+        """(C, *patch) float32; None if no voxel of it is wanted.
+
+        The patches must be asked for in order, or a few of them at once.
+
+        Raises:
+            RunError: a chunk is damaged, or a value is not finite.
+        """
+        box = Box(self.grid.origin(index), self.grid.patch)
+        parts = [array.patch(box) for array in self.arrays]
+        if self.dark and not len(self.wanted(box)):
+            return None
         return self.normalize(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
-    def _drop_before(self, z: int) -> None:
-        for rolling in self.inputs:
-            rolling.drop_before(z)
+    def wanted(self, box: Box) -> BoxSet:
+        """The parts of a box that get a prediction; all patches that touch it have been read."""
+        wanted = self.unit.wanted.within(box)
+        return wanted if self.dark is None else self.dark.without(wanted)
+
+    def drop_before(self, index: Index) -> None:
+        """Forget what no patch needs from this one on."""
+        z, y, _ = self.grid.origin(index)
+        layers = self.grid.origins[0]
+        following = bisect_right(layers, z)
+        after = layers[following] if following < len(layers) else self.grid.extent[0]
+        for array in self.arrays:
+            array.drop_before(z, y, after)

@@ -1,30 +1,21 @@
 """Prediction of one volume, from the first check to the last attribute."""
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
-from torch import Tensor
 
 from vcmodels.checkpoint import Predictor, build_predictor, load_checkpoint
 from vcmodels.config import Task
-from vcmodels.errors import CheckpointError
-from vcmodels.geometry.blocks import Index
-from vcmodels.inference.blend import Blender
+from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.inference.estimate import Estimate, estimate
-from vcmodels.inference.forward import channel_sums
+from vcmodels.inference.holding import Hold, setting_up, working_on
 from vcmodels.inference.job import Job, prepare
-from vcmodels.inference.journal import Journal, hold
+from vcmodels.inference.journal import Journal
 from vcmodels.inference.outputs import claim
-from vcmodels.inference.reading import PatchReader
-from vcmodels.inference.units import WAITING_ROWS, Unit
-from vcmodels.inference.writing import Background, Check, Output, UnitOutput
+from vcmodels.inference.sharing import WHOLE, Part
+from vcmodels.inference.stream import predict_units
+from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.volumes import expand_location
 
@@ -40,8 +31,10 @@ class InferenceReport:
     patches: int = 0
     """Predicted by this run."""
     seconds: float = 0.0
+    is_through: bool = True
+    """Whether this worker's part is done; false after a stop: the same command continues."""
     is_complete: bool = True
-    """False after a stop; the same command continues."""
+    """Whether the whole result is: no other part has anything left."""
     was_complete: bool = False
     """There was nothing left to do."""
     estimate: Estimate | None = None
@@ -52,6 +45,7 @@ def run_inference(
     task: Task,
     *,
     checkpoint: str | None = None,
+    part: Part = WHOLE,
     overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter | None = None,
@@ -62,6 +56,7 @@ def run_inference(
     Args:
         task: the task; its `inference_params` say what and how.
         checkpoint: a file to use instead of `checkpoint_path`; by default the run's best.
+        part: which of several workers this is; they write to one output, at once or one by one.
         overwrite: delete an earlier result of vcmodels at the output first.
         dry_run: only say what would be done; nothing is written.
         reporter: told lines and progress.
@@ -81,6 +76,7 @@ def run_inference(
     return predict(
         task,
         predictor,
+        part=part,
         overwrite=overwrite,
         dry_run=dry_run,
         reporter=reporter,
@@ -92,6 +88,7 @@ def predict(
     task: Task,
     predictor: Predictor,
     *,
+    part: Part = WHOLE,
     overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter | None = None,
@@ -99,127 +96,99 @@ def predict(
 ) -> InferenceReport:
     """As `run_inference`, with a network that is in memory."""
     reporter = reporter or Silent()
-    job = prepare(task, predictor, reporter.say)
+    if overwrite and part != WHOLE:
+        remedy = "delete the result once with --overwrite alone, then start the parts"
+        raise TaskError("--overwrite", f"part {part} would delete what others wrote", remedy)
+    job = prepare(task, predictor, reporter.say, part)
     if dry_run:
         return InferenceReport(job.root, is_complete=False, estimate=estimate(job))
     begun = time.monotonic()
     places = {name: job.root / name for name in job.targets}
-    with hold(job.root):
+    with working_on(job.root, alone=part == WHOLE) as hold:
+        outputs = _begin(job, hold, overwrite=overwrite, say=reporter.say)
+        if outputs is None:
+            return InferenceReport(job.root, places, was_complete=True)
+        job = _warm_up(job, Journal(job.root), part)
+        count, is_through = _predict(job, outputs, reporter, should_stop)
+        is_complete = is_through and _complete(job, hold)
+    seconds = time.monotonic() - begun
+    return InferenceReport(job.root, places, count, seconds, is_through, is_complete)
+
+
+def _begin(
+    job: Job, hold: Hold, *, overwrite: bool, say: Callable[[str], None]
+) -> dict[str, Output] | None:
+    """Take possession of the output and open its arrays; None if the result is complete."""
+    with setting_up(job.root):
         state = claim(job.root, job.manifest, overwrite=overwrite)
         if state == "complete":
-            reporter.say(f"{job.root}: already complete")
-            return InferenceReport(job.root, places, was_complete=True)
-        journal = Journal(job.root)
+            say(f"{job.root}: already complete")
+            return None
         if state == "new":
-            journal.begin(job.manifest)
-        outputs = _open_outputs(job)
-        done = journal.done()
-        if done:
-            reporter.say(f"{job.root}: continuing after {len(done)} finished slabs")
-        count, is_complete = _predict_units(
-            job, list(job.division.units(done)), outputs, journal, reporter, should_stop
-        )
-        if is_complete:
-            _complete(job, journal)
-    return InferenceReport(job.root, places, count, time.monotonic() - begun, is_complete)
+            Journal(job.root).begin(job.manifest)
+        if hold.is_sole():
+            job.layout.note(job.manifest, is_complete=False)
+            job.layout.clean(job.targets)
+        return job.layout.open_arrays(job.targets, job.provenance)
 
 
-def _open_outputs(job: Job) -> dict[str, Output]:
-    job.layout.note(job.manifest, is_complete=False)
-    return job.layout.open_arrays(job.targets, job.provenance)
-
-
-def _complete(job: Job, journal: Journal) -> None:
-    for name, target in job.targets.items():
-        job.layout.describe(name, target, job.provenance, is_complete=True)
-    job.layout.note(job.manifest, is_complete=True)
-    journal.remove()
-
-
-def _predict_units(
+def _predict(
     job: Job,
-    units: list[Unit],
     outputs: dict[str, Output],
-    journal: Journal,
     reporter: Reporter,
     should_stop: Callable[[], bool],
 ) -> tuple[int, bool]:
-    """Predict all units; returns how many patches, and whether all is done."""
-    counts = [unit.count_patches(job.division.grid) for unit in units]
-    reporter.say(describe(job, units, sum(counts)))
-    predicted = 0
-    with (
-        _reading_threads(job.threads) as pool,
-        Background(WAITING_ROWS - 1) as writer,
-        reporter.bar("predict", sum(counts)) as advance,
-    ):
-        for unit in units:
-            output = UnitOutput(unit, outputs, job.division.block[0], journal.mark)
-            for patches in _predict_unit(job, unit, output, pool, writer):
-                predicted += patches
-                advance(patches, "")
-                if should_stop():
-                    writer.wait()
-                    return predicted, False
-        writer.wait()
-    return predicted, True
+    """Predict what is left of this worker's units; returns how many patches, and if all is done."""
+    journal = Journal(job.root)
+    done = journal.done()
+    if done:
+        reporter.say(f"{job.root}: continuing after {len(done)} finished layers")
+    units = list(job.division.units(done))
+    total = sum(unit.count_patches(job.division.grid) for unit in units)
+    reporter.say(describe(job, len(units), total))
+    with reporter.bar("predict", total) as advance:
+        return predict_units(job, units, outputs, journal.mark, advance, should_stop)
 
 
-def describe(job: Job, units: list[Unit], patches: int) -> str:
+def _warm_up(job: Job, journal: Journal, part: Part) -> Job:
+    """Compile the network, if it is to be; where that fails, the run is one without.
+
+    Raises:
+        OutputError: others have computed, or may now, with a compiled network.
+    """
+    channels = sum(volume.channels for volume in job.inputs)
+    if not job.forward.is_compiled or job.forward.warm_up(channels, job.division.grid.patch):
+        return job
+    if part != WHOLE or journal.done():
+        found = "was begun with a compiled network, and compiling fails here"
+        remedy = 'continue where it was begun, or use "compile": false and --overwrite'
+        raise OutputError(str(job.root), found, remedy)
+    job = replace(
+        job,
+        manifest=job.manifest | {"compiled": False},
+        provenance=job.provenance | {"compiled": False},
+    )
+    journal.begin(job.manifest)
+    return job
+
+
+def _complete(job: Job, hold: Hold) -> bool:
+    """Write what is written last, if no worker has anything left; whether that was so."""
+    with setting_up(job.root):
+        journal = Journal(job.root)
+        if not hold.is_sole() or next(job.whole.units(journal.done()), None) is not None:
+            return False
+        for name, target in job.targets.items():
+            job.layout.describe(name, target, job.provenance, is_complete=True)
+        job.layout.note(job.manifest, is_complete=True)
+        journal.remove()
+    return True
+
+
+def describe(job: Job, units: int, patches: int) -> str:
     """One line on what is to be done."""
     count = job.division.skipped_patches()
     skipped = f", {count} skipped (no input stored)" if count else ""
     missing = sum(volume.missing_blocks() for volume in job.inputs)
     absent = f"; {missing} input blocks are not stored" if missing else ""
-    return f"{patches} patches in {len(units)} units{skipped}{absent}"
-
-
-def _predict_unit(
-    job: Job,
-    unit: Unit,
-    output: UnitOutput,
-    pool: ThreadPoolExecutor | None,
-    writer: Background,
-) -> Iterator[int]:
-    """Predict one unit; yields the number of patches after each batch.
-
-    A pure function of the job and the unit: what it writes does not depend on other units.
-    """
-    grid, forward = job.division.grid, job.forward
-    ahead = 2 * forward.batch + job.threads
-    reader = PatchReader(job.inputs, grid.hull(unit.core), grid.patch, job.normalize, pool, ahead)
-    channels = sum(target.blend_channels for target in job.targets.values())
-    blender = Blender(grid, unit.core, channels, forward.device)
-    indices = unit.patches(grid)
-    patches = reader.read([grid.origin(index) for index in indices])
-    checks: list[Check] = []
-    for batch in _batched(indices, forward.batch):
-        values = forward(np.stack(list(islice(patches, len(batch)))))
-        origins = tuple(map(grid.origin, batch))
-        checks.append(Check(origins, channel_sums(values)))
-        for position, index in enumerate(batch):
-            patch: dict[str, Tensor] = {name: v[position] for name, v in values.items()}
-            for box, blended in blender.add(index, patch):
-                writer.submit(partial(output.take, box, blended, checks))
-                checks = []
-        yield len(batch)
-    for box, blended in blender.finish():
-        writer.submit(partial(output.take, box, blended, checks))
-        checks = []
-
-
-def _batched(indices: list[Index], size: int) -> Iterator[list[Index]]:
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
-
-
-@contextmanager
-def _reading_threads(count: int) -> Iterator[ThreadPoolExecutor | None]:
-    if count == 0:
-        yield None
-        return
-    with ThreadPoolExecutor(count, thread_name_prefix="reader") as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return f"{patches} patches in {units} units{skipped}{absent}"

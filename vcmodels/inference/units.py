@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 
 from vcmodels.geometry.blocks import (
     BoxSet,
@@ -15,14 +17,13 @@ from vcmodels.geometry.blocks import (
     live_patches,
 )
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference.reading import tile_shape
 from vcmodels.volumes import Volume
 
 MOST_COUNTED = 10**8
 WAITING_ROWS = 3
 """Finished rows that may wait for the writer, the one it works on included."""
-ENCODED_ROWS = 5
-"""Copies of a row, as float32, that its activation and encoding take at most."""
+LEAST_TILE = 32
+"""Chunks smaller than this along z or y are read several at a time: a read has a fixed cost."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,18 @@ class Division:
         Args:
             done: what was written before, in whole blocks.
         """
+        if not self.region.voxels:
+            return
         finished = BoxSet.of(done)
         span = aligned(self.region, self.block, self.grid.extent)
         for column in columns(span, self.edges):
             wanted = self.wanted.within(column)
             if len(wanted):
                 yield from self._unfinished(column, wanted, finished.within(column))
+
+    def count_patches(self) -> int:
+        """How many patches all units have, if none is done; those at borders count for each."""
+        return sum(unit.count_patches(self.grid) for unit in self.units())
 
     def skipped_patches(self) -> int | None:
         """Patches of the region that no unit needs; None where counting would take gigabytes."""
@@ -83,17 +90,13 @@ class Division:
         return every - int(live_patches(self.grid, ranges, self.wanted).sum())
 
     def _unfinished(self, column: Box, wanted: BoxSet, done: BoxSet) -> Iterator[Unit]:
-        """The runs of blocks of a column that are wanted and not done, cut to where those are."""
+        """The clusters of blocks of a column that are wanted and not done."""
         shape = tuple(-(-n // b) for n, b in zip(column.shape, self.block, strict=True))
         left = np.zeros(shape, np.bool_)
         for boxes, value in ((wanted, True), (done, False)):
             for box in boxes:
                 left[self._blocks(box, column)] = value
-        layers, _, _ = left.nonzero()
-        for start, end in _runs(sorted(set(layers.tolist())), self._gap()):
-            _, rows, lines = left[start:end].nonzero()
-            low = (start, int(rows.min()), int(lines.min()))
-            high = (end, int(rows.max()) + 1, int(lines.max()) + 1)
+        for low, high in _clusters(left, self._gaps()):
             box = Box.between(
                 [c + i * b for c, i, b in zip(column.origin, low, self.block, strict=True)],
                 [c + i * b for c, i, b in zip(column.origin, high, self.block, strict=True)],
@@ -107,9 +110,29 @@ class Division:
             for o, e, c, b in zip(box.origin, box.end, column.origin, self.block, strict=True)
         )
 
-    def _gap(self) -> int:
+    def _gaps(self) -> tuple[int, ...]:
         """Blocks that may lie between two parts of a unit: fewer, and a patch spans them."""
-        return self.grid.patch[0] // self.block[0]
+        return tuple(p // b for p, b in zip(self.grid.patch, self.block, strict=True))
+
+
+def _clusters(left: npt.NDArray[np.bool_], gaps: Sequence[int]) -> list[tuple[Index, Index]]:
+    """[low, high) of boxes that hold all true entries and lie more than a gap apart, sorted.
+
+    A box is cut wherever a gap runs across it, so that far parts do not sweep what is between them.
+    """
+    found: list[tuple[Index, Index]] = []
+    pending: list[tuple[Index, Index]] = [
+        ((0, 0, 0), (left.shape[0], left.shape[1], left.shape[2]))
+    ]
+    while pending:
+        low, high = pending.pop()
+        places = left[tuple(map(slice, low, high))].nonzero()
+        runs = [_runs(np.unique(p).tolist(), gap) for p, gap in zip(places, gaps, strict=True)]
+        parts = [
+            tuple(_plus(low, side) for side in zip(*run, strict=True)) for run in product(*runs)
+        ]
+        (found if len(parts) == 1 else pending).extend((start, end) for start, end in parts)
+    return sorted(found)
 
 
 def _runs(places: Sequence[int], gap: int) -> list[tuple[int, int]]:
@@ -123,13 +146,9 @@ def _runs(places: Sequence[int], gap: int) -> list[tuple[int, int]]:
     return runs
 
 
-def stored_boxes(inputs: Sequence[Volume], region: Box) -> BoxSet:
-    """The voxels of a region of which any input has a stored chunk; boxes may overlap."""
-    if any(volume.missing_blocks() == 0 for volume in inputs):
-        return BoxSet.of([region])
-    return BoxSet.of(
-        box.intersect(region) for volume in inputs for box in volume.stored_blocks(region)
-    )
+def _plus(a: Sequence[int], b: Sequence[int]) -> Index:
+    z, y, x = (i + j for i, j in zip(a, b, strict=True))
+    return z, y, x
 
 
 @dataclass(frozen=True)
@@ -151,18 +170,26 @@ class Footprint:
     def _sums(self, y: int, x: int) -> int:
         depth, height, _ = self.grid.patch
         steps = self.grid.longest_step(0) * self.grid.longest_step(1)
-        rows = 2 * depth * height + (WAITING_ROWS + ENCODED_ROWS) * steps
+        rows = depth * height + (WAITING_ROWS + 1) * steps
         return 4 * self.averaged_channels * x * (self.grid.most_shared(0) * y + rows)
 
     def _slabs(self, y: int, x: int) -> int:
-        layers = -(-self.grid.longest_step(0) // self.block[0]) + 1
-        return self.stored_bytes * layers * self.block[0] * y * x
+        layers = -(-self.grid.longest_step(0) // self.block[0])
+        return self.stored_bytes * layers * self.block[0] * (y + 2 * self.block[1]) * x
 
     def _input(self, y: int, x: int) -> int:
-        width, height = x + 2 * self.grid.patch[2], y + 2 * self.grid.patch[1]
+        """Whole layers of tiles, but for the last, of which rows come as those of the first go."""
+        patch = self.grid.patch
+        width, height = x + 2 * patch[2], y + 2 * patch[1]
         total = 0
         for volume in self.inputs:
-            depth = tile_shape(volume)[0]
-            planes = (-(-self.grid.patch[0] // depth) + 1) * depth
-            total += volume.channels * volume.dtype.itemsize * planes * height * width
+            tile = tile_shape(volume)
+            planes = -(-patch[0] // tile[0]) * tile[0] * height + tile[0] * (patch[1] + 2 * tile[1])
+            total += volume.channels * volume.dtype.itemsize * planes * width
         return total
+
+
+def tile_shape(volume: Volume) -> tuple[int, int]:
+    """What is read at a time along z and y: whole chunks, at least `LEAST_TILE` voxels."""
+    z, y = (chunk * -(-LEAST_TILE // chunk) for chunk in volume.chunks[:2])
+    return z, y

@@ -1,4 +1,4 @@
-"""Finished voxels on their way to disk: encoded, gathered into slabs of whole chunks, written once."""
+"""Finished voxels on their way to disk: encoded, gathered into whole chunks, written once."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 
 from vcmodels.errors import RunError
-from vcmodels.geometry.blocks import BoxSet, slabs
+from vcmodels.geometry.blocks import BoxSet, slabs, tiles
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.inference.skipping import Mask
 from vcmodels.inference.units import Unit
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import WritableArray
+
+ENCODED_DEPTH = 16
+"""Planes that are encoded together at most: few enough for the temporaries to stay in the cache,
+where a whole row took three times as long."""
 
 
 @dataclass(frozen=True)
@@ -57,33 +62,45 @@ class Check:
 
 
 class UnitOutput:
-    """The slabs of one unit that are being filled. Used by one thread at a time.
+    """The output of one unit while it is being filled. Used by one thread at a time.
 
-    A slab is one layer of output chunks (or shards). It is written when its last voxel has arrived,
-    which is the only time that its chunks are touched. Chunks without a predicted voxel hold the
-    fill value alone and are not stored.
+    A brick is one row of output blocks (chunks, or shards) over the width of the unit. It is written
+    when its last voxel is final, which is the only time that its blocks are touched, and forgotten;
+    a layer of bricks is marked as done once all of them are on the disk. Blocks without a predicted
+    voxel hold the fill value alone and are not stored.
 
     Args:
         unit: the part of the volume.
         outputs: by target, in the order of the averaged channels.
-        depth: of a slab.
-        mark: called with a slab's box once it is written.
+        block: shape of a block.
+        wanted: the parts of a box that get a prediction.
+        mask: where else there is none; None: nowhere.
+        mark: called with the box of a layer once it is written.
     """
 
     def __init__(
-        self, unit: Unit, outputs: Mapping[str, Output], depth: int, mark: Callable[[Box], None]
+        self,
+        unit: Unit,
+        outputs: Mapping[str, Output],
+        block: Shape,
+        wanted: Callable[[Box], BoxSet],
+        mask: Mask | None,
+        mark: Callable[[Box], None],
     ) -> None:
-        self.unit, self.outputs, self.mark = unit, outputs, mark
-        self.depth = depth
-        self._slabs = {box.origin[0] // depth: box for box in slabs(unit.box, depth)}
-        self._buffers: dict[int, dict[str, np.ndarray]] = {}
-        self._missing = {n: box.intersect(unit.core).voxels for n, box in self._slabs.items()}
+        self.unit, self.outputs = unit, outputs
+        self.wanted, self.mask, self.mark = wanted, mask, mark
+        depth = next(d for d in range(ENCODED_DEPTH, 0, -1) if block[0] % d == 0)
+        self._brick = (*block[:2], unit.box.end[2])
+        self._piece = (depth, *block[1:])
+        self._layers = deque(slabs(unit.box, block[0]))
+        self._bricks: dict[Box, dict[str, np.ndarray]] = {}
 
     def take(self, box: Box, blended: Tensor, checks: list[Check]) -> None:
-        """Accept voxels that are final.
+        """Accept voxels that are final, and write what they complete.
 
         Args:
-            box: where they lie, inside the core of the unit; each voxel comes once.
+            box: where they lie, inside the core of the unit; boxes come in (z, y) order, and what
+                lies before one in that order is final.
             blended: (A, *box.shape) float32, all targets one after the other.
             checks: of the patches that were added since the last call.
 
@@ -92,52 +109,59 @@ class UnitOutput:
         """
         for check in checks:
             check.require_finite(tuple(self.outputs))
-        wanted = self.unit.wanted.within(box)
-        if len(wanted):
-            self._store(box, blended, wanted)
-        for part in slabs(box, self.depth):
-            number = part.origin[0] // self.depth
-            self._missing[number] -= part.voxels
-            if self._missing[number] == 0:
-                self._write(number)
+        for piece in tiles(box, self._piece):
+            wanted = self.wanted(piece)
+            if len(wanted):
+                self._encode(piece, blended[(slice(None), *piece.slices(box))], wanted)
+        self._write_until(box.origin[0], box.end)
 
-    def _store(self, box: Box, blended: Tensor, wanted: BoxSet) -> None:
-        """Encode and copy what is wanted: the voxels whose input exists."""
+    def finish(self) -> None:
+        """Write and mark all that is left."""
+        self._write_until(self.unit.box.end[0], self.unit.box.end)
+
+    def _encode(self, piece: Box, blended: Tensor, wanted: BoxSet) -> None:
+        """Encode a piece of one block, and keep what is wanted of it."""
+        brick = next(b for b in tiles(piece, self._brick, whole=True))
+        brick = brick.intersect(self.unit.box)
+        buffers = self._bricks.setdefault(brick, {})
+        allowed = None if self.mask is None else self.mask.read(piece)
         first = 0
         for name, output in self.outputs.items():
             last = first + output.target.blend_channels
             values = output.target.unblend(blended[first:last])
             encoded = output.target.encode(values, output.dtype)
             first = last
+            if allowed is not None:
+                encoded *= allowed
+            if name not in buffers:
+                buffers[name] = np.zeros((output.channels, *brick.shape), output.dtype)
             for part in wanted:
-                for piece in slabs(part, self.depth):
-                    number = piece.origin[0] // self.depth
-                    buffer = self._buffer(number)[name]
-                    into = (slice(None), *piece.slices(self._slabs[number]))
-                    buffer[into] = encoded[(slice(None), *piece.slices(box))]
+                into = (slice(None), *part.slices(brick))
+                buffers[name][into] = encoded[(slice(None), *part.slices(piece))]
 
-    def _buffer(self, number: int) -> dict[str, np.ndarray]:
-        if number not in self._buffers:
-            shape = self._slabs[number].shape
-            self._buffers[number] = {
-                name: np.zeros((output.channels, *shape), output.dtype)
-                for name, output in self.outputs.items()
-            }
-        return self._buffers[number]
+    def _write_until(self, plane: int, end: Shape) -> None:
+        """Write the bricks that lie before `plane`, or end before `end` along z and y."""
+        for brick in sorted(self._bricks):
+            z, y, _ = brick.end
+            if z <= plane or (z <= end[0] and y <= end[1]):
+                self._write(brick)
+        while self._layers and self._layers[0].end[0] <= plane:
+            layer = self._layers.popleft()
+            for output in self.outputs.values():
+                output.array.sync(layer)
+            self.mark(layer)
 
-    def _write(self, number: int) -> None:
-        box = self._slabs[number]
-        for name, data in self._buffers.pop(number, {}).items():
+    def _write(self, brick: Box) -> None:
+        for name, data in self._bricks.pop(brick).items():
             array = self.outputs[name].array
             try:
-                array.write(box, data)
+                array.write(brick, data)
             except OSError as error:
                 raise RunError(
                     array.location,
                     f"cannot be written ({error.strerror or error})",
                     "make space, then run the same command again: it continues here",
                 ) from error
-        self.mark(box)
 
 
 class Background:

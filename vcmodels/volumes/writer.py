@@ -1,8 +1,10 @@
 """Writing zarr arrays: checksummed chunks, replaced one by one, with metadata viewers understand."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,27 @@ class WritableArray:
             array[(slice(None), *box.slices())] = data
         else:
             array[box.slices()] = data[0]
+
+    def files(self, box: Box) -> Iterator[Path]:
+        """The files of the chunks (or shards) that touch a box, whether they exist or not."""
+        array = self.handle.array()
+        units = array.shards or array.chunks
+        spans = [range(-(-n // u)) for n, u in zip(array.shape, units, strict=True)]
+        for axis, start, end in zip((-3, -2, -1), box.origin, box.end, strict=True):
+            spans[axis] = range(start // units[axis], -(-end // units[axis]))
+        prefix = "" if self.handle.zarr_format == 2 else "c/"
+        for index in product(*spans):
+            yield Path(self.location, prefix + "/".join(map(str, index)))
+
+    def sync(self, box: Box) -> None:
+        """Wait until the chunks that touch a box would survive a loss of power."""
+        stored = [path for path in self.files(box) if path.exists()]
+        for path in (*stored, *sorted({path.parent for path in stored})):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def create_array(

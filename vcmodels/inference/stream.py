@@ -1,0 +1,240 @@
+"""Units on their way through reader, network and writer, which all work at the same time.
+
+Threads read patches ahead, this thread feeds the network and adds what comes out, one thread
+encodes and writes. Each waits for the next when it is a bounded distance ahead. Units follow each
+other without a gap: a batch may hold the last patches of one and the first of the next.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from vcmodels.geometry.blocks import Index
+from vcmodels.geometry.boxes import Box
+from vcmodels.inference.blend import Blender, Finished
+from vcmodels.inference.forward import channel_sums
+from vcmodels.inference.job import Job
+from vcmodels.inference.reading import UnitInput
+from vcmodels.inference.units import WAITING_ROWS, Unit
+from vcmodels.inference.writing import Background, Check, Output, UnitOutput
+from vcmodels.reporting import Advance
+
+MOST_DARK = 64
+"""Patches of background after which the rest of a batch is not waited for."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch that has been read."""
+
+    unit: "UnitWork"
+    index: Index
+    image: np.ndarray | None
+    """(C, Z, Y, X) float32; None where it is all background."""
+
+
+def predict_units(
+    job: Job,
+    units: Iterable[Unit],
+    outputs: Mapping[str, Output],
+    mark: Callable[[Box], None],
+    advance: Advance,
+    should_stop: Callable[[], bool],
+) -> tuple[int, bool]:
+    """Predict units; returns how many patches, and whether all of them are done.
+
+    What is written of a unit is a pure function of the job and the unit: it does not depend on the
+    others, nor on their order.
+    """
+    shares = Shares()
+    predicted = 0
+    with _reading_threads(job.threads) as pool, Background(WAITING_ROWS - 1) as writer:
+        sink = Sink(writer, shares)
+        current: UnitWork | None = None
+        works = (UnitWork(job, unit, outputs, mark) for unit in units)
+        ahead = 2 * job.forward.batch + job.threads
+        for batch in batches(shares.timed(read_ahead(works, pool, ahead)), job.forward.batch):
+            values = _predict(job, batch, sink)
+            for patch in batch:
+                if current is not None and patch.unit is not current:
+                    current.finish(sink)
+                current = patch.unit
+                if patch.image is not None:
+                    current.add(patch.index, next(values), sink)
+                    predicted += 1
+            advance(len(batch), str(shares))
+            if should_stop():
+                writer.wait()
+                return predicted, False
+        if current is not None:
+            current.finish(sink)
+        writer.wait()
+    return predicted, True
+
+
+def _predict(job: Job, batch: list[Patch], sink: "Sink") -> Iterator[list[Tensor]]:
+    """The averageable values, by target, of each patch of a batch that is not background."""
+    images = [patch.image for patch in batch if patch.image is not None]
+    if not images:
+        return
+    values = job.forward(images[0][None] if len(images) == 1 else np.stack(images))
+    grid = job.division.grid
+    origins = tuple(grid.origin(patch.index) for patch in batch if patch.image is not None)
+    sink.checks.append(Check(origins, channel_sums(values)))
+    for position in range(len(images)):
+        yield [value[position] for value in values.values()]
+
+
+class UnitWork:
+    """A unit that is being predicted."""
+
+    def __init__(
+        self, job: Job, unit: Unit, outputs: Mapping[str, Output], mark: Callable[[Box], None]
+    ) -> None:
+        grid = job.division.grid
+        self.job, self.unit = job, unit
+        self.indices = unit.patches(grid)
+        self.input = UnitInput(job.inputs, grid, unit, job.normalize, job.below)
+        block = job.division.block
+        self.output = UnitOutput(unit, outputs, block, self.input.wanted, job.mask, mark)
+        self._blender: Blender | None = None
+
+    @property
+    def blender(self) -> Blender:
+        """Made when the first patch is added: then the sums of the unit before are gone."""
+        if self._blender is None:
+            channels = sum(target.blend_channels for target in self.job.targets.values())
+            device = self.job.forward.device
+            self._blender = Blender(self.job.division.grid, self.unit.core, channels, device)
+        return self._blender
+
+    def add(self, index: Index, values: list[Tensor], sink: "Sink") -> None:
+        """Add the values of a patch, and hand on what that makes final."""
+        for finished in self.blender.add(index, values):
+            sink.take(self.output, finished)
+
+    def finish(self, sink: "Sink") -> None:
+        """Hand on all that is left."""
+        for finished in self.blender.finish():
+            sink.take(self.output, finished)
+        self._blender = None
+        sink.submit(self.output.finish)
+
+
+class Sink:
+    """The way to the writer, where patches are also found that hold no numbers."""
+
+    def __init__(self, writer: Background, shares: "Shares") -> None:
+        self.writer, self.shares = writer, shares
+        self.checks: list[Check] = []
+        """Of the patches that were predicted since the last voxels were handed on."""
+
+    def take(self, output: UnitOutput, finished: Finished) -> None:
+        """Hand voxels on that are final, after the checks of all patches in them."""
+        self.submit(partial(output.take, *finished, self.checks))
+        self.checks = []
+
+    def submit(self, task: Callable[[], None]) -> None:
+        with self.shares.waiting("writer"):
+            self.writer.submit(task)
+
+
+def read_ahead(
+    works: Iterable[UnitWork], pool: ThreadPoolExecutor | None, ahead: int
+) -> Iterator[Patch]:
+    """The patches of all units in order, some of them read before they are asked for.
+
+    Args:
+        works: the units.
+        pool: the threads that read; None reads in the calling thread.
+        ahead: how many patches are kept ready.
+    """
+    waiting: deque[tuple[UnitWork, Index, Future[np.ndarray | None]]] = deque()
+
+    def next_one() -> Patch:
+        work, index, future = waiting.popleft()
+        image = future.result()
+        work.input.drop_before(index)  # all that is still waiting begins here or later
+        return Patch(work, index, image)
+
+    try:
+        for work in works:
+            for index in work.indices:
+                if pool is None:
+                    work.input.drop_before(index)
+                    yield Patch(work, index, work.input.patch(index))
+                    continue
+                waiting.append((work, index, pool.submit(work.input.patch, index)))
+                if len(waiting) > ahead:
+                    yield next_one()
+        while waiting:
+            yield next_one()
+    finally:
+        for _, _, future in waiting:
+            future.cancel()
+
+
+def batches(patches: Iterable[Patch], size: int) -> Iterator[list[Patch]]:
+    """Runs of patches with `size` to predict each; background comes on top."""
+    batch: list[Patch] = []
+    images = 0
+    for patch in patches:
+        batch.append(patch)
+        images += patch.image is not None
+        if images == size or len(batch) >= size + MOST_DARK:
+            yield batch
+            batch, images = [], 0
+    if batch:
+        yield batch
+
+
+class Shares:
+    """How much of the time the network waits for the reader and for the writer."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.patches = 0
+        self.waited = {"reader": 0.0, "writer": 0.0}
+
+    @contextmanager
+    def waiting(self, name: str) -> Iterator[None]:
+        """Count the time that the context takes."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited[name] += time.perf_counter() - begun
+
+    def timed(self, patches: Iterator[Patch]) -> Iterator[Patch]:
+        """The same, with the time counted that the reader takes for each."""
+        while True:
+            with self.waiting("reader"):
+                patch = next(patches, None)
+            if patch is None:
+                return
+            self.patches += patch.image is not None
+            yield patch
+
+    def __str__(self) -> str:
+        seconds = max(time.perf_counter() - self.begun, 1e-9)
+        waits = ", ".join(f"{name} {took / seconds:.0%}" for name, took in self.waited.items())
+        return f"{self.patches / seconds:.1f} patches/s, waits: {waits}"
+
+
+@contextmanager
+def _reading_threads(count: int) -> Iterator[ThreadPoolExecutor | None]:
+    if count == 0:
+        yield None
+        return
+    with ThreadPoolExecutor(count, thread_name_prefix="reader") as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
