@@ -96,7 +96,17 @@ def test_a_targets_own_label_keys_win(good):
     sheet, normals = targets["sheet"], targets["normals"]
     assert (sheet.loss_only_on_label, sheet.label_smoothing, sheet.dilate_label) == (False, 0, 1)
     assert sheet.ignore_label == 7
-    assert (normals.loss_only_on_label, normals.label_smoothing) == (True, 0.1)
+    assert (normals.loss_only_on_label, normals.label_smoothing) == (True, None)
+
+
+@pytest.mark.parametrize(("key", "value"), [("label_smoothing", 0.1), ("dilate_label", True)])
+def test_a_label_key_that_the_kind_of_its_target_has_no_use_for_is_named(good, key, value):
+    good["dataset_config"]["targets"]["normals"][key] = value
+    where = rf'targets\.normals\.{key}: kind "normals" has no use for {key}'
+    with pytest.raises(TaskError, match=where):
+        parsed(good)
+    good["dataset_config"]["targets"]["normals"][key] = 0 if key == "label_smoothing" else False
+    parsed(good)
 
 
 def test_labels_of_a_volume_are_told_from_its_other_keys(good):

@@ -11,7 +11,7 @@ from vcmodels.targets import AnyTarget
 
 
 def fill_in(task: Task) -> Task:
-    """The task with `tr_params`' label keys in every target, and its workers for inference.
+    """The task with `tr_params`' label keys where targets use them, and its workers for inference.
 
     Raises:
         TaskError: a target cannot take a value that `tr_params` gives it.
@@ -50,7 +50,12 @@ def _filled(name: str, target: AnyTarget, task: Task) -> AnyTarget:
         "label_smoothing": settings.label_smoothing,
         "dilate_label": settings.dilate_label,
     }
-    missing = {key: value for key, value in inherited.items() if getattr(target, key) is None}
+    understood = {"ignore_label", *target.label_keys}
+    missing = {
+        key: value
+        for key, value in inherited.items()
+        if key in understood and getattr(target, key) is None
+    }
     try:  # validated anew: a kind may check these keys against its own
         return type(target).model_validate({**target.model_dump(), **missing})
     except ValidationError as error:

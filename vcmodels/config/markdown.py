@@ -84,17 +84,25 @@ def _sections(schema: Schema) -> Iterator[str]:
 
 
 def _losses() -> str:
-    """A table of what each kind may be trained with."""
+    """A table of what each kind may be trained with, and which label keys it uses."""
     rows = [
         _row(
             f"`{kind}`",
             " + ".join(f"{t.factor:g} {t.name}" for t in parse_loss(target.default_loss)),
             ", ".join(sorted(target.allowed_losses)),
+            ", ".join(f"`{key}`" for key in sorted(target.label_keys)),
         )
         for kind, target in KINDS.items()
     ]
-    head = ["## Losses of a target, by kind", "", "| kind | default | allowed |"]
-    return "\n".join([*head, "| --- | --- | --- |", *rows, ""])
+    head = [
+        "## Losses and label keys of a target, by kind",
+        "",
+        "`ignore_label` is for all kinds. The other label keys of `tr_params` reach the targets that",
+        "use them; given on another target they are refused.",
+        "",
+        "| kind | default loss | allowed losses | label keys |",
+    ]
+    return "\n".join([*head, "| --- | --- | --- | --- |", *rows, ""])
 
 
 def _about(name: str, properties: Schema) -> str | None:

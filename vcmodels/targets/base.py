@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from vcmodels.geometry.boxes import Shape
@@ -51,7 +51,7 @@ class Target(Section):
     loss_only_on_label: bool | None = None
     """Count only voxels where this target's stored label is not zero."""
     label_smoothing: Fraction | None = None
-    """Pull hard labels this far towards uniform in the training loss."""
+    """Pull hard labels this far towards uniform in the training loss; kinds with hard labels."""
     dilate_label: Annotated[int, Field(ge=0, le=64)] | bool | None = None
     """Grow a mask by a ball of this radius in voxels (true is 1) when it is read; kind `binary`."""
 
@@ -64,6 +64,8 @@ class Target(Section):
     default_interpolation: ClassVar[Interpolation] = "nearest"
     is_derivable: ClassVar[bool] = False
     """Whether `derive` is understood."""
+    label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label"})
+    """Of `loss_only_on_label`, `label_smoothing` and `dilate_label`, those that change something."""
 
     @field_validator("loss")
     @classmethod
@@ -76,6 +78,14 @@ class Target(Section):
         if loss is not None:
             parse_loss(loss)
         return loss
+
+    @field_validator("loss_only_on_label", "label_smoothing", "dilate_label")
+    @classmethod
+    def _check_label_key(cls, value: float | bool | None, info: ValidationInfo) -> object:
+        if value and info.field_name not in cls.label_keys:
+            kind = cls.model_fields["kind"].default
+            raise ValueError(f'kind "{kind}" has no use for {info.field_name}; leave it out')
+        return value
 
     @model_validator(mode="after")
     def _check_derive(self) -> Self:

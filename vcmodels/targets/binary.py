@@ -40,6 +40,10 @@ class BinaryTarget(Target):
     default_loss: ClassVar[LossBlock] = {"bce": 1.0, "soft_dice": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", *MASK_LOSSES})
 
+    label_keys: ClassVar[frozenset[str]] = frozenset(
+        {"loss_only_on_label", "label_smoothing", "dilate_label"}
+    )
+
     @property
     def label_margin(self) -> int:
         """The radius of `dilate_label`."""

@@ -65,6 +65,7 @@ class MulticlassTarget(Target):
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[LossBlock] = {"ce": 1.0, "soft_dice": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"ce", *MASK_LOSSES})
+    label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label", "label_smoothing"})
 
     @model_validator(mode="after")
     def _check_label_values(self) -> Self:

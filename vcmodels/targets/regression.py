@@ -83,11 +83,6 @@ class RegressionTarget(Target):
                 refuse_first(outside, stored, remedy)
         return np.where(valid, label, np.float32(0)), valid
 
-    @property
-    def smoothing(self) -> float:
-        """None: values are not hard labels, in `bce` neither."""
-        return 0.0
-
     def loss_input(self, loss: str, logits: Tensor) -> Tensor:
         """The activated output; `bce` takes the logits, for it is that of a sigmoid."""
         return logits if loss == "bce" else self.blendable(logits)
