@@ -4,8 +4,7 @@ import pytest
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import RunError
 from vcmodels.evaluation import score_volume
-from vcmodels.evaluation.score import blocks_of
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, blocks_of
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 

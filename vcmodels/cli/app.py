@@ -2,17 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from vcmodels.cli import Session
-from vcmodels.cli.arguments import Debug, Overrides, TaskFile, spans, three_numbers
+from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load, spans, three_numbers
 from vcmodels.cli.console import Console
+from vcmodels.cli.derive import derive
 from vcmodels.errors import RefusedError
-
-if TYPE_CHECKING:
-    from vcmodels.config import Task
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -51,15 +49,6 @@ def _refuse_arguments(error: Exception, session: Session) -> NoReturn:
     raise RefusedError(command, message, f"see {command} --help") from error
 
 
-def _load(path: Path, overrides: list[str] | None, console: Console) -> "Task":
-    from vcmodels.config import load_task
-
-    loaded = load_task(path, overrides or ())
-    for note in loaded.notes:
-        console.say(f"note: {note}")
-    return loaded.task
-
-
 @app.command()
 def train(
     context: typer.Context,
@@ -75,7 +64,7 @@ def train(
 
     console = Console()
     context.obj.begin()
-    loaded = _load(task, set_, console)
+    loaded = load(task, set_, console)
     code = training.train(loaded, reporter=console, restart=restart)
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
     return code
@@ -103,7 +92,7 @@ def infer(
 
     console = Console()
     context.obj.begin()
-    loaded = _load(task, set_, console)
+    loaded = load(task, set_, console)
     with StopSignals() as stop:
 
         def should_stop() -> bool:
@@ -141,7 +130,7 @@ def check(
 
     console = Console()
     context.obj.begin()
-    say_plan(_load(task, set_, console), console)
+    say_plan(load(task, set_, console), console)
 
 
 @app.command()
@@ -154,7 +143,7 @@ def patches(
 
     console = Console()
     context.obj.begin()
-    loaded = _load(task, set_, console)
+    loaded = load(task, set_, console)
     volumes = open_volumes(loaded, console)
     found = load_or_find_patches(loaded, volumes, console)
     for number, volume in enumerate(volumes):
@@ -234,9 +223,12 @@ def preview(
 
     console = Console()
     context.obj.begin()
-    loaded = _load(task, set_, console)
+    loaded = load(task, set_, console)
     written = write_preview(loaded, output, samples=samples, seed=seed, reporter=console)
     console.say(f"{len(written)} pictures in {written[0].parent if written else 'no folder'}")
+
+
+app.command()(derive)
 
 
 @app.command()
@@ -259,5 +251,5 @@ def evaluate(
     console = Console()
     context.obj.begin()
     box = None if bbox is None else spans("--bbox", bbox)
-    loaded = _load(task, set_, console)
+    loaded = load(task, set_, console)
     evaluation.evaluate(loaded, bbox=box, overlay=overlay, reporter=console)

@@ -2,12 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vcmodels.cli import Session
+from vcmodels.cli.console import Console
 from vcmodels.errors import RefusedError
+
+if TYPE_CHECKING:
+    from vcmodels.config import Task
 
 
 def _remember_debug(context: typer.Context, value: bool) -> bool:
@@ -25,6 +29,16 @@ Debug = Annotated[
     bool,
     typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors."),
 ]
+
+
+def load(path: Path, overrides: list[str] | None, console: Console) -> "Task":
+    """Read a task file, and tell what of it was read otherwise than it was written."""
+    from vcmodels.config import load_task  # late: `--help` needs none of it
+
+    loaded = load_task(path, overrides or ())
+    for note in loaded.notes:
+        console.say(f"note: {note}")
+    return loaded.task
 
 
 def three_numbers(option: str, text: str) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from vcmodels.config.label_checks import derive_faults, pseudo_faults
 from vcmodels.config.messages import Fault, listed, shown
 from vcmodels.config.task import Task
-from vcmodels.errors import VolumeError
+from vcmodels.errors import OutputError, VolumeError
 from vcmodels.volumes.location import expand_location, is_remote
 
 MAX_PATCH_VOXELS = 2**30
@@ -112,15 +112,34 @@ def _output_faults(task: Task) -> Iterator[Fault]:
         ("tr_params", "tensorboard_log_dir"): task.tr_params.tensorboard_log_dir,
         ("dataset_config", "cache_file"): task.dataset_config.cache_file,
     }
-    stores = {_store_of(place): key for key, text in _inputs(task) if (place := _real(text))}
     for path, text in outputs.items():
-        place = _real(text) if text else None
-        if place is None:
-            continue
-        for store, key in stores.items():
-            if place == store or store in place.parents:
-                yield Fault(path, f"{place} lies in the input {store} ({key})", "write elsewhere")
-                break
+        found = _store_around(task, text) if text else None
+        if found:
+            yield Fault(path, found, "write elsewhere")
+
+
+def refuse_in_input(task: Task, key: str, place: str) -> None:
+    """Refuse an output that lies inside a store that the task reads.
+
+    Raises:
+        OutputError: naming the store and the key of the input.
+    """
+    found = _store_around(task, place)
+    if found:
+        raise OutputError(key, found, "write elsewhere")
+
+
+def _store_around(task: Task, text: str) -> str | None:
+    """In words, the input's store in which a place lies; None if it lies in none."""
+    place = _real(text)
+    if place is None:
+        return None
+    for key, given in _inputs(task):
+        location = _real(given)
+        store = location and _store_of(location)
+        if store and (place == store or store in place.parents):
+            return f"{place} lies in the input {store} ({key})"
+    return None
 
 
 def _inputs(task: Task) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing, Target
 from vcmodels.targets.labels import LabelError, known, refuse_first
 from vcmodels.volumes import Volume
@@ -86,7 +87,7 @@ class StoredLabel:
 class Label:
     """The label of one target in one volume, whichever way it comes about."""
 
-    target: Target
+    target: AnyTarget
     stored: StoredLabel
     """Its own array, or the one that it is derived from."""
     spacing: Spacing

@@ -13,7 +13,6 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume, expand_location, expand_pattern, open_volume
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
@@ -49,7 +48,7 @@ class TaskVolume:
     pseudo: Mapping[str, float] = field(default_factory=dict)
     """Targets whose label here is a pseudo-label, and how much it counts in the loss."""
 
-    def label(self, name: str, target: Target, region: Box) -> Label | None:
+    def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
         array = self.labels.get(target.derive or name)
         if array is None:

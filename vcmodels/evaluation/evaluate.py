@@ -10,8 +10,8 @@ from vcmodels.data.labels import Label
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.evaluation.overlay import Scored, write_overlay
-from vcmodels.evaluation.score import BLOCK, add_sums, blocks_of, sum_volume
-from vcmodels.geometry.boxes import Box
+from vcmodels.evaluation.score import BLOCK, add_sums, sum_volume
+from vcmodels.geometry.boxes import Box, blocks_of
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Sums

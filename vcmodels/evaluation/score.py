@@ -1,13 +1,10 @@
 """Scores of a stored prediction against labels, block by block."""
 
-from collections.abc import Iterator
-from itertools import product
-
 import numpy as np
 import torch
 
 from vcmodels.data.labels import Label
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, blocks_of
 from vcmodels.targets.base import Sums
 from vcmodels.volumes import Volume
 
@@ -49,19 +46,6 @@ def sum_volume(label: Label, prediction: Volume, box: Box, block: Shape = BLOCK)
     for part in blocks_of(box, block):
         sums = add_sums(sums, _sum_block(label, prediction, part))
     return sums
-
-
-def blocks_of(box: Box, block: Shape) -> Iterator[Box]:
-    """Cut a box at the multiples of `block`, so that chunks of that shape are decoded once.
-
-    An empty box gives itself, so that there is something to sum.
-    """
-    if not box.voxels:
-        yield box
-        return
-    starts = (range(o // b * b, e, b) for o, e, b in zip(box.origin, box.end, block, strict=True))
-    for z, y, x in product(*starts):
-        yield Box((z, y, x), block).intersect(box)
 
 
 def add_sums(a: Sums, b: Sums) -> Sums:

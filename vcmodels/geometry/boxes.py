@@ -1,7 +1,8 @@
 """Half-open boxes on the (z, y, x) voxel grid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 Shape = tuple[int, int, int]
@@ -62,3 +63,16 @@ class Box:
         start = [o - m for o, m in zip(self.origin, margin, strict=True)]
         end = [e + m for e, m in zip(self.end, margin, strict=True)]
         return Box.between(start, end)
+
+
+def blocks_of(box: Box, block: Shape) -> Iterator[Box]:
+    """Cut a box at the multiples of `block`, so that chunks of that shape are decoded once.
+
+    An empty box gives itself.
+    """
+    if not box.voxels:
+        yield box
+        return
+    starts = (range(o // b * b, e, b) for o, e, b in zip(box.origin, box.end, block, strict=True))
+    for z, y, x in product(*starts):
+        yield Box((z, y, x), block).intersect(box)

@@ -1,0 +1,240 @@
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+
+from vcmodels.cli import main
+from vcmodels.config import parse_task
+from vcmodels.data.volumes import open_volumes
+from vcmodels.derivation import derive as run
+from vcmodels.reporting import Silent
+from vcmodels.volumes import create_array, group_attributes, open_volume
+
+EXTENT = (13, 18, 23)
+SPACING = (2.0, 1.0, 1.5)
+
+DERIVED = {
+    "vector": {"kind": "vector", "max_extent": 5},
+    "centres": {"kind": "centres", "max_extent": [4, 4, 5]},
+}
+"""Keys of each kind that can be derived, without `derive`."""
+ONLY_DERIVED = ("max_extent", "keep_cut")
+
+
+@pytest.fixture
+def cells():
+    """Bricks of up to (3, 4, 5) voxels, some of which touch; 9 is ignored."""
+    rng = np.random.default_rng(3)
+    ids = np.zeros(EXTENT, np.uint16)
+    for number, corner in enumerate(np.ndindex(3, 3, 3), start=10):
+        z, y, x = (int(4.3 * i + rng.integers(0, 2)) for i in corner)
+        ids[z : z + 3, y + 1 : y + 5, x + 1 : x + 6] = number
+    ids[:, 16:, 17:] = 9
+    ids[5, 4, ::7] = 9
+    return ids
+
+
+@pytest.fixture
+def build(tmp_path, cells):
+    """A task whose only label is `cells`, with targets that are derived from it."""
+    root = str(tmp_path / "data.zarr")
+    for name, values in (("raw", np.zeros(EXTENT, np.uint8)), ("cells", cells)):
+        grid = {"spacing": SPACING, "offset": (5.0, 6.0, 7.0), "unit": "micrometer"}
+        array = create_array(root, name, shape=EXTENT, chunks=(5, 6, 7), dtype=values.dtype, **grid)
+        array.write(open_volume(array.location, key=name).box, values[None])
+
+    def make(targets, volume=None, chunks=(8, 8, 8), **sections):
+        entry = {"input": f"{root}/raw", "cells": f"{root}/cells", "name": "scroll"}
+        entry |= volume or {}
+        return {
+            "tr_params": {"model_name": "m", "patch_size": [8, 8, 8]},
+            "model_config": {"f_maps": [2, 4]},
+            "inference_params": {"output_chunks": list(chunks)},
+            "dataset_config": {
+                "volume_paths": [{k: v for k, v in entry.items() if v is not None}],
+                "targets": targets,
+            },
+        } | sections
+
+    return make
+
+
+def label_of(task, name):
+    """The whole label of a target, as training reads it."""
+    (volume,) = open_volumes(task)
+    label = volume.label(name, task.dataset_config.targets[name], volume.region)
+    return label.read(volume.inputs[0].box)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("bbox", [None, [[2, 12], [0, 18], [3, 22]]], ids=["whole", "part"])
+@pytest.mark.parametrize("kind", DERIVED)
+def test_what_is_written_reads_back_as_the_label(build, tmp_path, monkeypatch, kind, bbox, version):
+    monkeypatch.setattr("vcmodels.derivation.run.LEAST_BLOCK", 1)
+    target = {**DERIVED[kind], "derive": "cells", "ignore_label": 9}
+    params = {"inference_params": {"output_chunks": [5, 6, 7], "output_zarr_format": version}}
+    task, _ = parse_task(build({"t": target}, {"bbox": bbox}, **params), "test")
+    reporter = Silent()
+    place = run(task, "t", str(tmp_path / "t.zarr"), reporter=reporter)
+    wanted, valid = label_of(task, "t")
+    assert valid.any()
+    assert not valid.all()
+    assert np.abs(wanted).sum() > 10
+
+    stored = {k: v for k, v in DERIVED[kind].items() if k not in ONLY_DERIVED}
+    keys = reporter.lines[-1].rpartition("the target then has ")[2]
+    stored |= json.loads("{" + keys + "}")
+    entry = {"cells": None, "t": str(place), "bbox": bbox}
+    again, _ = parse_task(build({"t": stored}, entry), "test")
+    found, counts = label_of(again, "t")
+    np.testing.assert_array_equal(counts, valid)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_image_says_what_it_is(build, tmp_path):
+    task, _ = parse_task(build({"t": {**DERIVED["vector"], "derive": "cells"}}), "test")
+    place = run(task, "t", str(tmp_path / "t.zarr"))
+    volume = open_volume(str(place), key="t", channels=3)
+    assert (volume.spacing, volume.offset, volume.unit) == (SPACING, (5.0, 6.0, 7.0), "micrometer")
+    notes = group_attributes(str(place))["vcmodels"]
+    assert notes["encoding"]["kind"] == "vector"
+    assert notes["encoding"]["vector_order"] == "xyz"
+    assert notes["derived_from"] == str(tmp_path / "data.zarr/cells")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "t.zarr"]
+
+
+TARGETS = {"t": {**DERIVED["vector"], "derive": "cells"}}
+
+
+@pytest.fixture
+def command(build, tmp_path, capsys, monkeypatch):
+    """Runs `vcmodels derive`; returns its exit code and what it said."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words, data=None):
+        (tmp_path / "task.json").write_text(json.dumps(data or build(TARGETS)))
+        code = main(["derive", "task.json", *words])
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == (code != 0)
+        return code, captured.out + captured.err
+
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_an_earlier_result_is_replaced_only_when_told(command, tmp_path):
+    assert command("t", "--output", "t.zarr")[0] == 0
+    marker = tmp_path / "t.zarr" / "marker"
+    marker.touch()
+    code, said = command("t", "--output", "t.zarr")
+    assert code == 2
+    assert "t.zarr: exists already; choose another, or give --overwrite" in said
+    assert marker.exists()
+    code, said = command("t", "--output", "t.zarr", "--overwrite")
+    assert code == 0
+    assert "t of scroll: " in said
+    assert not marker.exists()
+    assert (tmp_path / "t.zarr" / "0").is_dir()
+
+
+def test_what_is_not_ours_is_never_replaced(command, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    (tmp_path / "link").symlink_to("mine")
+    for place in ("mine", "link", "mine/thesis.txt"):
+        code, said = command("t", "--output", place, "--overwrite")
+        assert code == 2
+        assert f"{place}: exists and was not written by vcmodels derive" in said
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["u", "--output", "t.zarr"], 'TARGET: "u" is no target; targets are t'),
+        (["t", "--output", "s3://bucket/t.zarr"], "--output: s3://bucket/t.zarr is a URL"),
+        (
+            ["t", "--output", "data.zarr/t"],
+            r"--output: .*data.zarr/t lies in the input .*data.zarr",
+        ),
+        (["t", "--output", "t.zarr", "--volume", "x"], '--volume: there is no volume "x" .*scroll'),
+        (["t", "--output", "task.json/t"], r"--output: .* cannot be made \(Not a directory\)"),
+        (["t"], "Missing option '--output'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(command, tmp_path, words, message):
+    code, said = command(*words)
+    assert code == 2
+    assert re.search(message, said), said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "task.json"]
+
+
+def test_a_stored_target_is_not_derived(command, build):
+    code, said = command("cells", "--output", "o", data=build({"cells": {"kind": "binary"}}))
+    assert code == 2
+    assert "dataset_config.targets.cells: is stored, not derived" in said
+
+
+def test_of_several_volumes_one_is_named(command, build, tmp_path):
+    data = build(TARGETS)
+    (entry,) = data["dataset_config"]["volume_paths"]
+    lacking = {"input": entry["input"], "other": entry["cells"], "name": "lacking"}
+    data["dataset_config"]["volume_paths"] += [{**entry, "name": "second"}, lacking]
+    data["dataset_config"]["targets"] = TARGETS | {"other": {"kind": "binary"}}
+    code, said = command("t", "--output", "t.zarr", data=data)
+    assert code == 2
+    assert '--volume: 2 volumes have a label "cells"; give one of scroll, second' in said
+    code, said = command("t", "--output", "t.zarr", "--volume", "second", data=data)
+    assert code == 0
+    assert "t of second: " in said
+
+
+def test_a_bad_value_is_named_and_leaves_nothing(command, build, tmp_path):
+    path = str(tmp_path / "data.zarr")
+    array = create_array(path, "bad", shape=EXTENT, chunks=(5, 6, 7), dtype="float32")
+    values = np.zeros((1, *EXTENT), np.float32)
+    values[0, 10, 11, 12] = 0.5
+    array.write(open_volume(array.location, key="bad").box, values)
+    data = build(TARGETS, {"cells": array.location})
+    code, said = command("t", "--output", "t.zarr", data=data)
+    assert code == 1
+    assert "volume_paths.0.cells: volume scroll holds 0.5 at (z, y, x) = (10, 11, 12)" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "task.json"]
+
+
+def test_a_stop_leaves_nothing_and_keeps_what_was_there(command, build, tmp_path, monkeypatch):
+    assert command("t", "--output", "t.zarr")[0] == 0
+    (tmp_path / "t.zarr" / "marker").touch()
+
+    def stopped(*_args):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("vcmodels.derivation.run.blocks_of", stopped)
+    with pytest.raises(SystemExit) as leaving:
+        command("t", "--output", "t.zarr", "--overwrite")
+    assert leaving.value.code == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "t.zarr", "task.json"]
+    assert (tmp_path / "t.zarr" / "marker").exists()
+
+
+def test_what_a_kill_left_is_in_nobodys_way(command, tmp_path):
+    for name in (".t.zarr.partial", ".t.zarr.old"):
+        (tmp_path / name / "0").mkdir(parents=True)
+        (tmp_path / name / ".zgroup").touch()
+    assert command("t", "--output", "t.zarr")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "t.zarr", "task.json"]
+
+
+def test_two_do_not_write_one_output(command, tmp_path):
+    from vcmodels.derivation.place import written_at
+
+    with written_at(tmp_path / "t.zarr") as folder:
+        (folder / "0").mkdir()
+        code, said = command("t", "--output", "t.zarr")
+        assert code == 2
+        assert "t.zarr: another process writes it; wait for it" in said
+        assert (folder / "0").is_dir()

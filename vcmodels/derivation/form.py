@@ -1,0 +1,47 @@
+"""How a derived label is stored, so that reading it back as a label of its kind gives the same."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from vcmodels.targets import AnyTarget
+
+UNLABELLED = -1
+"""In masks. Whoever forgets to name it as `ignore_label` gets an error, not a foreground."""
+
+
+def stored_dtype(target: AnyTarget) -> np.dtype:
+    """int8 for masks of 0 and 1, float32 for values: what is derived is kept exactly."""
+    return np.dtype(np.int8 if target.drawn_as == "outlines" else np.float32)
+
+
+def missing_value(dtype: np.dtype) -> float:
+    """What stands where the label does not count."""
+    return float(UNLABELLED) if dtype.kind == "i" else float("nan")
+
+
+def stored_form(target: AnyTarget, label: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """A label as it is stored: (L, Z, Y, X) float32 and (V, Z, Y, X) bool -> (S, Z, Y, X)."""
+    dtype = stored_dtype(target)
+    if dtype.kind == "i":
+        return np.where(valid, label, UNLABELLED).astype(dtype)
+    # NaN before the encoding, which brings the channels into their order on disk.
+    return target.encode(torch.from_numpy(np.where(valid, label, np.float32(np.nan))), dtype)
+
+
+def encoding(target: AnyTarget) -> dict[str, Any]:
+    """Attributes that tell a reader what the stored values mean."""
+    dtype = stored_dtype(target)
+    if dtype.kind == "i":
+        return {"kind": target.kind, "quantity": "mask", "ignore_label": UNLABELLED}
+    return target.encoding(dtype)
+
+
+def keys_to_read(target: AnyTarget) -> dict[str, Any]:
+    """Keys that the target needs, instead of `derive`, when it is read from what was stored."""
+    ignored = [UNLABELLED] if stored_dtype(target).kind == "i" else []
+    keys: dict[str, Any] = {"kind": target.kind, "ignore_label": ignored}
+    if target.loss_only_on_label:  # done already, by the source
+        keys["loss_only_on_label"] = False
+    return keys
