@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vcmodels.augment.base import (
     Augmentation,
@@ -14,13 +13,12 @@ from vcmodels.augment.base import (
     ExactAugmentation,
     LinearAugmentation,
 )
-from vcmodels.augment.lattice import centred
+from vcmodels.augment.field import jacobian_field, read_positions
+from vcmodels.augment.reading import ImageInterpolation, read_nearest, read_smooth
 from vcmodels.augment.transform import Spacing, SpatialTransform
 from vcmodels.geometry.boxes import Shape, grow_shape
 from vcmodels.geometry.symmetries import IDENTITY, Symmetry
 from vcmodels.targets.base import Target
-
-Arrays = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ def sample_spatial(
     rng: np.random.Generator,
     patch: Shape,
     spacing: Spacing,
+    interpolation: ImageInterpolation = "linear",
 ) -> SpatialTransform:
     """Draw the geometry of one sample from the geometric augmentations in the list.
 
@@ -57,6 +56,7 @@ def sample_spatial(
         rng: the only source of randomness.
         patch: shape of the patch that the network sees, (z, y, x) voxels.
         spacing: length of a voxel along (z, y, x), in any one unit.
+        interpolation: of the image, where it is resampled.
     """
     symmetry = IDENTITY
     for exact in augmentations:
@@ -70,7 +70,7 @@ def sample_spatial(
             matrix = drawn if matrix is None else matrix @ drawn
         elif isinstance(free, ElasticAugmentation) and free.happens(rng):
             lattices.append(free.sample_lattice(rng, shape, spacing))
-    return SpatialTransform(symmetry, matrix, tuple(lattices))
+    return SpatialTransform(symmetry, matrix, tuple(lattices), interpolation)
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def apply_spatial(
 ) -> tuple[Tensor, dict[str, LabelCrop]]:
     """Turn a crop into the patch, values of vector labels included. Nothing is written in place.
 
-    The image is interpolated linearly, each label as its target says. A label that is interpolated
+    The image is interpolated as the transform says, each label as its target says. A label that is interpolated
     linearly is averaged over the valid neighbours alone (normalised convolution; Knutsson and
     Westin 1993, CVPR). A voxel is valid when the voxel nearest to where it was read is.
 
@@ -150,122 +150,79 @@ def _warp(
     patch: Shape,
     spacing: Spacing,
 ) -> tuple[Tensor, dict[str, LabelCrop]]:
-    """Resample everything, then turn the values of the labels: one grid for each margin."""
-    no_margin = (0, 0, 0)
-    warped: dict[str, LabelCrop] = {}
+    """Resample everything, then turn the values of the labels: one map for each margin."""
+    no_margin, moved = (0, 0, 0), dict(labels)
     for margin in {no_margin, *(label.margin for label in labels.values())}:
-        shape = transform.warped_shape(grow_shape(patch, margin))
-        crop = transform.input_shape(grow_shape(patch, margin), spacing)
-        grid = _sampling_grid(transform, shape, crop, spacing, image.device)
+        grown = grow_shape(patch, margin)
+        shape, crop = transform.warped_shape(grown), transform.input_shape(grown, spacing)
+        position = read_positions(transform, shape, crop, spacing, image.device)
         here = {name: label for name, label in labels.items() if label.margin == margin}
-        pictures = {"": image} if margin == no_margin else {}
-        pictures, moved = _resample(pictures, here, grid)
+        images = [image] if margin == no_margin else []
+        images, here = _resample(images, here, position, transform.interpolation)
         if margin == no_margin:
-            image = pictures[""]
-        turning = [n for n, label in moved.items() if _changes_values(label.target)]
-        jacobian = _jacobian(transform, shape, spacing, image.device) if turning else None
-        for name in turning:
-            label, target = moved[name], moved[name].target
-            assert target is not None
-            assert jacobian is not None
-            values, valid = target.turn(label.values, label.valid, jacobian, spacing)
-            moved[name] = replace(label, values=values, valid=valid)
-        warped |= moved
-    return image, {name: warped[name] for name in labels}
+            (image,) = images
+        if any(_changes_values(label.target) for label in here.values()):
+            jacobian = jacobian_field(transform, shape, spacing, image.device)
+            here = {n: _changed(label, jacobian, spacing) for n, label in here.items()}
+        moved |= here
+    return image, moved
 
 
 def _changes_values(target: Target | None) -> bool:
     return target is not None and type(target).turn is not Target.turn
 
 
+def _changed(label: LabelCrop, jacobian: Tensor, spacing: Spacing) -> LabelCrop:
+    """A label whose voxels have been moved, with its values turned."""
+    if label.target is None:
+        return label
+    values, valid = label.target.turn(label.values, label.valid, jacobian, spacing)
+    return replace(label, values=values, valid=valid)
+
+
 def _resample(
-    pictures: Arrays, labels: Mapping[str, LabelCrop], grid: Tensor
-) -> tuple[Arrays, dict[str, LabelCrop]]:
-    """Sample pictures linearly and labels as their targets say, all on one grid."""
-    smooth, rough, holed = {}, {}, {}
+    images: Sequence[Tensor],
+    labels: Mapping[str, LabelCrop],
+    position: Tensor,
+    interpolation: ImageInterpolation,
+) -> tuple[list[Tensor], dict[str, LabelCrop]]:
+    """Read images smoothly and labels as their targets say, all at one set of positions."""
+    spread = {
+        n: c.target.spread(c.values) for n, c in labels.items() if c.target and _is_averaged(c)
+    }
+    # Most masks are true everywhere: reading them would cost as much as a label.
+    holed = {n: c.valid for n, c in labels.items() if not c.valid.view(torch.uint8).amin()}
+    weights = {n: holed[n].all(0, keepdim=True).float() for n in spread if n in holed}
+    linear = [*spread.values(), *weights.values()]
+    if interpolation == "linear":
+        read = read_smooth([*images, *linear], position)
+    else:
+        read = read_smooth(images, position, interpolation) + read_smooth(linear, position)
+    first, last = len(images), len(images) + len(spread)
+    images, means = read[:first], dict(zip(spread, read[first:last], strict=True))
+    shares = dict(zip(weights, read[last:], strict=True))
+    whole = torch.ones((1, *position.shape[1:]), dtype=torch.bool, device=position.device)
+    moved: dict[str, LabelCrop] = {}
     for name, label in labels.items():
-        if label.target is not None and label.target.interpolation == "linear":
-            smooth[name] = label.target.spread(label.values)
+        valid = whole.expand(len(label.valid), -1, -1, -1)
+        if name in holed:
+            valid = read_nearest(label.valid, position)
+        if name not in means:
+            values = read_nearest(label.values, position)
         else:
-            rough[name] = label.values
-        # Most masks are true everywhere: sampling them would cost as much as a label.
-        if not label.valid.all():
-            holed[name] = label.valid.float()
-    weights = {name: mask.amin(0, keepdim=True) for name, mask in holed.items() if name in smooth}
-    pictures, smooth, weights = _sample((pictures, smooth, weights), grid, "bilinear")
-    rough, holed = _sample((rough, holed), grid, "nearest")
-    result: dict[str, LabelCrop] = {}
-    for name, label in labels.items():
-        whole = torch.ones((1, *grid.shape[1:4]), dtype=torch.bool, device=grid.device)
-        valid = holed[name] > 0.5 if name in holed else whole.expand(len(label.valid), -1, -1, -1)
-        if name in smooth:
-            assert label.target is not None
-            if name in weights:
-                # The nearest of eight neighbours weighs at least 1/8.
-                smooth[name] = smooth[name] / weights[name].clamp_min(1 / 16)
-            values = torch.where(valid, label.target.settle(smooth[name]), 0.0)
-        else:
-            values = rough[name]
-        result[name] = replace(label, values=values, valid=valid)
-    return pictures, result
+            values = _settled(label, means[name], shares.get(name), valid)
+        moved[name] = replace(label, values=values, valid=valid)
+    return images, moved
 
 
-def _sample(groups: Sequence[Arrays], grid: Tensor, mode: str) -> list[Arrays]:
-    """Sample all the (C, *crop) float32 arrays in some dictionaries in one call."""
-    arrays = [array for group in groups for array in group.values()]
-    if not arrays:
-        return [{} for _ in groups]
-    stacked = torch.cat(arrays)[None]
-    sampled = F.grid_sample(stacked, grid, mode=mode, padding_mode="border", align_corners=True)[0]
-    parts = iter(sampled.split([array.shape[0] for array in arrays]))
-    return [{name: next(parts) for name in group} for group in groups]
+def _is_averaged(label: LabelCrop) -> bool:
+    return label.target is not None and label.target.interpolation == "linear"
 
 
-def _sampling_grid(
-    transform: SpatialTransform,
-    shape: Shape,
-    crop: Sequence[int],
-    spacing: Spacing,
-    device: torch.device,
-) -> Tensor:
-    """Where each voxel reads the crop, as `grid_sample` wants it: (1, Z, Y, X, 3), last axis x, y, z."""
-    matrix = torch.as_tensor(transform.voxel_matrix(spacing), dtype=torch.float32, device=device)
-    voxels = [centred(n) for n in shape]
-    z, y, x = (
-        torch.outer(column, torch.as_tensor(places, dtype=torch.float32, device=device))
-        for column, places in zip(matrix.T, voxels, strict=True)
-    )
-    position = (z[:, :, None, None] + y[:, None, :, None]) + x[:, None, None, :]
-    for lattice in transform.lattices:
-        position += _spline(lattice.offsets, lattice.basis(voxels), device)
-    # From voxels off the centre to -1 ... 1 between the centres of the outermost voxels.
-    for axis, extent in enumerate(crop):
-        position[axis] *= 2 / max(extent - 1, 1)
-    return position.flip(0).movedim(0, -1)[None]
-
-
-def _jacobian(
-    transform: SpatialTransform, shape: Shape, spacing: Spacing, device: torch.device
-) -> Tensor:
-    """Of the sampling map in physical units: (3, 3), or (3, 3, Z, Y, X) with a lattice."""
-    linear = np.eye(3) if transform.matrix is None else transform.matrix
-    matrix = torch.as_tensor(linear, dtype=torch.float32, device=device)
-    if not transform.lattices:
-        return matrix
-    field = matrix.view(3, 3, 1, 1, 1).repeat(1, 1, *shape)
-    side = np.asarray(spacing, dtype=np.float32)
-    voxels = [centred(n) for n in shape]
-    for lattice in transform.lattices:
-        for axis in range(3):
-            offsets = lattice.offsets * (side / side[axis])[:, None, None, None]
-            field[:, axis] += _spline(offsets, lattice.basis(voxels, along=axis), device)
-    return field
-
-
-def _spline(offsets: np.ndarray, basis: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """The separable product of control values (3, kz, ky, kx) with a basis: (3, Z, Y, X) float32."""
-    z, y, x = (torch.as_tensor(matrix, device=device) for matrix in basis)
-    partial = torch.as_tensor(offsets, device=device) @ x.T
-    partial = y @ partial
-    planes = z @ partial.flatten(2)
-    return planes.unflatten(2, partial.shape[2:])
+def _settled(label: LabelCrop, mean: Tensor, share: Tensor | None, valid: Tensor) -> Tensor:
+    """A label from its averages; `share` is how much of each average was valid, None for all."""
+    assert label.target is not None
+    if share is None:
+        return label.target.settle(mean)
+    # The nearest of eight neighbours weighs at least 1/8.
+    return torch.where(valid, label.target.settle(mean / share.clamp_min(1 / 16)), 0.0)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import ceil, floor, inf
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from vcmodels.geometry.symmetries import IDENTITY as UNTURNED
 from vcmodels.geometry.symmetries import Symmetry
 
 Spacing = tuple[float, float, float]
+ImageInterpolation = Literal["linear", "cubic"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class SpatialTransform:
         symmetry: the exact move.
         matrix: (3, 3) float64, Jacobian of the sampling map in physical units; None for none.
         lattices: displacements that add up, in the frame before `symmetry`.
+        interpolation: of the image; each label has its own.
     """
 
     IDENTITY: ClassVar["SpatialTransform"]
@@ -33,6 +35,7 @@ class SpatialTransform:
     symmetry: Symmetry = UNTURNED
     matrix: np.ndarray | None = None
     lattices: tuple[Lattice, ...] = ()
+    interpolation: ImageInterpolation = "linear"
 
     @property
     def is_identity(self) -> bool:
@@ -66,7 +69,7 @@ class SpatialTransform:
         if self.is_exact:
             return shape
         half = (np.asarray(shape) - 1) / 2
-        reach = self._reach(shape, spacing)
+        reach = self._reach(shape, spacing) + (self.interpolation == "cubic")
         # Rounding must not ask for one voxel more: a sample 1e-4 outside reads the border voxel.
         z, y, x = (n + 2 * ceil(r) for n, r in zip(shape, reach - half - 1e-4, strict=True))
         return z, y, x
