@@ -74,6 +74,10 @@ class TrainingParams(Section):
     """How the learning rate falls over all steps of the run."""
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 50
     """Steps over which the learning rate rises from zero."""
+    loss_balance: Literal["fixed", "uncertainty"] = "fixed"
+    """How the losses of several targets are added: `fixed` takes the `weight` of each; `uncertainty`
+    learns a factor beside it, which makes losses of any scale pull alike (Kendall et al. 2018). The
+    validation loss, which chooses the best checkpoint, takes the fixed weights in both."""
     gradient_clip: Annotated[float, Field(gt=0, le=1e9)] = 5.0
     """Largest norm of the gradient of all weights together."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=4096)] = 1

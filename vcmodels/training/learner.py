@@ -15,6 +15,7 @@ from vcmodels.config import Task
 from vcmodels.data.loader import Batch
 from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.targets import AnyTarget
+from vcmodels.training.balance import LossBalance
 from vcmodels.training.optimisation import average_weights, build_optimizer, rate_factor, set_rate
 
 
@@ -48,8 +49,11 @@ class Learner:
         self.network = place(network, device)
         self.averaged = copy.deepcopy(self.network).eval() if settings.ema_decay else None
         self.forward: nn.Module = self.network
+        weights = {name: target.weight for name, target in self.targets.items()}
+        self.balance = LossBalance(weights, settings.loss_balance).to(device)
+        self.trained = nn.ModuleList([self.network, self.balance])
         self.optimizer = build_optimizer(
-            settings.optimizer, self.network, settings.initial_lr, settings.weight_decay
+            settings.optimizer, self.trained, settings.initial_lr, settings.weight_decay
         )
         self.amp = choose_amp(settings.amp, device)
         # Only fp16 underflows; a disabled scaler passes everything through.
@@ -84,7 +88,7 @@ class Learner:
             for name, part in parts.items():
                 losses.setdefault(name, []).append(float(part.detach()))
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), settings.gradient_clip))
+        norm = float(nn.utils.clip_grad_norm_(self.trained.parameters(), settings.gradient_clip))
         is_finite = math.isfinite(total) and math.isfinite(norm)
         if is_finite:
             self.scaler.step(self.optimizer)
@@ -106,7 +110,7 @@ class Learner:
     def loss(
         self, network: Callable[[Tensor], Mapping[str, tuple[Tensor, ...]]], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum over targets, and each one's own loss where it had valid voxels."""
+        """The balanced sum over targets, and each one's own loss where it had valid voxels."""
         return self.loss_of(self.run(network, batch), batch)
 
     def run(
@@ -120,21 +124,25 @@ class Learner:
         self, outputs: Mapping[str, tuple[Tensor, ...]], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `loss`, of logits that are there already."""
-        total = batch.image.new_zeros(())
-        parts: dict[str, Tensor] = {}
-        for name, target in self.targets.items():
-            label, valid = batch.labels[name], batch.valid[name]
-            part = supervised_loss(target, outputs[name], label, valid, batch.weight.get(name))
-            total = total + target.weight * part
-            if bool(valid.any()):
-                parts[name] = part
-        return total, parts
+        losses = {
+            name: supervised_loss(
+                target,
+                outputs[name],
+                batch.labels[name],
+                batch.valid[name],
+                batch.weight.get(name),
+            )
+            for name, target in self.targets.items()
+        }
+        parts = {name: loss for name, loss in losses.items() if bool(batch.valid[name].any())}
+        return self.balance(losses, parts), parts
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, besides the task."""
         return {
             "model": self.network.state_dict(),
             "ema": self.averaged.state_dict() if self.averaged is not None else None,
+            "balance": self.balance.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -150,6 +158,7 @@ class Learner:
         load_weights(self.network, state["model"], source)
         if self.averaged is not None:
             load_weights(self.averaged, state["ema"] or state["model"], source)
+        self.balance.load_state_dict(state.get("balance", {}))  # there were fixed weights only once
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty when the run was not in fp16 before
             self.scaler.load_state_dict(state["scaler"])

@@ -161,6 +161,9 @@ def step_scalars(learner: Learner, result: StepResult) -> dict[str, float]:
     """The curves that get a point at each step."""
     total = sum(learner.targets[name].weight * value for name, value in result.losses.items())
     per_target = {f"train/loss_{name}": value for name, value in result.losses.items()}
+    if learner.settings.loss_balance != "fixed":
+        factors = learner.balance.factors()
+        per_target |= {f"train/balance_{name}": factor for name, factor in factors.items()}
     return {
         "train/loss": total,
         **per_target,

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
-from vcmodels.config import Task
+from vcmodels.config import Task, parse_task
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError
 from vcmodels.volumes.files import sweep_temporaries, write_atomic
 
@@ -140,7 +140,7 @@ class RunFolder:
                 )
             return None
         checkpoint = load_checkpoint(self.last)
-        changed = changed_keys(checkpoint.state["task"], self.task.to_json())
+        changed = changed_keys(_resolved(checkpoint.state["task"]), self.task.to_json())
         if changed:
             listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
             raise TaskError(
@@ -165,6 +165,14 @@ class RunFolder:
         }
         for epoch in sorted(numbered)[: max(len(numbered) - count, 0)]:
             numbered[epoch].unlink()
+
+
+def _resolved(task: dict[str, Any]) -> dict[str, Any]:
+    """The task of a checkpoint, with the defaults of keys that are newer than it."""
+    try:
+        return parse_task(task, "the checkpoint")[0].to_json()
+    except TaskError:  # it has keys that are gone; the comparison names them
+        return task
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:

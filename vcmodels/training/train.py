@@ -12,6 +12,7 @@ import torch
 import vcmodels
 from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
 from vcmodels.config import Task
+from vcmodels.config.parameters import TrainingParams
 from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.patch_cache import load_or_find_patches
@@ -223,8 +224,9 @@ def require_continuable(given: Checkpoint, learner: Learner) -> None:
     lacking = {"optimizer", "scaler", "counters", "versions"} - state.keys()
     if lacking:
         raise CheckpointError(str(given.path), f"lacks {', '.join(sorted(lacking))}", remedy)
-    for key in ("optimizer", "max_steps_per_epoch"):
-        before, now = state["task"]["tr_params"][key], getattr(settings, key)
+    for key in ("optimizer", "loss_balance", "max_steps_per_epoch"):
+        default = TrainingParams.model_fields[key].default  # for a key that is newer
+        before, now = state["task"]["tr_params"].get(key, default), getattr(settings, key)
         if before != now:
             found = f"is {now}, {given.path} was trained with {before}"
             raise TaskError(f"tr_params.{key}", found, f"change it back, or {remedy}")

@@ -21,7 +21,11 @@ class Validation:
     """What one pass over the validation patches found."""
 
     loss: float
-    """Weighted sum over targets of the mean loss: the lower, the better the checkpoint."""
+    """Sum over targets of `weight` times the mean loss: the lower, the better the checkpoint.
+
+    By the fixed weights even when `loss_balance` learns others: those change from step to step, and
+    the values of two epochs, or of two runs, would mean different things.
+    """
     losses: dict[str, float]
     metrics: dict[str, dict[str, float]]
     panels: dict[str, np.ndarray]

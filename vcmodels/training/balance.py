@@ -1,0 +1,57 @@
+"""How the losses of several targets are added: by fixed weights, or by learned ones as well."""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+LossBalanceName = Literal["fixed", "uncertainty"]
+
+
+class LossBalance(nn.Module):
+    """The sum of the losses of all targets, and with `uncertainty` one learned number for each.
+
+    A learned number s makes weight * (exp(-s) L + s) of a target's weight * L: twice the negative
+    log-likelihood of a Gaussian of variance exp(s) (Kendall, Gal & Cipolla 2018, "Multi-task
+    learning using uncertainty to weigh losses" (arXiv:1705.07115), equations 7 and 10), so that
+    training starts with s = 0 at the fixed weights. It is least at s = log L, where every target
+    pulls by `weight` times the gradient of log L, whatever the scale of its loss.
+    """
+
+    def __init__(self, weights: Mapping[str, float], balance: LossBalanceName) -> None:
+        """Take the `weight` of each target by name; `fixed` has no parameters."""
+        super().__init__()
+        self.weights = dict(weights)
+        # By name and not by place: the order of the targets in the task file does not matter.
+        self.rows = {name: row for row, name in enumerate(sorted(weights))}
+        learned = nn.Parameter(torch.zeros(len(weights))) if balance == "uncertainty" else None
+        self.log_variance: Tensor | None
+        self.register_parameter("log_variance", learned)
+
+    def forward(self, losses: Mapping[str, Tensor], known: Collection[str]) -> Tensor:
+        """The scalar to be minimised.
+
+        Args:
+            losses: a scalar for each target, 0 for those without a valid voxel in the batch.
+            known: the targets that have valid voxels. The others are not balanced: a loss of 0
+                would be taken for certainty, and their s fall for ever.
+        """
+        terms = [
+            self.weights[name] * (self._balanced(name, loss) if name in known else loss)
+            for name, loss in losses.items()
+        ]
+        return torch.stack(terms).sum()
+
+    def factors(self) -> dict[str, float]:
+        """What multiplies the loss of each target now, `weight` included."""
+        if self.log_variance is None:
+            return dict(self.weights)
+        learned = (-self.log_variance.detach()).exp().tolist()
+        return {name: self.weights[name] * learned[row] for name, row in self.rows.items()}
+
+    def _balanced(self, name: str, loss: Tensor) -> Tensor:
+        if self.log_variance is None:
+            return loss
+        s = self.log_variance[self.rows[name]]
+        return (-s).exp() * loss + s
