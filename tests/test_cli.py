@@ -127,7 +127,7 @@ def test_a_stopped_inference_says_so_and_exits_by_the_signal(
         assert not should_stop()
         os.kill(os.getpid(), number)
         assert should_stop()
-        return vcmodels.inference.InferenceReport(task.run_dir, is_complete=False)
+        return vcmodels.inference.InferenceReport(task.run_dir, is_through=False)
 
     monkeypatch.setattr(vcmodels.inference, "run_inference", run_inference)
     assert main(["infer", str(task_file(sheet_task))]) == 128 + number
@@ -156,6 +156,25 @@ def test_infer_passes_its_options_on(task_file, sheet_task, monkeypatch, capsys)
     assert main(["infer", path, "--checkpoint", "c.pth", "--overwrite", "--dry-run"]) == 0
     assert (seen["checkpoint"], seen["overwrite"], seen["dry_run"]) == ("c.pth", True, True)
     assert "sheet: o/sheet" in capsys.readouterr().out
+    assert main(["infer", path, "--part", "2/3"]) == 0
+    assert seen["part"] == vcmodels.inference.Part(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--part", "3/3"], '--part: found "3/3"; give I/N with I from 0 to N-1'),
+        (["--part", "1"], '--part: found "1"'),
+        (["--devices", "cpu", "--dry-run"], "--devices: goes with neither"),
+        (["--devices", "cpu,tpu"], '--devices: found "tpu"'),
+    ],
+)
+def test_parts_and_devices_that_make_no_sense_are_refused(
+    task_file, sheet_task, monkeypatch, capsys, options, message
+):
+    monkeypatch.setattr(vcmodels.inference, "load_predictor", lambda *_: None)
+    assert main(["infer", str(task_file(sheet_task)), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_check_prints_the_plan_and_writes_nothing(task_file, sheet_task, tmp_path, capsys):

@@ -10,6 +10,7 @@ from vcmodels.cli import Session
 from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load, spans, three_numbers
 from vcmodels.cli.console import Console
 from vcmodels.cli.derive import derive
+from vcmodels.cli.infer import infer
 from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
@@ -68,57 +69,6 @@ def train(
     code = training.train(loaded, reporter=console, restart=restart)
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
     return code
-
-
-@app.command()
-def infer(
-    context: typer.Context,
-    task: TaskFile,
-    set_: Overrides = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Use this checkpoint; else that of the task or the run.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete an earlier result at the output first.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")
-    ] = False,
-    debug: Debug = False,
-) -> int:
-    """Predict a volume, or continue doing so."""
-    from vcmodels.inference import run_inference
-    from vcmodels.stopping import StopSignals
-
-    console = Console()
-    context.obj.begin()
-    loaded = load(task, set_, console)
-    with StopSignals() as stop:
-
-        def should_stop() -> bool:
-            stop.defer()  # asked after each batch: before the first, nothing waits to be written
-            return stop.is_stopped()
-
-        report = run_inference(
-            loaded,
-            checkpoint=checkpoint,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            reporter=console,
-            should_stop=should_stop,
-        )
-    if report.estimate is not None:
-        for line in report.estimate.lines():
-            console.say(line)
-        return stop.exit_code
-    if not report.is_complete:
-        console.say("stopped; the same command continues")
-        return stop.exit_code
-    for name, place in report.outputs.items():
-        console.say(f"{name}: {place}")
-    if not report.was_complete:
-        console.say(f"predicted {report.patches} patches in {report.seconds:.1f} s")
-    return 0
 
 
 @app.command()
@@ -228,6 +178,7 @@ def preview(
     console.say(f"{len(written)} pictures in {written[0].parent if written else 'no folder'}")
 
 
+app.command()(infer)
 app.command()(derive)
 
 

@@ -1,6 +1,17 @@
 """Blended prediction of volumes of any size: one pass, bounded memory, exactly resumable."""
 
 from vcmodels.inference.estimate import Estimate
-from vcmodels.inference.run import InferenceReport, predict, run_inference
+from vcmodels.inference.processes import predict_on
+from vcmodels.inference.run import InferenceReport, load_predictor, predict, run_inference
+from vcmodels.inference.sharing import WHOLE, Part
 
-__all__ = ["Estimate", "InferenceReport", "predict", "run_inference"]
+__all__ = [
+    "WHOLE",
+    "Estimate",
+    "InferenceReport",
+    "Part",
+    "load_predictor",
+    "predict",
+    "predict_on",
+    "run_inference",
+]

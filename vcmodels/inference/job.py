@@ -134,10 +134,15 @@ def prepare(
     )
 
 
+def auto_memory(processes: int = 1) -> float:
+    """Bytes for each of so many processes: a quarter of the machine's memory for all of them."""
+    return min(machine_bytes() / 4 / processes, MOST_MEMORY)
+
+
 def _budget(task: Task, device: torch.device) -> int:
     """Bytes that accumulators, input and output may take."""
     wanted = task.inference_params.memory
-    budget = min(machine_bytes() / 4, MOST_MEMORY) if wanted == "auto" else wanted * 1e9
+    budget = auto_memory() if wanted == "auto" else wanted * 1e9
     if device.type == "cuda":  # the sums lie beside the network's activations
         budget = min(budget, torch.cuda.mem_get_info(device)[0] / 2)
     return int(budget)
@@ -198,6 +203,8 @@ def _divide(
     footprint: Footprint,
     budget: int,
 ) -> Division:
+    if not region.voxels:  # a part that there are too few blocks for
+        return Division(grid, region, block, wanted, (0, 0))
     edges = column_edges(grid, region, block, footprint, budget)
     needed = footprint(*edges)
     if needed > budget:

@@ -12,7 +12,7 @@ from vcmodels.inference.estimate import Estimate, estimate
 from vcmodels.inference.holding import Hold, setting_up, working_on
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
-from vcmodels.inference.outputs import claim
+from vcmodels.inference.outputs import State, claim
 from vcmodels.inference.sharing import WHOLE, Part
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Output
@@ -67,21 +67,29 @@ def run_inference(
         RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
         RunError: a failure on the way; the same command continues.
     """
-    path = checkpoint or task.inference_params.checkpoint_path
-    best = task.run_dir / f"{task.tr_params.model_name}_best.pth"
-    if not path and not best.exists():
-        found = f"holds no {best.name}"
-        raise CheckpointError(str(task.run_dir), found, "train first, or give a checkpoint_path")
-    predictor = build_predictor(load_checkpoint(Path(expand_location(path)) if path else best))
     return predict(
         task,
-        predictor,
+        load_predictor(task, checkpoint),
         part=part,
         overwrite=overwrite,
         dry_run=dry_run,
         reporter=reporter,
         should_stop=should_stop,
     )
+
+
+def load_predictor(task: Task, checkpoint: str | None = None) -> Predictor:
+    """The network of a checkpoint: the one given, else the task's, else the run's best.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be used.
+    """
+    path = checkpoint or task.inference_params.checkpoint_path
+    best = task.run_dir / f"{task.tr_params.model_name}_best.pth"
+    if not path and not best.exists():
+        found = f"holds no {best.name}"
+        raise CheckpointError(str(task.run_dir), found, "train first, or give a checkpoint_path")
+    return build_predictor(load_checkpoint(Path(expand_location(path)) if path else best))
 
 
 def predict(
@@ -113,6 +121,16 @@ def predict(
         is_complete = is_through and _complete(job, hold)
     seconds = time.monotonic() - begun
     return InferenceReport(job.root, places, count, seconds, is_through, is_complete)
+
+
+def claim_for_parts(job: Job, *, overwrite: bool) -> State:
+    """Find out what stands at the output before parts are started; `overwrite` deletes it.
+
+    Raises:
+        OutputError: it is in use, another run's result, or not ours.
+    """
+    with working_on(job.root, alone=True), setting_up(job.root):
+        return claim(job.root, job.manifest, overwrite=overwrite)
 
 
 def _begin(

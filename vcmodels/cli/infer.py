@@ -1,0 +1,119 @@
+"""The command `infer`."""
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.console import Console
+from vcmodels.errors import RefusedError
+
+if TYPE_CHECKING:
+    from vcmodels.inference import InferenceReport, Part
+
+
+def infer(
+    context: typer.Context,
+    task: TaskFile,
+    set_: Overrides = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Use this checkpoint; else that of the task or the run.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete an earlier result at the output first.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Predict part I (from 0) of N; the last one completes."),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="One process on each device, as in 0,1 or cpu,cpu."),
+    ] = None,
+    debug: Debug = False,
+) -> int:
+    """Predict a volume, or continue doing so."""
+    from vcmodels import inference
+    from vcmodels.stopping import StopSignals
+
+    console = Console()
+    context.obj.begin()
+    if devices and (part or dry_run):
+        raise RefusedError("--devices", "goes with neither --part nor --dry-run", "leave one out")
+    loaded = load(task, set_, console)
+    with StopSignals() as stop:
+
+        def should_stop() -> bool:
+            stop.defer()  # asked after each batch: before the first, nothing waits to be written
+            return stop.is_stopped()
+
+        if devices:
+            report = inference.predict_on(
+                loaded,
+                inference.load_predictor(loaded, checkpoint),
+                _devices(devices),
+                overwrite=overwrite,
+                reporter=console,
+                should_stop=should_stop,
+            )
+        else:
+            report = inference.run_inference(
+                loaded,
+                checkpoint=checkpoint,
+                part=_part(part) if part else inference.WHOLE,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                reporter=console,
+                should_stop=should_stop,
+            )
+    return _tell(report, stop.exit_code, console)
+
+
+def _tell(report: "InferenceReport", stopped: int, console: Console) -> int:
+    """Say what was done; the exit code."""
+    if report.estimate is not None:
+        for line in report.estimate.lines():
+            console.say(line)
+        return stopped
+    if not report.is_through:
+        console.say("stopped; the same command continues")
+        return stopped
+    if not report.was_complete:
+        console.say(f"predicted {report.patches} patches in {report.seconds:.1f} s")
+    if not report.is_complete:
+        console.say("this part is done; the last one to end completes the result")
+        return 0
+    for name, place in report.outputs.items():
+        console.say(f"{name}: {place}")
+    return 0
+
+
+def _part(text: str) -> "Part":
+    """The part that `i/n` names.
+
+    Raises:
+        RefusedError: it names none.
+    """
+    from vcmodels.inference import Part
+
+    found = re.fullmatch(r"(\d{1,7})/(\d{1,7})", text)
+    if found and int(found[1]) < int(found[2]):
+        return Part(int(found[1]), int(found[2]))
+    raise RefusedError("--part", f'found "{text}"', "give I/N with I from 0 to N-1, as in 0/4")
+
+
+def _devices(text: str) -> list[str | int]:
+    """The devices in a list: numbers, `cpu`, `cuda:0`.
+
+    Raises:
+        RefusedError: one is none.
+    """
+    names = text.replace(" ", "").split(",")
+    for name in names:
+        if not re.fullmatch(r"\d{1,4}|cpu|cuda(:\d{1,4})?", name):
+            raise RefusedError("--devices", f'found "{name}"', "give a list as in 0,1 or cpu,cpu")
+    return [int(name) if name.isdecimal() else name for name in names]
