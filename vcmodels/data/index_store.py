@@ -19,7 +19,7 @@ from vcmodels.data.label_cells import MOST_VALUES, Cells
 from vcmodels.data.label_index import IndexPlan
 from vcmodels.errors import VcmodelsError
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.volumes import Volume, WritableArray, create_array, open_volume
+from vcmodels.volumes import ChunkError, Volume, WritableArray, create_array, open_volume
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.storage import StoredFile
 
@@ -29,6 +29,10 @@ _DIGEST_WORDS = 4
 _CHANNELS = {_CELLS: 4, _VALUES: MOST_VALUES, _SEALS: _DIGEST_WORDS + 1 + MOST_VALUES}
 
 _CHUNK_CHANNELS = {_VALUES: 8}
+
+
+class _UnusableError(Exception):
+    """Why the arrays cannot be used, in words for a person."""
 
 
 class IndexStore:
@@ -58,6 +62,8 @@ class IndexStore:
         self._first = [span.start for span in spans]
         self._bricks: Shape = (len(spans[0]), len(spans[1]), len(spans[2]))
         self._tile = _largest_brick(plan)
+        self._opened: dict[str, Volume] = {}
+        self._handles: dict[str, ArrayHandle] = {}
 
     def load(self, brick: Shape, files: Sequence[StoredFile]) -> Cells | None:
         """A brick as it was saved; None when it is not there or not valid.
@@ -66,20 +72,21 @@ class IndexStore:
             brick: which.
             files: its stored units, as they are now.
         """
-        if self._arrays is None:
+        if not self._is_usable:
             return None
         try:
-            seal = self._arrays[_SEALS].read(self._seal_place(brick)).ravel()
+            seal = self._reader(_SEALS).read(self._seal_place(brick)).ravel()
             digest, count = seal[:_DIGEST_WORDS].tobytes(), int(seal[_DIGEST_WORDS])
             if not any(digest) or not 0 <= count <= MOST_VALUES:
                 return None
             values = seal[_DIGEST_WORDS + 1 :][:count].tolist()
             place, box = self._place(brick)
-            planes = self._arrays[_CELLS].read(place)
-            counts = planes[3:]
-            if not self._is_plain(values):
-                counts = self._arrays[_VALUES].read(place)
-        except VcmodelsError:
+            planes = self._reader(_CELLS).read(place)
+            counts = planes[3:] if self._is_plain(values) else self._reader(_VALUES).read(place)
+        except ChunkError:
+            return None
+        except _UnusableError as error:
+            self._give_up(f"{error}; delete it")
             return None
         cells = Cells(box, planes[:3], dict(zip(values, counts, strict=False)))
         return cells if digest == self._digest(cells, files) else None
@@ -92,9 +99,8 @@ class IndexStore:
             cells: all cells that it touches.
             files: its stored units, as they were before they were read.
         """
-        if self._arrays is None:
+        if not self._is_usable:
             return
-        place, _ = self._place(brick)
         values = list(cells.counts)
         labelled = np.zeros(cells.box.shape, np.uint16)
         for value, counts in cells.counts.items():
@@ -105,13 +111,21 @@ class IndexStore:
         seal[_DIGEST_WORDS + 1 :][: len(values)] = values
         try:
             if not self._is_plain(values):
-                every = np.zeros((MOST_VALUES, *cells.box.shape), np.uint16)
-                every[: len(values)] = list(cells.counts.values())
-                self._writable(_VALUES).write(place, every)
-            self._writable(_CELLS).write(place, np.concatenate([cells.planes, labelled[None]]))
-            self._writable(_SEALS).write(self._seal_place(brick), seal.reshape(-1, 1, 1, 1))
+                self._write(_VALUES, brick, list(cells.counts.values()))
+            self._write(_CELLS, brick, [*cells.planes, labelled])
+            self._writer(_SEALS).write(self._seal_place(brick), seal.reshape(-1, 1, 1, 1))
         except OSError as error:
-            self._give_up(f"{error.strerror or error}")
+            self._give_up(error.strerror or str(error))
+        except _UnusableError as error:
+            self._give_up(f"{error}; delete it")
+
+    def _write(self, name: str, brick: Shape, fields: Sequence[np.ndarray]) -> None:
+        """Write a whole chunk: of a part, zarr would first read what is there, damaged or not."""
+        place = Box(self._place(brick)[0].origin, self._tile)
+        whole = np.zeros((_CHANNELS[name], *self._tile), np.uint16)
+        for field, values in zip(whole, fields, strict=False):
+            field[tuple(map(slice, values.shape))] = values
+        self._writer(name).write(place, whole)
 
     def _is_plain(self, values: Sequence[int]) -> bool:
         """Whether the labelled voxels of a brick tell all its counts."""
@@ -138,25 +152,38 @@ class IndexStore:
         z, y, x = (i - f for i, f in zip(brick, self._first, strict=True))
         return Box((z, y, x), (1, 1, 1))
 
-    def _writable(self, name: str) -> WritableArray:
-        return WritableArray(ArrayHandle(f"{self.path}/{name}", 3, "r+"))
-
     @cached_property
-    def _arrays(self) -> dict[str, Volume] | None:
-        """The three arrays, made when they are not there; None when they cannot be used."""
+    def _is_usable(self) -> bool:
+        """Whether the arrays are there as they should be; they are made when there are none."""
         try:
             if not self.path.exists():
                 self._create()
-            found = {
-                name: open_volume(f"{self.path}/{name}", key="the label index", channels=channels)
-                for name, channels in _CHANNELS.items()
-            }
         except OSError as error:
-            return self._give_up(error.strerror or str(error))
-        except VcmodelsError as error:
-            return self._give_up(f"{error}; delete it")
-        shapes = {name: (array.extent, array.chunks, array.dtype) for name, array in found.items()}
-        return found if shapes == self._layout() else self._give_up("is another index; delete it")
+            self._give_up(error.strerror or str(error))
+            return False
+        return True
+
+    def _reader(self, name: str) -> Volume:
+        """An array to read from, opened at its first use.
+
+        Raises:
+            _UnusableError: it is damaged, or something else than it should be.
+        """
+        if name not in self._opened:
+            try:
+                array = open_volume(f"{self.path}/{name}", key=name, channels=_CHANNELS[name])
+            except VcmodelsError as error:
+                raise _UnusableError(str(error)) from error
+            if (array.extent, array.chunks, array.dtype) != self._layout()[name]:
+                raise _UnusableError(f"{name} is of another index")
+            self._opened[name] = array
+        return self._opened[name]
+
+    def _writer(self, name: str) -> WritableArray:
+        """The same array, to write into."""
+        self._reader(name)
+        handle = self._handles.setdefault(name, ArrayHandle(f"{self.path}/{name}", 3, "r+"))
+        return WritableArray(handle)
 
     def _layout(self) -> dict[str, tuple[Shape, Shape, np.dtype]]:
         """Extent, chunk and dtype of each array."""
@@ -182,7 +209,7 @@ class IndexStore:
     def _give_up(self, reason: str) -> None:
         """Tell why the index is not kept, and use it no more."""
         self._say(f"the label index is not kept: {self.path}: {reason}")
-        self.__dict__["_arrays"] = None
+        self._is_usable = False
 
 
 def _largest_brick(plan: IndexPlan) -> Shape:
