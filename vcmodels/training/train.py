@@ -23,6 +23,7 @@ from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board, cut_json_lines
+from vcmodels.training.class_weights import count_or_recall, weighted_targets
 from vcmodels.training.counters import Counters
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
@@ -87,6 +88,10 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             normalization = Normalization.from_dict(source.state["normalization"])
         else:
             normalization = fit_normalization(task, volumes, split.train_regions)
+        continued = resumed or (None if settings.load_weights_only else given)
+        saved = continued.state.get("class_counts", {}) if continued is not None else {}
+        counts = count_or_recall(task, volumes, split.train_regions, saved, reporter)
+        learner.targets |= weighted_targets(task, counts, reporter)
         run.write_task()
         if compile_pays(learner):
             learner.compile(reporter.say)
@@ -94,6 +99,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         facts = lasting_facts(task, first, learner) | {
             "normalization": normalization.to_dict(),
             "split": split.to_dict(),
+            "class_counts": counts,
         }
         feed = Feed(*datasets(task, volumes, split, normalization), task, device)
         board = Board(events, learner.step, reporter.say)
