@@ -34,6 +34,7 @@ format: venv
 
 docs: venv
 	$(BIN)/vcmodels schema --markdown > docs/task-file.md
+	$(BIN)/vcmodels schema --losses > docs/losses.md
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

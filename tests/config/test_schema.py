@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from vcmodels.config import load_task, task_schema
+from vcmodels.config.loss_page import document_losses
 from vcmodels.config.markdown import document
 
 ROOT = Path(__file__).parents[2]
@@ -13,6 +14,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_documentation_is_current():
     page = (ROOT / "docs" / "task-file.md").read_text(encoding="utf-8")
     assert page == document(task_schema()), "run: vcmodels schema --markdown > docs/task-file.md"
+
+
+def test_the_page_of_losses_is_current():
+    page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert page == document_losses(), "run: vcmodels schema --losses > docs/losses.md"
 
 
 def test_every_key_is_documented():

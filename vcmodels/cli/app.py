@@ -106,13 +106,20 @@ def schema(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As the page docs/task-file.md.")
     ] = False,
+    losses: Annotated[
+        bool, typer.Option("--losses", help="The page docs/losses.md instead.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Print the JSON Schema of the task file."""
     from vcmodels.config import task_schema
+    from vcmodels.config.loss_page import document_losses
     from vcmodels.config.markdown import document
 
     context.obj.begin()
+    if losses:
+        Console().write(document_losses())
+        return
     content = task_schema()
     Console().write(document(content) if markdown else json.dumps(content, indent=2) + "\n")
 

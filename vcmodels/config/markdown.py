@@ -139,7 +139,8 @@ def _table(title: str, section: Schema, schema: Schema, about: str | None = None
     return "\n".join([*lines, ""])
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
+    """A row of a table in Markdown."""
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 

@@ -38,7 +38,7 @@ def boundary(
         Scalar float32 in [0, 1]; 0 with zero gradient when no voxel is valid.
 
     Paper: Kervadec et al. 2019, "Boundary loss for highly unbalanced segmentation"
-    (arXiv:1812.07032), equation 4.
+    (arXiv:1812.07032).
     """
     probability, soft = region_pair(logits, label, valid)
     is_inside = soft > 0.5

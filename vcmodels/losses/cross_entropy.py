@@ -24,7 +24,7 @@ def bce(
     label_smoothing: float = 0.0,
     pos_weight: Positive = 1.0,
 ) -> Tensor:
-    """Mean binary cross-entropy; foreground counts `pos_weight` times.
+    """Mean binary cross-entropy, the foreground counted `pos_weight` times.
 
     Args:
         logits: (B, K, Z, Y, X), before the sigmoid; half types are computed in float32.
@@ -51,7 +51,7 @@ def ce(
     label_smoothing: float = 0.0,
     class_weights: ClassWeights = None,
 ) -> Tensor:
-    """Mean cross-entropy of the softmax, by `class_weights` of the labelled class.
+    """Mean cross-entropy of the softmax, weighted by `class_weights` of the labelled class.
 
     With class weights the mean is that of `torch.nn.CrossEntropyLoss`: the sum over voxels is
     divided by the sum of the weights of their classes, so that a common factor of all classes
@@ -150,7 +150,7 @@ def topk_ce(
         Scalar float32; 0 with zero gradient when no voxel is valid.
 
     Paper: Wu et al. 2016, "Bridging Category-level and Instance-level Semantic Image Segmentation"
-    (arXiv:1605.06885), section 2.2; as `TopKLoss` of nnU-Net (Isensee et al. 2021).
+    (arXiv:1605.06885); as `TopKLoss` of nnU-Net (Isensee et al. 2021).
     """
     logits, label = masked_inputs(logits, label, valid)
     is_binary = label.shape[1] == logits.shape[1]

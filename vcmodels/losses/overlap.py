@@ -72,7 +72,7 @@ def soft_jaccard(
     """1 - |P and T| / |P or T|, averaged over the classes; arguments as for `soft_dice`.
 
     Paper: Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image
-    Segmentation" (ISVC), section 3.
+    Segmentation" (ISVC).
     """
     return tversky(
         logits,
@@ -103,7 +103,7 @@ def tversky(
     `soft_dice`.
 
     Paper: Salehi et al. 2017, "Tversky loss function for image segmentation using 3D fully
-    convolutional deep networks" (arXiv:1706.05721), equation 4 and its best alpha and beta.
+    convolutional deep networks" (arXiv:1706.05721), with its best alpha and beta.
     """
     relative, scale = split_weight(valid, weight)
     pair = region_pair(
@@ -130,7 +130,7 @@ def focal_tversky(
     false *negatives*; here it is that of the false positives in both losses.
 
     Paper: Abraham & Khan 2019, "A novel focal Tversky loss function with improved attention U-Net
-    for lesion segmentation" (arXiv:1810.07842), equation 4.
+    for lesion segmentation" (arXiv:1810.07842).
     """
     relative, scale = split_weight(valid, weight)
     pair = region_pair(
@@ -155,7 +155,7 @@ def generalised_dice(
     much as the rarest that has one (as in NiftyNet and MONAI). Arguments as for `soft_dice`.
 
     Paper: Sudre et al. 2017, "Generalised Dice overlap as a deep learning loss function for highly
-    unbalanced segmentations" (arXiv:1707.03237), section 2.1.
+    unbalanced segmentations" (arXiv:1707.03237).
     """
     relative, scale = split_weight(valid, weight)
     probability, soft = region_pair(

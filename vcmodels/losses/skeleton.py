@@ -29,7 +29,7 @@ def cldice(
     weight: Tensor | None = None,
     iterations: Iterations = 3,
 ) -> Tensor:
-    """1 - the harmonic mean of two shares: skeleton of P inside T, skeleton of T inside P.
+    """1 - the harmonic mean of the share of P's skeleton in T and of T's skeleton in P.
 
     Averaged over the classes but the background; sums are those of the batch. The mean of both
     shares is no measure of thickness: use it beside `soft_dice`.
@@ -65,7 +65,7 @@ def skeleton_recall(
     weight: Tensor | None = None,
     iterations: Iterations = 8,
 ) -> Tensor:
-    """1 - the share of the label's thickened skeleton that is predicted; beside another loss.
+    """1 - the share of T's thickened skeleton that is in P.
 
     Averaged over the classes but the background; sums are those of the batch. Arguments as for
     `cldice`; here `iterations` costs little, for the skeleton is the label's alone, and what is
@@ -77,7 +77,7 @@ def skeleton_recall(
     thickened by 2 voxels it is.
 
     Paper: Kirchhoff et al. 2024, "Skeleton Recall Loss for connectivity conserving and resource
-    efficient segmentation of thin tubular structures" (arXiv:2404.03010), section 3.
+    efficient segmentation of thin tubular structures" (arXiv:2404.03010).
     """
     probability, soft = region_pair(logits, label, valid)
     relative, scale = split_weight(valid, weight)

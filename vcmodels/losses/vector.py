@@ -11,7 +11,7 @@ norm of the whole gradient. The cosine of a unit vector changes by 5e-7."""
 
 
 def cosine(logits: Tensor, label: Tensor, valid: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Mean of 1 - cos(angle) over the valid voxels, for vectors with a sign.
+    """Mean of 1 - cos(angle), for vectors with a sign.
 
     Args:
         logits: (B, 3, Z, Y, X), of any length; half types are computed in float32.
@@ -28,7 +28,7 @@ def cosine(logits: Tensor, label: Tensor, valid: Tensor, *, weight: Tensor | Non
 def axial_cosine(
     logits: Tensor, label: Tensor, valid: Tensor, *, weight: Tensor | None = None
 ) -> Tensor:
-    """Mean of 1 - cos(angle)^2 over the valid voxels, for axes (n and -n are the same).
+    """Mean of 1 - cos(angle)^2, for axes (n and -n are the same).
 
     The square and not 1 - |cos|: |cos| has a corner at 90 degrees with its steepest slope on both
     sides, so that a voxel that does not know its axis yet is thrown back and forth at full
@@ -54,7 +54,7 @@ def axial_cosine(
 def unit_length(
     logits: Tensor, label: Tensor, valid: Tensor, *, weight: Tensor | None = None
 ) -> Tensor:
-    """Mean of (|v| - 1)^2, beside a loss on the direction: keeps the length of vectors from drifting.
+    """Mean of (|v| - 1)^2, which keeps the length of vectors from drifting.
 
     Args:
         logits: (B, C, Z, Y, X), of any length; half types are computed in float32.
