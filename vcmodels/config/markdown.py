@@ -86,7 +86,7 @@ def _sections(schema: Schema) -> Iterator[str]:
 def _losses() -> str:
     """A table of what each kind may be trained with, and which label keys it uses."""
     rows = [
-        _row(
+        table_row(
             f"`{kind}`",
             " + ".join(f"{t.factor:g} {t.name}" for t in parse_loss(target.default_loss)),
             ", ".join(sorted(target.allowed_losses)),
@@ -132,10 +132,12 @@ def _table(title: str, section: Schema, schema: Schema, about: str | None = None
     required = section.get("required", _NEEDED.get(title, ()))
     for key, value in section["properties"].items():
         default = "required" if key in required else _LISTS.get(key) or _default(value)
-        lines.append(_row(f"`{key}`", wanted(value, schema), default, value.get("description", "")))
+        lines.append(
+            table_row(f"`{key}`", wanted(value, schema), default, value.get("description", ""))
+        )
     extra = as_object(section.get("additionalProperties"))
     if extra is not None:
-        lines.append(_row(_LABEL_KEY, "a text", "", extra["description"]))
+        lines.append(table_row(_LABEL_KEY, "a text", "", extra["description"]))
     return "\n".join([*lines, ""])
 
 
