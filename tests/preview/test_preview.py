@@ -67,10 +67,11 @@ def drawn(monkeypatch):
 
 def test_one_picture_for_each_transform_and_each_sample(task_with, tmp_path):
     task = task_with([{"name": "flip"}, {"name": "affine"}, {"name": "blur"}, {"name": "flip"}])
-    written = write_preview(task, samples=2)
+    folder, written = write_preview(task, samples=2)
     names = ["01_flip.png", "02_affine.png", "03_blur.png", "04_flip.png", "all_1.png", "all_2.png"]
     assert [path.name for path in written] == names
-    assert {path.parent for path in written} == {tmp_path / "run" / "preview"}
+    assert folder == tmp_path / "run" / "preview"
+    assert sorted(folder.iterdir()) == written
     for path in written:
         with Image.open(path) as picture:
             assert 900 < picture.width < 2000

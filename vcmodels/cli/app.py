@@ -11,6 +11,7 @@ from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load, spans, thre
 from vcmodels.cli.console import Console
 from vcmodels.cli.derive import derive
 from vcmodels.cli.infer import infer
+from vcmodels.cli.preview import preview
 from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
@@ -161,32 +162,9 @@ def phantom(
     console.say(f"wrote {path}: ct, sheet and normals of {size} voxels")
 
 
-@app.command()
-def preview(
-    context: typer.Context,
-    task: TaskFile,
-    set_: Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the PNGs; <run folder>/preview when left out.")
-    ] = None,
-    samples: Annotated[
-        int, typer.Option(min=0, max=100, help="Patches to show the whole list on.")
-    ] = 3,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the draws; else the task's.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Draw patches and their labels before and after each transform of the task's augmentation."""
-    from vcmodels.preview import write_preview
-
-    console = Console()
-    context.obj.begin()
-    loaded = load(task, set_, console)
-    written = write_preview(loaded, output, samples=samples, seed=seed, reporter=console)
-    console.say(f"{len(written)} pictures in {written[0].parent if written else 'no folder'}")
-
-
 app.command()(infer)
 app.command()(derive)
+app.command()(preview)
 
 
 @app.command()

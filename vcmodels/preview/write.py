@@ -22,7 +22,7 @@ def write_preview(
     samples: int = 3,
     seed: int | None = None,
     reporter: Reporter | None = None,
-) -> list[Path]:
+) -> tuple[Path, list[Path]]:
     """Draw patches of a task before and after its augmentation, with the labels of every target.
 
     One PNG for each transform of the list, forced to happen, and `samples` of the whole list at its
@@ -37,7 +37,7 @@ def write_preview(
         reporter: told the progress.
 
     Returns:
-        The PNGs.
+        The folder and the PNGs in it.
 
     Raises:
         RefusedError: the volumes do not fit the task.
@@ -65,7 +65,7 @@ def write_preview(
             _draw(path, "the whole list", f"p: {listed}", source, row, task.augment)
             written.append(path)
             advance(1, path.name)
-    return written
+    return folder, written
 
 
 def _draw(
