@@ -1,18 +1,10 @@
-import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
-import pytest
 from torch import nn
 
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.journal import Journal
-
-KILLS = 5
 
 
 class Slow(nn.Module):
@@ -55,50 +47,6 @@ def test_a_run_continues_with_other_units(workplace):
     assert Journal(work.folder / "out" / "net.zarr").done()
     assert work.run(memory=1.0).is_complete
     assert work.hashes() == reference.hashes()
-
-
-CHILD = """
-import sys
-sys.path.insert(0, {here!r})
-from pathlib import Path
-import numpy as np
-from conftest import Workplace
-from test_resume import Slow, volume
-work = object.__new__(Workplace)
-work.folder, work.store, work.network = Path({folder!r}), {store!r}, Slow()
-print("ready", flush=True)
-work.run(memory=4e-4)
-"""
-
-
-@pytest.mark.slow
-def test_kill_nine_anywhere_then_the_same_bytes_and_no_litter(workplace):
-    reference = workplace(volume(), network=Slow())
-    begun = time.monotonic()
-    reference.run(memory=4e-4)
-    duration = time.monotonic() - begun
-    work = workplace(volume(), network=Slow())
-    here = str(Path(__file__).parent)
-    program = CHILD.format(here=here, folder=str(work.folder), store=work.store)
-    rng = np.random.default_rng(0)
-    killed = 0
-    for _ in range(KILLS):
-        child = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0, duration / 2))
-        child.send_signal(signal.SIGKILL)
-        killed += child.wait() == -signal.SIGKILL
-        child.stdout.close()
-    assert killed >= 2
-    work.run(memory=4e-4)
-    assert work.hashes() == reference.hashes()
-    assert not list(work.folder.rglob("*.partial"))
-    assert not list((work.folder / "out").glob(".*"))
 
 
 def test_a_torn_last_line_of_the_journal_is_dropped(tmp_path):

@@ -1,0 +1,66 @@
+"""Forks workers that predict, so that each starts at once: torch is imported here, one time.
+
+For each line of JSON on stdin a worker, which is killed after so many seconds; its exit status goes
+to stdout: 9, or 0 if it was done before.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tests.inference.conftest import Workplace
+from vcmodels.inference import Part, predict
+
+
+class Slow(nn.Module):
+    """Depends on the place in the patch, and leaves time to be killed."""
+
+    def forward(self, image, targets):
+        time.sleep(0.002)
+        ramp = np.sin(np.arange(image[0, 0].numel(), dtype=np.float32)).reshape(image[0, 0].shape)
+        return {name: (image[:, :1] + image.new_tensor(ramp),) for name in targets}
+
+
+def workplace(folder: Path) -> Workplace:
+    """One that predicts a volume which is on the disk already."""
+    work = object.__new__(Workplace)
+    work.folder, work.store, work.network = folder, str(folder / "input.zarr"), Slow()
+    return work
+
+
+def work_on(folder: Path, memory: float, parts: int) -> None:
+    """Predict with so much memory, in so many parts, one after the other."""
+    torch.set_num_threads(1)
+    work = workplace(folder)
+    task = work.task(memory=memory)
+    for index in range(parts):
+        predict(task, work.predictor(task), part=Part(index, parts))
+
+
+def main() -> None:
+    for line in sys.stdin:
+        manner = json.loads(line)
+        seconds = manner.pop("seconds")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                work_on(Path(sys.argv[1]), **manner)
+                code = 0
+            finally:
+                os._exit(code)
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)  # a child that has ended is there until it is waited for
+        sys.stdout.write(f"{os.waitpid(child, 0)[1]}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

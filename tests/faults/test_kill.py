@@ -1,0 +1,78 @@
+"""kill -9 anywhere, then the same command: the same bytes, and nothing left behind.
+
+20 kills in the suite; by hand more: pytest tests/faults --kills 200.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.faults.nursery import Slow, work_on
+from tests.inference.conftest import Workplace
+
+MANNERS = [
+    {"memory": 4e-4, "parts": 1},
+    {"memory": 1.0, "parts": 1},
+    {"memory": 4e-4, "parts": 3},
+]
+
+
+def volume():
+    values = np.random.default_rng(3).random((40, 30, 31), np.float32)
+    values[8:16] = 0
+    return values
+
+
+@pytest.fixture
+def nursery(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.nursery", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    yield process
+    process.stdin.close()
+    process.wait()
+    process.stdout.close()
+
+
+def attempt(nursery, manner, seconds):
+    """Start a worker and kill it after so long; whether it was still at work."""
+    nursery.stdin.write(json.dumps({**manner, "seconds": seconds}) + "\n")
+    nursery.stdin.flush()
+    status = int(nursery.stdout.readline())
+    assert status in (0, signal.SIGKILL)
+    return status == signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kill_nine_anywhere_then_the_same_bytes_and_no_litter(tmp_path, nursery, pytestconfig):
+    kills = pytestconfig.getoption("kills", None) or 20
+    work = Workplace(tmp_path, volume(), (8, 8, 8), network=Slow())
+    begun = time.monotonic()
+    work_on(tmp_path, **MANNERS[0])
+    duration = time.monotonic() - begun
+    reference = work.hashes()
+    rng = np.random.default_rng(0)
+    killed, rounds = 0, 0
+    while killed < kills:
+        shutil.rmtree(tmp_path / "out")
+        manner = MANNERS[rounds % len(MANNERS)]
+        for _ in range(3):
+            killed += attempt(nursery, manner, rng.uniform(0, 0.6 * duration))
+        work_on(tmp_path, **manner)
+        assert work.hashes() == reference, (manner, rounds)
+        assert not list((tmp_path / "out").rglob("*.partial*"))
+        assert not list((tmp_path / "out").glob(".*"))
+        assert not (tmp_path / "out" / "net.zarr" / ".vcmodels").exists()
+        rounds += 1
