@@ -20,6 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from vcmodels.geometry.boxes import Shape
+from vcmodels.losses.masking import keep_valid
 from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
 from vcmodels.section import Fraction, Section
 
@@ -220,6 +221,8 @@ class Target(Section):
         Returns:
             Scalar float32; 0 with zero gradient when no voxel is valid.
         """
+        # Before an activation: the gradient of a sigmoid at NaN is NaN, and 0 times that too.
+        logits = keep_valid(logits, valid)
         terms = [
             term(self.loss_input(term.name, logits), label, valid, weight, self.smoothing)
             for term in self.losses

@@ -192,7 +192,8 @@ class VectorTarget(PieceTarget):
 
         The brightest is as long as `output_range` reaches, or else the longest of the slice.
         """
-        vectors = np.moveaxis(np.nan_to_num(prediction[::-1].astype(np.float32)), 0, -1)
+        finite = np.nan_to_num(prediction[::-1].astype(np.float32)).clip(-1e15, 1e15)
+        vectors = np.moveaxis(finite, 0, -1)
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
         longest = max(map(abs, self.output_range)) if self.output_range else float(length.max())
         colours = (vectors / np.maximum(length, SHORTEST) + 1) / 2
