@@ -90,7 +90,7 @@ def changed(task, path, value):
         (f"{VOLUMES}.0.shet", "x", 'did you mean "sheet"?'),
         (f"{VOLUMES}.0.sheet", 3, "volume_paths.0.sheet: found 3; give a text"),
         (f"{VOLUMES}.0.labels", {"sheet": "x"}, "labels: "),
-        (f"{VOLUMES}.1.ref_label", "normals", '"normals" is no target with a label in this volume'),
+        (f"{VOLUMES}.1.ref_label", "normals", '"normals" is no label of this volume; give one of "sheet"'),
         (f"{VOLUMES}.1.name", "scroll", '"scroll" is also the name of volume_paths.0'),
         (f"{VOLUMES}.1", {"input": "x"}, "volume_paths.1: has no label (targets: "),
         (f"{VOLUMES}.1", "x", 'found "x"; give an object with "input"'),

@@ -6,6 +6,7 @@ from vcmodels.errors import RunError
 from vcmodels.evaluation import score_volume
 from vcmodels.geometry.boxes import Box, blocks_of
 from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.centres import CentresTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 
 EXTENT = (10, 14, 18)
@@ -95,3 +96,19 @@ def test_blocks_cover_the_box_once_on_the_grid_of_chunks():
     expected = np.zeros(EXTENT, int)
     expected[INNER.slices()] = 1
     np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.parametrize("block", [(128, 128, 128), (3, 5, 4), (1, 14, 18)], ids=str)
+def test_a_derived_label_scores_the_same_for_any_block(store, block):
+    ids = np.zeros(EXTENT, np.int64)
+    for number, (z, y, x) in enumerate(np.ndindex(2, 3, 3), start=2**40):
+        ids[5 * z + 1 : 5 * z + 4, 4 * y + 1 : 4 * y + 4, 5 * x + 1 : 5 * x + 5] = number
+    target = CentresTarget(derive="cells", max_extent=4)
+    cells, heat = store("cells", ids), masks()[0]
+    label = Label(target, StoredLabel("scroll", cells, cells.box), (1.0, 1.0, 1.0))
+    whole, valid = label.read(cells.box)
+    scores = score_volume(label, store("prediction", heat), INNER, block=block)
+    at = (0, *INNER.slices())
+    errors = np.abs(heat[INNER.slices()] / 255 - whole[at])[valid[at]]
+    assert scores["mae"] == pytest.approx(errors.mean(), abs=1e-6)
+    assert whole[at].max() > 0.9

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vcmodels.config.explain import unknown_key
-from vcmodels.config.messages import Fault, Path, listed
+from vcmodels.config.messages import Fault, Path, listed, shown
 from vcmodels.config.plain import as_list, as_object
 from vcmodels.config.schema_walk import Schema
 from vcmodels.config.values import VOLUME_KEYS
@@ -20,25 +20,32 @@ def fold_labels(task: dict[str, Any], schema: Schema) -> list[Fault]:
     """
     config = as_object(task.get("dataset_config")) or {}
     targets = as_object(config.get("targets"))
-    names = list(dict.fromkeys([*(targets or ()), *_sources(targets or {})]))
+    sources = _sources(targets or {})
+    names = list(dict.fromkeys([*(targets or ()), *sources]))
     faults: list[Fault] = []
     for index, entry in enumerate(as_list(config.get("volume_paths")) or []):
         block = as_object(entry)
         if block is not None:
             path = ("dataset_config", "volume_paths", index)
             if targets:
-                faults += _unknown(block, path, schema, names)
+                faults += _unknown(block, path, schema, names, sources)
             _fold(block)
     return faults
 
 
-def _sources(targets: dict[str, Any]) -> list[str]:
-    """What the targets are derived from; a value that is no text is told by the validation."""
-    sources = [(as_object(target) or {}).get("derive") for target in targets.values()]
-    return [source for source in sources if isinstance(source, str)]
+def _sources(targets: dict[str, Any]) -> dict[str, str]:
+    """By what they are derived from, the targets; no text is told by the validation."""
+    blocks = {name: as_object(target) or {} for name, target in targets.items()}
+    return {
+        source: name
+        for name, block in blocks.items()
+        if isinstance(source := block.get("derive"), str)
+    }
 
 
-def _unknown(block: dict[str, Any], path: Path, schema: Schema, names: list[str]) -> list[Fault]:
+def _unknown(
+    block: dict[str, Any], path: Path, schema: Schema, names: list[str], sources: dict[str, str]
+) -> list[Fault]:
     """Faults of keys that name nothing; both lists are told, as either may be what is wrong."""
     strange = [key for key in block if key not in VOLUME_KEYS and key not in names]
     labels = [key for key in block if key not in VOLUME_KEYS]
@@ -46,10 +53,14 @@ def _unknown(block: dict[str, Any], path: Path, schema: Schema, names: list[str]
     for key in strange:
         fault = unknown_key((*path, key), schema, [*VOLUME_KEYS, *names])
         found = (
-            f"is no target and no key of a volume (targets: {listed(names)}; "
+            f"is no target and no key of a volume (targets: {listed(names)}, "
             f"labels of this volume: {listed(labels)})"
         )
-        faults.append(Fault(fault.path, found.replace("; ", ", "), fault.remedy))
+        remedy = fault.remedy
+        if fault.meant in sources and fault.meant not in block:
+            derived = f"dataset_config.targets.{sources[fault.meant]}"
+            remedy = f"did you mean {shown(fault.meant)}, which {derived} is derived from?"
+        faults.append(Fault(fault.path, found, remedy))
     return faults
 
 
