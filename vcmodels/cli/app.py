@@ -11,6 +11,7 @@ from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load, spans, thre
 from vcmodels.cli.console import Console
 from vcmodels.cli.derive import derive
 from vcmodels.cli.infer import infer
+from vcmodels.cli.patches import patches
 from vcmodels.cli.preview import preview
 from vcmodels.errors import RefusedError
 
@@ -85,23 +86,6 @@ def check(
 
 
 @app.command()
-def patches(
-    context: typer.Context, task: TaskFile, set_: Overrides = None, debug: Debug = False
-) -> None:
-    """Find the patches to train on and write their cache."""
-    from vcmodels.data.patch_cache import load_or_find_patches
-    from vcmodels.data.volumes import open_volumes
-
-    console = Console()
-    context.obj.begin()
-    loaded = load(task, set_, console)
-    volumes = open_volumes(loaded, console)
-    found = load_or_find_patches(loaded, volumes, console)
-    for number, volume in enumerate(volumes):
-        console.say(f"{volume.name}: {int((found.rows[:, 0] == number).sum())} patches")
-
-
-@app.command()
 def schema(
     context: typer.Context,
     markdown: Annotated[
@@ -162,6 +146,7 @@ def phantom(
     console.say(f"wrote {path}: ct, sheet and normals of {size} voxels")
 
 
+app.command()(patches)
 app.command()(infer)
 app.command()(derive)
 app.command()(preview)

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from vcmodels.config import Task
-from vcmodels.data.patches import PatchCriteria, PatchList, find_patches, ignored_values
+from vcmodels.data.patches import (
+    Candidates,
+    PatchCriteria,
+    PatchList,
+    choose_patches,
+    ignored_values,
+    survey,
+)
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.reporting import Reporter, Silent
@@ -24,21 +31,35 @@ class _UnusableError(Exception):
 
 
 def load_or_find_patches(
-    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
+    task: Task,
+    volumes: Sequence[TaskVolume],
+    reporter: Reporter | None = None,
+    candidates: Sequence[Candidates] | None = None,
 ) -> PatchList:
     """The patches of a task, from its cache when that is valid, else found anew and cached.
 
     What was done, and why, is told in one line. A cache that cannot be written is told too and
     changes nothing else. With `use_cache: false` the file is neither read nor written.
 
+    Args:
+        task: the resolved task.
+        volumes: all its volumes.
+        reporter: told what was done.
+        candidates: to find patches among, as from `survey`, when that was done already.
+
     Raises:
         TaskError: not one patch qualifies.
         ChunkError: a label chunk cannot be read.
     """
     reporter = reporter or Silent()
+
+    def find() -> PatchList:
+        found = survey(task, volumes, reporter) if candidates is None else candidates
+        return choose_patches(task, found, reporter)
+
     if not task.dataset_config.use_cache:
         reporter.say("finding patches: use_cache is false")
-        return find_patches(task, volumes, reporter)
+        return find()
     path = task.cache_file
     wanted = fingerprint(task, volumes)
     try:
@@ -48,7 +69,7 @@ def load_or_find_patches(
     else:
         reporter.say(f"{len(patches.rows)} patches from {path}{note}")
         return patches
-    patches = find_patches(task, volumes, reporter)
+    patches = find()
     try:
         if path.exists() and not path.is_file():  # /dev/null, which a rename would replace
             raise FileExistsError(EEXIST, "is not a file")

@@ -105,22 +105,11 @@ class Candidates:
 
 
 def find_patches(
-    task: Task,
-    volumes: Sequence[TaskVolume],
-    reporter: Reporter | None = None,
-    *,
-    dask: str | None = None,
+    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
 ) -> PatchList:
-    """Find the patches of all volumes; each stored block of a reference label is decoded once.
-
-    Volumes without `ref_label` give every patch of their grid.
-
-    Raises:
-        TaskError: not one patch qualifies; names the best one and the threshold that blocks it.
-        ChunkError: a label chunk cannot be read.
-    """
+    """`survey`, then `choose_patches`."""
     reporter = reporter or Silent()
-    return choose_patches(task, survey(task, volumes, reporter, dask=dask), reporter)
+    return choose_patches(task, survey(task, volumes, reporter), reporter)
 
 
 def survey(
@@ -131,6 +120,9 @@ def survey(
     dask: str | None = None,
 ) -> list[Candidates]:
     """All candidate patches of all volumes, before any threshold.
+
+    Volumes without `ref_label` give every patch of their grid. Of a label that is not in the index
+    yet, each stored chunk is decoded once.
 
     Args:
         task: the resolved task.

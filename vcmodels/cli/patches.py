@@ -1,0 +1,87 @@
+"""The command `patches`: how many there are, by thresholds, and where they lie."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.console import Console
+
+if TYPE_CHECKING:
+    from vcmodels.data.patches import Candidates, PatchCriteria
+
+SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def patches(
+    context: typer.Context,
+    task: TaskFile,
+    set_: Overrides = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG of where they lie; beside the cache when left out.")
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Read labels on this Dask cluster, as tcp://host:8786."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Find the patches to train on, show what other thresholds would give, write their cache."""
+    from vcmodels.cli.patch_picture import draw_patches
+    from vcmodels.data.patch_cache import load_or_find_patches
+    from vcmodels.data.patches import PatchCriteria, survey
+    from vcmodels.data.volumes import open_volumes
+
+    console = Console()
+    context.obj.begin()
+    loaded = load(task, set_, console)
+    volumes = open_volumes(loaded, console)
+    candidates = survey(loaded, volumes, console, dask=dask)
+    criteria = PatchCriteria.of(loaded)
+    for line in threshold_table(candidates, criteria):
+        console.say(line)
+    path = picture or loaded.cache_file.with_suffix(".png")
+    try:
+        draw_patches(candidates, criteria, path)
+    except OSError as error:
+        console.say(f"the picture is not kept: {path}: {error.strerror or error}")
+    else:
+        console.say(f"where they lie: {path}")
+    found = load_or_find_patches(loaded, volumes, console, candidates)
+    for number, volume in enumerate(volumes):
+        console.say(f"{volume.name}: {int((found.rows[:, 0] == number).sum())} patches")
+
+
+def threshold_table(candidates: "Sequence[Candidates]", criteria: "PatchCriteria") -> list[str]:
+    """How many patches each pair of thresholds gives, those of the task marked; [] without labels."""
+    shares = [np.zeros(0)]
+    ratios = [np.zeros(0)]
+    for one in candidates:
+        if one.density is not None:
+            share, ratio = criteria.shares(one.density, one.grid)
+            shares.append(share)
+            ratios.append(ratio)
+    share, ratio = np.concatenate(shares), np.concatenate(ratios)
+    if len(shares) == 1:
+        return []
+    columns = sorted({*RATIOS, criteria.min_labeled_ratio})
+    lines = [
+        f"patches by thresholds, of {len(share)} that hold labels (* those of the task)",
+        f"{'min_bbox_percent':>16}   min_labeled_ratio (of the {criteria.labeled_ratio_of})",
+        " " * 16 + "".join(f"{value:>11g} " for value in columns),
+    ]
+    for row in sorted({*SHARES, criteria.min_bbox_percent}):
+        counts = [int(((share >= row) & (ratio >= column)).sum()) for column in columns]
+        marks = [
+            "*" if (row, column) == (criteria.min_bbox_percent, criteria.min_labeled_ratio) else " "
+            for column in columns
+        ]
+        cells = (f"{count:>11}{mark}" for count, mark in zip(counts, marks, strict=True))
+        lines.append(f"{row:>16g}" + "".join(cells))
+    return [line.rstrip() for line in lines]
