@@ -17,7 +17,7 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Reporter
 from vcmodels.targets import AnyTarget
 
-CANDIDATES = 24
+CANDIDATES = 12
 """Patches that are read to choose those which show the most."""
 ROOM = 0.4
 """Distance to the border of the region, in lengths of the patch, beyond which more is not better."""
