@@ -1,5 +1,7 @@
 import itertools
+import json
 from collections import Counter
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -9,6 +11,9 @@ from torch import nn
 
 from vcmodels.errors import OutputError, RunError
 from vcmodels.geometry.grids import patch_origins
+from vcmodels.inference import predict
+from vcmodels.inference.forward import Forward
+from vcmodels.inference.job import prepare
 from vcmodels.reporting import Silent
 from vcmodels.volumes import Volume, WritableArray
 
@@ -165,6 +170,64 @@ def test_on_a_cpu_a_batch_is_one_patch_whatever_is_asked(workplace):
 
     workplace(noise((9, 10, 11)), network=Watching()).run(batch_size=3)
     assert set(sizes) == {1}
+
+
+def test_batches_are_filled_across_units_and_do_not_change_a_bit(workplace, monkeypatch):
+    """As on a GPU; this network gives the same bits in any batch."""
+    alone = workplace(noise((20, 37, 41)), network=PatchPosition())
+    alone.run(overlap=0.3, memory=4e-4)
+
+    class InThrees(Forward):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.batch = 3
+
+    sizes = []
+
+    class Watching(PatchPosition):
+        def forward(self, image, targets):
+            sizes.append(len(image))
+            return super().forward(image, targets)
+
+    monkeypatch.setattr("vcmodels.inference.job.Forward", InThrees)
+    work = workplace(noise((20, 37, 41)), network=Watching())
+    report = work.run(overlap=0.3, memory=4e-4)
+    assert work.run(overlap=0.3, memory=4e-4, options={"dry_run": True}).estimate.units > 3
+    assert sizes[: -(-report.patches // 3)] == [3] * -(-report.patches // 3)
+    assert work.hashes() == alone.hashes()
+
+
+def test_the_patch_is_that_of_the_checkpoint_when_the_task_names_none(workplace):
+    """The task's own training may have had another."""
+    work = workplace(noise((20, 21, 22)))
+    task = work.task(patch_size=None)
+    predictor = replace(work.predictor(work.task()), patch=(4, 6, 8))
+    predict(task, predictor)
+    attributes = json.loads((work.folder / "out/net.zarr/value/.zattrs").read_text())
+    assert attributes["vcmodels"]["provenance"]["patch_size"] == [4, 6, 8]
+    assert task.tr_params.patch_size == (16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("output_type", "wanted", "precision"),
+    [
+        ("uint8", "auto", "bfloat16"),
+        ("float16", "auto", "float32"),
+        ("float32", "auto", "float32"),
+        ("uint8", "off", "float32"),
+        ("float32", "bf16", "bfloat16"),
+    ],
+)
+def test_bf16_is_taken_by_itself_where_the_output_is_coarser(
+    workplace, monkeypatch, output_type, wanted, precision
+):
+    monkeypatch.setattr("vcmodels.devices.has_fast_bf16", lambda _device: True)
+    work = workplace(noise((9, 10, 11)))
+    task = work.task(output_type=output_type, amp=wanted)
+    target = task.dataset_config.targets["value"].model_copy(update={"output_range": [0.0, 1.0]})
+    config = task.dataset_config.model_copy(update={"targets": {"value": target}})
+    task = task.model_copy(update={"dataset_config": config})
+    assert prepare(task, work.predictor(task), print).manifest["precision"] == precision
 
 
 def test_memory_of_the_sums_does_not_grow_with_the_height(workplace):

@@ -62,21 +62,28 @@ class Forward:
         image = torch.from_numpy(patches)
         if self.device.type == "cuda":
             image = image.pin_memory().to(self.device, non_blocking=True)
-        image = image.contiguous(memory_format=self._layout)
         with torch.inference_mode():
+            logits = self.logits(image)
+            return {
+                name: target.blendable(logits[name][0][:count].float())
+                for name, target in self.targets.items()
+            }
+
+    def logits(self, image: Tensor) -> Mapping[str, Sequence[Tensor]]:
+        """(B, C, Z, Y, X) on the device -> what the network gives, in inference mode.
+
+        Raises:
+            RunError: the device's memory is too small.
+        """
+        with torch.inference_mode(), autocast(self.device, self.amp):
             try:
-                with autocast(self.device, self.amp):
-                    outputs = self.network(image)
+                return self.network(image.contiguous(memory_format=self._layout))
             except torch.OutOfMemoryError as error:
                 raise RunError(
                     "inference_params.batch_size",
                     f"out of memory with patches of shape {tuple(image.shape)}",
                     "make batch_size or patch_size smaller; the same command continues",
                 ) from error
-            return {
-                name: target.blendable(outputs[name][0][:count].float())
-                for name, target in self.targets.items()
-            }
 
 
 def channel_sums(values: Mapping[str, Tensor]) -> Tensor:

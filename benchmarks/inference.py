@@ -1,0 +1,310 @@
+"""What prediction costs beside the forward pass: python benchmarks/inference.py ROW [ROW ...].
+
+Rows: machinery, overhead, job, memory, identity, chunks, workers. Each prints one JSON line per
+measurement. CPU seconds are those of the process, ratios are taken within one run, so that a busy
+machine matters little. One thread unless OMP_NUM_THREADS says otherwise.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from numcodecs import Zstd
+from torch import Tensor, nn
+from zarr.storage import LocalStore
+
+from vcmodels.checkpoint import Predictor
+from vcmodels.config import Task, parse_task
+from vcmodels.data.normalization import Normalization
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.inference import predict, predict_on
+from vcmodels.inference.job import prepare
+from vcmodels.volumes import create_array, open_volume
+
+CHUNK = 64
+HEADS = {"sheet": 1, "normals": 3}
+TARGETS = {
+    "sheet": {"kind": "binary"},
+    "normals": {"kind": "normals", "channels": 3},
+}
+PLAIN = {
+    "sheet": {"kind": "regression", "output_range": [0, 1]},
+    "normals": {"kind": "regression", "channels": 3, "output_range": [0, 1]},
+}
+"""Heads that are only averaged, as the rivals average theirs."""
+
+
+class Null(nn.Module):
+    """Almost free: copies its input to every head."""
+
+    def forward(self, image: Tensor, targets: tuple[str, ...]) -> dict[str, tuple[Tensor]]:
+        return {name: (image[:, :1].expand(-1, HEADS[name], -1, -1, -1),) for name in targets}
+
+
+def make_input(folder: Path, shape: Shape) -> str:
+    """A float32 volume of noise, written slab by slab: nothing of it stays in memory."""
+    array = create_array(
+        str(folder / "in.zarr"), "raw", shape=shape, chunks=(CHUNK,) * 3, dtype=np.float32
+    )
+    rng = np.random.default_rng(0)
+    for z in range(0, shape[0], CHUNK):
+        box = Box((z, 0, 0), (min(CHUNK, shape[0] - z), *shape[1:]))
+        array.write(box, rng.random((1, *box.shape), np.float32))
+    return array.location
+
+
+def make_task(folder: Path, patch: int, targets: dict[str, Any], **inference: Any) -> Task:  # noqa: ANN401
+    task, _ = parse_task(
+        {
+            "tr_params": {"model_name": "net", "patch_size": [patch] * 3},
+            "model_config": {"name": "residual_unet", "f_maps": [16, 32, 64]},
+            "inference_params": {
+                "input_path": str(folder / "in.zarr/raw"),
+                "output_dir": str(folder / "out"),
+                "device": "cpu",
+                "num_dataloader_workers": 1,
+            }
+            | inference,
+            "dataset_config": {
+                "normalization": "none",
+                "volume_paths": [{"input": "a.zarr", **dict.fromkeys(targets, "b.zarr")}],
+                "targets": targets,
+            },
+        },
+        "benchmark",
+    )
+    return task
+
+
+def make_predictor(task: Task, network: nn.Module | None = None) -> Predictor:
+    patch = task.tr_params.patch_size
+    torch.manual_seed(0)
+    module = network or task.model.build(1, HEADS, patch, (1.0, 1.0, 1.0))
+    return Predictor(
+        module.eval(), task, dict(task.dataset_config.targets), Normalization("none"), patch,
+        (1.0, 1.0, 1.0), 1, "0" * 64, Path("benchmark"),
+    )  # fmt: skip
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def emit(row: str, **values: object) -> None:
+    sys.stdout.write(json.dumps({"row": row, **values}) + "\n")
+    sys.stdout.flush()
+
+
+def machinery() -> None:
+    """The null network, Zarr to Zarr: CPU ms a window, and what the pieces of it cost alone."""
+    with scratch() as folder:
+        make_input(folder, (256, 256, 256))
+        for targets, name in ((PLAIN, "4 averaged channels"), (TARGETS, "sheet and normals")):
+            for patch, overlap in ((64, 0.25), (64, 0.5), (96, 0.25), (96, 0.5)):
+                settings = {"overlap": overlap, "amp": "off", "compile": False}
+                for box in ([[0, 64]] * 3, None):  # the first one imports
+                    task = make_task(folder, patch, targets, bbox=box, **settings)
+                    cpu = time.process_time()
+                    report = predict(task, make_predictor(task, Null()), overwrite=True)
+                    cpu = time.process_time() - cpu
+                ms = round(cpu / report.patches * 1e3, 2)
+                emit("machinery", heads=name, patch=patch, overlap=overlap, cpu_ms=ms)
+    emit("floor", patch=64, overlap=0.25, cpu_ms=floor())
+
+
+def floor() -> dict[str, float]:
+    """CPU ms of what one 64^3 window of 4 channels cannot do without, each at its fastest."""
+    patch, out = torch.rand(4, 64, 64, 64), torch.empty(4, 64, 64, 64)
+    weight, sums = torch.rand(64, 64, 64), torch.zeros(4, 64, 64, 256)
+    final = torch.rand(4, 256**3 // 125)
+    codes = final.mul(255).round_().to(torch.uint8)
+    codec = Zstd(level=3, checksum=True)
+    source = codec.encode(np.random.default_rng(0).random(final.shape[1], np.float32).tobytes())
+    parts: dict[str, Callable[[], object]] = {
+        "weight": lambda: torch.mul(patch, weight, out=out),
+        "add": lambda: sums[..., 64:128].add_(out),
+        "encode": lambda: final.mul(255).round_().clamp_(0, 255).to(torch.uint8),
+        "compress": lambda: codec.encode(codes.numpy()),
+        "decode": lambda: codec.decode(source),
+    }
+    costs = {name: round(cpu_of(part, 20) * 1e3, 2) for name, part in parts.items()}
+    return costs | {"sum": round(sum(costs.values()), 2)}
+
+
+def cpu_of(work: Callable[[], object], times: int) -> float:
+    """CPU seconds of one call, the mean of several after a first."""
+    work()
+    begun = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - begun) / times
+
+
+def overhead(size: int = 160) -> None:
+    """Zarr to Zarr with all heads over the bare forward of as many windows, made as the job does.
+
+    A job of one window is taken off, for its start and its compilation.
+    """
+    for patch, overlap in ((64, 0.25), (64, 0.5), (96, 0.25), (96, 0.5)):
+        for manner in ({"amp": "off", "compile": False}, {"amp": "bf16", "compile": True}):
+            with scratch() as folder:
+                make_input(folder, (size, size, size))
+                predictor = make_predictor(make_task(folder, patch, TARGETS))
+                costs: list[tuple[int, float]] = []
+                for box in ([[0, 16]] * 3, None):
+                    task = make_task(folder, patch, TARGETS, overlap=overlap, bbox=box, **manner)
+                    cpu = time.process_time()
+                    report = predict(task, predictor, overwrite=True)
+                    costs.append((report.patches, time.process_time() - cpu))
+                (one, start), (windows, cpu) = costs
+                forward = prepare(task, predictor, emit_note).forward
+                noise = torch.randn(1, 1, patch, patch, patch)
+                bare = cpu_of(lambda f=forward, n=noise: f.logits(n), 6)
+                each = (cpu - start) / (windows - one)
+                emit(
+                    "overhead", patch=patch, overlap=overlap, **manner, windows=windows,
+                    bare_ms=round(bare * 1e3, 1), job_ms=round(each * 1e3, 1),
+                    ratio=round(each / bare, 3),
+                )  # fmt: skip
+
+
+def emit_note(line: str) -> None:
+    emit("note", text=line)
+
+
+def job() -> None:
+    """A whole 256^3 job with default settings, over eager float32 forwards of its windows."""
+    for patch in (64, 96):
+        with scratch() as folder:
+            make_input(folder, (256, 256, 256))
+            task = make_task(folder, patch, TARGETS)
+            predictor = make_predictor(task)
+            noise = torch.randn(1, 1, patch, patch, patch)
+            with torch.inference_mode():
+                eager = cpu_of(lambda p=predictor, n=noise: p.module(n), 3)
+            cpu, wall = time.process_time(), time.perf_counter()
+            report = predict(task, predictor)
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            emit(
+                "job", patch=patch, windows=report.patches, eager_float32_s=eager * report.patches,
+                job_cpu_s=cpu, job_wall_s=wall, times_faster=eager * report.patches / cpu,
+            )  # fmt: skip
+
+
+def memory(budget: float = 0.3) -> None:
+    """Growth of resident memory over the loaded process, null network, patch 64, 4 channels."""
+    for shape in ((128, 128, 128), (256, 256, 256), (512, 512, 512), (256, 1024, 1024)):
+        with scratch() as folder:
+            make_input(folder, shape)
+            for limit in (budget, "auto"):
+                code = f"import inference as b; b.grow({str(folder)!r}, {limit!r}, {shape!r})"
+                subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+
+
+def grow(folder: str, limit: float | str, shape: Shape) -> None:
+    """In a process of its own: predict, and tell how much memory that took at most."""
+    settings = {"amp": "off", "compile": False, "memory": limit}
+    small = make_task(Path(folder), 64, PLAIN, bbox=[[0, 64]] * 3, **settings)
+    predict(small, make_predictor(small, Null()), overwrite=True)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = resident("VmRSS")
+    task = make_task(Path(folder), 64, PLAIN, **settings)
+    report = predict(task, make_predictor(task, Null()), overwrite=True)
+    plan = predict(task, make_predictor(task, Null()), dry_run=True).estimate
+    assert plan is not None
+    emit(
+        "memory", shape=shape, memory=limit, growth_mib=resident("VmHWM") - before,
+        patches=report.patches, predicted_twice=round(plan.repeated / plan.patches, 3),
+    )  # fmt: skip
+
+
+def resident(field: str) -> int:
+    """A line of /proc/self/status, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) // 1024
+
+
+def identity() -> None:
+    """The largest error of blending a volume with itself."""
+    for shape in ((150, 131, 97), (64, 64, 64), (40, 200, 90)):
+        with scratch() as folder:
+            make_input(folder, shape)
+            values = open_volume(str(folder / "in.zarr/raw"), key="in")
+            expected = values.read(values.box)
+            for overlap in (0, 0.25, 0.5, 0.75):
+                settings = {"overlap": overlap, "output_type": "float32", "compile": False}
+                task = make_task(folder, 64, PLAIN, **settings)
+                predict(task, make_predictor(task, Null()), overwrite=True)
+                out = open_volume(str(folder / "out/net.zarr/normals/0"), key="out", channels=3)
+                error = float(np.abs(out.read(out.box) - expected).max())
+                emit("identity", shape=shape, overlap=overlap, largest_error=error)
+
+
+def chunks() -> None:
+    """How often the store is asked for each chunk of the input, and given each of the output."""
+    got, put = Counter[str](), Counter[str]()
+    get, set_ = LocalStore.get, LocalStore.set
+
+    async def counting_get(self: LocalStore, key: str, *a: Any, **k: Any) -> Any:  # noqa: ANN401
+        if "in.zarr" in str(self.root) and key[:1].isdigit():
+            got[key] += 1
+        return await get(self, key, *a, **k)
+
+    async def counting_set(self: LocalStore, key: str, *a: Any, **k: Any) -> None:  # noqa: ANN401
+        if "out" in str(self.root) and key[:1].isdigit():
+            put[f"{self.root}/{key}"] += 1
+        await set_(self, key, *a, **k)
+
+    with scratch() as folder:
+        make_input(folder, (300, 270, 260))
+        for overlap in (0.25, 0.5):
+            got.clear()
+            put.clear()
+            task = make_task(folder, 64, PLAIN, overlap=overlap, amp="off", compile=False)
+            LocalStore.get, LocalStore.set = counting_get, counting_set
+            predict(task, make_predictor(task, Null()), overwrite=True)
+            LocalStore.get, LocalStore.set = get, set_
+            emit(
+                "chunks", overlap=overlap, decoded_per_chunk=sum(got.values()) / len(got),
+                written_per_chunk=sum(put.values()) / len(put), input=len(got), output=len(put),
+            )  # fmt: skip
+
+
+def workers() -> None:
+    """Two processes over one, each with one thread; the wall clock counts, so use an idle machine."""
+    with scratch() as folder:
+        make_input(folder, (192, 192, 192))
+        for devices in (["cpu"], ["cpu", "cpu"]):
+            task = make_task(folder, 64, TARGETS, threads=1, amp="off", compile=False)
+            begun = time.perf_counter()
+            report = predict_on(task, make_predictor(task), devices, overwrite=True)
+            wall = time.perf_counter() - begun
+            emit("workers", devices=devices, wall_s=wall, predicting_s=report.seconds)
+
+
+ROWS = {f.__name__: f for f in (machinery, overhead, job, memory, identity, chunks, workers)}
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    for name in sys.argv[1:] or ROWS:
+        ROWS[name]()
+    emit("machine", cpu=resource.getrusage(resource.RUSAGE_SELF).ru_utime, torch=torch.__version__)
