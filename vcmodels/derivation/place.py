@@ -51,30 +51,44 @@ def written_at(place: Path) -> Iterator[Path]:
         OutputError: another process writes there, or the folder cannot be made.
     """
     partial = place.with_name(f".{place.name}.partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        handle = os.open(partial, os.O_RDONLY)
-    except OSError as error:
-        found = f"{partial} cannot be made ({error.strerror})"
-        raise OutputError(OPTION, found, "choose a writable folder") from error
-    try:
+    with _held(place):
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(str(place), "another process writes it", "wait for it") from error
-        _empty(partial)  # of what a killed process left
-        try:
+            partial.mkdir()
             yield partial
             _replace(place, partial)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _held(place: Path) -> Iterator[None]:
+    """Keep other processes off a place, by a lock on a file beside it."""
+    path = place.with_name(f".{place.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        found = f"{path.parent} cannot be written ({error.strerror})"
+        raise OutputError(OPTION, found, "choose a writable folder") from error
+    try:
+        if not _is_locked(handle, path):
+            raise OutputError(str(place), "another process writes it", "wait for it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
         os.close(handle)
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _is_locked(handle: int, path: Path) -> bool:
+    """Lock a file that was opened; in vain if another has it, or has just deleted it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _replace(place: Path, new: Path) -> None:

@@ -80,7 +80,8 @@ def derive(
             _write(array, label, _block(chunks), advance)
     reporter.say(f"{name} of {chosen.name}: {place}")
     keys = json.dumps(keys_to_read(target))[1:-1]
-    reporter.say(f'to train on it, name it as "{name}" of the volume; the target then has {keys}')
+    remedy = f'the target then has {keys} in the place of "derive" and its keys'
+    reporter.say(f'to train on it, name it as "{name}" of the volume; {remedy}')
     return place
 
 
@@ -130,7 +131,8 @@ def _create(
             KEY: {
                 "target": name,
                 "encoding": encoding(target),
-                "derived_from": source.location,
+                # A URL's query may hold a key to it.
+                "derived_from": source.location.split("?")[0],
                 "source_content": source.fingerprint(),
                 "task_target": target.model_dump(mode="json"),
                 "vcmodels": vcmodels.__version__,
