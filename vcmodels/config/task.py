@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.config.parameters import InferenceParams, TrainingParams
+from vcmodels.config.sampling import SamplingConfig
 from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import AnyModel
@@ -100,6 +101,8 @@ class DatasetConfig(Section):
     """Keep the patch list and reuse it while nothing that determines it has changed."""
     cache_file: Location | None = None
     """Where the patch list is kept; `<run folder>/patches.json` when null."""
+    sampling: SamplingConfig | None = None
+    """Draw patches with labels, or with rare classes, more often."""
     index_dir: Location | None = None
     """Where label indexes are kept for all tasks and runs; `~/.cache/vcmodels` when null."""
 

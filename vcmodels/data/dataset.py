@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from vcmodels.augment import LabelCrop, SpatialTransform, apply_intensity, sample_spatial
 from vcmodels.config import Task
+from vcmodels.data.draw_weights import draw_weights
 from vcmodels.data.labels import StoredLabel, empty_crop, shared_labels, widest_margin
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.patches import patch_stride
@@ -88,8 +89,7 @@ class PatchDataset(Dataset[Sample]):
         self._augmentations = tuple(task.augment) if augment else ()
         jitter = augment and task.tr_params.patch_jitter
         self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
-        weights = np.array([v.weight for v in volumes])[rows[:, 0]]
-        self._order = DrawOrder(seed, weights) if augment else None
+        self._order = DrawOrder(seed, draw_weights(task, volumes, rows)) if augment else None
         self._labels_of = shared_labels(self.targets)
 
     def __len__(self) -> int:

@@ -95,7 +95,7 @@ def fingerprint(task: Task, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
                 "region": [list(volume.region.origin), list(volume.region.end)],
                 "ref_label": volume.ref.location if volume.ref else None,
                 "label content": volume.ref.fingerprint() if volume.ref else None,
-                "ignore_label": list(ignored_values(task, volume)),
+                "ignore_label": list(ignored_values(task, volume.ref_target)),
             }
             for volume in volumes
         ],

@@ -142,7 +142,7 @@ def survey(
         for v in volumes
     ]
     labels = [
-        Wanted(v.ref, grid.frame, v.region, cell, ignored_values(task, v))
+        Wanted(v.ref, grid.frame, v.region, cell, ignored_values(task, v.ref_target))
         for v, grid in zip(volumes, grids, strict=True)
         if v.ref is not None
     ]
@@ -182,11 +182,10 @@ def choose_patches(task: Task, candidates: Sequence[Candidates], reporter: Repor
     return PatchList(criteria.patch, rows)
 
 
-def ignored_values(task: Task, volume: TaskVolume) -> tuple[int, ...]:
-    """The stored values of the reference label that count as unlabelled, besides 0."""
-    if volume.ref_target is None:
-        return ()
-    ignore = task.dataset_config.targets[volume.ref_target].ignore_label
+def ignored_values(task: Task, label: str | None) -> tuple[int, ...]:
+    """The stored values of a label that count as unlabelled, besides 0."""
+    target = task.dataset_config.targets.get(label or "")
+    ignore = target.ignore_label if target is not None else None
     if ignore is None:
         return ()
     return (ignore,) if isinstance(ignore, int) else tuple(ignore)
