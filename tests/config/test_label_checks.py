@@ -13,8 +13,12 @@ def _derivable(monkeypatch):
 
 
 def parsed(targets=None, volume=None, **settings):
+    return parse_task(task_of(targets, volume, **settings), "task.json")[0]
+
+
+def task_of(targets=None, volume=None, **settings):
     entry = {"input": "a.zarr", "sheet": "b.zarr", **(volume or {})}
-    data = {
+    return {
         "tr_params": {"model_name": "m", "patch_size": [16, 16, 16], **settings},
         "model_config": {"f_maps": [4, 8]},
         "dataset_config": {
@@ -22,7 +26,6 @@ def parsed(targets=None, volume=None, **settings):
             "targets": TARGETS | (targets or {}),
         },
     }
-    return parse_task(data, "task.json")[0]
 
 
 def test_a_target_may_be_derived_from_another_or_from_a_label_that_is_none():
@@ -153,3 +156,21 @@ def test_the_kind_of_what_is_derived_is_its_name(monkeypatch):
     assert task.dataset_config.targets["Binary"].kind == "binary"
     with pytest.raises(TaskError, match=r"targets\.edge: .* several kinds.* one of .*binary"):
         parsed({"edge": {"derive": "sheet"}})
+
+
+AFFINITIES = {"t": {"kind": "affinities"}}
+
+
+def test_stored_affinities_are_not_rotated_or_warped():
+    message = (
+        r'dataset_config\.targets\.t: a stored label of kind "affinities" cannot follow "affine", '
+        r'"elastic"; give "derive": the ids it comes from, or take'
+    )
+    with pytest.raises(TaskError, match=message):
+        parsed(AFFINITIES, {"t": "t.zarr"})
+
+
+def test_affinities_that_are_derived_or_only_mirrored_are_trained():
+    assert parsed({"t": {"kind": "affinities", "derive": "sheet"}})
+    flips = parse_task(task_of(AFFINITIES, {"t": "t.zarr"}) | {"augment": [{"name": "flip"}]}, "a")
+    assert not flips[0].dataset_config.targets["t"].turns_freely

@@ -101,6 +101,7 @@ def test_an_unknown_kind_is_refused_with_those_there_are():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dumped_target_parses_to_the_same(kind):
     keys = {"encoding": {"scale": 0.5}} if kind in ("normals", "regression") else {}
+    keys |= {"clip": 5.0} if kind == "distance" else {}
     target = ANY.validate_python({"kind": kind, "ignore_label": [2, 3], **keys})
     assert ANY.validate_python(target.model_dump()) == target
     assert ANY.validate_json(target.model_dump_json()) == target

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path as FilePath
 
-from vcmodels.config.label_checks import derive_faults, pseudo_faults
+from vcmodels.config.label_checks import derive_faults, pseudo_faults, turn_faults
 from vcmodels.config.messages import Fault, listed, shown
 from vcmodels.config.task import Task
 from vcmodels.errors import OutputError, VolumeError
@@ -23,6 +23,7 @@ def check_task(task: Task) -> list[Fault]:
         *_patch_faults(task),
         *_target_faults(task),
         *derive_faults(task.dataset_config),
+        *turn_faults(task.dataset_config.targets, task.augment),
         *_volume_faults(task),
         *pseudo_faults(task.dataset_config),
         *_output_faults(task),

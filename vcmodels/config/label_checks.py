@@ -1,7 +1,9 @@
 """What must agree between targets, what they are derived from, and the labels of the volumes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from vcmodels.augment import AnyAugmentation
+from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
 from vcmodels.config.messages import Fault, listed, nearest, shown
 from vcmodels.config.task import DatasetConfig
 from vcmodels.config.values import check_target_name
@@ -69,3 +71,15 @@ def pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
         if volume.split == "val" and labels and are_pseudo:
             found = "all labels of this volume are pseudo-labels, which are not validated against"
             yield Fault((*path, "split"), found, 'give "train", or true labels')
+
+
+def turn_faults(
+    targets: Mapping[str, AnyTarget], augment: Sequence[AnyAugmentation]
+) -> Iterator[Fault]:
+    """Faults of labels that may be mirrored and turned, but that the list rotates or warps."""
+    names = [a.name for a in augment if isinstance(a, LinearAugmentation | ElasticAugmentation)]
+    for name, target in targets.items():
+        if names and not target.turns_freely:
+            found = f"a stored label of kind {shown(target.kind)} cannot follow {listed(names)}"
+            remedy = f'give "derive": the ids it comes from, or take {listed(names)} out of augment'
+            yield Fault(("dataset_config", "targets", name), found, remedy)

@@ -1,7 +1,10 @@
 """Target kinds: one file each, and `AnyTarget`, the union that the task file is parsed into."""
 
+from vcmodels.targets.affinities import AffinitiesTarget
 from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.boundary import BoundaryTarget
 from vcmodels.targets.centres import CentresTarget
+from vcmodels.targets.distance import DistanceTarget
 from vcmodels.targets.kind import infer_kind
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.targets.normals import NormalsTarget
@@ -11,9 +14,12 @@ from vcmodels.targets.vector import VectorTarget
 
 __all__ = [
     "KINDS",
+    "AffinitiesTarget",
     "AnyTarget",
     "BinaryTarget",
+    "BoundaryTarget",
     "CentresTarget",
+    "DistanceTarget",
     "MulticlassTarget",
     "NormalsTarget",
     "RegressionTarget",

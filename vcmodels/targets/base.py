@@ -124,6 +124,11 @@ class Target(Section):
         return None
 
     @property
+    def turns_freely(self) -> bool:
+        """Whether a label may be rotated, scaled and warped; otherwise only mirrored and turned."""
+        return True
+
+    @property
     def label_margin(self) -> int:
         """Voxels around a patch that `read_label` needs to be right up to the border."""
         return 0

@@ -2,6 +2,9 @@
 
 On disk the components follow `vector_order`; in memory they are always (z, y, x). A zero vector is
 "unlabelled" in a label and "no prediction" in an output.
+
+Derived from a mask they point out of it, and are known within two sigmas of its surface. As axes
+(`axial`) they are known inside of a thin sheet too, whose two faces have opposite normals.
 """
 
 from collections.abc import Mapping
@@ -12,6 +15,8 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.fields.normals import normals_reach, structure, surface_normals
+from vcmodels.geometry.boxes import Shape
 from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
 from vcmodels.metrics.errors import angle_sums
 from vcmodels.metrics.sums import ratio
@@ -63,8 +68,12 @@ class NormalsTarget(Target):
     label_encoding: Annotated[VectorEncoding | None, Field(alias="encoding")] = None
     """How stored labels become components; by dtype when left out (uint16: v / 32767.5 - 1,
     uint8: v / 127.5 - 1, int16: v / 32767, int8: v / 127, floats as they are)."""
+    smoothing_sigma: Annotated[float, Field(ge=0.3, le=32)] = 1.0
+    """With `derive`: width of the Gaussian that smooths the mask, counted in the shortest side of a
+    voxel."""
 
     metric: ClassVar[str] = "angle_deg"
+    is_derivable: ClassVar[bool] = True
     default_loss: ClassVar[LossBlock] = {"cosine": 1.0}
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"cosine", "axial_cosine", "unit_length"})
 
@@ -76,6 +85,14 @@ class NormalsTarget(Target):
                 f'orientation "{self.orientation}" is trained with loss "{fitting}", '
                 'beside which "unit_length" may stand'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_derived_keys(self) -> Self:
+        if self.derive is None and self.smoothing_sigma != 1:
+            raise ValueError("smoothing_sigma is of use with derive only; leave it out")
+        if self.derive is not None and self.label_encoding is not None:
+            raise ValueError("what is derived has no encoding; leave it out")
         return self
 
     @property
@@ -123,6 +140,22 @@ class NormalsTarget(Target):
         valid &= np.isfinite(length) & (length >= shortest)
         label = np.where(valid, vectors / np.where(valid, length, 1), np.float32(0))
         return np.ascontiguousarray(self._in_other_order(label)), valid
+
+    def source_margin(self, spacing: Spacing) -> Shape:
+        return normals_reach(self.smoothing_sigma, spacing, axial=self._is_axial)
+
+    def derive_label(
+        self, source: Tensor, valid: Tensor, spacing: Spacing
+    ) -> tuple[Tensor, Tensor]:
+        """Out of the mask, or the axis across the surfaces around; see `fields.normals`."""
+        mask = (source != 0).float()
+        if not self._is_axial:
+            return surface_normals(mask, valid, self.smoothing_sigma, spacing)
+        tensor, counts = structure(mask, valid, self.smoothing_sigma, spacing)
+        label = torch.zeros((3, *counts.shape[1:]), device=source.device)
+        # Most voxels are far from a surface, and an eigenvector costs more than all before.
+        label[:, counts[0]] = principal_axes(tensor[:, counts[0]][..., None, None])[..., 0, 0]
+        return label, counts
 
     def spread(self, label: Tensor) -> Tensor:
         """For axes the entries of n n^T: neighbours of opposite sign would cancel."""

@@ -5,9 +5,12 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from vcmodels.targets.affinities import AffinitiesTarget
 from vcmodels.targets.base import Target
 from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.boundary import BoundaryTarget
 from vcmodels.targets.centres import CentresTarget
+from vcmodels.targets.distance import DistanceTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.targets.normals import NormalsTarget
 from vcmodels.targets.regression import RegressionTarget
@@ -19,7 +22,10 @@ AnyTarget = Annotated[
     | RegressionTarget
     | NormalsTarget
     | VectorTarget
-    | CentresTarget,
+    | CentresTarget
+    | DistanceTarget
+    | BoundaryTarget
+    | AffinitiesTarget,
     Field(discriminator="kind"),
 ]
 

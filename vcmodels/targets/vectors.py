@@ -71,7 +71,7 @@ def voxel_jacobian(jacobian: Tensor, spacing: tuple[float, float, float]) -> Ten
 
     A signed permutation stays one: it moves voxels onto voxels, of nearly equal length or not.
     """
-    if jacobian.ndim == 2 and _signed_permutation(jacobian) is not None:
+    if jacobian.ndim == 2 and signed_permutation(jacobian) is not None:
         return jacobian
     side = torch.tensor(spacing, dtype=jacobian.dtype, device=jacobian.device)
     ratio = side / side[:, None]
@@ -85,7 +85,7 @@ def apply_matrix(vectors: Tensor, matrix: Tensor) -> tuple[Tensor, bool]:
         vectors: (3, Z, Y, X).
         matrix: (3, 3) or (3, 3, Z, Y, X).
     """
-    if matrix.ndim == 2 and (moves := _signed_permutation(matrix.T)) is not None:
+    if matrix.ndim == 2 and (moves := signed_permutation(matrix.T)) is not None:
         return torch.stack([vectors[i] if sign > 0 else -vectors[i] for i, sign in moves]), True
     columns = matrix.transpose(0, 1).to(vectors)
     if columns.ndim == 2:
@@ -95,7 +95,7 @@ def apply_matrix(vectors: Tensor, matrix: Tensor) -> tuple[Tensor, bool]:
     return product.addcmul_(columns[1], vectors[1]).addcmul_(columns[2], vectors[2]), False
 
 
-def _signed_permutation(matrix: Tensor) -> list[tuple[int, float]] | None:
+def signed_permutation(matrix: Tensor) -> list[tuple[int, float]] | None:
     """For each column the row and sign of its only entry; None for any other matrix."""
     columns = matrix.T.tolist()
     entries = [[(i, v) for i, v in enumerate(column) if v != 0] for column in columns]
