@@ -210,7 +210,7 @@ def job() -> None:
             )  # fmt: skip
 
 
-def memory(budget: float = 0.3) -> None:
+def memory(budget: float = 0.35) -> None:
     """Growth of resident memory over the loaded process, null network, patch 64, 4 channels."""
     for shape in ((128, 128, 128), (256, 256, 256), (512, 512, 512), (256, 1024, 1024)):
         with scratch() as folder:
