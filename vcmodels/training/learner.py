@@ -158,7 +158,8 @@ class Learner:
         load_weights(self.network, state["model"], source)
         if self.averaged is not None:
             load_weights(self.averaged, state["ema"] or state["model"], source)
-        self.balance.load_state_dict(state.get("balance", {}))  # there were fixed weights only once
+        # Older files have none: all weights were fixed.
+        self.balance.load_state_dict(state.get("balance", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty when the run was not in fp16 before
             self.scaler.load_state_dict(state["scaler"])
