@@ -170,12 +170,12 @@ def overhead(size: int = 160) -> None:
                 make_input(folder, (size, size, size))
                 predictor = make_predictor(make_task(folder, patch, TARGETS))
                 costs: list[tuple[int, float]] = []
-                for box in ([[0, 16]] * 3, None):
+                for box in ([[0, 16]] * 3, [[0, 16]] * 3, None):  # the first one fills caches
                     task = make_task(folder, patch, TARGETS, overlap=overlap, bbox=box, **manner)
                     cpu = time.process_time()
                     report = predict(task, predictor, overwrite=True)
                     costs.append((report.patches, time.process_time() - cpu))
-                (one, start), (windows, cpu) = costs
+                (one, start), (windows, cpu) = costs[1:]
                 forward = prepare(task, predictor, emit_note).forward
                 noise = torch.randn(1, 1, patch, patch, patch)
                 bare = cpu_of(lambda f=forward, n=noise: f.logits(n), 6)
