@@ -7,19 +7,21 @@ from pydantic import Field
 from vcmodels.augment.artefacts import BiasField, BlankBoxes, Rings
 from vcmodels.augment.base import Augmentation
 from vcmodels.augment.contrast import Brightness, Contrast, Gamma, HistogramShift
+from vcmodels.augment.crops import LabelCrop
 from vcmodels.augment.exact import Flip, QuarterTurn
-from vcmodels.augment.free import Affine, Elastic
+from vcmodels.augment.free import Affine, Elastic, Shear
 from vcmodels.augment.intensity import apply_intensity
 from vcmodels.augment.noise import Noise, ShotNoise, Speckle
 from vcmodels.augment.resolution import Blur, LowResolution, Sharpen
 from vcmodels.augment.slices import BlurredSlices, MissingSlices, ShiftedSlices
-from vcmodels.augment.spatial import LabelCrop, apply_spatial, sample_spatial, turn_tensor
-from vcmodels.augment.transform import SpatialTransform
+from vcmodels.augment.spatial import apply_spatial, sample_spatial
+from vcmodels.augment.transform import ImageInterpolation, SpatialTransform
 
 AnyAugmentation = Annotated[
     Flip
     | QuarterTurn
     | Affine
+    | Shear
     | Elastic
     | Noise
     | ShotNoise
@@ -62,10 +64,10 @@ __all__ = [
     "DEFAULT_AUGMENTATIONS",
     "AnyAugmentation",
     "Augmentation",
+    "ImageInterpolation",
     "LabelCrop",
     "SpatialTransform",
     "apply_intensity",
     "apply_spatial",
     "sample_spatial",
-    "turn_tensor",
 ]

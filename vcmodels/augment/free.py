@@ -1,5 +1,6 @@
-"""Rotation, scaling and elastic deformation: all of one sample's are a single resampling."""
+"""Rotation, scaling, shear and elastic deformation: all of one sample's are a single resampling."""
 
+from collections.abc import Sequence
 from math import cos, log, radians, sin
 from typing import Annotated, Literal, Self
 
@@ -17,6 +18,9 @@ FLAT = 3.0
 
 nnU-Net switches to rotations in the plane at the same ratio (Isensee et al. 2021, Nature Methods).
 """
+
+PLANES = ((1, 2), (0, 2), (0, 1))
+"""The two axes of the plane across z, y and x."""
 
 Angle = Annotated[float, Field(ge=0, le=180)]
 
@@ -45,16 +49,30 @@ class Affine(LinearAugmentation):
         zoom = np.exp(rng.uniform(low, high, size=3 if self.per_axis_scaling else 1))
         return matrix / zoom
 
-    def _angles(self, shape: Shape, spacing: Spacing) -> tuple[float, float, float]:
+    def _angles(self, shape: Shape, spacing: Spacing) -> Sequence[float]:
         if isinstance(self.rotation_degrees, tuple):
             return self.rotation_degrees
-        limits = [0.0, 0.0, 0.0]
-        for axis, (a, b) in enumerate(((1, 2), (0, 2), (0, 1))):
-            voxel = spacing[a] / spacing[b]
-            patch = voxel * shape[a] / shape[b]
-            if max(voxel, 1 / voxel, patch, 1 / patch) <= FLAT:
-                limits[axis] = self.rotation_degrees
-        return limits[0], limits[1], limits[2]
+        return [0.0 if flat else self.rotation_degrees for flat in flat_planes(shape, spacing)]
+
+
+class Shear(LinearAugmentation):
+    """Slant: each axis is shifted in proportion to the place along each other, in physical space.
+
+    Planes whose voxels or patch are over 3 times longer one way are left as they are.
+    """
+
+    name: Literal["shear"] = "shear"
+    p: Fraction = 0.2
+    slope: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """Largest shift per unit of distance, either way; 0.1 slants by 6 degrees."""
+
+    def sample_matrix(self, rng: np.random.Generator, shape: Shape, spacing: Spacing) -> np.ndarray:
+        # Below 0.5 the diagonal dominates every row, so that nothing is turned inside out.
+        matrix = np.eye(3) + rng.uniform(-self.slope, self.slope, size=(3, 3)) * (1 - np.eye(3))
+        for (a, b), flat in zip(PLANES, flat_planes(shape, spacing), strict=True):
+            if flat:
+                matrix[a, b] = matrix[b, a] = 0
+        return matrix
 
 
 class Elastic(ElasticAugmentation):
@@ -87,6 +105,14 @@ class Elastic(ElasticAugmentation):
         offsets = rng.uniform(-1, 1, size=(3, *points)) * self.amplitude
         scaled = offsets * np.array([z, y, x])[:, None, None, None]
         return Lattice(scaled.astype(np.float32), distance)
+
+
+def flat_planes(shape: Shape, spacing: Spacing) -> tuple[bool, ...]:
+    """Which of the planes across z, y and x have voxels or a patch over `FLAT` times longer one way."""
+    ratios = [(spacing[a] / spacing[b], shape[a] / shape[b]) for a, b in PLANES]
+    return tuple(
+        max(voxel, 1 / voxel, voxel * count, 1 / (voxel * count)) > FLAT for voxel, count in ratios
+    )
 
 
 def rotation(axis: int, degrees: float) -> np.ndarray:

@@ -1,12 +1,15 @@
-"""Reading a crop between its voxels: nearest, linear or cubic. Outside of it, its border is read.
+"""Reading a crop: turned exactly, or between its voxels, nearest, linear or cubic.
+
+Outside of a crop, its border is read.
 
 On the CPU the weighted sums are bags of `embedding_bag`: the channels of a voxel are one row of a
 table, and a sample is a weighted sum of rows. Rows are read with vector instructions, all channels
 at the price of one, where `grid_sample` for volumes reads number by number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
+from math import ceil
 
 import numpy as np
 import torch
@@ -14,9 +17,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vcmodels.augment.transform import ImageInterpolation
+from vcmodels.geometry.symmetries import Symmetry
 
-BLOCK = 32
-"""Side of the blocks that are read one by one: all that one of them needs stays in the cache."""
+SLAB = {"linear": 2**15, "cubic": 2**12}
+"""About how many voxels are read at once: rows and weights of their bags stay in the cache."""
+
+
+def turn_tensor(symmetry: Symmetry, tensor: Tensor) -> Tensor:
+    """The symmetry on the last three axes (z, y, x) of a tensor; values are not changed."""
+    if tensor.device.type != "cpu":
+        lead = tensor.ndim - 3
+        axes = (*range(lead), *(lead + axis for axis in symmetry.permutation))
+        flips = [lead + axis for axis, flip in enumerate(symmetry.flips) if flip]
+        return tensor.permute(axes).flip(flips).contiguous()
+    view = symmetry(tensor.numpy())
+    turned = np.empty(view.shape, view.dtype)
+    # Where z becomes x every number is in another page: by halves of a cache line they stay at hand.
+    step = 8 if symmetry.permutation[2] == 0 else view.shape[-1]
+    for first in range(0, view.shape[-1], step):
+        turned[..., first : first + step] = view[..., first : first + step]
+    return torch.from_numpy(turned)
 
 
 def read_nearest(array: Tensor, position: Tensor) -> Tensor:
@@ -59,31 +79,30 @@ def read_smooth(
         read = _grid_sampled if interpolation == "linear" else _summed
         return list(read(torch.cat(list(arrays)), position).split(counts))
     channels = [channel.numpy() for array in arrays for channel in array]
-    result = torch.empty(len(channels), *position.shape[1:])
-    for block in _blocks(position.shape[1:]):
-        here = position[:, *block]
-        bags = _bags(channels, here.flatten(1), interpolation)
-        result.numpy()[:, *block] = bags.numpy().T.reshape(-1, *here.shape[1:])
-    return list(result.split(counts))
+    table, extents = _table(channels), channels[0].shape
+    result = np.empty((len(channels), *position.shape[1:]), np.float32)
+    depth = ceil(SLAB[interpolation] / position[0, 0].numel())
+    for first in range(0, position.shape[1], depth):
+        here = position[:, first : first + depth]
+        rows = _bags(table, here.flatten(1), extents, interpolation).numpy()
+        result[:, first : first + depth] = rows.T.reshape(-1, *here.shape[1:])
+    return list(torch.from_numpy(result).split(counts))
 
 
-def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    starts = product(*(range(0, n, BLOCK) for n in shape))
-    return (tuple(slice(start, start + BLOCK) for start in corner) for corner in starts)
+def _table(channels: Sequence[np.ndarray]) -> Tensor:
+    """One row (channels,) float32 for each voxel."""
+    # Large arrays come from NumPy here: it asks for huge pages, which are ten times as fast to get.
+    table = np.stack(channels, axis=-1) if len(channels) > 1 else channels[0]
+    return torch.from_numpy(table.reshape(-1, len(channels)))
 
 
 def _bags(
-    channels: Sequence[np.ndarray], position: Tensor, interpolation: ImageInterpolation
+    table: Tensor, position: Tensor, extents: Sequence[int], interpolation: ImageInterpolation
 ) -> Tensor:
     """Interpolated values (n, channels) at the places (3, n), on the CPU."""
-    near, weights = _taps(position, channels[0].shape, interpolation)
-    first, last = near[0].amin(1).tolist(), near[-1].amax(1).tolist()
-    box = tuple(slice(low, high + 1) for low, high in zip(first, last, strict=True))
-    table = np.stack([channel[box] for channel in channels], axis=-1)
-    _, height, width, _ = table.shape
-    corner, steps = torch.tensor([first, [height * width, width, 1]], dtype=torch.int32)
-    rows = [((n - corner[:, None]) * steps[:, None]).numpy() for n in near]
-    shares = [weight.numpy() for weight in weights]
+    near, weights = _taps(position, extents, interpolation)
+    steps = np.array([[extents[1] * extents[2]], [extents[2]], [1]], np.int32)
+    rows, shares = [n.numpy() * steps for n in near], [weight.numpy() for weight in weights]
     index = np.empty((position.shape[1], len(near) ** 3), np.int32)
     share = np.empty(index.shape, np.float32)
     taps, column = range(len(near)), 0
@@ -93,12 +112,8 @@ def _bags(
             np.add(row, rows[x][2], out=index[:, column])
             np.multiply(of, shares[x][2], out=share[:, column])
             column += 1
-    return F.embedding_bag(
-        torch.from_numpy(index),
-        torch.from_numpy(table).flatten(0, 2),
-        mode="sum",
-        per_sample_weights=torch.from_numpy(share),
-    )
+    bags, weights_of_rows = torch.from_numpy(index), torch.from_numpy(share)
+    return F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights_of_rows)
 
 
 def _taps(

@@ -1,7 +1,7 @@
 """One sampled geometry for image, labels, valid masks and vector components."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,30 +13,13 @@ from vcmodels.augment.base import (
     ExactAugmentation,
     LinearAugmentation,
 )
+from vcmodels.augment.crops import LabelCrop, changed, resample
 from vcmodels.augment.field import jacobian_field, read_positions
-from vcmodels.augment.reading import ImageInterpolation, read_nearest, read_smooth
-from vcmodels.augment.transform import Spacing, SpatialTransform
+from vcmodels.augment.reading import turn_tensor
+from vcmodels.augment.transform import ImageInterpolation, Spacing, SpatialTransform
 from vcmodels.geometry.boxes import Shape, grow_shape
 from vcmodels.geometry.symmetries import IDENTITY, Symmetry
 from vcmodels.targets.base import Target
-
-
-@dataclass(frozen=True)
-class LabelCrop:
-    """A label on its way from the volume to the patch.
-
-    Attributes:
-        values: (L, *crop) float32, 0 where not valid; crop is `SpatialTransform.input_shape` of the
-            patch and its margin.
-        valid: (V, *crop) bool, V being 1 or L.
-        target: whose rules the values follow; None for ids, which are moved as they are.
-        margin: voxels around the patch, on each side, that are wanted too.
-    """
-
-    values: Tensor
-    valid: Tensor
-    target: Target | None
-    margin: Shape = (0, 0, 0)
 
 
 def sample_spatial(
@@ -130,17 +113,7 @@ def _check_crop(
 def _turned(label: LabelCrop, symmetry: Symmetry, jacobian: Tensor, spacing: Spacing) -> LabelCrop:
     """A label after an exact move, values included."""
     values, valid = turn_tensor(symmetry, label.values), turn_tensor(symmetry, label.valid)
-    if label.target is not None:
-        values, valid = label.target.turn(values, valid, jacobian, spacing)
-    return replace(label, values=values, valid=valid)
-
-
-def turn_tensor(symmetry: Symmetry, tensor: Tensor) -> Tensor:
-    """The symmetry on the last three axes (z, y, x) of a tensor; values are not changed."""
-    lead = tensor.ndim - 3
-    axes = (*range(lead), *(lead + axis for axis in symmetry.permutation))
-    flips = [lead + axis for axis, flip in enumerate(symmetry.flips) if flip]
-    return tensor.permute(axes).flip(flips).contiguous()
+    return changed(replace(label, values=values, valid=valid), jacobian, spacing)
 
 
 def _warp(
@@ -158,71 +131,15 @@ def _warp(
         position = read_positions(transform, shape, crop, spacing, image.device)
         here = {name: label for name, label in labels.items() if label.margin == margin}
         images = [image] if margin == no_margin else []
-        images, here = _resample(images, here, position, transform.interpolation)
+        images, here = resample(images, here, position, transform.interpolation)
         if margin == no_margin:
             (image,) = images
         if any(_changes_values(label.target) for label in here.values()):
             jacobian = jacobian_field(transform, shape, spacing, image.device)
-            here = {n: _changed(label, jacobian, spacing) for n, label in here.items()}
+            here = {n: changed(label, jacobian, spacing) for n, label in here.items()}
         moved |= here
     return image, moved
 
 
 def _changes_values(target: Target | None) -> bool:
     return target is not None and type(target).turn is not Target.turn
-
-
-def _changed(label: LabelCrop, jacobian: Tensor, spacing: Spacing) -> LabelCrop:
-    """A label whose voxels have been moved, with its values turned."""
-    if label.target is None:
-        return label
-    values, valid = label.target.turn(label.values, label.valid, jacobian, spacing)
-    return replace(label, values=values, valid=valid)
-
-
-def _resample(
-    images: Sequence[Tensor],
-    labels: Mapping[str, LabelCrop],
-    position: Tensor,
-    interpolation: ImageInterpolation,
-) -> tuple[list[Tensor], dict[str, LabelCrop]]:
-    """Read images smoothly and labels as their targets say, all at one set of positions."""
-    spread = {
-        n: c.target.spread(c.values) for n, c in labels.items() if c.target and _is_averaged(c)
-    }
-    # Most masks are true everywhere: reading them would cost as much as a label.
-    holed = {n: c.valid for n, c in labels.items() if not c.valid.view(torch.uint8).amin()}
-    weights = {n: holed[n].all(0, keepdim=True).float() for n in spread if n in holed}
-    linear = [*spread.values(), *weights.values()]
-    if interpolation == "linear":
-        read = read_smooth([*images, *linear], position)
-    else:
-        read = read_smooth(images, position, interpolation) + read_smooth(linear, position)
-    first, last = len(images), len(images) + len(spread)
-    images, means = read[:first], dict(zip(spread, read[first:last], strict=True))
-    shares = dict(zip(weights, read[last:], strict=True))
-    whole = torch.ones((1, *position.shape[1:]), dtype=torch.bool, device=position.device)
-    moved: dict[str, LabelCrop] = {}
-    for name, label in labels.items():
-        valid = whole.expand(len(label.valid), -1, -1, -1)
-        if name in holed:
-            valid = read_nearest(label.valid, position)
-        if name not in means:
-            values = read_nearest(label.values, position)
-        else:
-            values = _settled(label, means[name], shares.get(name), valid)
-        moved[name] = replace(label, values=values, valid=valid)
-    return images, moved
-
-
-def _is_averaged(label: LabelCrop) -> bool:
-    return label.target is not None and label.target.interpolation == "linear"
-
-
-def _settled(label: LabelCrop, mean: Tensor, share: Tensor | None, valid: Tensor) -> Tensor:
-    """A label from its averages; `share` is how much of each average was valid, None for all."""
-    assert label.target is not None
-    if share is None:
-        return label.target.settle(mean)
-    # The nearest of eight neighbours weighs at least 1/8.
-    return torch.where(valid, label.target.settle(mean / share.clamp_min(1 / 16)), 0.0)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from vcmodels.augment import ImageInterpolation
+from vcmodels.config.sampling import FoldConfig
 from vcmodels.config.values import (
     Amp,
     BatchSize,
@@ -52,8 +54,12 @@ class TrainingParams(Section):
     validation voxel is seen in training; `random` draws patches, which may overlap."""
     split_guard: Annotated[int, Field(ge=0, le=65536)] | None = None
     """Width of the guard band in voxels; one patch length when null."""
+    folds: FoldConfig | None = None
+    """Cross-validation: one run for each fold, with a `ckpt_out_base` of its own."""
     patch_jitter: bool = True
     """Shift the origin of a training patch at random, by up to half a stride."""
+    image_interpolation: ImageInterpolation = "linear"
+    """How a rotation or warp resamples the image; `cubic` is sharper and, on the CPU, slower."""
 
     ignore_label: IgnoreLabel | dict[str, IgnoreLabel | None] | None = None
     """Stored value(s) that mean "do not count", for all targets or as {target: value}."""

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vcmodels.augment import LabelCrop, SpatialTransform, apply_intensity, sample_spatial
+from vcmodels.augment import (
+    ImageInterpolation,
+    LabelCrop,
+    SpatialTransform,
+    apply_intensity,
+    sample_spatial,
+)
 from vcmodels.config import Task
 from vcmodels.data.draw_weights import draw_weights
 from vcmodels.data.labels import StoredLabel, empty_crop, shared_labels, widest_margin
@@ -87,6 +93,7 @@ class PatchDataset(Dataset[Sample]):
         self._volumes, self._regions = tuple(volumes), tuple(regions)
         self._normalization = normalization
         self._augmentations = tuple(task.augment) if augment else ()
+        self._interpolation: ImageInterpolation = task.tr_params.image_interpolation
         jitter = augment and task.tr_params.patch_jitter
         self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
         self._order = DrawOrder(seed, draw_weights(task, volumes, rows)) if augment else None
@@ -144,7 +151,9 @@ class PatchDataset(Dataset[Sample]):
         if not self._augmentations:
             return SpatialTransform.IDENTITY, patch
         rng = generator(self.seed, draw, Stream.SPACE)
-        transform = sample_spatial(self._augmentations, rng, self.patch, self.spacing)
+        transform = sample_spatial(
+            self._augmentations, rng, self.patch, self.spacing, self._interpolation
+        )
         crop = transform.input_box(patch, self.spacing)
         moved = pushed_inside(crop, region)
         z, y, x = (
