@@ -239,7 +239,25 @@ def test_a_finished_result_that_lost_a_chunk_is_not_called_complete(workplace, z
     names = (".zarray", ".zattrs", ".zgroup", "zarr.json")
     chunks = [p for p in (root_of(work) / "value" / "0").rglob("*") if p.is_file()]
     next(p for p in chunks if p.name not in names).unlink()
-    with pytest.raises(OutputError, match=r"7 chunks are stored, which were 8; .*--overwrite"):
+    with pytest.raises(OutputError, match=r"7 chunks are stored, which were 8; .*--verify"):
         work.run(**options)
-    work.run(**options, options={"overwrite": True})
+    report = work.run(**options, options={"verify": True})
+    assert 0 < report.patches < 18
     np.testing.assert_array_equal(work.read(), before)
+    assert work.run(**options).was_complete
+
+
+def test_verifying_mends_what_is_damaged_and_nothing_else(workplace):
+    work = workplace(noise((40, 10, 11)))
+    work.run()
+    before = work.hashes()
+    damaged = root_of(work) / "value" / "0" / "4" / "0" / "1"
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    old = times(work)
+    report = work.run(options={"verify": True})
+    assert 0 < report.patches < 20
+    assert work.hashes() == before
+    changed = {path.name for path, stamp in times(work).items() if old[path] != stamp}
+    assert changed <= {"1", ".zattrs", ".zgroup", ".zmetadata"}

@@ -130,7 +130,7 @@ def test_parts_at_the_same_time_give_the_same_bytes(workplace, reference):
 def test_a_part_neither_joins_a_whole_run_nor_overwrites(workplace):
     work = workplace(noise((9, 10, 11)))
     task = work.task()
-    with pytest.raises(TaskError, match="part 0/2 would delete what others wrote"):
+    with pytest.raises(TaskError, match="--overwrite: is for the whole, part 0/2"):
         predict(task, work.predictor(task), part=Part(0, 2), overwrite=True)
     asked = itertools.count()
 

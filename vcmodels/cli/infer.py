@@ -23,6 +23,9 @@ def infer(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier result at the output first.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read the result, and mend what is damaged or missing.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")
     ] = False,
@@ -42,8 +45,9 @@ def infer(
 
     console = Console()
     context.obj.begin()
-    if devices and (part or dry_run):
-        raise RefusedError("--devices", "goes with neither --part nor --dry-run", "leave one out")
+    if devices and (part or dry_run or verify):
+        found = "goes with none of --part, --dry-run and --verify"
+        raise RefusedError("--devices", found, "leave one out")
     loaded = load(task, set_, console)
     with StopSignals() as stop:
 
@@ -66,6 +70,7 @@ def infer(
                 checkpoint=checkpoint,
                 part=_part(part) if part else inference.WHOLE,
                 overwrite=overwrite,
+                verify=verify,
                 dry_run=dry_run,
                 reporter=console,
                 should_stop=should_stop,

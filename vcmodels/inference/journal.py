@@ -69,9 +69,9 @@ class Journal:
             found |= {Box.between(start, end) for start, end in map(json.loads, lines)}
         return sorted(found)
 
-    def mark(self, box: Box) -> None:
-        """Note that all chunks of a box are on the disk; one short write, so a kill cannot mix two."""
-        line = (json.dumps([box.origin, box.end]) + "\n").encode()
+    def mark(self, *boxes: Box) -> None:
+        """Note that all chunks of some boxes are on the disk; in one write, so a kill cuts the last."""
+        line = "".join(f"{json.dumps([box.origin, box.end])}\n" for box in boxes).encode()
         handle = os.open(self._mine, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(handle, line)

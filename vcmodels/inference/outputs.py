@@ -9,11 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, sweep_partials
 from vcmodels.inference.writing import Output
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import (
+    ChunkError,
+    Volume,
     WritableArray,
     create_array,
     group_attributes,
@@ -115,13 +117,16 @@ class Layout:
 State = Literal["new", "resume", "complete"]
 
 
-def claim(root: Path, manifest: Manifest, *, overwrite: bool) -> State:
+def claim(
+    root: Path, manifest: Manifest, *, overwrite: bool = False, verify: bool = False
+) -> State:
     """Find out what stands at the output, and refuse what is not this very run's.
 
     Args:
         root: the output group, held by this process.
         manifest: what determines the result.
         overwrite: delete an earlier result of ours first.
+        verify: take nothing for complete.
 
     Raises:
         OutputError: another run's result, something that is not ours, or a finished result that
@@ -148,9 +153,8 @@ def claim(root: Path, manifest: Manifest, *, overwrite: bool) -> State:
             f"holds another result: {'; '.join(changed[:6])}",
             "restore those values, choose another output_dir, or run with --overwrite",
         )
-    if noted.get("complete") is True and all(
-        (root / name).is_dir() for name in manifest["targets"]
-    ):
+    has_arrays = all((root / name).is_dir() for name in manifest["targets"])
+    if noted.get("complete") is True and has_arrays and not verify:
         _require_whole(root, noted.get("stored_chunks", {}))
         journal.remove()
         return "complete"
@@ -161,6 +165,24 @@ def count_stored(root: Path, name: str) -> int:
     """How many chunks (or shards) of a target's array are on disk."""
     volume = open_volume(str(root / name / LEVEL), key="output", channels="any")
     return sum(1 for _ in volume.stored_blocks())
+
+
+def intact_blocks(outputs: Mapping[str, Output]) -> list[Box]:
+    """The blocks that every target has stored and that can be decoded, checksums and all."""
+    found: set[Box] | None = None
+    for output in outputs.values():
+        volume = open_volume(output.array.location, key="output", channels="any")
+        mine = {block for block in volume.stored_blocks() if _is_intact(volume, block)}
+        found = mine if found is None else found & mine
+    return sorted(found or ())
+
+
+def _is_intact(volume: Volume, block: Box) -> bool:
+    try:
+        volume.read(block)
+    except ChunkError:
+        return False
+    return True
 
 
 def _require_whole(root: Path, stored: Mapping[str, int]) -> None:
@@ -175,7 +197,7 @@ def _require_whole(root: Path, stored: Mapping[str, int]) -> None:
             raise OutputError(
                 str(root / name / LEVEL),
                 f"is finished, but {now} chunks are stored, which were {before}",
-                "bring them back, or run with --overwrite",
+                "run with --verify, which predicts what is missing",
             )
 
 

@@ -12,7 +12,7 @@ from vcmodels.inference.estimate import Estimate, estimate
 from vcmodels.inference.holding import Hold, setting_up, working_on
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
-from vcmodels.inference.outputs import State, claim
+from vcmodels.inference.outputs import State, claim, intact_blocks
 from vcmodels.inference.sharing import WHOLE, Part
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Output
@@ -47,6 +47,7 @@ def run_inference(
     checkpoint: str | None = None,
     part: Part = WHOLE,
     overwrite: bool = False,
+    verify: bool = False,
     dry_run: bool = False,
     reporter: Reporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -58,6 +59,7 @@ def run_inference(
         checkpoint: a file to use instead of `checkpoint_path`; by default the run's best.
         part: which of several workers this is; they write to one output, at once or one by one.
         overwrite: delete an earlier result of vcmodels at the output first.
+        verify: read all that is stored, and predict what is damaged or missing.
         dry_run: only say what would be done; nothing is written.
         reporter: told lines and progress.
         should_stop: asked after every batch; once it says yes, what is finished is written, and
@@ -72,6 +74,7 @@ def run_inference(
         load_predictor(task, checkpoint),
         part=part,
         overwrite=overwrite,
+        verify=verify,
         dry_run=dry_run,
         reporter=reporter,
         should_stop=should_stop,
@@ -98,22 +101,24 @@ def predict(
     *,
     part: Part = WHOLE,
     overwrite: bool = False,
+    verify: bool = False,
     dry_run: bool = False,
     reporter: Reporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> InferenceReport:
     """As `run_inference`, with a network that is in memory."""
     reporter = reporter or Silent()
-    if overwrite and part != WHOLE:
-        remedy = "delete the result once with --overwrite alone, then start the parts"
-        raise TaskError("--overwrite", f"part {part} would delete what others wrote", remedy)
+    if (overwrite or verify) and part != WHOLE:
+        option = "--overwrite" if overwrite else "--verify"
+        remedy = f"run once with {option} alone, then start the parts"
+        raise TaskError(option, f"is for the whole, part {part} would spoil the others", remedy)
     job = prepare(task, predictor, reporter.say, part)
     if dry_run:
         return InferenceReport(job.root, is_complete=False, estimate=estimate(job))
     begun = time.monotonic()
     places = {name: job.root / name for name in job.targets}
     with working_on(job.root, alone=part == WHOLE) as hold:
-        outputs = _begin(job, hold, overwrite=overwrite, say=reporter.say)
+        outputs = _begin(job, hold, overwrite=overwrite, verify=verify, say=reporter.say)
         if outputs is None:
             return InferenceReport(job.root, places, was_complete=True)
         job = _warm_up(job, Journal(job.root), part)
@@ -134,11 +139,11 @@ def claim_for_parts(job: Job, *, overwrite: bool) -> State:
 
 
 def _begin(
-    job: Job, hold: Hold, *, overwrite: bool, say: Callable[[str], None]
+    job: Job, hold: Hold, *, overwrite: bool, verify: bool, say: Callable[[str], None]
 ) -> dict[str, Output] | None:
     """Take possession of the output and open its arrays; None if the result is complete."""
     with setting_up(job.root):
-        state = claim(job.root, job.manifest, overwrite=overwrite)
+        state = claim(job.root, job.manifest, overwrite=overwrite, verify=verify)
         if state == "complete":
             say(f"{job.root}: already complete")
             return None
@@ -147,7 +152,13 @@ def _begin(
         if hold.is_sole():
             job.layout.note(job.manifest, is_complete=False)
             job.layout.clean(job.targets)
-        return job.layout.open_arrays(job.targets, job.provenance)
+        outputs = job.layout.open_arrays(job.targets, job.provenance)
+        if verify:
+            intact = intact_blocks(outputs)
+            Journal(job.root).begin(job.manifest)
+            Journal(job.root).mark(*intact)
+            say(f"{job.root}: {len(intact)} blocks are intact")
+        return outputs
 
 
 def _predict(
