@@ -155,7 +155,7 @@ class NormalsTarget(Target):
         label = torch.zeros((3, *counts.shape[1:]), device=source.device)
         # Most voxels are far from a surface, and an eigenvector costs more than all before.
         label[:, counts[0]] = principal_axes(tensor[:, counts[0]][..., None, None])[..., 0, 0]
-        return label, counts
+        return label, (label != 0).any(0, keepdim=True)
 
     def spread(self, label: Tensor) -> Tensor:
         """For axes the entries of n n^T: neighbours of opposite sign would cancel."""
