@@ -44,7 +44,7 @@ from vcmodels.inference.units import Division, Footprint
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 
-WORTH_COMPILING = {"cuda": 200 * 64**3, "cpu": 300 * 64**3}
+WORTH_COMPILING = {"cuda": 200 * 64**3, "cpu": 150 * 64**3}
 """Voxels in all patches from which compiling is repaid. On a CPU core it takes 13 to 28 s and saves
 0.13 to 0.17 s of a 64^3 patch."""
 MOST_MEMORY = 4e9
