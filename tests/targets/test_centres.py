@@ -91,6 +91,7 @@ def test_l2_is_that_of_the_heat():
     ("keys", "message"),
     [
         ({"derive": "cells"}, 'give "max_extent" in voxels'),
+        ({"derive": "cells", "max_extent": 5, "encoding": {"scale": 0.5}}, "has no encoding"),
         ({"max_extent": 5}, "of use with derive only"),
         ({"sigma": 0}, "greater than 0"),
         ({"sigma": 4}, "sigma is of use with derive only"),

@@ -214,6 +214,7 @@ def test_pictures_show_direction_as_colour_and_length_as_brightness():
     ("keys", "message"),
     [
         ({"derive": "cells"}, 'give "max_extent" in voxels'),
+        ({"derive": "cells", "max_extent": 5, "encoding": {"scale": 0.5}}, "has no encoding"),
         ({"max_extent": 5}, "of use with derive only"),
         ({"keep_cut": True}, "of use with derive only"),
         ({"derive": "cells", "max_extent": 5, "transforms_as": "gradient"}, "is no gradient"),

@@ -55,7 +55,9 @@ class CentresTarget(PieceTarget):
     allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", "l2"})
 
     @model_validator(mode="after")
-    def _check_sigma(self) -> Self:
+    def _check_keys_fit(self) -> Self:
+        if self.derive is not None and self.label_encoding != LinearEncoding():
+            raise ValueError("what is derived has no encoding; leave it out")
         if self.derive is None and (self.sigma, self.sigma_units) != (2.0, "voxels"):
             raise ValueError("sigma is of use with derive only; leave it out")
         return self

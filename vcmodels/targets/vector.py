@@ -74,6 +74,8 @@ class VectorTarget(PieceTarget):
     def _check_keys_fit(self) -> Self:
         if self.output_range and self.output_range[0] >= self.output_range[1]:
             raise ValueError(f"output_range must be [low, high], got {self.output_range}")
+        if self.derive is not None and self.label_encoding != ComponentEncoding():
+            raise ValueError("what is derived has no encoding; leave it out")
         if self.derive is not None and self.transforms_as == "gradient":
             raise ValueError('the way to a centre is no gradient; leave out "transforms_as"')
         return self
