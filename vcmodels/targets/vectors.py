@@ -10,8 +10,6 @@ from torch import Tensor
 
 SHORTEST = 1e-6
 """Vectors below this length have no direction."""
-SLAB = 16
-"""Planes that `pull_back` turns at once: its intermediate values stay in the cache."""
 
 
 def unit(vectors: Tensor, shortest: float = SHORTEST) -> Tensor:
