@@ -43,6 +43,7 @@ def task(tmp_path):
             "max_epoch": 1,
             "num_dataloader_workers": 0,
             "ckpt_out_base": str(tmp_path / "run"),
+            "amp": "off",
             "compile": False,
         },
         "model_config": {"f_maps": [4, 8]},
@@ -60,6 +61,7 @@ def task(tmp_path):
             "targets": {
                 "mask": {"kind": "binary"},
                 "centres": {"derive": "cells", "max_extent": 5},
+                "normals": {"derive": "cells"},
             },
         },
     }
@@ -83,8 +85,9 @@ def test_a_derived_target_is_trained_predicted_and_scored(command, task, tmp_pat
     assert command("infer", task)[0] == 0
     code, said = command("evaluate", task, "--overlay", str(tmp_path / "o.png"))
     assert code == 0
-    assert re.search("scoring centres on", said), said  # and not the pseudo-label
-    assert re.search("centres: correlation -?0.", said)
+    assert re.search("scoring centres, normals on", said), said  # and not the pseudo-label
+    assert re.search(r"centres: correlation -?0\.", said)
+    assert re.search(r"normals: angle_deg \d", said)
     assert (tmp_path / "o.png").stat().st_size > 1000
 
 
@@ -140,6 +143,7 @@ def test_faults_are_one_line_and_exit_2(command, task, tmp_path, path, value, me
 
 def test_a_misspelt_source_is_told_where_both_ends_are(command, task):
     changed(task, ["targets", "centres", "derive"], "cels")
+    changed(task, ["targets", "normals"], None)
     code, said = command("check", task)
     assert code == 2
     assert "volume_paths.0.cells: " in said

@@ -2,14 +2,8 @@ import pytest
 
 from vcmodels.config import parse_task
 from vcmodels.errors import TaskError
-from vcmodels.targets import BinaryTarget
 
 TARGETS = {"sheet": {"kind": "binary"}, "grown": {"kind": "binary", "derive": "sheet"}}
-
-
-@pytest.fixture(autouse=True)
-def _derivable(monkeypatch):
-    monkeypatch.setattr(BinaryTarget, "is_derivable", True)
 
 
 def parsed(targets=None, volume=None, **settings):
@@ -151,7 +145,7 @@ def test_a_volume_of_pseudo_labels_cannot_validate():
     parsed(volume={"pseudo": {"grown": 0.3}, "split": "val"})
 
 
-def test_the_kind_of_what_is_derived_is_its_name(monkeypatch):
+def test_the_kind_of_what_is_derived_is_its_name():
     task = parsed({"Binary": {"derive": "sheet"}})
     assert task.dataset_config.targets["Binary"].kind == "binary"
     with pytest.raises(TaskError, match=r"targets\.edge: .* several kinds.* one of .*binary"):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vcmodels.errors import RunError
+from vcmodels.fields.distance import inner
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing, Target
@@ -127,11 +128,11 @@ def derived(
         spacing: length of a voxel along (z, y, x).
     """
     wanted = target.source_margin(spacing)
-    spare = tuple(m - w for m, w in zip(margin, wanted, strict=True))
-    ids, valid = _inner(ids, spare), _inner(valid, spare)
+    spare = margin[0] - wanted[0], margin[1] - wanted[1], margin[2] - wanted[2]
+    ids, valid = inner(ids, spare), inner(valid, spare)
     label, counts = target.derive_label(ids, valid, spacing)
     if target.loss_only_on_label:
-        counts = counts & (_inner(ids, wanted) != 0)
+        counts = counts & (inner(ids, wanted) != 0)
         label = torch.where(counts, label, 0.0)
     return label, counts
 
@@ -217,9 +218,3 @@ def _framed(part: np.ndarray, inside: Box, box: Box) -> np.ndarray:
     whole = np.zeros((len(part), *box.shape), part.dtype)
     whole[(slice(None), *inside.slices(within=box))] = part
     return whole
-
-
-def _inner(tensor: Tensor, margin: Sequence[int]) -> Tensor:
-    """Without `margin` voxels on both sides of the last three axes."""
-    z, y, x = (slice(m, n - m) for m, n in zip(margin, tensor.shape[-3:], strict=True))
-    return tensor[..., z, y, x]

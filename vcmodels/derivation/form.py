@@ -6,14 +6,16 @@ import numpy as np
 import torch
 
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Target
+from vcmodels.targets.masks import MaskTarget
 
 UNLABELLED = -1
 """In masks. Whoever forgets to name it as `ignore_label` gets an error, not a foreground."""
 
 
-def stored_dtype(target: AnyTarget) -> np.dtype:
+def stored_dtype(target: Target) -> np.dtype:
     """int8 for masks of 0 and 1, float32 for values: what is derived is kept exactly."""
-    return np.dtype(np.int8 if target.drawn_as == "outlines" else np.float32)
+    return np.dtype(np.int8 if isinstance(target, MaskTarget) else np.float32)
 
 
 def missing_value(dtype: np.dtype) -> float:
@@ -27,7 +29,8 @@ def stored_form(target: AnyTarget, label: np.ndarray, valid: np.ndarray) -> np.n
     if dtype.kind == "i":
         return np.where(valid, label, UNLABELLED).astype(dtype)
     # NaN before the encoding, which brings the channels into their order on disk.
-    return target.encode(torch.from_numpy(np.where(valid, label, np.float32(np.nan))), dtype)
+    known = torch.from_numpy(np.where(valid, label, np.float32(np.nan)))
+    return target.encode(target.as_prediction(known[None])[0], dtype)
 
 
 def encoding(target: AnyTarget) -> dict[str, Any]:
@@ -42,6 +45,9 @@ def keys_to_read(target: AnyTarget) -> dict[str, Any]:
     """Keys that the target needs, instead of `derive`, when it is read from what was stored."""
     ignored = [UNLABELLED] if stored_dtype(target).kind == "i" else []
     keys: dict[str, Any] = {"kind": target.kind, "ignore_label": ignored}
-    if target.loss_only_on_label:  # done already, by the source
+    # Done already, to the source.
+    if target.loss_only_on_label:
         keys["loss_only_on_label"] = False
+    if target.dilate_label:
+        keys["dilate_label"] = False
     return keys
