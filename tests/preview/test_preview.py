@@ -12,10 +12,16 @@ from vcmodels.data.dataset import Place
 from vcmodels.errors import OutputError
 from vcmodels.preview import write, write_preview
 from vcmodels.preview.figure import write_figure
-from vcmodels.preview.panels import Slice, draw_label, look_of
+from vcmodels.preview.panels import Slice, draw_label, look_of, physical
 from vcmodels.preview.patches import Patch, PatchSource
 from vcmodels.reporting import Silent
-from vcmodels.targets import BinaryTarget, MulticlassTarget, NormalsTarget, RegressionTarget
+from vcmodels.targets import (
+    BinaryTarget,
+    MulticlassTarget,
+    NormalsTarget,
+    RegressionTarget,
+    VectorTarget,
+)
 
 TARGETS = {
     "mask": BinaryTarget(),
@@ -189,6 +195,15 @@ def test_classes_have_the_colours_of_their_kind_and_the_names_of_their_values():
     )
     assert list(look.names) == ["4", "9"]
     assert len(set(look.names.values())) == 2
+
+
+def test_vectors_that_count_voxels_are_drawn_in_physical_units():
+    label, spacing = np.ones((3, 1, 1, 1), np.float32), (5.0, 1.0, 2.0)
+    steps = physical(VectorTarget(units="voxels"), label, spacing)
+    np.testing.assert_array_equal(steps.ravel(), [5, 1, 2])
+    slopes = physical(VectorTarget(units="voxels", transforms_as="gradient"), label, spacing)
+    np.testing.assert_allclose(slopes.ravel(), [0.2, 1, 0.5])
+    assert physical(VectorTarget(), label, spacing) is label
 
 
 def test_fields_before_and_after_share_one_scale():

@@ -1,7 +1,7 @@
 """One PNG: a patch before and after, a row for the image and for each target, slices across z and y."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from vcmodels.preview.panels import (
     draw_image,
     draw_label,
     look_of,
+    physical,
 )
 from vcmodels.preview.patches import Patch
 from vcmodels.targets import AnyTarget
@@ -54,27 +55,21 @@ def write_figure(
     FigureCanvasAgg(sheet.figure)
     sheet.head(title, caption)
     grey = _grey(patches)
-    names = [
-        f"image, channel 1 of {len(patches[0].image)}"[: None if len(patches[0].image) > 1 else 5]
-    ]
-    looks: list[Look | None] = [None]
-    for number, (name, target) in enumerate(targets.items()):
-        labels = np.stack([patch.labels[name] for patch in patches])
+    channels = len(patches[0].image)
+    sheet.name_row(0, "image" if channels == 1 else f"channel 1 of {channels}")
+    for column, plane, axes in sheet.panels(0):
+        everywhere = np.ones(grey[column].shape, bool)
+        part = _slice(grey[column], grey[column][None], everywhere, plane, spacing)
+        draw_image(axes, part.image, part.size)
+    for row, (name, target) in enumerate(targets.items(), start=1):
+        labels = np.stack([physical(target, patch.labels[name], spacing) for patch in patches])
         valid = np.stack([patch.valid[name] for patch in patches])
-        looks.append(look_of(target, number, labels, valid))
-        names.append(name)
-    for row, (name, look) in enumerate(zip(names, looks, strict=True)):
+        look = look_of(target, row - 1, labels, valid)
         sheet.name_row(row, name)
-        for column, patch in enumerate(patches):
-            for plane in PLANES:
-                part = _slice(patch, name if look else None, grey[column], plane, spacing)
-                axes = sheet.axes(row, column, plane)
-                if look is None:
-                    draw_image(axes, part.image, part.size)
-                else:
-                    draw_label(axes, look, part)
-        if look is not None:
-            sheet.legend(row, look)
+        for column, plane, axes in sheet.panels(row):
+            part = _slice(grey[column], labels[column], valid[column], plane, spacing)
+            draw_label(axes, look, part)
+        sheet.legend(row, look)
     sheet.figure.savefig(path, dpi=DPI)
 
 
@@ -102,12 +97,14 @@ class _Sheet:
         place = (left / across, 1 - (top + height) / down, width / across, height / down)
         return self.figure.add_axes(place)
 
-    def axes(self, row: int, column: int, plane: str) -> "Axes":
-        """The place of one panel."""
-        left = LEFT + column * self.pair + (plane == "y") * (self.width + GAP)
-        height = self.heights[plane]
-        top = TOP + row * self.row_height + (self.row_height - GAP - height) / 2
-        return self._add(left, top, self.width, height)
+    def panels(self, row: int) -> Iterator[tuple[int, str, "Axes"]]:
+        """The panels of a row: which patch, which plane, and where to draw."""
+        for column in range(self.patches):
+            for number, plane in enumerate(PLANES):
+                left = LEFT + column * self.pair + number * (self.width + GAP)
+                height = self.heights[plane]
+                top = TOP + row * self.row_height + (self.row_height - GAP - height) / 2
+                yield column, plane, self._add(left, top, self.width, height)
 
     def head(self, title: str, caption: str) -> None:
         """Title, caption, and what each column shows."""
@@ -173,22 +170,19 @@ def _grey(patches: Sequence[Patch]) -> list[np.ndarray]:
 
 
 def _slice(
-    patch: Patch,
-    name: str | None,
     grey: np.ndarray,
+    label: np.ndarray,
+    valid: np.ndarray,
     plane: str,
     spacing: tuple[float, float, float],
 ) -> Slice:
-    """The middle slice of a patch; without a label for the image alone."""
+    """The middle slice of a patch: image (Z, Y, X), label (L, Z, Y, X) and valid (Z, Y, X)."""
     across, down, right = PLANES[plane]
-    shape = grey.shape
-    label = patch.labels[name] if name is not None else grey[None]
-    valid = patch.valid[name] if name is not None else np.ones(shape, bool)
-    middle = shape[across] // 2
+    middle = grey.shape[across] // 2
     return Slice(
         grey.take(middle, across),
         label.take(middle, 1 + across),
         valid.take(middle, across),
-        (shape[down] * spacing[down], shape[right] * spacing[right]),
+        (grey.shape[down] * spacing[down], grey.shape[right] * spacing[right]),
         (down, right),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from vcmodels.targets import AnyTarget, MulticlassTarget
+from vcmodels.targets import AnyTarget, MulticlassTarget, VectorTarget
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,8 +19,8 @@ DIM = 0.35
 """Brightness where a label does not count."""
 MOST_REGIONS = 12
 FIELD_COLOURS = "viridis"
-# Okabe and Ito's vermilion, bluish green, sky blue and yellow; for masks, which have no colour.
-MASK_COLOURS = ((0.84, 0.37, 0.0), (0.0, 0.62, 0.45), (0.34, 0.71, 0.91), (0.94, 0.89, 0.26))
+# Okabe and Ito's vermilion, bluish green, sky blue and reddish purple; for masks, which have no colour.
+MASK_COLOURS = ((0.84, 0.37, 0.0), (0.0, 0.62, 0.45), (0.34, 0.71, 0.91), (0.8, 0.47, 0.65))
 
 Style = Literal["regions", "arrows", "scalar", "colours"]
 
@@ -67,6 +67,16 @@ def style_of(target: AnyTarget, channels: int) -> Style:
     if target.drawn_as == "outlines" and channels == 1:
         return "regions"
     return "scalar" if channels == 1 else "colours"
+
+
+def physical(
+    target: AnyTarget, label: np.ndarray, spacing: tuple[float, float, float]
+) -> np.ndarray:
+    """A label as it is drawn: vectors that count voxels (3, Z, Y, X) in the unit of the spacing."""
+    if not isinstance(target, VectorTarget) or target.units == "physical":
+        return label
+    side = np.array(spacing, np.float32)[:, None, None, None]
+    return label / side if target.transforms_as == "gradient" else label * side
 
 
 def look_of(target: AnyTarget, number: int, labels: np.ndarray, valid: np.ndarray) -> Look:
