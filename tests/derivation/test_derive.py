@@ -9,8 +9,9 @@ from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.data.volumes import open_volumes
 from vcmodels.derivation import derive as run
+from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent
-from vcmodels.targets import KINDS
+from vcmodels.targets import KINDS, DistanceTarget
 from vcmodels.volumes import create_array, group_attributes, open_volume
 
 EXTENT = (13, 18, 23)
@@ -114,6 +115,33 @@ def test_what_is_written_reads_back_as_the_label(build, tmp_path, monkeypatch, n
     found, counts = label_of(again, "t")
     np.testing.assert_array_equal(counts, valid)
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_blocks_without_anything_stored_are_computed_once(build, tmp_path, monkeypatch):
+    monkeypatch.setattr("vcmodels.derivation.run.LEAST_BLOCK", 1)
+    root, extent = str(tmp_path / "data.zarr"), (24, 24, 64)
+    cells = np.zeros((1, *extent), np.uint8)
+    cells[:, 3:6, 4:7, 2:5] = 1
+    for name, values in (("wide", cells), ("thin", cells)):
+        array = create_array(root, name, shape=extent, chunks=(8, 8, 8), dtype="uint8")
+        array.write(Box((0, 0, 0), extent), values)
+    data = build({"t": block("distance")}, {"input": f"{root}/wide", "cells": f"{root}/thin"})
+    task, _ = parse_task(data, "test")
+    computed = []
+    original = DistanceTarget.derive_label
+
+    def counted(self, source, *arguments):
+        computed.append(source.shape)
+        return original(self, source, *arguments)
+
+    monkeypatch.setattr(DistanceTarget, "derive_label", counted)
+    place = run(task, "t", str(tmp_path / "t.zarr"))
+    borders = 9 * 8 - 6  # the 6 blocks that touch no border have nothing stored around them
+    assert borders + 1 <= len(computed) < borders + 6
+    stored = open_volume(str(place), key="t")
+    wanted, valid = label_of(task, "t")
+    expected = np.where(valid, wanted * 3.5, np.nan)
+    np.testing.assert_allclose(stored.read(stored.box), expected, rtol=1e-6)
 
 
 def test_the_image_says_what_it_is(build, tmp_path):

@@ -35,10 +35,10 @@ def stored_form(target: AnyTarget, label: np.ndarray, valid: np.ndarray) -> np.n
 
 def encoding(target: AnyTarget) -> dict[str, Any]:
     """Attributes that tell a reader what the stored values mean."""
-    dtype = stored_dtype(target)
-    if dtype.kind == "i":
-        return {"kind": target.kind, "quantity": "mask", "ignore_label": UNLABELLED}
-    return target.encoding(dtype)
+    attributes = target.encoding(np.dtype(np.float32))
+    if stored_dtype(target).kind == "i":
+        return {**attributes, "quantity": "mask", "ignore_label": UNLABELLED}
+    return attributes
 
 
 def keys_to_read(target: AnyTarget) -> dict[str, Any]:

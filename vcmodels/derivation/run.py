@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import vcmodels
@@ -160,14 +161,23 @@ def _block(chunks: Shape) -> Shape:
 
 def _write(array: WritableArray, label: Label, block: Shape, advance: Advance) -> None:
     """Derive and write all blocks of the region on threads, a bounded number at a time."""
-    target, region = label.target, label.stored.region
+    target, source, region = label.target, label.stored.array, label.stored.region
+    margin = target.source_margin(label.spacing)
+    # What follows where nothing is stored is the same everywhere: most of a sparse volume.
+    alike: dict[Shape, np.ndarray] = {}
 
     def work(box: Box) -> Box:
-        array.write(box, stored_form(target, *label.read(box)))
+        around = box.grow(margin)
+        is_empty = region.contains(around) and not source.is_stored(around)
+        stored = alike.get(box.shape) if is_empty else None
+        if stored is None:
+            stored = stored_form(target, *label.read(box))
+            if is_empty:
+                alike[box.shape] = stored
+        array.write(box, stored)
         return box
 
-    grown = grow_shape(block, target.source_margin(label.spacing))
-    fitting = machine_bytes() // 4 // (BYTES_PER_VOXEL * prod(grown))
+    fitting = machine_bytes() // 4 // (BYTES_PER_VOXEL * prod(grow_shape(block, margin)))
     threads = max(1, min(os.cpu_count() or 1, MOST_THREADS, fitting))
     before = torch.get_num_threads()
     running: deque[Future[Box]] = deque()
