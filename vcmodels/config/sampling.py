@@ -1,8 +1,8 @@
-"""`dataset_config.sampling`: which patches of the list are drawn how often."""
+"""Blocks on which patches train: `dataset_config.sampling` and `tr_params.folds`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vcmodels.section import Fraction, Section
 
@@ -20,3 +20,22 @@ class SamplingConfig(Section):
     is drawn for a value in proportion to its voxels of it."""
     label: str | None = None
     """The label whose values are meant; each volume's `ref_label` when null."""
+
+
+class FoldConfig(Section):
+    """One fold of a cross-validation, in place of `tr_val_split`."""
+
+    count: Annotated[int, Field(ge=2, le=100)] = 5
+    """How many folds there are."""
+    index: Annotated[int, Field(ge=0, le=99)] = 0
+    """The fold that this run validates on, from 0; the others are trained on."""
+    by: Literal["volume", "slab"] | None = None
+    """Divide whole volumes, or each volume into slabs with a guard band (`split_guard`) between, so
+    that the folds hold about equally many labelled voxels; whole ones when null and there are
+    enough."""
+
+    @model_validator(mode="after")
+    def _check_index(self) -> Self:
+        if self.index >= self.count:
+            raise ValueError(f"index must be below count {self.count}, got {self.index}")
+        return self

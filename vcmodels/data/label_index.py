@@ -144,6 +144,18 @@ class LabelIndex:
                     found[value] = found.get(value, 0) + int(counted[here].sum(dtype=np.int64))
         return {value: count for value, count in found.items() if count}
 
+    def profiles(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Along each axis, the labelled voxels (n,) int64 of each layer of a box of cells."""
+        found = tuple(np.zeros(n, np.int64) for n in box.shape)
+        for cells in self._touching(box):
+            part = cells.box.intersect(box)
+            here, to = part.slices(within=cells.box), part.slices(within=box)
+            for value, counted in cells.counts.items():
+                if part.voxels and value not in self.plan.ignore:
+                    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+                        found[axis][to[axis]] += counted[here].sum(axis=others, dtype=np.int64)
+        return found[0], found[1], found[2]
+
     def _touching(self, box: Box) -> Iterator[Cells]:
         """The bricks whose cells may touch a box of cells."""
         spans = self.plan.bricks(within=self.plan.voxels(box))

@@ -28,6 +28,11 @@ def generator(seed: int, number: int, stream: Stream) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]))
 
 
+def shuffled(items: Sequence[int], seed: int) -> list[int]:
+    """The items in an order that depends on the seed alone."""
+    return np.random.Generator(np.random.Philox(key=[seed, 3])).permutation(items).tolist()
+
+
 class DrawOrder:
     """Which row of the patch list each draw takes; every row about once in a cycle of n draws.
 

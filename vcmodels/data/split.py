@@ -140,6 +140,7 @@ def _describe(task: Task, volumes: Sequence[TaskVolume], patches: PatchList) -> 
         "split_mode": settings.split_mode,
         "tr_val_split": settings.tr_val_split,
         "split_guard": settings.split_guard,
+        **({"folds": settings.folds.model_dump()} if settings.folds else {}),
         "volumes": [volume.name for volume in volumes],
         "split": [volume.split for volume in volumes],
         "patches": {"count": len(patches.rows), "sha256": patches.digest()},

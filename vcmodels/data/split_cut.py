@@ -29,7 +29,7 @@ def cut_volumes(
     """Give each undecided volume its regions; volumes without patches get none."""
     rows = {n: patches.rows[patches.rows[:, 0] == n, 1:] for n in undecided}
     rows = {n: origins for n, origins in rows.items() if len(origins)}
-    guard = _guard(task, patches.patch_size)
+    guard = guard_width(task, patches.patch_size)
     cuts = {
         n: best_cut(volumes[n].region, origins, patches.patch_size, guard, task)
         for n, origins in rows.items()
@@ -48,7 +48,7 @@ def cut_volumes(
         reporter.say(f"too short to be cut, so only trained on: {names}")
 
 
-def _guard(task: Task, patch: Shape) -> Shape:
+def guard_width(task: Task, patch: Shape) -> Shape:
     """Width of the guard band for a cut across each axis."""
     width = task.tr_params.split_guard
     return patch if width is None else (width, width, width)

@@ -14,6 +14,7 @@ from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
 from vcmodels.config import Task
 from vcmodels.config.parameters import TrainingParams
 from vcmodels.data.dataset import PatchDataset
+from vcmodels.data.folds import fold_volumes
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.patch_cache import load_or_find_patches
 from vcmodels.data.split import Split, load_or_split
@@ -59,7 +60,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device, "tr_params.device")
     events, _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
-    volumes = open_volumes(task, reporter)
+    volumes = fold_volumes(task, open_volumes(task, reporter), reporter)
     refuse_too_large(task, volumes, device)
     say_missing(volumes, reporter)
     with StopSignals() as stop, RunFolder(task) as run:

@@ -1,0 +1,152 @@
+"""Cross-validation: k folds that divide whole volumes, or each volume into k slabs.
+
+Fold i is the validation side of run i. Folds by slab replace a volume by at most three: the slab of
+this fold, and what is left of the volume before and behind it, a guard band away. Each is a box that
+nothing reads across (see `split`), so that no voxel is on both sides; over the k runs, every voxel
+is validated on once.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+
+from vcmodels.config import Task
+from vcmodels.data.indexer import Indexer, Wanted
+from vcmodels.data.label_index import cell_shape
+from vcmodels.data.patch_density import patch_grid
+from vcmodels.data.patches import PatchCriteria, ignored_values
+from vcmodels.data.sampling import shuffled
+from vcmodels.data.split_cut import guard_width
+from vcmodels.data.volumes import TaskVolume
+from vcmodels.errors import TaskError
+from vcmodels.geometry.boxes import Box
+from vcmodels.reporting import Reporter, Silent
+
+Profiles = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Per axis, labelled voxels of each layer of cells of a region."""
+
+
+def fold_volumes(
+    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
+) -> list[TaskVolume]:
+    """The volumes of one fold, each with its `split`; unchanged when the task has no folds.
+
+    Volumes with a `split` of their own stay as they are. A slab that is validated on keeps the name
+    of its volume.
+
+    Raises:
+        TaskError: there are not enough volumes, or one is too short for its slabs.
+    """
+    folds = task.tr_params.folds
+    undecided = [n for n, volume in enumerate(volumes) if volume.split is None]
+    if folds is None or not undecided:
+        return list(volumes)
+    by = folds.by or ("volume" if len(undecided) >= folds.count else "slab")
+    profiles = labelled_profiles(task, [volumes[n] for n in undecided], reporter or Silent())
+    labelled = dict(zip(undecided, profiles, strict=True))
+    if by == "slab":
+        parts = {n: _slabs(task, volumes[n], labelled[n]) for n in undecided}
+        return [part for n, v in enumerate(volumes) for part in parts.get(n, [v])]
+    if len(undecided) < folds.count:
+        found = f"{len(undecided)} volumes cannot be divided into {folds.count} folds"
+        raise TaskError("tr_params.folds.count", found, 'lower it, or set "by": "slab"')
+    sizes = {n: int(found[0].sum()) for n, found in labelled.items()}
+    fold_of = divide(sizes, folds.count, task.tr_params.seed)
+    return [
+        replace(v, split="val" if fold_of[n] == folds.index else "train") if n in fold_of else v
+        for n, v in enumerate(volumes)
+    ]
+
+
+def divide(sizes: Mapping[int, int], count: int, seed: int) -> dict[int, int]:
+    """A fold for each volume: the largest first, each to the fold that holds least so far.
+
+    Args:
+        sizes: labelled voxels by volume; volumes of equal size are shuffled.
+        count: of folds; each gets a volume when there are enough.
+        seed: of the shuffle.
+    """
+    order = sorted(shuffled(sorted(sizes), seed), key=lambda n: -sizes[n])
+    held = [(0, 0)] * count  # labelled voxels, volumes
+    fold_of: dict[int, int] = {}
+    for n in order:
+        fold = min(range(count), key=lambda i: held[i])
+        fold_of[n] = fold
+        held[fold] = held[fold][0] + sizes[n], held[fold][1] + 1
+    return fold_of
+
+
+def labelled_profiles(
+    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter
+) -> list[Profiles]:
+    """Of each volume, from the index that finds its patches; without `ref_label`, of all voxels."""
+    criteria = PatchCriteria.of(task)
+    cell = cell_shape(criteria.patch, criteria.stride)
+    labels = [
+        Wanted(
+            v.ref,
+            patch_grid(v.ref.box, v.region, criteria.patch, criteria.stride, cell).frame,
+            v.region,
+            cell,
+            ignored_values(task, v.ref_target),
+        )
+        for v in volumes
+        if v.ref is not None
+    ]
+    found: list[Profiles] = []
+    with closing(Indexer.of(task, reporter).indexes(labels)) as indexes:
+        for volume in volumes:
+            if volume.ref is None:
+                z, y, x = (
+                    np.ones(-(-n // c)) for n, c in zip(volume.region.shape, cell, strict=True)
+                )
+                found.append((z, y, x))
+            else:
+                index = next(indexes)
+                found.append(index.profiles(index.plan.cells(volume.region)))
+    return found
+
+
+def _slabs(task: Task, volume: TaskVolume, profiles: Profiles) -> list[TaskVolume]:
+    """The slab of this fold, and what is trained on before and behind it."""
+    folds, patch = task.tr_params.folds, task.tr_params.patch_size
+    assert folds is not None
+    guards, region = guard_width(task, patch), volume.region
+    cell = cell_shape(patch, PatchCriteria.of(task).stride)
+    cuts = [
+        _cuts(region.origin[a], region.end[a], profiles[a], cell[a], folds.count) for a in range(3)
+    ]
+    room = [int(np.diff(cuts[a]).min()) / patch[a] for a in range(3)]
+    axis = int(np.argmax(room))
+    start, end = cuts[axis][folds.index : folds.index + 2]
+    low, high = region.origin[axis], region.end[axis]
+    before, behind = (low, start - guards[axis]), (end + guards[axis], high)
+    trained = [pair for pair in (before, behind) if pair[1] - pair[0] >= patch[axis]]
+    if room[axis] < 1 or not trained:
+        found = (
+            f"volume {volume.name} with region {region.shape} cannot be cut into {folds.count} "
+            f"slabs of at least a patch with a guard band of {guards} voxels"
+        )
+        remedy = "lower it, patch_size or split_guard, or give more volumes"
+        raise TaskError("tr_params.folds.count", found, remedy)
+    parts = [replace(volume, region=_slab(region, axis, start, end), split="val")]
+    for number, (first, last) in enumerate(trained):
+        box, name = _slab(region, axis, first, last), f"{volume.name}#train{number}"
+        parts.append(replace(volume, region=box, split="train", name=name))
+    return parts
+
+
+def _cuts(start: int, end: int, profile: np.ndarray, cell: int, count: int) -> list[int]:
+    """Borders of slabs with about equally many labelled voxels, between layers of cells."""
+    sums = np.cumsum(profile) / max(profile.sum(), 1)
+    inner = np.searchsorted(sums, np.arange(1, count) / count) + 1
+    zero = start // cell * cell
+    return [start, *np.clip(zero + inner * cell, start, end).tolist(), end]
+
+
+def _slab(region: Box, axis: int, start: int, end: int) -> Box:
+    low, high = list(region.origin), list(region.end)
+    low[axis], high[axis] = start, end
+    return Box.between(low, high)
