@@ -85,12 +85,12 @@ def test_what_does_not_fit_is_refused(keys, message):
         DistanceTarget(**keys)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_moving_a_stored_distance_is_nearly_deriving_it_from_the_moved_mask(seed):
+@pytest.mark.parametrize("scale", [0.7, 1.3])
+def test_moving_a_stored_distance_is_nearly_deriving_it_from_the_moved_mask(scale):
     """Under a rotation and one scaling; ids are read at the nearest voxel: half of one either way."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    transform = SpatialTransform(matrix=turn * rng.uniform(0.7, 1.3))
+    transform = SpatialTransform(matrix=turn * scale)
     patch, clip = (12, 18, 20), 5.0
     stored, derived = DistanceTarget(clip=clip), DistanceTarget(clip=clip, derive="mask")
     margin = derived.source_margin(SPACING)
@@ -110,6 +110,8 @@ def test_moving_a_stored_distance_is_nearly_deriving_it_from_the_moved_mask(seed
     }
     _, moved = apply_spatial(transform, label, crops, patch, SPACING)
     wanted, _ = derived.derive_label(moved["ids"].values, moved["ids"].valid, SPACING)
-    error = (moved["stored"].values - wanted).abs() * clip
-    assert (wanted.abs() < 1).float().mean() > 0.3
-    assert error.mean() < 0.3 * max(SPACING)
+    found, near = moved["stored"].values, wanted.abs() < 0.6
+    assert near.float().mean() > 0.3
+    assert ((found - wanted).abs() * clip)[near].mean() < 0.5
+    # Lengths that did not follow the map would be 30 % off; picking voxels by `wanted` makes 10.
+    assert found[near].abs().mean() == pytest.approx(float(wanted[near].abs().mean()), rel=0.15)
