@@ -35,7 +35,8 @@ class Blur(IntensityAugmentation):
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         sigmas = rng.uniform(*self.sigma, size=3 if self.per_axis else 1)
         chosen = [axis in self.axes for axis in AXES]
-        return gaussian(torch.tensor(image), np.where(chosen, sigmas, 0.0).tolist()).numpy()
+        z, y, x = np.where(chosen, sigmas, 0.0).tolist()
+        return gaussian(torch.tensor(image), (z, y, x)).numpy()
 
 
 class Sharpen(IntensityAugmentation):
@@ -51,7 +52,7 @@ class Sharpen(IntensityAugmentation):
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         amount, sigma = rng.uniform(*self.amount), rng.uniform(*self.sigma)
         sharp = torch.tensor(image)
-        return torch.lerp(gaussian(sharp, (sigma,) * 3), sharp, 1 + amount).numpy()
+        return torch.lerp(gaussian(sharp, (sigma, sigma, sigma)), sharp, 1 + amount).numpy()
 
 
 class LowResolution(IntensityAugmentation):

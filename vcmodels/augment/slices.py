@@ -82,4 +82,4 @@ class BlurredSlices(SliceAugmentation):
 
     def spoil(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         sigma = rng.uniform(*self.sigma)
-        return gaussian(torch.tensor(picture), (sigma, sigma)).numpy()
+        return gaussian(torch.tensor(picture)[:, None], (0.0, sigma, sigma))[:, 0].numpy()

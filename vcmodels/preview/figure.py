@@ -83,14 +83,13 @@ class _Sheet:
 
         z, y, x = (n * side for n, side in zip(shape, spacing, strict=True))
         scale = CELL / max(x, y, z)
-        self.shape, self.rows = shape, rows
+        self.shape, self.patches = shape, patches
         self.width = max(x * scale, 1.2)
         self.heights = {"z": y * scale, "y": z * scale}
         self.row_height = max(*self.heights.values(), 1.0) + GAP
         self.pair = 2 * self.width + GAP + PAIR_GAP
         self.total = (LEFT + patches * self.pair + RIGHT, TOP + rows * self.row_height + BOTTOM)
         self.figure = Figure(figsize=self.total, facecolor="white")
-        self.patches = patches
 
     def _add(self, left: float, top: float, width: float, height: float) -> "Axes":
         across, down = self.total
