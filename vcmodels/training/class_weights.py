@@ -6,6 +6,7 @@ import numpy as np
 
 from vcmodels.config import Task
 from vcmodels.data.class_counts import count_classes
+from vcmodels.data.indexer import Indexer
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
@@ -38,6 +39,7 @@ def count_or_recall(
         ChunkError: a label chunk cannot be read.
     """
     counts: Counts = {}
+    indexer = Indexer.of(task, reporter)
     for name, target in _needing(task).items():
         if name in saved:
             counts[name] = list(saved[name])
@@ -45,7 +47,7 @@ def count_or_recall(
         reporter.say(f"{name}: counting the voxels of each class")
         key = f"dataset_config.targets.{name}"
         try:
-            counts[name] = count_classes(volumes, regions, name, target).tolist()
+            counts[name] = count_classes(volumes, regions, name, target, indexer).tolist()
         except LabelError as error:
             found = f"a label holds {error.value}, which is no class"
             raise TaskError(key, found, error.remedy) from error
