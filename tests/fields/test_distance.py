@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -62,6 +62,7 @@ def volumes(draw, most=9, ids=4):
 @pytest.mark.parametrize("spacing", SPACINGS, ids=str)
 @settings(max_examples=40, deadline=None)
 @given(volume=volumes(), reach=st.floats(0.1, 4))
+@example(volume=(np.zeros((1, 1, 2), int), np.array([[[True, False]]])), reach=0.49)
 def test_distances_are_those_of_scipy(spacing, volume, reach):
     margin = voxels_within(reach, spacing)
     distance, certain = known_distance(*padded(*volume, margin), spacing, reach)

@@ -52,7 +52,8 @@ def known_distance(
     distance = surface_distance(torch.where(known, ids, UNKNOWN), spacing, reach)
     # A face of an unknown voxel gives the same number in both, to the bit.
     to_unknown = surface_distance(known, spacing, reach)
-    certain = (distance < to_unknown) | (to_unknown == reach)
+    # The square root of `reach * reach` may be rounded to a little less than `reach`.
+    certain = (distance < to_unknown) | (to_unknown >= reach * (1 - 1e-6))
     certain &= inner(known, voxels_within(reach, spacing))
     return torch.where(certain, distance, 0.0), certain
 
