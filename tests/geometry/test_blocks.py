@@ -13,6 +13,7 @@ from vcmodels.geometry.blocks import (
     columns,
     live_patches,
     slabs,
+    tiles,
 )
 from vcmodels.geometry.boxes import Box
 
@@ -112,3 +113,16 @@ def test_boxes_are_clipped_and_empty_ones_dropped():
         Box((4, 2, 1), (1, 3, 2)),
     ]
     assert len(boxes.within(Box((9, 0, 0), (1, 1, 1)))) == 0
+
+
+@given(grids_and_boxes(), st.tuples(*[st.integers(1, 8)] * 3))
+def test_tiles_cover_a_box_once_and_each_lies_in_one_tile_of_the_grid(case, shape):
+    _, box = case
+    count = np.zeros(box.end, int)
+    for part, whole in zip(tiles(box, shape), tiles(box, shape, whole=True), strict=True):
+        count[part.slices()] += 1
+        assert whole.contains(part)
+        assert whole.shape == shape
+        assert all(o % n == 0 for o, n in zip(whole.origin, shape, strict=True))
+    assert (count[box.slices()] == 1).all()
+    assert count.sum() == box.voxels

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 import pickle
 
 import numpy as np
@@ -88,6 +89,30 @@ def test_other_processes_write_their_own_chunks(tmp_path, stores, start):
         for job in jobs:
             job.get(timeout=60)
     np.testing.assert_array_equal(open_volume(array.location, key="k").read(ALL)[0], data)
+
+
+@pytest.mark.parametrize(
+    ("version", "shards", "channels"),
+    [(2, None, None), (2, None, 3), (3, None, 3), (3, (4, 6, 6), None)],
+)
+def test_the_files_of_a_box_are_those_that_writing_it_makes(
+    tmp_path, monkeypatch, version, shards, channels
+):
+    lead = () if channels is None else (channels,)
+    array = create_array(
+        str(tmp_path), "a", shape=(*lead, 6, 7, 8), chunks=(*lead, 2, 3, 3), shards=shards,
+        dtype="u1", zarr_format=version,
+    )  # fmt: skip
+    box = Box((0, 3, 0), (4, 3, 8)) if shards is None else Box((0, 0, 0), (4, 6, 8))
+    before = set(tmp_path.rglob("*"))
+    array.write(box, np.ones((channels or 1, *box.shape), np.uint8))
+    made = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert set(array.files(box)) == made
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    array.sync(ALL)
+    wanted = made | {path.parent for path in made}
+    assert set(synced) == {path.stat().st_ino for path in wanted}
 
 
 def test_wrong_writes_are_refused(tmp_path):
