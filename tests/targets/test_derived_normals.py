@@ -52,6 +52,28 @@ def test_oriented_normals_point_out_of_both_faces_of_a_sheet(sheet):
         assert np.median(np.abs(found - wanted)[counts & side]) < 15
 
 
+@pytest.mark.parametrize("spacing", [CUBES, (2.5, 1.0, 1.0)], ids=["cubes", "slabs"])
+@pytest.mark.parametrize("plane", [(1.0, 0, 0), (0, 0, 1.0), (0.3, 0.8, -0.5)], ids=str)
+def test_touching_instances_have_the_axis_across_their_common_face(plane, spacing):
+    """Everything is foreground: the mask has no surface, the ids have one."""
+    normal = np.array(plane) / np.linalg.norm(plane)
+    place = np.indices((40, 46, 52)).T * spacing
+    depth = ((place - place.reshape(-1, 3).mean(0)) @ normal).T
+    ids = torch.from_numpy(np.where(depth > 0, 7, 3).astype(np.float32))[None]
+    known = torch.ones_like(ids, dtype=torch.bool)
+    keys = {"derive": "cells", "orientation": "axial", "smoothing_sigma": 1.5}
+    target = NormalsTarget(surface_of="instances", **keys)
+    label, valid = target.derive_label(ids, known, spacing)
+    part = (
+        slice(m, n - m) for m, n in zip(target.source_margin(spacing), depth.shape, strict=True)
+    )
+    near = np.abs(depth[*part]) < 1
+    assert valid[0].numpy()[near].all()
+    found = angles(label.numpy(), normal[:, None, None, None], axial=True)[near]
+    assert np.percentile(found, 95) < 10
+    assert not NormalsTarget(**keys).derive_label(ids, known, spacing)[1].any()
+
+
 @pytest.mark.parametrize("orientation", ["oriented", "axial"])
 @pytest.mark.parametrize("spacing", [CUBES, (2.0, 1.0, 1.0)], ids=["cubes", "slabs"])
 def test_moving_derived_normals_is_nearly_deriving_them_from_the_moved_mask(orientation, spacing):
@@ -102,7 +124,8 @@ def test_a_mask_of_ids_is_grown_as_a_stored_one_would_be():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"smoothing_sigma": 2.0}, "smoothing_sigma is of use with derive only"),
+        ({"smoothing_sigma": 2.0}, "smoothing_sigma and surface_of are of use with derive"),
+        ({"derive": "a", "surface_of": "instances"}, "no outer side"),
         ({"derive": "a", "encoding": {"scale": 2.0}}, "has no encoding"),
     ],
 )
