@@ -7,6 +7,7 @@ import pytest
 
 from vcmodels.cli import main
 from vcmodels.config import parse_task
+from vcmodels.data.labels import Label
 from vcmodels.data.volumes import open_volumes
 from vcmodels.derivation import derive as run
 from vcmodels.geometry.boxes import Box
@@ -273,6 +274,22 @@ def test_a_stop_leaves_nothing_and_keeps_what_was_there(command, build, tmp_path
     assert leaving.value.code == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "t.zarr", "task.json"]
     assert (tmp_path / "t.zarr" / "marker").exists()
+
+
+def test_what_came_there_meanwhile_is_left_alone(command, tmp_path, monkeypatch):
+    original = Label.read
+
+    def read(self, box):
+        (tmp_path / "t.zarr").mkdir(exist_ok=True)
+        (tmp_path / "t.zarr" / "thesis.txt").touch()
+        return original(self, box)
+
+    monkeypatch.setattr(Label, "read", read)
+    code, said = command("t", "--output", "t.zarr")
+    assert code == 1
+    assert "t.zarr" in said
+    assert [path.name for path in (tmp_path / "t.zarr").iterdir()] == ["thesis.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "t.zarr", "task.json"]
 
 
 def test_what_a_kill_left_is_in_nobodys_way(command, tmp_path):

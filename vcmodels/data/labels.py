@@ -104,8 +104,9 @@ class Label:
             return self.stored.values(self.target, box)
         if not box.voxels:  # kinds are not asked for less than a voxel
             label, valid = self.read(Box(box.origin, (1, 1, 1)))
-            return np.zeros((len(label), *box.shape), np.float32), np.zeros(
-                (len(valid), *box.shape), bool
+            nothing = np.zeros((1, *box.shape), bool)
+            return np.repeat(nothing, len(label), 0).astype(np.float32), np.repeat(
+                nothing, len(valid), 0
             )
         margin = self.target.source_margin(self.spacing)
         ids, valid = self.stored.ids(self.target.ignored, box.grow(margin))

@@ -38,7 +38,7 @@ def _is_ours(place: Path) -> bool:
         return False
     try:
         notes = group_attributes(str(place)).get(KEY)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return False
     return isinstance(notes, dict) and "derived_from" in notes
 
@@ -92,10 +92,10 @@ def _is_locked(handle: int, path: Path) -> bool:
 
 
 def _replace(place: Path, new: Path) -> None:
-    """Rename; what was there goes after that, so that a kill loses neither."""
+    """Rename; what was there of ours goes after that, so that a kill loses neither."""
     old = place.with_name(f".{place.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
+    if _is_ours(place):  # what has come there since, and is not, makes the renaming fail
         place.rename(old)
     new.rename(place)
     shutil.rmtree(old, ignore_errors=True)
