@@ -67,7 +67,7 @@ def test_touching_instances_have_the_axis_across_their_common_face(plane, spacin
     part = (
         slice(m, n - m) for m, n in zip(target.source_margin(spacing), depth.shape, strict=True)
     )
-    near = np.abs(depth[*part]) < 1
+    near = np.abs(depth[*part]) < 0.6 * max(spacing)
     assert valid[0].numpy()[near].all()
     found = angles(label.numpy(), normal[:, None, None, None], axial=True)[near]
     assert np.percentile(found, 95) < 10

@@ -138,6 +138,12 @@ DERIVED = {
     "distance-unsigned": {"kind": "distance", "derive": "cells", "clip": 1.0, "signed": False},
     "normals-oriented": {"kind": "normals", "derive": "cells", "smoothing_sigma": 0.8},
     "normals-axial": {"kind": "normals", "derive": "cells", "orientation": "axial"},
+    "normals-of-faces": {
+        "kind": "normals",
+        "derive": "cells",
+        "orientation": "axial",
+        "surface_of": "instances",
+    },
     "affinities-nearest": {"kind": "affinities", "derive": "cells"},
     "affinities-closed": {"kind": "affinities", "derive": "cells", "offsets": CLOSED},
 }

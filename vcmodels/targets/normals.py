@@ -15,7 +15,9 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.fields.distance import voxels_within
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
+from vcmodels.fields.pairs import instance_boundaries
 from vcmodels.geometry.boxes import Shape
 from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
 from vcmodels.metrics.errors import angle_sums
@@ -71,6 +73,8 @@ class NormalsTarget(Target):
     smoothing_sigma: Annotated[float, Field(ge=0.3, le=32)] = 1.0
     """With `derive`: width of the Gaussian that smooths the mask, counted in the shortest side of a
     voxel."""
+    surface_of: Literal["mask", "instances"] = "mask"
+    """With `derive` and axes: whether instances that touch have a surface between them."""
 
     metric: ClassVar[str] = "angle_deg"
     is_derivable: ClassVar[bool] = True
@@ -89,8 +93,12 @@ class NormalsTarget(Target):
 
     @model_validator(mode="after")
     def _check_derived_keys(self) -> Self:
-        if self.derive is None and self.smoothing_sigma != 1:
-            raise ValueError("smoothing_sigma is of use with derive only; leave it out")
+        if self.derive is None and (self.smoothing_sigma, self.surface_of) != (1, "mask"):
+            raise ValueError("smoothing_sigma and surface_of are of use with derive; leave them out")
+        if self.surface_of == "instances" and not self._is_axial:
+            raise ValueError(
+                'a face between two instances has no outer side; give "orientation": "axial"'
+            )
         if self.derive is not None and self.label_encoding is not None:
             raise ValueError("what is derived has no encoding; leave it out")
         return self
@@ -142,13 +150,21 @@ class NormalsTarget(Target):
         return np.ascontiguousarray(self._in_other_order(label)), valid
 
     def source_margin(self, spacing: Spacing) -> Shape:
-        return normals_reach(self.smoothing_sigma, spacing, axial=self._is_axial)
+        reach = normals_reach(self.smoothing_sigma, spacing, axial=self._is_axial)
+        if self.surface_of == "mask":
+            return reach
+        z, y, x = voxels_within(self._film(spacing), spacing)
+        return reach[0] + z, reach[1] + y, reach[2] + x
 
     def derive_label(
         self, source: Tensor, valid: Tensor, spacing: Spacing
     ) -> tuple[Tensor, Tensor]:
         """Out of the mask, or the axis across the surfaces around; see `fields.normals`."""
         mask = (source != 0).float()
+        if self.surface_of == "instances":
+            # The faces as a thin film: what its two sides agree on is the axis across it.
+            film = self._film(spacing)
+            mask, valid = instance_boundaries(source, valid, film, spacing, with_background=True)
         if not self._is_axial:
             return surface_normals(mask, valid, self.smoothing_sigma, spacing)
         tensor, counts = structure(mask, valid, self.smoothing_sigma, spacing)
@@ -156,6 +172,10 @@ class NormalsTarget(Target):
         # Most voxels are far from a surface, and an eigenvector costs more than all before.
         label[:, counts[0]] = principal_axes(tensor[:, counts[0]][..., None, None])[..., 0, 0]
         return label, (label != 0).any(0, keepdim=True)
+
+    def _film(self, spacing: Spacing) -> float:
+        """Thickness of the film on each side of a face between instances: its voxels' centres."""
+        return 0.5 * max(spacing)
 
     def spread(self, label: Tensor) -> Tensor:
         """For axes the entries of n n^T: neighbours of opposite sign would cancel."""
