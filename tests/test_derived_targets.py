@@ -127,6 +127,7 @@ def changed(task, path, value):
         (["volume_paths", 0, "ref_label"], "centres", 'ref_label: "centres" is no label of this'),
         (["volume_paths", 0, "pseudo", "x"], 0.5, "pseudo.x: is no label of this volume"),
         (["volume_paths", 0, "pseudo", "mask"], 2, "pseudo.mask: found 2; give a number above 0"),
+        (["targets", "centres", "max_extent"], 300, "centres: .*much to read.*; give lengths such"),
         (["volume_paths", 0, "cells"], "none.zarr", "volume_paths.0.cells: .*none.zarr"),
     ],
 )  # fmt: skip

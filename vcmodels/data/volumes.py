@@ -10,7 +10,7 @@ from vcmodels.config import Task
 from vcmodels.config.task import SplitAttribute, VolumeEntry
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, grow_shape
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume, expand_location, expand_pattern, open_volume
@@ -19,6 +19,8 @@ from vcmodels.volumes.nodes import read_node
 
 SPACING_TOLERANCE = 0.01
 MOST_TOLD = 20
+MOST_SOURCE_VOXELS = 1 << 27
+"""A patch with the margin that its derived labels need; 512 MiB of ids."""
 _SEARCHED_GROUPS = 4
 
 
@@ -95,6 +97,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
     _check_alike(found, reporter)
     _check_patch(task, found[0].spacing)
+    _check_margins(task, found)
     _say_short(task, found, reporter)
     return found
 
@@ -281,6 +284,26 @@ def _check_patch(task: Task, spacing: tuple[float, float, float]) -> None:
     except ValueError as error:
         found, _, remedy = str(error).partition(". ")
         raise TaskError("tr_params.patch_size", found, remedy) from error
+
+
+def _check_margins(task: Task, volumes: Sequence[TaskVolume]) -> None:
+    """A length in another unit than the spacing makes a margin that no machine could read."""
+    patch = task.tr_params.patch_size
+    for name, target in task.dataset_config.targets.items():
+        if target.derive is None:
+            continue
+        volume = min(volumes, key=lambda volume: min(volume.spacing))
+        margin = target.source_margin(volume.spacing)
+        if prod(grow_shape(patch, margin)) > MOST_SOURCE_VOXELS:
+            found = (
+                f"is derived from {margin} voxels (z, y, x) around a patch, too much to read, and "
+                f"a voxel of {volume.name} is {volume.spacing} {volume.unit or 'units'}"
+            )
+            raise TaskError(
+                f"dataset_config.targets.{name}",
+                found,
+                "give lengths such as clip, sigma and width in the unit of the spacing",
+            )
 
 
 def _differs(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:
