@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.augment.exact import Flip, QuarterTurn
-from vcmodels.augment.free import Affine, Elastic
+from vcmodels.augment.free import Affine, Elastic, Shear
 
 LIST = TypeAdapter(tuple[AnyAugmentation, ...])
 
@@ -53,6 +53,7 @@ def test_a_block_is_read(text, expected):
         ('{"name": "affine", "scaling": [1.25, 0.8]}', "low end 1.25 exceeds"),
         ('{"name": "affine", "scaling": [0, 1]}', "greater than 0"),
         ('{"name": "affine", "rotation_degrees": 270}', "less than or equal to 180"),
+        ('{"name": "shear", "slope": 0.5}', "less than 0.5"),
         ('{"name": "elastic", "spacing": 10, "amplitude": 5}', "can be at most 4"),
         ('{"name": "noise", "deviation": [0.2, 0.1]}', "low end 0.2 exceeds"),
         ('{"name": "blank_boxes", "count": [3, 1]}', "low end 3 exceeds"),
@@ -85,6 +86,10 @@ def test_one_angle_leaves_out_flat_planes(spacing, patch, angles):
         first, second = (other for other in range(3) if other != axis)
         largest = max(abs(matrix[first, second]) for matrix in drawn)
         assert (largest > 0.3) == (angle > 0)
+    slanted = Shear(p=1).sample_matrix(np.random.default_rng(0), patch, spacing)
+    for axis, angle in enumerate(angles):
+        first, second = (other for other in range(3) if other != axis)
+        assert (slanted[first, second] != 0) == (slanted[second, first] != 0) == (angle > 0)
     if angles[1:] == [0, 0]:
         found = np.degrees([np.arctan2(matrix[2, 1], matrix[1, 1]) for matrix in drawn])
         assert -30 <= found.min() < -27

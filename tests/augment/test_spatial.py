@@ -15,9 +15,10 @@ from vcmodels.augment import (
     sample_spatial,
 )
 from vcmodels.augment.exact import Flip, QuarterTurn
-from vcmodels.augment.free import Affine, Elastic, rotation
+from vcmodels.augment.free import Affine, Elastic, Shear, rotation
 from vcmodels.augment.lattice import Lattice
-from vcmodels.geometry.boxes import Box
+from vcmodels.augment.reading import read_smooth, turn_tensor
+from vcmodels.geometry.boxes import Box, grow_shape
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.normals import NormalsTarget
@@ -34,6 +35,7 @@ TARGETS = {
 WARPS = {
     "rotation": ([Affine(p=1, rotation_degrees=(40, 30, 25), scaling=(1, 1))], ISOTROPIC),
     "scaling": ([Affine(p=1, rotation_degrees=0, per_axis_scaling=True)], ISOTROPIC),
+    "shear": ([Shear(p=1, slope=0.3)], ISOTROPIC),
     "elastic": ([Elastic(p=1, spacing=16, amplitude=6)], ISOTROPIC),
     "all": (
         [Flip(p=0.5), QuarterTurn(p=1), Affine(p=1, per_axis_scaling=True), Elastic(p=1)],
@@ -53,6 +55,7 @@ WARPS = {
             Flip(),
             QuarterTurn(p=1),
             Affine(p=1, per_axis_scaling=True),
+            Shear(p=1),
             Elastic(p=1, spacing=20, amplitude=4),
         ],
         (0.4, 0.2, 0.3),
@@ -257,6 +260,49 @@ def test_the_crop_is_enough_but_no_larger_than_the_sample_needs(case, patch):
         assert (excess < 1 + slack).all()
 
 
+@pytest.mark.parametrize("margin", [(3, 5, 0), (9, 9, 9)], ids=str)
+@pytest.mark.parametrize("case", WARPS, ids=str)
+def test_the_inner_part_of_a_label_with_a_margin_is_the_label_without(case, margin):
+    augmentations, spacing = WARPS[case]
+    transform = sample_spatial(augmentations, np.random.default_rng(7), PATCH, spacing)
+    grown = grow_shape(PATCH, margin)
+    small, large = (transform.input_shape(shape, spacing) for shape in (PATCH, grown))
+    around = torch.tensor(np.random.default_rng(0).normal(size=(3, *large)), dtype=torch.float32)
+    middle = tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(large, small, strict=True))
+    labels = {}
+    for name, target in {**TARGETS, "ids": None}.items():
+        values = around[:1] if name in ("ids", "sheet") else around
+        holes = around[2:] > -1
+        values = torch.where(holes, values, 0.0)
+        labels[name] = LabelCrop(values[:, *middle], holes[:, *middle], target)
+        labels[name + " around"] = LabelCrop(values, holes, target, margin)
+    _, moved = apply_spatial(transform, torch.zeros(1, *small), labels, PATCH, spacing)
+    inner = tuple(slice(m, m + n) for m, n in zip(margin, PATCH, strict=True))
+    for name in ("normals", "sheet", "depth", "ids"):
+        wide, narrow = moved[name + " around"], moved[name]
+        assert wide.values.shape[1:] == grown
+        # Some voxels lie half way between two; a sample at a corner of the small crop may be clamped.
+        differ = wide.valid[:, *inner] != narrow.valid
+        differ = differ | ((wide.values[:, *inner] - narrow.values).abs() > 1e-3)
+        assert differ.float().mean() < 2e-3, name
+
+
+@pytest.mark.parametrize("case", WARPS, ids=str)
+def test_with_cubic_interpolation_no_border_shows_either(case):
+    augmentations, spacing = WARPS[case]
+    drawn = sample_spatial(augmentations, np.random.default_rng(3), PATCH, spacing, "cubic")
+    crop, large = (
+        drawn.input_shape(shape, spacing) for shape in (PATCH, grow_shape(PATCH, (9,) * 3))
+    )
+    volume = torch.tensor(np.random.default_rng(0).normal(size=(1, *large)), dtype=torch.float32)
+    middle = tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(large, crop, strict=True))
+    image, _, _ = apply(drawn, volume[:, *middle].contiguous(), {}, spacing=spacing)
+    offset = read_positions(drawn, drawn.warped_shape(PATCH), spacing)
+    position = torch.tensor(offset + (np.array(large)[:, None, None, None] - 1) / 2).float()
+    (expected,) = read_smooth([volume], position, "cubic")
+    torch.testing.assert_close(image, turn_tensor(drawn.symmetry, expected), atol=2e-3, rtol=0)
+
+
 def test_the_crop_is_enough_where_the_peak_lies_between_the_places_looked_at():
     offsets = np.zeros((3, 5, 3, 3), np.float32)
     offsets[:, 2, 1, 1] = 3000
@@ -443,6 +489,17 @@ def test_default_list_on_thick_slices_never_exchanges_or_mixes_unequal_axes():
         assert drawn.symmetry.is_lawful(spacing)
         if drawn.matrix is not None:
             assert drawn.matrix[0, 1:].tolist() == drawn.matrix[1:, 0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "number"), [(ISOTROPIC, 48), ((5, 1, 1), 16), ((3, 2, 1), 8)], ids=str
+)
+def test_flips_and_turns_together_reach_every_lawful_symmetry(spacing, number):
+    rngs = map(np.random.default_rng, range(600))
+    moves = [Flip(), QuarterTurn()]
+    reached = {sample_spatial(moves, rng, PATCH, spacing).symmetry for rng in rngs}
+    assert reached == {symmetry for symmetry in CUBE_SYMMETRIES if symmetry.is_lawful(spacing)}
+    assert len(reached) == number
 
 
 def test_quarter_turns_reach_every_orientation_equally_often():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -38,53 +39,66 @@ def changed(label: LabelCrop, jacobian: Tensor, spacing: Spacing) -> LabelCrop:
     return replace(label, values=values, valid=valid)
 
 
-def resample(
-    images: Sequence[Tensor],
-    labels: Mapping[str, LabelCrop],
-    position: Tensor,
-    interpolation: ImageInterpolation,
-) -> tuple[list[Tensor], dict[str, LabelCrop]]:
-    """Read images smoothly and labels as their targets say, all at one set of positions.
+@dataclass(frozen=True)
+class Sources:
+    """What is read from one crop: images smoothly, labels as their targets say.
 
-    Args:
+    Attributes:
         images: each (C, *crop) float32.
-        labels: by name, of the same crop.
-        position: (3, Z, Y, X) float32, in voxels of the crop.
         interpolation: of the images.
-
-    Returns:
-        Images and labels of shape (Z, Y, X); the labels' values have not been turned yet.
+        labels: by name, of the same crop.
+        spread: of the labels that are averaged, what is averaged.
+        holed: valid masks that are not true everywhere. Most are: reading them would cost as much
+            as a label.
+        weights: (1, *crop) float32, which voxels of an averaged label with holes count.
     """
-    spread = {
-        n: c.target.spread(c.values) for n, c in labels.items() if c.target and _is_averaged(c)
-    }
-    # Most masks are true everywhere: reading them would cost as much as a label.
-    holed = {n: c.valid for n, c in labels.items() if not c.valid.view(torch.uint8).amin()}
-    weights = {n: holed[n].all(0, keepdim=True).float() for n in spread if n in holed}
-    linear = [*spread.values(), *weights.values()]
-    if interpolation == "linear":
-        read = read_smooth([*images, *linear], position)
-    else:
-        read = read_smooth(images, position, interpolation) + read_smooth(linear, position)
-    first, last = len(images), len(images) + len(spread)
-    images, means = read[:first], dict(zip(spread, read[first:last], strict=True))
-    shares = dict(zip(weights, read[last:], strict=True))
-    whole = torch.ones((1, *position.shape[1:]), dtype=torch.bool, device=position.device)
-    moved: dict[str, LabelCrop] = {}
-    for name, label in labels.items():
-        valid = whole.expand(len(label.valid), -1, -1, -1)
-        if name in holed:
-            valid = read_nearest(label.valid, position)
-        if name not in means:
-            values = read_nearest(label.values, position)
+
+    images: Sequence[Tensor]
+    interpolation: ImageInterpolation
+    labels: Mapping[str, LabelCrop]
+    spread: dict[str, Tensor]
+    holed: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def prepared(
+        cls,
+        images: Sequence[Tensor],
+        labels: Mapping[str, LabelCrop],
+        interpolation: ImageInterpolation,
+    ) -> Self:
+        """All that has to be done but once for a crop."""
+        spread = {
+            name: label.target.spread(label.values)
+            for name, label in labels.items()
+            if label.target is not None and label.target.interpolation == "linear"
+        }
+        holed = {n: c.valid for n, c in labels.items() if not c.valid.view(torch.uint8).amin()}
+        weights = {n: holed[n].all(0, keepdim=True).float() for n in spread if n in holed}
+        return cls(images, interpolation, labels, spread, holed, weights)
+
+    def read(self, position: Tensor) -> tuple[list[Tensor], dict[str, LabelCrop]]:
+        """Images and labels at places (3, z, y, x) of the crop; vectors have not been turned yet."""
+        linear = [*self.spread.values(), *self.weights.values()]
+        if self.interpolation == "linear":
+            read = read_smooth([*self.images, *linear], position)
         else:
-            values = _settled(label, means[name], shares.get(name), valid)
-        moved[name] = replace(label, values=values, valid=valid)
-    return images, moved
-
-
-def _is_averaged(label: LabelCrop) -> bool:
-    return label.target is not None and label.target.interpolation == "linear"
+            read = read_smooth(self.images, position, "cubic") + read_smooth(linear, position)
+        first, last = len(self.images), len(self.images) + len(self.spread)
+        means = dict(zip(self.spread, read[first:last], strict=True))
+        shares = dict(zip(self.weights, read[last:], strict=True))
+        whole = torch.ones((1, *position.shape[1:]), dtype=torch.bool, device=position.device)
+        moved: dict[str, LabelCrop] = {}
+        for name, label in self.labels.items():
+            valid = whole.expand(len(label.valid), -1, -1, -1)
+            if name in self.holed:
+                valid = read_nearest(label.valid, position)
+            if name in means:
+                values = _settled(label, means[name], shares.get(name), valid)
+            else:
+                values = read_nearest(label.values, position)
+            moved[name] = replace(label, values=values, valid=valid)
+        return read[:first], moved
 
 
 def _settled(label: LabelCrop, mean: Tensor, share: Tensor | None, valid: Tensor) -> Tensor:

@@ -6,32 +6,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.augment.lattice import centred
 from vcmodels.augment.transform import Spacing, SpatialTransform
 from vcmodels.geometry.boxes import Shape
 
 
 def read_positions(
     transform: SpatialTransform,
-    shape: Shape,
+    voxels: Sequence[np.ndarray],
     crop: Shape,
     spacing: Spacing,
     device: torch.device,
 ) -> Tensor:
-    """Which place of the crop each voxel of the warped patch shows.
+    """Which place of the crop each voxel of a block of the warped patch shows.
 
     Args:
         transform: its warp; the symmetry comes after it and has no say here.
-        shape: of the warped patch, (z, y, x).
+        voxels: of the block, along z, y and x: offsets from the centre of the patch.
         crop: shape of what is read.
         spacing: length of a voxel along (z, y, x).
         device: of the result.
 
     Returns:
-        (3, *shape) float32: z, y, x in voxels of the crop; the first voxel's centre is at 0.
+        (3, z, y, x) float32, in voxels of the crop; the first voxel's centre is at 0.
     """
     matrix = transform.voxel_matrix(spacing)
-    voxels = [centred(n) for n in shape]
     steps = [np.outer(column, place) for column, place in zip(matrix.T, voxels, strict=True)]
     steps[0] += (np.asarray(crop)[:, None] - 1) / 2
     z, y, x = (torch.as_tensor(step, dtype=torch.float32, device=device) for step in steps)
@@ -43,17 +41,23 @@ def read_positions(
 
 
 def jacobian_field(
-    transform: SpatialTransform, shape: Shape, spacing: Spacing, device: torch.device
+    transform: SpatialTransform,
+    voxels: Sequence[np.ndarray],
+    spacing: Spacing,
+    device: torch.device,
 ) -> Tensor:
-    """Of the sampling map in physical units: (3, 3), or (3, 3, *shape) with a lattice; float32."""
+    """Of the sampling map in physical units; arguments as for `read_positions`.
+
+    Returns:
+        (3, 3) float32, or (3, 3, z, y, x) when there is a lattice.
+    """
     linear = np.eye(3) if transform.matrix is None else transform.matrix
     matrix = torch.as_tensor(linear, dtype=torch.float32, device=device)
     if not transform.lattices:
         return matrix
     # One block for the derivatives along each axis: written once, by the matrix product itself.
-    columns = torch.empty(3, 3, *shape, device=device)
+    columns = torch.empty(3, 3, *map(len, voxels), device=device)
     side = np.asarray(spacing, dtype=np.float32)
-    voxels = [centred(n) for n in shape]
     for axis in range(3):
         flat, start = columns[axis].flatten(2), matrix[:, axis].view(3, 1, 1)
         for lattice in transform.lattices:

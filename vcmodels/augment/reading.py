@@ -9,7 +9,7 @@ at the price of one, where `grid_sample` for volumes reads number by number.
 
 from collections.abc import Sequence
 from itertools import product
-from math import ceil
+from math import ceil, floor
 
 import numpy as np
 import torch
@@ -79,27 +79,38 @@ def read_smooth(
         read = _grid_sampled if interpolation == "linear" else _summed
         return list(read(torch.cat(list(arrays)), position).split(counts))
     channels = [channel.numpy() for array in arrays for channel in array]
-    table, extents = _table(channels), channels[0].shape
+    table, corner = _table(channels, position, interpolation)
     result = np.empty((len(channels), *position.shape[1:]), np.float32)
     depth = ceil(SLAB[interpolation] / position[0, 0].numel())
     for first in range(0, position.shape[1], depth):
         here = position[:, first : first + depth]
-        rows = _bags(table, here.flatten(1), extents, interpolation).numpy()
+        rows = _bags(table, here.flatten(1) - corner, interpolation).numpy()
         result[:, first : first + depth] = rows.T.reshape(-1, *here.shape[1:])
     return list(torch.from_numpy(result).split(counts))
 
 
-def _table(channels: Sequence[np.ndarray]) -> Tensor:
-    """One row (channels,) float32 for each voxel."""
-    # Large arrays come from NumPy here: it asks for huge pages, which are ten times as fast to get.
-    table = np.stack(channels, axis=-1) if len(channels) > 1 else channels[0]
-    return torch.from_numpy(table.reshape(-1, len(channels)))
+def _table(
+    channels: Sequence[np.ndarray], position: Tensor, interpolation: ImageInterpolation
+) -> tuple[Tensor, Tensor]:
+    """The part of the channels that has a say at the places (3, ...).
+
+    Returns:
+        (z, y, x, channels) float32, and its first voxel (3, 1).
+    """
+    flat, reach = position.flatten(1), 1 if interpolation == "linear" else 2
+    ends = zip(flat.amin(1).tolist(), flat.amax(1).tolist(), channels[0].shape, strict=True)
+    # Where all places are outside, the voxels nearest to them must be within.
+    box = tuple(
+        slice(max(0, min(floor(low) - reach + 1, n - 1)), max(1, min(floor(high) + reach + 1, n)))
+        for low, high, n in ends
+    )
+    table = np.stack([channel[box] for channel in channels], axis=-1)
+    return torch.from_numpy(table), torch.tensor([[float(side.start)] for side in box])
 
 
-def _bags(
-    table: Tensor, position: Tensor, extents: Sequence[int], interpolation: ImageInterpolation
-) -> Tensor:
-    """Interpolated values (n, channels) at the places (3, n), on the CPU."""
+def _bags(table: Tensor, position: Tensor, interpolation: ImageInterpolation) -> Tensor:
+    """Interpolated values (n, channels) at the places (3, n) of the table, on the CPU."""
+    extents = table.shape[:3]
     near, weights = _taps(position, extents, interpolation)
     steps = np.array([[extents[1] * extents[2]], [extents[2]], [1]], np.int32)
     rows, shares = [n.numpy() * steps for n in near], [weight.numpy() for weight in weights]
@@ -113,6 +124,7 @@ def _bags(
             np.multiply(of, shares[x][2], out=share[:, column])
             column += 1
     bags, weights_of_rows = torch.from_numpy(index), torch.from_numpy(share)
+    table = table.view(-1, table.shape[-1])
     return F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights_of_rows)
 
 

@@ -1,7 +1,8 @@
 """One sampled geometry for image, labels, valid masks and vector components."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -13,13 +14,21 @@ from vcmodels.augment.base import (
     ExactAugmentation,
     LinearAugmentation,
 )
-from vcmodels.augment.crops import LabelCrop, changed, resample
+from vcmodels.augment.crops import LabelCrop, Sources, changed
 from vcmodels.augment.field import jacobian_field, read_positions
+from vcmodels.augment.lattice import centred
 from vcmodels.augment.reading import turn_tensor
 from vcmodels.augment.transform import ImageInterpolation, Spacing, SpatialTransform
 from vcmodels.geometry.boxes import Shape, grow_shape
 from vcmodels.geometry.symmetries import IDENTITY, Symmetry
 from vcmodels.targets.base import Target
+
+BLOCK = 48
+"""Side of the blocks that are resampled one by one on the CPU.
+
+All that one of them needs stays in the cache, and in memory that the process has already: to get
+fresh pages for fields of Jacobians of a whole patch took as long as to compute them.
+"""
 
 
 def sample_spatial(
@@ -123,22 +132,51 @@ def _warp(
     patch: Shape,
     spacing: Spacing,
 ) -> tuple[Tensor, dict[str, LabelCrop]]:
-    """Resample everything, then turn the values of the labels: one map for each margin."""
+    """Resample everything, and turn the values of the labels: one crop for each margin."""
     no_margin, moved = (0, 0, 0), dict(labels)
     for margin in {no_margin, *(label.margin for label in labels.values())}:
-        grown = grow_shape(patch, margin)
-        shape, crop = transform.warped_shape(grown), transform.input_shape(grown, spacing)
-        position = read_positions(transform, shape, crop, spacing, image.device)
         here = {name: label for name, label in labels.items() if label.margin == margin}
         images = [image] if margin == no_margin else []
-        images, here = resample(images, here, position, transform.interpolation)
+        sources = Sources.prepared(images, here, transform.interpolation)
+        images, here = _warp_crop(transform, sources, grow_shape(patch, margin), spacing)
         if margin == no_margin:
             (image,) = images
-        if any(_changes_values(label.target) for label in here.values()):
-            jacobian = jacobian_field(transform, shape, spacing, image.device)
-            here = {n: changed(label, jacobian, spacing) for n, label in here.items()}
         moved |= here
     return image, moved
+
+
+def _warp_crop(
+    transform: SpatialTransform, sources: Sources, patch: Shape, spacing: Spacing
+) -> tuple[list[Tensor], dict[str, LabelCrop]]:
+    """Resample one crop, block by block."""
+    shape, crop = transform.warped_shape(patch), transform.input_shape(patch, spacing)
+    arrays = [*sources.images, *(label.values for label in sources.labels.values())]
+    device = arrays[0].device
+    turning = any(_changes_values(label.target) for label in sources.labels.values())
+    whole: list[Tensor] = []
+    for block in _blocks(shape, device):
+        voxels = [centred(n)[side] for n, side in zip(shape, block, strict=True)]
+        position = read_positions(transform, voxels, crop, spacing, device)
+        images, labels = sources.read(position)
+        if turning:
+            jacobian = jacobian_field(transform, voxels, spacing, device)
+            labels = {n: changed(label, jacobian, spacing) for n, label in labels.items()}
+        parts = [*images, *(part for c in labels.values() for part in (c.values, c.valid))]
+        whole = whole or [part.new_empty(len(part), *shape) for part in parts]
+        for result, part in zip(whole, parts, strict=True):
+            result[:, *block] = part
+    results = iter(whole[len(sources.images) :])
+    return whole[: len(sources.images)], {
+        name: replace(label, values=next(results), valid=next(results))
+        for name, label in sources.labels.items()
+    }
+
+
+def _blocks(shape: Shape, device: torch.device) -> Iterator[tuple[slice, ...]]:
+    """Parts of a patch that together are all of it: all at once, but on the CPU."""
+    sides = [range(0, n, BLOCK if device.type == "cpu" else n) for n in shape]
+    for corner in product(*sides):
+        yield tuple(slice(low, low + r.step) for low, r in zip(corner, sides, strict=True))
 
 
 def _changes_values(target: Target | None) -> bool:
