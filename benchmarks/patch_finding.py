@@ -9,10 +9,10 @@ seconds are those of the process, so that other work on the machine does not cou
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,10 +28,13 @@ from zarr.storage import LocalStore
 from vcmodels.data.indexer import Indexer, Wanted
 from vcmodels.data.label_index import LabelIndex, cell_shape
 from vcmodels.data.label_pass import decoding_threads
+from vcmodels.data.patch_cache import document, read_rows
 from vcmodels.data.patch_density import PatchDensity, PatchGrid, patch_density, patch_grid
+from vcmodels.data.patches import PatchList
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.reporting import Silent
 from vcmodels.volumes import Volume, open_volume
+from vcmodels.volumes.files import read_json, write_atomic
 
 CHUNK = 128
 PATCH, STRIDE = (64, 192, 192), (32, 96, 96)
@@ -51,8 +54,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.peak:
-        first_pass(open_label(arguments.peak), None)
-        say(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        before = peak_mib(reset=True)
+        with tempfile.TemporaryDirectory() as kept:
+            first_pass(open_label(arguments.peak), Path(kept))
+        say(json.dumps([peak_mib() - before, before]))
         return
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +66,7 @@ def main() -> None:
     against_plain_loop(label)
     peaks(folder, arguments.side)
     sparse(folder)
+    cache_of_a_million(folder)
 
 
 def against_floor(label: Volume, kept: Path) -> None:
@@ -107,7 +113,10 @@ def peaks(folder: Path, side: int) -> None:
         path = make_sheets(folder / f"sheets-{n}.zarr", n)
         command = [sys.executable, __file__, "--peak", str(path)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        say(f"peak memory at {n}^3            {json.loads(done.stdout):8.0f} MiB")
+        more, before = json.loads(done.stdout)
+        say(
+            f"peak memory at {n:4}^3            {more:8.0f} MiB more than the {before:.0f} of the process"
+        )
 
 
 def sparse(folder: Path) -> None:
@@ -117,9 +126,34 @@ def sparse(folder: Path) -> None:
     begun = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     seconds = time.perf_counter() - begun
+    more, before = json.loads(done.stdout)
     say(
-        f"10^12 voxels, 1,000 chunks      {seconds:8.2f} s wall, {json.loads(done.stdout):.0f} MiB, process included"
+        f"10^12 voxels, 1,000 chunks      {seconds:8.2f} s wall with imports, "
+        f"{more:.0f} MiB more than the {before:.0f} of the process"
     )
+
+
+def cache_of_a_million(folder: Path) -> None:
+    """The JSON cache of the patch list."""
+    rng = np.random.default_rng(0)
+    origins = np.unique(rng.integers(0, 10_000 // 16, (1_050_000, 3)) * 16, axis=0)[:1_000_000]
+    patches = PatchList((64, 64, 64), np.insert(origins, 0, 0, axis=1))
+    path = folder / "patches.json"
+    (cpu, wall), _ = timed(lambda: write_atomic(path, document(patches, {}, [])))
+    say(
+        f"1,000,000 patches written       {cpu:8.2f} s CPU {wall:8.2f} s wall, {path.stat().st_size / 1e6:.1f} MB"
+    )
+    (cpu, wall), read = timed(lambda: read_rows(read_json(path)["patches"], path))
+    assert np.array_equal(read, patches.rows)
+    say(f"1,000,000 patches read          {cpu:8.2f} s CPU {wall:8.2f} s wall")
+
+
+def peak_mib(*, reset: bool = False) -> float:
+    """The most memory that this process had, once the mark of that is set to what it has now."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def make_sheets(path: Path, side: int) -> Path:

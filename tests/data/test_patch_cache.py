@@ -163,11 +163,11 @@ def test_use_cache_false_leaves_the_file_alone(world):
 
 
 def test_a_million_rows_stay_under_20_mb():
-    from vcmodels.data.patch_cache import _document
+    from vcmodels.data.patch_cache import document
 
     rows = np.random.default_rng(0).integers(1000, 9999, (100_000, 4))
     rows[:, 0] = 0
-    text = _document(PatchList((64, 64, 64), rows), {}, [])
+    text = document(PatchList((64, 64, 64), rows), {}, [])
     assert len(text) * 10 < 20e6
 
 

@@ -150,8 +150,8 @@ def _summarise(
 ) -> np.ndarray:
     """Reduce a mask of whole cells to its counts (*cells) uint16 and, where asked, its planes.
 
-    Two passes over the voxels, along z and along y, on eight voxels at a time (as bytes of 64-bit
-    words: a column of at most 16 ones does not overflow one); the rest works on 1/16 of the data.
+    One pass over the voxels packs each line of a cell along x into the bits of a word; the rest is
+    unions and bit counts of an eighth of the data.
 
     Args:
         mask: whole cells of 0 and 1, contiguous uint8.
@@ -160,20 +160,25 @@ def _summarise(
         planes: (3, *cells) uint16, into which the plane sets are written.
     """
     (nz, ny, nx), (cz, cy, cx) = cells, cell
-    width = nx * cx
-    words = mask.reshape(-1, width).view(np.uint64 if width % 8 == 0 else np.uint8)
-    per_row = words.shape[1]
-    over_z = np.add.reduce(words.reshape(nz, cz, -1), axis=1, dtype=words.dtype).view(np.uint8)
-    over_z = over_z.reshape(nz, ny, cy, width)
-    over_zy = np.add.reduce(over_z, axis=2, dtype=np.uint16).reshape(nz, ny, nx, cx)
+    lines = _packed(mask, cx)
     if planes is not None:
-        over_y = _unite(words.reshape(nz * cz * ny, cy, per_row)).view(np.uint8)
-        in_z = _any_of_last(over_y.reshape(nz, cz, ny, nx, cx))
-        in_y = _any_of_last(over_z.reshape(nz, ny, cy, nx, cx))
-        planes[0] = _as_bits(in_z.transpose(0, 2, 3, 1))
-        planes[1] = _as_bits(in_y.transpose(0, 1, 3, 2))
-        planes[2] = _as_bits(over_zy > 0)
-    return np.add.reduce(over_zy, axis=3, dtype=np.uint16)
+        over_z = np.bitwise_or.reduce(lines.reshape(nz, cz, -1), axis=1).reshape(nz, ny, cy, nx)
+        over_y = _unite(lines.reshape(nz * cz * ny, cy, nx)).reshape(nz, cz, ny, nx)
+        planes[0] = _as_bits((over_y != 0).transpose(0, 2, 3, 1))
+        planes[1] = _as_bits((over_z != 0).transpose(0, 1, 3, 2))
+        planes[2] = np.bitwise_or.reduce(over_z, axis=2)
+    voxels = np.bitwise_count(lines).reshape(nz, cz, -1)
+    columns = np.add.reduce(voxels, axis=1, dtype=np.uint16).reshape(nz, ny, cy, nx)
+    return np.add.reduce(columns, axis=2, dtype=np.uint16)
+
+
+def _packed(mask: np.ndarray, length: int) -> np.ndarray:
+    """The lines of `length` voxels as words, voxel i as bit i: (n,) uint16."""
+    if length % 8 == 0:  # lines end with bytes, and packing all of them as one is twice as fast
+        packed = np.packbits(mask, bitorder="little").reshape(-1, length // 8)
+    else:
+        packed = np.packbits(mask.reshape(-1, length), axis=1, bitorder="little")
+    return packed.view("<u2").ravel() if packed.shape[1] == 2 else packed.ravel().astype(np.uint16)
 
 
 def _unite(rows: np.ndarray) -> np.ndarray:
@@ -182,15 +187,6 @@ def _unite(rows: np.ndarray) -> np.ndarray:
         half = (rows.shape[1] + 1) // 2
         rows = rows[:, :half] | rows[:, -half:]
     return rows[:, 0]
-
-
-def _any_of_last(values: np.ndarray) -> np.ndarray:
-    """Whether any byte along the last axis is not zero: (..., n) uint8 -> (...) bool."""
-    length = values.shape[-1]
-    if length % 8 == 0:
-        words = np.ascontiguousarray(values).view(np.uint64)
-        return _unite(words.reshape(-1, length // 8)).reshape(values.shape[:-1]) != 0
-    return np.bitwise_or.reduce(values, axis=-1) != 0
 
 
 def _as_bits(planes: np.ndarray) -> np.ndarray:

@@ -193,8 +193,11 @@ def _limited(cells: Cells, plan: IndexPlan) -> Cells:
     """Values in ascending order, or all labelled voxels together when there are too many."""
     if len(cells.counts) <= MOST_VALUES:
         return Cells(cells.box, cells.planes, dict(sorted(cells.counts.items())))
-    labelled = [counts for value, counts in cells.counts.items() if value not in plan.ignore]
-    return Cells(cells.box, cells.planes, {UNCOUNTED: np.add.reduce(labelled, dtype=np.uint16)})
+    labelled = np.zeros(cells.box.shape, np.uint16)
+    for value, counts in cells.counts.items():
+        if value not in plan.ignore:
+            labelled += counts
+    return Cells(cells.box, cells.planes, {UNCOUNTED: labelled})
 
 
 def _told_speed(advance: Advance, plan: IndexPlan) -> Callable[[], None]:

@@ -73,7 +73,7 @@ def load_or_find_patches(
     try:
         if path.exists() and not path.is_file():  # /dev/null, which a rename would replace
             raise FileExistsError(EEXIST, "is not a file")
-        write_atomic(path, _document(patches, wanted, volumes))
+        write_atomic(path, document(patches, wanted, volumes))
     except OSError as error:
         reporter.say(f"the patch list is not kept: {path}: {error.strerror}")
     return patches
@@ -102,7 +102,7 @@ def fingerprint(task: Task, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
     }
 
 
-def _document(patches: PatchList, wanted: dict[str, Any], volumes: Sequence[TaskVolume]) -> bytes:
+def document(patches: PatchList, wanted: dict[str, Any], volumes: Sequence[TaskVolume]) -> bytes:
     """The file: readable at the top, the rows in one compact line."""
     head = {
         "schema": SCHEMA,
@@ -134,7 +134,7 @@ def _read(
     found = document.get("fingerprint")
     if found != wanted:
         raise _UnusableError(f"{path} is out of date ({_difference(found, wanted)})")
-    patches = PatchList(patch, _as_rows(document.get("patches"), path))
+    patches = PatchList(patch, read_rows(document.get("patches"), path))
     _check_inside(patches.rows, patch, volumes, path)
     if document.get("patch_size") != list(patch) or document.get("sha256") != patches.digest():
         raise _UnusableError(f"{path} was changed by hand or damaged")
@@ -156,7 +156,7 @@ def _parse(path: Path) -> object:
         raise _UnusableError(f"{path} is damaged ({type(error).__name__})") from error
 
 
-def _as_rows(value: object, path: Path) -> np.ndarray:
+def read_rows(value: object, path: Path) -> np.ndarray:
     """JSON rows as (n, 4) int64."""
     if not isinstance(value, list) or not value:
         raise _UnusableError(f"{path} holds no patches")
@@ -175,7 +175,7 @@ def _legacy_rows(items: list[Any], path: Path) -> np.ndarray:
         rows = [[item["volume_idx"], *item["start_pos"]] for item in items]
     except (TypeError, KeyError) as error:
         raise _UnusableError(f"{path} is a list of something else than patches") from error
-    return np.unique(_as_rows(rows, path), axis=0)
+    return np.unique(read_rows(rows, path), axis=0)
 
 
 def _check_inside(
