@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
@@ -51,12 +50,11 @@ def estimate(job: Job) -> Estimate:
     grid, units = job.division.grid, list(job.division.units())
     itemsize = sum(volume.channels * volume.dtype.itemsize for volume in job.inputs)
     skipped = job.division.skipped_patches() or 0
-    different = prod(map(len, grid.touching(job.division.region))) - skipped
     batches = -(-job.patches // job.forward.batch)
     return Estimate(
         patches=job.patches,
         skipped=skipped,
-        repeated=max(job.patches - different, 0),
+        repeated=max(job.patches - job.division.count_different(), 0),
         units=len(units),
         column=job.division.edges,
         bytes_read=sum(grid.hull(unit.core).voxels for unit in units) * itemsize,

@@ -26,6 +26,7 @@ class Hold:
     def __init__(self, root: Path, *, alone: bool) -> None:
         self.path = root.with_name(f".{root.name}.lock")
         self.alone = alone
+        self._handle: int | None = None
         try:
             self._handle = _lock(self.path, self._mode | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -41,6 +42,7 @@ class Hold:
 
     def is_sole(self) -> bool:
         """Whether no other process works on the output now."""
+        assert self._handle is not None, "it was given back"
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # which may have cost the lock that was there
@@ -50,10 +52,13 @@ class Hold:
         return True
 
     def release(self) -> None:
-        """Give it back; the last one leaves nothing behind."""
+        """Give it back, if that was not done; the last one leaves nothing behind."""
+        if self._handle is None:
+            return
         if self.is_sole():
             self.path.unlink(missing_ok=True)
         os.close(self._handle)
+        self._handle = None
 
 
 @contextmanager

@@ -161,7 +161,8 @@ def _make_forward(
     amp = choose_amp(params.amp, device)
     if (device.type, params.amp) == ("cpu", "auto") and params.dtype != np.uint8:
         amp = None  # only the steps of uint8 are coarser than bf16's error
-    voxels = whole.count_patches() * prod(whole.grid.patch)
+    # A number that does not depend on memory or parts: compiled or not is part of the manifest.
+    voxels = whole.count_different() * prod(whole.grid.patch)
     is_compiled = params.compile is True or (
         params.compile == "auto" and voxels >= WORTH_COMPILING[device.type]
     )

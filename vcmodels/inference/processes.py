@@ -1,10 +1,11 @@
 """One volume on several devices of a machine: a process for each, and this one watching."""
 
 import os
+import pickle
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
@@ -49,19 +50,19 @@ def predict_on(
         RunError: a worker failed, or was killed; the same command continues.
     """
     reporter = reporter or Silent()
+    network = pickle.dumps(predictor)  # by value, before `prepare` moves it to a device
     tasks = _tasks(task, devices)
-    jobs = [
-        prepare(one, predictor, reporter.say if n == 0 else _silent, Part(n, len(tasks)))
-        for n, one in enumerate(tasks)
-    ]
-    places = {name: jobs[0].root / name for name in jobs[0].targets}
-    if claim_for_parts(jobs[0], overwrite=overwrite) == "complete":
-        reporter.say(f"{jobs[0].root}: already complete")
-        return InferenceReport(jobs[0].root, places, was_complete=True)
-    total = sum(job.patches for job in jobs)
-    reporter.say(f"{total} patches on {len(tasks)} devices")
+    job = prepare(tasks[0], predictor, reporter.say)
+    places = {name: job.root / name for name in job.targets}
+    if claim_for_parts(job, overwrite=overwrite) == "complete":
+        reporter.say(f"{job.root}: already complete")
+        return InferenceReport(job.root, places, was_complete=True)
+    reporter.say(f"{job.patches} patches on {len(tasks)} devices")
     messages: Queue[Message] = get_context("spawn").Queue()
-    with _workers(tasks, predictor, messages) as workers, reporter.bar("predict", total) as advance:
+    with (
+        _workers(tasks, network, messages) as workers,
+        reporter.bar("predict", job.patches) as advance,
+    ):
         ends = _watch(workers, messages, advance, should_stop)
     reports = [end for end in ends if isinstance(end, InferenceReport)]
     for number, end in enumerate(ends):
@@ -72,17 +73,13 @@ def predict_on(
                 "the others have finished what they could; the same command continues",
             )
     return InferenceReport(
-        jobs[0].root,
+        job.root,
         places,
         patches=sum(report.patches for report in reports),
         seconds=max(report.seconds for report in reports),
         is_through=all(report.is_through for report in reports),
         is_complete=any(report.is_complete for report in reports),
     )
-
-
-def _silent(_line: str) -> None:
-    """The first worker has said it."""
 
 
 def _tasks(task: Task, devices: Sequence[str | int]) -> list[Task]:
@@ -102,12 +99,12 @@ def _tasks(task: Task, devices: Sequence[str | int]) -> list[Task]:
 
 @contextmanager
 def _workers(
-    tasks: list[Task], predictor: Predictor, messages: "Queue[Message]"
+    tasks: list[Task], network: bytes, messages: "Queue[Message]"
 ) -> Iterator[list[SpawnProcess]]:
     context = get_context("spawn")
     workers = [
         context.Process(
-            target=_work, args=(one, predictor, Part(n, len(tasks)), messages, os.getpid())
+            target=_work, args=(one, network, Part(n, len(tasks)), messages, os.getpid())
         )
         for n, one in enumerate(tasks)
     ]
@@ -165,9 +162,7 @@ class _Told:
         yield lambda amount, _text: self.messages.put(Message(self.worker, float(amount)))
 
 
-def _work(
-    task: Task, predictor: Predictor, part: Part, messages: "Queue[Message]", parent: int
-) -> None:
+def _work(task: Task, network: bytes, part: Part, messages: "Queue[Message]", parent: int) -> None:
     """The main function of a worker; it ends when the process that watches is gone."""
     with StopSignals() as stop:
 
@@ -178,11 +173,11 @@ def _work(
         try:
             report = predict(
                 task,
-                predictor,
+                pickle.loads(network),
                 part=part,
                 reporter=_Told(part.index, messages),
                 should_stop=should_stop,
             )
-            messages.put(Message(part.index, replace(report, estimate=None)))
+            messages.put(Message(part.index, report))
         except VcmodelsError as error:
             messages.put(Message(part.index, error))

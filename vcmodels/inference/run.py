@@ -202,10 +202,15 @@ def _warm_up(job: Job, journal: Journal, part: Part) -> Job:
 
 
 def _complete(job: Job, hold: Hold) -> bool:
-    """Write what is written last, if no worker has anything left; whether that was so."""
+    """Write what is written last, if no worker has anything left; whether that was so.
+
+    A worker that is not the last gives its hold back at once: of two that end together, each would
+    else leave it to the other.
+    """
     with setting_up(job.root):
         journal = Journal(job.root)
         if not hold.is_sole() or next(job.whole.units(journal.done()), None) is not None:
+            hold.release()
             return False
         for name, target in job.targets.items():
             job.layout.describe(name, target, job.provenance, is_complete=True)
@@ -217,7 +222,7 @@ def _complete(job: Job, hold: Hold) -> bool:
 def describe(job: Job, units: int, patches: int) -> str:
     """One line on what is to be done."""
     count = job.division.skipped_patches()
-    skipped = f", {count} skipped (no input stored)" if count else ""
+    skipped = f", {count} skipped" if count else ""
     missing = sum(volume.missing_blocks() for volume in job.inputs)
     absent = f"; {missing} input blocks are not stored" if missing else ""
     return f"{patches} patches in {units} units{skipped}{absent}"

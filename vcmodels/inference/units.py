@@ -81,8 +81,17 @@ class Division:
         """How many patches all units have, if none is done; those at borders count for each."""
         return sum(unit.count_patches(self.grid) for unit in self.units())
 
+    def count_different(self) -> int:
+        """How many patches there are, each counted once where counting is possible."""
+        skipped = self.skipped_patches()
+        if skipped is None:
+            return self.count_patches()
+        return prod(map(len, self.grid.touching(self.region))) - skipped
+
     def skipped_patches(self) -> int | None:
         """Patches of the region that no unit needs; None where counting would take gigabytes."""
+        if not self.region.voxels:
+            return 0
         ranges = self.grid.touching(self.region)
         every = prod(map(len, ranges))
         if every > MOST_COUNTED:
