@@ -56,8 +56,9 @@ class TrainingParams(Section):
     """Width of the guard band in voxels; one patch length when null."""
     folds: FoldConfig | None = None
     """Cross-validation: one run for each fold, with a `ckpt_out_base` of its own."""
-    patch_jitter: bool = True
-    """Shift the origin of a training patch at random, by up to half a stride."""
+    patch_jitter: bool | Literal["qualifying"] = True
+    """Shift the origin of a training patch at random, by up to half a stride; `qualifying`: by whole
+    cells of the label index, and only to where the thresholds are met, too."""
     image_interpolation: ImageInterpolation = "linear"
     """How a rotation or warp resamples the image; `cubic` is sharper and, on the CPU, slower."""
 

@@ -20,6 +20,7 @@ from vcmodels.data.draw_weights import draw_weights
 from vcmodels.data.labels import StoredLabel, empty_crop, shared_labels, widest_margin
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.patches import patch_stride
+from vcmodels.data.qualifying import QualifyingShifts
 from vcmodels.data.sampling import DrawOrder, Stream, generator, jittered, pushed_inside
 from vcmodels.data.statistics import check_finite
 from vcmodels.data.volumes import TaskVolume
@@ -96,6 +97,7 @@ class PatchDataset(Dataset[Sample]):
         self._interpolation: ImageInterpolation = task.tr_params.image_interpolation
         jitter = augment and task.tr_params.patch_jitter
         self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
+        self._shifts = QualifyingShifts(task, volumes) if jitter == "qualifying" else None
         self._order = DrawOrder(seed, draw_weights(task, volumes, rows)) if augment else None
         self._labels_of = shared_labels(self.targets)
 
@@ -138,8 +140,11 @@ class PatchDataset(Dataset[Sample]):
         region = self._regions[number]
         assert region is not None, "a patch in a volume that this side does not use"
         patch = Box((origin[0], origin[1], origin[2]), self.patch)
-        if any(self._reach):
-            patch = jittered(patch, region, self._reach, generator(self.seed, draw, Stream.JITTER))
+        rng = generator(self.seed, draw, Stream.JITTER)
+        if self._shifts is not None:
+            patch = self._shifts.moved(number, patch, region, rng)
+        elif any(self._reach):
+            patch = jittered(patch, region, self._reach, rng)
         return self._volumes[number], region, patch
 
     def _move(self, draw: int, region: Box, patch: Box) -> tuple[SpatialTransform, Box]:

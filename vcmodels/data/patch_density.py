@@ -42,6 +42,16 @@ class PatchGrid:
         z, y, x = map(len, self.origins)
         return z, y, x
 
+    def place(self, origin: Shape) -> int | None:
+        """The flat number of the patch at an origin; None when it is none of the grid."""
+        found = [
+            int(np.searchsorted(axis, o)) for axis, o in zip(self.origins, origin, strict=True)
+        ]
+        for axis, at, o in zip(self.origins, found, origin, strict=True):
+            if at == len(axis) or axis[at] != o:
+                return None
+        return int(np.ravel_multi_index(found, self.counts))
+
     def rows(self, places: np.ndarray) -> np.ndarray:
         """Origins (n, 3) int64 of patches of the grid by their flat numbers (n,)."""
         indices = np.unravel_index(places, self.counts)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -99,9 +99,13 @@ class Candidates:
         """The origins (n, 3) int64 of the candidates that qualify, ascending."""
         if self.density is None or criteria.takes_everything:
             return self.grid.rows(np.arange(prod(self.grid.counts)))
+        return self.grid.rows(self.density.places[self.enough(criteria)])
+
+    def enough(self, criteria: PatchCriteria) -> np.ndarray:
+        """Which of the candidates that hold labels qualify: (n,) bool."""
+        assert self.density is not None, "no reference label"
         share, ratio = criteria.shares(self.density, self.grid)
-        enough = (share >= criteria.min_bbox_percent) & (ratio >= criteria.min_labeled_ratio)
-        return self.grid.rows(self.density.places[enough])
+        return (share >= criteria.min_bbox_percent) & (ratio >= criteria.min_labeled_ratio)
 
 
 def find_patches(
@@ -118,6 +122,7 @@ def survey(
     reporter: Reporter | None = None,
     *,
     dask: str | None = None,
+    stride: Shape | None = None,
 ) -> list[Candidates]:
     """All candidate patches of all volumes, before any threshold.
 
@@ -129,6 +134,7 @@ def survey(
         volumes: all its volumes.
         reporter: told the progress, and why an index is not kept.
         dask: address of a scheduler whose workers decode; threads of this process when None.
+        stride: step between candidates; the task's when None.
 
     Raises:
         TaskError: the labels are more than this machine can index.
@@ -136,6 +142,7 @@ def survey(
     """
     criteria = PatchCriteria.of(task)
     cell = cell_shape(criteria.patch, criteria.stride)
+    criteria = replace(criteria, stride=stride or criteria.stride)
     indexer = Indexer.of(task, reporter or Silent(), dask)
     grids = [
         patch_grid(v.inputs[0].box, v.region, criteria.patch, criteria.stride, cell)
