@@ -5,6 +5,7 @@ from torch import nn
 
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.journal import Journal
+from vcmodels.volumes import WritableArray
 
 
 class Slow(nn.Module):
@@ -62,3 +63,30 @@ def test_a_torn_last_line_of_the_journal_is_dropped(tmp_path):
     assert again.done() == boxes
     again.mark(Box((16, 0, 0), (8, 9, 10)))
     assert len(Journal(tmp_path).done()) == 3
+
+
+def test_chunks_are_on_the_disk_before_their_layer_is_marked(workplace, monkeypatch):
+    events = []
+    write, sync, mark = WritableArray.write, WritableArray.sync, Journal.mark
+
+    def watch(name, function):
+        def watched(self, box, *rest):
+            events.append((name, box))
+            return function(self, box, *rest)
+
+        return watched
+
+    monkeypatch.setattr(WritableArray, "write", watch("write", write))
+    monkeypatch.setattr(WritableArray, "sync", watch("sync", sync))
+    monkeypatch.setattr(Journal, "mark", watch("mark", mark))
+    workplace(volume()).run(memory=4e-4)
+    layers = [box for name, box in events if name == "mark"]
+    assert len(layers) > 5
+    for layer in layers:
+        marked = events.index(("mark", layer))
+        synced = events.index(("sync", layer))
+        written = [
+            n for n, (name, box) in enumerate(events) if name == "write" and layer.contains(box)
+        ]
+        assert written
+        assert max(written) < synced < marked

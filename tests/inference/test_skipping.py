@@ -50,6 +50,20 @@ def test_background_is_left_out_and_the_rest_has_the_same_bits(workplace, memory
     assert sorted(work.hashes()) == ["value/0/1/2/1", "value/0/1/2/2", "value/0/3/4/5"]
 
 
+def test_a_chunk_that_lies_in_two_units_is_judged_whole_by_both(workplace):
+    values = np.full((32, 40, 48), 0.5, np.float32)
+    values[0, 39, 47] = values[31, 0, 0] = 1  # corners far from the other units that need them
+    bright = np.zeros(values.shape, bool)
+    bright[:16, 20:, 24:] = bright[16:, :20, :24] = True
+    hashes = []
+    for memory in (5e-4, 1.0):
+        work = workplace(values, chunks=(16, 20, 24), network=PatchPosition())
+        work.run(overlap=0.3, memory=memory, skip={"below": 0.9}, output_chunks=[8, 8, 8])
+        hashes.append(work.hashes())
+        np.testing.assert_array_equal(work.read() != 0, bright)
+    assert hashes[0] == hashes[1]
+
+
 @pytest.mark.parametrize("factor", [1, 3])
 def test_a_mask_decides_by_voxel_what_is_written(workplace, factor):
     full = workplace(dim(), network=PatchPosition())

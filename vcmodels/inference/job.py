@@ -214,7 +214,7 @@ def _divide(
             f"{budget / 1e9:g} GB are too little: one column of output chunks takes {needed / 1e9:.3g} GB",
             "raise it, or make output_chunks or patch_size smaller",
         )
-    return Division(grid, region, block, wanted, edges)
+    return Division(grid, region, block, wanted.within(region), edges)
 
 
 def _normalizer(normalization: Normalization, inputs: tuple[Volume, ...]) -> Normalize:
