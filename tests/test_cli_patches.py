@@ -30,7 +30,9 @@ def table(out):
 
 def test_the_table_says_what_each_pair_of_thresholds_would_give(path, capsys):
     assert main(["patches", path]) == 0
-    found, marked = table(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert "scroll.zarr/ct: labelled with 1\n" in out
+    found, marked = table(out)
     assert marked == [("0.1", "0.01")]
     for share, ratio in [("0.5", "0.05"), ("0.9", "0.01")]:
         sets = [

@@ -193,3 +193,28 @@ def test_values_are_counted_one_by_one_up_to_a_number(many, spread):
     cells = cells_of(labels[None], Box((0, 0, 0), labels.shape), (0, 0, 0), (8, 8, 5), ())
     assert (len(cells.counts) == many) == (many <= MOST_VALUES)
     assert sum(int(counts.sum()) for counts in cells.counts.values()) == many
+
+
+def test_a_volume_of_a_quintillion_voxels_costs_what_is_stored(tmp_path):
+    side = 10**6
+    array = create_array(
+        str(tmp_path),
+        "label",
+        shape=(side,) * 3,
+        chunks=(64, 64, 64),
+        dtype=np.uint8,
+        zarr_format=2,
+    )
+    block = np.zeros((1, 40, 70, 50), np.uint8)
+    block[0, ::3, 5:60, ::2] = 1
+    place = Box((500_000, 700_000, 3), (40, 70, 50))
+    array.write(place, block)
+    volume = open_volume(array.location, key="label")
+    grid = patch_grid(volume.box, volume.box, (64, 64, 64), (32, 32, 32), (16, 16, 16))
+    store = IndexStore(tmp_path / "i", volume, IndexPlan.of(volume, volume.box, (16,) * 3), print)
+    make_index(volume, volume.box, (16, 16, 16), store=store)
+    found = patch_density(make_index(volume, volume.box, (16, 16, 16), store=store), grid)
+    for origin, count in zip(grid.rows(found.places).tolist(), found.labelled, strict=True):
+        patch = Box((origin[0], origin[1], origin[2]), (64, 64, 64)).intersect(place)
+        assert count == block[0][patch.slices(within=place)].sum()
+    assert len(found.places) == 3 * 3 * 2

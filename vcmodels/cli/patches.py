@@ -34,6 +34,7 @@ def patches(
 ) -> None:
     """Find the patches to train on, show what other thresholds would give, write their cache."""
     from vcmodels.cli.patch_picture import draw_patches
+    from vcmodels.data.folds import fold_volumes
     from vcmodels.data.patch_cache import load_or_find_patches
     from vcmodels.data.patches import PatchCriteria, survey
     from vcmodels.data.volumes import open_volumes
@@ -41,7 +42,7 @@ def patches(
     console = Console()
     context.obj.begin()
     loaded = load(task, set_, console)
-    volumes = open_volumes(loaded, console)
+    volumes = fold_volumes(loaded, open_volumes(loaded, console), console)
     candidates = survey(loaded, volumes, console, dask=dask)
     criteria = PatchCriteria.of(loaded)
     for line in threshold_table(candidates, criteria):
@@ -54,8 +55,17 @@ def patches(
     else:
         console.say(f"where they lie: {path}")
     found = load_or_find_patches(loaded, volumes, console, candidates)
-    for number, volume in enumerate(volumes):
-        console.say(f"{volume.name}: {int((found.rows[:, 0] == number).sum())} patches")
+    for number, one in enumerate(candidates):
+        if one.density is not None:
+            console.say(f"{one.volume.name}: labelled {_values(one)}")
+        console.say(f"{one.volume.name}: {int((found.rows[:, 0] == number).sum())} patches")
+
+
+def _values(one: "Candidates") -> str:
+    """Which values the reference label holds."""
+    if one.values is None:
+        return "values are counted together: they are many, or no whole numbers"
+    return "with " + ", ".join(map(str, one.values)) if one.values else "nowhere"
 
 
 def threshold_table(candidates: "Sequence[Candidates]", criteria: "PatchCriteria") -> list[str]:

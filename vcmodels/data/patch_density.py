@@ -1,6 +1,6 @@
 """How much label the patches of a grid hold, from the label index alone."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -156,12 +156,17 @@ def _check_fit(index: LabelIndex, grid: PatchGrid) -> None:
 
 def _blocks(grid: PatchGrid, index: LabelIndex) -> Iterator[tuple[slice, slice, slice]]:
     """Parts of the grid, per axis, that hold every patch with labels; each patch once at most."""
-    cell = index.plan.cell
     per_axis = [
         list(_axis_blocks(o, max(_BLOCK_CELLS * c, 2 * p)))
-        for o, c, p in zip(grid.origins, cell, grid.patch, strict=True)
+        for o, c, p in zip(grid.origins, index.plan.cell, grid.patch, strict=True)
     ]
-    for spans in product(*per_axis):
+    touched = {
+        numbers
+        for cells in index.bricks.values()
+        for numbers in product(*_touched(grid, per_axis, index.plan.voxels(cells.box)))
+    }
+    for numbers in sorted(touched):
+        spans = [blocks[n] for blocks, n in zip(per_axis, numbers, strict=True)]
         low = [int(o[s.start]) for o, s in zip(grid.origins, spans, strict=True)]
         high = [
             int(o[s.stop - 1]) + p for o, s, p in zip(grid.origins, spans, grid.patch, strict=True)
@@ -180,6 +185,21 @@ def _blocks(grid: PatchGrid, index: LabelIndex) -> Iterator[tuple[slice, slice, 
             )
         )
         yield z, y, x
+
+
+def _touched(grid: PatchGrid, per_axis: Sequence[Sequence[slice]], box: Box) -> Iterator[range]:
+    """Per axis, the numbers of the blocks whose patches may reach into a box of voxels.
+
+    Looked up from where labels are: a volume of 10^18 voxels has 10^8 blocks.
+    """
+    ends = zip(grid.origins, per_axis, grid.patch, box.origin, box.end, strict=True)
+    for origins, blocks, patch, low, high in ends:
+        first = np.array([origins[s.start] for s in blocks])
+        last = np.array([origins[s.stop - 1] for s in blocks])
+        yield range(
+            int(np.searchsorted(last, low - patch, side="right")),
+            int(np.searchsorted(first, high, side="left")),
+        )
 
 
 def _axis_blocks(origins: np.ndarray, length: int) -> Iterator[slice]:
