@@ -261,3 +261,37 @@ def test_verifying_mends_what_is_damaged_and_nothing_else(workplace):
     assert work.hashes() == before
     changed = {path.name for path, stamp in times(work).items() if old[path] != stamp}
     assert changed <= {"1", ".zattrs", ".zgroup", ".zmetadata"}
+
+
+def test_shards_hold_the_same_voxels_and_are_written_once(workplace, monkeypatch):
+    plain = workplace(noise((20, 37, 41)))
+    plain.run(overlap=0.3)
+    work = workplace(noise((20, 37, 41)))
+    written = []
+    write = WritableArray.write
+    monkeypatch.setattr(
+        WritableArray,
+        "write",
+        lambda self, box, data: (written.append(box), write(self, box, data))[1],
+    )
+    work.run(overlap=0.3, memory=1e-3, output_zarr_format=3, output_shards=[16, 16, 24])
+    np.testing.assert_array_equal(work.read(), plain.read())
+    starts = [tuple(o % s for o, s in zip(b.origin, (16, 16, 24), strict=True)) for b in written]
+    assert set(starts) == {(0, 0, 0)}
+    assert sum(box.voxels for box in written) == work.values.size
+    files = [name for name in work.hashes() if "/c/" in name]
+    assert len(files) == 2 * 3 * 2
+    volume = open_volume(str(root_of(work) / "value" / "0"), key="x")
+    assert (volume.chunks, volume.shards) == ((8, 8, 8), (16, 16, 24))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output_shards": [16, 16, 16]}, "output_shards: needs version 3"),
+        ({"output_shards": [16, 12, 16], "output_zarr_format": 3}, "is not a multiple of"),
+    ],
+)
+def test_shards_that_cannot_be_are_refused(workplace, settings, message):
+    with pytest.raises(TaskError, match=message):
+        workplace(noise((9, 10, 11))).run(**settings)

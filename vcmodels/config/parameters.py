@@ -167,6 +167,9 @@ class InferenceParams(Section):
     """Version of the Zarr format that is written."""
     output_chunks: PatchShape | None = None
     """Chunk shape of the output; 128 voxels a side when null."""
+    output_shards: PatchShape | None = None
+    """Voxels in a file of the output: whole numbers of chunks along each axis; null for a file each.
+    Needs `output_zarr_format` 3."""
 
     checkpoint_path: Location | None = None
     """The trained network; the best of the run folder when null."""

@@ -161,8 +161,21 @@ def checked_patch(task: Task, predictor: Predictor) -> Shape:
     return patch
 
 
-def block_of(task: Task, extent: Shape) -> Shape:
-    """Chunks of the output, no longer than the volume."""
-    chunks = task.inference_params.output_chunks or (CHUNK, CHUNK, CHUNK)
-    z, y, x = (min(c, n) for c, n in zip(chunks, extent, strict=True))
-    return z, y, x
+def output_chunks(task: Task, extent: Shape) -> tuple[Shape, Shape | None]:
+    """Chunks and shards of the output; chunks are no longer than the volume.
+
+    Raises:
+        TaskError: shards that are not made of whole chunks, or that version 2 of Zarr cannot have.
+    """
+    params, key = task.inference_params, "inference_params.output_shards"
+    chunks = params.output_chunks or (CHUNK, CHUNK, CHUNK)
+    shards = params.output_shards
+    if shards is None:
+        z, y, x = (min(c, n) for c, n in zip(chunks, extent, strict=True))
+        return (z, y, x), None
+    if params.output_zarr_format == 2:
+        raise TaskError(key, "needs version 3 of Zarr", 'set "output_zarr_format": 3')
+    if any(s % c for s, c in zip(shards, chunks, strict=True)):
+        found = f"{list(shards)} is not a multiple of the chunks {list(chunks)}"
+        raise TaskError(key, found, "give whole numbers of chunks")
+    return chunks, shards

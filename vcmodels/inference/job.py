@@ -26,10 +26,10 @@ from vcmodels.errors import TaskError
 from vcmodels.geometry.blocks import BoxSet, PatchGrid, column_edges
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference.checks import (
-    block_of,
     checked_patch,
     choose_targets,
     open_inputs,
+    output_chunks,
     output_root,
     region_of,
 )
@@ -102,7 +102,7 @@ def prepare(
     device = choose_device(params.device, "inference_params.device")
     grid = PatchGrid.covering(extent, checked_patch(task, predictor), params.overlaps)
     layout = Layout(
-        root, extent, block_of(task, extent), params.dtype, params.output_zarr_format,
+        root, extent, *output_chunks(task, extent), params.dtype, params.output_zarr_format,
         inputs[0].spacing, inputs[0].offset, inputs[0].unit,
     )  # fmt: skip
     mask = open_mask(params.skip, extent)

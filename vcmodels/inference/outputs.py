@@ -38,13 +38,19 @@ class Layout:
 
     root: Path
     extent: Shape
-    block: Shape
-    """Chunks along (z, y, x)."""
+    chunks: Shape
+    """Along (z, y, x)."""
+    shards: Shape | None
     dtype: np.dtype
     zarr_format: Literal[2, 3]
     spacing: tuple[float, float, float]
     offset: tuple[float, float, float]
     unit: str | None
+
+    @property
+    def block(self) -> Shape:
+        """What one writer must own: a shard, or a chunk."""
+        return self.shards or self.chunks
 
     def open_arrays(
         self, targets: Mapping[str, AnyTarget], provenance: Mapping[str, Any]
@@ -73,7 +79,8 @@ class Layout:
             str(self.root),
             f"{name}/{LEVEL}",
             shape=(*lead, *self.extent),
-            chunks=(*lead, *self.block),
+            chunks=(*lead, *self.chunks),
+            shards=None if self.shards is None else (*lead, *self.shards),
             dtype=self.dtype,
             zarr_format=self.zarr_format,
             spacing=self.spacing,

@@ -41,7 +41,8 @@ def make_manifest(
             for name, target in targets.items()
         },
         "output_type": dtype.name,
-        "output_chunks": list(layout.block),
+        "output_chunks": list(layout.chunks),
+        "output_shards": layout.shards and list(layout.shards),
         "output_zarr_format": layout.zarr_format,
         "patch_size": list(grid.patch),
         "overlap": list(params.overlaps),
