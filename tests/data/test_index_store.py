@@ -277,6 +277,17 @@ def test_killed_twenty_times_the_index_is_that_of_one_pass(store, labels, tmp_pa
     assert not read_chunks
 
 
+def test_two_processes_at_once_leave_one_whole_index(store, labels, tmp_path, read_chunks):
+    location, folder = store("label", labels), tmp_path / "index"
+    script = SCRIPT.format(tests=str(Path(__file__).parent), location=location, folder=str(folder))
+    both = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [path.name[:6] for path in folder.iterdir()] == ["label-"]  # and nothing half made
+    read_chunks.clear()
+    assert ask(location, folder)[0] == totals(labels)
+    assert not read_chunks
+
+
 def test_the_store_is_named_by_label_and_plan(store, labels, tmp_path):
     volume = open_volume(store("label", labels), key="label")
     plans = [IndexPlan.of(volume, volume.box, cell, ()) for cell in (CELL, (2, 2, 2))]
