@@ -198,6 +198,16 @@ def test_a_chunk_of_equal_size_and_second_is_noticed(store, labels, tmp_path):
     assert ask(location, folder) == ask(location, None)
 
 
+def test_chunks_that_mean_something_else_by_their_metadata_are_counted_anew(
+    store, labels, tmp_path
+):
+    location, folder = store("label", np.where(labels == 1, 200, labels).astype(np.uint8)), tmp_path
+    assert 200 in ask(location, folder / "index")[0]
+    metadata = Path(location, "zarr.json")
+    metadata.write_text(metadata.read_text().replace('"uint8"', '"int8"'))
+    assert set(ask(location, folder / "index")[0]) == {-56, 2, 3}
+
+
 def test_other_ignored_values_are_another_index(store, labels, tmp_path):
     location, folder = store("label", labels), tmp_path / "index"
     ask(location, folder)
