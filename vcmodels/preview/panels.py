@@ -72,7 +72,12 @@ def style_of(target: AnyTarget, channels: int) -> Style:
 def physical(
     target: AnyTarget, label: np.ndarray, spacing: tuple[float, float, float]
 ) -> np.ndarray:
-    """A label as it is drawn: vectors that count voxels (3, Z, Y, X) in the unit of the spacing."""
+    """A label (L, Z, Y, X) as it is drawn: vectors that count voxels in the unit of the spacing.
+
+    And scalars as they are predicted: distances as lengths, not as shares of `clip`.
+    """
+    if style_of(target, len(label)) == "scalar":
+        return target.as_prediction(torch.from_numpy(label)[None])[0].numpy()
     if not isinstance(target, VectorTarget) or target.units == "physical":
         return label
     side = np.array(spacing, np.float32)[:, None, None, None]
