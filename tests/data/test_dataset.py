@@ -49,7 +49,7 @@ def build(make_task, store):
 
 
 def finish(dataset, samples):
-    return finish_batch(samples, dataset.targets, dataset.patch, dataset.spacing, CPU)
+    return finish_batch(samples, dataset.targets, dataset.patch, CPU)
 
 
 def test_label_stays_on_its_image_through_jitter_and_exact_moves(build, store, image):
@@ -236,3 +236,36 @@ def test_statistics_of_its_own_volume_are_used(build, store, image):
     assert isinstance(dataset._normalization, Normalization)
     half = len(dataset) // 2
     np.testing.assert_allclose(dataset[0].image, dataset[half].image, atol=1e-4)
+
+
+def test_each_volume_is_turned_by_its_own_voxel_size(build, store):
+    """The oracle is the slope of the transformed image, in the space of the volume it is from."""
+    spacings = {"cubes": (1.0, 1.0, 1.0), "slabs": (2.5, 1.0, 1.0), "rods": (1.0, 1.0, 2.0)}
+    normal = np.array([0.48, 0.6, 0.64])
+    entries = []
+    for name, spacing in spacings.items():
+        place = np.indices((40, 41, 42)) * np.array(spacing)[:, None, None, None]
+        image = np.tensordot(normal, place, 1).astype(np.float32)
+        label = np.broadcast_to(normal[:, None, None, None], (3, *image.shape)).astype(np.float32)
+        entries.append(
+            {
+                "input": store(name, image, spacing=spacing),
+                "normals": store(f"{name}_normals", np.ascontiguousarray(label)),
+                "name": name,
+            }
+        )
+    turning = {"name": "affine", "p": 1.0, "rotation_degrees": [40, 40, 40], "scaling": [1.0, 1.0]}
+    dataset = build(
+        entries, targets={"normals": {"kind": "normals", "vector_order": "zyx"}}, augment=[turning]
+    )
+    seen = set()
+    for draw in range(12):
+        batch = finish(dataset, [dataset[draw]])
+        name = batch.places[0].volume
+        seen.add(name)
+        slope = np.stack(np.gradient(batch.image[0, 0].numpy(), *spacings[name]))[
+            :, 2:-2, 2:-2, 2:-2
+        ]
+        label = batch.labels["normals"][0, :, 2:-2, 2:-2, 2:-2].numpy()
+        np.testing.assert_allclose(label, slope, atol=1e-3)
+    assert seen == set(spacings)

@@ -110,7 +110,7 @@ def build(make_task, world):
 
 def finish(dataset, draws):
     samples = [dataset[draw] for draw in draws]
-    return finish_batch(samples, dataset.targets, dataset.patch, dataset.spacing, CPU)
+    return finish_batch(samples, dataset.targets, dataset.patch, CPU)
 
 
 RIM = Rim(derive="cells", ignore_label=9)

@@ -59,7 +59,7 @@ def dataset(make_task, store):
 def finished(dataset, **options):
     options = {"batch_size": 3, "first_draw": 0, "draws": 10, "workers": 0, **options}
     return [
-        finish_batch(s, dataset.targets, dataset.patch, dataset.spacing, torch.device("cpu"))
+        finish_batch(s, dataset.targets, dataset.patch, torch.device("cpu"))
         for s in batches(dataset, **options)
     ]
 

@@ -17,6 +17,7 @@ from vcmodels.preview.patches import Patch, PatchSource
 from vcmodels.reporting import Silent
 from vcmodels.targets import (
     BinaryTarget,
+    DistanceTarget,
     MulticlassTarget,
     NormalsTarget,
     RegressionTarget,
@@ -48,6 +49,7 @@ def patch_of(shape, seed=0, valid=True):
         {name: label.astype(np.float32) for name, label in labels.items()},
         {name: np.full(shape, valid) for name in labels},
         Place("scan", (0, 0, 0)),
+        (5.0, 1.0, 0.8),
     )
 
 
@@ -129,7 +131,7 @@ def test_a_folder_that_cannot_be_made_is_refused(task_with, tmp_path):
 @pytest.mark.parametrize("valid", [True, False])
 def test_every_kind_is_drawn_for_any_shape(shape, valid, tmp_path):
     patches = [patch_of(shape, seed, valid) for seed in (0, 1)]
-    write_figure(tmp_path / "all.png", "title", "caption " * 99, patches, TARGETS, (5.0, 1.0, 0.8))
+    write_figure(tmp_path / "all.png", "title", "caption " * 99, patches, TARGETS)
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.width > 500
 
@@ -206,6 +208,24 @@ def test_vectors_that_count_voxels_are_drawn_in_physical_units():
     assert physical(VectorTarget(), label, spacing) is label
 
 
+def test_distances_are_drawn_as_lengths():
+    shares = np.array([-1, 0.5], np.float32).reshape(1, 1, 1, 2)
+    drawn = physical(DistanceTarget(clip=40.0), shares, (5.0, 1.0, 2.0))
+    np.testing.assert_array_equal(drawn.ravel(), [-40, 20])
+
+
+def test_a_patch_has_the_voxel_size_of_its_own_volume(task_with):
+    task = task_with([])
+    entry = task.dataset_config.volume_paths[0]
+    thick = entry.model_copy(update={"spacing": (3.0, 1.0, 1.0), "name": "thick"})
+    config = task.dataset_config.model_copy(update={"volume_paths": [entry, thick]})
+    source = PatchSource(task.model_copy(update={"dataset_config": config}), 0, Silent())
+    rows = [int(np.flatnonzero(source.rows[:, 0] == number)[0]) for number in (0, 1)]
+    patches = [source.patch(row, []) for row in rows]
+    assert patches[1].place.volume == "thick"
+    assert [patch.spacing[0] / patch.spacing[1] for patch in patches] == [1, 3]
+
+
 def test_fields_before_and_after_share_one_scale():
     label = np.stack([np.full((1, 2, 3, 4), -2.0), np.full((1, 2, 3, 4), 7.0)])
     assert look_of(TARGETS["depth"], 0, label, np.ones((2, 2, 3, 4), bool)).limits == (-2, 7)
@@ -220,8 +240,8 @@ import vcmodels.preview
 from vcmodels.preview.figure import write_figure
 from vcmodels.preview.patches import Patch
 assert "matplotlib" not in sys.modules
-patch = Patch(np.zeros((1, 4, 4, 4), "f4"), {{}}, {{}}, None)
-write_figure(Path({str(tmp_path / "a.png")!r}), "", "", [patch], {{}}, (1, 1, 1))
+patch = Patch(np.zeros((1, 4, 4, 4), "f4"), {{}}, {{}}, None, (1, 1, 1))
+write_figure(Path({str(tmp_path / "a.png")!r}), "", "", [patch], {{}})
 assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """

@@ -88,7 +88,6 @@ class PatchDataset(Dataset[Sample]):
         augment: bool,
     ) -> None:
         self.patch: Shape = task.tr_params.patch_size
-        self.spacing = volumes[0].spacing
         self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
         self.rows, self.seed, self.augment = rows, seed, augment
         self._volumes, self._regions = tuple(volumes), tuple(regions)
@@ -119,8 +118,8 @@ class PatchDataset(Dataset[Sample]):
         volume, region, patch = self._patch(draw)
         place = Place(volume.name, patch.origin)
         try:
-            transform, patch = self._move(draw, region, patch)
-            image = self._image(volume, region, transform.input_box(patch, self.spacing))
+            transform, patch = self._move(draw, volume.spacing, region, patch)
+            image = self._image(volume, region, transform.input_box(patch, volume.spacing))
             if self._augmentations:
                 rng = generator(self.seed, draw, Stream.INTENSITY)
                 image = apply_intensity(self._augmentations, image, rng)
@@ -147,7 +146,9 @@ class PatchDataset(Dataset[Sample]):
             patch = jittered(patch, region, self._reach, rng)
         return self._volumes[number], region, patch
 
-    def _move(self, draw: int, region: Box, patch: Box) -> tuple[SpatialTransform, Box]:
+    def _move(
+        self, draw: int, spacing: Spacing, region: Box, patch: Box
+    ) -> tuple[SpatialTransform, Box]:
         """The geometric augmentation of a draw, and the patch moved for it.
 
         A crop that would reach out of the region is moved into it where it fits: real voxels teach
@@ -157,9 +158,9 @@ class PatchDataset(Dataset[Sample]):
             return SpatialTransform.IDENTITY, patch
         rng = generator(self.seed, draw, Stream.SPACE)
         transform = sample_spatial(
-            self._augmentations, rng, self.patch, self.spacing, self._interpolation
+            self._augmentations, rng, self.patch, spacing, self._interpolation
         )
-        crop = transform.input_box(patch, self.spacing)
+        crop = transform.input_box(patch, spacing)
         moved = pushed_inside(crop, region)
         z, y, x = (
             o + new - old
@@ -187,7 +188,7 @@ class PatchDataset(Dataset[Sample]):
         """What the label of one target, or of all that share a source, is made from."""
         target = sharing[0]
         margin = widest_margin(sharing, volume.spacing)
-        crop = transform.input_box(patch.grow(margin), self.spacing)
+        crop = transform.input_box(patch.grow(margin), volume.spacing)
         array = volume.labels.get(target.derive or key)
         if array is None:
             values, valid = empty_crop(target, crop.shape)

@@ -79,7 +79,6 @@ def finish_batch(
     samples: Sequence[Sample],
     targets: Mapping[str, AnyTarget],
     patch: Shape,
-    spacing: Spacing,
     device: torch.device,
 ) -> Batch:
     """Move samples to the device, apply their geometric transforms there, and stack them.
@@ -93,7 +92,7 @@ def finish_batch(
         image = sample.image.to(device, non_blocking=True)
         crops = {key: _on(label, device) for key, label in sample.labels.items()}
         if not sample.transform.is_identity:
-            image, crops = apply_spatial(sample.transform, image, crops, patch, spacing)
+            image, crops = apply_spatial(sample.transform, image, crops, patch, sample.spacing)
         images.append(image)
         for name, target in targets.items():
             label, counts = _label(target, crops[sample_key(name, target)], sample.spacing)

@@ -262,8 +262,7 @@ def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
         other = differing[0]
         reporter.say(
             f"voxel sizes differ: {first.name} has {first.spacing}, {other.name} {other.spacing}"
-            f" ({len(differing)} of {len(volumes)} volumes differ); augmentation and the network"
-            " plan use the first"
+            f" ({len(differing)} of {len(volumes)} volumes differ); the network is planned for the first"
         )
 
 

@@ -37,7 +37,6 @@ def write_figure(
     caption: str,
     patches: Sequence[Patch],
     targets: Mapping[str, AnyTarget],
-    spacing: tuple[float, float, float],
 ) -> None:
     """Draw a patch, the first, beside what transforms make of it.
 
@@ -47,10 +46,10 @@ def write_figure(
         caption: small, below the title; wrapped to two lines.
         patches: before, then one or more after; of the same place.
         targets: by name; one row each.
-        spacing: length of a voxel along (z, y, x).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    spacing = patches[0].spacing
     sheet = _Sheet(patches[0].image.shape[1:], spacing, len(patches), 1 + len(targets))
     FigureCanvasAgg(sheet.figure)
     sheet.head(title, caption)

@@ -16,6 +16,7 @@ from vcmodels.data.volumes import open_volumes
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Reporter
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Spacing
 
 CANDIDATES = 12
 """Patches that are read to choose those which show the most."""
@@ -34,6 +35,8 @@ class Patch:
     valid: Mapping[str, np.ndarray]
     """(Z, Y, X) bool per target: where any channel counts."""
     place: Place
+    spacing: Spacing
+    """Of the volume."""
 
 
 class PatchSource:
@@ -47,7 +50,6 @@ class PatchSource:
         still = task.tr_params.model_copy(update={"patch_jitter": False})
         self.task, self.seed = task.model_copy(update={"tr_params": still}), seed
         self.volumes = open_volumes(task, reporter)
-        self.spacing = self.volumes[0].spacing
         self.regions = [volume.region for volume in self.volumes]
         self.rows = load_or_find_patches(task, self.volumes, reporter).rows
         self.normalization = fit_normalization(task, self.volumes, self.regions)
@@ -64,14 +66,14 @@ class PatchSource:
             task, self.volumes, self.rows[[row]], self.regions, self.normalization,
             seed=self.seed, augment=True,
         )  # fmt: skip
-        batch = finish_batch(
-            [dataset[draw]], self.targets, dataset.patch, self.spacing, torch.device("cpu")
-        )
+        sample = dataset[draw]
+        batch = finish_batch([sample], self.targets, dataset.patch, torch.device("cpu"))
         return Patch(
             batch.image[0].numpy(),
             {name: label[0].numpy() for name, label in batch.labels.items()},
             {name: valid[0].any(0).numpy() for name, valid in batch.valid.items()},
-            batch.places[0],
+            sample.place,
+            sample.spacing,
         )
 
     def telling_rows(self, count: int) -> list[int]:

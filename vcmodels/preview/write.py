@@ -80,7 +80,7 @@ def _draw(
     patches += [source.patch(row, augmentations, draw) for draw in range(DRAWS)]
     place = patches[0].place
     where = f"{place.volume}, z y x {' '.join(map(str, place.origin))}"
-    write_figure(path, f"{title}   ·   {where}", values, patches, source.targets, source.spacing)
+    write_figure(path, f"{title}   ·   {where}", values, patches, source.targets)
 
 
 def _values(augmentation: AnyAugmentation) -> str:

@@ -51,6 +51,4 @@ class Feed:
             yield self._finish(samples)
 
     def _finish(self, samples: Sequence[Sample]) -> Batch:
-        return finish_batch(
-            samples, self.training.targets, self.training.patch, self.training.spacing, self.device
-        )
+        return finish_batch(samples, self.training.targets, self.training.patch, self.device)
