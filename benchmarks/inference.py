@@ -292,7 +292,7 @@ def chunks() -> None:
 def workers() -> None:
     """Two processes over one, each with one thread; the wall clock counts, so use an idle machine."""
     with scratch() as folder:
-        make_input(folder, (192, 192, 192))
+        make_input(folder, (512, 128, 128))
         for devices in (["cpu"], ["cpu", "cpu"]):
             task = make_task(folder, 64, TARGETS, threads=1, amp="off", compile=False)
             begun = time.perf_counter()
