@@ -168,9 +168,11 @@ class NormalsTarget(Target):
         if not self._is_axial:
             return surface_normals(mask, valid, self.smoothing_sigma, spacing)
         tensor, counts = structure(mask, valid, self.smoothing_sigma, spacing)
-        label = torch.zeros((3, *counts.shape[1:]), device=source.device)
         # Most voxels are far from a surface, and an eigenvector costs more than all before.
-        label[:, counts[0]] = principal_axes(tensor[:, counts[0]][..., None, None])[..., 0, 0]
+        places = counts.flatten().nonzero().squeeze(1)
+        axes = principal_axes(tensor.flatten(1)[:, places, None, None]).flatten(1)
+        label = tensor.new_zeros(3, counts.numel()).index_copy_(1, places, axes)
+        label = label.view(3, *counts.shape[1:])
         return label, (label != 0).any(0, keepdim=True)
 
     def _film(self, spacing: Spacing) -> float:
