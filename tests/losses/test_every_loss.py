@@ -1,5 +1,6 @@
 """What all losses promise: masks, weights, precision, gradients, and a graph that compiles whole."""
 
+import functools
 import inspect
 from dataclasses import dataclass, field
 
@@ -168,7 +169,9 @@ def test_gradients_agree_with_finite_differences(case):
     logits, label, valid = case.example(shape=(2, 1, 3))
     logits = logits.double().requires_grad_()
     weight = torch.rand(2, 1, 1, 1, 1)
-    assert torch.autograd.gradcheck(lambda x: case(x, label.double(), valid, weight=weight), logits)
+    loss = functools.partial(case, label=label.double(), valid=valid, weight=weight)
+    # Along random directions: the whole matrix takes eight times as long and shows no more.
+    assert torch.autograd.gradcheck(loss, logits, fast_mode=True)
 
 
 @every_case

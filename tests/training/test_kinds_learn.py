@@ -130,17 +130,8 @@ def scores(learner, batch):
     return found
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads wait for each other on volumes this small: several take longer than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def learnt(one_thread):
+def learnt():
     task = make_task(TARGETS)
     learner = make_learner(task, STEPS)
     batch = make_batch(learner.targets)
