@@ -74,3 +74,28 @@ def test_inference_may_override_the_activation_and_nothing_else(good, targets, m
 def test_all_targets_may_be_written_as_a_list(good):
     good["inference_params"]["output_targets"] = ["all"]
     assert parse_task(good, "task.json")[0].inference_params.output_targets == "all"
+
+
+def test_keys_that_our_own_first_version_wrote_are_read_as_todays(good):
+    for key in ("memory", "skip"):
+        del good["inference_params"][key]
+    good["inference_params"] |= {"memory_gb": 2.5, "skip_empty": False}
+    task, notes = parse_task(good, "task.json")
+    assert (task.inference_params.memory, task.inference_params.skip.fill) == (2.5, False)
+    assert notes == [
+        "inference_params.memory_gb is read as memory",
+        "inference_params.skip_empty is read as skip.fill",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"memory_gb": 2, "memory": 3}, r"memory_gb: is 2, and memory is 3; keep memory"),
+        ({"skip_empty": True, "skip": {"fill": False}}, r"skip_empty: is true, and skip\.fill is"),
+    ],
+)
+def test_an_old_key_that_contradicts_the_new_one_is_refused(good, keys, message):
+    good["inference_params"] |= keys
+    with pytest.raises(TaskError, match=message):
+        parse_task(good, "task.json")

@@ -44,7 +44,8 @@ def modernise(task: Block) -> list[str]:
     for key in _MOVED:
         if key in _block(task, "tr_params"):
             _move(task, key, ("tr_params",), ("dataset_config",), note)
-    _rename_levels(_block(task, "model_config"), note)
+    _rename(_block(task, "model_config"), "n_levels", "num_levels", ("model_config",), note)
+    _rename_inference_keys(_block(task, "inference_params"), note)
     for section, keys in _DROPPED.items():
         for key in keys:
             if _block(task, section).pop(key, None) is not None:
@@ -76,15 +77,28 @@ def _move(task: Block, key: str, old: tuple[str, ...], new: tuple[str, ...], not
     note(f"{dotted((*old, key))} is read as {dotted((*new, key))}")
 
 
-def _rename_levels(model: Block, note: Note) -> None:
-    if "n_levels" not in model:
+def _rename(block: Block, old: str, new: str, path: tuple[str, ...], note: Note) -> None:
+    """Read the key `old` of the block at `path` as `new`."""
+    if old not in block:
         return
-    levels = model.pop("n_levels")
-    if model.get("num_levels", levels) != levels:
-        found = f"is {shown(levels)}, and num_levels is {shown(model['num_levels'])}"
-        raise task_error([Fault(("model_config", "n_levels"), found, "keep num_levels")])
-    model["num_levels"] = levels
-    note("model_config.n_levels is read as num_levels")
+    value = block.pop(old)
+    if block.get(new, value) != value:
+        found = f"is {shown(value)}, and {new} is {shown(block[new])}"
+        raise task_error([Fault((*path, old), found, f"keep {new}")])
+    block[new] = value
+    note(f"{dotted((*path, old))} is read as {new}")
+
+
+def _rename_inference_keys(inference: Block, note: Note) -> None:
+    """Keys of our own first versions, which checkpoints of that time hold."""
+    _rename(inference, "memory_gb", "memory", ("inference_params",), note)
+    if "skip_empty" in inference and as_object(inference.setdefault("skip", {})) is not None:
+        fill = {"fill": inference.pop("skip_empty")}
+        if inference["skip"].get("fill", fill["fill"]) != fill["fill"]:
+            found = f"is {shown(fill['fill'])}, and skip.fill is not"
+            raise task_error([Fault(("inference_params", "skip_empty"), found, "keep skip.fill")])
+        inference["skip"] |= fill
+        note("inference_params.skip_empty is read as skip.fill")
 
 
 def _name_scheme(dataset: Block, note: Note) -> None:
