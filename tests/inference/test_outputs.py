@@ -10,10 +10,12 @@ import pytest
 
 from vcmodels.errors import OutputError, RunError, TaskError, VolumeError
 from vcmodels.inference import predict
+from vcmodels.inference.checks import choose_targets
 from vcmodels.inference.holding import working_on
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.outputs import refuse_inside_input
 from vcmodels.reporting import Silent
+from vcmodels.targets import BoundaryTarget, CentresTarget, DistanceTarget, NormalsTarget
 from vcmodels.volumes import WritableArray, create_array, open_volume
 
 
@@ -188,6 +190,36 @@ def test_a_target_that_the_checkpoint_lacks_or_learnt_otherwise_is_refused(workp
     changed = value.model_copy(update={"channels": 2})
     with pytest.raises(TaskError, match=r"targets\.value\.channels: is 1, .* trained with 2"):
         predict(task, replace(predictor, targets={"value": changed}))
+
+
+AXIS, IDS = {"orientation": "axial"}, {"derive": "cells"}
+
+
+@pytest.mark.parametrize(
+    ("trained", "now", "refused"),
+    [
+        (CentresTarget(**IDS, max_extent=5, sigma=3, keep_cut=True), CentresTarget(), None),
+        (CentresTarget(**IDS, max_extent=5, sigma_units="physical"), CentresTarget(), None),
+        (BoundaryTarget(**IDS, width=2, between="instances"), BoundaryTarget(), None),
+        (NormalsTarget(**IDS, **AXIS, surface_of="instances"), NormalsTarget(**AXIS), None),
+        (NormalsTarget(**IDS, smoothing_sigma=2), NormalsTarget(), None),
+        (NormalsTarget(), NormalsTarget(label_interpolation="nearest"), None),
+        (DistanceTarget(**IDS, clip=4), DistanceTarget(clip=5), "clip"),
+        (DistanceTarget(clip=4), DistanceTarget(clip=4, positive="inside"), "positive"),
+        (NormalsTarget(), NormalsTarget(**AXIS), "orientation"),
+    ],
+)
+def test_how_a_label_came_about_may_differ_but_not_what_it_means(workplace, trained, now, refused):
+    work = workplace(noise((9, 10, 11)))
+    task = work.task()
+    config = task.dataset_config.model_copy(update={"targets": {"value": now}})
+    task = task.model_copy(update={"dataset_config": config})
+    predictor = replace(work.predictor(task), targets={"value": trained})
+    if refused is None:
+        assert choose_targets(task, predictor) == {"value": now}
+    else:
+        with pytest.raises(TaskError, match=rf"targets\.value\.{refused}: is .* trained with"):
+            choose_targets(task, predictor)
 
 
 def test_a_full_disk_keeps_what_is_finished_and_the_run_continues(workplace, monkeypatch):

@@ -14,7 +14,9 @@ from vcmodels.volumes.location import is_remote
 CHUNK = 128
 _TRAINING_ONLY = {
     "activation", "output", "weight", "loss", "loss_only_on_label", "label_smoothing",
-    "dilate_label", "ignore_label", "encoding", "output_range",
+    "dilate_label", "ignore_label", "encoding", "output_range", "label_interpolation", "derive",
+    "surface_of", "smoothing_sigma", "width", "between", "max_extent", "keep_cut", "sigma",
+    "sigma_units",
 }  # fmt: skip
 """Keys of a target that may differ from those it was trained with: they do not change its logits."""
 
