@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.evaluation import evaluate
 from vcmodels.reporting import Silent
 from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.distance import DistanceTarget
 
 
 def dice(a, b):
@@ -97,3 +100,23 @@ def test_a_prediction_of_other_settings_is_refused(world):
     )
     with pytest.raises(VolumeError, match=r"vector_order.*restore the target's keys"):
         evaluate(task.model_copy(update={"dataset_config": config}))
+
+
+def test_a_derived_label_is_derived_from_the_used_part_alone(world):
+    """What lies outside of the bbox of a volume says nothing: it may just not be labelled."""
+    task = world.task()
+    target = DistanceTarget(derive="sheet", clip=2.5)
+    entry = task.dataset_config.volume_paths[0]
+    labels = {"sheet": entry.labels["sheet"]}
+    used = {"bbox": [(0, 10), (0, 14), (5, 13)], "labels": labels}
+    entry = entry.model_copy(update=used)
+    update = {"targets": {"depth": target}, "volume_paths": [entry]}
+    config = task.dataset_config.model_copy(update=update)
+    codes = np.full(world.sheet.shape, 128, np.uint8)
+    world.predict("depth", target, codes)
+    before = evaluate(task.model_copy(update={"dataset_config": config}))
+    changed = np.ones_like(world.sheet)
+    changed[:, :, 5:13] = world.sheet[:, :, 5:13]
+    shutil.rmtree(world.folder / "data.zarr/sheet")
+    world.store("sheet", changed)
+    assert evaluate(task.model_copy(update={"dataset_config": config})) == before

@@ -30,10 +30,15 @@ class Part:
     box: Box
 
     def label(self, name: str, target: AnyTarget) -> Label | None:
-        """The label of a target; None where there is none, or one that a network made."""
+        """The label of a target; None where there is none, or one that a network made.
+
+        A given bbox may reach out of the used part, where voxels may be labelled all the same; but
+        nothing is derived from them, as nothing was in training.
+        """
         if name in self.volume.pseudo:
             return None
-        return self.volume.label(name, target, self.volume.inputs[0].box)
+        used = self.volume.region if target.derive else self.volume.inputs[0].box
+        return self.volume.label(name, target, used)
 
 
 def evaluate(
