@@ -6,7 +6,6 @@ It is read as stored, or derived from instance ids. A voxel near several centres
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
@@ -85,11 +84,7 @@ class CentresTarget(PieceTarget):
     ) -> tuple[Tensor, Tensor]:
         """Gaussians around the centres of the connected pieces of instances; see `fields.centres`."""
         margin, sigma = self.source_margin(spacing), self._sigma(spacing)
-        heat, known = centre_heat(
-            source, valid, sigma, self.longest, margin, keep_cut=self.keep_cut
-        )
-        counts = self.counted(known, source, margin)
-        return torch.where(counts, heat, 0.0), counts
+        return centre_heat(source, valid, sigma, self.longest, margin, keep_cut=self.keep_cut)
 
     def loss_input(self, loss: str, logits: Tensor) -> Tensor:
         """Logits for `bce`, probabilities for `l2`."""

@@ -3,7 +3,6 @@
 from typing import ClassVar, Self
 
 from pydantic import model_validator
-from torch import Tensor
 
 from vcmodels.geometry.boxes import Shape
 from vcmodels.section import Extent, PatchShape
@@ -37,16 +36,3 @@ class PieceTarget(Target):
         """`max_extent` along (z, y, x); 0 when nothing is derived."""
         extent = self.max_extent or 0
         return (extent, extent, extent) if isinstance(extent, int) else extent
-
-    def counted(self, known: Tensor, source: Tensor, margin: Shape) -> Tensor:
-        """Voxels of the patch that count: the known ones, or those of instances among them.
-
-        Args:
-            known: (1, Z, Y, X) bool.
-            source: (1, Z + 2m, ...) ids, m being `margin`.
-            margin: voxels along (z, y, x).
-        """
-        if not self.loss_only_on_label:
-            return known
-        inside = [slice(m, n - m) for m, n in zip(margin, source.shape[1:], strict=True)]
-        return known & (source[(slice(None), *inside)] != 0)

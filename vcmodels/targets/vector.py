@@ -115,8 +115,7 @@ class VectorTarget(PieceTarget):
         offsets, known = centre_offsets(source, valid, longest, longest, keep_cut=self.keep_cut)
         if self.units == "physical":
             offsets *= offsets.new_tensor(spacing).view(3, 1, 1, 1)
-        counts = self.counted(known, source, longest)
-        return torch.where(counts, offsets, 0.0), counts
+        return offsets, known
 
     def turn(
         self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
