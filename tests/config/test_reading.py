@@ -108,7 +108,7 @@ def test_equal_keys_of_different_objects_are_fine():
     assert parse_json(text, "t") == parse_yaml(text, "t") == json.loads(text)
 
 
-@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e400", "9" * 19, "9" * 5000])
+@pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e400", "9" * 21, "9" * 5000])
 def test_impossible_numbers_are_named_by_their_key(write, text):
     path = write('{"tr_params": {"batch_size": [1, ' + text + "]}}")
     with pytest.raises(TaskError, match=r"^tr_params\.batch_size\.1: found .{1,80}; give a finite"):
@@ -144,6 +144,12 @@ def test_absurdly_many_values_are_refused(write, monkeypatch):
 def test_odd_characters_are_refused(write, text):
     with pytest.raises(TaskError, match=r"^tr_params\.model_name: holds the character U\+"):
         load_task(write('{"tr_params": {"model_name": ' + text + "}}"))
+
+
+def test_whole_numbers_go_up_to_the_largest_that_a_label_can_hold():
+    assert checked(parse_yaml("a: 18446744073709551615", "t")) == {"a": 2**64 - 1}
+    with pytest.raises(TaskError, match=r"^a: found 100000000000000000000; give a finite number"):
+        checked(parse_yaml("a: 100000000000000000000", "t"))
 
 
 def test_yaml_scalars_are_those_of_json():

@@ -215,6 +215,17 @@ def test_other_ignored_values_are_another_index(store, labels, tmp_path):
     assert ask(location, folder) == ask(location, None)
 
 
+def test_ids_beyond_int64_are_labelled_without_being_told_apart(store, labels, tmp_path):
+    huge = labels.astype(np.uint64)
+    huge[labels == 2], huge[labels == 3] = 2**63 + 1, 2**64 - 1
+    location = store("huge", huge, chunks=(8, 9, 7))
+    ignore = (2**64 - 1,)
+    first = ask(location, tmp_path / "index", ignore=ignore)
+    assert ask(location, tmp_path / "index", ignore=ignore) == first
+    plain = store("plain", np.where(labels == 3, 0, labels), chunks=(8, 9, 7))
+    assert first[1:] == ask(plain, None)[1:]
+
+
 def test_a_folder_that_cannot_be_written_is_told_once(store, labels, tmp_path):
     location, reporter = store("label", labels), Silent()
     (tmp_path / "file").write_text("")

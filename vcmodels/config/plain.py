@@ -9,7 +9,7 @@ from vcmodels.errors import TaskError
 
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000
-MAX_DIGITS = 18  # fits 64 bits; no key takes more
+MAX_DIGITS = 20  # of the largest uint64, which some ids take for "ignored"; no key takes more
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ MOST_VALUES = 64
 UNCOUNTED = int(np.iinfo(np.int64).min)
 """Stands for all labelled voxels together where their values are not told apart."""
 
+_LARGEST = np.iinfo(np.int64).max
 _SAMPLE = 4096
 
 
@@ -117,7 +118,8 @@ def labelled_mask(stored: np.ndarray, ignore: Sequence[int] = ()) -> np.ndarray:
 def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
     """The voxels of each value but 0; None when values are not to be told apart.
 
-    That is so for floats, several channels, and more than `MOST_VALUES` values.
+    That is so for floats, several channels, more than `MOST_VALUES` values, and values beyond int64,
+    which no class has.
     """
     if stored.dtype.kind not in "iub" or len(stored) != 1:
         return None
@@ -127,7 +129,8 @@ def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
         return {1: mask} if mask.any() else {}
     # An odd step meets all columns of chunks, whose sides are even; sorting all voxels takes 7 ms.
     sample = np.unique(labels.ravel()[:: labels.size // _SAMPLE | 1])
-    if len(sample) > MOST_VALUES + 1:
+    is_beyond = labels.dtype == np.uint64 and labels.max() > _LARGEST
+    if len(sample) > MOST_VALUES + 1 or is_beyond:
         return None
     masks = {value: labels == value for value in sample.tolist() if value}
     rest = labels != 0
