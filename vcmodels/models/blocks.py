@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vcmodels.geometry.boxes import Shape
 
 SLOPE = 0.01
-"""Of the leaky ReLU on the negative side."""
+"""Of the leaky ReLU on the negative side; in place, so that autograd keeps its result alone."""
 SQUEEZE_RATIO = 16
 MIN_SQUEEZED = 4
 """Fewest hidden units of a squeeze-and-excitation gate; 16 features / 16 would leave a single one."""
@@ -33,14 +33,15 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, Z, Y, X) -> the same shape and dtype, every (sample, channel) of mean 0."""
-        variance, mean = torch.var_mean(x.float(), dim=(2, 3, 4), correction=0)
+        wide = x.float()  # once: autograd keeps it for both uses
+        variance, mean = torch.var_mean(wide, dim=(2, 3, 4), correction=0)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         if self.gate is not None:
             gate = self.gate(mean, variance)
             scale, shift = scale * gate, shift * gate
         scale, shift = scale[:, :, None, None, None], shift[:, :, None, None, None]
-        return torch.addcmul(shift, x.float(), scale).to(x.dtype)
+        return torch.addcmul(shift, wide, scale).to(x.dtype)
 
 
 class SqueezeExcitation(nn.Module):
@@ -87,7 +88,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, Z, Y, X) -> (B, outputs, Z', Y', X')."""
-        return F.leaky_relu(self.norm(self.conv(x)), SLOPE)
+        return F.leaky_relu(self.norm(self.conv(x)), SLOPE, inplace=True)
 
 
 class ResidualBlock(nn.Module):
@@ -119,7 +120,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, Z, Y, X) -> (B, outputs, Z', Y', X')."""
-        return F.leaky_relu(self.norm(self.conv(self.first(x))) + self.shortcut(x), SLOPE)
+        total = self.norm(self.conv(self.first(x))) + self.shortcut(x)
+        return F.leaky_relu(total, SLOPE, inplace=True)
 
 
 def initialise(network: nn.Module) -> None:
