@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
@@ -70,6 +69,8 @@ def _values(one: "Candidates") -> str:
 
 def threshold_table(candidates: "Sequence[Candidates]", criteria: "PatchCriteria") -> list[str]:
     """How many patches each pair of thresholds gives, those of the task marked; [] without labels."""
+    import numpy as np
+
     shares = [np.zeros(0)]
     ratios = [np.zeros(0)]
     for one in candidates:
