@@ -183,7 +183,7 @@ def test_check_prints_the_plan_and_writes_nothing(task_file, sheet_task, tmp_pat
     assert main(["check", path, "--set", "tr_params.batch_size=3"]) == 0
     out = capsys.readouterr().out
     for text in ("24 x 96 x 56", "uint8", "16 x 16 x 16", "sheet (ref)", "3 of 24 x 96 x 56",
-                 "patches: not found yet", "residual_unet", "parameters", "GiB", "3 patches of"):  # fmt: skip
+                 "patches: not found yet", "residual_unet", "parameters", " GB", "3 patches of"):  # fmt: skip
         assert text in out
     assert files_under(tmp_path) == before
 

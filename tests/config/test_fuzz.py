@@ -123,7 +123,7 @@ def test_every_duplicate_key_is_named(good, refused):
 
 
 REQUIRED = [
-    ("tr_params",), ("tr_params", "model_name"), ("tr_params", "patch_size"), ("dataset_config",),
+    ("tr_params",), ("tr_params", "model_name"), ("dataset_config",),
     ("dataset_config", "volume_paths"), ("dataset_config", "targets"),
     ("dataset_config", "volume_paths", 0, "input"),
 ]  # fmt: skip

@@ -56,7 +56,7 @@ def changed(task, path, value):
         ("dataset_config.volume_paths.0.input", [], "found []; give a text, or a list of at"),
         ("tr_params.model_name", REMOVE, "is missing; give a name of 1 to 64"),
         ("tr_params.model_name", None, "found null; give a name of 1 to 64"),
-        ("tr_params", REMOVE, 'is missing; give an object with "model_name", "patch_size"'),
+        ("tr_params", REMOVE, 'is missing; give an object with "model_name"'),
         ("tr_params", [], "found []; give an object with"),
         ("dataset_config", REMOVE, ".volume_paths: is missing; give a list of at least 1"),
         ("model_config", 3, "found 3; give an object"),

@@ -86,6 +86,18 @@ def check(
 
 
 @app.command()
+def plan(
+    context: typer.Context, task: TaskFile, set_: Overrides = None, debug: Debug = False
+) -> None:
+    """Plan patch and batch size from the volumes and the memory, and say why; writes nothing."""
+    from vcmodels.cli.plan import say_sizes
+
+    console = Console()
+    context.obj.begin()
+    say_sizes(load(task, set_, console), console)
+
+
+@app.command()
 def schema(
     context: typer.Context,
     markdown: Annotated[

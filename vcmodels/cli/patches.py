@@ -36,12 +36,13 @@ def patches(
     from vcmodels.data.folds import fold_volumes
     from vcmodels.data.patch_cache import load_or_find_patches
     from vcmodels.data.patches import PatchCriteria, survey
-    from vcmodels.data.volumes import open_volumes
+    from vcmodels.data.planning import open_planned, recorded_task
 
     console = Console()
     context.obj.begin()
     loaded = load(task, set_, console)
-    volumes = fold_volumes(loaded, open_volumes(loaded, console), console)
+    loaded, volumes = open_planned(loaded, console, recorded_task(loaded))
+    volumes = fold_volumes(loaded, volumes, console)
     candidates = survey(loaded, volumes, console, dask=dask)
     criteria = PatchCriteria.of(loaded)
     for line in threshold_table(candidates, criteria):

@@ -10,22 +10,46 @@ from rich.table import Table
 
 from vcmodels.cli.console import Console
 from vcmodels.config import Task
+from vcmodels.config.fill import fill_sizes
 from vcmodels.data.patch_cache import fingerprint
+from vcmodels.data.planning import open_planned, plan_sizes, recorded_task
 from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 from vcmodels.volumes.files import read_json
 
 MOST_VOLUMES = 20
+MOST_TRIED = 4
+
+
+def say_sizes(task: Task, console: Console) -> None:
+    """Print the patch and batch size for a task, and why; what it gives is kept.
+
+    Raises:
+        RefusedError: the volumes do not fit the task, or nothing fits the memory.
+    """
+    volumes = open_volumes(task, console)
+    plan = plan_sizes(task, volumes)
+    if plan.tried:
+        table = _table("patch", "step", "")
+        for tried in plan.tried[-MOST_TRIED:]:
+            verdict = "planned" if tried.patch == plan.patch else "too large"
+            table.add_row(_times(tried.patch), f"{tried.step_bytes / 1e9:.1f} GB", verdict)
+        _print(console, table)
+    for reason in plan.reasons:
+        console.say(reason)
+    full = fill_sizes(task, plan.patch, plan.batch)
+    _say_network(full, volumes, console)
+    console.say(f'"patch_size": {list(plan.patch)}, "batch_size": {plan.batch}')
 
 
 def say_plan(task: Task, console: Console) -> None:
-    """Open the volumes and print the plan.
+    """Open the volumes and print what the task would do.
 
     Raises:
         RefusedError: the volumes do not fit the task, or the network not the patch and spacing.
     """
-    volumes = open_volumes(task, console)
+    task, volumes = open_planned(task, console, recorded_task(task))
     _print(console, _volume_table(volumes, task.dataset_config.targets))
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
@@ -99,8 +123,7 @@ def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
 
 def _say_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:
     settings = task.tr_params
-    heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
-    first = volumes[0]
+    heads, first = task.heads, volumes[0]
     summary = task.model.describe(first.channels, heads, settings.patch_size, first.spacing)
     table = _table("level", "features", "stride", "kernel", "shape", "parameters")
     for row in summary.rows:
@@ -109,12 +132,12 @@ def _say_network(task: Task, volumes: Sequence[TaskVolume], console: Console) ->
     _print(console, table)
     listed = ", ".join(f"{name} ({channels})" for name, channels in heads.items())
     console.say(
-        f"{task.model.name}: {summary.parameters:,} parameters, input channels {first.channels}, "
+        f"{task.model.name}: {summary.memory.parameters:,} parameters, input channels {first.channels}, "
         f"heads {listed}"
     )
-    low, high = (summary.training_bytes(settings.batch_size, size) / 2**30 for size in (2, 4))
+    low, high = (summary.memory.step_bytes(settings.batch_size, size) / 1e9 for size in (2, 4))
     console.say(
-        f"memory for training: about {high:.2f} GiB in float32, {low:.2f} GiB in bf16 or fp16, "
+        f"memory for training: about {high:.2f} GB in float32, {low:.2f} GB in bf16 or fp16, "
         f"{settings.batch_size} patches of {_times(settings.patch_size)} a step"
     )
 

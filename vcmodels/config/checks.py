@@ -32,9 +32,12 @@ def check_task(task: Task) -> list[Fault]:
 
 def _patch_faults(task: Task) -> Iterator[Fault]:
     """A patch size that the network cannot take, or that no machine can."""
-    patches = {"tr_params": task.tr_params.patch_size}
+    planned = task.tr_params.given_patch_size
+    if planned is None:
+        return  # checked once the volumes are open
+    patches = {"tr_params": planned}
     inference = task.inference_params.patch_size
-    if inference is not None and inference != task.tr_params.patch_size:
+    if inference is not None and inference != planned:
         patches["inference_params"] = inference
     for section, patch in patches.items():
         path = (section, "patch_size")
@@ -48,8 +51,8 @@ def _patch_faults(task: Task) -> Iterator[Fault]:
             found, _, remedy = str(errors[0]).partition(". ")
             yield Fault(path, found, remedy or "change it, or model_config")
     stride = task.dataset_config.patch_stride
-    if stride and any(s > p for s, p in zip(stride, task.tr_params.patch_size, strict=True)):
-        found = f"{list(stride)} exceeds tr_params.patch_size {list(task.tr_params.patch_size)}"
+    if stride and any(s > p for s, p in zip(stride, planned, strict=True)):
+        found = f"{list(stride)} exceeds tr_params.patch_size {list(planned)}"
         yield Fault(("dataset_config", "patch_stride"), found, "give at most the patch size")
 
 

@@ -7,11 +7,15 @@ from pydantic import ValidationError
 from vcmodels.config.messages import Fault, listed, task_error
 from vcmodels.config.parameters import TrainingParams
 from vcmodels.config.task import Task
+from vcmodels.models.planning import BATCH_SIZE
+from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 
 
 def fill_in(task: Task) -> Task:
     """The task with `tr_params`' label keys where targets use them, and its workers for inference.
+
+    Where the patch size is given, the batch size need not be planned either.
 
     Raises:
         TaskError: a target cannot take a value that `tr_params` gives it.
@@ -19,6 +23,8 @@ def fill_in(task: Task) -> Task:
     settings, config = task.tr_params, task.dataset_config
     sources = [target.derive for target in config.targets.values() if target.derive]
     check_ignored_names(settings, list(dict.fromkeys([*config.targets, *sources])))
+    if settings.given_patch_size is not None:
+        task = fill_sizes(task, None, BATCH_SIZE)
     targets = {name: _filled(name, target, task) for name, target in config.targets.items()}
     inference = task.inference_params
     if inference.num_dataloader_workers is None:
@@ -30,6 +36,16 @@ def fill_in(task: Task) -> Task:
             "dataset_config": config.model_copy(update={"targets": targets}),
         }
     )
+
+
+def fill_sizes(task: Task, patch: PatchShape | None, batch: int | None) -> Task:
+    """The task with these as its patch and batch size, where it leaves them out."""
+    settings = task.tr_params
+    filled = {
+        "given_patch_size": settings.given_patch_size or patch,
+        "given_batch_size": settings.given_batch_size or batch,
+    }
+    return task.model_copy(update={"tr_params": settings.model_copy(update=filled)})
 
 
 def check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:

@@ -48,7 +48,11 @@ Task files of the original load as they are; each of these is accepted with a no
 
 _NEEDED = {"`dataset_config`": ("volume_paths", "targets")}
 """Here or at the top level, so the schema cannot say it."""
-_LISTS = {"augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS), "overrides": "`[]`"}
+_LISTS = {
+    "augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS),
+    "overrides": "`[]`",
+    "blocks_per_level": "`1`",
+}
 """Defaults that the schema does not hold."""
 _LABEL_KEY = "NAME of a target"
 

@@ -41,10 +41,14 @@ class TrainingParams(Section):
 
     model_name: FileName
     """Name of the run: the first part of its checkpoint files."""
-    patch_size: PatchShape
-    """What the network sees in training, (z, y, x) in voxels."""
-    batch_size: BatchSize = 2
-    """Patches per step."""
+    given_patch_size: PatchShape | None = Field(default=None, alias="patch_size")
+    """What the network sees in training, (z, y, x) in voxels; when null, the largest patch with which
+    a step fits `memory_gb`, see [planning](planning.md)."""
+    given_batch_size: BatchSize | None = Field(default=None, alias="batch_size")
+    """Patches per step; when null, 2, or more where a planned patch covers the volumes."""
+    memory_gb: Literal["auto"] | Annotated[float, Field(gt=0, le=1e6)] = "auto"
+    """GB (10^9 bytes) that a step is planned for; `auto` is 90 % of the CUDA device's memory, or a
+    quarter of the machine's on the CPU, but at most what the network's preset is meant for."""
 
     tr_val_split: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of the patches to train on, 1 for no validation; volumes with a `split` of their own
@@ -126,6 +130,18 @@ class TrainingParams(Section):
     """Threads of torch on the CPU; all cores when null."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """All randomness is a function of this, the step and the sample."""
+
+    @property
+    def patch_size(self) -> PatchShape:
+        """As given, or as planned once the volumes were opened."""
+        assert self.given_patch_size is not None, "not planned yet"
+        return self.given_patch_size
+
+    @property
+    def batch_size(self) -> int:
+        """As given, or as planned once the volumes were opened."""
+        assert self.given_batch_size is not None, "not planned yet"
+        return self.given_batch_size
 
 
 class Skip(Section):

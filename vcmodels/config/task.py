@@ -125,6 +125,11 @@ class Task(Section):
     """What `--set` changed, recorded here; the values above already have it."""
 
     @property
+    def heads(self) -> dict[str, int]:
+        """Channels of the logits, by target."""
+        return {name: target.channels for name, target in self.dataset_config.targets.items()}
+
+    @property
     def run_dir(self) -> Path:
         """The folder of the run, absolute."""
         return self._folder("ckpt_out_base", self.tr_params.ckpt_out_base)

@@ -82,7 +82,8 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     Raises:
         VolumeError: an array is missing, damaged, or does not fit the others.
         TaskError: patterns that do not match, a bbox outside its volume, a split that is unknown,
-            a patch size that the network planned for these voxels cannot take.
+            a patch size that the network planned for these voxels cannot take. One that is left
+            out is not checked: see `vcmodels.data.planning`.
     """
     reporter = reporter or Silent()
     found: list[TaskVolume] = []
@@ -96,10 +97,20 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
     _check_alike(found, reporter)
-    _check_patch(task, found[0].spacing)
-    _check_margins(task, found)
-    _say_short(task, found, reporter)
+    if task.tr_params.given_patch_size is not None:
+        check_patch(task, found, reporter)
     return found
+
+
+def check_patch(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
+    """Check the patch size against the volumes.
+
+    Raises:
+        TaskError: as `open_volumes`.
+    """
+    _check_network(task, volumes[0].spacing)
+    _check_margins(task, volumes)
+    _say_short(task, volumes, reporter)
 
 
 def say_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
@@ -276,7 +287,7 @@ def _say_short(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) ->
         )
 
 
-def _check_patch(task: Task, spacing: tuple[float, float, float]) -> None:
+def _check_network(task: Task, spacing: tuple[float, float, float]) -> None:
     """The network's levels follow from the voxel size, so this waits until that is known."""
     try:
         task.model.check_patch(task.tr_params.patch_size, spacing)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from vcmodels.geometry.boxes import Shape
+from vcmodels.models.memory import StepMemory
 from vcmodels.models.topology import Spacing
 from vcmodels.section import Section
 
@@ -32,19 +33,7 @@ class NetworkSummary:
     """What a network is and costs, without its weights."""
 
     rows: tuple[LevelSummary, ...]
-    parameters: int
-    activation_elements: int
-    """Values that one patch of one batch slot keeps for the backward pass."""
-
-    def training_bytes(self, batch_size: int, bytes_per_value: int = 2) -> int:
-        """Estimated peak of a training step: activations, and weights with AdamW's moments.
-
-        Args:
-            batch_size: patches per step.
-            bytes_per_value: 2 under bf16 or fp16 autocast, 4 without.
-        """
-        # float32: the weight, its gradient, and the two moments of AdamW.
-        return batch_size * self.activation_elements * bytes_per_value + 16 * self.parameters
+    memory: StepMemory
 
 
 class Model(Section):
@@ -61,6 +50,21 @@ class Model(Section):
 
         Raises:
             ValueError: naming the axis, what was found and the nearest good values.
+        """
+
+    @property
+    @abstractmethod
+    def memory_target_gb(self) -> float:
+        """Memory that it is meant to be trained with; the planner takes no more unasked."""
+
+    @abstractmethod
+    def estimate(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> StepMemory:
+        """What training needs, in closed form: no network is built.
+
+        Raises:
+            ValueError: as `check_patch`.
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vcmodels.geometry.boxes import Shape
 from vcmodels.models.base import LevelSummary, Model, NetworkSummary, Outputs
 from vcmodels.models.blocks import ConvBlock, ResidualBlock, initialise
+from vcmodels.models.memory import StepMemory, step_memory
 from vcmodels.models.topology import (
     Level,
     Spacing,
@@ -25,12 +26,21 @@ from vcmodels.models.topology import (
 Features = Annotated[int, Field(ge=1, le=4096)]
 Repeats = Annotated[int, Field(ge=1, le=32)]
 
+MEMORY_TARGETS_GB = {"S": 8.0, "M": 8.0, "L": 24.0}
+"""nnU-Net's, for its default plan, ResEnc M and ResEnc L."""
+RESENC_BLOCKS = (1, 3, 4, 6)
+"""The deeper levels have as many as the last."""
+
 
 class ResidualUNet(Model):
     """A residual U-Net with squeeze-and-excitation; levels are planned from patch and spacing."""
 
     name: Literal["residual_unet"] = "residual_unet"
     """Which network."""
+    preset: Literal["S", "M", "L"] = "S"
+    """How deep, and for how much memory a patch is planned: S one block per level, 8 GB; M the
+    encoder of nnU-Net's ResEnc, 8 GB; L the same, 24 GB. The keys below, and `tr_params.memory_gb`,
+    have the last word."""
     f_maps: Annotated[tuple[Features, ...], Field(min_length=2)] | None = None
     """Features per level, full resolution first; `base_features` doubled per level when left out."""
     num_levels: Annotated[int, Field(ge=2, le=12)] | None = None
@@ -39,8 +49,11 @@ class ResidualUNet(Model):
     """Features of the first level where `f_maps` is left out."""
     max_features: Features = 320
     """Cap of the doubling where `f_maps` is left out."""
-    blocks_per_level: Repeats | tuple[Repeats, ...] = 1
-    """Residual blocks per level of the encoder: one number, or one per level."""
+    blocks_per_level: Repeats | tuple[Repeats, ...] | Literal["resenc"] = Field(
+        default_factory=lambda given: 1 if given.get("preset", "S") == "S" else "resenc"
+    )
+    """Residual blocks per level of the encoder: one number, one per level, or `resenc` (1, 3, 4, 6,
+    6, ...); `resenc` when left out with preset M or L."""
     squeeze_excitation: bool = True
     """Gate every residual block by the statistics of its patch."""
     decoder: Literal["separate", "shared"] = "separate"
@@ -85,6 +98,8 @@ class ResidualUNet(Model):
         Raises:
             ValueError: `blocks_per_level` lists another number of levels.
         """
+        if self.blocks_per_level == "resenc":
+            return (*RESENC_BLOCKS, *RESENC_BLOCKS[-1:] * levels)[:levels]
         if isinstance(self.blocks_per_level, int):
             return (self.blocks_per_level,) * levels
         if len(self.blocks_per_level) != levels:
@@ -118,25 +133,32 @@ class ResidualUNet(Model):
             rows += [_summarise(f"{name} {i}", topology.levels[i], part) for i, part in upward]
         for name, head in network.heads.items():
             rows.append(_summarise(f"{name} head", topology.levels[0], head, heads[name]))
-        return NetworkSummary(
-            rows=tuple(rows),
-            parameters=sum(row.parameters for row in rows),
-            activation_elements=self._activation_elements(in_channels, heads, topology),
+        return NetworkSummary(tuple(rows), self.estimate(in_channels, heads, patch, spacing))
+
+    @property
+    def memory_target_gb(self) -> float:
+        return MEMORY_TARGETS_GB[self.preset]
+
+    def estimate(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> StepMemory:
+        topology = self.plan(patch, spacing)
+        levels = len(topology.levels)
+        return step_memory(
+            topology,
+            self.blocks(levels),
+            self.decoder_blocks,
+            in_channels,
+            heads,
+            is_shared=self.decoder == "shared",
+            squeeze_excitation=self.squeeze_excitation,
+            supervised=self.supervised(levels),
         )
 
-    def _activation_elements(
-        self, in_channels: int, heads: Mapping[str, int], topology: Topology
-    ) -> int:
-        """What autograd keeps of one patch: every convolution's input and, for its norm, its output."""
-        levels = topology.levels
-        voxels = [level.shape[0] * level.shape[1] * level.shape[2] for level in levels]
-        total = voxels[0] * (in_channels + sum(heads.values()))
-        for level, n, blocks in zip(levels, voxels, self.blocks(len(levels)), strict=True):
-            total += 4 * blocks * level.features * n
-        decoders = len(heads) if self.decoder == "separate" else 1
-        for level, n in zip(levels[:-1], voxels[:-1], strict=True):
-            total += decoders * (2 + 2 * self.decoder_blocks) * level.features * n
-        return total
+    def supervised(self, levels: int) -> int:
+        """Of so many levels, those that have logits in training."""
+        # The two deepest levels see too little detail to be worth a loss (nnU-Net weighs them 0).
+        return max(levels - 2, 1) if self.deep_supervision else 1
 
 
 def _summarise(name: str, level: Level, part: nn.Module, features: int = 0) -> LevelSummary:
@@ -167,8 +189,7 @@ class ResidualUNetNetwork(nn.Module):
         self.decoders = nn.ModuleDict(
             {name: Decoder(levels, config.decoder_blocks) for name in names}
         )
-        # The two deepest levels see too little detail to be worth a loss (nnU-Net weighs them 0).
-        supervised = max(len(levels) - 2, 1) if config.deep_supervision else 1
+        supervised = config.supervised(len(levels))
         self.heads = nn.ModuleDict(
             {
                 name: nn.ModuleList(head(level.features, channels) for level in levels[:supervised])

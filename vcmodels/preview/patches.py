@@ -12,7 +12,7 @@ from vcmodels.data.dataset import PatchDataset, Place
 from vcmodels.data.loader import finish_batch
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.patch_cache import load_or_find_patches
-from vcmodels.data.volumes import open_volumes
+from vcmodels.data.planning import open_planned, recorded_task
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Reporter
 from vcmodels.targets import AnyTarget
@@ -46,10 +46,10 @@ class PatchSource:
     """
 
     def __init__(self, task: Task, seed: int, reporter: Reporter) -> None:
+        task, self.volumes = open_planned(task, reporter, recorded_task(task))
         # The same place with and without a transform.
         still = task.tr_params.model_copy(update={"patch_jitter": False})
         self.task, self.seed = task.model_copy(update={"tr_params": still}), seed
-        self.volumes = open_volumes(task, reporter)
         self.regions = [volume.region for volume in self.volumes]
         self.rows = load_or_find_patches(task, self.volumes, reporter).rows
         self.normalization = fit_normalization(task, self.volumes, self.regions)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
+from vcmodels.config.fill import fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError
 from vcmodels.volumes.files import sweep_temporaries, write_atomic
 
@@ -27,7 +28,7 @@ MAY_CHANGE = (
         for key in (
             "max_epoch", "max_minutes", "num_dataloader_workers", "tensorboard_log_dir", "device",
             "ckpt_out_base", "keep_checkpoints", "save_every", "threads", "compile",
-            "checkpoint_path", "load_weights_only",
+            "checkpoint_path", "load_weights_only", "memory_gb",
         )
     ),
 )  # fmt: skip
@@ -140,7 +141,12 @@ class RunFolder:
                 )
             return None
         checkpoint = load_checkpoint(self.last)
-        changed = changed_keys(_resolved(checkpoint.state["task"]), self.task.to_json())
+        before, now = resolved_task(checkpoint), self.task
+        if before is not None:  # what is left out now is taken from it
+            sizes = before.tr_params
+            now = fill_sizes(now, sizes.given_patch_size, sizes.given_batch_size)
+        old = checkpoint.state["task"] if before is None else before.to_json()
+        changed = changed_keys(old, now.to_json())
         if changed:
             listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
             raise TaskError(
@@ -167,12 +173,12 @@ class RunFolder:
             numbered[epoch].unlink()
 
 
-def _resolved(task: dict[str, Any]) -> dict[str, Any]:
-    """The task of a checkpoint, with the defaults of keys that are newer than it."""
+def resolved_task(checkpoint: Checkpoint) -> Task | None:
+    """The task of a checkpoint, with the defaults of newer keys; None if it has keys that are gone."""
     try:
-        return parse_task(task, "the checkpoint")[0].to_json()
-    except TaskError:  # it has keys that are gone; the comparison names them
-        return task
+        return parse_task(checkpoint.state["task"], "the checkpoint")[0]
+    except TaskError:
+        return None
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:

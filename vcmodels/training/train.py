@@ -17,8 +17,9 @@ from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.folds import fold_volumes
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.patch_cache import load_or_find_patches
+from vcmodels.data.planning import open_planned
 from vcmodels.data.split import Split, load_or_split
-from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
+from vcmodels.data.volumes import TaskVolume, say_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.reporting import Reporter
@@ -29,7 +30,7 @@ from vcmodels.training.counters import Counters
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
-from vcmodels.training.run_folder import RunFolder
+from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.volumes import expand_location
 
 COMPILE_REPAYS_AFTER_STEPS = 300
@@ -60,22 +61,23 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device, "tr_params.device")
     events, _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
-    volumes = fold_volumes(task, open_volumes(task, reporter), reporter)
-    refuse_too_large(task, volumes, device)
-    say_missing(volumes, reporter)
     with StopSignals() as stop, RunFolder(task) as run:
         resumed = None if restart else run.newest_checkpoint()
         if resumed is not None and resumed.state["epoch"] >= settings.max_epoch:
             reporter.say(f"{run.path}: already complete ({settings.max_epoch} epochs)")
             return 0
 
+        given = given_checkpoint(task) if resumed is None else None
+        source = resumed or given
+        task, volumes = open_planned(task, reporter, source and resolved_task(source))
+        run.task, settings = task, task.tr_params
+        volumes = fold_volumes(task, volumes, reporter)
+        refuse_too_large(task, volumes, device)
+        say_missing(volumes, reporter)
         first = volumes[0]
         torch.manual_seed(settings.seed)
-        network = task.model.build(
-            first.channels, heads_of(task), settings.patch_size, first.spacing
-        )
+        network = task.model.build(first.channels, task.heads, settings.patch_size, first.spacing)
         learner = Learner(network, task, settings.max_epoch * settings.max_steps_per_epoch, device)
-        given = given_checkpoint(task) if resumed is None else None
         counters = start(learner, resumed, given, reporter)  # all that may be refused is above
         if restart and (aside := run.move_aside()) is not None:
             reporter.say(f"moved the earlier run to {aside}")
@@ -85,7 +87,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         patches = load_or_find_patches(task, volumes, reporter)
         split = load_or_split(task, volumes, patches, reporter)
         reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
-        if (source := resumed or given) is not None:  # the weights are used to these intensities
+        if source is not None:  # the weights are used to these intensities
             normalization = Normalization.from_dict(source.state["normalization"])
         else:
             normalization = fit_normalization(task, volumes, split.train_regions)
@@ -112,17 +114,12 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             board.close()
 
 
-def heads_of(task: Task) -> dict[str, int]:
-    """Channels of the logits, by target."""
-    return {name: target.channels for name, target in task.dataset_config.targets.items()}
-
-
 def lasting_facts(task: Task, first: TaskVolume, learner: Learner) -> dict[str, Any]:
     """What every checkpoint of the run holds, besides its state, normalisation and split."""
     return {
         "schema": SCHEMA,
         "task": task.to_json(),
-        "heads": heads_of(task),
+        "heads": task.heads,
         "in_channels": first.channels,
         "patch_size": list(task.tr_params.patch_size),
         "spacing": list(first.spacing),
@@ -138,11 +135,9 @@ def refuse_too_large(task: Task, volumes: list[TaskVolume], device: torch.device
     """
     settings = task.tr_params
     first = volumes[0]
-    summary = task.model.describe(
-        first.channels, heads_of(task), settings.patch_size, first.spacing
-    )
+    memory = task.model.estimate(first.channels, task.heads, settings.patch_size, first.spacing)
     value = 4 if choose_amp(settings.amp, device) is None else 2
-    needed, there = summary.training_bytes(settings.batch_size, value), memory_bytes(device)
+    needed, there = memory.step_bytes(settings.batch_size, value), memory_bytes(device)
     if needed > ESTIMATE_SLACK * there:
         raise TaskError(
             "tr_params.batch_size",
