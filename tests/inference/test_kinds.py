@@ -157,11 +157,11 @@ def test_a_missing_channel_is_refused(place):
         run_inference(make_task(place, input_path=str(place / "in.zarr/ct")))
 
 
-def test_a_damaged_chunk_is_named_and_nothing_of_its_slab_is_written(place):
+def test_a_damaged_chunk_is_named_and_nothing_is_written_that_depends_on_it(place):
     task = make_task(place)
     save(place, task)
     chunk = place / "in.zarr/ct/2/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-5])
     with pytest.raises(RunError, match=r"ct.*chunk \(2, 0, 0\)"):
         run_inference(task)
-    assert not list((place / "out/net.zarr/sheet/0").glob("1/*"))
+    assert not (place / "out/net.zarr/sheet/0/1/0/0").exists()

@@ -1,5 +1,6 @@
 import itertools
 import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ class PatchPosition(nn.Module):
 class Dying(PatchPosition):
     def forward(self, image, targets):
         if image.max() > 1:
-            raise RuntimeError("as a bug would")
+            os._exit(1)
         return super().forward(image, targets)
 
 

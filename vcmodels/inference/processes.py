@@ -65,13 +65,20 @@ def predict_on(
     ):
         ends = _watch(workers, messages, advance, should_stop)
     reports = [end for end in ends if isinstance(end, InferenceReport)]
-    for number, end in enumerate(ends):
-        if not isinstance(end, InferenceReport):
-            raise end or RunError(
-                f"worker {number} on device {devices[number]}",
-                f"ended with code {workers[number].exitcode}",
-                "the others have finished what they could; the same command continues",
-            )
+    errors = [
+        end
+        or RunError(
+            f"worker {number} on device {devices[number]}",
+            f"ended with code {workers[number].exitcode}",
+            "the others have finished what they could; the same command continues",
+        )
+        for number, end in enumerate(ends)
+        if not isinstance(end, InferenceReport)
+    ]
+    for error in errors[1:]:
+        reporter.say(f"error: {error}")
+    if errors:
+        raise errors[0]
     return InferenceReport(
         job.root,
         places,

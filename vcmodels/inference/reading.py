@@ -2,7 +2,8 @@
 
 The input of a unit is cut into tiles of whole chunks, as wide as the unit. A tile is read when the
 first patch needs it and dropped when the last patch that needs it has been handed out; patches are
-copied from the tiles that are held.
+copied from the tiles that are held. A tile that cannot be read is read once more chunk by chunk, and
+only patches that touch a chunk that fails again fail with it.
 """
 
 from bisect import bisect_right
@@ -13,10 +14,14 @@ from threading import Lock
 import numpy as np
 
 from vcmodels.data.statistics import check_finite
+from vcmodels.errors import RunError
 from vcmodels.geometry.blocks import BoxSet, Index, PatchGrid, aligned, tiles
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.inference.failures import PlaceError
 from vcmodels.inference.units import Unit, tile_shape
 from vcmodels.volumes import Volume
+from vcmodels.volumes.backend import remote_errors
+from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.padding import source_indices
 
 Normalize = Callable[[np.ndarray], np.ndarray]
@@ -39,15 +44,24 @@ class RollingInput:
         self.tile = tile_shape(volume)
         self._lock = Lock()
         self._tiles: dict[tuple[int, int], Future[np.ndarray]] = {}
+        self._damaged: dict[Box, RunError] = {}
 
     def patch(self, box: Box) -> np.ndarray:
-        """(C, *box.shape) of the stored dtype; what lies past the volume's end is reflected."""
+        """(C, *box.shape) of the stored dtype; what lies past the volume's end is reflected.
+
+        Raises:
+            PlaceError: a chunk is damaged, or a value in it is not finite.
+            RunError: a server does not answer.
+        """
         inside = box.intersect(self.volume.box)
         out = np.empty((self.volume.channels, *inside.shape), self.volume.dtype)
         for tile in self._touched(inside):
             held, whole = self._load(tile), self._box(tile)
             part = whole.intersect(inside)
             out[(slice(None), *part.slices(inside))] = held[(slice(None), *part.slices(whole))]
+        for chunk, error in list(self._damaged.items()):
+            if chunk.intersect(inside).voxels:
+                raise PlaceError(error.subject, error.found, error.remedy) from error
         return out if inside == box else _reflected(out, inside, box)
 
     def drop_before(self, z: int, y: int, following: int) -> None:
@@ -91,6 +105,26 @@ class RollingInput:
         return future.result()
 
     def _read(self, box: Box) -> np.ndarray:
+        """The voxels of a tile, with zeros in chunks that fail twice: those are noted."""
+        try:
+            return self._read_whole(box)
+        except RunError as error:
+            self._require_answer(error)
+        out = np.zeros((self.volume.channels, *box.shape), self.volume.dtype)
+        for chunk in tiles(box, self.volume.chunks):
+            try:
+                out[(slice(None), *chunk.slices(box))] = self._read_whole(chunk)
+            except RunError as error:
+                self._require_answer(error)
+                self._damaged[chunk] = error
+        return out
+
+    def _require_answer(self, error: RunError) -> None:
+        """Raise what is no matter of a single chunk: a server that several tries did not reach."""
+        if is_remote(self.volume.location) and isinstance(error.__cause__, remote_errors()):
+            raise error
+
+    def _read_whole(self, box: Box) -> np.ndarray:
         voxels = self.volume.read(box)
         check_finite(voxels, box, self.volume.location)
         self.seen(voxels, box)
@@ -171,7 +205,8 @@ class UnitInput:
         The patches must be asked for in order, or a few of them at once.
 
         Raises:
-            RunError: a chunk is damaged, or a value is not finite.
+            PlaceError: a chunk is damaged, or a value is not finite.
+            RunError: a server does not answer.
         """
         box = Box(self.grid.origin(index), self.grid.patch)
         parts = [array.patch(box) for array in self.arrays]

@@ -9,6 +9,7 @@ from vcmodels.checkpoint import Predictor, build_predictor, load_checkpoint
 from vcmodels.config import Task
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.inference.estimate import Estimate, estimate
+from vcmodels.inference.failures import Failures
 from vcmodels.inference.holding import Hold, setting_up, working_on
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
@@ -67,7 +68,8 @@ def run_inference(
 
     Raises:
         RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
-        RunError: a failure on the way; the same command continues.
+        RunError: a failure on the way; the same command continues. Places that cannot be predicted
+            are left out and named at the end, when all others are.
     """
     return predict(
         task,
@@ -122,8 +124,11 @@ def predict(
         if outputs is None:
             return InferenceReport(job.root, places, was_complete=True)
         job = _warm_up(job, Journal(job.root), part)
-        count, is_through = _predict(job, outputs, reporter, should_stop)
+        failures = Failures(reporter.say)
+        count, is_through = _predict(job, outputs, failures, reporter, should_stop)
         is_complete = is_through and _complete(job, hold)
+    if is_through and (error := failures.error(job.root)):
+        raise error
     seconds = time.monotonic() - begun
     return InferenceReport(job.root, places, count, seconds, is_through, is_complete)
 
@@ -164,10 +169,11 @@ def _begin(
 def _predict(
     job: Job,
     outputs: dict[str, Output],
+    failures: Failures,
     reporter: Reporter,
     should_stop: Callable[[], bool],
 ) -> tuple[int, bool]:
-    """Predict what is left of this worker's units; returns how many patches, and if all is done."""
+    """Predict what is left of this worker's units; returns how many patches, and if it got through."""
     journal = Journal(job.root)
     done = journal.done()
     if done:
@@ -176,7 +182,7 @@ def _predict(
     total = sum(unit.count_patches(job.division.grid) for unit in units)
     reporter.say(describe(job, len(units), total))
     with reporter.bar("predict", total) as advance:
-        return predict_units(job, units, outputs, journal.mark, advance, should_stop)
+        return predict_units(job, units, outputs, journal.mark, failures, advance, should_stop)
 
 
 def _warm_up(job: Job, journal: Journal, part: Part) -> Job:

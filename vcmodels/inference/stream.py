@@ -2,7 +2,8 @@
 
 Threads read patches ahead, this thread feeds the network and adds what comes out, one thread
 encodes and writes. Each waits for the next when it is a bounded distance ahead. Units follow each
-other without a gap: a batch may hold the last patches of one and the first of the next.
+other without a gap: a batch may hold the last patches of one and the first of the next. A patch that
+cannot be read or predicted is left out, and the blocks of output that it touches with it.
 """
 
 import time
@@ -16,9 +17,11 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from vcmodels.errors import RunError
 from vcmodels.geometry.blocks import Index
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.blend import Blender, Finished
+from vcmodels.inference.failures import Failures, PlaceError
 from vcmodels.inference.forward import channel_sums
 from vcmodels.inference.job import Job
 from vcmodels.inference.reading import UnitInput
@@ -37,20 +40,29 @@ class Patch:
     unit: "UnitWork"
     index: Index
     image: np.ndarray | None
-    """(C, Z, Y, X) float32; None where it is all background."""
+    """(C, Z, Y, X) float32; None where it is all background, or could not be read."""
+    failure: PlaceError | None = None
+    """Why it could not be read."""
+
+    @property
+    def box(self) -> Box:
+        """Where it lies."""
+        grid = self.unit.job.division.grid
+        return Box(grid.origin(self.index), grid.patch)
 
 
 def predict_units(
     job: Job,
     units: Iterable[Unit],
     outputs: Mapping[str, Output],
-    mark: Callable[[Box], None],
+    mark: Callable[..., None],
+    failures: Failures,
     advance: Advance,
     should_stop: Callable[[], bool],
 ) -> tuple[int, bool]:
-    """Predict units; returns how many patches, and whether all of them are done.
+    """Predict units; returns how many patches, and whether it came to the end of them.
 
-    What is written of a unit is a pure function of the job and the unit: it does not depend on the
+    What cannot be predicted is in `failures` then; all else is written. What is written of a unit is a pure function of the job and the unit: it does not depend on the
     others, nor on their order.
     """
     shares = Shares()
@@ -58,7 +70,7 @@ def predict_units(
     with _reading_threads(job.threads) as pool, Background(WAITING_ROWS - 1) as writer:
         sink = Sink(writer, shares)
         current: UnitWork | None = None
-        works = (UnitWork(job, unit, outputs, mark) for unit in units)
+        works = (UnitWork(job, unit, outputs, mark, failures) for unit in units)
         ahead = 2 * job.forward.batch + job.threads
         for batch in batches(shares.timed(read_ahead(works, pool, ahead)), job.forward.batch):
             values = _predict(job, batch, sink)
@@ -66,8 +78,12 @@ def predict_units(
                 if current is not None and patch.unit is not current:
                     current.finish(sink)
                 current = patch.unit
-                if patch.image is not None:
-                    current.add(patch.index, next(values), sink)
+                value = patch.failure if patch.image is None else next(values)
+                if isinstance(value, PlaceError):
+                    sink.leave_out(patch, value)
+                elif value is not None:
+                    current.add(patch.index, value, sink)
+                    failures.worked()
                     predicted += 1
             advance(len(batch), str(shares))
             if should_stop():
@@ -79,32 +95,64 @@ def predict_units(
     return predicted, True
 
 
-def _predict(job: Job, batch: list[Patch], sink: "Sink") -> Iterator[list[Tensor]]:
-    """The averageable values, by target, of each patch of a batch that is not background."""
-    images = [patch.image for patch in batch if patch.image is not None]
-    if not images:
+def _predict(job: Job, batch: list[Patch], sink: "Sink") -> Iterator[list[Tensor] | PlaceError]:
+    """The averageable values of each patch that holds an image, or why there are none.
+
+    Patches of a batch that fails are tried once more, each alone.
+    """
+    patches = [patch for patch in batch if patch.image is not None]
+    if not patches:
         return
+    try:
+        yield from _forward(job, patches, sink)
+    except RuntimeError:  # what torch raises
+        for patch in patches:
+            try:
+                yield from _forward(job, [patch], sink)
+            except RuntimeError as error:
+                found = f"the network failed ({' '.join(str(error).split())[:200]})"
+                yield PlaceError(f"patch at (z, y, x) = {patch.box.origin}", found)
+
+
+def _forward(job: Job, patches: list[Patch], sink: "Sink") -> list[list[Tensor]]:
+    """The averageable values, by target, of each patch."""
+    images = [patch.image for patch in patches if patch.image is not None]
     values = job.forward(images[0][None] if len(images) == 1 else np.stack(images))
-    grid = job.division.grid
-    origins = tuple(grid.origin(patch.index) for patch in batch if patch.image is not None)
-    sink.checks.append(Check(origins, channel_sums(values)))
-    for position in range(len(images)):
-        yield [value[position] for value in values.values()]
+    places = tuple((patch.unit.output, patch.box) for patch in patches)
+    sink.checks.append(Check(places, channel_sums(values)))
+    return [[value[n] for value in values.values()] for n in range(len(patches))]
 
 
 class UnitWork:
     """A unit that is being predicted."""
 
     def __init__(
-        self, job: Job, unit: Unit, outputs: Mapping[str, Output], mark: Callable[[Box], None]
+        self,
+        job: Job,
+        unit: Unit,
+        outputs: Mapping[str, Output],
+        mark: Callable[..., None],
+        failures: Failures,
     ) -> None:
         grid = job.division.grid
         self.job, self.unit = job, unit
         self.indices = unit.patches(grid)
         self.input = UnitInput(job.inputs, grid, unit, job.normalize, job.below)
         block = job.division.block
-        self.output = UnitOutput(unit, outputs, block, self.input.wanted, job.mask, mark)
+        wanted = self.input.wanted
+        self.output = UnitOutput(unit, outputs, block, wanted, job.mask, mark, failures)
         self._blender: Blender | None = None
+
+    def read(self, index: Index) -> Patch:
+        """Read a patch.
+
+        Raises:
+            RunError: a server does not answer.
+        """
+        try:
+            return Patch(self, index, self.input.patch(index))
+        except PlaceError as error:
+            return Patch(self, index, None, error)
 
     @property
     def blender(self) -> Blender:
@@ -141,6 +189,10 @@ class Sink:
         self.submit(partial(output.take, *finished, self.checks))
         self.checks = []
 
+    def leave_out(self, patch: Patch, reason: RunError) -> None:
+        """Say that a patch has no values, before anything that follows it is handed on."""
+        self.submit(partial(patch.unit.output.leave_out, patch.box, reason))
+
     def submit(self, task: Callable[[], None]) -> None:
         with self.shares.waiting("writer"):
             self.writer.submit(task)
@@ -156,28 +208,27 @@ def read_ahead(
         pool: the threads that read; None reads in the calling thread.
         ahead: how many patches are kept ready.
     """
-    waiting: deque[tuple[UnitWork, Index, Future[np.ndarray | None]]] = deque()
+    waiting: deque[Future[Patch]] = deque()
 
     def next_one() -> Patch:
-        work, index, future = waiting.popleft()
-        image = future.result()
-        work.input.drop_before(index)  # all that is still waiting begins here or later
-        return Patch(work, index, image)
+        patch = waiting.popleft().result()
+        patch.unit.input.drop_before(patch.index)  # all that still waits begins here or later
+        return patch
 
     try:
         for work in works:
             for index in work.indices:
                 if pool is None:
                     work.input.drop_before(index)
-                    yield Patch(work, index, work.input.patch(index))
+                    yield work.read(index)
                     continue
-                waiting.append((work, index, pool.submit(work.input.patch, index)))
+                waiting.append(pool.submit(work.read, index))
                 if len(waiting) > ahead:
                     yield next_one()
         while waiting:
             yield next_one()
     finally:
-        for _, _, future in waiting:
+        for future in waiting:
             future.cancel()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from vcmodels.errors import RunError
 from vcmodels.geometry.blocks import BoxSet, slabs, tiles
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.inference.failures import Failures, PlaceError
 from vcmodels.inference.skipping import Mask
 from vcmodels.inference.units import Unit
 from vcmodels.targets import AnyTarget
@@ -41,24 +42,20 @@ class Output:
 class Check:
     """The sums over the values of some patches, to find one that is not finite."""
 
-    origins: tuple[Shape, ...]
+    patches: "tuple[tuple[UnitOutput, Box], ...]"
     sums: Tensor
     """(targets, patches)."""
 
-    def require_finite(self, targets: tuple[str, ...]) -> None:
-        """Raise for the first patch with NaN or infinity.
-
-        Raises:
-            RunError: naming the patch and the target.
-        """
-        bad = (~torch.isfinite(self.sums)).nonzero().tolist()
-        if bad:
-            target, patch = bad[0]
-            raise RunError(
-                f"patch at (z, y, x) = {self.origins[patch]}",
-                f'the network gave NaN or infinity for target "{targets[target]}"',
+    def leave_out(self) -> None:
+        """Leave out what a patch with NaN or infinity touches."""
+        for target, patch in (~torch.isfinite(self.sums)).nonzero().tolist():
+            output, box = self.patches[patch]
+            reason = PlaceError(
+                f"patch at (z, y, x) = {box.origin}",
+                f'the network gave NaN or infinity for target "{list(output.outputs)[target]}"',
                 'check the input there, or use "amp": "off" or another checkpoint',
             )
+            output.leave_out(box, reason)
 
 
 class UnitOutput:
@@ -75,7 +72,8 @@ class UnitOutput:
         block: shape of a block.
         wanted: the parts of a box that get a prediction.
         mask: where else there is none; None: nowhere.
-        mark: called with the box of a layer once it is written.
+        mark: called with the box of a layer once it is written, or the blocks of it that are.
+        failures: told what is left out.
     """
 
     def __init__(
@@ -85,10 +83,13 @@ class UnitOutput:
         block: Shape,
         wanted: Callable[[Box], BoxSet],
         mask: Mask | None,
-        mark: Callable[[Box], None],
+        mark: Callable[..., None],
+        failures: Failures,
     ) -> None:
-        self.unit, self.outputs = unit, outputs
+        self.unit, self.outputs, self.block = unit, outputs, block
         self.wanted, self.mask, self.mark = wanted, mask, mark
+        self.failures = failures
+        self._left_out: set[Box] = set()
         depth = next(d for d in range(ENCODED_DEPTH, 0, -1) if block[0] % d == 0)
         self._brick = (*block[:2], unit.box.end[2])
         self._piece = (depth, *block[1:])
@@ -105,19 +106,36 @@ class UnitOutput:
             checks: of the patches that were added since the last call.
 
         Raises:
-            RunError: a patch was not finite, or the disk is full.
+            RunError: the disk is full.
         """
         for check in checks:
-            check.require_finite(tuple(self.outputs))
+            check.leave_out()
         for piece in tiles(box, self._piece):
             wanted = self.wanted(piece)
             if len(wanted):
                 self._encode(piece, blended[(slice(None), *piece.slices(box))], wanted)
         self._write_until(box.origin[0], box.end)
 
+    def leave_out(self, patch: Box, reason: RunError) -> None:
+        """Neither write nor mark the blocks that a patch touches, which cannot be predicted."""
+        blocks = {
+            block.intersect(self.unit.box)
+            for block in tiles(patch.intersect(self.unit.core), self.block, whole=True)
+        }
+        self._left_out |= blocks
+        self.failures.add(reason, blocks)
+
     def finish(self) -> None:
         """Write and mark all that is left."""
         self._write_until(self.unit.box.end[0], self.unit.box.end)
+
+    def _sound(self, box: Box) -> list[Box]:
+        """What of a box of whole blocks is not left out: the box, or single blocks."""
+        if not self._left_out:
+            return [box]
+        blocks = [block.intersect(box) for block in tiles(box, self.block, whole=True)]
+        kept = [block for block in blocks if block not in self._left_out]
+        return [box] if len(kept) == len(blocks) else kept
 
     def _encode(self, piece: Box, blended: Tensor, wanted: BoxSet) -> None:
         """Encode a piece of one block, and keep what is wanted of it."""
@@ -149,13 +167,14 @@ class UnitOutput:
             layer = self._layers.popleft()
             for output in self.outputs.values():
                 output.array.sync(layer)
-            self.mark(layer)
+            self.mark(*self._sound(layer))
 
     def _write(self, brick: Box) -> None:
         for name, data in self._bricks.pop(brick).items():
             array = self.outputs[name].array
             try:
-                array.write(brick, data)
+                for part in self._sound(brick):
+                    array.write(part, data[(slice(None), *part.slices(brick))])
             except OSError as error:
                 raise RunError(
                     array.location,
