@@ -26,12 +26,12 @@ class Slow(PatchDataset):
 
     does = ""
 
-    def __getitem__(self, draw):
+    def sample(self, draw, row):
         if draw == 5 and self.does == "hangs":
             time.sleep(60)
         if draw == 5 and self.does == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(draw)
+        return super().sample(draw, row)
 
 
 @pytest.fixture

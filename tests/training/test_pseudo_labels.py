@@ -35,14 +35,14 @@ def batch(weight=None):
 
 def test_a_pseudo_label_pulls_by_its_weight(learner):
     outputs = learner.run(learner.network, batch())
-    _, whole = learner.loss_of(outputs, batch())
-    _, weighted = learner.loss_of(outputs, batch([0.25, 0.25]))
+    _, whole = learner.loss(outputs, batch())
+    _, weighted = learner.loss(outputs, batch([0.25, 0.25]))
     assert weighted["sheet"].item() == pytest.approx(whole["sheet"].item() / 4, rel=1e-6)
     assert weighted["normals"].item() == whole["normals"].item()
     (gradient,) = torch.autograd.grad(weighted["sheet"], outputs["sheet"][0], retain_graph=True)
     (wanted,) = torch.autograd.grad(whole["sheet"], outputs["sheet"][0], retain_graph=True)
     torch.testing.assert_close(gradient, wanted / 4)
-    _, mixed = learner.loss_of(outputs, batch([1.0, 0.0]))
+    _, mixed = learner.loss(outputs, batch([1.0, 0.0]))
     (gradient,) = torch.autograd.grad(mixed["sheet"], outputs["sheet"][0])
     assert torch.equal(gradient[0], wanted[0])
     assert not gradient[1].any()

@@ -325,8 +325,8 @@ def test_a_second_training_on_the_folder_is_refused(sheet_task):
 def test_a_loss_that_is_not_finite_skips_the_step_and_names_the_patch(sheet_task, monkeypatch):
     original = Learner.loss
 
-    def loss(self, network, batch):
-        total, parts = original(self, network, batch)
+    def loss(self, outputs, batch):
+        total, parts = original(self, outputs, batch)
         return total * (float("nan") if self.step == 1 and self.network.training else 1.0), parts
 
     monkeypatch.setattr(Learner, "loss", loss)
@@ -341,8 +341,8 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_names_the_patch(sheet_task
 def test_too_many_bad_steps_end_the_run_and_keep_the_checkpoint(sheet_task, monkeypatch):
     sheet_task["tr_params"] |= {"max_steps_per_epoch": 20, "max_epoch": 1}
     monkeypatch.setattr(
-        Learner, "loss", lambda self, network, batch: (next(network.parameters()).sum() * torch.nan, {})
-    )  # fmt: skip
+        Learner, "loss", lambda self, *_: (next(self.network.parameters()).sum() * torch.nan, {})
+    )
     with pytest.raises(RunError, match="10 steps in a row"):
         run(sheet_task)
 

@@ -84,6 +84,9 @@ def _sections(schema: Schema) -> Iterator[str]:
     yield _table("An entry of `volume_paths`", entry, schema, about)
     yield _table("`split` as an object", definitions["SplitAttribute"], schema)
     yield _table("`normalization` as an object", definitions["NormalizationConfig"], schema)
+    yield _table("`sampling`", definitions["SamplingConfig"], schema)
+    yield _table("`folds`", definitions["FoldConfig"], schema)
+    yield _table("`skip`", definitions["Skip"], schema)
     yield from _members("targets", dataset["targets"]["additionalProperties"], "kind", schema)
 
 

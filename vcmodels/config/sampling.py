@@ -18,6 +18,9 @@ class SamplingConfig(Section):
     classes: Literal["balanced"] | dict[str, ClassWeight] | None = None
     """How those draws divide among the labelled values: `balanced`, or as {value: weight}. A patch
     is drawn for a value in proportion to its voxels of it."""
+    hard: Fraction = 0.0
+    """Share of all draws that prefers the patches whose last loss was high; `foreground`, `classes`
+    and the weights of volumes hold among those, too."""
     label: str | None = None
     """The label whose values are meant; each volume's `ref_label` when null."""
 

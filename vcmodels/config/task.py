@@ -102,7 +102,8 @@ class DatasetConfig(Section):
     cache_file: Location | None = None
     """Where the patch list is kept; `<run folder>/patches.json` when null."""
     sampling: SamplingConfig | None = None
-    """Draw patches with labels, or with rare classes, more often."""
+    """Draw patches with labels, of rare classes or with a high loss more often, see
+    [patch finding](patch-finding.md)."""
     index_dir: Location | None = None
     """Where label indexes are kept for all tasks and runs; `~/.cache/vcmodels` when null."""
 

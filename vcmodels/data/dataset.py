@@ -17,6 +17,7 @@ from vcmodels.augment import (
 )
 from vcmodels.config import Task
 from vcmodels.data.draw_weights import draw_weights
+from vcmodels.data.hard_order import HardOrder, draws_of_epoch, hard_share
 from vcmodels.data.labels import StoredLabel, empty_crop, shared_labels, widest_margin
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.patches import patch_stride
@@ -60,9 +61,9 @@ class Sample:
 
 
 class PatchDataset(Dataset[Sample]):
-    """Samples by draw number: `dataset[k]` is a pure function of the seed and k.
+    """Samples by draw number: `dataset[k]` is a pure function of the seed, k and its row.
 
-    For training, patches come in random order, shifted and augmented; otherwise row after row, as
+    The row is one of the seed and k, too, unless losses have a say (`HardOrder`). For training, patches come in random order, shifted and augmented; otherwise row after row, as
     they are. No voxel outside of a volume's region is ever read: the image is continued there by
     reflection, and labels do not count.
 
@@ -97,25 +98,33 @@ class PatchDataset(Dataset[Sample]):
         jitter = augment and task.tr_params.patch_jitter
         self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
         self._shifts = QualifyingShifts(task, volumes) if jitter == "qualifying" else None
-        self._order = DrawOrder(seed, draw_weights(task, volumes, rows)) if augment else None
+        self.order = self._make_order(task) if augment else None
         self._labels_of = shared_labels(self.targets)
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def row(self, draw: int) -> int:
+        """The row of the patch list that a draw takes."""
+        return self.order.row(draw) if self.order else draw
+
     def place(self, draw: int) -> Place:
         """Where a draw reads, without reading it."""
-        volume, _, patch = self._patch(draw)
+        volume, _, patch = self._patch(draw, self.row(draw))
         return Place(volume.name, patch.origin)
 
     def __getitem__(self, draw: int) -> Sample:
-        """The sample of a draw, any number from 0 on.
+        """The sample of a draw, any number from 0 on; as `sample`."""
+        return self.sample(draw, self.row(draw))
+
+    def sample(self, draw: int, row: int) -> Sample:
+        """The sample of a draw that takes this row: the same in every process.
 
         Raises:
             RunError: a value that is not finite or not allowed, or a chunk that cannot be read;
                 names volume and place.
         """
-        volume, region, patch = self._patch(draw)
+        volume, region, patch = self._patch(draw, row)
         place = Place(volume.name, patch.origin)
         try:
             transform, patch = self._move(draw, volume.spacing, region, patch)
@@ -133,9 +142,15 @@ class PatchDataset(Dataset[Sample]):
         weights = {n: w if self.augment else 0.0 for n, w in volume.pseudo.items()}
         return Sample(_tensor(image), labels, transform, place, volume.spacing, weights)
 
-    def _patch(self, draw: int) -> tuple[TaskVolume, Box, Box]:
+    def _make_order(self, task: Task) -> DrawOrder | HardOrder:
+        weights = draw_weights(task, self._volumes, self.rows)
+        if share := hard_share(task):
+            return HardOrder(self.seed, weights, share, draws_of_epoch(task))
+        return DrawOrder(self.seed, weights)
+
+    def _patch(self, draw: int, row: int) -> tuple[TaskVolume, Box, Box]:
         """Volume, region and patch of a draw."""
-        number, *origin = self.rows[self._order.row(draw) if self._order else draw].tolist()
+        number, *origin = self.rows[row].tolist()
         region = self._regions[number]
         assert region is not None, "a patch in a volume that this side does not use"
         patch = Box((origin[0], origin[1], origin[2]), self.patch)

@@ -34,38 +34,40 @@ def shuffled(items: Sequence[int], seed: int) -> list[int]:
 
 
 class DrawOrder:
-    """Which row of the patch list each draw takes; every row about once in a cycle of n draws.
+    """Which row of the patch list each draw takes; every row by its share in a cycle of draws.
 
-    With equal weights a cycle is a permutation. Otherwise a row comes floor or ceil of its share
-    n w / sum(w) times (systematic sampling), shuffled.
+    Of n rows with equal weights, a cycle of n draws is a permutation. Otherwise a row comes floor
+    or ceil of its share `length` w / sum(w) times (systematic sampling), shuffled.
 
     Args:
         seed: of the run.
         weights: (n,) one per row, above 0 somewhere.
+        length: draws in a cycle; n when None.
     """
 
-    def __init__(self, seed: int, weights: np.ndarray) -> None:
-        self.seed, self.weights, self.count = seed, weights, len(weights)
+    def __init__(self, seed: int, weights: np.ndarray, length: int | None = None) -> None:
+        self.seed, self.weights, self.length = seed, weights, length or len(weights)
         # Float sums are not exact: equal weights must give each row exactly once.
-        self._cumulative = None if np.ptp(weights) == 0 else np.cumsum(weights) / weights.sum()
+        is_plain = np.ptp(weights) == 0 and self.length == len(weights)
+        self._cumulative = None if is_plain else np.cumsum(weights) / weights.sum()
         self._cycle = lru_cache(maxsize=2)(self._make_cycle)
 
     def row(self, draw: int) -> int:
         """The row of a draw, counted from 0 without end."""
-        cycle, position = divmod(draw, self.count)
+        cycle, position = divmod(draw, self.length)
         return int(self._cycle(cycle)[position])
 
     def _make_cycle(self, cycle: int) -> np.ndarray:
         rng = generator(self.seed, cycle, Stream.ORDER)
         if self._cumulative is None:
-            return rng.permutation(self.count)
-        ticks = (rng.random() + np.arange(self.count)) / self.count
+            return rng.permutation(self.length)
+        ticks = (rng.random() + np.arange(self.length)) / self.length
         rows = np.searchsorted(self._cumulative, ticks, side="right")
-        return rng.permutation(np.minimum(rows, self.count - 1))
+        return rng.permutation(np.minimum(rows, len(self.weights) - 1))
 
-    def __reduce__(self) -> tuple[type, tuple[int, np.ndarray]]:
+    def __reduce__(self) -> tuple[type, tuple[int, np.ndarray, int]]:
         """Pickle what it is made from."""
-        return type(self), (self.seed, self.weights)
+        return type(self), (self.seed, self.weights, self.length)
 
 
 def jittered(box: Box, region: Box, reach: Sequence[int], rng: np.random.Generator) -> Box:

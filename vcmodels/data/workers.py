@@ -50,9 +50,9 @@ class Workers:
             initargs=(pickle.dumps(dataset),),
         )
 
-    def submit(self, draw: int) -> Future[Sample]:
+    def submit(self, draw: int, row: int) -> Future[Sample]:
         with _blocked_signals():  # what a new process inherits
-            return self.pool.submit(_sample, draw)
+            return self.pool.submit(_sample, draw, row)
 
     def stop(self, *, kill: bool = False) -> None:
         """Let the workers go; with `kill`, also those that hang."""
@@ -98,7 +98,8 @@ def read_ahead(
     try:
         workers = _workers_of(dataset, count)
         for draw in draws:
-            waiting.append((draw, workers.submit(draw)))
+            # The row from here: the workers' copy does not know the losses of later epochs.
+            waiting.append((draw, workers.submit(draw, dataset.row(draw))))
             if len(waiting) >= depth:
                 yield waiting[0][1].result(timeout_s)
                 waiting.popleft()
@@ -161,6 +162,6 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _sample(draw: int) -> Sample:
+def _sample(draw: int, row: int) -> Sample:
     assert _dataset is not None, "the worker was not started"
-    return _dataset[draw]
+    return _dataset.sample(draw, row)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vcmodels.checkpoint import load_weights
 from vcmodels.config import Task
+from vcmodels.data.hard_order import hard_share
 from vcmodels.data.loader import Batch
 from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.targets import AnyTarget
@@ -31,6 +32,8 @@ class StepResult:
     """False when the loss or the gradient was not finite; nothing changed then."""
     is_overflow: bool
     """The gradient overflowed in fp16 and the loss was fine: the scaler halves its factor."""
+    sample_losses: Sequence[float] = ()
+    """Of each sample in order; only for `sampling.hard`."""
 
 
 class Learner:
@@ -49,6 +52,7 @@ class Learner:
         self.network = place(network, device)
         self.averaged = copy.deepcopy(self.network).eval() if settings.ema_decay else None
         self.forward: nn.Module = self.network
+        self.measures_samples = hard_share(task) > 0
         weights = {name: target.weight for name, target in self.targets.items()}
         self.balance = LossBalance(weights, settings.loss_balance).to(device)
         self.trained = nn.ModuleList([self.network, self.balance])
@@ -80,13 +84,17 @@ class Learner:
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[str, list[float]] = {}
+        of_samples: list[float] = []
         total = 0.0
         for batch in batches:
-            loss, parts = self.loss(self.forward, batch)
+            outputs = self.run(self.forward, batch)
+            loss, parts = self.loss(outputs, batch)
             self.scaler.scale(loss / len(batches)).backward()
             total += float(loss.detach()) / len(batches)
             for name, part in parts.items():
                 losses.setdefault(name, []).append(float(part.detach()))
+            if self.measures_samples:
+                of_samples += self.sample_losses(outputs, batch)
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.trained.parameters(), settings.gradient_clip))
         is_finite = math.isfinite(total) and math.isfinite(norm)
@@ -105,13 +113,7 @@ class Learner:
         self.scaler.update()
         self.step += 1
         means = {name: sum(values) / len(values) for name, values in losses.items()}
-        return StepResult(means, norm, rate, is_finite, is_overflow)
-
-    def loss(
-        self, network: Callable[[Tensor], Mapping[str, tuple[Tensor, ...]]], batch: Batch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The balanced sum over targets, and each one's own loss where it had valid voxels."""
-        return self.loss_of(self.run(network, batch), batch)
+        return StepResult(means, norm, rate, is_finite, is_overflow, of_samples)
 
     def run(
         self, network: Callable[[Tensor], Mapping[str, tuple[Tensor, ...]]], batch: Batch
@@ -120,10 +122,10 @@ class Learner:
         with autocast(self.device, self.amp):
             return network(batch.image.contiguous(memory_format=torch.channels_last_3d))
 
-    def loss_of(
+    def loss(
         self, outputs: Mapping[str, tuple[Tensor, ...]], batch: Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `loss`, of logits that are there already."""
+        """The balanced sum over targets, and each one's own loss where it had valid voxels."""
         losses = {
             name: supervised_loss(
                 target,
@@ -136,6 +138,31 @@ class Learner:
         }
         parts = {name: loss for name, loss in losses.items() if bool(batch.valid[name].any())}
         return self.balance(losses, parts), parts
+
+    @torch.no_grad()
+    def sample_losses(self, outputs: Mapping[str, tuple[Tensor, ...]], batch: Batch) -> list[float]:
+        """The loss of each sample by itself: the mean over its targets by their fixed weights.
+
+        Targets without a valid voxel in the sample have no say; it is NaN when none has one. Of a
+        mean, not the sum, so that volumes with few labels do not pass for easy ones.
+        """
+        one_by_one = range(len(batch.image))
+        totals = weights = batch.image.new_zeros(len(batch.image))
+        for name, target in self.targets.items():
+            label, valid, factor = batch.labels[name], batch.valid[name], batch.weight.get(name)
+            found = [
+                supervised_loss(
+                    target,
+                    [logits[i : i + 1] for logits in outputs[name]],
+                    label[i : i + 1],
+                    valid[i : i + 1],
+                    None if factor is None else factor[i : i + 1],
+                )
+                for i in one_by_one
+            ]
+            weight = target.weight * valid.flatten(1).any(1)
+            totals, weights = totals + weight * torch.stack(found), weights + weight
+        return (totals / weights).tolist()
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, besides the task."""

@@ -44,8 +44,9 @@ class Loop:
     def save(self, path: Path) -> None:
         """Write the complete state; only the last and the best file keep their previous one."""
         keep = path in (self.run.last, self.run.best)
-        state = {"counters": vars(self.counters), "epoch": self.counters.epoch}
-        save_checkpoint(path, {**self.facts, **self.learner.state(), **state}, keep_previous=keep)
+        counters = {"counters": vars(self.counters), "epoch": self.counters.epoch}
+        state = {**self.learner.state(), **self.feed.state(), **counters}
+        save_checkpoint(path, {**self.facts, **state}, keep_previous=keep)
 
     def train(self) -> int:
         """All epochs that are left; returns the exit code (0, or 128 + signal)."""
@@ -81,6 +82,7 @@ class Loop:
             result = self._step(micro)
             self.stop.defer()  # before, there is nothing to save, and the first step may compile
             self.counters.add(result)
+            self.feed.take_losses(learner.step - 1, result.sample_losses)
             self._watch(result, micro)
             advance(1, " ".join(f"{name} {value:.3f}" for name, value in result.losses.items()))
             self.board.scalars(step_scalars(learner, result), learner.step)
@@ -126,6 +128,7 @@ class Loop:
         if self.must_stop():
             return
         losses = self.counters.end_epoch(self.learner.targets)
+        self.feed.end_epoch()
         is_best = not found.losses or found.loss < self.counters.best
         if found.losses:
             self.counters.best = min(self.counters.best, found.loss)

@@ -105,6 +105,8 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             "class_counts": counts,
         }
         feed = Feed(*datasets(task, volumes, split, normalization), task, device)
+        if continued is not None and continued.state["split"] == facts["split"]:
+            feed.restore(continued.state)
         board = Board(events, learner.step, reporter.say)
         cut_json_lines(run.log, learner.step)
         try:

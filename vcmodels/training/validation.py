@@ -49,7 +49,7 @@ def validate(
     rows: dict[str, list[np.ndarray]] = {name: [] for name in learner.targets}
     for batch in batches:
         outputs = learner.run(network, batch)
-        _, parts = learner.loss_of(outputs, batch)
+        _, parts = learner.loss(outputs, batch)
         for name, part in parts.items():
             losses[name].append(float(part))
         for name, target in learner.targets.items():
