@@ -164,6 +164,8 @@ class Predictor:
     in_channels: int
     sha256: str
     path: Path
+    others: tuple["Predictor", ...] = ()
+    """Further networks of an ensemble, whose predictions are averaged with those of this one."""
 
 
 def build_predictor(checkpoint: Checkpoint) -> Predictor:

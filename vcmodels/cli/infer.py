@@ -18,7 +18,8 @@ def infer(
     task: TaskFile,
     set_: Overrides = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Use this checkpoint; else that of the task or the run.")
+        list[str] | None,
+        typer.Option(help="Use this checkpoint, or several; else that of the task or the run."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier result at the output first.")

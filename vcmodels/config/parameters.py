@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from vcmodels.augment import ImageInterpolation
+from vcmodels.config.averaging import EnsembleParams, Tta
 from vcmodels.config.sampling import FoldConfig
 from vcmodels.config.values import (
     Amp,
@@ -187,8 +188,15 @@ class InferenceParams(Section):
     """Voxels in a file of the output: whole numbers of chunks along each axis; null for a file each.
     Needs `output_zarr_format` 3."""
 
-    checkpoint_path: Location | None = None
-    """The trained network; the best of the run folder when null."""
+    checkpoint_path: Locations | None = None
+    """The trained network; the best of the run folder when null. Several are an ensemble, of which
+    the mean is written."""
+    ensemble: EnsembleParams = EnsembleParams()
+    """How several checkpoints are averaged."""
+    tta: Tta | None = None
+    """Test-time augmentation: also predict each patch mirrored and turned, and write the mean."""
+    uncertainty: bool = False
+    """Also write `<target>_uncertainty`: how far views and checkpoints lie apart."""
     patch_size: PatchShape | None = None
     """(z, y, x) in voxels; that of the training when null."""
     overlap: Overlap = 0.25

@@ -1,7 +1,8 @@
 """The task, the checkpoint and the input checked against each other, before anything is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
@@ -48,14 +49,20 @@ def choose_targets(task: Task, predictor: Predictor) -> dict[str, AnyTarget]:
 
 
 def _require_same(name: str, trained: AnyTarget, target: AnyTarget) -> None:
-    before, now = trained.model_dump(), target.model_dump()
+    for key, before, now in trained_differences(trained, target):
+        raise TaskError(
+            f"dataset_config.targets.{name}.{key}",
+            f"is {now!r}, the checkpoint was trained with {before!r}",
+            "restore it, or use another checkpoint",
+        )
+
+
+def trained_differences(trained: AnyTarget, other: AnyTarget) -> Iterator[tuple[str, Any, Any]]:
+    """Keys, with both values, by which two targets differ in what their logits mean."""
+    before, now = trained.model_dump(), other.model_dump()
     for key in sorted(before.keys() | now.keys()):
         if key not in _TRAINING_ONLY and before.get(key) != now.get(key):
-            raise TaskError(
-                f"dataset_config.targets.{name}.{key}",
-                f"is {now.get(key)!r}, the checkpoint was trained with {before.get(key)!r}",
-                "restore it, or use another checkpoint",
-            )
+            yield key, before.get(key), now.get(key)
 
 
 def open_inputs(task: Task, predictor: Predictor, say: Callable[[str], None]) -> tuple[Volume, ...]:

@@ -16,6 +16,8 @@ class Estimate:
     """The plan of a run."""
 
     patches: int
+    passes: int
+    """Of a network, for each patch: views times networks."""
     skipped: int
     """Patches of which no input is stored; 0 where they are too many to count."""
     repeated: int
@@ -35,8 +37,10 @@ class Estimate:
     def lines(self) -> list[str]:
         """For people."""
         share = self.repeated / self.patches if self.patches else 0
+        forwards = [f"forwards  {self.patches * self.passes}, {self.passes} for each patch"]
         return [
             f"patches   {self.patches} ({self.skipped} skipped, {share:.1%} predicted twice)",
+            *(forwards if self.passes > 1 else []),
             f"units     {self.units}, columns of {self.column[0]} x {self.column[1]} voxels (y, x)",
             f"reads     {self.bytes_read / 1e9:.3f} GB of input",
             f"writes    {self.bytes_written / 1e9:.3f} GB before compression",
@@ -53,6 +57,7 @@ def estimate(job: Job) -> Estimate:
     batches = -(-job.patches // job.forward.batch)
     return Estimate(
         patches=job.patches,
+        passes=job.forward.passes,
         skipped=skipped,
         repeated=max(job.patches - job.division.count_different(), 0),
         units=len(units),
@@ -65,7 +70,7 @@ def estimate(job: Job) -> Estimate:
 
 
 def _seconds_per_batch(job: Job) -> float:
-    channels = sum(volume.channels for volume in job.inputs)
+    channels = job.forward.images * sum(volume.channels for volume in job.inputs)
     shape = (job.forward.batch, channels, *job.division.grid.patch)
     noise = np.random.default_rng(0).standard_normal(shape, np.float32)
     channel_sums(job.forward(noise)).tolist()  # the first one compiles and allocates

@@ -35,6 +35,8 @@ class Forward:
         amp: torch.dtype | None,
         batch: int,
     ) -> None:
+        self.images = self.passes = 1
+        """How often a patch is normalised, and predicted: more than once by `Averaged` alone."""
         self.network, self.targets = network, targets
         self.device, self.amp = device, amp
         self.batch = 1 if device.type == "cpu" else batch
@@ -50,24 +52,33 @@ class Forward:
         self(np.zeros((1, channels, *patch), np.float32))
         return not isinstance(self.network, CompiledOrEager) or self.network.is_proven
 
-    def __call__(self, patches: np.ndarray) -> dict[str, Tensor]:
-        """(B, C, Z, Y, X) float32, 1 <= B <= `batch` -> (B, A, Z, Y, X) float32 by target.
+    def run_eagerly(self) -> None:
+        """Compile no more."""
+        if isinstance(self.network, CompiledOrEager):
+            self.network.compiled = None
 
-        A short batch is filled up with its last patch: another size would make a GPU choose, or
+    def __call__(self, patches: np.ndarray) -> dict[str, Tensor]:
+        """(B, C, Z, Y, X) float32, 1 <= B <= `batch` -> (B, A, Z, Y, X) float32 by target."""
+        with torch.inference_mode():
+            logits = self.logits(self.place(patches))
+            return {
+                name: target.blendable(logits[name][0][: len(patches)].float())
+                for name, target in self.targets.items()
+            }
+
+    def place(self, patches: np.ndarray) -> Tensor:
+        """The batch on the device.
+
+        A short one is filled up with its last patch: another size would make a GPU choose, or
         compile, other kernels.
         """
-        count = len(patches)
-        if count < self.batch:
-            patches = np.concatenate([patches, *[patches[-1:]] * (self.batch - count)])
+        missing = self.batch - len(patches)
+        if missing > 0:
+            patches = np.concatenate([patches, *[patches[-1:]] * missing])
         image = torch.from_numpy(patches)
         if self.device.type == "cuda":
             image = image.pin_memory().to(self.device, non_blocking=True)
-        with torch.inference_mode():
-            logits = self.logits(image)
-            return {
-                name: target.blendable(logits[name][0][:count].float())
-                for name, target in self.targets.items()
-            }
+        return image
 
     def logits(self, image: Tensor) -> Mapping[str, Sequence[Tensor]]:
         """(B, C, Z, Y, X) on the device -> what the network gives, in inference mode.

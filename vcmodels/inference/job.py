@@ -1,8 +1,7 @@
 """Everything a run needs, checked and opened before anything is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
-from vcmodels.data.normalization import Normalization
 from vcmodels.devices import (
     CompiledOrEager,
     choose_amp,
@@ -25,6 +23,8 @@ from vcmodels.devices import (
 from vcmodels.errors import TaskError
 from vcmodels.geometry.blocks import BoxSet, PatchGrid, column_edges
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.symmetries import Symmetry
+from vcmodels.inference.averaging import Averaged, Member
 from vcmodels.inference.checks import (
     checked_patch,
     choose_targets,
@@ -32,6 +32,14 @@ from vcmodels.inference.checks import (
     output_chunks,
     output_root,
     region_of,
+)
+from vcmodels.inference.deviation import Written, deviations
+from vcmodels.inference.ensemble import (
+    Normalizer,
+    Share,
+    averaging_manifest,
+    check_members,
+    share_out,
 )
 from vcmodels.inference.forward import Forward
 from vcmodels.inference.journal import Manifest
@@ -41,7 +49,9 @@ from vcmodels.inference.reading import Normalize
 from vcmodels.inference.sharing import WHOLE, Part, share
 from vcmodels.inference.skipping import Mask, open_mask, wanted_boxes
 from vcmodels.inference.units import Division, Footprint
+from vcmodels.inference.views import choose_views
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Spacing
 from vcmodels.volumes import Volume
 
 WORTH_COMPILING = {"cuda": 200 * 64**3, "cpu": 150 * 64**3}
@@ -56,13 +66,13 @@ class Job:
     """A run that can start."""
 
     inputs: tuple[Volume, ...]
-    targets: dict[str, AnyTarget]
-    """Those to write, in order."""
+    targets: dict[str, Written]
+    """What to write, in the order of what the networks give."""
     normalize: Normalize
     below: float | None
     """Chunks of the first input below this are background."""
     mask: Mask | None
-    forward: Forward
+    forward: Forward | Averaged
     whole: Division
     """What all workers together predict."""
     division: Division
@@ -95,6 +105,10 @@ def prepare(
     if params.threads is not None:
         torch.set_num_threads(params.threads)
     targets = choose_targets(task, predictor)
+    check_members(predictor, targets, params.patch_size)
+    written: dict[str, Written] = {**targets}
+    if params.uncertainty:
+        written |= deviations(targets)
     inputs = open_inputs(task, predictor, say)
     extent, region = inputs[0].extent, region_of(task, inputs[0])
     root = output_root(task)
@@ -107,19 +121,26 @@ def prepare(
     )  # fmt: skip
     mask = open_mask(params.skip, extent)
     wanted = wanted_boxes(inputs, region, params.skip, mask)
-    footprint = _footprint(grid, layout, inputs, targets)
+    footprint = _footprint(grid, layout, inputs, written)
     budget = _budget(task, device)
     whole = _divide(grid, region, layout.block, wanted, footprint, budget)
     mine = share(region, wanted, layout.block, extent, part)
     division = _divide(grid, mine, layout.block, wanted, footprint, budget)
-    manifest = make_manifest(task, predictor, inputs, targets, grid, layout, mask)
-    forward, manner = _make_forward(task, predictor, targets, device, whole, say)
-    manifest |= manner
+    manifest = make_manifest(task, predictor, inputs, written, grid, layout, mask)
+    spacings = (inputs[0].spacing, predictor.spacing)
+    views = choose_views(params.tta, grid.patch, spacings, say)
+    shares = share_out(task, predictor, len(views))
+    normalizer = Normalizer([one.predictor for one in shares], inputs)
+    # A number that does not depend on memory or parts: compiled or not is part of the manifest.
+    voxels = whole.count_different() * prod(grid.patch) * len(views)
+    forwards, manner = _make_forwards(task, shares, targets, device, voxels, say)
+    forward = _averaged(task, forwards, shares, normalizer.image, views, inputs[0].spacing)
+    manifest |= averaging_manifest(task, shares, views) | manner
     workers = params.num_dataloader_workers
     return Job(
         inputs=inputs,
-        targets=targets,
-        normalize=_normalizer(predictor.normalization, inputs),
+        targets=written,
+        normalize=normalizer,
         below=params.skip.below,
         mask=mask,
         forward=forward,
@@ -148,33 +169,54 @@ def _budget(task: Task, device: torch.device) -> int:
     return int(budget)
 
 
-def _make_forward(
+def _make_forwards(
     task: Task,
-    predictor: Predictor,
+    shares: Sequence[Share],
     targets: dict[str, AnyTarget],
     device: torch.device,
-    whole: Division,
+    voxels: int,
     say: Callable[[str], None],
-) -> tuple[Forward, Manifest]:
-    """The network on its device, and what of the way it is run changes the bits."""
+) -> tuple[list[Forward], Manifest]:
+    """Each network on the device, to predict so many voxels, and what of the manner changes the bits."""
     params = task.inference_params
     amp = choose_amp(params.amp, device)
     if (device.type, params.amp) == ("cpu", "auto") and params.dtype != np.uint8:
         amp = None  # only the steps of uint8 are coarser than bf16's error
-    # A number that does not depend on memory or parts: compiled or not is part of the manifest.
-    voxels = whole.count_different() * prod(whole.grid.patch)
     is_compiled = params.compile is True or (
         params.compile == "auto" and voxels >= WORTH_COMPILING[device.type]
     )
-    module = _Heads(predictor.module, tuple(targets)).eval()
-    module = module.to(device) if amp is None else place(module, device)
-    network = CompiledOrEager(module, say) if is_compiled else module
-    batch = params.batch_size or predictor.task.tr_params.batch_size
+    forwards = []
+    for member in (one.predictor for one in shares):
+        module = _Heads(member.module, tuple(targets)).eval()
+        module = module.to(device) if amp is None else place(module, device)
+        network = CompiledOrEager(module, say) if is_compiled else module
+        batch = params.batch_size or member.task.tr_params.batch_size
+        forwards.append(Forward(network, targets, device, amp, batch))
     precision = str(amp or torch.float32).removeprefix("torch.")
     manner = {"device": device.type, "precision": precision, "compiled": is_compiled}
     if device.type == "cpu":  # sums over a patch are cut differently
         manner["threads"] = torch.get_num_threads()
-    return Forward(network, targets, device, amp, batch), manner
+    return forwards, manner
+
+
+def _averaged(
+    task: Task,
+    forwards: Sequence[Forward],
+    shares: Sequence[Share],
+    images: Sequence[int],
+    views: tuple[Symmetry, ...],
+    spacing: Spacing,
+) -> Forward | Averaged:
+    """The networks as one; a single one that sees each patch once is that already."""
+    if len(forwards) * len(views) == 1:
+        return forwards[0]
+    params = task.inference_params
+    members = [
+        Member(forward, one.weight, image)
+        for forward, one, image in zip(forwards, shares, images, strict=True)
+    ]
+    by, with_deviation = params.ensemble.by, params.uncertainty
+    return Averaged(members, views, spacing, by=by, with_deviation=with_deviation)
 
 
 class _Heads(nn.Module):
@@ -189,7 +231,7 @@ class _Heads(nn.Module):
 
 
 def _footprint(
-    grid: PatchGrid, layout: Layout, inputs: tuple[Volume, ...], targets: Mapping[str, AnyTarget]
+    grid: PatchGrid, layout: Layout, inputs: tuple[Volume, ...], targets: Mapping[str, Written]
 ) -> Footprint:
     stored = sum(target.output_channels(layout.dtype) or 1 for target in targets.values())
     averaged = sum(target.blend_channels for target in targets.values())
@@ -215,10 +257,3 @@ def _divide(
             "raise it, or make output_chunks or patch_size smaller",
         )
     return Division(grid, region, block, wanted.within(region), edges)
-
-
-def _normalizer(normalization: Normalization, inputs: tuple[Volume, ...]) -> Normalize:
-    """The checkpoint's normalisation; `per: volume` measures the new volume, all of it."""
-    if normalization.per != "volume" or normalization.scheme == "none":
-        return normalization.apply
-    return partial(normalization.apply, volume_stats=normalization.of_volume(inputs, inputs[0].box))

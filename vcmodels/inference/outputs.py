@@ -10,9 +10,9 @@ import numpy as np
 
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.inference.deviation import Written
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, sweep_partials
 from vcmodels.inference.writing import Output
-from vcmodels.targets import AnyTarget
 from vcmodels.volumes import (
     ChunkError,
     Volume,
@@ -53,7 +53,7 @@ class Layout:
         return self.shards or self.chunks
 
     def open_arrays(
-        self, targets: Mapping[str, AnyTarget], provenance: Mapping[str, Any]
+        self, targets: Mapping[str, Written], provenance: Mapping[str, Any]
     ) -> dict[str, Output]:
         """Open the arrays; those that do not exist yet are created, with their metadata."""
         outputs: dict[str, Output] = {}
@@ -72,7 +72,7 @@ class Layout:
         for name in names:
             sweep_partials(self.root / name)
 
-    def _create(self, name: str, target: AnyTarget) -> WritableArray:
+    def _create(self, name: str, target: Written) -> WritableArray:
         channels = target.output_channels(self.dtype)
         lead = () if channels is None else (channels,)
         return create_array(
@@ -89,7 +89,7 @@ class Layout:
         )
 
     def describe(
-        self, name: str, target: AnyTarget, provenance: Mapping[str, Any], *, is_complete: bool
+        self, name: str, target: Written, provenance: Mapping[str, Any], *, is_complete: bool
     ) -> None:
         """Write the metadata of one target's group: axes, encoding, and how it was made."""
         has_channels = target.output_channels(self.dtype) is not None

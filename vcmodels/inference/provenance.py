@@ -11,10 +11,10 @@ import torch
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
 from vcmodels.geometry.blocks import PatchGrid
+from vcmodels.inference.deviation import Written
 from vcmodels.inference.journal import Manifest
 from vcmodels.inference.outputs import Layout
 from vcmodels.inference.skipping import Mask
-from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 from vcmodels.volumes.location import is_remote
 
@@ -23,7 +23,7 @@ def make_manifest(
     task: Task,
     predictor: Predictor,
     inputs: tuple[Volume, ...],
-    targets: Mapping[str, AnyTarget],
+    targets: Mapping[str, Written],
     grid: PatchGrid,
     layout: Layout,
     mask: Mask | None,
@@ -55,17 +55,23 @@ def make_manifest(
 
 
 def make_provenance(task: Task, predictor: Predictor, manifest: Manifest) -> dict[str, Any]:
+    members = sorted((predictor, *predictor.others), key=lambda member: member.sha256)
     packages = ("vcmodels", "torch", "zarr", "numpy")
     return {
         **manifest,
         "task": redacted_values(task.to_json()),
-        "checkpoint": str(predictor.path),
-        "normalization": predictor.normalization.to_dict(),
+        "checkpoint": _one_or_all([str(member.path) for member in members]),
+        "normalization": _one_or_all([member.normalization.to_dict() for member in members]),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in packages},
         },
     }
+
+
+def _one_or_all(values: list[Any]) -> object:
+    """Of an ensemble all, in the order of `checkpoint_sha256`."""
+    return values[0] if len(values) == 1 else values
 
 
 def redacted(location: str) -> str:

@@ -1,13 +1,14 @@
 """Prediction of one volume, from the first check to the last attribute."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vcmodels.checkpoint import Predictor, build_predictor, load_checkpoint
+from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
 from vcmodels.errors import CheckpointError, OutputError, TaskError
+from vcmodels.inference.ensemble import load_members
 from vcmodels.inference.estimate import Estimate, estimate
 from vcmodels.inference.failures import Failures
 from vcmodels.inference.holding import Hold, setting_up, working_on
@@ -45,7 +46,7 @@ class InferenceReport:
 def run_inference(
     task: Task,
     *,
-    checkpoint: str | None = None,
+    checkpoint: str | Sequence[str] | None = None,
     part: Part = WHOLE,
     overwrite: bool = False,
     verify: bool = False,
@@ -57,7 +58,8 @@ def run_inference(
 
     Args:
         task: the task; its `inference_params` say what and how.
-        checkpoint: a file to use instead of `checkpoint_path`; by default the run's best.
+        checkpoint: a file, or several, to use instead of `checkpoint_path`; by default the run's
+            best.
         part: which of several workers this is; they write to one output, at once or one by one.
         overwrite: delete an earlier result of vcmodels at the output first.
         verify: read all that is stored, and predict what is damaged or missing.
@@ -83,18 +85,19 @@ def run_inference(
     )
 
 
-def load_predictor(task: Task, checkpoint: str | None = None) -> Predictor:
-    """The network of a checkpoint: the one given, else the task's, else the run's best.
+def load_predictor(task: Task, checkpoint: str | Sequence[str] | None = None) -> Predictor:
+    """The networks of the checkpoints given, else of the task's, else of the run's best.
 
     Raises:
         CheckpointError: there is none, or it cannot be used.
     """
-    path = checkpoint or task.inference_params.checkpoint_path
+    named = checkpoint or task.inference_params.checkpoint_path
     best = task.run_dir / f"{task.tr_params.model_name}_best.pth"
-    if not path and not best.exists():
+    if not named and not best.exists():
         found = f"holds no {best.name}"
         raise CheckpointError(str(task.run_dir), found, "train first, or give a checkpoint_path")
-    return build_predictor(load_checkpoint(Path(expand_location(path)) if path else best))
+    paths = [named] if isinstance(named, str) else named
+    return load_members([Path(expand_location(p)) for p in paths] if paths else [best])
 
 
 def predict(

@@ -14,9 +14,9 @@ from vcmodels.errors import RunError
 from vcmodels.geometry.blocks import BoxSet, slabs, tiles
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference.failures import Failures, PlaceError
+from vcmodels.inference.deviation import Written
 from vcmodels.inference.skipping import Mask
 from vcmodels.inference.units import Unit
-from vcmodels.targets import AnyTarget
 from vcmodels.volumes import WritableArray
 
 ENCODED_DEPTH = 16
@@ -28,7 +28,7 @@ where a whole row took three times as long."""
 class Output:
     """Where one target goes."""
 
-    target: AnyTarget
+    target: Written
     array: WritableArray
     dtype: np.dtype
 

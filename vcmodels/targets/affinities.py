@@ -129,6 +129,11 @@ class AffinitiesTarget(MaskTarget):
     def blend_channels(self) -> int:
         return self.channels
 
+    def dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """In the mean over the offsets, each of which is a prediction of its own."""
+        del mean
+        return variance.mean(1, keepdim=True)
+
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         return {**super().encoding(dtype), "offsets": [list(offset) for offset in self.offsets]}
 

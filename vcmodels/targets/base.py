@@ -247,6 +247,25 @@ class Target(Section):
     def blend_channels(self) -> int:
         """A: how many channels `blendable` returns."""
 
+    def dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """How far predictions of one voxel lie apart, squared: their uncertainty.
+
+        Args:
+            mean: (B, A, Z, Y, X), of the `blendable` values of all predictions.
+            variance: (B, A, Z, Y, X), of the same.
+
+        Returns:
+            (B, 1, Z, Y, X) float32, 0 or more, in the unit of `deviation_scale` squared. Here the
+            mean squared distance from the mean of all channels together.
+        """
+        del mean
+        return variance.sum(1, keepdim=True)
+
+    @property
+    def deviation_scale(self) -> tuple[float, str]:
+        """What the largest code of an integer stands for in a stored root of `dispersion`; its unit."""
+        return 0.5, "probability"
+
     @abstractmethod
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Sums over the valid voxels from which `summarise` computes the metrics.

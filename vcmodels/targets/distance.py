@@ -118,6 +118,10 @@ class DistanceTarget(Target):
     def blend_channels(self) -> int:
         return 1
 
+    @property
+    def deviation_scale(self) -> tuple[float, str]:
+        return (1 - self._lowest) / 2 * self.clip, "unit of the spacing"
+
     def as_prediction(self, label: Tensor) -> Tensor:
         """In the unit of the spacing."""
         return label * self.clip

@@ -176,6 +176,11 @@ class MulticlassTarget(Target):
     def blend_channels(self) -> int:
         return self.channels
 
+    @property
+    def deviation_scale(self) -> tuple[float, str]:
+        """Views that are each sure of another class are nearly 1 from their mean."""
+        return 1.0, "probability"
+
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Counts per class of the likeliest class against the label."""
         return class_confusion(_likeliest(prediction), label.long(), valid, self.channels)

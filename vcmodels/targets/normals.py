@@ -26,7 +26,14 @@ from vcmodels.section import Section
 from vcmodels.targets.base import Interpolation, Spacing, Sums, Target
 from vcmodels.targets.codes import check_dtype, encode_float
 from vcmodels.targets.labels import any_channel, countable
-from vcmodels.targets.vectors import SHORTEST, outer_products, principal_axes, pull_back, unit
+from vcmodels.targets.vectors import (
+    SHORTEST,
+    outer_eigenvalues,
+    outer_products,
+    principal_axes,
+    pull_back,
+    unit,
+)
 
 LINEAR_CODES: Mapping[str, tuple[float, float]] = {
     "uint8": (2 / 255, -1.0),
@@ -94,7 +101,9 @@ class NormalsTarget(Target):
     @model_validator(mode="after")
     def _check_derived_keys(self) -> Self:
         if self.derive is None and (self.smoothing_sigma, self.surface_of) != (1, "mask"):
-            raise ValueError("smoothing_sigma and surface_of are of use with derive; leave them out")
+            raise ValueError(
+                "smoothing_sigma and surface_of are of use with derive; leave them out"
+            )
         if self.surface_of == "instances" and not self._is_axial:
             raise ValueError(
                 'a face between two instances has no outer side; give "orientation": "axial"'
@@ -205,6 +214,24 @@ class NormalsTarget(Target):
     @property
     def blend_channels(self) -> int:
         return 6 if self._is_axial else 3
+
+    def dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """The squared angle, in degrees, whose sine is the rms sine of those to the mean direction.
+
+        Two vectors 2a apart give a, two opposite ones 90. For axes the share of n n^T that is not in
+        its largest eigenvalue is the mean squared sine: at most 54.7 degrees, of no direction at all.
+        """
+        if self._is_axial:
+            trace = mean[:, :3].sum(1, keepdim=True).clamp(min=SHORTEST)
+            largest = outer_eigenvalues(*(mean / trace).unbind(1))[0].unsqueeze(1)
+            squared_sine = (1 - largest).clamp(max=2 / 3)
+        else:
+            squared_sine = variance.sum(1, keepdim=True)
+        return squared_sine.clamp(0, 1).sqrt().asin().rad2deg().square()
+
+    @property
+    def deviation_scale(self) -> tuple[float, str]:
+        return 90.0, "degrees"
 
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Sums of angles; a missing prediction counts as 90 degrees."""

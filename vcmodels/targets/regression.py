@@ -95,6 +95,11 @@ class RegressionTarget(Target):
     def blend_channels(self) -> int:
         return self.channels
 
+    @property
+    def deviation_scale(self) -> tuple[float, str]:
+        low, high = self._range()
+        return (high - low) / 2 * self.channels**0.5, "value"
+
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Sums of absolute and squared errors."""
         return error_sums(prediction, label, valid)

@@ -148,6 +148,13 @@ class VectorTarget(PieceTarget):
     def blend_channels(self) -> int:
         return 3
 
+    @property
+    def deviation_scale(self) -> tuple[float, str]:
+        low, high = self._range()
+        length = "unit of the spacing" if self.units == "physical" else "voxels"
+        unit_name = length if self.transforms_as == "displacement" else f"slope, {self.units}"
+        return (high - low) / 2 * 3**0.5, unit_name
+
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Sums of the distances between end points, and of angles where the label has a direction."""
         directed = valid & (label.square().sum(1, keepdim=True) > SHORTEST**2)

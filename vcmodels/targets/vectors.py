@@ -127,7 +127,7 @@ def principal_axes(moments: Tensor) -> Tensor:
     """
     trace = moments.narrow(-4, 0, 3).sum(-4, keepdim=True)
     zz, yy, xx, zy, zx, yx = (moments / trace.clamp(min=SHORTEST)).unbind(-4)
-    largest, smallest = _outer_eigenvalues(zz, yy, xx, zy, zx, yx)
+    largest, smallest = outer_eigenvalues(zz, yy, xx, zy, zx, yx)
     a, b, c = zz - largest, yy - largest, xx - largest
     adjugate = (
         b * c - yx * yx,
@@ -146,7 +146,7 @@ def principal_axes(moments: Tensor) -> Tensor:
     )
 
 
-def _outer_eigenvalues(
+def outer_eigenvalues(
     zz: Tensor, yy: Tensor, xx: Tensor, zy: Tensor, zx: Tensor, yx: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The largest and the smallest, by the trigonometric formula (Smith 1961, CACM 4(4))."""
