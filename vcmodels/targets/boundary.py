@@ -19,7 +19,7 @@ class BoundaryTarget(MaskTarget):
     """Where instances end: a mask of one channel."""
     channels: Annotated[int, Field(ge=1, le=1)] = 1
     """Channels of the head."""
-    width: Annotated[float, Field(ge=0.5, le=64)] = 1.0
+    width: Annotated[float, Field(ge=0.5, le=8)] = 1.0
     """With `derive`: thickness on each side of a surface, counted in the shortest side of a voxel; a
     voxel is within when its centre is."""
     between: Literal["all", "instances"] = "all"
