@@ -231,6 +231,23 @@ def test_a_phantom_is_written_once(tmp_path, capsys, refused):
     assert files_under(tmp_path) == before
 
 
+def test_plan_says_what_fits_and_why_and_writes_nothing(task_file, sheet_task, tmp_path, capsys):
+    del sheet_task["tr_params"]["patch_size"], sheet_task["tr_params"]["batch_size"]
+    path = str(task_file(sheet_task))
+    before = files_under(tmp_path)
+    assert main(["plan", path, "--set", "tr_params.memory_gb=0.02"]) == 0
+    out = capsys.readouterr().out
+    for text in ("too large", "planned", "memory 0.02 GB: tr_params.memory_gb", "patch_size [",
+                 "along y", "batch_size 2: memory goes to the patch", "chunks of 16 x 16 x 16"):  # fmt: skip
+        assert text in out
+    sizes = out.splitlines()[-1]
+    assert main(["check", path, "--set", "tr_params.memory_gb=0.02"]) == 0
+    assert sizes.replace('"', "").replace(": ", " ") in capsys.readouterr().out
+    assert files_under(tmp_path) == before
+    assert main(["plan", path, "--set", "tr_params.memory_gb=1e-6"]) == 2
+    assert "tr_params.memory_gb" in capsys.readouterr().err
+
+
 def test_check_does_not_wait_for_a_pipe(task_file, sheet_task, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     sheet_task["dataset_config"]["cache_file"] = str(tmp_path / "pipe")

@@ -12,7 +12,7 @@ from vcmodels.cli.console import Console
 from vcmodels.config import Task
 from vcmodels.config.fill import fill_sizes
 from vcmodels.data.patch_cache import fingerprint
-from vcmodels.data.planning import open_planned, plan_sizes, recorded_task
+from vcmodels.data.planning import gigabytes, open_planned, plan_sizes, recorded_task
 from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
@@ -34,7 +34,7 @@ def say_sizes(task: Task, console: Console) -> None:
         table = _table("patch", "step", "")
         for tried in plan.tried[-MOST_TRIED:]:
             verdict = "planned" if tried.patch == plan.patch else "too large"
-            table.add_row(_times(tried.patch), f"{tried.step_bytes / 1e9:.1f} GB", verdict)
+            table.add_row(_times(tried.patch), gigabytes(tried.step_bytes), verdict)
         _print(console, table)
     for reason in plan.reasons:
         console.say(reason)

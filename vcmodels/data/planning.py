@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from math import prod
 from statistics import median_high
 
-import numpy as np
-
 from vcmodels.config import Task, parse_task
 from vcmodels.config.checks import check_task
 from vcmodels.config.fill import fill_sizes
@@ -21,12 +19,14 @@ from vcmodels.models.memory import StepMemory
 from vcmodels.models.planning import (
     BATCH_SHARE,
     BATCH_SIZE,
+    LONGEST,
     Tried,
     length_at_least,
     length_at_most,
     plan_batch,
     plan_patch,
 )
+from vcmodels.models.topology import AXES, MIN_EDGE
 from vcmodels.reporting import Reporter
 from vcmodels.volumes.files import read_json
 
@@ -105,14 +105,15 @@ def plan_sizes(task: Task, volumes: Sequence[TaskVolume]) -> Plan:
         TaskError: the network takes none of the patches, or a step with none of them fits.
     """
     settings, budget = task.tr_params, _budget(task)
-    reasons = [f"memory {_gb(budget.step_bytes)}: {budget.reason}"]
+    reasons = [f"memory {gigabytes(budget.step_bytes)}: {budget.reason}"]
     least, tried = settings.given_batch_size or BATCH_SIZE, list[Tried]()
     patch = settings.given_patch_size
     if patch is None:
         longest, room = _longest(task, volumes)
         tried = _try_patches(task, volumes[0], longest, budget, least)
         patch = tried[-1].patch
-        why = room if len(tried) == 1 else f"the largest that fits, from {list(longest)} ({room})"
+        first = f"{list(longest)}, which {room}"
+        why = room if len(tried) == 1 else f"the largest that fits, cut down from {first}"
         reasons.append(f"patch_size {list(patch)}: {why}")
     memory, value = _estimate(task, volumes[0], patch), budget.value_bytes
     fixed = memory.step_bytes(0, value)
@@ -125,7 +126,7 @@ def plan_sizes(task: Task, volumes: Sequence[TaskVolume]) -> Plan:
             most = int(BATCH_SHARE * voxels / prod(patch))
             batch = plan_batch(fixed, each, budget.step_bytes, most)
             why = f"patches cannot grow; {BATCH_SHARE:.0%} of all voxels at most, {BATCH_SIZE} at least"
-    needed = _gb(memory.step_bytes(batch, value))
+    needed = gigabytes(memory.step_bytes(batch, value))
     reasons.append(f"batch_size {batch}: {why}; a step takes about {needed}")
     return Plan(patch, batch, tried, [*reasons, _reading(volumes[0], patch)])
 
@@ -141,7 +142,7 @@ def _budget(task: Task) -> Budget:
     there, target = memory_bytes(device), int(task.model.memory_target_gb * 1e9)
     share = DEVICE_SHARE if device.type == "cuda" else MACHINE_SHARE
     shared = int(share * there)
-    of = f"{share:.0%} of {_gb(there)} ({device.type})"
+    of = f"{share:.0%} of {gigabytes(there)} ({device.type})"
     reason = of if shared < target else f"what the network is meant for; {of} would be there"
     return Budget(min(shared, target), value, f"{reason}, {precision}")
 
@@ -149,27 +150,27 @@ def _budget(task: Task) -> Budget:
 def _longest(task: Task, volumes: Sequence[TaskVolume]) -> tuple[Shape, str]:
     """The lengths that a patch may have at most, and what sets them, in words."""
     extent = [median_high(volume.region.shape[axis] for volume in volumes) for axis in range(3)]
-    longest, why = [length_at_least(n) for n in extent], f"it covers {tuple(extent)} voxels"
-    spacing = volumes[0].spacing
-    axis = int(np.argmax([n * s for n, s in zip(extent, spacing, strict=True)]))
-    room = _room(task, volumes, axis, extent[axis])
-    if room < longest[axis]:
-        longest[axis] = length_at_most(max(room, 1))
-        why += f", and training and validation with a guard band fit along {'zyx'[axis]}"
+    longest, why = [length_at_least(n) for n in extent], f"covers {tuple(extent)} voxels"
+    axis = extent.index(max(extent))
+    room = length_at_most(_room(task, volumes, extent[axis]))
+    if MIN_EDGE <= room < longest[axis]:
+        longest[axis] = room
+        why += f", but leaves room for a training and a validation side along {AXES[axis]}"
     return (longest[0], longest[1], longest[2]), why
 
 
-def _room(task: Task, volumes: Sequence[TaskVolume], axis: int, extent: int) -> int:
-    """How long a patch may be for a volume to be cut in two across an axis, or into its slabs."""
+def _room(task: Task, volumes: Sequence[TaskVolume], extent: int) -> int:
+    """How long a patch may be for a volume to be cut in two across its longest axis, or into slabs."""
     settings, undecided = task.tr_params, [v for v in volumes if v.split is None]
     if settings.folds is not None:
         whole = "volume" if len(undecided) >= settings.folds.count else "slab"
         # The shorter of the parts before and behind a slab still holds a patch and the guard band.
         is_cut = undecided and (settings.folds.by or whole) == "slab"
-        return extent // (2 * settings.folds.count) if is_cut else extent + extent
-    stays_whole = len(undecided) != len(volumes) or len(undecided) >= WHOLE_VOLUMES_FROM
+        return extent // (2 * settings.folds.count) if is_cut else LONGEST
+    has_val = any(volume.split == "val" for volume in volumes)
+    stays_whole = has_val or not 0 < len(undecided) < WHOLE_VOLUMES_FROM
     if stays_whole or settings.split_mode == "random" or settings.tr_val_split == 1:
-        return extent + extent
+        return LONGEST
     guard = settings.split_guard
     return extent // 3 if guard is None else (extent - guard) // 2
 
@@ -196,8 +197,8 @@ def _try_patches(
     last = tried[-1]
     if last.step_bytes > budget.step_bytes:
         found = (
-            f"{_gb(budget.step_bytes)} ({budget.reason}), but {batch} of the smallest patches "
-            f"{list(last.patch)} need {_gb(last.step_bytes)}"
+            f"{gigabytes(budget.step_bytes)} ({budget.reason}), but {batch} of the smallest patches "
+            f"{list(last.patch)} need {gigabytes(last.step_bytes)}"
         )
         remedy = "raise it, or make the network smaller, as with decoder: shared"
         raise TaskError("tr_params.memory_gb", found, remedy)
@@ -215,5 +216,6 @@ def _reading(volume: TaskVolume, patch: Shape) -> str:
     return f"reading: a patch anywhere decodes {factor:.1f} times its voxels, in chunks of {size}"
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB"
+def gigabytes(count: int) -> str:
+    """As `memory_gb` counts, in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e9:.2g} GB"
