@@ -87,6 +87,8 @@ def _sections(schema: Schema) -> Iterator[str]:
     yield _table("`sampling`", definitions["SamplingConfig"], schema)
     yield _table("`folds`", definitions["FoldConfig"], schema)
     yield _table("`skip`", definitions["Skip"], schema)
+    yield _table("`tta`", definitions["Tta"], schema)
+    yield _table("`ensemble`", definitions["EnsembleParams"], schema)
     yield from _members("targets", dataset["targets"]["additionalProperties"], "kind", schema)
 
 
