@@ -3,11 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from vcmodels.phantom import write_phantom
 
 # Threads wait for each other on volumes this small: two take longer than one.
 torch.set_num_threads(1)
+# A busy machine is no failure: a whole test has its limit in pyproject.toml.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
