@@ -39,7 +39,7 @@ def work_on(folder: Path, memory: float, parts: int) -> None:
     """Predict with so much memory, in so many parts, one after the other."""
     torch.set_num_threads(1)
     work = workplace(folder)
-    task = work.task(memory=memory)
+    task = work.task(memory=memory, pyramid="auto")
     for index in range(parts):
         predict(task, work.predictor(task), part=Part(index, parts))
 

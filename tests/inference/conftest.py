@@ -62,6 +62,7 @@ class Workplace:
             "output_chunks": [8, 8, 8],
             "patch_size": [6, 8, 10],
             "device": "cpu",
+            "pyramid": None,
         }
         task, _ = parse_task(
             {

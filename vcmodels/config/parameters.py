@@ -188,6 +188,10 @@ class InferenceParams(Section):
     """Voxels in a file of the output: whole numbers of chunks along each axis; null for a file each.
     Needs `output_zarr_format` 3."""
 
+    pyramid: Literal["auto"] | Annotated[int, Field(ge=0, le=16)] | None = "auto"
+    """How many coarser levels viewers get, each half as fine as the one before: `auto` is until one
+    chunk holds a level, 0 or null none."""
+
     checkpoint_path: Locations | None = None
     """The trained network; the best of the run folder when null. Several are an ensemble, of which
     the mean is written."""

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from vcmodels.errors import TaskError
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.codes import OUTPUT_DTYPES, check_dtype, encode_range, range_attributes
+from vcmodels.targets.codes import (
+    OUTPUT_DTYPES,
+    check_dtype,
+    decode_range,
+    encode_range,
+    range_attributes,
+)
 
 SUFFIX = "_uncertainty"
 
@@ -27,9 +33,13 @@ class Written(Protocol):
     def channels(self) -> int: ...
     @property
     def blend_channels(self) -> int: ...
+    @property
+    def is_categorical(self) -> bool: ...
+    def averageable(self, prediction: Tensor) -> Tensor: ...
     def unblend(self, blended: Tensor) -> Tensor: ...
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray: ...
     def encoding(self, dtype: np.dtype) -> dict[str, Any]: ...
+    def decode(self, stored: np.ndarray) -> np.ndarray: ...
     def output_channels(self, dtype: np.dtype) -> int | None: ...
 
 
@@ -38,10 +48,15 @@ class Deviation:
 
     kind = "uncertainty"
     channels = blend_channels = 1
+    is_categorical = False
 
     def __init__(self, target: AnyTarget) -> None:
         self.largest, self.unit = target.deviation_scale
         self.of = target.kind
+
+    def averageable(self, prediction: Tensor) -> Tensor:
+        """(1, Z, Y, X): the square."""
+        return prediction.square()
 
     def unblend(self, blended: Tensor) -> Tensor:
         """(1, Z, Y, X): the root."""
@@ -55,6 +70,9 @@ class Deviation:
         """`scale` and `offset` of value = stored * scale + offset, and the unit of the value."""
         quantity = {"quantity": "standard deviation", "of": self.of, "unit": self.unit}
         return {"kind": self.kind, **quantity, **range_attributes(0.0, self.largest, dtype)}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        return decode_range(stored, 0.0, self.largest)
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         """None: (Z, Y, X).

@@ -23,6 +23,7 @@ from vcmodels.devices import (
 from vcmodels.errors import TaskError
 from vcmodels.geometry.blocks import BoxSet, PatchGrid, column_edges
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.levels import level_factors
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.inference.averaging import Averaged, Member
 from vcmodels.inference.checks import (
@@ -115,9 +116,12 @@ def prepare(
     refuse_inside_input(root, [volume.location for volume in inputs])
     device = choose_device(params.device, "inference_params.device")
     grid = PatchGrid.covering(extent, checked_patch(task, predictor), params.overlaps)
+    chunks, shards = output_chunks(task, extent)
+    levels = None if params.pyramid == "auto" else params.pyramid or 0
     layout = Layout(
-        root, extent, *output_chunks(task, extent), params.dtype, params.output_zarr_format,
+        root, extent, chunks, shards, params.dtype, params.output_zarr_format,
         inputs[0].spacing, inputs[0].offset, inputs[0].unit,
+        level_factors(extent, inputs[0].spacing, chunks, levels),
     )  # fmt: skip
     mask = open_mask(params.skip, extent)
     wanted = wanted_boxes(inputs, region, params.skip, mask)

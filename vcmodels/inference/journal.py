@@ -57,8 +57,8 @@ class Journal:
         self._forget()
         write_json(self._manifest, manifest)
 
-    def done(self) -> list[Box]:
-        """The layers that are written, by whom ever; each once.
+    def done(self, array: str = "") -> list[Box]:
+        """The layers that are written, by whom ever, or the blocks of another `array`; each once.
 
         A last line without its end is from a kill, and counts for nothing.
         """
@@ -66,12 +66,19 @@ class Journal:
         for path in self._notes():
             text = path.read_text(encoding="ascii")
             lines = text[: text.rfind("\n") + 1].splitlines()
-            found |= {Box.between(start, end) for start, end in map(json.loads, lines)}
+            notes = map(json.loads, lines)
+            found |= {
+                Box.between(start, end) for start, end, *of in notes if of == [array] * bool(array)
+            }
         return sorted(found)
 
-    def mark(self, *boxes: Box) -> None:
-        """Note that all chunks of some boxes are on the disk; in one write, so a kill cuts the last."""
-        line = "".join(f"{json.dumps([box.origin, box.end])}\n" for box in boxes).encode()
+    def mark(self, *boxes: Box, array: str = "") -> None:
+        """Note that all chunks of some boxes are on the disk; in one write, so a kill cuts the last.
+
+        Those of level 0 of all targets, or of the `array` that is named.
+        """
+        of = [array] if array else []
+        line = "".join(f"{json.dumps([box.origin, box.end, *of])}\n" for box in boxes).encode()
         handle = os.open(self._mine, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(handle, line)

@@ -10,6 +10,7 @@ import numpy as np
 
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.levels import coarse_extent
 from vcmodels.inference.deviation import Written
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, sweep_partials
 from vcmodels.inference.writing import Output
@@ -17,6 +18,7 @@ from vcmodels.volumes import (
     ChunkError,
     Volume,
     WritableArray,
+    coarse_grid,
     create_array,
     group_attributes,
     open_volume,
@@ -28,8 +30,12 @@ from vcmodels.volumes.location import is_remote, parent
 
 KEY = "vcmodels"
 """The attribute under which everything of ours stands."""
-LEVEL = "0"
 _METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+
+
+def level_key(name: str, level: int) -> str:
+    """The path of a level's array in the output group."""
+    return f"{name}/{level}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Layout:
     spacing: tuple[float, float, float]
     offset: tuple[float, float, float]
     unit: str | None
+    factors: tuple[Shape, ...] = ((1, 1, 1),)
+    """Voxels of level 0 in one of each level, along (z, y, x)."""
 
     @property
     def block(self) -> Shape:
@@ -58,40 +66,62 @@ class Layout:
         """Open the arrays; those that do not exist yet are created, with their metadata."""
         outputs: dict[str, Output] = {}
         for name, target in targets.items():
-            place = self.root / name / LEVEL
-            if any((place / file).exists() for file in (".zarray", "zarr.json")):
-                array = WritableArray(ArrayHandle(str(place), self.zarr_format, "r+"))
-            else:
-                array = self._create(name, target)
+            outputs[name] = self.open_level(name, target, 0)
             self.describe(name, target, provenance, is_complete=False)
-            outputs[name] = Output(target, array, self.dtype)
         return outputs
+
+    def open_level(self, name: str, target: Written, level: int) -> Output:
+        """Open the array of a level of a target, which is created if it does not exist yet."""
+        place = self.location(name, level)
+        if any((place / file).exists() for file in (".zarray", "zarr.json")):
+            array = WritableArray(ArrayHandle(str(place), self.zarr_format, "r+"))
+        else:
+            array = self._create(name, target, level)
+        return Output(target, array, self.dtype)
+
+    def location(self, name: str, level: int) -> Path:
+        """Where the array of a level is."""
+        return self.root / level_key(name, level)
+
+    def step(self, level: int) -> Shape:
+        """Voxels of the level before in one of this level, 1 or 2 along (z, y, x)."""
+        pairs = zip(self.factors[level], self.factors[level - 1], strict=True)
+        z, y, x = (now // before for now, before in pairs)
+        return z, y, x
 
     def clean(self, names: Iterable[str]) -> None:
         """Delete what killed writes left in arrays that nobody writes to now."""
         for name in names:
             sweep_partials(self.root / name)
 
-    def _create(self, name: str, target: Written) -> WritableArray:
+    def _create(self, name: str, target: Written, level: int) -> WritableArray:
         channels = target.output_channels(self.dtype)
         lead = () if channels is None else (channels,)
+        extent = coarse_extent(self.extent, self.factors[level])
+        pairs = zip(self.chunks, extent, strict=True)
+        chunks = self.chunks if self.shards else tuple(min(pair) for pair in pairs)
+        spacing, offset = coarse_grid(self.spacing, self.offset, self.factors[level])
         return create_array(
             str(self.root),
-            f"{name}/{LEVEL}",
-            shape=(*lead, *self.extent),
-            chunks=(*lead, *self.chunks),
+            level_key(name, level),
+            shape=(*lead, *extent),
+            chunks=(*lead, *chunks),
             shards=None if self.shards is None else (*lead, *self.shards),
             dtype=self.dtype,
             zarr_format=self.zarr_format,
-            spacing=self.spacing,
-            offset=self.offset,
+            spacing=spacing,
+            offset=offset,
             unit=self.unit,
         )
 
     def describe(
         self, name: str, target: Written, provenance: Mapping[str, Any], *, is_complete: bool
     ) -> None:
-        """Write the metadata of one target's group: axes, encoding, and how it was made."""
+        """Write the metadata of one target's group: axes, encoding, and how it was made.
+
+        Coarser levels are shown once they are complete.
+        """
+        factors = self.factors if is_complete else self.factors[:1]
         has_channels = target.output_channels(self.dtype) is not None
         write_multiscale_group(
             str(self.root / name),
@@ -100,7 +130,8 @@ class Layout:
             spacing=self.spacing,
             offset=self.offset,
             unit=self.unit,
-            levels=(LEVEL,),
+            levels=[str(level) for level in range(len(factors))],
+            factors=factors,
             zarr_format=self.zarr_format,
             attributes={
                 KEY: {
@@ -117,7 +148,12 @@ class Layout:
         """Write on the group what determines its content, and whether all of it is there."""
         value: dict[str, Any] = {"manifest": manifest, "complete": is_complete}
         if is_complete:
-            value["stored_chunks"] = {n: count_stored(self.root, n) for n in manifest["targets"]}
+            arrays = [
+                level_key(name, level)
+                for name in manifest["targets"]
+                for level in range(len(self.factors))
+            ]
+            value["stored_chunks"] = {array: count_stored(self.root, array) for array in arrays}
         set_group_attributes(str(self.root), {KEY: value}, zarr_format=self.zarr_format)
 
 
@@ -168,10 +204,21 @@ def claim(
     return "resume"
 
 
-def count_stored(root: Path, name: str) -> int:
-    """How many chunks (or shards) of a target's array are on disk."""
-    volume = open_volume(str(root / name / LEVEL), key="output", channels="any")
+def count_stored(root: Path, array: str) -> int:
+    """How many chunks (or shards) of an array of the output are on disk."""
+    volume = open_volume(str(root / array), key="output", channels="any")
     return sum(1 for _ in volume.stored_blocks())
+
+
+def find_intact(layout: Layout, outputs: Mapping[str, Output]) -> dict[str, list[Box]]:
+    """The blocks that are stored and can be decoded, by array as the journal names them."""
+    found = {"": intact_blocks(outputs)}
+    for name, output in outputs.items():
+        for level in range(1, len(layout.factors)):
+            if layout.location(name, level).is_dir():
+                mine = {name: layout.open_level(name, output.target, level)}
+                found[level_key(name, level)] = intact_blocks(mine)
+    return found
 
 
 def intact_blocks(outputs: Mapping[str, Output]) -> list[Box]:
@@ -202,7 +249,7 @@ def _require_whole(root: Path, stored: Mapping[str, int]) -> None:
         now = count_stored(root, name)
         if now != before:
             raise OutputError(
-                str(root / name / LEVEL),
+                str(root / name),
                 f"is finished, but {now} chunks are stored, which were {before}",
                 "run with --verify, which predicts what is missing",
             )

@@ -44,6 +44,7 @@ def make_manifest(
         "output_chunks": list(layout.chunks),
         "output_shards": layout.shards and list(layout.shards),
         "output_zarr_format": layout.zarr_format,
+        "pyramid": len(layout.factors) - 1,
         "patch_size": list(grid.patch),
         "overlap": list(params.overlaps),
         "bbox": None if params.bbox is None else [list(pair) for pair in params.bbox],

@@ -14,7 +14,8 @@ from vcmodels.inference.failures import Failures
 from vcmodels.inference.holding import Hold, setting_up, working_on
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
-from vcmodels.inference.outputs import State, claim, intact_blocks
+from vcmodels.inference.outputs import State, claim, find_intact
+from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.sharing import WHOLE, Part
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Output
@@ -129,7 +130,8 @@ def predict(
         job = _warm_up(job, Journal(job.root), part)
         failures = Failures(reporter.say)
         count, is_through = _predict(job, outputs, failures, reporter, should_stop)
-        is_complete = is_through and _complete(job, hold)
+        is_complete = is_through and complete(job, hold, reporter, should_stop)
+        is_through = is_complete or (is_through and not should_stop())
     if is_through and (error := failures.error(job.root)):
         raise error
     seconds = time.monotonic() - begun
@@ -162,10 +164,12 @@ def _begin(
             job.layout.clean(job.targets)
         outputs = job.layout.open_arrays(job.targets, job.provenance)
         if verify:
-            intact = intact_blocks(outputs)
-            Journal(job.root).begin(job.manifest)
-            Journal(job.root).mark(*intact)
-            say(f"{job.root}: {len(intact)} blocks are intact")
+            intact = find_intact(job.layout, outputs)
+            journal = Journal(job.root)
+            journal.begin(job.manifest)
+            for array, blocks in intact.items():
+                journal.mark(*blocks, array=array)
+            say(f"{job.root}: {len(intact[''])} blocks are intact")
         return outputs
 
 
@@ -210,15 +214,26 @@ def _warm_up(job: Job, journal: Journal, part: Part) -> Job:
     return job
 
 
-def _complete(job: Job, hold: Hold) -> bool:
-    """Write what is written last, if no worker has anything left; whether that was so.
+def complete(
+    job: Job,
+    hold: Hold,
+    reporter: Reporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Do what is done last, if no worker has anything left; whether it was done.
 
     A worker that is not the last gives its hold back at once: of two that end together, each would
     else leave it to the other.
     """
+    reporter, journal = reporter or Silent(), Journal(job.root)
     with setting_up(job.root):
-        journal = Journal(job.root)
         if not hold.is_sole() or next(job.whole.units(journal.done()), None) is not None:
+            hold.release()
+            return False
+    if not build_pyramid(job.layout, job.targets, journal, job.threads, reporter, should_stop):
+        return False
+    with setting_up(job.root):
+        if not hold.is_sole():  # another worker came meanwhile, and completes it when it ends
             hold.release()
             return False
         for name, target in job.targets.items():

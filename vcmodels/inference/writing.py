@@ -13,8 +13,8 @@ from torch import Tensor
 from vcmodels.errors import RunError
 from vcmodels.geometry.blocks import BoxSet, slabs, tiles
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference.failures import Failures, PlaceError
 from vcmodels.inference.deviation import Written
+from vcmodels.inference.failures import Failures, PlaceError
 from vcmodels.inference.skipping import Mask
 from vcmodels.inference.units import Unit
 from vcmodels.volumes import WritableArray
@@ -36,6 +36,21 @@ class Output:
     def channels(self) -> int:
         """Channels of the stored array; 1 when it has no channel axis."""
         return self.target.output_channels(self.dtype) or 1
+
+    def write(self, box: Box, data: np.ndarray) -> None:
+        """Write (S, Z, Y, X) encoded voxels.
+
+        Raises:
+            RunError: the disk is full, or the array cannot be written.
+        """
+        try:
+            self.array.write(box, data)
+        except OSError as error:
+            raise RunError(
+                self.array.location,
+                f"cannot be written ({error.strerror or error})",
+                "make space, then run the same command again: it continues here",
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -171,16 +186,8 @@ class UnitOutput:
 
     def _write(self, brick: Box) -> None:
         for name, data in self._bricks.pop(brick).items():
-            array = self.outputs[name].array
-            try:
-                for part in self._sound(brick):
-                    array.write(part, data[(slice(None), *part.slices(brick))])
-            except OSError as error:
-                raise RunError(
-                    array.location,
-                    f"cannot be written ({error.strerror or error})",
-                    "make space, then run the same command again: it continues here",
-                ) from error
+            for part in self._sound(brick):
+                self.outputs[name].write(part, data[(slice(None), *part.slices(brick))])
 
 
 class Background:

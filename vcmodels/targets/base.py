@@ -238,6 +238,18 @@ class Target(Section):
     def blendable(self, logits: Tensor) -> Tensor:
         """What overlapping patches may average: (B, C, Z, Y, X) logits -> (B, A, Z, Y, X) float32."""
 
+    @property
+    def is_categorical(self) -> bool:
+        """Whether stored predictions are ids, of which a coarser level keeps the most frequent."""
+        return False
+
+    def averageable(self, prediction: Tensor) -> Tensor:
+        """What of decoded predictions a coarser level averages, for `unblend` to turn back.
+
+        (P, Z, Y, X) float32 -> (A, Z, Y, X) float32.
+        """
+        return prediction
+
     def unblend(self, blended: Tensor) -> Tensor:
         """The prediction, (A, Z, Y, X) or (B, A, Z, Y, X) averages -> the same with P channels."""
         return blended

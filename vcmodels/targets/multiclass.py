@@ -168,6 +168,10 @@ class MulticlassTarget(Target):
         }
         return self.model_copy(update={"loss": loss})
 
+    @property
+    def is_categorical(self) -> bool:
+        return self.output == "classes"
+
     def blendable(self, logits: Tensor) -> Tensor:
         """Probabilities."""
         return logits.float().softmax(1)

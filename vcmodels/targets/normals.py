@@ -207,6 +207,10 @@ class NormalsTarget(Target):
         vectors = unit(logits.float())
         return outer_products(vectors) if self._is_axial else vectors
 
+    def averageable(self, prediction: Tensor) -> Tensor:
+        """As `blendable`: neighbouring axes of opposite sign would cancel."""
+        return self.blendable(prediction)
+
     def unblend(self, blended: Tensor) -> Tensor:
         """Unit vectors: the average renormalised, or the principal axis of the averaged n n^T."""
         return principal_axes(blended) if self._is_axial else unit(blended)

@@ -5,6 +5,7 @@ from vcmodels.volumes.opening import open_volume
 from vcmodels.volumes.reader import ChunkError, Volume
 from vcmodels.volumes.writer import (
     WritableArray,
+    coarse_grid,
     create_array,
     group_attributes,
     set_group_attributes,
@@ -15,6 +16,7 @@ __all__ = [
     "ChunkError",
     "Volume",
     "WritableArray",
+    "coarse_grid",
     "create_array",
     "expand_location",
     "expand_pattern",

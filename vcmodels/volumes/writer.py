@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.volumes import backend
 from vcmodels.volumes.backend import ArrayHandle, ZarrFormat
 from vcmodels.volumes.location import is_remote
@@ -156,6 +156,13 @@ def create_array(
     return WritableArray(handle, write_empty_chunks)
 
 
+def coarse_grid(spacing: Spacing, offset: Spacing, factor: Shape) -> tuple[Spacing, Spacing]:
+    """Spacing and offset of voxels that are each the average of `factor` voxels."""
+    z, y, x = (s * f for s, f in zip(spacing, factor, strict=True))
+    shifts = [s * (f - 1) / 2 for s, f in zip(spacing, factor, strict=True)]
+    return (z, y, x), (offset[0] + shifts[0], offset[1] + shifts[1], offset[2] + shifts[2])
+
+
 def write_multiscale_group(
     location: str,
     *,
@@ -165,13 +172,14 @@ def write_multiscale_group(
     offset: Spacing = (0.0, 0.0, 0.0),
     unit: str | None = None,
     levels: Sequence[str] = ("0",),
+    factors: Sequence[Shape] | None = None,
     zarr_format: ZarrFormat = 2,
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a group an OME-Zarr image: NGFF 0.4 in version 2, 0.5 in version 3.
 
-    Level n is taken to be averaged down by 2^n along z, y and x, so that its first voxel's centre
-    lies (s_n - s_0) / 2 further in.
+    Levels are taken to be averages, so that the centre of the first voxel of level n lies
+    (s_n - s_0) / 2 further in.
 
     Args:
         location: of the group, a local folder.
@@ -181,12 +189,14 @@ def write_multiscale_group(
         offset: world position of voxel 0 of level 0.
         unit: of both; a UDUNITS word such as "micrometer".
         levels: paths of the levels' arrays, the finest first.
+        factors: voxels of level 0 in one of each level, along (z, y, x); 2^n when left out.
         zarr_format: of the group.
         attributes: more attributes for the group.
     """
+    factors = factors or [(2**n, 2**n, 2**n) for n in range(len(levels))]
     datasets = [
-        {"path": path, "coordinateTransformations": _transforms(axes, spacing, offset, 2**n)}
-        for n, path in enumerate(levels)
+        {"path": path, "coordinateTransformations": _transforms(axes, spacing, offset, factor)}
+        for path, factor in zip(levels, factors, strict=True)
     ]
     image: dict[str, Any] = {
         "name": name,
@@ -251,12 +261,13 @@ def _axis(name: str, unit: str | None) -> dict[str, str]:
 
 
 def _transforms(
-    axes: Sequence[str], spacing: Spacing, offset: Spacing, factor: int
+    axes: Sequence[str], spacing: Spacing, offset: Spacing, factor: Shape
 ) -> list[dict[str, Any]]:
-    sizes = dict(zip("zyx", spacing, strict=True))
-    shifts = dict(zip("zyx", offset, strict=True))
-    scale = [sizes[a] * factor if a in sizes else 1.0 for a in axes]
-    shift = [shifts[a] + sizes[a] * (factor - 1) / 2 if a in sizes else 0.0 for a in axes]
+    coarser, moved = coarse_grid(spacing, offset, factor)
+    sizes = dict(zip("zyx", coarser, strict=True))
+    shifts = dict(zip("zyx", moved, strict=True))
+    scale = [sizes.get(a, 1.0) for a in axes]
+    shift = [shifts.get(a, 0.0) for a in axes]
     steps: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
     if any(shift):
         steps.append({"type": "translation", "translation": shift})

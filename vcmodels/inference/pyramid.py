@@ -1,0 +1,182 @@
+"""Coarser levels of a finished output, each computed from the one before.
+
+A block (chunk, or shard) of a level is a pure function of the finer level, computed in pieces that
+are cut at places of the volume and written once; the journal notes it after it is on the disk. So a
+build that was killed goes on where it was, to the same bytes. Blocks under which nothing is stored
+are passed over.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from itertools import islice
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vcmodels.geometry.blocks import slabs, tiles
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.levels import coarse_box, fine_box
+from vcmodels.inference.deviation import Written
+from vcmodels.inference.journal import Journal
+from vcmodels.inference.outputs import Layout, level_key
+from vcmodels.inference.writing import ENCODED_DEPTH, Output
+from vcmodels.reporting import Advance, Reporter
+from vcmodels.volumes import Volume, open_volume
+
+MOST_BYTES = 1e9
+"""What all threads together may hold; one of them may always work."""
+
+
+def build_pyramid(
+    layout: Layout,
+    targets: Mapping[str, Written],
+    journal: Journal,
+    threads: int,
+    reporter: Reporter,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Build what is missing of the coarser levels of all targets; whether that came to its end.
+
+    Args:
+        layout: of the output, of which level 0 is complete.
+        targets: by name.
+        journal: where finished blocks are noted.
+        threads: how many blocks are computed at once, at most.
+        reporter: shown a bar for each level.
+        should_stop: asked after each block.
+
+    Raises:
+        RunError: the disk is full, or a chunk of the finer level is damaged.
+    """
+    for name, target in targets.items():
+        for level in range(1, len(layout.factors)):
+            output = layout.open_level(name, target, level)
+            below = layout.location(name, level - 1)
+            fine = open_volume(str(below), key="output", channels="any")
+            work = _LevelWork(fine, output, layout.step(level))
+            key = level_key(name, level)
+            done = set(journal.done(key))
+            blocks = [block for block in work.blocks() if block not in done]
+            with reporter.bar(f"level {level} of {name}", len(blocks)) as advance:
+                mark = partial(journal.mark, array=key)
+                if not _build(work, blocks, threads, mark, advance, should_stop):
+                    return False
+    return True
+
+
+def _build(
+    work: "_LevelWork",
+    blocks: Iterable[Box],
+    threads: int,
+    mark: Callable[[Box], None],
+    advance: Advance,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Write blocks and note each; false when stopped before the last."""
+    threads = max(1, min(threads, int(MOST_BYTES // work.block_bytes)))
+    todo = iter(blocks)
+    with ThreadPoolExecutor(threads, thread_name_prefix="pyramid") as pool:
+        while batch := list(islice(todo, 8 * threads)):  # few at a time: a stop waits for them
+            for written in as_completed([pool.submit(work.write, block) for block in batch]):
+                mark(written.result())
+                advance(1, "")
+            if should_stop():
+                return next(todo, None) is None
+    return True
+
+
+class _LevelWork:
+    """One level of one target, and the level that it comes from."""
+
+    def __init__(self, fine: Volume, output: Output, factor: Shape) -> None:
+        """`factor` is that between the two levels, 1 or 2 along each axis."""
+        coarse = open_volume(output.array.location, key="output", channels="any")
+        self.fine, self.output, self.factor = fine, output, factor
+        self.extent, self.chunk, self.block = coarse.box, coarse.chunks, coarse.storage_unit
+
+    @property
+    def block_bytes(self) -> int:
+        """Memory for one block at a time: what is stored, and float32 of a few planes."""
+        stored = prod(self.block) + prod(self.factor) * prod(self.chunk)
+        floats = 4 * 4 * prod(self.factor) * ENCODED_DEPTH * prod(self.chunk[1:])
+        return self.output.channels * (stored * self.output.dtype.itemsize + floats)
+
+    def blocks(self) -> list[Box]:
+        """Those under which anything is stored, in order."""
+        found = {
+            block.intersect(self.extent)
+            for stored in self.fine.stored_blocks()
+            for block in tiles(coarse_box(stored, self.factor), self.block, whole=True)
+        }
+        return sorted(found)
+
+    def write(self, block: Box) -> Box:
+        """Compute a block and wait until it is on the disk; returns it."""
+        data = np.zeros((self.output.channels, *block.shape), self.output.dtype)
+        for piece in tiles(block, self.chunk):
+            source = fine_box(piece, self.factor).intersect(self.fine.box)
+            if self.fine.is_stored(source):
+                values = self.fine.read(source)
+                for part, planes in self._parts(piece, values):
+                    data[(slice(None), *part.slices(block))] = halve(
+                        self.output.target, planes, self.factor
+                    )
+        self.output.write(block, data)
+        self.output.array.sync(block)
+        return block
+
+    def _parts(self, piece: Box, values: np.ndarray) -> Iterator[tuple[Box, np.ndarray]]:
+        """A piece in few planes at a time, each with the finer voxels under it."""
+        for part in slabs(piece, ENCODED_DEPTH):
+            start = (part.origin[0] - piece.origin[0]) * self.factor[0]
+            yield part, values[:, start : start + part.shape[0] * self.factor[0]]
+
+
+def halve(target: Written, stored: np.ndarray, factor: Shape) -> np.ndarray:
+    """Make one voxel of `factor` voxels, in the stored encoding.
+
+    Values are averaged, not codes: vectors get their length back, axes are averaged as tensors.
+    Classes give the most frequent, of equally frequent ones the lowest value. Where an axis ends
+    with an odd voxel, that one stands alone.
+
+    Args:
+        target: what is stored.
+        stored: (S, Z, Y, X), encoded.
+        factor: 1 or 2 along each axis.
+
+    Returns:
+        (S, ceil(Z / fz), ceil(Y / fy), ceil(X / fx)), of the same dtype.
+    """
+    odd = [(0, -n % f) for n, f in zip(stored.shape[1:], factor, strict=True)]
+    # A voxel that stands for itself twice changes neither a mean nor a majority.
+    even = np.pad(stored, [(0, 0), *odd], mode="edge") if any(map(any, odd)) else stored
+    if target.is_categorical:
+        return _most_frequent(even, factor)
+    values = target.averageable(torch.from_numpy(target.decode(even)))
+    return target.encode(target.unblend(_mean(values, factor)), stored.dtype)
+
+
+def _mean(values: Tensor, factor: Shape) -> Tensor:
+    for axis, f in enumerate(factor, start=1):
+        if f == 2:
+            first, second = values.unflatten(axis, (-1, 2)).unbind(axis + 1)
+            values = (first + second) * 0.5
+    return values
+
+
+def _most_frequent(stored: np.ndarray, factor: Shape) -> np.ndarray:
+    fz, fy, fx = factor
+    corners = [
+        stored[:, z::fz, y::fy, x::fx] for z in range(fz) for y in range(fy) for x in range(fx)
+    ]
+    best, most = corners[0], np.zeros(corners[0].shape, np.uint8)
+    for value in corners:
+        count = np.zeros_like(most)
+        for other in corners:
+            count += value == other
+        wins = (count > most) | ((count == most) & (value < best))
+        best, most = np.where(wins, value, best), np.maximum(most, count)
+    return best
