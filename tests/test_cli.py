@@ -166,6 +166,8 @@ def test_infer_passes_its_options_on(task_file, sheet_task, monkeypatch, capsys)
         (["--part", "3/3"], '--part: found "3/3"; give I/N with I from 0 to N-1'),
         (["--part", "1"], '--part: found "1"'),
         (["--devices", "cpu", "--dry-run"], "--devices: goes with none of"),
+        (["--dask", "local:2", "--devices", "cpu"], "--dask: goes with none of --devices, --part"),
+        (["--dask", "tcp://127.0.0.1:9"], "no Dask scheduler answers at tcp://127.0.0.1:9"),
         (["--devices", "cpu,tpu"], '--devices: found "tpu"'),
     ],
 )

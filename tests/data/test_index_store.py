@@ -247,7 +247,7 @@ def test_a_dask_cluster_gives_the_same(store, labels, tmp_path):
 
 
 def test_a_scheduler_that_is_not_there_is_refused(store, labels, monkeypatch):
-    monkeypatch.setattr("vcmodels.data.indexer.CONNECT_S", 0.3)
+    monkeypatch.setattr("vcmodels.clusters.CONNECT_S", 0.3)
     with pytest.raises(RefusedError, match=r"--dask.*no Dask scheduler answers"):
         ask(store("label", labels), None, dask="tcp://127.0.0.1:9")
 

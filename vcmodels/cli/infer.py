@@ -38,6 +38,10 @@ def infer(
         str | None,
         typer.Option(metavar="A,B,...", help="One process on each device, as in 0,1 or cpu,cpu."),
     ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
+    ] = None,
     debug: Debug = False,
 ) -> int:
     """Predict a volume, or continue doing so."""
@@ -46,9 +50,7 @@ def infer(
 
     console = Console()
     context.obj.begin()
-    if devices and (part or dry_run or verify):
-        found = "goes with none of --part, --dry-run and --verify"
-        raise RefusedError("--devices", found, "leave one out")
+    _require_one_engine(dask=dask, devices=devices, part=part, others=dry_run or verify)
     loaded = load(task, set_, console)
     with StopSignals() as stop:
 
@@ -56,7 +58,20 @@ def infer(
             stop.defer()  # asked after each batch: before the first, nothing waits to be written
             return stop.is_stopped()
 
-        if devices:
+        if dask:
+            from vcmodels.clusters import dask_client
+            from vcmodels.inference.cluster import predict_on_cluster  # late: it imports dask
+
+            with dask_client(dask) as client:
+                report = predict_on_cluster(
+                    loaded,
+                    inference.load_predictor(loaded, checkpoint),
+                    client,
+                    overwrite=overwrite,
+                    reporter=console,
+                    should_stop=should_stop,
+                )
+        elif devices:
             report = inference.predict_on(
                 loaded,
                 inference.load_predictor(loaded, checkpoint),
@@ -96,6 +111,24 @@ def _tell(report: "InferenceReport", stopped: int, console: Console) -> int:
     for name, place in report.outputs.items():
         console.say(f"{name}: {place}")
     return 0
+
+
+def _require_one_engine(
+    *, dask: str | None, devices: str | None, part: str | None, others: bool
+) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        RefusedError: naming the first of them.
+    """
+    for option, given, excluded in (
+        ("--dask", dask, devices or part),
+        ("--devices", devices, part),
+    ):
+        if given and (excluded or others):
+            more = "--devices, --part" if option == "--dask" else "--part"
+            found = f"goes with none of {more}, --dry-run and --verify"
+            raise RefusedError(option, found, "leave one out")
 
 
 def _part(text: str) -> "Part":

@@ -1,22 +1,19 @@
 """Label indexes of the volumes of a task: from the store, or made by threads or a Dask cluster."""
 
-import importlib
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vcmodels.clusters import dask_client
 from vcmodels.config import Task
 from vcmodels.data.index_store import IndexStore
 from vcmodels.data.label_index import IndexPlan, LabelIndex
 from vcmodels.data.label_pass import count_voxels, decoding_threads, index_label, stored_bricks
-from vcmodels.errors import RefusedError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume
-
-CONNECT_S = 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Indexer:
     Args:
         folder: of stored indexes; None to keep none.
         reporter: told the progress, and why an index is not kept.
-        dask: address of a scheduler whose workers decode; None for threads.
+        dask: address of a scheduler whose workers decode, or `local:N`; None for threads.
     """
 
     folder: Path | None
@@ -79,11 +76,5 @@ class Indexer:
             with decoding_threads([w.label for w in labels]) as pool:
                 yield pool
             return
-        distributed = importlib.import_module("distributed")
-        try:
-            client = distributed.Client(self.dask, timeout=CONNECT_S)
-        except (OSError, ValueError) as error:
-            found = f"no Dask scheduler answers at {self.dask} ({type(error).__name__})"
-            raise RefusedError("--dask", found, "start one, or leave it out") from error
-        with client:
+        with dask_client(self.dask) as client:
             yield client.get_executor()

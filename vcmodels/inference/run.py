@@ -124,10 +124,10 @@ def predict(
     begun = time.monotonic()
     places = {name: job.root / name for name in job.targets}
     with working_on(job.root, alone=part == WHOLE) as hold:
-        outputs = _begin(job, hold, overwrite=overwrite, verify=verify, say=reporter.say)
+        outputs = begin(job, hold, overwrite=overwrite, verify=verify, say=reporter.say)
         if outputs is None:
             return InferenceReport(job.root, places, was_complete=True)
-        job = _warm_up(job, Journal(job.root), part)
+        job = warm_up(job, Journal(job.root), alone=part == WHOLE)
         failures = Failures(reporter.say)
         count, is_through = _predict(job, outputs, failures, reporter, should_stop)
         is_complete = is_through and complete(job, hold, reporter, should_stop)
@@ -148,7 +148,7 @@ def claim_for_parts(job: Job, *, overwrite: bool) -> State:
         return claim(job.root, job.manifest, overwrite=overwrite)
 
 
-def _begin(
+def begin(
     job: Job, hold: Hold, *, overwrite: bool, verify: bool, say: Callable[[str], None]
 ) -> dict[str, Output] | None:
     """Take possession of the output and open its arrays; None if the result is complete."""
@@ -192,7 +192,7 @@ def _predict(
         return predict_units(job, units, outputs, journal.mark, failures, advance, should_stop)
 
 
-def _warm_up(job: Job, journal: Journal, part: Part) -> Job:
+def warm_up(job: Job, journal: Journal, *, alone: bool) -> Job:
     """Compile the network, if it is to be; where that fails, the run is one without.
 
     Raises:
@@ -201,7 +201,7 @@ def _warm_up(job: Job, journal: Journal, part: Part) -> Job:
     channels = sum(volume.channels for volume in job.inputs)
     if not job.forward.is_compiled or job.forward.warm_up(channels, job.division.grid.patch):
         return job
-    if part != WHOLE or journal.done():
+    if not alone or journal.done():
         found = "was begun with a compiled network, and compiling fails here"
         remedy = 'continue where it was begun, or use "compile": false and --overwrite'
         raise OutputError(str(job.root), found, remedy)
