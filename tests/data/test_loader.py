@@ -2,6 +2,7 @@ import gc
 import os
 import signal
 import time
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -133,6 +134,17 @@ def test_stop_signals_do_not_reach_workers(dataset):
     for pid in workers._running[dataset].pool._processes:
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
+    assert_equal(finished(dataset, workers=1), alone)
+
+
+def test_workers_are_of_this_version_whatever_the_working_directory_holds(
+    dataset, tmp_path, monkeypatch
+):
+    alone = finished(dataset)
+    (tmp_path / "vcmodels").mkdir()
+    (tmp_path / "vcmodels/__init__.py").write_text("raise RuntimeError('another version')\n")
+    monkeypatch.chdir(tmp_path)
+    forkserver._forkserver._stop()  # else the server of an earlier test would be asked
     assert_equal(finished(dataset, workers=1), alone)
 
 

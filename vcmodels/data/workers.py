@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 
 import torch
@@ -41,6 +41,9 @@ class Workers:
             context.set_forkserver_preload(["vcmodels.data.workers"])
         # Started first, because it unblocks the signals that we hold back.
         resource_tracker.ensure_running()
+        if method == "forkserver":
+            with _blocked_signals():  # it passes them on to what it forks
+                _start_fork_server()
         self.count = count
         self.pool = ProcessPoolExecutor(
             # As bytes: the pool must not keep the dataset alive, which stops it when it goes.
@@ -139,6 +142,23 @@ def _blocked_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_fork_server() -> None:
+    """Start the server that workers are forked from, unless it runs.
+
+    It is a `python -c`, which would look for what it preloads in the working directory first: a
+    clone that lies there would read the patches of another version's training.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 _dataset: PatchDataset | None = None
