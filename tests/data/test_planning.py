@@ -90,6 +90,14 @@ def test_volumes_with_a_split_of_their_own_are_not_cut(make):
     assert planned(make((40, 96, 56), entry={"split": "train"})).patch == (40, 96, 56)
 
 
+def test_beside_a_validation_volume_the_others_are_trained_on_whole(make):
+    volumes = open_volumes(make((40, 96, 56), entry={"split": "val"}))
+    task = make((40, 96, 56))
+    assert plan_sizes(task, [*volumes, *open_volumes(task)]).patch == (40, 96, 56)
+    volumes = open_volumes(make((40, 96, 56), entry={"split": "train"}))
+    assert plan_sizes(task, [*volumes, *open_volumes(make((40, 96, 56)))]).patch == (40, 32, 56)
+
+
 def test_the_median_volume_is_covered_and_the_batch_grows_to_a_share_of_all(make):
     """nnU-Net plans 9 patches of 40 x 56 x 40 for the 260 cases of the hippocampus, too."""
     task = make((36, 50, 35), (20, 20, 20), (60, 90, 80))
