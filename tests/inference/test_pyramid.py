@@ -10,6 +10,7 @@ from vcmodels.errors import OutputError
 from vcmodels.geometry.blocks import tiles
 from vcmodels.geometry.levels import coarse_extent, level_factors
 from vcmodels.inference import Part
+from vcmodels.inference.deviation import Deviation
 from vcmodels.inference.pyramid import halve
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.multiclass import MulticlassTarget
@@ -101,6 +102,12 @@ def test_a_signed_value_is_averaged_as_a_value_and_not_as_a_code():
     target = RegressionTarget(output_range=[-4, 4])
     stored = target.encode(torch.tensor([-4.0, 4.0, 4.0, 4.0]).view(1, 1, 2, 2), np.dtype("uint8"))
     assert target.decode(halve(target, stored, (1, 2, 2))).item() == pytest.approx(2, abs=0.02)
+
+
+def test_deviations_are_averaged_as_squares():
+    target = Deviation(BinaryTarget())
+    stored = np.float32([0.3, 0.4, 0, 0]).reshape(1, 1, 2, 2)
+    assert halve(target, stored, (1, 2, 2)).item() == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(

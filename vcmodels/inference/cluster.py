@@ -165,7 +165,8 @@ def predict_on_cluster(
             begin(job, hold, overwrite=False, verify=False, say=reporter.say)
             hand = _HandingOut(job, client, plugin.name, Failures(reporter.say))
             is_through = hand.run(len(workers), reporter, should_stop)
-            is_complete = is_through and complete(job, hold)
+            is_complete = is_through and complete(job, hold, reporter, should_stop)
+            is_through = is_complete or (is_through and not should_stop())
     finally:
         client.unregister_worker_plugin(plugin.name)
     if is_through and (error := hand.failures.error(job.root)):
