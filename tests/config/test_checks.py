@@ -56,3 +56,13 @@ def test_a_variable_that_is_not_set_is_no_fault_before_the_volume_is_opened(good
     monkeypatch.delenv("VCMODELS_DATA", raising=False)
     good["dataset_config"]["volume_paths"][0]["input"] = "$VCMODELS_DATA/x.zarr"
     parse_task(good, "task.json")
+
+
+def test_what_inference_will_refuse_is_said_before_training(good):
+    good["dataset_config"]["targets"]["flow"] = {"kind": "vector"}
+    good["dataset_config"]["volume_paths"][0]["flow"] = "flow.zarr"
+    good["inference_params"]["output_dir"] = "out"
+    _, notes = parse_task(good, "task.json")
+    assert any("inference will refuse dataset_config.targets.flow" in note for note in notes)
+    good["inference_params"]["output_type"] = "float32"
+    assert not any("refuse" in note for note in parse_task(good, "task.json")[1])

@@ -177,3 +177,18 @@ def _store_of(place: FilePath) -> FilePath:
         if folder.suffix == ".zarr" or is_node:
             store = folder
     return store
+
+
+def output_notes(task: Task) -> list[str]:
+    """What inference will refuse, said before a training is spent on it."""
+    params = task.inference_params
+    if params.output_dir is None:
+        return []
+    notes: list[str] = []
+    for name, target in task.dataset_config.targets.items():
+        if params.output_targets == "all" or name in params.output_targets:
+            try:
+                target.output_channels(params.dtype)
+            except ValueError as error:
+                notes.append(f"inference will refuse dataset_config.targets.{name}: {error}")
+    return notes

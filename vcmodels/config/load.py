@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vcmodels.config.checks import check_task
+from vcmodels.config.checks import check_task, output_notes
 from vcmodels.config.compat import lift, modernise
 from vcmodels.config.explain import faults_of
 from vcmodels.config.fill import fill_in
@@ -78,4 +78,4 @@ def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, l
     faults = check_task(task)
     if faults:
         raise task_error(faults)
-    return task, notes
+    return task, notes + output_notes(task)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -56,13 +57,18 @@ def _term(name: str, value: float | Mapping[str, Any]) -> LossTerm:
     if name not in LOSSES:
         raise ValueError(f'no loss "{name}"; choose from {", ".join(sorted(LOSSES))}')
     given = dict(value) if isinstance(value, Mapping) else {"weight": value}
+    known = list(_options_of(name).model_fields)
+    for option in given:
+        if option not in known:
+            near = get_close_matches(option, known, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"it takes {', '.join(known)}"
+            raise ValueError(f'loss "{name}" has no option "{option}"; {hint}')
     try:
         block = _options_of(name).model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        known = ", ".join(_options_of(name).model_fields)
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f'loss "{name}": {where}: {first["msg"]}; it takes {known}') from error
+        raise ValueError(f'loss "{name}": {where}: {first["msg"]}') from error
     options = block.model_dump()
     return LossTerm(name, options.pop("weight"), options)
 

@@ -36,7 +36,9 @@ class Counters:
                 raise RunError(
                     f"dataset_config.targets.{name}",
                     f"not one valid label voxel in epoch {self.epoch + 1}",
-                    "check ignore_label, loss_only_on_label and the label volumes, or remove the target",
+                    "see it with vcmodels preview; check ignore_label, loss_only_on_label, the "
+                    "thresholds that choose patches and, if it is derived, how far around a patch "
+                    "it looks (clip, max_extent), or remove the target",
                 )
         means = {name: self.loss_sums[name] / self.loss_counts[name] for name in targets}
         self.loss_sums, self.loss_counts = {}, {}
