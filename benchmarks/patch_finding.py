@@ -1,6 +1,7 @@
 """Patch finding against its floor: decoding every stored chunk once and dropping it.
 
     python benchmarks/patch_finding.py [--side 1024] [--folder /tmp/vcmodels-patches]
+        [--peer PYTHON]     an interpreter with vesuvius 0.2.4 and zarr 2, to be timed as well
 
 Prints a table of ratios; everything is measured in one run, with the same reader and threads. CPU
 seconds are those of the process, so that other work on the machine does not count.
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--peak", type=Path, help="only index this label, and print the peak memory"
     )
+    parser.add_argument("--peer", help="only compare with vesuvius, which this interpreter has")
     arguments = parser.parse_args()
     if arguments.peak:
         before = peak_mib(reset=True)
@@ -62,6 +64,9 @@ def main() -> None:
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     label = open_label(make_sheets(folder / f"sheets-{arguments.side}.zarr", arguments.side))
+    if arguments.peer:
+        against_peer(label, arguments.peer)
+        return
     against_floor(label, folder / "index")
     against_plain_loop(label)
     peaks(folder, arguments.side)
@@ -105,6 +110,34 @@ def against_plain_loop(label: Volume) -> None:
     rows = qualifying(density, grid)
     say(f"plain loop over the patches     {cpu:8.3f} s CPU: {cpu / own_cpu:.0f} x the index")
     say(f"patches                         {len(rows)}, the same: {rows.tolist() == looped}")
+
+
+def against_peer(label: Volume, python: str) -> None:
+    """A public finder on the same label, patches and thresholds: stride a patch, ratio of the patch.
+
+    In turns, the least of each: other work on the machine adds to both.
+    """
+    given = {"label": label.location, "patch": PATCH, "share": SHARE, "ratio": RATIO}
+    command = [python, str(Path(__file__).with_name("vesuvius_patches.py")), json.dumps(given)]
+    floors, passes, peers = [], [], []
+    for _ in range(3):
+        floors.append(timed(lambda: decode_all(label))[0][0])
+        passes.append(timed(lambda: first_pass(label, None, PATCH, PATCH)))
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peers.append(json.loads(done.stdout.splitlines()[-1]))
+    floor, own = min(floors), min(spent[0] for spent, _ in passes)
+    peer, found = min(answer["cpu"] for answer in peers), peers[0]["patches"]
+    reads = peers[0]["reads"] / len(list(label.stored_blocks()))
+    _, (_, (density, grid)) = passes[0]
+    rows = qualifying(density, grid, of_patch=True)
+    whole = rows[(rows % PATCH == 0).all(axis=1)].tolist()  # it has no patch at the far ends
+    say(f"floor                           {floor:8.3f} s CPU")
+    say(f"first pass, stride a patch      {own:8.3f} s CPU, {own / floor:.2f} x the floor")
+    say(f"vesuvius, full resolution       {peer:8.3f} s CPU, {peer / floor:.1f} x the floor")
+    say(f"vesuvius / first pass           {peer / own:.1f}")
+    say(f"its reads of chunk data         {reads:.2f} for each stored chunk")
+    same = f"it finds {len(found)}, the same: {whole == found}"
+    say(f"patches                         {len(rows)}, {len(whole)} on its grid, {same}")
 
 
 def peaks(folder: Path, side: int) -> None:
@@ -224,10 +257,11 @@ def ask(index: LabelIndex) -> np.ndarray:
     return qualifying(patch_density(index, grid), grid)
 
 
-def qualifying(density: PatchDensity, grid: PatchGrid) -> np.ndarray:
+def qualifying(density: PatchDensity, grid: PatchGrid, *, of_patch: bool = False) -> np.ndarray:
     """Origins (n, 3) of the patches that meet the thresholds."""
     share = density.box / grid.patch_voxels
-    enough = (share >= SHARE) & (density.labelled / density.box >= RATIO)
+    whole = grid.patch_voxels if of_patch else density.box
+    enough = (share >= SHARE) & (density.labelled / whole >= RATIO)
     return grid.rows(density.places[enough])
 
 
