@@ -73,6 +73,19 @@ def test_empty_chunks_are_written_only_when_asked(tmp_path, empty):
     assert open_volume(array.location, key="k").missing_blocks() == (0 if empty else 27)
 
 
+def test_the_one_empty_chunk_of_a_box_is_not_stored(tmp_path):
+    array = create_array(
+        str(tmp_path / "o.zarr"), "a", shape=(2, 6, 7, 8), chunks=(1, 2, 3, 3), dtype="f4"
+    )
+    data = np.full((2, 6, 7, 8), np.nan, "f4")
+    data[1, 2:4, 3:6, 6:] = 0
+    array.write(ALL, data)
+    assert open_volume(array.location, key="k", channels="any").missing_blocks() == 1
+    data[1, 2, 3, 6] = 1
+    array.write(ALL, data)
+    assert open_volume(array.location, key="k", channels="any").missing_blocks() == 0
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_other_processes_write_their_own_chunks(tmp_path, stores, start):
