@@ -61,7 +61,11 @@ def test_a_variable_that_is_not_set_is_no_fault_before_the_volume_is_opened(good
 def test_what_inference_will_refuse_is_said_before_training(good):
     good["dataset_config"]["targets"]["flow"] = {"kind": "vector"}
     good["dataset_config"]["volume_paths"][0]["flow"] = "flow.zarr"
-    good["inference_params"]["output_dir"] = "out"
+    good["inference_params"] |= {
+        "output_dir": "out",
+        "output_type": "uint8",
+        "output_targets": "all",
+    }
     _, notes = parse_task(good, "task.json")
     assert any("inference will refuse dataset_config.targets.flow" in note for note in notes)
     good["inference_params"]["output_type"] = "float32"
