@@ -11,7 +11,6 @@ from pydantic_zarr.v2 import ArraySpec
 
 from vcmodels.volumes import create_array, write_multiscale_group
 
-
 # Its 0.4 model names a class that it imports for type checkers alone, which pydantic 2.14 wants.
 Image04.model_rebuild(_types_namespace={"ArraySpec": ArraySpec})
 

@@ -13,6 +13,7 @@ from vcmodels.cli.derive import derive
 from vcmodels.cli.infer import infer
 from vcmodels.cli.patches import patches
 from vcmodels.cli.preview import preview
+from vcmodels.cli.reproduce import reproduce
 from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
@@ -160,6 +161,7 @@ def phantom(
 
 app.command()(patches)
 app.command()(infer)
+app.command()(reproduce)
 app.command()(derive)
 app.command()(preview)
 

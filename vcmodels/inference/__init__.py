@@ -2,16 +2,19 @@
 
 from vcmodels.inference.estimate import Estimate
 from vcmodels.inference.processes import predict_on
+from vcmodels.inference.reproduction import Comparison, reproduce
 from vcmodels.inference.run import InferenceReport, load_predictor, predict, run_inference
 from vcmodels.inference.sharing import WHOLE, Part
 
 __all__ = [
     "WHOLE",
+    "Comparison",
     "Estimate",
     "InferenceReport",
     "Part",
     "load_predictor",
     "predict",
     "predict_on",
+    "reproduce",
     "run_inference",
 ]

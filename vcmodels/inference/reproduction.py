@@ -1,0 +1,136 @@
+"""A finished result made again from what its attributes say, and compared with it voxel by voxel."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vcmodels.config import Task, parse_task
+from vcmodels.errors import OutputError
+from vcmodels.geometry.boxes import Box
+from vcmodels.inference.job import prepare
+from vcmodels.inference.journal import Manifest, differences
+from vcmodels.inference.outputs import KEY
+from vcmodels.inference.run import load_predictor, predict
+from vcmodels.reporting import Reporter
+from vcmodels.volumes import Volume, group_attributes, open_volume
+
+VERSIONS = ("torch", "vcmodels")
+_AMP = {"float32": "off", "bfloat16": "bf16", "float16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two results have in common."""
+
+    is_whole: bool
+    """Whether there was a second result to compare; false after a stop."""
+    lines: list[str]
+    """One for each array that differs; none when all voxels are identical."""
+
+
+def reproduce(
+    output: Path,
+    folder: Path,
+    *,
+    checkpoint: str | None = None,
+    reporter: Reporter,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Comparison:
+    """Make a result again from its own attributes, and compare all levels of all targets.
+
+    Args:
+        output: the group that `infer` wrote.
+        folder: where the second one goes, or is continued.
+        checkpoint: where the checkpoint is now, if it was moved.
+        reporter: told other versions, and progress.
+        should_stop: as for `predict`.
+
+    Raises:
+        OutputError: `output` is not finished, or the input or the checkpoint are not what they were.
+        RefusedError: as for `predict`.
+    """
+    manifest, provenance = _read(output)
+    task = _task(manifest, provenance, folder)
+    saved = provenance["checkpoint"]
+    named = checkpoint or (saved if isinstance(saved, str) else None)
+    predictor = load_predictor(task, named)
+    now = prepare(task, predictor, lambda _line: None).manifest
+    for line in differences({k: manifest.get(k) for k in VERSIONS}, {k: now[k] for k in VERSIONS}):
+        reporter.say(f"note: {line}")
+    changed = differences(manifest, now | {k: manifest.get(k) for k in VERSIONS})
+    if changed:
+        found = f"cannot be made again: {'; '.join(changed[:6])}"
+        raise OutputError(str(output), found, "restore what it was made from")
+    report = predict(task, predictor, reporter=reporter, should_stop=should_stop)
+    if not report.is_complete:
+        return Comparison(False, [])
+    arrays = [
+        f"{name}/{level}"
+        for name in manifest["targets"]
+        for level in range(manifest["pyramid"] + 1)
+    ]
+    compared = [_compare(output / array, report.root / array) for array in arrays]
+    return Comparison(True, [line for line in compared if line])
+
+
+def _read(output: Path) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest and the provenance of a finished result.
+
+    Raises:
+        OutputError: it is none.
+    """
+    try:
+        noted = group_attributes(str(output)).get(KEY, {})
+        if noted.get("complete") is True:
+            manifest = noted["manifest"]
+            target = group_attributes(str(output / next(iter(manifest["targets"]))))
+            return manifest, target[KEY]["provenance"]
+    except FileNotFoundError as error:
+        raise OutputError(str(output), "is no zarr group", "name what infer wrote") from error
+    raise OutputError(str(output), "is no finished result of infer", "finish it, or name another")
+
+
+def _task(manifest: Manifest, provenance: Mapping[str, Any], folder: Path) -> Task:
+    """The task of a result, with what `auto` stood for, and the inputs by their full paths."""
+    task, _ = parse_task(provenance["task"], "the attributes")
+    params = task.inference_params
+    update = {
+        "input_path": manifest["input"],
+        "level": 0,  # the path names the array itself
+        "output_dir": str(folder),
+        "skip": params.skip.model_copy(update={"mask": manifest["skip"]["mask"]}),
+        "pyramid": manifest["pyramid"],
+        "patch_size": tuple(manifest["patch_size"]),
+        "amp": _AMP[manifest["precision"]],
+        "compile": manifest["compiled"],
+        "threads": manifest.get("threads", params.threads),
+    }
+    if manifest["device"] == "cpu":
+        update["device"] = "cpu"
+    return task.model_copy(update={"inference_params": params.model_copy(update=update)})
+
+
+def _compare(old: Path, new: Path) -> str:
+    """One line on how two arrays differ; empty when they do not."""
+    before, now = (open_volume(str(place), key="output", channels="any") for place in (old, new))
+    blocks = sorted({*before.stored_blocks(), *now.stored_blocks()})
+    unequal, largest = 0, 0.0
+    first: Box | None = None
+    for block in blocks:
+        difference = _largest_difference(before, now, block)
+        if difference:
+            unequal, largest, first = unequal + 1, max(largest, difference), first or block
+    if first is None:
+        return ""
+    return (
+        f"{old}: {unequal} of {len(blocks)} stored chunks differ, by {largest:g} at most, "
+        f"the first at (z, y, x) = {first.origin}"
+    )
+
+
+def _largest_difference(before: Volume, now: Volume, block: Box) -> float:
+    a, b = before.read(block).astype(np.float64), now.read(block).astype(np.float64)
+    return float(np.abs(a - b).max())
