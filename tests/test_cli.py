@@ -154,7 +154,7 @@ def test_infer_passes_its_options_on(task_file, sheet_task, monkeypatch, capsys)
     monkeypatch.setattr(vcmodels.inference, "run_inference", run_inference)
     path = str(task_file(sheet_task))
     assert main(["infer", path, "--checkpoint", "c.pth", "--overwrite", "--dry-run"]) == 0
-    assert (seen["checkpoint"], seen["overwrite"], seen["dry_run"]) == ("c.pth", True, True)
+    assert (seen["checkpoint"], seen["overwrite"], seen["dry_run"]) == (["c.pth"], True, True)
     assert "sheet: o/sheet" in capsys.readouterr().out
     assert main(["infer", path, "--part", "2/3"]) == 0
     assert seen["part"] == vcmodels.inference.Part(2, 3)
