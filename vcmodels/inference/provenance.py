@@ -56,7 +56,7 @@ def make_manifest(
 
 
 def make_provenance(task: Task, predictor: Predictor, manifest: Manifest) -> dict[str, Any]:
-    members = sorted((predictor, *predictor.others), key=lambda member: member.sha256)
+    members = (predictor, *predictor.others)
     packages = ("vcmodels", "torch", "zarr", "numpy")
     return {
         **manifest,
@@ -71,7 +71,7 @@ def make_provenance(task: Task, predictor: Predictor, manifest: Manifest) -> dic
 
 
 def _one_or_all(values: list[Any]) -> object:
-    """Of an ensemble all, in the order of `checkpoint_sha256`."""
+    """Of an ensemble all, in the order of the task, as the weights there."""
     return values[0] if len(values) == 1 else values
 
 

@@ -54,9 +54,7 @@ def reproduce(
     """
     manifest, provenance = _read(output)
     task = _task(manifest, provenance, folder)
-    saved = provenance["checkpoint"]
-    named = checkpoint or (saved if isinstance(saved, str) else None)
-    predictor = load_predictor(task, named)
+    predictor = load_predictor(task, checkpoint or provenance["checkpoint"])
     now = prepare(task, predictor, lambda _line: None).manifest
     for line in differences({k: manifest.get(k) for k in VERSIONS}, {k: now[k] for k in VERSIONS}):
         reporter.say(f"note: {line}")
