@@ -32,6 +32,7 @@ from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference import predict, predict_on
+from vcmodels.inference.forward import Forward
 from vcmodels.inference.job import prepare
 from vcmodels.volumes import create_array, open_volume
 
@@ -177,6 +178,7 @@ def overhead(size: int = 160) -> None:
                     costs.append((report.patches, time.process_time() - cpu))
                 (one, start), (windows, cpu) = costs[1:]
                 forward = prepare(task, predictor, emit_note).forward
+                assert isinstance(forward, Forward)  # one network, one view
                 noise = torch.randn(1, 1, patch, patch, patch)
                 bare = cpu_of(lambda f=forward, n=noise: f.logits(n), 6)
                 each = (cpu - start) / (windows - one)
