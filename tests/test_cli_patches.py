@@ -69,6 +69,6 @@ def test_without_reference_label_there_is_no_table(task_file, sheet_task, capsys
 
 
 def test_a_cluster_that_is_not_there_is_refused(path, monkeypatch, capsys):
-    monkeypatch.setattr("vcmodels.data.indexer.CONNECT_S", 0.3)
+    monkeypatch.setattr("vcmodels.clusters.CONNECT_S", 0.3)
     assert main(["patches", path, "--dask", "tcp://127.0.0.1:9"]) == 2
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
