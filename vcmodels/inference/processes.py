@@ -2,13 +2,12 @@
 
 import os
 import pickle
-import queue
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from multiprocessing.queues import Queue
 
 import torch
 
@@ -24,12 +23,20 @@ from vcmodels.stopping import StopSignals
 POLL_S = 0.2
 
 
-@dataclass(frozen=True)
-class Message:
-    """What a worker tells: work done, its report, or the error that ended it."""
+# What a worker tells: patches done, its report, or the error that ended it.
+Message = float | InferenceReport | VcmodelsError
 
-    worker: int
-    content: float | InferenceReport | VcmodelsError
+
+@dataclass(frozen=True)
+class Worker:
+    """A process and the end of the pipe that it talks into.
+
+    Each has a pipe of its own: a queue of all has one lock, and a worker that is killed while it
+    holds that silences the others for ever.
+    """
+
+    process: SpawnProcess
+    messages: Connection
 
 
 def predict_on(
@@ -58,18 +65,14 @@ def predict_on(
         reporter.say(f"{job.root}: already complete")
         return InferenceReport(job.root, places, was_complete=True)
     reporter.say(f"{job.patches} patches on {len(tasks)} devices")
-    messages: Queue[Message] = get_context("spawn").Queue()
-    with (
-        _workers(tasks, network, messages) as workers,
-        reporter.bar("predict", job.patches) as advance,
-    ):
-        ends = _watch(workers, messages, advance, should_stop)
+    with _workers(tasks, network) as workers, reporter.bar("predict", job.patches) as advance:
+        ends = _watch(workers, advance, should_stop)
     reports = [end for end in ends if isinstance(end, InferenceReport)]
     errors = [
         end
         or RunError(
             f"worker {number} on device {devices[number]}",
-            f"ended with code {workers[number].exitcode}",
+            f"ended with code {workers[number].process.exitcode}",
             "the others have finished what they could; the same command continues",
         )
         for number, end in enumerate(ends)
@@ -105,60 +108,60 @@ def _tasks(task: Task, devices: Sequence[str | int]) -> list[Task]:
 
 
 @contextmanager
-def _workers(
-    tasks: list[Task], network: bytes, messages: "Queue[Message]"
-) -> Iterator[list[SpawnProcess]]:
+def _workers(tasks: list[Task], network: bytes) -> Iterator[list[Worker]]:
     context = get_context("spawn")
-    workers = [
-        context.Process(
-            target=_work, args=(one, network, Part(n, len(tasks)), messages, os.getpid())
-        )
-        for n, one in enumerate(tasks)
-    ]
-    for worker in workers:
-        worker.start()
+    workers: list[Worker] = []
     try:
+        for number, task in enumerate(tasks):
+            reader, writer = context.Pipe(duplex=False)
+            part = Part(number, len(tasks))
+            process = context.Process(target=_work, args=(task, network, part, writer, os.getpid()))
+            process.start()
+            writer.close()  # the worker's is then the last: its end is the end of the pipe
+            workers.append(Worker(process, reader))
         yield workers
     finally:
         for worker in workers:
-            if worker.is_alive():
-                worker.terminate()  # SIGTERM: it writes what is finished
+            if worker.process.is_alive():
+                worker.process.terminate()  # SIGTERM: it writes what is finished
         for worker in workers:
-            worker.join()
+            worker.messages.close()  # nobody listens: it does not wait to be heard
+            worker.process.join()
 
 
 def _watch(
-    workers: list[SpawnProcess],
-    messages: "Queue[Message]",
-    advance: Advance,
-    should_stop: Callable[[], bool],
+    workers: list[Worker], advance: Advance, should_stop: Callable[[], bool]
 ) -> list[InferenceReport | VcmodelsError | None]:
     """Pass progress on until every worker has ended; what each ended with, None if silently."""
     ends: list[InferenceReport | VcmodelsError | None] = [None] * len(workers)
+    talking = {worker.messages: number for number, worker in enumerate(workers)}
     has_told = False
-    while True:
-        is_over = not any(worker.is_alive() for worker in workers)
+    while talking:
         if should_stop() and not has_told:
             has_told = True
             for worker in workers:
-                worker.terminate()
-        try:
-            message: Message = messages.get(timeout=0 if is_over else POLL_S)
-        except queue.Empty:
-            if is_over:
-                return ends
-            continue
-        if isinstance(message.content, int | float):
-            advance(message.content, "")
-        else:
-            ends[message.worker] = message.content
+                worker.process.terminate()
+        for messages in wait(list(talking), POLL_S):
+            assert isinstance(messages, Connection)
+            try:
+                message: Message = messages.recv()
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a message
+                del talking[messages]
+                continue
+            if isinstance(message, float | int):
+                advance(message, "")
+            else:
+                ends[talking[messages]] = message
+    for worker in workers:
+        worker.process.join()  # its exit code is known then
+    return ends
 
 
 class _Told:
     """The reporter of a worker: progress goes to the process that watches."""
 
-    def __init__(self, worker: int, messages: "Queue[Message]") -> None:
-        self.worker, self.messages = worker, messages
+    def __init__(self, messages: Connection) -> None:
+        self.messages = messages
 
     def say(self, line: str) -> None:
         """Nothing: the process that watches speaks."""
@@ -169,12 +172,18 @@ class _Told:
 
         def advance(amount: float, _text: str) -> None:
             if name == "predict":  # blocks of a pyramid are no patches
-                self.messages.put(Message(self.worker, float(amount)))
+                _tell(self.messages, float(amount))
 
         yield advance
 
 
-def _work(task: Task, network: bytes, part: Part, messages: "Queue[Message]", parent: int) -> None:
+def _tell(messages: Connection, message: Message) -> None:
+    """Send it, unless nobody listens: the work goes on to its next stop, which is then near."""
+    with suppress(BrokenPipeError):
+        messages.send(message)
+
+
+def _work(task: Task, network: bytes, part: Part, messages: Connection, parent: int) -> None:
     """The main function of a worker; it ends when the process that watches is gone."""
     with StopSignals() as stop:
 
@@ -187,9 +196,9 @@ def _work(task: Task, network: bytes, part: Part, messages: "Queue[Message]", pa
                 task,
                 pickle.loads(network),
                 part=part,
-                reporter=_Told(part.index, messages),
+                reporter=_Told(messages),
                 should_stop=should_stop,
             )
-            messages.put(Message(part.index, report))
+            _tell(messages, report)
         except VcmodelsError as error:
-            messages.put(Message(part.index, error))
+            _tell(messages, error)
