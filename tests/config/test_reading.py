@@ -24,11 +24,6 @@ def test_a_missing_file_is_named(tmp_path):
         load_task(tmp_path / "none.json")
 
 
-def test_a_directory_is_no_task(tmp_path):
-    with pytest.raises(TaskError, match="is a directory; name the task file in it"):
-        load_task(tmp_path)
-
-
 def test_a_path_with_nul_is_refused():
     with pytest.raises(TaskError, match="cannot be read"):
         load_task("a\0b")

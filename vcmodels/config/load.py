@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vcmodels.config.anchoring import read_run
 from vcmodels.config.checks import check_task, output_notes
 from vcmodels.config.compat import lift, modernise
 from vcmodels.config.explain import faults_of
@@ -35,15 +36,20 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
     """Read and validate a task file; no volume is opened.
 
     Args:
-        path: a JSON file, or YAML when it ends in `.yaml` or `.yml`.
+        path: a JSON file, or YAML when it ends in `.yaml` or `.yml`; or the folder of a run, for
+            the task that it was trained with.
         overrides: `dotted.key=value` lines; the value is JSON, or a bare text.
 
     Raises:
         TaskError: the file or a key in it is not valid; one line that says where and what to do.
     """
-    data = read_task_file(Path(path))
+    path, said = Path(path), list[str]()
+    if path.is_dir():
+        data, said = read_run(path)
+    else:
+        data = read_task_file(path)
     task, notes = _parse(data, str(path), overrides)
-    return LoadedTask(task, notes, Path(path))
+    return LoadedTask(task, said + notes, path)
 
 
 def parse_task(data: dict[str, Any], source: str) -> tuple[Task, list[str]]:

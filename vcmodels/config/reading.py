@@ -39,8 +39,6 @@ def _read_bytes(path: Path, most: int) -> bytes:
             content = file.read(most + 1)
     except FileNotFoundError as error:
         raise TaskError(str(path), "no such file", "check the path of the task file") from error
-    except IsADirectoryError as error:
-        raise TaskError(str(path), "is a directory", "name the task file in it") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise TaskError(str(path), f"cannot be read ({reason})", "check its permissions") from error

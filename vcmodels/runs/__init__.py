@@ -1,0 +1,1 @@
+"""What a run folder says of its run: read from small files alone, without torch."""

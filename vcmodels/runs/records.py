@@ -1,0 +1,87 @@
+"""`environment.json` in a run folder: a record of each time that its training was started."""
+
+import json
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from vcmodels.volumes.files import read_json, write_json
+
+TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
+ENVIRONMENT = "environment.json"
+SPLITS = "splits.json"
+SCHEMA = 1
+
+Record = dict[str, Any]
+
+
+def now() -> str:
+    """The time, as text that sorts and that any program reads."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a training has begun in the folder; a task file of the same name is not enough."""
+    return (folder / TASK).is_file() and any(
+        (folder / name).is_file() for name in (ENVIRONMENT, SPLITS)
+    )
+
+
+def read_starts(folder: Path) -> list[Record]:
+    """The records, oldest first; [] when there are none that can be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        document = cast(object, read_json(folder / ENVIRONMENT))
+        if isinstance(document, dict):
+            starts = cast(dict[str, object], document).get("starts")
+            if isinstance(starts, list):
+                return [
+                    cast(Record, one) for one in cast(list[object], starts) if isinstance(one, dict)
+                ]
+    return []
+
+
+def add_start(folder: Path, record: Record) -> None:
+    """Append a record, of a training that starts now in the working directory.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    start: Record = {"started": now(), "working_directory": str(Path.cwd()), **record}
+    _write(folder, [*read_starts(folder), start])
+
+
+def end_start(folder: Path, outcome: str) -> None:
+    """Say in the last record when and how the training ended; a killed one never does.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    starts = read_starts(folder)
+    if starts:
+        starts[-1] |= {"ended": now(), "outcome": outcome}
+        _write(folder, starts)
+
+
+def read_log(folder: Path) -> list[Record]:
+    """The lines of `log.jsonl`, one an epoch; one that a kill cut short is left out."""
+    lines: list[Record] = []
+    with suppress(OSError, UnicodeDecodeError), (folder / LOG).open(encoding="utf-8") as log:
+        for line in log:
+            with suppress(ValueError, RecursionError):
+                values = cast(object, json.loads(line))
+                if isinstance(values, dict):
+                    lines.append(cast(Record, values))
+    return lines
+
+
+def starting_folder(folder: Path) -> Path | None:
+    """Where the training was started last: what relative paths in its task count from."""
+    starts = read_starts(folder)
+    place = starts[-1].get("working_directory") if starts else None
+    return Path(place) if isinstance(place, str) and os.path.isabs(place) else None  # noqa: PTH117
+
+
+def _write(folder: Path, starts: list[Record]) -> None:
+    write_json(folder / ENVIRONMENT, {"schema": SCHEMA, "starts": starts})
