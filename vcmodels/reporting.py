@@ -1,9 +1,11 @@
-"""How long work tells a person what it does: lines and progress bars, drawn by whoever calls."""
+"""How long work tells what it does: lines, progress bars and records, shown by whoever calls."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
+Record = dict[str, Any]
+"""JSON values by name: what was done since the record before."""
 Advance = Callable[[float, str], None]
 """Called with the amount of work just done and a short text to show beside the bar."""
 
@@ -19,12 +21,17 @@ class Reporter(Protocol):
         """Show progress towards `total` while the context lasts."""
         ...
 
+    def record(self, values: Record) -> None:
+        """Keep figures of the work, for programs to read."""
+        ...
+
 
 class Silent:
-    """Keeps quiet: for library use and tests; what was said stays in `lines`."""
+    """Keeps quiet: for library use and tests; what was said stays in `lines` and `records`."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.records: list[Record] = []
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -33,3 +40,6 @@ class Silent:
     def bar(self, name: str, total: float) -> Iterator[Advance]:
         del name, total
         yield lambda _amount, _text: None
+
+    def record(self, values: Record) -> None:
+        self.records.append(values)

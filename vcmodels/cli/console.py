@@ -1,5 +1,6 @@
 """Lines on stdout, progress bars on stderr when a person is watching."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vcmodels.reporting import Advance
+from vcmodels.cli.json_lines import JsonLines
+from vcmodels.reporting import Advance, Record
 
 
 class Console:
@@ -22,6 +24,8 @@ class Console:
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
+        self.log: JsonLines | None = None
+        """Where records go; without it, to stdout if no person reads that."""
 
     def say(self, line: str) -> None:
         """Write one line; when nobody reads stdout any more, the work goes on in silence."""
@@ -35,6 +39,15 @@ class Console:
         except BrokenPipeError:
             # Also for the flush at the end of the process, which would complain once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def record(self, values: Record) -> None:
+        """Write figures as a line of JSON."""
+        if self.log is not None:
+            complaint = self.log.append(values)
+            if complaint:
+                self.say(complaint)
+        elif not sys.stdout.isatty():
+            self.say(json.dumps(values))
 
     @contextmanager
     def bar(self, name: str, total: float) -> Iterator[Advance]:

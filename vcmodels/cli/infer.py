@@ -1,16 +1,23 @@
 """The command `infer`."""
 
 import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
 from vcmodels.cli.console import Console
+from vcmodels.cli.json_lines import JsonLines
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
+    from vcmodels.config import Task
     from vcmodels.inference import InferenceReport, Part
+    from vcmodels.stopping import StopSignals
 
 
 def infer(
@@ -42,56 +49,93 @@ def infer(
         str | None,
         typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
     ] = None,
+    log_json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append a line of figures for each unit of work."),
+    ] = None,
     debug: Debug = False,
 ) -> int:
     """Predict a volume, or continue doing so."""
-    from vcmodels import inference
     from vcmodels.stopping import StopSignals
 
-    console = Console()
     context.obj.begin()
-    _require_one_engine(dask=dask, devices=devices, part=part, others=dry_run or verify)
+    asked = _Asked(checkpoint, overwrite, verify, dry_run, part, devices, dask)
+    asked.require_one_engine()
+    console = Console()
     loaded = load(task, set_, console)
-    with StopSignals() as stop:
-
-        def should_stop() -> bool:
-            stop.defer()  # asked after each batch: before the first, nothing waits to be written
-            return stop.is_stopped()
-
-        if dask:
-            from vcmodels.clusters import dask_client
-            from vcmodels.inference.cluster import predict_on_cluster  # late: it imports dask
-
-            with dask_client(dask) as client:
-                report = predict_on_cluster(
-                    loaded,
-                    inference.load_predictor(loaded, checkpoint),
-                    client,
-                    overwrite=overwrite,
-                    reporter=console,
-                    should_stop=should_stop,
-                )
-        elif devices:
-            report = inference.predict_on(
-                loaded,
-                inference.load_predictor(loaded, checkpoint),
-                _devices(devices),
-                overwrite=overwrite,
-                reporter=console,
-                should_stop=should_stop,
-            )
-        else:
-            report = inference.run_inference(
-                loaded,
-                checkpoint=checkpoint,
-                part=_part(part) if part else inference.WHOLE,
-                overwrite=overwrite,
-                verify=verify,
-                dry_run=dry_run,
-                reporter=console,
-                should_stop=should_stop,
-            )
+    with ExitStack() as stack:
+        if log_json and not dry_run:
+            console.log = stack.enter_context(JsonLines(log_json))
+        stop = stack.enter_context(StopSignals())
+        report = _run(loaded, asked, console, stop)
     return _tell(report, stop.exit_code, console)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options, as they were written."""
+
+    checkpoint: Sequence[str] | None
+    overwrite: bool
+    verify: bool
+    dry_run: bool
+    part: str | None
+    devices: str | None
+    dask: str | None
+
+    def require_one_engine(self) -> None:
+        """Refuse options that exclude each other.
+
+        Raises:
+            RefusedError: naming the first of them.
+        """
+        others = self.dry_run or self.verify
+        for option, given, excluded in (
+            ("--dask", self.dask, self.devices or self.part),
+            ("--devices", self.devices, self.part),
+        ):
+            if given and (excluded or others):
+                more = "--devices, --part" if option == "--dask" else "--part"
+                found = f"goes with none of {more}, --dry-run and --verify"
+                raise RefusedError(option, found, "leave one out")
+
+
+def _run(task: "Task", asked: _Asked, console: Console, stop: "StopSignals") -> "InferenceReport":
+    """Predict with the engine that was asked for."""
+    from vcmodels import inference
+
+    def should_stop() -> bool:
+        stop.defer()  # asked after each batch: before the first, nothing waits to be written
+        return stop.is_stopped()
+
+    if not asked.dask and not asked.devices:
+        return inference.run_inference(
+            task,
+            checkpoint=asked.checkpoint,
+            part=_part(asked.part) if asked.part else inference.WHOLE,
+            overwrite=asked.overwrite,
+            verify=asked.verify,
+            dry_run=asked.dry_run,
+            reporter=console,
+            should_stop=should_stop,
+        )
+    if asked.devices:
+        devices = _devices(asked.devices)
+        predictor = inference.load_predictor(task, asked.checkpoint)
+        return inference.predict_on(
+            task, predictor, devices,
+            overwrite=asked.overwrite, reporter=console, should_stop=should_stop,
+        )  # fmt: skip
+    from vcmodels.clusters import dask_client
+    from vcmodels.inference.cluster import predict_on_cluster  # late: it imports dask
+
+    assert asked.dask
+    with dask_client(asked.dask) as client:
+        predictor = inference.load_predictor(task, asked.checkpoint)
+        return predict_on_cluster(
+            task, predictor, client,
+            overwrite=asked.overwrite, reporter=console, should_stop=should_stop,
+        )  # fmt: skip
 
 
 def _tell(report: "InferenceReport", stopped: int, console: Console) -> int:
@@ -111,24 +155,6 @@ def _tell(report: "InferenceReport", stopped: int, console: Console) -> int:
     for name, place in report.outputs.items():
         console.say(f"{name}: {place}")
     return 0
-
-
-def _require_one_engine(
-    *, dask: str | None, devices: str | None, part: str | None, others: bool
-) -> None:
-    """Refuse options that exclude each other.
-
-    Raises:
-        RefusedError: naming the first of them.
-    """
-    for option, given, excluded in (
-        ("--dask", dask, devices or part),
-        ("--devices", devices, part),
-    ):
-        if given and (excluded or others):
-            more = "--devices, --part" if option == "--dask" else "--part"
-            found = f"goes with none of {more}, --dry-run and --verify"
-            raise RefusedError(option, found, "leave one out")
 
 
 def _part(text: str) -> "Part":

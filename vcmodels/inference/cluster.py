@@ -27,10 +27,11 @@ from vcmodels.inference.failures import Failures, PlaceError
 from vcmodels.inference.holding import working_on
 from vcmodels.inference.job import Job, auto_memory, prepare
 from vcmodels.inference.journal import Journal, Manifest
+from vcmodels.inference.meter import Meter
 from vcmodels.inference.run import InferenceReport, begin, claim_for_parts, complete, warm_up
 from vcmodels.inference.sharing import Part, share
 from vcmodels.inference.stream import predict_units
-from vcmodels.reporting import Advance, Reporter, Silent
+from vcmodels.reporting import Advance, Record, Reporter, Silent
 
 BOXES_PER_WORKER = 4
 """So that those that end early have something left to do."""
@@ -85,9 +86,11 @@ class Predicting(WorkerPlugin):
                     return Outcome(0, failures)
                 journal = Journal(job.root)
                 units = list(job.division.units(journal.done()))
+                meter = Meter(told, told.record, str(self._worker.name))
                 count, _ = predict_units(
-                    job, units, outputs, journal.mark, failures, told, lambda: self._is_dropped(key)
-                )
+                    job, units, outputs, journal.mark, failures, meter,
+                    lambda: self._is_dropped(key),
+                )  # fmt: skip
         return Outcome(count, failures)
 
     def _is_dropped(self, key: Any) -> bool:  # noqa: ANN401
@@ -114,11 +117,16 @@ class _Told:
         self.worker, self.topic = worker, topic
         self.amount, self.last = 0.0, time.monotonic()
 
-    def __call__(self, amount: float, _text: str) -> None:
+    def __call__(self, amount: float, text: str) -> None:
         self.amount += amount
         if time.monotonic() - self.last > TELL_S:
-            self.worker.log_event(self.topic, self.amount)
+            shown = f"worker {self.worker.name}: {text}"
+            self.worker.log_event(self.topic, [self.amount, shown])
             self.amount, self.last = 0.0, time.monotonic()
+
+    def record(self, values: Record) -> None:
+        """Figures of a unit, at once."""
+        self.worker.log_event(self.topic, values)
 
 
 def predict_on_cluster(
@@ -193,7 +201,7 @@ class _HandingOut:
         self._boxes.extend(self._cut(self.job.whole.region, BOXES_PER_WORKER * workers))
         reporter.say(f"{self.job.patches} patches in {len(self._boxes)} boxes on {workers} workers")
         with reporter.bar("predict", self.job.patches) as advance:
-            self._listen(advance)
+            self._listen(advance, reporter.record)
             try:
                 while self._boxes or self._running:
                     self._submit()
@@ -207,8 +215,12 @@ class _HandingOut:
                 self.client.cancel(list(self._running))
         return True
 
-    def _listen(self, advance: Advance) -> None:
-        self.client.subscribe_topic(self.name, lambda event: advance(event[1], ""))
+    def _listen(self, advance: Advance, record: Callable[[Record], None]) -> None:
+        def hear(event: tuple[float, list[Any] | Record]) -> None:
+            _, told = event
+            record(told) if isinstance(told, dict) else advance(*told)
+
+        self.client.subscribe_topic(self.name, hear)
 
     def _submit(self) -> None:
         most = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))

@@ -17,14 +17,15 @@ from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.inference.job import auto_memory, prepare
 from vcmodels.inference.run import InferenceReport, claim_for_parts, predict
 from vcmodels.inference.sharing import Part
-from vcmodels.reporting import Advance, Reporter, Silent
+from vcmodels.reporting import Advance, Record, Reporter, Silent
 from vcmodels.stopping import StopSignals
 
 POLL_S = 0.2
 
 
-# What a worker tells: patches done, its report, or the error that ended it.
-Message = float | InferenceReport | VcmodelsError
+# What a worker tells: patches done and how fast, figures of a unit, its report, or the error that
+# ended it.
+Message = tuple[float, str] | Record | InferenceReport | VcmodelsError
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def predict_on(
         return InferenceReport(job.root, places, was_complete=True)
     reporter.say(f"{job.patches} patches on {len(tasks)} devices")
     with _workers(tasks, network) as workers, reporter.bar("predict", job.patches) as advance:
-        ends = _watch(workers, advance, should_stop)
+        ends = _watch(workers, advance, reporter.record, should_stop)
     reports = [end for end in ends if isinstance(end, InferenceReport)]
     errors = [
         end
@@ -130,7 +131,10 @@ def _workers(tasks: list[Task], network: bytes) -> Iterator[list[Worker]]:
 
 
 def _watch(
-    workers: list[Worker], advance: Advance, should_stop: Callable[[], bool]
+    workers: list[Worker],
+    advance: Advance,
+    record: Callable[[Record], None],
+    should_stop: Callable[[], bool],
 ) -> list[InferenceReport | VcmodelsError | None]:
     """Pass progress on until every worker has ended; what each ended with, None if silently."""
     ends: list[InferenceReport | VcmodelsError | None] = [None] * len(workers)
@@ -148,10 +152,14 @@ def _watch(
             except (EOFError, OSError):  # it has ended, perhaps in the middle of a message
                 del talking[messages]
                 continue
-            if isinstance(message, float | int):
-                advance(message, "")
+            number = talking[messages]
+            if isinstance(message, tuple):
+                amount, text = message
+                advance(amount, f"worker {number}: {text}")
+            elif isinstance(message, dict):
+                record(message)
             else:
-                ends[talking[messages]] = message
+                ends[number] = message
     for worker in workers:
         worker.process.join()  # its exit code is known then
     return ends
@@ -160,8 +168,8 @@ def _watch(
 class _Told:
     """The reporter of a worker: progress goes to the process that watches."""
 
-    def __init__(self, messages: Connection) -> None:
-        self.messages = messages
+    def __init__(self, messages: Connection, worker: str) -> None:
+        self.messages, self.worker = messages, worker
 
     def say(self, line: str) -> None:
         """Nothing: the process that watches speaks."""
@@ -170,11 +178,15 @@ class _Told:
     def bar(self, name: str, total: float) -> Iterator[Advance]:
         del total
 
-        def advance(amount: float, _text: str) -> None:
+        def advance(amount: float, text: str) -> None:
             if name == "predict":  # blocks of a pyramid are no patches
-                _tell(self.messages, float(amount))
+                _tell(self.messages, (amount, text))
 
         yield advance
+
+    def record(self, values: Record) -> None:
+        """To be kept by the process that watches."""
+        _tell(self.messages, {**values, "worker": self.worker})
 
 
 def _tell(messages: Connection, message: Message) -> None:
@@ -196,7 +208,7 @@ def _work(task: Task, network: bytes, part: Part, messages: Connection, parent: 
                 task,
                 pickle.loads(network),
                 part=part,
-                reporter=_Told(messages),
+                reporter=_Told(messages, f"{part.index} on {task.inference_params.device}"),
                 should_stop=should_stop,
             )
             _tell(messages, report)

@@ -14,6 +14,7 @@ from vcmodels.inference.failures import Failures
 from vcmodels.inference.holding import Hold, setting_up, working_on
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
+from vcmodels.inference.meter import Meter
 from vcmodels.inference.outputs import State, claim, find_intact
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.sharing import WHOLE, Part
@@ -129,7 +130,8 @@ def predict(
             return InferenceReport(job.root, places, was_complete=True)
         job = warm_up(job, Journal(job.root), alone=part == WHOLE)
         failures = Failures(reporter.say)
-        count, is_through = _predict(job, outputs, failures, reporter, should_stop)
+        worker = None if part == WHOLE else f"part {part}"
+        count, is_through = _predict(job, outputs, failures, reporter, should_stop, worker)
         is_complete = is_through and complete(job, hold, reporter, should_stop)
         is_through = is_complete or (is_through and not should_stop())
     if is_through and (error := failures.error(job.root)):
@@ -179,6 +181,7 @@ def _predict(
     failures: Failures,
     reporter: Reporter,
     should_stop: Callable[[], bool],
+    worker: str | None,
 ) -> tuple[int, bool]:
     """Predict what is left of this worker's units; returns how many patches, and if it got through."""
     journal = Journal(job.root)
@@ -189,7 +192,8 @@ def _predict(
     total = sum(unit.count_patches(job.division.grid) for unit in units)
     reporter.say(describe(job, len(units), total))
     with reporter.bar("predict", total) as advance:
-        return predict_units(job, units, outputs, journal.mark, failures, advance, should_stop)
+        meter = Meter(advance, reporter.record, worker)
+        return predict_units(job, units, outputs, journal.mark, failures, meter, should_stop)
 
 
 def warm_up(job: Job, journal: Journal, *, alone: bool) -> Job:

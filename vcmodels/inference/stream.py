@@ -6,7 +6,6 @@ other without a gap: a batch may hold the last patches of one and the first of t
 cannot be read or predicted is left out, and the blocks of output that it touches with it.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,10 +23,10 @@ from vcmodels.inference.blend import Blender, Finished
 from vcmodels.inference.failures import Failures, PlaceError
 from vcmodels.inference.forward import channel_sums
 from vcmodels.inference.job import Job
+from vcmodels.inference.meter import Meter
 from vcmodels.inference.reading import UnitInput
 from vcmodels.inference.units import WAITING_ROWS, Unit
 from vcmodels.inference.writing import Background, Check, Output, UnitOutput
-from vcmodels.reporting import Advance
 
 MOST_DARK = 64
 """Patches of background after which the rest of a batch is not waited for."""
@@ -57,26 +56,25 @@ def predict_units(
     outputs: Mapping[str, Output],
     mark: Callable[..., None],
     failures: Failures,
-    advance: Advance,
+    meter: Meter,
     should_stop: Callable[[], bool],
 ) -> tuple[int, bool]:
     """Predict units; returns how many patches, and whether it came to the end of them.
 
-    What cannot be predicted is in `failures` then; all else is written. What is written of a unit is a pure function of the job and the unit: it does not depend on the
-    others, nor on their order.
+    What cannot be predicted is in `failures` then; all else is written. What is written of a unit is
+    a pure function of the job and the unit: it does not depend on the others, nor on their order.
     """
-    shares = Shares()
-    predicted = 0
     with _reading_threads(job.threads) as pool, Background(WAITING_ROWS - 1) as writer:
-        sink = Sink(writer, shares)
+        sink = Sink(writer, meter)
         current: UnitWork | None = None
         works = (UnitWork(job, unit, outputs, mark, failures) for unit in units)
         ahead = 2 * job.forward.batch + job.threads
-        for batch in batches(shares.timed(read_ahead(works, pool, ahead)), job.forward.batch):
+        for batch in batches(meter.timed(read_ahead(works, pool, ahead)), job.forward.batch):
             values = _predict(job, batch, sink)
             for patch in batch:
                 if current is not None and patch.unit is not current:
                     current.finish(sink)
+                    meter.record(current.unit.box, is_finished=True)
                 current = patch.unit
                 value = patch.failure if patch.image is None else next(values)
                 if isinstance(value, PlaceError):
@@ -84,15 +82,19 @@ def predict_units(
                 elif value is not None:
                     current.add(patch.index, value, sink)
                     failures.worked()
-                    predicted += 1
-            advance(len(batch), str(shares))
+                    meter.predicted()
+            meter.advance(len(batch), batch[-1].unit.unit.box)
             if should_stop():
                 writer.wait()
-                return predicted, False
+                meter.record(batch[-1].unit.unit.box, is_finished=False)
+                return meter.patches, False
         if current is not None:
             current.finish(sink)
-        writer.wait()
-    return predicted, True
+        with meter.waiting("writer"):
+            writer.wait()
+        if current is not None:
+            meter.record(current.unit.box, is_finished=True)
+    return meter.patches, True
 
 
 def _predict(job: Job, batch: list[Patch], sink: "Sink") -> Iterator[list[Tensor] | PlaceError]:
@@ -117,7 +119,8 @@ def _predict(job: Job, batch: list[Patch], sink: "Sink") -> Iterator[list[Tensor
 def _forward(job: Job, patches: list[Patch], sink: "Sink") -> list[list[Tensor]]:
     """The averageable values, by target, of each patch."""
     images = [patch.image for patch in patches if patch.image is not None]
-    values = job.forward(images[0][None] if len(images) == 1 else np.stack(images))
+    with sink.meter.waiting("device"):
+        values = job.forward(images[0][None] if len(images) == 1 else np.stack(images))
     places = tuple((patch.unit.output, patch.box) for patch in patches)
     sink.checks.append(Check(places, channel_sums(values)))
     return [[value[n] for value in values.values()] for n in range(len(patches))]
@@ -179,13 +182,14 @@ class UnitWork:
 class Sink:
     """The way to the writer, where patches are also found that hold no numbers."""
 
-    def __init__(self, writer: Background, shares: "Shares") -> None:
-        self.writer, self.shares = writer, shares
+    def __init__(self, writer: Background, meter: Meter) -> None:
+        self.writer, self.meter = writer, meter
         self.checks: list[Check] = []
         """Of the patches that were predicted since the last voxels were handed on."""
 
     def take(self, output: UnitOutput, finished: Finished) -> None:
         """Hand voxels on that are final, after the checks of all patches in them."""
+        self.meter.final(finished[0].voxels)
         self.submit(partial(output.take, *finished, self.checks))
         self.checks = []
 
@@ -194,7 +198,7 @@ class Sink:
         self.submit(partial(patch.unit.output.leave_out, patch.box, reason))
 
     def submit(self, task: Callable[[], None]) -> None:
-        with self.shares.waiting("writer"):
+        with self.meter.waiting("writer"):
             self.writer.submit(task)
 
 
@@ -244,39 +248,6 @@ def batches(patches: Iterable[Patch], size: int) -> Iterator[list[Patch]]:
             batch, images = [], 0
     if batch:
         yield batch
-
-
-class Shares:
-    """How much of the time the network waits for the reader and for the writer."""
-
-    def __init__(self) -> None:
-        self.begun = time.perf_counter()
-        self.patches = 0
-        self.waited = {"reader": 0.0, "writer": 0.0}
-
-    @contextmanager
-    def waiting(self, name: str) -> Iterator[None]:
-        """Count the time that the context takes."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.waited[name] += time.perf_counter() - begun
-
-    def timed(self, patches: Iterator[Patch]) -> Iterator[Patch]:
-        """The same, with the time counted that the reader takes for each."""
-        while True:
-            with self.waiting("reader"):
-                patch = next(patches, None)
-            if patch is None:
-                return
-            self.patches += patch.image is not None
-            yield patch
-
-    def __str__(self) -> str:
-        seconds = max(time.perf_counter() - self.begun, 1e-9)
-        waits = ", ".join(f"{name} {took / seconds:.0%}" for name, took in self.waited.items())
-        return f"{self.patches / seconds:.1f} patches/s, waits: {waits}"
 
 
 @contextmanager
