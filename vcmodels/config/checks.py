@@ -7,6 +7,7 @@ from pathlib import Path as FilePath
 
 from vcmodels.config.label_checks import derive_faults, pseudo_faults, turn_faults
 from vcmodels.config.messages import Fault, listed, shown
+from vcmodels.config.recipe_checks import recipe_faults
 from vcmodels.config.task import Task
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.volumes.location import expand_location, is_remote
@@ -27,6 +28,7 @@ def check_task(task: Task) -> list[Fault]:
         *_volume_faults(task),
         *pseudo_faults(task.dataset_config),
         *_output_faults(task),
+        *recipe_faults(task),
     ]
 
 

@@ -52,6 +52,7 @@ _LISTS = {
     "augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS),
     "overrides": "`[]`",
     "blocks_per_level": "`1`",
+    "freeze": "`[]`",
 }
 """Defaults that the schema does not hold."""
 _LABEL_KEY = "NAME of a target"
@@ -86,6 +87,8 @@ def _sections(schema: Schema) -> Iterator[str]:
     yield _table("`normalization` as an object", definitions["NormalizationConfig"], schema)
     yield _table("`sampling`", definitions["SamplingConfig"], schema)
     yield _table("`folds`", definitions["FoldConfig"], schema)
+    yield _table("`early_stopping`", definitions["EarlyStopping"], schema)
+    yield _table("`mixup`", definitions["Mixup"], schema)
     yield _table("`skip`", definitions["Skip"], schema)
     yield _table("`tta`", definitions["Tta"], schema)
     yield _table("`ensemble`", definitions["EnsembleParams"], schema)

@@ -7,6 +7,13 @@ from pydantic import Field
 
 from vcmodels.augment import ImageInterpolation
 from vcmodels.config.averaging import EnsembleParams, Tta
+from vcmodels.config.recipes import (
+    DEFAULT_RECIPE,
+    EarlyStopping,
+    Mixup,
+    RecipeName,
+    recipe_value,
+)
 from vcmodels.config.sampling import FoldConfig
 from vcmodels.config.values import (
     Amp,
@@ -60,7 +67,7 @@ class TrainingParams(Section):
     split_guard: Annotated[int, Field(ge=0, le=65536)] | None = None
     """Width of the guard band in voxels; one patch length when null."""
     folds: FoldConfig | None = None
-    """Cross-validation: one run for each fold, with a `ckpt_out_base` of its own."""
+    """Cross-validation, see [cross-validation](cross-validation.md)."""
     patch_jitter: bool | Literal["qualifying"] = True
     """Shift the origin of a training patch at random, by up to half a stride; `qualifying`: by whole
     cells of the label index, and only to where the thresholds are met, too."""
@@ -76,22 +83,29 @@ class TrainingParams(Section):
     label_smoothing: Fraction = 0.0
     """Pull hard labels this far towards uniform in the training loss."""
 
-    optimizer: Literal["AdamW", "SGD", "Adam"] = "AdamW"
-    """SGD has Nesterov momentum 0.99; norms and biases get no weight decay."""
-    initial_lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    recipe: RecipeName = DEFAULT_RECIPE
+    """What the keys from `optimizer` to `gradient_clip` are when they are left out, see
+    [recipes](recipes.md); the defaults shown here are those of `adamw_poly`."""
+    optimizer: Literal["AdamW", "SGD", "Adam"] = recipe_value("optimizer")
+    """SGD has Nesterov momentum; norms and biases get no weight decay."""
+    initial_lr: Annotated[float, Field(gt=0, le=10)] = recipe_value("initial_lr")
     """Learning rate after the warm-up."""
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = recipe_value("weight_decay")
     """Decay of the weights, decoupled from the gradient for AdamW."""
-    scheduler: Literal["poly", "cosine", "constant"] = "poly"
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """Of SGD; the others have betas 0.9 and 0.999."""
+    scheduler: Literal["poly", "cosine", "constant"] = recipe_value("scheduler")
     """How the learning rate falls over all steps of the run."""
-    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 50
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = recipe_value("warmup_steps")
     """Steps over which the learning rate rises from zero."""
+    gradient_clip: Annotated[float, Field(gt=0, le=1e9)] = recipe_value("gradient_clip")
+    """Largest norm of the gradient of all weights together."""
+    mixup: Mixup | None = None
+    """Train on weighted means of two patches, see [recipes](recipes.md); null is off."""
     loss_balance: Literal["fixed", "uncertainty"] = "fixed"
     """How the losses of several targets are added: `fixed` takes the `weight` of each; `uncertainty`
     learns a factor beside it, which makes losses of any scale pull alike (Kendall et al. 2018). The
     validation loss, which chooses the best checkpoint, takes the fixed weights in both."""
-    gradient_clip: Annotated[float, Field(gt=0, le=1e9)] = 5.0
-    """Largest norm of the gradient of all weights together."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=4096)] = 1
     """Batches whose gradients are averaged into one step."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.995
@@ -105,11 +119,22 @@ class TrainingParams(Section):
     """Epochs in the run; the learning rate reaches its end with the last one."""
     max_minutes: Annotated[float, Field(gt=0, le=1e7)] | None = None
     """Stop after this long, with a checkpoint; the same command continues."""
+    best_metric: Annotated[str, Field(min_length=1, max_length=256)] = "val/loss"
+    """The curve that says which checkpoint is the best, such as `val/dice_sheet`."""
+    early_stopping: EarlyStopping | None = None
+    """End the run before `max_epoch` when a curve has stopped improving; null is off."""
 
     checkpoint_path: Location | None = None
     """Start from this checkpoint instead of from random weights."""
-    load_weights_only: bool = False
-    """Take only the weights from `checkpoint_path`: epoch 0, fresh optimiser and learning rate."""
+    load_weights_only: bool | Literal["partial"] = False
+    """Take only the weights from `checkpoint_path`: epoch 0, fresh optimiser and learning rate. Heads
+    and decoders of targets that it lacks start anew, all else must fit; with `partial` whatever does
+    not fit starts anew. What starts anew is told."""
+    freeze: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list)
+    """Parts of the network that do not learn: beginnings of names of weights such as `encoder`,
+    `encoder.levels.0` or `heads.sheet`."""
+    freeze_epochs: Steps | None = None
+    """Epochs after which these parts learn, too; never when null."""
     ckpt_out_base: Location = "checkpoints/"
     """The run folder: checkpoints, resolved task, patch list, splits and log."""
     save_every: Steps = 1

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,6 +14,25 @@ from vcmodels.section import Section
 
 Outputs = dict[str, tuple[Tensor, ...]]
 """Logits by head, full resolution first; coarser ones follow only in training with supervision."""
+
+
+class FeatureMix(NamedTuple):
+    """Which features a network is to mix between the samples of a batch, and how much."""
+
+    level: int
+    """Of the encoder, from 0."""
+    share: Tensor
+    """Of each sample's own features, a scalar in [0, 1]; the rest is of the sample before it."""
+
+
+def mix_samples(values: Tensor, share: Tensor | float) -> Tensor:
+    """Weighted means of each sample and the one before it: (B, ...) -> (B, ...), the dtype kept.
+
+    The first sample is mixed with the last. Patches are drawn in random order, so that these pairs
+    are as random as any; unlike those of a random permutation no sample is paired with itself.
+    """
+    others = values.roll(1, 0)
+    return others + share * (values - others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +58,9 @@ class NetworkSummary:
 
 class Model(Section):
     """One kind of network. It takes ints and tuples, never the task."""
+
+    mixes_features: ClassVar[bool] = False
+    """Whether the networks take `mix`, for manifold mixup."""
 
     @abstractmethod
     def check_patch(self, patch: Shape, spacing: Spacing, planned: Shape | None = None) -> None:
@@ -74,7 +97,10 @@ class Model(Section):
         """The network with fresh weights, drawn from torch's global generator.
 
         Its forward is `(image, targets: Collection[str] | None = None) -> Outputs`: the image is
-        (B, C, Z, Y, X), the logits are those of all heads or of `targets` alone.
+        (B, C, Z, Y, X), the logits are those of all heads or of `targets` alone. Where
+        `mixes_features` it also takes `mix: FeatureMix | None = None`, and `encoder_levels` is the
+        number of its levels. What belongs to one target alone is named `heads.<target>` and
+        `decoders.<target>`: another task may take over everything else.
 
         Args:
             in_channels: channels of the image.

@@ -5,14 +5,21 @@ Ronneberger et al. 2015 (arXiv:1505.04597) for the shape, Isensee et al. 2024 (a
 """
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vcmodels.geometry.boxes import Shape
-from vcmodels.models.base import LevelSummary, Model, NetworkSummary, Outputs
+from vcmodels.models.base import (
+    FeatureMix,
+    LevelSummary,
+    Model,
+    NetworkSummary,
+    Outputs,
+    mix_samples,
+)
 from vcmodels.models.blocks import ConvBlock, ResidualBlock, initialise
 from vcmodels.models.memory import StepMemory, step_memory
 from vcmodels.models.topology import (
@@ -34,6 +41,8 @@ RESENC_BLOCKS = (1, 3, 4, 6)
 
 class ResidualUNet(Model):
     """A residual U-Net with squeeze-and-excitation; levels are planned from patch and spacing."""
+
+    mixes_features: ClassVar[bool] = True
 
     name: Literal["residual_unet"] = "residual_unet"
     """Which network."""
@@ -197,19 +206,30 @@ class ResidualUNetNetwork(nn.Module):
             }
         )
 
-    def forward(self, image: Tensor, targets: Collection[str] | None = None) -> Outputs:
+    @property
+    def encoder_levels(self) -> int:
+        """How many levels the encoder has."""
+        return len(self.encoder.levels)
+
+    def forward(
+        self,
+        image: Tensor,
+        targets: Collection[str] | None = None,
+        mix: FeatureMix | None = None,
+    ) -> Outputs:
         """(B, C, Z, Y, X) -> logits (B, channels, Z, Y, X) by target.
 
         Args:
             image: float32, or the autocast dtype; lengths that the plan's divisor divides.
             targets: the heads to compute; all of them when None. The others cost nothing.
+            mix: the features of the encoder to mix between samples.
 
         Raises:
             ValueError: a length along (z, y, x) is not a multiple of the divisor.
             KeyError: a target has no head.
         """
         check_divisible((image.shape[2], image.shape[3], image.shape[4]), self.divisor)
-        skips = self.encoder(image)
+        skips = self.encoder(image, mix)
         shared = self.decoders["decoder"](skips) if self.shared_decoder else None
         outputs: Outputs = {}
         for name in self.heads if targets is None else targets:
@@ -249,12 +269,19 @@ class Encoder(nn.Module):
                 inputs = level.features
             self.levels.append(nn.Sequential(*stages))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, Z, Y, X) -> the features of every level, full resolution first."""
+    def forward(self, x: Tensor, mix: FeatureMix | None = None) -> list[Tensor]:
+        """(B, C, Z, Y, X) -> the features of every level, full resolution first.
+
+        Features are mixed at one level and, for the decoders, at all above it: what those see is
+        then of both samples everywhere.
+        """
         maps: list[Tensor] = []
-        for level in self.levels:
+        for depth, level in enumerate(self.levels):
             x = level(x)
             maps.append(x)
+            if mix is not None and depth == mix.level:
+                maps = [mix_samples(features, mix.share) for features in maps]
+                x = maps[-1]
         return maps
 
 
