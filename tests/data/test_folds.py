@@ -121,7 +121,7 @@ def test_whole_volumes_are_divided_by_their_labels(make_task, store, labels, tmp
 
 def test_volumes_with_a_split_of_their_own_stay(make_task, entry, tmp_path):
     own = {**entry, "split": "train", "name": "own"}
-    task = fold_task(make_task, [own, entry], tmp_path, count=2)
+    task = fold_task(make_task, [own, entry], tmp_path, count=2, index=0)
     first = fold_volumes(task, open_volumes(task))[0]
     assert (first.name, first.split, first.region) == ("own", "train", first.inputs[0].box)
 
@@ -135,9 +135,9 @@ def test_the_largest_go_to_the_emptiest_fold():
 
 
 def test_what_cannot_be_cut_is_refused(make_task, entry, tmp_path):
-    task = fold_task(make_task, [entry], tmp_path, count=20)
+    task = fold_task(make_task, [entry], tmp_path, count=20, index=0)
     with pytest.raises(TaskError, match=r"folds.count: volume v with region .* 20 slabs"):
         fold_volumes(task, open_volumes(task))
-    task = fold_task(make_task, [entry], tmp_path, count=2, by="volume")
+    task = fold_task(make_task, [entry], tmp_path, count=2, index=0, by="volume")
     with pytest.raises(TaskError, match="1 volumes cannot be divided into 2 folds"):
         fold_volumes(task, open_volumes(task))

@@ -26,19 +26,20 @@ class SamplingConfig(Section):
 
 
 class FoldConfig(Section):
-    """One fold of a cross-validation, in place of `tr_val_split`."""
+    """A cross-validation, or one fold of it, in place of `tr_val_split`."""
 
     count: Annotated[int, Field(ge=2, le=100)] = 5
     """How many folds there are."""
-    index: Annotated[int, Field(ge=0, le=99)] = 0
-    """The fold that this run validates on, from 0; the others are trained on."""
-    by: Literal["volume", "slab"] | None = None
-    """Divide whole volumes, or each volume into slabs with a guard band (`split_guard`) between, so
-    that the folds hold about equally many labelled voxels; whole ones when null and there are
-    enough."""
+    index: Annotated[int, Field(ge=0, le=99)] | None = None
+    """The one fold that this run is: it validates on it, and trains on the others. When null, each
+    fold is a run in a folder `fold_<index>` of `ckpt_out_base`."""
+    by: Literal["volume", "group", "slab"] | None = None
+    """Divide whole volumes (those of one `group` stay together), groups, or each volume into slabs
+    with a guard band (`split_guard`) between, so that the folds hold about equally many labelled
+    voxels. When null: whole ones if there are enough."""
 
     @model_validator(mode="after")
     def _check_index(self) -> Self:
-        if self.index >= self.count:
+        if self.index is not None and self.index >= self.count:
             raise ValueError(f"index must be below count {self.count}, got {self.index}")
         return self

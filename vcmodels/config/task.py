@@ -43,6 +43,13 @@ class SplitAttribute(Section):
     """Attribute, of the array or of the group around it, that says `train` or `val`."""
 
 
+class GroupAttribute(Section):
+    """The group of a volume, read from the volume itself."""
+
+    attribute: Annotated[str, Field(min_length=1, max_length=256)]
+    """Attribute, of the array or of the group around it, whose value is the group."""
+
+
 class VolumeEntry(Section):
     """One labelled volume, or many when its paths hold a `*`.
 
@@ -67,6 +74,8 @@ class VolumeEntry(Section):
     """How often patches of this volume are drawn, relative to the others."""
     name: FileName | None = None
     """Name in messages and in `splits.json`; taken from the path when null."""
+    group: Annotated[str, Field(min_length=1, max_length=256)] | GroupAttribute | None = None
+    """What the volume is of, such as a patient: all volumes of one group train, or all validate."""
     level: Annotated[int, Field(ge=0, le=32)] = 0
     """Which level of OME-Zarr groups is read."""
     channel_axis: Literal["first", "last"] | None = None

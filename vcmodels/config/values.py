@@ -11,7 +11,8 @@ DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d{1,4})?)$"
 DEVICE_RULE = '"auto", "cpu" or "cuda:0"'
 
 VOLUME_KEYS = (
-    "input", "pseudo", "ref_label", "bbox", "split", "weight", "name", "level", "channel_axis", "spacing",
+    "input", "pseudo", "ref_label", "bbox", "split", "weight", "name", "group", "level",
+    "channel_axis", "spacing",
 )  # fmt: skip
 """Keys of a volume entry that can therefore name no target."""
 

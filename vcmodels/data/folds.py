@@ -1,4 +1,4 @@
-"""Cross-validation: k folds that divide whole volumes, or each volume into k slabs.
+"""Cross-validation: k folds that divide whole volumes or groups, or each volume into k slabs.
 
 Fold i is the validation side of run i. Folds by slab replace a volume by at most three: the slab of
 this fold, and what is left of the volume before and behind it, a guard band away. Each is a box that
@@ -9,10 +9,14 @@ is validated on once.
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
 from vcmodels.config import Task
+from vcmodels.config.sampling import FoldConfig
+from vcmodels.data.groups import units_of
 from vcmodels.data.indexer import Indexer, Wanted
 from vcmodels.data.label_index import cell_shape
 from vcmodels.data.patch_density import patch_grid
@@ -21,7 +25,7 @@ from vcmodels.data.sampling import shuffled
 from vcmodels.data.split_cut import guard_width
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.reporting import Reporter, Silent
 
 Profiles = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -37,35 +41,82 @@ def fold_volumes(
     of its volume.
 
     Raises:
-        TaskError: there are not enough volumes, or one is too short for its slabs.
+        TaskError: as `all_folds`.
     """
     folds = task.tr_params.folds
-    undecided = [n for n, volume in enumerate(volumes) if volume.split is None]
-    if folds is None or not undecided:
+    if folds is None:
         return list(volumes)
-    by = folds.by or ("volume" if len(undecided) >= folds.count else "slab")
+    if folds.index is None:
+        raise ValueError("the task is a whole cross-validation: choose one fold of it")
+    return all_folds(task, volumes, reporter)[folds.index]
+
+
+def all_folds(
+    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
+) -> list[list[TaskVolume]]:
+    """The volumes of each fold: a function of the volumes, their labels, the seed and the folds.
+
+    Raises:
+        TaskError: there are not enough volumes or groups, or a volume is too short for its slabs.
+    """
+    folds = task.tr_params.folds
+    assert folds is not None
+    undecided = [n for n, volume in enumerate(volumes) if volume.split is None]
+    if not undecided:
+        return [list(volumes)] * folds.count
+    by = how_divided(folds, [volumes[n] for n in undecided])
     profiles = labelled_profiles(task, [volumes[n] for n in undecided], reporter or Silent())
     labelled = dict(zip(undecided, profiles, strict=True))
     if by == "slab":
         parts = {n: _slabs(task, volumes[n], labelled[n]) for n in undecided}
-        return [part for n, v in enumerate(volumes) for part in parts.get(n, [v])]
-    if len(undecided) < folds.count:
-        found = f"{len(undecided)} volumes cannot be divided into {folds.count} folds"
-        raise TaskError("tr_params.folds.count", found, 'lower it, or set "by": "slab"')
-    sizes = {n: int(found[0].sum()) for n, found in labelled.items()}
+        return [
+            [part for n, v in enumerate(volumes) for part in (parts[n][i] if n in parts else [v])]
+            for i in range(folds.count)
+        ]
+    units = units_of(volumes, undecided)
+    sizes = {u: sum(round(labelled[n][0].sum()) for n in unit) for u, unit in enumerate(units)}
     fold_of = divide(sizes, folds.count, task.tr_params.seed)
+    of_volume = {n: fold_of[u] for u, unit in enumerate(units) for n in unit}
     return [
-        replace(v, split="val" if fold_of[n] == folds.index else "train") if n in fold_of else v
-        for n, v in enumerate(volumes)
+        [
+            replace(v, split="val" if of_volume[n] == i else "train") if n in of_volume else v
+            for n, v in enumerate(volumes)
+        ]
+        for i in range(folds.count)
     ]
 
 
+def how_divided(
+    folds: FoldConfig, undecided: Sequence[TaskVolume]
+) -> Literal["volume", "group", "slab"]:
+    """As `folds.by` says; when it is left out whole volumes or groups, if there are enough.
+
+    Raises:
+        TaskError: there are not enough, or slabs would divide a group.
+    """
+    units = len(units_of(undecided, range(len(undecided))))
+    grouped = [volume for volume in undecided if volume.group is not None]
+    by = folds.by or ("volume" if units >= folds.count or grouped else "slab")
+    if by == "slab" and grouped:
+        found = f'is "slab", which would put group {grouped[0].group} on both sides'
+        raise TaskError("tr_params.folds.by", found, 'use "group", or remove the group')
+    if by == "group" and len(grouped) < len(undecided):
+        lacking = next(volume for volume in undecided if volume.group is None)
+        raise TaskError(f"{lacking.key}.group", 'is not set, and folds.by is "group"', "give one")
+    if by != "slab" and units < folds.count:
+        what = f"{units} groups" if grouped else f"{units} volumes"
+        found = f"{what} cannot be divided into {folds.count} folds"
+        remedy = "lower it" if grouped else 'lower it, or set "by": "slab"'
+        raise TaskError("tr_params.folds.count", found, remedy)
+    return by
+
+
 def divide(sizes: Mapping[int, int], count: int, seed: int) -> dict[int, int]:
-    """A fold for each volume: the largest first, each to the fold that holds least so far.
+    """A fold for each volume or group: the largest first, each to the fold that holds least so far.
 
     Args:
-        sizes: labelled voxels by volume; volumes of equal size are shuffled.
-        count: of folds; each gets a volume when there are enough.
+        sizes: labelled voxels of each; those of equal size are shuffled.
+        count: of folds; each gets one when there are enough.
         seed: of the shuffle.
     """
     order = sorted(shuffled(sorted(sizes), seed), key=lambda n: -sizes[n])
@@ -99,9 +150,8 @@ def labelled_profiles(
     with closing(Indexer.of(task, reporter).indexes(labels)) as indexes:
         for volume in volumes:
             if volume.ref is None:
-                z, y, x = (
-                    np.ones(-(-n // c)) for n, c in zip(volume.region.shape, cell, strict=True)
-                )
+                layers = [-(-n // c) for n, c in zip(volume.region.shape, cell, strict=True)]
+                z, y, x = (np.full(count, volume.region.voxels / count) for count in layers)
                 found.append((z, y, x))
             else:
                 index = next(indexes)
@@ -109,8 +159,8 @@ def labelled_profiles(
     return found
 
 
-def _slabs(task: Task, volume: TaskVolume, profiles: Profiles) -> list[TaskVolume]:
-    """The slab of this fold, and what is trained on before and behind it."""
+def _slabs(task: Task, volume: TaskVolume, profiles: Profiles) -> list[list[TaskVolume]]:
+    """For each fold its slab, and what is trained on before and behind it."""
     folds, patch = task.tr_params.folds, task.tr_params.patch_size
     assert folds is not None
     guards, region = guard_width(task, patch), volume.region
@@ -120,22 +170,28 @@ def _slabs(task: Task, volume: TaskVolume, profiles: Profiles) -> list[TaskVolum
     ]
     room = [int(np.diff(cuts[a]).min()) / patch[a] for a in range(3)]
     axis = int(np.argmax(room))
-    start, end = cuts[axis][folds.index : folds.index + 2]
     low, high = region.origin[axis], region.end[axis]
-    before, behind = (low, start - guards[axis]), (end + guards[axis], high)
-    trained = [pair for pair in (before, behind) if pair[1] - pair[0] >= patch[axis]]
-    if room[axis] < 1 or not trained:
-        found = (
-            f"volume {volume.name} with region {region.shape} cannot be cut into {folds.count} "
-            f"slabs of at least a patch with a guard band of {guards} voxels"
-        )
-        remedy = "lower it, patch_size or split_guard, or give more volumes"
-        raise TaskError("tr_params.folds.count", found, remedy)
-    parts = [replace(volume, region=_slab(region, axis, start, end), split="val")]
-    for number, (first, last) in enumerate(trained):
-        box, name = _slab(region, axis, first, last), f"{volume.name}#train{number}"
-        parts.append(replace(volume, region=box, split="train", name=name))
-    return parts
+    found: list[list[TaskVolume]] = []
+    for start, end in pairwise(cuts[axis]):
+        before, behind = (low, start - guards[axis]), (end + guards[axis], high)
+        trained = [pair for pair in (before, behind) if pair[1] - pair[0] >= patch[axis]]
+        if room[axis] < 1 or not trained:
+            raise _too_short(volume, folds.count, guards)
+        parts = [replace(volume, region=_slab(region, axis, start, end), split="val")]
+        for number, (first, last) in enumerate(trained):
+            box, name = _slab(region, axis, first, last), f"{volume.name}#train{number}"
+            parts.append(replace(volume, region=box, split="train", name=name))
+        found.append(parts)
+    return found
+
+
+def _too_short(volume: TaskVolume, count: int, guards: Shape) -> TaskError:
+    found = (
+        f"volume {volume.name} with region {volume.region.shape} cannot be cut into {count} "
+        f"slabs of at least a patch with a guard band of {guards} voxels"
+    )
+    remedy = "lower it, patch_size or split_guard, or give more volumes"
+    return TaskError("tr_params.folds.count", found, remedy)
 
 
 def _cuts(start: int, end: int, profile: np.ndarray, cell: int, count: int) -> list[int]:

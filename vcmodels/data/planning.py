@@ -10,6 +10,7 @@ from vcmodels.config import Task, parse_task
 from vcmodels.config.checks import check_task
 from vcmodels.config.fill import fill_sizes
 from vcmodels.config.messages import task_error
+from vcmodels.data.folds import how_divided
 from vcmodels.data.split_cut import WHOLE_VOLUMES_FROM
 from vcmodels.data.volumes import TaskVolume, check_patch, open_volumes
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
@@ -163,12 +164,12 @@ def _room(task: Task, volumes: Sequence[TaskVolume], extent: int) -> int:
     """How long a patch may be for a volume to be cut in two across its longest axis, or into slabs."""
     settings, undecided = task.tr_params, [v for v in volumes if v.split is None]
     if settings.folds is not None:
-        whole = "volume" if len(undecided) >= settings.folds.count else "slab"
         # The shorter of the parts before and behind a slab still holds a patch and the guard band.
-        is_cut = undecided and (settings.folds.by or whole) == "slab"
+        is_cut = undecided and how_divided(settings.folds, undecided) == "slab"
         return extent // (2 * settings.folds.count) if is_cut else LONGEST
     has_val = any(volume.split == "val" for volume in volumes)
-    stays_whole = has_val or not 0 < len(undecided) < WHOLE_VOLUMES_FROM
+    has_groups = any(volume.group is not None for volume in undecided)
+    stays_whole = has_val or has_groups or not 0 < len(undecided) < WHOLE_VOLUMES_FROM
     if stays_whole or settings.split_mode == "random" or settings.tr_val_split == 1:
         return LONGEST
     guard = settings.split_guard

@@ -88,6 +88,7 @@ def split_patches(
         for n in undecided:
             train[n] = volumes[n].region
     elif undecided and is_random:
+        _refuse_groups([volumes[n] for n in undecided])
         for n in undecided:
             train[n] = val[n] = volumes[n].region
         reporter.say("random split: training and validation patches may share voxels")
@@ -160,6 +161,14 @@ def _refuse_overlap(volumes: Sequence[TaskVolume], train: Regions, val: Regions)
                 if one and other and one.intersect(other).voxels:
                     found = f"its training part shares voxels with the validation part of {volumes[b].name}"
                     raise TaskError(volumes[a].key, found, "give them a bbox each, without overlap")
+
+
+def _refuse_groups(volumes: Sequence[TaskVolume]) -> None:
+    """Patches that are drawn from all volumes leave no group on one side."""
+    for volume in volumes:
+        if volume.group is not None:
+            found = f'is "random", and the patches of group {volume.group} would be on both sides'
+            raise TaskError("tr_params.split_mode", found, 'use "spatial", or remove the group')
 
 
 def _refuse_empty(task: Task, split: Split) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vcmodels.config import Task
+from vcmodels.data.groups import units_of
 from vcmodels.data.patches import PatchList
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
@@ -29,6 +30,10 @@ def cut_volumes(
     """Give each undecided volume its regions; volumes without patches get none."""
     rows = {n: patches.rows[patches.rows[:, 0] == n, 1:] for n in undecided}
     rows = {n: origins for n, origins in rows.items() if len(origins)}
+    if any(volumes[n].group is not None for n in undecided):
+        reporter.say("volumes of a group stay on one side: whole volumes are divided")
+        _divide_whole({n: len(o) for n, o in rows.items()}, volumes, task, train, val)
+        return
     guard = guard_width(task, patches.patch_size)
     cuts = {
         n: best_cut(volumes[n].region, origins, patches.patch_size, guard, task)
@@ -94,14 +99,25 @@ def _divide_whole(
     train: Regions,
     val: Regions,
 ) -> None:
-    """Shuffle the volumes and train on the first ones, up to the wanted share of patches."""
+    """Shuffle volumes or groups and train on the first ones, up to the wanted share of patches.
+
+    Raises:
+        TaskError: all are of one group.
+    """
+    units = units_of(volumes, sorted(counts))
+    if len(units) == 1 and not any(val):
+        found = f"the only one with patches, {volumes[units[0][0]].group}, cannot be divided"
+        raise TaskError(
+            f"{volumes[units[0][0]].key}.group", found, "give another, or tr_val_split 1"
+        )
     rng = np.random.Generator(np.random.Philox(key=[task.tr_params.seed, 2]))
-    order = rng.permutation(sorted(counts)).tolist()
-    sums = np.cumsum([counts[n] for n in order]) / sum(counts.values())
-    trained = int(np.argmin(np.abs(sums[:-1] - task.tr_params.tr_val_split))) + 1
-    for position, n in enumerate(order):
-        side = train if position < trained else val
-        side[n] = volumes[n].region
+    order = [units[n] for n in rng.permutation(len(units))]
+    sums = np.cumsum([sum(counts[n] for n in unit) for unit in order]) / sum(counts.values())
+    trained = int(np.argmin(np.abs(sums[: max(len(units) - 1, 1)] - task.tr_params.tr_val_split)))
+    for position, unit in enumerate(order):
+        side = train if position <= trained else val
+        for n in unit:
+            side[n] = volumes[n].region
 
 
 def _too_short(task: Task, volume: TaskVolume, guard: Shape) -> TaskError:

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from vcmodels.config import Task
-from vcmodels.config.task import SplitAttribute, VolumeEntry
+from vcmodels.config.task import GroupAttribute, SplitAttribute, VolumeEntry
+from vcmodels.data.groups import settle_groups
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, grow_shape
@@ -49,6 +50,8 @@ class TaskVolume:
     unit: str | None
     pseudo: Mapping[str, float] = field(default_factory=dict)
     """Targets whose label here is a pseudo-label, and how much it counts in the loss."""
+    group: str | None = None
+    """Volumes of one group are all on one side of a split."""
 
     def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
@@ -97,6 +100,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
     _check_alike(found, reporter)
+    found = settle_groups(found)
     if task.tr_params.given_patch_size is not None:
         check_patch(task, found, reporter)
     return found
@@ -191,7 +195,7 @@ def _open(
     return TaskVolume(
         name, key, inputs, labels, ref, _about(entry.ref_label, targets),
         _region(entry, first, key), split, entry.weight, entry.spacing or first.spacing,
-        first.unit, pseudo,
+        first.unit, pseudo, _group(entry, first, key),
     )  # fmt: skip
 
 
@@ -232,6 +236,18 @@ def _split(entry: VolumeEntry, volume: Volume, key: str) -> Literal["train", "va
         return "val"
     found = f"attribute {name!r} of {volume.location} and its groups is {value!r}"
     raise TaskError(f"{key}.split", found, 'it must be "train" or "val"')
+
+
+def _group(entry: VolumeEntry, volume: Volume, key: str) -> str | None:
+    """The entry's group, looked up as its split is."""
+    if not isinstance(entry.group, GroupAttribute):
+        return entry.group
+    name = entry.group.attribute
+    value = _find_attribute(volume, name, key)
+    if isinstance(value, str | int):
+        return str(value)
+    found = f"attribute {name!r} of {volume.location} and its groups is {value!r}"
+    raise TaskError(f"{key}.group", found, "it must be a text or a whole number")
 
 
 def _find_attribute(volume: Volume, name: str, key: str) -> object:
