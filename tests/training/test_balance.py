@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -25,17 +26,22 @@ def scalars(**values):
     return {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
 
 
+def counts(*known):
+    """Voxels of each target: some for those that are named."""
+    return defaultdict(lambda: torch.tensor(0.0), {name: torch.tensor(9.0) for name in known})
+
+
 def test_fixed_weights_are_a_weighted_sum_with_nothing_to_learn():
     balance = LossBalance({"b": 2.0, "a": 0.5}, "fixed")
     assert list(balance.parameters()) == []
     assert balance.state_dict() == {}
-    assert balance(scalars(b=3.0, a=4.0), {"a", "b"}).item() == 8
+    assert balance(scalars(b=3.0, a=4.0), counts("a", "b")).item() == 8
     assert balance.factors() == {"b": 2.0, "a": 0.5}
 
 
 def test_learning_starts_at_the_fixed_weights():
     weights, losses = {"b": 2.0, "a": 0.5}, scalars(b=3.0, a=4.0)
-    total = LossBalance(weights, "uncertainty")(losses, losses)
+    total = LossBalance(weights, "uncertainty")(losses, counts("a", "b"))
     assert total.item() == 8
     total.backward()
     assert {name: loss.grad.item() for name, loss in losses.items()} == weights
@@ -52,23 +58,23 @@ def test_the_learned_factor_of_a_fixed_loss_is_its_inverse(name):
     optimizer = build_optimizer(name, balance, rate, 0.1)  # a decay would pull towards s = 0
     for _ in range(1500):
         optimizer.zero_grad()
-        balance(losses, losses).backward()
+        balance(losses, counts(*losses)).backward()
         optimizer.step()
     wanted = {"sheet": 2 / 0.02, "normals": 1 / 1.5, "classes": 0.3 / 7}
     assert balance.factors() == pytest.approx(wanted, rel=1e-2)
     least = sum(balance.weights[n] * (1 + math.log(loss)) for n, loss in losses.items())
-    assert balance(losses, losses).item() == pytest.approx(least, rel=1e-3)
+    assert balance(losses, counts(*losses)).item() == pytest.approx(least, rel=1e-3)
 
 
 def test_a_target_without_valid_voxels_is_left_out():
     balance = LossBalance({"a": 1.0, "b": 1.0}, "uncertainty")
     losses = scalars(a=2.0, b=0.0)
-    balance(losses, {"a"}).backward()
+    balance(losses, counts("a")).backward()
     assert balance.log_variance.grad.tolist() == [-1.0, 0.0]
     assert losses["b"].grad is not None  # the graph stays whole where nothing is valid at all
     balance = LossBalance({"a": 1.0, "b": 1.0}, "uncertainty")
-    balance(losses, set()).backward()
-    assert balance.log_variance.grad is None
+    balance(scalars(a=0.0, b=0.0), counts()).backward()
+    assert not balance.log_variance.grad.any()
 
 
 def test_the_order_of_the_targets_does_not_matter():

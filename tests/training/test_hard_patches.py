@@ -14,8 +14,14 @@ from vcmodels.data.loader import Batch
 from vcmodels.reporting import Silent
 from vcmodels.training import train
 from vcmodels.training.feed import Feed
-from vcmodels.training.learner import Learner, supervised_loss
+from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
+from vcmodels.training.objective import (
+    mean_over_targets,
+    sample_losses,
+    supervised_loss,
+    voxel_counts,
+)
 
 
 @pytest.fixture
@@ -142,7 +148,7 @@ def test_the_loss_of_a_sample_is_that_of_a_batch_of_it_alone(sheet_task):
     """With deep supervision, pseudo-labels, and targets that a sample has no label of."""
     sheet_task["dataset_config"]["targets"]["sheet"]["weight"] = 3.0
     task, _ = parse_task(sheet_task, "task.json")
-    learner = Learner(torch.nn.Conv3d(1, 1, 1), task, 10, torch.device("cpu"))
+    targets = task.dataset_config.targets
     torch.manual_seed(0)
     channels, shape = {"sheet": 1, "normals": 3}, (4, 6, 8)
     outputs = {
@@ -160,13 +166,15 @@ def test_the_loss_of_a_sample_is_that_of_a_batch_of_it_alone(sheet_task):
     factor = torch.tensor([1.0, 1.0, 1.0, 0.25]).view(-1, 1, 1, 1, 1)
     weight = {"sheet": factor, "normals": None}
     batch = Batch(torch.zeros(4, 1, *shape), labels, valid, (), weight)
-    found = learner.sample_losses(outputs, batch)
+    losses = sample_losses(targets, outputs, batch)
+    found = mean_over_targets(targets, losses, voxel_counts(batch)).tolist()
 
     def alone(name, i):
         logits = [level[[i]] for level in outputs[name]]
         part = None if weight[name] is None else factor[[i]]
-        target = learner.targets[name]
-        return float(supervised_loss(target, logits, labels[name][[i]], valid[name][[i]], part))
+        return float(
+            supervised_loss(targets[name], logits, labels[name][[i]], valid[name][[i]], part)
+        )
 
     assert found[0] == pytest.approx((3 * alone("sheet", 0) + alone("normals", 0)) / 4)
     assert found[1] == pytest.approx(alone("normals", 1))

@@ -137,7 +137,7 @@ def learnt():
     batch = make_batch(learner.targets)
     before = scores(learner, batch)
     for _ in range(STEPS):
-        assert learner.train_step([batch]).is_applied
+        assert learner.train_step([batch]).read().is_applied
     return before, scores(learner, batch)
 
 
@@ -162,7 +162,7 @@ def test_a_volume_without_a_label_trains_the_other_heads(missing):
     batch = make_batch(learner.targets)
     batch.valid[missing][:] = False
     before = {key: value.clone() for key, value in learner.network.state_dict().items()}
-    first, second = (learner.train_step([batch]).losses for _ in range(2))
+    first, second = (learner.train_step([batch]).read().losses for _ in range(2))
     assert first.keys() == TARGETS.keys() - {missing}
     assert sum(second.values()) < sum(first.values())
     changed = {k for k, v in learner.network.state_dict().items() if not torch.equal(v, before[k])}

@@ -323,13 +323,16 @@ def test_a_second_training_on_the_folder_is_refused(sheet_task):
 
 
 def test_a_loss_that_is_not_finite_skips_the_step_and_names_the_patch(sheet_task, monkeypatch):
-    original = Learner.loss
+    original = Learner.run
 
-    def loss(self, outputs, batch):
-        total, parts = original(self, outputs, batch)
-        return total * (float("nan") if self.step == 1 and self.network.training else 1.0), parts
+    def run_network(self, network, batch):
+        factor = float("nan") if self.step == 1 and self.network.training else 1.0
+        outputs = original(self, network, batch)
+        return {
+            name: tuple(logits * factor for logits in levels) for name, levels in outputs.items()
+        }
 
-    monkeypatch.setattr(Learner, "loss", loss)
+    monkeypatch.setattr(Learner, "run", run_network)
     code, lines = run(sheet_task)
     assert code == 0
     assert any(line.startswith("step 2 skipped") and "(z, y, x)" in line for line in lines)
@@ -340,9 +343,15 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_names_the_patch(sheet_task
 
 def test_too_many_bad_steps_end_the_run_and_keep_the_checkpoint(sheet_task, monkeypatch):
     sheet_task["tr_params"] |= {"max_steps_per_epoch": 20, "max_epoch": 1}
-    monkeypatch.setattr(
-        Learner, "loss", lambda self, *_: (next(self.network.parameters()).sum() * torch.nan, {})
-    )
+    original = Learner.run
+
+    def run_network(self, network, batch):
+        outputs = original(self, network, batch)
+        return {
+            name: tuple(logits * torch.nan for logits in levels) for name, levels in outputs.items()
+        }
+
+    monkeypatch.setattr(Learner, "run", run_network)
     with pytest.raises(RunError, match="10 steps in a row"):
         run(sheet_task)
 

@@ -18,10 +18,12 @@ The `loss` of a target is a name, several as `{name: weight}`, or with options:
 ```
 
 In all of them P is the prediction (sigmoid or softmax of the logits), T the label, sums and means
-run over the voxels of the whole batch that count, and what lies under the others reaches neither
-the loss nor the gradient. A sample or voxel of weight 0.1 (a pseudo-label) pulls a tenth as hard; a
-batch without a voxel that counts costs 0. All is computed in float32. Losses on regions average
-over the classes; where one takes `include_background`, class 0 is left out by default.
+run over the voxels of a sample that count, and what lies under the others reaches neither the loss
+nor the gradient. A step takes the mean over its samples, each weighted by how many of its voxels
+count, however they are divided over micro-batches and processes. A sample or voxel of weight 0.1 (a
+pseudo-label) pulls a tenth as hard; one without a voxel that counts costs 0. All is computed in
+float32. Losses on regions average over the classes; where one takes `include_background`, class 0 is
+left out by default.
 
 `cldice`, `skeleton_recall`, `boundary` and `unit_length` judge one thing alone: use them beside
 another loss.

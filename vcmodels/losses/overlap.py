@@ -1,7 +1,7 @@
 """Losses on the overlap of prediction and label: Dice, Jaccard, Tversky and their kin.
 
-All compare sums over the whole batch ("batch Dice"): a patch with little foreground counts by its
-voxels and not as much as a full one.
+All compare sums over what they are given: training gives them one sample at a time, and weighs the
+samples by their valid voxels.
 
 The overlap of a probability p and a target t is min(p, t). For a hard target that is the usual
 product p t; for a smoothed one it is what puts the minimum of the loss at p = t, where the product

@@ -31,8 +31,8 @@ def cldice(
 ) -> Tensor:
     """1 - the harmonic mean of the share of P's skeleton in T and of T's skeleton in P.
 
-    Averaged over the classes but the background; sums are those of the batch. The mean of both
-    shares is no measure of thickness: use it beside `soft_dice`.
+    Averaged over the classes but the background. The mean of both shares is no measure of
+    thickness: use it beside `soft_dice`.
 
     Args:
         logits: (B, C, Z, Y, X); half types are computed in float32.
@@ -67,9 +67,8 @@ def skeleton_recall(
 ) -> Tensor:
     """1 - the share of T's thickened skeleton that is in P.
 
-    Averaged over the classes but the background; sums are those of the batch. Arguments as for
-    `cldice`; here `iterations` costs little, for the skeleton is the label's alone, and what is
-    thicker counts whole.
+    Averaged over the classes but the background. Arguments as for `cldice`; here `iterations` costs
+    little, for the skeleton is the label's alone, and what is thicker counts whole.
 
     The paper thins with scikit-image while the data are read. Here the skeleton is that of `cldice`,
     of the hard label: it is made on the device, of the augmented label, knows what is not valid

@@ -1,6 +1,6 @@
 """How the losses of several targets are added: by fixed weights, or by learned ones as well."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -29,16 +29,20 @@ class LossBalance(nn.Module):
         self.log_variance: Tensor | None
         self.register_parameter("log_variance", learned)
 
-    def forward(self, losses: Mapping[str, Tensor], known: Collection[str]) -> Tensor:
-        """The scalar to be minimised.
+    def forward(
+        self, losses: Mapping[str, Tensor], counts: Mapping[str, Tensor], share: float = 1.0
+    ) -> Tensor:
+        """The scalar to be minimised, or a share of it.
 
         Args:
-            losses: a scalar for each target, 0 for those without a valid voxel in the batch.
-            known: the targets that have valid voxels. The others are not balanced: a loss of 0
-                would be taken for certainty, and their s fall for ever.
+            losses: a scalar for each target, 0 for those without a valid voxel in the step. Parts of
+                them add up to the whole, if their shares add up to 1.
+            counts: the valid voxels of each in the whole step, scalars. Targets without any are not
+                balanced: a loss of 0 would be taken for certainty, and their s fall for ever.
+            share: of this part in all that is learnt from in a step.
         """
         terms = [
-            self.weights[name] * (self._balanced(name, loss) if name in known else loss)
+            self.weights[name] * self._balanced(name, loss, share * (counts[name] > 0))
             for name, loss in losses.items()
         ]
         return torch.stack(terms).sum()
@@ -50,8 +54,8 @@ class LossBalance(nn.Module):
         learned = (-self.log_variance.detach()).exp().tolist()
         return {name: self.weights[name] * learned[row] for name, row in self.rows.items()}
 
-    def _balanced(self, name: str, loss: Tensor) -> Tensor:
+    def _balanced(self, name: str, loss: Tensor, share: Tensor) -> Tensor:
         if self.log_variance is None:
             return loss
         s = self.log_variance[self.rows[name]]
-        return (-s).exp() * loss + s
+        return (-s).exp() * loss + s * share

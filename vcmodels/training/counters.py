@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vcmodels.errors import RunError
-from vcmodels.training.learner import StepResult
+from vcmodels.training.step_result import StepResult
 
 
 @dataclass
@@ -14,7 +14,14 @@ class Counters:
 
     epoch: int = 0
     best: float = math.inf
+    """Of the curve that chooses the best checkpoint, or the negative of one that rises."""
     bad_steps: int = 0
+    watched: str = ""
+    """The curve of early stopping and its sense, such as "min val/loss"; empty without."""
+    least_cost: float = math.inf
+    """Of that curve, as `best`."""
+    stale_epochs: int = 0
+    """Since that curve improved."""
     loss_sums: dict[str, float] = field(default_factory=dict)
     loss_counts: dict[str, int] = field(default_factory=dict)
 

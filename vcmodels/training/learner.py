@@ -1,14 +1,13 @@
 """The trained state (network, average, optimiser, step) and the one step that changes it."""
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from vcmodels.checkpoint import load_weights
 from vcmodels.config import Task
@@ -17,23 +16,10 @@ from vcmodels.data.loader import Batch
 from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.targets import AnyTarget
 from vcmodels.training.balance import LossBalance
+from vcmodels.training.objective import Outputs, mean_over_targets, sample_losses, voxel_counts
 from vcmodels.training.optimisation import average_weights, build_optimizer, rate_factor, set_rate
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one optimiser step reports: unweighted losses, the gradient norm, the rate."""
-
-    losses: dict[str, float]
-    """Mean over the micro-batches that had valid voxels of the target; absent when none had."""
-    gradient_norm: float
-    rate: float
-    is_applied: bool
-    """False when the loss or the gradient was not finite; nothing changed then."""
-    is_overflow: bool
-    """The gradient overflowed in fp16 and the loss was fine: the scaler halves its factor."""
-    sample_losses: Sequence[float] = ()
-    """Of each sample in order; only for `sampling.hard`."""
+from vcmodels.training.step_result import PendingResult
+from vcmodels.training.world import World
 
 
 class Learner:
@@ -41,17 +27,27 @@ class Learner:
 
     Dropout and the like draw from a generator seeded with (seed, step) at each step, so a resumed
     run continues as if it had never stopped.
+
+    In a world of several processes each has a learner with the same state, and takes its share of
+    the samples of a step; the gradient is that of all.
     """
 
     def __init__(
-        self, network: nn.Module, task: Task, total_steps: int, device: torch.device
+        self,
+        network: nn.Module,
+        task: Task,
+        total_steps: int,
+        device: torch.device,
+        world: World | None = None,
     ) -> None:
         settings = task.tr_params
         self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
         self.settings, self.device, self.total_steps = settings, device, total_steps
+        self.world = world or World()
         self.network = place(network, device)
         self.averaged = copy.deepcopy(self.network).eval() if settings.ema_decay else None
-        self.forward: nn.Module = self.network
+        self.parallel = self._parallel()
+        self.forward: nn.Module = self.parallel or self.network
         self.measures_samples = hard_share(task) > 0
         weights = {name: target.weight for name, target in self.targets.items()}
         self.balance = LossBalance(weights, settings.loss_balance).to(device)
@@ -64,105 +60,108 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.step = 0
 
+    def _parallel(self) -> DistributedDataParallel | None:
+        """The network with gradients that are averaged over the world while they are computed."""
+        if self.world.size == 1:
+            return None
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            self.network, ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
     def compile(self, say: Callable[[str], None]) -> None:
         """Train through `torch.compile` from now on, eagerly if it fails here."""
-        self.forward = CompiledOrEager(self.network, say)
+        self.forward = CompiledOrEager(self.forward, say)
 
     @property
     def best_network(self) -> nn.Module:
         """The averaged network if there is one: what is validated and predicts."""
         return self.averaged if self.averaged is not None else self.network
 
-    def train_step(self, batches: Sequence[Batch]) -> StepResult:
-        """One optimiser step over micro-batches, whose mean gradient is applied."""
-        settings = self.settings
-        torch.manual_seed((settings.seed << 32) + self.step)
+    def train_step(self, batches: Sequence[Batch], *, stops: bool = False) -> PendingResult:
+        """One optimiser step on the mean over the samples of all micro-batches and processes.
+
+        Samples count by their valid voxels. Nothing here waits for the device: the result is read
+        when it is wanted, and a gradient that is not finite is left out by the optimiser itself.
+
+        Args:
+            batches: this process' share of the samples, one micro-batch at least.
+            stops: whether this process wants to stop; told to all with the result.
+        """
+        settings, world = self.settings, self.world
+        torch.manual_seed((settings.seed << 32) + self.step * world.size + world.rank)
         self.network.train()
         rate = settings.initial_lr * rate_factor(
             settings.scheduler, self.step, self.total_steps, settings.warmup_steps
         )
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        losses: dict[str, list[float]] = {}
-        of_samples: list[float] = []
-        total = 0.0
-        for batch in batches:
-            outputs = self.run(self.forward, batch)
-            loss, parts = self.loss(outputs, batch)
-            self.scaler.scale(loss / len(batches)).backward()
-            total += float(loss.detach()) / len(batches)
-            for name, part in parts.items():
-                losses.setdefault(name, []).append(float(part.detach()))
+        counts = [voxel_counts(batch) for batch in batches]
+        totals = self._totals(counts)
+        loss = torch.zeros((), device=self.device)
+        parts: dict[str, Tensor] = dict.fromkeys(self.targets, loss)
+        of_samples: list[Tensor] = []
+        for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+            with self._syncing(number == len(batches) - 1):
+                found = sample_losses(self.targets, self.run(self.forward, batch), batch)
+                shares = {
+                    name: (losses * count[name]).sum() / totals[name].clamp(min=1)
+                    for name, losses in found.items()
+                }
+                part = self.balance(shares, totals, 1 / (len(batches) * world.size))
+                # The gradient of the world is the mean over its processes, the loss their sum.
+                self.scaler.scale(part * world.size).backward()
+            loss = loss + part.detach()
+            parts = {name: parts[name] + share.detach() for name, share in shares.items()}
             if self.measures_samples:
-                of_samples += self.sample_losses(outputs, batch)
+                of_samples.append(mean_over_targets(self.targets, found, count))
+        world.average_gradients(self.balance.parameters())
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.trained.parameters(), settings.gradient_clip))
-        is_finite = math.isfinite(total) and math.isfinite(norm)
-        if is_finite:
-            self.scaler.step(self.optimizer)
-            if self.averaged is not None:
-                assert settings.ema_decay is not None
-                average_weights(
-                    self.averaged.parameters(),
-                    self.network.parameters(),
-                    settings.ema_decay,
-                    self.step,
-                )
-        is_overflow = math.isfinite(total) and not is_finite and self.scaler.is_enabled()
-        is_overflow = is_overflow and self.scaler.get_scale() > 1
-        self.scaler.update()
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), settings.gradient_clip)
+        sums = world.sum(torch.stack([loss, *parts.values(), loss.new_tensor(float(stops))]))
+        self._apply(sums[0].isfinite() & norm.isfinite())
         self.step += 1
-        means = {name: sum(values) / len(values) for name, values in losses.items()}
-        return StepResult(means, norm, rate, is_finite, is_overflow, of_samples)
+        known = torch.stack(list(totals.values()))
+        return PendingResult(
+            step=self.step,
+            rate=rate,
+            names=list(self.targets),
+            scaler=self.scaler,
+            figures=torch.cat([sums, norm.detach()[None], known]),
+            sample_losses=torch.cat(of_samples) if of_samples else None,
+        )
 
-    def run(
-        self, network: Callable[[Tensor], Mapping[str, tuple[Tensor, ...]]], batch: Batch
-    ) -> Mapping[str, tuple[Tensor, ...]]:
+    def _totals(self, counts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Per target, how many voxels of the whole step count, over micro-batches and processes."""
+        mine = [torch.cat([count[name] for count in counts]).sum() for name in self.targets]
+        return dict(zip(self.targets, self.world.sum(torch.stack(mine)).unbind(), strict=True))
+
+    def _syncing(self, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients travel with the last micro-batch alone."""
+        return nullcontext() if self.parallel is None or is_last else self.parallel.no_sync()
+
+    def _apply(self, is_finite: Tensor) -> None:
+        """Change weights and their average, if the gradient is finite."""
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+        else:
+            # How a scaler tells fused optimisers to do nothing, without waiting for the device.
+            setattr(self.optimizer, "found_inf", (~is_finite).float())  # noqa: B010
+            self.optimizer.step()
+        self.scaler.update()
+        if self.averaged is not None:
+            assert self.settings.ema_decay is not None
+            average_weights(
+                self.averaged.parameters(),
+                self.network.parameters(),
+                self.settings.ema_decay,
+                self.step,
+            )
+
+    def run(self, network: Callable[[Tensor], Outputs], batch: Batch) -> Outputs:
         """The logits of all heads, in the precision of the run."""
         with autocast(self.device, self.amp):
             return network(batch.image.contiguous(memory_format=torch.channels_last_3d))
-
-    def loss(
-        self, outputs: Mapping[str, tuple[Tensor, ...]], batch: Batch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The balanced sum over targets, and each one's own loss where it had valid voxels."""
-        losses = {
-            name: supervised_loss(
-                target,
-                outputs[name],
-                batch.labels[name],
-                batch.valid[name],
-                batch.weight.get(name),
-            )
-            for name, target in self.targets.items()
-        }
-        parts = {name: loss for name, loss in losses.items() if bool(batch.valid[name].any())}
-        return self.balance(losses, parts), parts
-
-    @torch.no_grad()
-    def sample_losses(self, outputs: Mapping[str, tuple[Tensor, ...]], batch: Batch) -> list[float]:
-        """The loss of each sample by itself: the mean over its targets by their fixed weights.
-
-        Targets without a valid voxel in the sample have no say; it is NaN when none has one. Of a
-        mean, not the sum, so that volumes with few labels do not pass for easy ones.
-        """
-        one_by_one = range(len(batch.image))
-        totals = weights = batch.image.new_zeros(len(batch.image))
-        for name, target in self.targets.items():
-            label, valid, factor = batch.labels[name], batch.valid[name], batch.weight.get(name)
-            found = [
-                supervised_loss(
-                    target,
-                    [logits[i : i + 1] for logits in outputs[name]],
-                    label[i : i + 1],
-                    valid[i : i + 1],
-                    None if factor is None else factor[i : i + 1],
-                )
-                for i in one_by_one
-            ]
-            weight = target.weight * valid.flatten(1).any(1)
-            totals, weights = totals + weight * torch.stack(found), weights + weight
-        return (totals / weights).tolist()
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, besides the task."""
@@ -191,29 +190,3 @@ class Learner:
         if state["scaler"]:  # empty when the run was not in fp16 before
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
-
-
-def supervised_loss(
-    target: AnyTarget,
-    outputs: Sequence[Tensor],
-    label: Tensor,
-    valid: Tensor,
-    sample_weight: Tensor | None = None,
-) -> Tensor:
-    """The target's loss over its outputs, full resolution first, with weights 1, 1/2, 1/4 ...
-
-    Deep supervision (Lee et al. 2015; the weights are nnU-Net's): labels of the coarser outputs are
-    the nearest voxels, since averaging class ids or vectors would make new ones.
-    """
-    weights = [0.5**level for level in range(len(outputs))]
-    total = label.new_zeros(())
-    for logits, weight in zip(outputs, weights, strict=True):
-        shape = logits.shape[2:]
-        if shape == label.shape[2:]:
-            fitted, counted = label, valid
-        else:
-            fitted = F.interpolate(label, shape, mode="nearest-exact")
-            counted = F.interpolate(valid.float(), shape, mode="nearest-exact") > 0
-        part = target.compute_loss(logits.float(), fitted, counted, sample_weight)
-        total = total + weight * part
-    return total / sum(weights)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vcmodels.checkpoint import save_checkpoint
+from vcmodels.data.dataset import Place
 from vcmodels.data.loader import Batch
 from vcmodels.errors import RunError
 from vcmodels.reporting import Advance, Reporter
@@ -17,12 +18,21 @@ from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board, append_json_line
 from vcmodels.training.counters import Counters
 from vcmodels.training.feed import Feed
-from vcmodels.training.learner import Learner, StepResult
+from vcmodels.training.learner import Learner
 from vcmodels.training.run_folder import RunFolder
+from vcmodels.training.step_result import PendingResult, StepResult
 from vcmodels.training.validation import Validation, validate
 
 BAD_STEPS_IN_A_ROW = 10
 SAVE_EVERY_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A step whose result is still to be read, and where its samples are from."""
+
+    pending: PendingResult
+    places: list[Place]
 
 
 @dataclass(frozen=True)
@@ -72,29 +82,35 @@ class Loop:
         return self.stop.is_stopped() or time.monotonic() >= self.deadline
 
     def _steps_of_epoch(self, advance: Advance) -> float:
-        """The steps that are left of the epoch; returns the share of time spent waiting for data."""
+        """The steps that are left of the epoch; returns the share of time spent waiting for data.
+
+        What a step reports is read when the next one has begun, so that the device goes on.
+        """
         learner = self.learner
         steps = (self.counters.epoch + 1) * learner.settings.max_steps_per_epoch - learner.step
         started = saved = mark = time.perf_counter()
         waited = 0.0
+        begun: Begun | None = None
         for micro in self.feed.train_batches(learner.step, steps):
             waited += time.perf_counter() - mark
-            result = self._step(micro)
+            pending = self._step(micro)
+            if begun is not None:
+                self._end_step(begun, advance)
+            begun = Begun(pending, [place for batch in micro for place in batch.places])
             self.stop.defer()  # before, there is nothing to save, and the first step may compile
-            self.counters.add(result)
-            self.feed.take_losses(learner.step - 1, result.sample_losses)
-            self._watch(result, micro)
-            advance(1, " ".join(f"{name} {value:.3f}" for name, value in result.losses.items()))
-            self.board.scalars(step_scalars(learner, result), learner.step)
             if self.must_stop():
                 break
             if time.perf_counter() - saved > SAVE_EVERY_SECONDS:
+                self._end_step(begun, advance)
+                begun = None
                 self.save(self.run.last)
                 saved = time.perf_counter()
             mark = time.perf_counter()
+        if begun is not None:
+            self._end_step(begun, advance)
         return waited / max(time.perf_counter() - started, 1e-9)
 
-    def _step(self, micro: list[Batch]) -> StepResult:
+    def _step(self, micro: list[Batch]) -> PendingResult:
         try:
             return self.learner.train_step(micro)
         except torch.OutOfMemoryError as error:
@@ -105,22 +121,30 @@ class Loop:
                 "make batch_size, patch_size or f_maps smaller; gradient_accumulation makes up for it",
             ) from error
 
-    def _watch(self, result: StepResult, micro: list[Batch]) -> None:
+    def _end_step(self, begun: Begun, advance: Advance) -> None:
+        """Read what a step reports, count it and show it."""
+        result = begun.pending.read()
+        self.counters.add(result)
+        self.feed.take_losses(result.step - 1, result.sample_losses)
+        self._watch(result, begun.places)
+        advance(1, " ".join(f"{name} {value:.3f}" for name, value in result.losses.items()))
+        self.board.scalars(step_scalars(self.learner, result), result.step)
+
+    def _watch(self, result: StepResult, places: list[Place]) -> None:
         """Say which patches made a step that was not finite; give up after too many in a row."""
         if result.is_applied:
             self.counters.bad_steps = 0
         if result.is_applied or result.is_overflow:
             return
         self.counters.bad_steps += 1
-        places = "; ".join(str(place) for batch in micro for place in batch.places)
-        found = f"loss or gradient not finite on {places}"
+        found = f"loss or gradient not finite on {'; '.join(map(str, places))}"
         if self.counters.bad_steps >= BAD_STEPS_IN_A_ROW:
             raise RunError(
-                f"step {self.learner.step}",
+                f"step {result.step}",
                 f"{found}, {self.counters.bad_steps} steps in a row",
                 "look at the labels there, lower initial_lr, or set amp to off",
             )
-        self.reporter.say(f"step {self.learner.step} skipped: {found}")
+        self.reporter.say(f"step {result.step} skipped: {found}")
 
     def _end_epoch(self, waited: float) -> None:
         """Validate, report, save; after a stop on the way the epoch has not ended."""

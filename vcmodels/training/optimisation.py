@@ -26,7 +26,11 @@ def build_optimizer(
     ]
     # `fused` updates all parameters in one kernel, on the CPU and on CUDA.
     if name == "SGD":  # nnU-Net's recipe: Nesterov momentum 0.99 (Isensee et al. 2021)
-        return SGD(groups, lr=learning_rate, momentum=0.99, nesterov=True, fused=True)
+        sgd = SGD(groups, lr=learning_rate, momentum=0.99, nesterov=True, fused=True)
+        # Otherwise made at the first step, and left without values if that one is not applied.
+        for parameter in network.parameters():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     optimizer = AdamW if name == "AdamW" else Adam
     return optimizer(groups, lr=learning_rate, fused=True)
 

@@ -1,5 +1,6 @@
 """Losses and metrics over the validation patches."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from vcmodels.data.loader import Batch
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Sums
 from vcmodels.training.learner import Learner
+from vcmodels.training.objective import sample_losses, voxel_counts
 
 PANEL_PATCHES = 4
 PANEL_GAP = 4
@@ -36,7 +38,7 @@ class Validation:
 def validate(
     learner: Learner, batches: Iterable[Batch], is_stopped: Callable[[], bool] = lambda: False
 ) -> Validation:
-    """Run the best network over `batches`; metrics come from sums, losses are means over batches.
+    """Run the best network over `batches`; losses are means over all voxels that count.
 
     Args:
         learner: whose best network is measured.
@@ -44,14 +46,15 @@ def validate(
         is_stopped: asked after each batch; what a stopped validation returns is of no use.
     """
     network = learner.best_network.eval()
-    losses: dict[str, list[float]] = {name: [] for name in learner.targets}
+    losses, counts = defaultdict[str, float](float), defaultdict[str, float](float)
     sums: dict[str, Sums] = {name: {} for name in learner.targets}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in learner.targets}
     for batch in batches:
         outputs = learner.run(network, batch)
-        _, parts = learner.loss(outputs, batch)
-        for name, part in parts.items():
-            losses[name].append(float(part))
+        voxels = voxel_counts(batch)
+        for name, found in sample_losses(learner.targets, outputs, batch).items():
+            losses[name] += float((found * voxels[name]).sum())
+            counts[name] += float(voxels[name].sum())
         for name, target in learner.targets.items():
             prediction = target.unblend(target.blendable(outputs[name][0].float()))
             label, valid = batch.labels[name], batch.valid[name]
@@ -60,7 +63,7 @@ def validate(
                 rows[name] += panel_rows(target, batch.image, label, valid, prediction)
         if is_stopped():
             break
-    means = {name: sum(values) / len(values) for name, values in losses.items() if values}
+    means = {name: losses[name] / count for name, count in counts.items() if count}
     metrics = {
         name: target.summarise(sums[name]) for name, target in learner.targets.items() if sums[name]
     }

@@ -1,0 +1,110 @@
+"""The processes of one training, which `torchrun` starts: who is who, and what they tell each other."""
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from vcmodels.errors import RefusedError, VcmodelsError
+
+Result = TypeVar("Result")
+
+PATIENCE = timedelta(days=2)
+"""How long a process waits for another one: finding the patches of a large volume takes hours. One
+that has died is noticed at once, by the closed connection and by torchrun, which ends the others."""
+
+
+class World:
+    """One process of `size`; alone, nothing is ever sent.
+
+    Started by `torchrun`, a process finds in its environment which one it is (`RANK`), of how many
+    (`WORLD_SIZE`), and where they meet.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @classmethod
+    def join(cls, device: torch.device) -> "World":
+        """Meet the others, if there are any: through NCCL for CUDA devices, else through gloo."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        # Objects travel from memory to memory, so gloo is there beside NCCL.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+        return cls(dist.get_rank(), size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, of tensors of one shape."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the processes."""
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = self.sum(parameter.grad) / self.size
+
+    def share(self, count: int) -> range:
+        """Which of `count` things are for this process: about as many for each, in order."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def once(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives, or raises, in the first process; the others wait for it.
+
+        Raises:
+            VcmodelsError: as the first process did.
+        """
+        if self.size == 1:
+            return work()
+        told: list[Result | VcmodelsError | None] = [None]
+        if self.is_first:
+            try:
+                told = [work()]
+            except VcmodelsError as error:
+                told = [error]
+        dist.broadcast_object_list(told, device=torch.device("cpu"))
+        if isinstance(told[0], VcmodelsError):
+            raise told[0]
+        return told[0]  # pyright: ignore[reportReturnType]
+
+    def leave(self) -> None:
+        """Close the connections."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def local_device(wanted: str | int) -> str | int:
+    """The device of this process: of several on a host, each has one of its own.
+
+    Raises:
+        RefusedError: all of them are told to share one CUDA device.
+    """
+    count, index = (
+        int(os.environ.get(k, d)) for k, d in (("LOCAL_WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    if count == 1:
+        return wanted
+    if wanted == "auto":
+        return f"cuda:{index}" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda":
+        return f"cuda:{index}"
+    if wanted in ("cpu", -1):
+        return "cpu"
+    raise RefusedError(
+        "tr_params.device",
+        f"is {wanted}, for {count} processes on this host",
+        'use "auto", "cuda" or "cpu"',
+    )
