@@ -66,6 +66,8 @@ def test_a_cluster_gives_the_same_bytes(workplace, reference, client):
     report = run(work, client, reporter=reporter)
     assert report.is_complete
     assert report.patches
+    assert sum(record["patches"] for record in reporter.records) == report.patches
+    assert {record["worker"] for record in reporter.records} == {"0", "1"}
     assert work.hashes() == reference
     assert "boxes on 2 workers" in reporter.lines[-1]
     assert run(work, client).was_complete

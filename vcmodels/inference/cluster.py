@@ -125,8 +125,8 @@ class _Told:
             self.amount, self.last = 0.0, time.monotonic()
 
     def record(self, values: Record) -> None:
-        """Figures of a unit, at once."""
-        self.worker.log_event(self.topic, values)
+        """Figures of a unit, at once; in a list, as the scheduler adds its own key to a dict."""
+        self.worker.log_event(self.topic, [values])
 
 
 def predict_on_cluster(
@@ -216,9 +216,9 @@ class _HandingOut:
         return True
 
     def _listen(self, advance: Advance, record: Callable[[Record], None]) -> None:
-        def hear(event: tuple[float, list[Any] | Record]) -> None:
+        def hear(event: tuple[float, list[Any]]) -> None:
             _, told = event
-            record(told) if isinstance(told, dict) else advance(*told)
+            record(*told) if len(told) == 1 else advance(*told)
 
         self.client.subscribe_topic(self.name, hear)
 
