@@ -31,6 +31,7 @@ from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.run_folder import RunFolder, resolved_task
+from vcmodels.training.siblings import begun_sibling, require_alike
 from vcmodels.volumes import expand_location
 
 COMPILE_REPAYS_AFTER_STEPS = 300
@@ -69,8 +70,10 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
 
         given = given_checkpoint(task) if resumed is None else None
         source = resumed or given
-        task, volumes = open_planned(task, reporter, source and resolved_task(source))
+        recorded = resolved_task(source) if source else begun_sibling(task)
+        task, volumes = open_planned(task, reporter, recorded)
         run.task, settings = task, task.tr_params
+        require_alike(task, volumes, reporter)
         volumes = fold_volumes(task, volumes, reporter)
         refuse_too_large(task, volumes, device)
         say_missing(volumes, reporter)
