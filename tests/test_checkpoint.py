@@ -12,7 +12,6 @@ from torch import nn
 
 from vcmodels.checkpoint import (
     SCHEMA,
-    TRAILER,
     load_checkpoint,
     load_weights,
     previous_generation,
@@ -20,6 +19,7 @@ from vcmodels.checkpoint import (
     strip_prefixes,
 )
 from vcmodels.errors import CheckpointError
+from vcmodels.runs.seal import TRAILER
 
 
 def state(value: float = 1.0) -> dict:

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError
+from vcmodels.runs.seal import TRAILER, TRAILER_LENGTH
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.files import keep_as, write_atomic
 
 SCHEMA = 1
-TRAILER = b"vcmodels-sha256:"
-TRAILER_LENGTH = len(TRAILER) + 32
 _UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
     AttributeError, OSError, struct.error,

@@ -14,6 +14,7 @@ from vcmodels.cli.infer import infer
 from vcmodels.cli.patches import patches
 from vcmodels.cli.preview import preview
 from vcmodels.cli.reproduce import reproduce
+from vcmodels.cli.runs import runs
 from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
@@ -162,6 +163,7 @@ def phantom(
 app.command()(patches)
 app.command()(infer)
 app.command()(reproduce)
+app.command()(runs)
 app.command()(derive)
 app.command()(preview)
 

@@ -20,7 +20,7 @@ def _remember_debug(context: typer.Context, value: bool) -> bool:
     return value
 
 
-TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task file.")]
+TaskFile = Annotated[Path, typer.Argument(metavar="TASK", help="The task file, or a run folder.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the task; may be repeated."),

@@ -1,0 +1,79 @@
+import fcntl
+
+import pytest
+
+from vcmodels.runs.survey import Figure, find_runs, read_run
+
+
+def test_a_run_is_read_from_its_small_files(make_run):
+    run = read_run(make_run("x"))
+    assert (run.name, run.state, run.epoch, run.max_epoch) == ("m", "complete", 4, 4)
+    assert (run.best_epoch, run.best_loss, run.last_loss) == (3, 0.5, 1.5)
+    assert run.figures == {
+        "sheet": Figure("dice", pytest.approx(0.3), 0.4),
+        "normals": Figure("angle_deg", 120.0, 160.0),  # not named: the first one that is logged
+    }
+    assert (run.minutes, run.patches_per_second, run.device) == (6.0, 40.25, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "outcome", "state", "reason"),
+    [
+        (4, "stopped", "complete", ""),  # stopped when it had all epochs
+        (2, "complete", "complete", ""),  # by early stopping
+        (2, "stopped", "stopped", ""),
+        (2, "failed: step 3: not finite", "failed", "step 3: not finite"),
+        (2, "", "killed", "ended without a word"),
+    ],
+)
+def test_the_state_of_a_run(make_run, epochs, outcome, state, reason):
+    run = read_run(make_run("x", epochs=epochs, outcome=outcome))
+    assert run.state == state
+    assert reason in run.reason
+    assert bool(reason) == bool(run.reason)
+
+
+def test_a_run_that_is_held_is_being_trained(make_run):
+    folder = make_run("x", outcome="")
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert read_run(folder).state == "training"
+        assert read_run(folder).state == "training"
+    assert read_run(folder).state == "complete"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("task.json", b"{", "task.json cannot be read"),
+        ("m_last.pth", b"weights", "m_last.pth is cut short"),
+        ("m_best.pth", b"weights" * 20, "m_best.pth is cut short"),
+        ("m_best.pth", None, "m_best.pth is gone"),
+    ],
+)
+def test_a_damaged_run_is_named(make_run, name, content, reason):
+    folder = make_run("x")
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    run = read_run(folder)
+    assert (run.state, run.reason) == ("damaged", reason)
+
+
+def test_a_run_without_validation_has_no_best_epoch(make_run):
+    folder = make_run("x")
+    (folder / "log.jsonl").write_text('{"step": 10, "epoch": 1.0, "epoch/train_loss_sheet": 1.0}\n')
+    run = read_run(folder)
+    assert (run.epoch, run.best_epoch, run.best_loss, run.minutes) == (1, None, None, None)
+    assert run.figures == {"sheet": Figure("dice", None, None)}
+
+
+def test_runs_are_found_at_any_depth_but_not_in_volumes(make_run, tmp_path):
+    wanted = [make_run("a"), make_run("b/c"), make_run("b/c/fold-1")]
+    for name in ("before-2026/a", ".hidden/a", "scan.zarr/a"):
+        make_run(name)
+    (tmp_path / "scan.zarr" / ".zgroup").write_text("{}")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "task.json").write_text("{}")
+    assert list(find_runs(tmp_path)) == wanted
+    assert list(find_runs(wanted[0])) == wanted[:1]

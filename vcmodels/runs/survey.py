@@ -1,0 +1,185 @@
+"""Runs found below a folder, and how each of them stands; no weights are read."""
+
+import fcntl
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from vcmodels.runs.records import LOCK, LOG, TASK, Record, is_run, read_log, read_starts
+from vcmodels.runs.seal import is_sealed
+from vcmodels.volumes.files import read_json
+
+State = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
+
+_OF_ZARR = {"zarr.json", ".zarray", ".zgroup"}
+_NOT_RUNS = ("before-", ".")  # of earlier runs that were moved aside; hidden
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The main metric of a target, where the validation loss was best and in the last epoch."""
+
+    metric: str
+    best: float | None
+    last: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run stands, as its small files say."""
+
+    folder: Path
+    name: str
+    """The `model_name` of its task."""
+    state: State
+    reason: str
+    """Of what failed or is damaged, in words; else empty."""
+    epoch: int
+    """Epochs that have ended."""
+    max_epoch: int | None
+    best_epoch: int | None
+    best_loss: float | None
+    last_loss: float | None
+    figures: Mapping[str, Figure]
+    """By target."""
+    minutes: float | None
+    """Of training and validation, in epochs that have ended."""
+    patches_per_second: float | None
+    """In the last epoch, by the wall clock."""
+    device: str
+    changed: datetime
+    """Of its newest file."""
+    task: Mapping[str, Any]
+    """The resolved task; {} when it cannot be read."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, without the task."""
+        values = {key: value for key, value in vars(self).items() if key != "task"}
+        figures = {name: vars(figure) for name, figure in self.figures.items()}
+        place = {"folder": str(self.folder), "changed": self.changed.isoformat(timespec="seconds")}
+        return values | place | {"figures": figures}
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """The run folders at or below `folder`; volumes and what was moved aside are not searched."""
+    for place, folders, files in os.walk(folder):
+        if _OF_ZARR.intersection(files):
+            folders.clear()
+            continue
+        folders[:] = sorted(f for f in folders if not f.startswith(_NOT_RUNS))
+        if is_run(Path(place)):
+            yield Path(place)
+
+
+def read_run(folder: Path) -> Run:
+    """How the run in a folder stands."""
+    task, log, starts = _read_task(folder), read_log(folder), read_starts(folder)
+    settings = _block(task.get("tr_params"))
+    name, last = str(settings.get("model_name", "")), log[-1] if log else {}
+    epoch, most = int(last.get("epoch", 0)), settings.get("max_epoch")
+    best = min(log, key=lambda line: line.get("val/loss", math.inf), default={})
+    start = starts[-1] if starts else {}
+    state, reason = _state(folder, name, start, epoch >= (most or math.inf))
+    targets = list(_block(_block(task.get("dataset_config")).get("targets")))
+    minutes = [line["speed/epoch_minutes"] for line in log if "speed/epoch_minutes" in line]
+    return Run(
+        folder,
+        name,
+        state,
+        reason,
+        epoch,
+        most,
+        int(best["epoch"]) if "val/loss" in best else None,
+        best.get("val/loss"),
+        last.get("val/loss"),
+        _figures(targets, _block(start.get("metrics")), best, last),
+        sum(minutes) if minutes else None,
+        last.get("speed/patches_per_s"),
+        str(start.get("device", "")),
+        _newest(folder),
+        task,
+    )
+
+
+def _state(folder: Path, name: str, start: Record, is_complete: bool) -> tuple[State, str]:
+    """The state of a run, and why."""
+    if _is_held(folder):
+        return "training", ""
+    if damage := _damage(folder, name):
+        return "damaged", damage
+    outcome = str(start.get("outcome", ""))
+    if is_complete or outcome == "complete":
+        return "complete", ""
+    if outcome.startswith("failed"):
+        return "failed", outcome.removeprefix("failed").lstrip(": ")
+    if "started" in start and not outcome:
+        return "killed", "ended without a word: a kill, or the machine went down"
+    return "stopped", ""
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a training holds the lock of its folder; looked at with a lock of its own."""
+    with suppress(OSError), (folder / LOCK).open() as lock:
+        try:
+            # Shared, and given back at once: two lists do not see each other as trainings.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _damage(folder: Path, name: str) -> str:
+    if not name:
+        return f"{TASK} cannot be read"
+    for path in (folder / f"{name}_last.pth", folder / f"{name}_best.pth"):
+        try:
+            if not is_sealed(path):
+                return f"{path.name} is cut short"
+        except FileNotFoundError:
+            if (folder / LOG).exists():
+                return f"{path.name} is gone"
+        except OSError as error:
+            return f"{path.name} cannot be read ({error.strerror})"
+    return ""
+
+
+def _figures(
+    targets: Sequence[str], metrics: Mapping[str, Any], best: Record, last: Record
+) -> dict[str, Figure]:
+    """The main metrics; in a run that does not name them, the first one of each target."""
+    found: dict[str, Figure] = {}
+    for name in targets:
+        ending = f"_{name}"
+        tags = [
+            tag.removeprefix("val/").removesuffix(ending)
+            for tag in last
+            if tag.startswith("val/") and tag.endswith(ending) and not tag.startswith("val/loss_")
+        ]
+        metric = metrics.get(name) or (tags[0] if tags else None)
+        if metric is not None:
+            tag = f"val/{metric}_{name}"
+            found[name] = Figure(metric, best.get(tag), last.get(tag))
+    return found
+
+
+def _read_task(folder: Path) -> Mapping[str, Any]:
+    with suppress(OSError, ValueError, RecursionError):
+        return _block(read_json(folder / TASK))
+    return {}
+
+
+def _block(value: object) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
+
+
+def _newest(folder: Path) -> datetime:
+    times = [0.0]
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):  # a temporary file of the training
+            times += [entry.stat().st_mtime] if entry.is_file() else []
+    return datetime.fromtimestamp(max(times), UTC)
