@@ -2,13 +2,18 @@
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+ECHO_SECONDS = 2.0
+"""What comes so soon after the first signal is the same one: a terminal, SLURM and `torchrun` signal
+every process of a run, and a process that started others passes it on to them."""
+
 
 class StopSignals:
-    """While active, the first signal sets `received`; a second one ends the process at once.
+    """While active, the first signal sets `received`; a later one ends the process at once.
 
     Before `defer` is called there is no state worth saving, so the first signal leaves at once too:
     a minute of compiling, say, is not waited for.
@@ -18,6 +23,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: int | None = None
         self.is_deferred = False
+        self._since = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -41,8 +47,10 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.received is not None:
+            if time.monotonic() - self._since < ECHO_SECONDS:
+                return
             os._exit(128 + number)
-        self.received = number
+        self.received, self._since = number, time.monotonic()
         if not self.is_deferred:
             raise SystemExit(128 + number)
 
