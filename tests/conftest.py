@@ -1,4 +1,5 @@
 import json
+import uuid
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,31 @@ def phantom(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("phantom") / "scroll.zarr"
     write_phantom(str(path), shape=(24, 96, 56), seed=0, chunks=(16, 16, 16))
     return path
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """moto's S3 server; imported when a test asks for it, which takes a second."""
+    from tests.s3 import Server
+
+    with Server().running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """The S3 server, with an empty bucket of the test's own in `bucket`, tried again at once."""
+    import fsspec
+
+    from vcmodels.volumes import remote
+
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "PAUSES_S", (0.01, 0.02))
+    s3_server.reset()
+    s3_server.bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+    fsspec.filesystem("s3", use_listings_cache=False).mkdir(s3_server.bucket)
+    return s3_server
 
 
 @pytest.fixture

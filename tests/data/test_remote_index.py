@@ -13,6 +13,7 @@ import pytest
 
 from tests.data.test_index_store import ask, totals
 from vcmodels.errors import RunError
+from vcmodels.volumes import remote
 
 asked: Counter[tuple[str, str]] = Counter()
 failing: set[str] = set()
@@ -34,6 +35,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    monkeypatch.setattr(remote, "PAUSES_S", (0.01, 0.02))
 
 
 @pytest.fixture
@@ -101,3 +107,15 @@ def test_a_remote_store_that_can_be_listed_is(store, labels, tmp_path):
         assert ask("memory://bucket/label", tmp_path / "index")[0] == totals(labels)
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+def test_an_index_of_labels_on_s3_is_made_and_kept(store, labels, s3, tmp_path):
+    location = store("label", labels)
+    s3.upload(location, f"{s3.bucket}/label")
+    url = f"s3://{s3.bucket}/label"
+    assert ask(url, tmp_path / "index")[0] == totals(labels)
+    read = {path for method, path in s3.asked if method == "GET" and "/c/" in path}
+    assert len(read) == len(chunks(location))
+    s3.reset()
+    assert ask(url, tmp_path / "index")[0] == totals(labels)
+    assert not any("/c/" in path for _, path in s3.asked)

@@ -4,29 +4,36 @@ import builtins
 import functools
 import http.server
 import multiprocessing
+import socket
 import threading
+import time
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 
-from vcmodels.errors import VolumeError
+from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import ChunkError, backend, open_volume, reader
+from vcmodels.volumes import open_volume, remote
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    status: dict[str, list[int]] = {}  # noqa: RUF012 - shared by all requests on purpose
+    status: dict[str, list[int | str]] = {}  # noqa: RUF012 - shared by all requests on purpose
 
     def do_GET(self):
         planned = self.status.get(self.path)
-        if planned:
-            self.send_error(planned.pop(0))
+        action = planned.pop(0) if planned else "send"
+        if isinstance(action, int):
+            self.send_error(action)
+        elif action == "drop":
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif action == "silence":
+            time.sleep(1)
         else:
-            self._send_file(self.headers.get("Range", ""))
+            self._send_file(self.headers.get("Range", ""), is_cut=action == "cut")
 
-    def _send_file(self, wanted):
+    def _send_file(self, wanted, is_cut):
         """A file or a part of it; http.server itself knows no ranges, which shards need."""
         path = Path(self.translate_path(self.path))
         if not path.is_file():
@@ -44,7 +51,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{total}")
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(data[: len(data) // 2] if is_cut else data)
 
     def log_message(self, *_):
         pass
@@ -64,7 +71,7 @@ def server(tmp_path):
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(reader, "RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr(remote, "PAUSES_S", (0.01, 0.02))
 
 
 @pytest.mark.parametrize("layout", ["v2 dot", "v3 slash", "v3 sharded"])
@@ -97,15 +104,43 @@ def test_a_child_that_inherits_a_connection_makes_its_own(tmp_path, stores, serv
     child.join()
 
 
-def test_a_lost_connection_is_tried_again_and_then_named(tmp_path, stores, server):
+PASSING = [500, 503, 429, "drop", "cut", "silence"]
+
+
+@pytest.fixture
+def behind_http(tmp_path, stores, server, monkeypatch):
+    monkeypatch.setattr(remote, "SILENCE_S", 0.3)
     data = stores.numbers()
     stores.write(tmp_path / "a.zarr", data, zarr_format=2)
-    volume = open_volume(f"{server}/a.zarr", key="input")
-    Handler.status["/a.zarr/0.0.0"] = [503, 503]
+    return open_volume(f"{server}/a.zarr", key="input"), data
+
+
+@pytest.mark.parametrize("answer", PASSING)
+def test_what_passes_is_tried_again(behind_http, answer):
+    volume, data = behind_http
+    Handler.status["/a.zarr/0.0.0"] = [answer, answer]
     np.testing.assert_array_equal(volume.read(volume.box)[0], data)
-    Handler.status["/a.zarr/0.0.1"] = [500] * 20
-    with pytest.raises(ChunkError, match=r"chunk \(0, 0, 1\): http.*0\.0\.1 .*500"):
+    Handler.status["/a.zarr/.zarray"] = [answer, answer]
+    assert open_volume(volume.location, key="input").extent == volume.extent
+
+
+@pytest.mark.parametrize("answer", PASSING)
+def test_what_stays_names_the_object_in_one_line(behind_http, answer):
+    volume, _ = behind_http
+    Handler.status["/a.zarr/0.0.1"] = [answer] * 20
+    expected = r"^http://.*/a\.zarr/0\.0\.1: cannot be read \(.* 3 times\); check the address"
+    with pytest.raises(RunError, match=expected) as caught:
         volume.read(volume.box)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [401, 403])
+def test_a_refusal_is_not_repeated(behind_http, answer):
+    volume, _ = behind_http
+    Handler.status["/a.zarr/0.0.1"] = [answer] * 20
+    with pytest.raises(RunError, match=rf"0\.0\.1: .*{answer}.*; check the credentials"):
+        volume.read(volume.box)
+    assert len(Handler.status["/a.zarr/0.0.1"]) == 19
 
 
 def test_a_missing_chunk_behind_http_reads_as_the_fill_value(tmp_path, stores, server):
@@ -126,9 +161,7 @@ def test_unreachable_stores_are_refused(tmp_path, stores, server):
 
 
 def test_a_server_that_never_answers_does_not_hang_us(monkeypatch):
-    import socket
-
-    monkeypatch.setattr(backend, "REMOTE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(remote, "SILENCE_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.zarr"
         with pytest.raises(VolumeError, match=r"cannot be read .*Timeout"):
@@ -144,7 +177,7 @@ def test_a_missing_driver_names_the_extra(monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(backend.importlib, "import_module", without)
+    monkeypatch.setattr(remote.importlib, "import_module", without)
     with pytest.raises(VolumeError, match=r'input: .*; pip install "vcmodels\[remote\]"'):
         open_volume("s3://bucket/a.zarr", key="input")
     with pytest.raises(VolumeError, match="gopher:// cannot be opened"):

@@ -20,9 +20,8 @@ from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference.failures import PlaceError
 from vcmodels.inference.units import Unit, tile_shape
 from vcmodels.volumes import Volume
-from vcmodels.volumes.backend import remote_errors
-from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.padding import source_indices
+from vcmodels.volumes.remote import RemoteError
 
 Normalize = Callable[[np.ndarray], np.ndarray]
 """(C, Z, Y, X) as stored -> float32."""
@@ -121,7 +120,7 @@ class RollingInput:
 
     def _require_answer(self, error: RunError) -> None:
         """Raise what is no matter of a single chunk: a server that several tries did not reach."""
-        if is_remote(self.volume.location) and isinstance(error.__cause__, remote_errors()):
+        if isinstance(error.__cause__, RemoteError):
             raise error
 
     def _read_whole(self, box: Box) -> np.ndarray:

@@ -13,13 +13,13 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore
 
 from vcmodels.volumes.location import is_remote
+from vcmodels.volumes.remote import PatientStore
 
 ZarrFormat = Literal[2, 3]
 Index = tuple[slice, ...]
-REMOTE_TIMEOUT_S = 60
 _ZSTD_LEVEL = 3
 
 
@@ -35,15 +35,6 @@ class ZarrArray(Protocol):
     def __getitem__(self, where: Index) -> np.ndarray[Any, Any]: ...
     def __setitem__(self, where: Index, values: np.ndarray[Any, Any]) -> None: ...
     def with_config(self, config: Mapping[str, bool]) -> "ZarrArray": ...
-
-
-class Files(Protocol):
-    """What is used of an fsspec file system."""
-
-    def cat_file(self, path: str) -> bytes: ...
-    def find(self, path: str, detail: bool) -> dict[str, dict[str, Any]]: ...
-    def info(self, path: str) -> dict[str, Any]: ...
-    def _strip_protocol(self, path: str) -> str: ...
 
 
 class ArrayHandle:
@@ -78,7 +69,7 @@ def create(
     attributes: Mapping[str, object],
     zarr_format: ZarrFormat,
 ) -> None:
-    """Create a local array with checksummed zstd chunks, `/` between their indices."""
+    """Create an array with checksummed zstd chunks, `/` between their indices."""
     if zarr_format == 2:
         numcodecs = importlib.import_module("numcodecs")
         layout: dict[str, object] = {
@@ -89,7 +80,7 @@ def create(
         codec = ZstdCodec(level=_ZSTD_LEVEL, checksum=True)
         layout = {"compressors": codec, "dimension_names": axes, "shards": shards}
     _zarr.create_array(
-        LocalStore(location),
+        _store(location, read_only=False),
         shape=shape,
         chunks=chunks,
         dtype=dtype,
@@ -101,66 +92,29 @@ def create(
 
 
 def create_group(location: str, zarr_format: ZarrFormat) -> None:
-    """Create a local group."""
-    _zarr.create_group(LocalStore(location), zarr_format=zarr_format)
+    """Create a group."""
+    _zarr.create_group(_store(location, read_only=False), zarr_format=zarr_format)
 
 
 def read_attributes(location: str) -> dict[str, Any]:
-    """The attributes of a local group."""
-    group = _zarr.open_group(LocalStore(location, read_only=True), mode="r")
+    """The attributes of a group."""
+    group = _zarr.open_group(_store(location, read_only=True), mode="r")
     return cast("dict[str, Any]", group.attrs.asdict())
 
 
 def update_attributes(
     location: str, attributes: Mapping[str, object], zarr_format: ZarrFormat
 ) -> None:
-    """Add attributes to a local group; others stay."""
-    group = _zarr.open_group(LocalStore(location), mode="r+", zarr_format=zarr_format)
+    """Add attributes to a group; others stay."""
+    group = _zarr.open_group(_store(location, read_only=False), mode="r+", zarr_format=zarr_format)
     group.attrs.update(dict(attributes))
-
-
-def remote_files(location: str) -> Files:
-    """The fsspec file system of a URL.
-
-    Raises:
-        ImportError: the driver of this protocol is not installed.
-        ValueError: the protocol is not known.
-    """
-    url_to_fs = importlib.import_module("fsspec.core").url_to_fs
-    return cast("Files", url_to_fs(location, **_options(location))[0])
-
-
-def remote_errors() -> tuple[type[Exception], ...]:
-    """What a failing connection raises, for the drivers that are installed."""
-    found: list[type[Exception]] = [OSError, TimeoutError]
-    for module, name in (
-        ("aiohttp", "ClientError"),
-        ("botocore.exceptions", "BotoCoreError"),
-        ("botocore.exceptions", "ClientError"),
-    ):
-        try:
-            found.append(getattr(importlib.import_module(module), name))
-        except ImportError:
-            continue
-    return tuple(found)
 
 
 _zarr: Any = zarr
 
 
-def _store(location: str, *, read_only: bool) -> FsspecStore | LocalStore:
+def _store(location: str, *, read_only: bool) -> PatientStore | LocalStore:
     """A zarr store whose root is the node itself."""
     if is_remote(location):
-        options = {**_options(location), "asynchronous": True}
-        return FsspecStore.from_url(location, storage_options=options, read_only=True)
+        return PatientStore.at(location, read_only=read_only)
     return LocalStore(location, read_only=read_only)
-
-
-def _options(location: str) -> dict[str, Any]:
-    """What keeps a server that never answers from hanging us for ever."""
-    if location.startswith(("http://", "https://")):
-        timeout = importlib.import_module("aiohttp").ClientTimeout(total=REMOTE_TIMEOUT_S)
-        return {"client_kwargs": {"timeout": timeout}}
-    if location.startswith(("s3://", "s3a://")):
-        return {"config_kwargs": {"connect_timeout": 20, "read_timeout": REMOTE_TIMEOUT_S}}
-    return {}

@@ -14,7 +14,7 @@ from vcmodels.volumes.location import is_remote, join
 from vcmodels.volumes.metadata import Grid, find_grid, level_location, read_multiscale
 from vcmodels.volumes.nodes import Node, read_node, require_array, stored_dtype
 from vcmodels.volumes.reader import Volume
-from vcmodels.volumes.storage import describe
+from vcmodels.volumes.remote import describe
 
 MAX_CHUNK_BYTES = 8 * 2**30
 _METADATA_ERRORS = (

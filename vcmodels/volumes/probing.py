@@ -5,16 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from vcmodels.errors import RunError
-from vcmodels.volumes.backend import remote_errors, remote_files
 from vcmodels.volumes.chunks import ChunkNames
 from vcmodels.volumes.location import join
-from vcmodels.volumes.storage import StoredFile, describe
+from vcmodels.volumes.remote import RemoteError, patiently, remote_files
+from vcmodels.volumes.storage import StoredFile
 
 PROBES = 64
 """Requests at a time."""
-TRIES = 3
 _BATCH = 16 * PROBES
-_ABSENT = (404, 410)
 
 
 def probe_chunks(
@@ -41,19 +39,11 @@ def probe_chunks(
 def _probe(location: str, name: str) -> StoredFile | None:
     """One file, None when it is not there."""
     place = join(location, name)
-    for last in (False,) * (TRIES - 1) + (True,):
-        try:
-            info = remote_files(place).info(place)
-        except remote_errors() as error:
-            # fsspec makes every failure a FileNotFoundError; its cause has the server's answer.
-            if getattr(error.__cause__, "status", None) in _ABSENT:
-                return None
-            if last:
-                cause = error.__cause__ or error
-                raise RunError(
-                    place, f"cannot be asked for ({describe(cause)})", "run again"
-                ) from error
-        else:
-            stamp = next((info[k] for k in ("ETag", "Last-Modified") if k in info), "")
-            return StoredFile(name, int(info.get("size") or 0), str(stamp))
-    raise AssertionError("the last try returns or raises")
+    try:
+        info = patiently(place, lambda: remote_files(place).info(place))
+    except FileNotFoundError:
+        return None
+    except RemoteError as error:
+        raise RunError(place, f"cannot be asked for ({error.found})", error.remedy) from error
+    stamp = next((info[k] for k in ("ETag", "Last-Modified") if k in info), "")
+    return StoredFile(name, int(info.get("size") or 0), str(stamp))

@@ -1,7 +1,6 @@
 """Reading volumes: any zarr layout in, `(C, Z, Y, X)` blocks out, padded at the borders."""
 
 import lzma
-import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import numpy as np
 
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.volumes.backend import ArrayHandle, remote_errors
+from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.chunks import (
     ChunkNames,
     Listing,
@@ -30,10 +29,8 @@ from vcmodels.volumes.metadata import Spacing
 from vcmodels.volumes.nodes import Node
 from vcmodels.volumes.padding import Pad, source_indices
 from vcmodels.volumes.probing import probe_chunks
-from vcmodels.volumes.storage import StoredFile, describe
-
-REMOTE_TRIES = 3
-RETRY_PAUSE_S = 0.5
+from vcmodels.volumes.remote import RemoteError, describe
+from vcmodels.volumes.storage import StoredFile
 
 # What the codecs of zarr 3.1 and numcodecs 0.16 raise for bytes that they cannot decode: zstd and
 # blosc RuntimeError, gzip OSError, EOFError or zlib.error, crc32c and a wrong length ValueError.
@@ -105,6 +102,7 @@ class Volume:
         Raises:
             ValueError: `within` holds no voxel of the volume.
             ChunkError: a chunk is damaged or cannot be read; names array, chunk and file.
+            RunError: a server does not give an object, after some tries; names it.
         """
         allowed = self.box.intersect(within) if within else self.box
         if not allowed.voxels:
@@ -228,8 +226,10 @@ class Volume:
         where = self._where(box)
         self._check_files(where)
         try:
-            block = self._fetch(where)
-        except (*_DECODE_ERRORS, *remote_errors()) as error:
+            block = np.asarray(self.handle.array()[where])
+        except RemoteError as error:
+            raise RunError(error.place, f"cannot be read ({error.found})", error.remedy) from error
+        except _DECODE_ERRORS as error:
             raise self._chunk_error(where, error) from error
         block = channel_last_to_first(block, self.channel_axis)
         return np.ascontiguousarray(block, dtype=self.dtype)
@@ -242,17 +242,6 @@ class Volume:
         if self.channel_axis == "first":
             return (everything, *box.slices())
         return (*box.slices(), everything)
-
-    def _fetch(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]:
-        """Read from zarr; a lost connection is tried again."""
-        for last in (False,) * (REMOTE_TRIES - 1) + (True,):
-            try:
-                return np.asarray(self.handle.array()[where])
-            except remote_errors():
-                if last or not is_remote(self.location):
-                    raise
-                time.sleep(RETRY_PAUSE_S)
-        raise AssertionError("the last try returns or raises")
 
     def _chunks_in(self, where: tuple[slice, ...]) -> Iterator[tuple[int, ...]]:
         """Indices, in the stored array, of the storage units that slices touch."""
@@ -283,7 +272,7 @@ class Volume:
             )
             try:
                 array[part]
-            except (*_DECODE_ERRORS, *remote_errors()) as found:
+            except _DECODE_ERRORS as found:
                 place = join(self.location, self.names.name(index))
                 return self._damaged(index, f"{place} cannot be read ({describe(found)})")
         return ChunkError(self.location, f"cannot be read ({describe(error)})", "run again")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcmodels.errors import VolumeError
-from vcmodels.volumes.backend import Files, remote_errors, remote_files
 from vcmodels.volumes.location import is_remote, join
+from vcmodels.volumes.remote import Files, RemoteError, describe, patiently, remote_files
 
 _DEEPEST = 8  # "c/0/0/0/0" is five; a limit, so that a loop of symlinks ends.
 
@@ -37,10 +37,14 @@ def read_bytes(location: str, name: str, key: str) -> bytes | None:
     try:
         if not is_remote(location):
             return Path(place).read_bytes()
-        return bytes(_filesystem(location, key).cat_file(place))
+        files = _filesystem(location, key)
+        return bytes(patiently(place, lambda: files.cat_file(place)))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
-    except remote_errors() as error:
+    except RemoteError as error:
+        found = f"{place} cannot be read ({error.found})"
+        raise VolumeError(key, found, error.remedy) from error
+    except OSError as error:
         raise VolumeError(key, f"{place} cannot be read ({describe(error)})") from error
 
 
@@ -51,12 +55,6 @@ def list_files(location: str, key: str) -> Iterator[StoredFile] | None:
     if location.startswith(("http://", "https://")):
         return None
     return _find_remote(location, key)
-
-
-def describe(error: BaseException) -> str:
-    """An error as a few words on one line; some have no text of their own."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[StoredFile]:
@@ -75,9 +73,10 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[StoredFile]:
 def _find_remote(location: str, key: str) -> Iterator[StoredFile]:
     files = _filesystem(location, key)
     try:
-        found = files.find(location, detail=True)
-    except remote_errors() as error:
-        raise VolumeError(key, f"{location} cannot be listed ({describe(error)})") from error
+        found = patiently(location, lambda: files.find(location, detail=True))
+    except RemoteError as error:
+        found = f"{location} cannot be listed ({error.found})"
+        raise VolumeError(key, found, error.remedy) from error
     root = location.partition("://")[2]
     for path, info in found.items():
         stamp = next((info[k] for k in ("ETag", "etag", "LastModified", "mtime") if k in info), "")

@@ -1,0 +1,265 @@
+"""Stores behind a URL: what a request may take, when it is tried again, and how it fails.
+
+Each request is tried by us alone, object by object, in the same way for every protocol: the drivers'
+own tries are switched off, since theirs times ours would be hours at a server that never answers.
+"""
+
+import asyncio
+import importlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from zarr.storage import FsspecStore, WrapperStore
+
+from vcmodels.volumes.location import join
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+"""Before the second try, the third, ...: a server that restarts, or asks for less, gets 7.5 s."""
+SILENCE_S = 60.0
+"""How long a server may send nothing."""
+CONNECT_S = 20.0
+WHOLE_S = 900.0
+"""What one object may take over http, however slowly it comes."""
+
+_S3 = ("s3", "s3a")
+_HTTP = ("http", "https")
+_ABSENT = (404, 410)
+_BUSY = (408, 425, 429)
+_CONFIGURED: Mapping[str, dict[str, Any]] = importlib.import_module("fsspec.config").conf
+"""What the user has set by FSSPEC_<PROTOCOL> variables and in ~/.config/fsspec."""
+_T = TypeVar("_T")
+
+
+class RemoteError(OSError):
+    """An object of a remote store that could not be had, after some tries where those may help.
+
+    Args:
+        place: its URL.
+        found: what the server, or the lack of one, came to.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, place: str, found: str, remedy: str) -> None:
+        super().__init__(found)
+        self.place, self.found, self.remedy = place, found, remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Pickle by the three parts."""
+        return type(self), (self.place, self.found, self.remedy)
+
+
+class Files(Protocol):
+    """What is used of an fsspec file system."""
+
+    def cat_file(self, path: str) -> bytes: ...
+    def pipe_file(self, path: str, value: bytes) -> object: ...
+    def find(self, path: str, detail: bool) -> dict[str, dict[str, Any]]: ...
+    def ls(self, path: str, detail: bool) -> list[str]: ...
+    def rm(self, path: list[str]) -> object: ...
+    def info(self, path: str) -> dict[str, Any]: ...
+    def call_s3(self, method: str, **arguments: object) -> dict[str, Any]: ...
+    def split_path(self, path: str) -> tuple[str, str, str | None]: ...
+
+
+class PatientStore(WrapperStore[FsspecStore]):
+    """A remote zarr store that tries again, and names the object that it failed on."""
+
+    def __init__(self, store: FsspecStore, location: str) -> None:
+        super().__init__(store)
+        self._location = location
+
+    @classmethod
+    def at(cls, location: str, *, read_only: bool) -> "PatientStore":
+        """The store whose root is a URL."""
+        options = {**_options(location), "asynchronous": True}
+        store = FsspecStore.from_url(location, storage_options=options, read_only=read_only)
+        _try_once(store.fs)
+        return cls(store, location)
+
+    def _with_store(self, store: FsspecStore) -> "PatientStore":
+        return type(self)(store, self._location)
+
+    async def get(
+        self,
+        key: str,
+        prototype: "BufferPrototype",
+        byte_range: "ByteRequest | None" = None,
+    ) -> "Buffer | None":
+        """The bytes of an object; None when there is none."""
+        return await self._patiently(key, lambda: self._store.get(key, prototype, byte_range))
+
+    async def set(self, key: str, value: "Buffer") -> None:
+        """Write an object: all of it, or none."""
+        await self._patiently(key, lambda: self._store.set(key, value))
+
+    async def delete(self, key: str) -> None:
+        """Delete an object if there is one."""
+        await self._patiently(key, lambda: self._store.delete(key))
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is an object."""
+        return await self._patiently(key, lambda: self._store.exists(key))
+
+    async def _patiently(self, key: str, ask: Callable[[], Awaitable[_T]]) -> _T:
+        tries = 0
+        while True:
+            try:
+                return await ask()
+            except remote_errors() as error:
+                pause = pause_after(error, tries, join(self._location, key))
+            await asyncio.sleep(pause)
+            tries += 1
+
+
+def patiently(place: str, ask: Callable[[], _T]) -> _T:
+    """What `ask` returns, asked again while that may help.
+
+    Args:
+        place: what is asked for, for messages.
+        ask: raises what drivers raise.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        RemoteError: it cannot be had.
+    """
+    tries = 0
+    while True:
+        try:
+            return ask()
+        except remote_errors() as error:
+            pause = pause_after(error, tries, place)
+        time.sleep(pause)
+        tries += 1
+
+
+def pause_after(error: Exception, tries: int, place: str) -> float:
+    """How many seconds to wait before an object is asked for again.
+
+    Args:
+        error: what the driver raised.
+        tries: how many went before this one.
+        place: the object's URL.
+
+    Raises:
+        FileNotFoundError: there is no such object; `error` itself.
+        RemoteError: trying again would not help, or was done often enough.
+    """
+    # fsspec puts its own errors around those of the drivers.
+    cause = error.__cause__ if isinstance(error.__cause__, _driver_errors()) else error
+    status, code = _status(cause)
+    # What fsspec's http makes of a lost connection is a FileNotFoundError, too.
+    is_absent = isinstance(error, FileNotFoundError) and (
+        status in _ABSENT or not isinstance(cause, _driver_errors())
+    )
+    if is_absent and code != "NoSuchBucket":
+        raise error
+    if tries < len(PAUSES_S) and _may_pass(cause, status):
+        return PAUSES_S[tries]
+    often = f" {tries + 1} times" if tries else ""
+    raise RemoteError(place, f"{describe(cause)}{often}", _remedy(cause, status, code)) from error
+
+
+def remote_files(location: str) -> Files:
+    """The fsspec file system of a URL.
+
+    Raises:
+        ImportError: the driver of this protocol is not installed.
+        ValueError: the protocol is not known.
+    """
+    url_to_fs = importlib.import_module("fsspec.core").url_to_fs
+    files = url_to_fs(location, **_options(location))[0]
+    _try_once(files)
+    return cast("Files", files)
+
+
+def remote_errors() -> tuple[type[Exception], ...]:
+    """What a failing request raises, for the drivers that are installed."""
+    return (OSError, TimeoutError, *_driver_errors())
+
+
+def describe(error: BaseException) -> str:
+    """An error as a few words on one line; some have no text of their own."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__
+
+
+def _driver_errors() -> tuple[type[Exception], ...]:
+    return (
+        *_named("aiohttp", "ClientError"),
+        *_named("botocore.exceptions", "BotoCoreError", "ClientError"),
+    )
+
+
+def _named(module: str, *names: str) -> tuple[type[Exception], ...]:
+    """Errors of a package; none where it is not installed."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return ()
+    return tuple(getattr(found, name) for name in names)
+
+
+def _status(error: BaseException) -> tuple[int | None, str]:
+    """The status that a server answered with, and the name that S3 gives to its reason."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        answer = cast("dict[str, dict[str, Any]]", response)
+        code = str(answer.get("Error", {}).get("Code", ""))
+        return answer.get("ResponseMetadata", {}).get("HTTPStatusCode"), code
+    status = getattr(error, "status", None)
+    return (status if isinstance(status, int) else None), ""
+
+
+def _may_pass(error: BaseException, status: int | None) -> bool:
+    """Whether the same request may succeed a little later."""
+    if status is not None:
+        return status >= 500 or status in _BUSY
+    botocore = _named("botocore.exceptions", "BotoCoreError")
+    # Of these, the others say that something is not configured: no credentials, no region.
+    passing = _named("botocore.exceptions", "HTTPClientError", "IncompleteReadError")
+    invalid = (PermissionError, *_named("aiohttp", "InvalidURL"))
+    return isinstance(error, passing) or not isinstance(error, (*botocore, *invalid))
+
+
+def _remedy(error: BaseException, status: int | None, code: str) -> str:
+    if code == "NoSuchBucket":
+        return "check the name of the bucket, and AWS_ENDPOINT_URL"
+    if status in (401, 403) or isinstance(error, PermissionError):
+        return "check the credentials, and whether they may read, list and write there"
+    if type(error).__name__ == "NoCredentialsError":
+        return 'set AWS_PROFILE or AWS_ACCESS_KEY_ID; for public data FSSPEC_S3=\'{"anon": true}\''
+    return "check the address and the connection, then run again"
+
+
+def _try_once(files: object) -> None:
+    """Leave trying again to us; s3fs would do it five times."""
+    if hasattr(files, "retries"):
+        cast("Any", files).retries = 1
+
+
+def _options(location: str) -> dict[str, Any]:
+    """Timeouts, one try, and nothing remembered, on top of what the user's fsspec configuration says."""
+    protocol = location.partition("://")[0]
+    configured = _CONFIGURED.get(protocol, {})
+    if protocol in _HTTP:
+        timeout = importlib.import_module("aiohttp").ClientTimeout(
+            total=WHOLE_S, sock_connect=CONNECT_S, sock_read=SILENCE_S
+        )
+        return {"client_kwargs": {**configured.get("client_kwargs", {}), "timeout": timeout}}
+    if protocol in _S3:
+        limits = {
+            "connect_timeout": CONNECT_S,
+            "read_timeout": SILENCE_S,
+            "retries": {"total_max_attempts": 1},
+        }
+        return {
+            "config_kwargs": {**configured.get("config_kwargs", {}), **limits},
+            "use_listings_cache": False,  # others write there, too
+            "max_concurrency": 1,  # else s3fs asks for the size of each chunk before it reads it
+        }
+    return {}
