@@ -161,7 +161,7 @@ def our_list(case: str) -> list:
 
 
 def ours(case: str, patch: int, augmentations: list | None = None) -> Draw:
-    """As the dataset and `finish_batch` do it; reading the crop is not timed, as for the peers."""
+    """As `vcmodels.data.finishing` does it; reading the crop is not timed, as for the peers."""
     import torch
 
     from vcmodels.augment import LabelCrop, apply_intensity, apply_spatial, sample_spatial
@@ -177,7 +177,7 @@ def ours(case: str, patch: int, augmentations: list | None = None) -> Draw:
         rng = np.random.default_rng(seed)
         crop = sample_spatial(blocks, rng, shape, spacing).input_shape(shape, spacing)
         inner = (slice(None), *(slice(n) for n in crop))
-        read = np.ascontiguousarray(image[inner])
+        read = torch.from_numpy(np.ascontiguousarray(image[inner]))
         values = [torch.from_numpy(np.ascontiguousarray(a[inner])) for a in (label, normals)]
         valid = torch.ones(1, *crop, dtype=torch.bool)
         pairs = zip(values, targets, strict=True)
@@ -187,9 +187,10 @@ def ours(case: str, patch: int, augmentations: list | None = None) -> Draw:
             rng = np.random.default_rng(seed)
             transform = sample_spatial(blocks, rng, shape, spacing)
             transform.input_shape(shape, spacing)
-            changed = torch.from_numpy(apply_intensity(blocks, read, rng))
+            moved = read
             if not transform.is_identity:
-                apply_spatial(transform, changed, labels, shape, spacing)
+                moved, _ = apply_spatial(transform, read, labels, shape, spacing)
+            apply_intensity(blocks, moved, rng)
 
         return cpu_seconds(augment)
 

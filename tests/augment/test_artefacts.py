@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from vcmodels.augment.artefacts import BiasField, BlankBoxes, Rings
@@ -9,7 +10,7 @@ from vcmodels.augment.slices import BlurredSlices, MissingSlices, ShiftedSlices
 
 
 def change(augmentation, image, seed=0):
-    return augmentation.change(image, np.random.default_rng(seed))
+    return augmentation.change(torch.tensor(image), np.random.default_rng(seed)).numpy()
 
 
 def white(shape):

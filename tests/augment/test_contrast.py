@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from vcmodels.augment.contrast import Brightness, Contrast, Gamma, HistogramShift
@@ -10,7 +11,7 @@ OVER = (1, 2, 3)
 
 
 def change(augmentation, image, seed=0):
-    return augmentation.change(image, np.random.default_rng(seed))
+    return augmentation.change(torch.tensor(image), np.random.default_rng(seed)).numpy()
 
 
 def smooth_image():

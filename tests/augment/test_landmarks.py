@@ -64,7 +64,6 @@ def augmented(augmentations, seed, spacing):
     """Image and labels of a patch, made as a training makes them."""
     transform = sample_spatial(augmentations, np.random.default_rng(seed), PATCH, spacing)
     image, ids = field(transform.input_shape(PATCH, spacing))
-    image = apply_intensity(augmentations, image, np.random.default_rng(seed + 1))
     _, around = field(transform.input_shape(grow_shape(PATCH, MARGIN), spacing))
     ids, around = torch.from_numpy(ids), torch.from_numpy(around)
     labels = {
@@ -75,6 +74,7 @@ def augmented(augmentations, seed, spacing):
         "around": LabelCrop(around, torch.ones_like(around, dtype=torch.bool), None, MARGIN),
     }
     moved, labels = apply_spatial(transform, torch.tensor(image), labels, PATCH, spacing)
+    moved = apply_intensity(augmentations, moved, np.random.default_rng(seed + 1))
     return moved.numpy(), {name: label.values[0].numpy() for name, label in labels.items()}
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from vcmodels.augment.noise import Noise, ShotNoise, Speckle
@@ -10,7 +11,7 @@ SHAPE = (1, 32, 33, 34)
 
 
 def change(augmentation, image, seed=0):
-    return augmentation.change(image, np.random.default_rng(seed))
+    return augmentation.change(torch.tensor(image), np.random.default_rng(seed)).numpy()
 
 
 def ramp():

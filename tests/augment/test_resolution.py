@@ -12,7 +12,7 @@ SHAPE = (2, 13, 17, 20)
 
 
 def change(augmentation, image, seed=0):
-    return augmentation.change(image, np.random.default_rng(seed))
+    return augmentation.change(torch.tensor(image), np.random.default_rng(seed)).numpy()
 
 
 def scipys(image, sigmas):

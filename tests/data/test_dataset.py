@@ -4,7 +4,7 @@ import torch
 from scipy import ndimage
 
 from vcmodels.data.dataset import PatchDataset
-from vcmodels.data.loader import finish_batch
+from vcmodels.data.loader import batches
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.patches import find_patches
 from vcmodels.data.split import split_patches
@@ -48,8 +48,9 @@ def build(make_task, store):
     return make
 
 
-def finish(dataset, samples):
-    return finish_batch(samples, dataset.targets, dataset.patch, CPU)
+def finish(dataset, draws):
+    (batch,) = batches(dataset, [draws], workers=0, device=CPU)
+    return batch
 
 
 def test_label_stays_on_its_image_through_jitter_and_exact_moves(build, store, image):
@@ -60,7 +61,7 @@ def test_label_stays_on_its_image_through_jitter_and_exact_moves(build, store, i
     dataset = build([entry], augment=MOVES)
     places = set()
     for draw in range(40):
-        batch = finish(dataset, [dataset[draw]])
+        batch = finish(dataset, [draw])
         assert batch.image.shape == (1, 1, 6, 7, 8)
         assert batch.valid["sheet"].all()
         np.testing.assert_array_equal(batch.labels["sheet"], (batch.image > 0).float())
@@ -77,7 +78,7 @@ def test_label_follows_its_image_through_free_moves(build, store, image):
     dataset = build([entry], augment=MOVES + FREE, patch_size=[10, 12, 14])
     agree = []
     for draw in range(10):
-        batch = finish(dataset, [dataset[draw]])
+        batch = finish(dataset, [draw])
         valid = batch.valid["sheet"]
         assert valid.float().mean() > 0.3
         same = (batch.image > 0).float() == batch.labels["sheet"]
@@ -151,7 +152,7 @@ def test_a_volume_without_a_target_gives_no_valid_voxel_for_it(build, store, ima
         assert not sample.labels[lacks].values.any()
         assert sample.labels["normals"].values.shape[0] == 3
     assert seen == {"a", "b"}
-    batch = finish(dataset, [dataset[d] for d in range(4)])
+    batch = finish(dataset, range(4))
     assert batch.labels["normals"].shape == (4, 3, 6, 7, 8)
 
 
@@ -260,7 +261,7 @@ def test_each_volume_is_turned_by_its_own_voxel_size(build, store):
     )
     seen = set()
     for draw in range(12):
-        batch = finish(dataset, [dataset[draw]])
+        batch = finish(dataset, [draw])
         name = batch.places[0].volume
         seen.add(name)
         slope = np.stack(np.gradient(batch.image[0, 0].numpy(), *spacings[name]))[

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.labels import Label, StoredLabel, read_ids
-from vcmodels.data.loader import finish_batch
+from vcmodels.data.loader import batches
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.patches import find_patches
 from vcmodels.data.split import split_patches
@@ -109,8 +109,8 @@ def build(make_task, world):
 
 
 def finish(dataset, draws):
-    samples = [dataset[draw] for draw in draws]
-    return finish_batch(samples, dataset.targets, dataset.patch, CPU)
+    (batch,) = batches(dataset, [draws], workers=0, device=CPU)
+    return batch
 
 
 RIM = Rim(derive="cells", ignore_label=9)

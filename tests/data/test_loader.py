@@ -12,7 +12,7 @@ import torch
 
 from vcmodels.data import workers
 from vcmodels.data.dataset import PatchDataset
-from vcmodels.data.loader import batches, finish_batch
+from vcmodels.data.loader import batches
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.patches import find_patches
 from vcmodels.data.split import split_patches
@@ -20,6 +20,7 @@ from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
 
 SHAPE = (14, 18, 44)
+CPU = torch.device("cpu")
 
 
 class Slow(PatchDataset):
@@ -57,12 +58,18 @@ def dataset(make_task, store):
     return made
 
 
+def grouped(first, draws, size):
+    numbers = range(first, first + draws)
+    return [numbers[start : start + size] for start in range(0, draws, size)]
+
+
+def stream(dataset, first_draw=0, draws=10, batch_size=3, workers=0, **options):
+    groups = grouped(first_draw, draws, batch_size)
+    return batches(dataset, groups, workers=workers, device=CPU, **options)
+
+
 def finished(dataset, **options):
-    options = {"batch_size": 3, "first_draw": 0, "draws": 10, "workers": 0, **options}
-    return [
-        finish_batch(s, dataset.targets, dataset.patch, torch.device("cpu"))
-        for s in batches(dataset, **options)
-    ]
+    return list(stream(dataset, **options))
 
 
 def assert_equal(some, others):
@@ -93,9 +100,9 @@ def test_starting_at_a_draw_equals_continuing(dataset, workers):
 
 
 def test_an_abandoned_iterator_leaves_the_workers_usable(dataset):
-    stream = batches(dataset, batch_size=2, first_draw=0, draws=1000, workers=1)
-    next(stream)
-    stream.close()
+    made = stream(dataset, draws=1000, workers=1)
+    next(made)
+    made.close()
     assert_equal(finished(dataset, workers=1), finished(dataset))
 
 

@@ -3,7 +3,9 @@
 from typing import Annotated, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from vcmodels.augment.base import (
     Amounts,
@@ -33,15 +35,15 @@ class BiasField(IntensityAugmentation):
     cells: Annotated[int, Field(ge=1, le=16)] = 2
     """Intervals between control points that span the patch along each axis; more are rougher."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         z, y, x = image.shape[1:]
         distance = (z / self.cells, y / self.cells, x / self.cells)
         low, high = np.log(self.factor)
         logs = rng.uniform(low, high, size=(1, *control_points((z, y, x), distance)))
         lattice = Lattice(logs.astype(np.float32), distance)
-        gain = np.exp(lattice.displacement([centred(n) for n in (z, y, x)]))
-        lowest = image.min(axis=(1, 2, 3), keepdims=True)
-        return (image - lowest) * gain + lowest
+        gain = torch.from_numpy(lattice.displacement([centred(n) for n in (z, y, x)]))
+        lowest = image.amin((1, 2, 3), keepdim=True)
+        return (image - lowest).mul_(gain.to(image.device).exp_()).add_(lowest)
 
 
 class Rings(IntensityAugmentation):
@@ -60,7 +62,7 @@ class Rings(IntensityAugmentation):
     axis: Axis = "z"
     """The axis of rotation, along which the rings do not change."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         along = 1 + AXES.index(self.axis)
         height, width = (n for axis, n in enumerate(image.shape) if axis not in (0, along))
         start, stop = -self.reach, 1 + self.reach
@@ -75,7 +77,7 @@ class Rings(IntensityAugmentation):
             sigma = np.float32(rng.uniform(*self.width))
             size = np.float32(rng.uniform(*self.amplitude) * rng.choice((-1, 1)))
             pattern += size * np.exp(-0.5 * ((distance - radius) / sigma) ** 2)
-        return image + np.expand_dims(pattern, along - 1)
+        return image + torch.from_numpy(pattern).to(image.device).unsqueeze(along - 1)
 
 
 class BlankBoxes(IntensityAugmentation):
@@ -88,8 +90,8 @@ class BlankBoxes(IntensityAugmentation):
     size: Fractions = (0.05, 0.25)
     """Shortest and longest side of a box, as a fraction of the patch along that axis."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        changed = image.copy()
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        changed = image.clone()
         for _ in range(draw_count(self.count, rng)):
             box = [slice(None)]
             for extent in image.shape[1:]:

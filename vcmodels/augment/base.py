@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
+from torch import Tensor
 
 from vcmodels.augment.lattice import Lattice
 from vcmodels.augment.transform import Spacing
@@ -99,14 +100,14 @@ class IntensityAugmentation(Augmentation):
     """Draw anew for each input channel; else all channels change alike."""
 
     @abstractmethod
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         """The changed image.
 
         Args:
-            image: (C, Z, Y, X) float32, normalised: values about zero mean and unit deviation.
-                Never written to.
-            rng: the only source of randomness.
+            image: (C, Z, Y, X) float32 on any device, normalised: values about zero mean and unit
+                deviation. Never written to.
+            rng: the only source of randomness; what it draws does not depend on the device.
 
         Returns:
-            The same shape and dtype.
+            The same shape, dtype and device.
         """

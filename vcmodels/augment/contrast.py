@@ -3,7 +3,9 @@
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy.interpolate import PchipInterpolator
+from torch import Tensor
 
 from vcmodels.augment.base import Amounts, Counts, Factors, Fractions, IntensityAugmentation
 from vcmodels.augment.intensity import SMALLEST_SPAN, draw_count, draw_factor, value_range
@@ -21,9 +23,9 @@ class Brightness(IntensityAugmentation):
     shift: Amounts = (0.0, 0.25)
     """Least and largest shift, up or down, in units of the normalised image."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         shift = rng.uniform(*self.shift) * rng.choice((-1, 1))
-        return image + np.float32(shift)
+        return image + shift
 
 
 class Contrast(IntensityAugmentation):
@@ -34,12 +36,10 @@ class Contrast(IntensityAugmentation):
     factor: Factors = (0.75, 1.33)
     """Lowest and highest factor, drawn evenly on a log scale."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         factor = draw_factor(self.factor, rng)
-        changed = image * np.float32(factor)
-        for channel, result in zip(image, changed, strict=True):
-            result += (1 - factor) * float(channel.mean())
-        return changed
+        mean = image.mean((1, 2, 3), keepdim=True)
+        return torch.lerp(mean, image, factor)
 
 
 class Gamma(IntensityAugmentation):
@@ -52,23 +52,16 @@ class Gamma(IntensityAugmentation):
     invert: Fraction = 0.25
     """How often the negative of the image is treated, so that bright and dark change roles."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        exponent = np.float32(draw_factor(self.exponent, rng))
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        exponent = draw_factor(self.exponent, rng)
         sign = -1.0 if rng.random() < self.invert else 1.0
-        changed = np.empty_like(image)
-        for channel, result in zip(image, changed, strict=True):
-            low, span = value_range(channel)
-            start = low if sign > 0 else low + span
-            np.multiply(channel, sign / span, out=result)
-            result -= sign * start / span
-            # Rounding may leave the lowest voxel just below 0, whose power is NaN.
-            np.maximum(result, 0, out=result)
-            np.power(result, exponent, out=result)
-            scale = sign * float(channel.std()) / max(float(result.std()), SMALLEST_SPAN)
-            shift = float(channel.mean()) - scale * float(result.mean())
-            result *= scale
-            result += shift
-        return changed
+        low, span = value_range(image)
+        start = low if sign > 0 else low + span
+        # Rounding may leave the lowest voxel just below 0, whose power is NaN.
+        changed = ((image - start) * (sign / span)).clamp_min_(0).pow_(exponent)
+        (spread, middle), (wanted, mean) = (_moments(values) for values in (changed, image))
+        scale = sign * wanted / spread.clamp_min(SMALLEST_SPAN)
+        return changed.sub_(middle).mul_(scale).add_(mean)
 
 
 class HistogramShift(IntensityAugmentation):
@@ -85,20 +78,14 @@ class HistogramShift(IntensityAugmentation):
     strength: Fractions = (0.2, 0.8)
     """How far they move at most, as a fraction of half their distance."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         curve = self._curve(rng)
-        slope = np.diff(curve, append=curve[-1])
-        changed = np.empty_like(image)
-        for channel, result in zip(image, changed, strict=True):
-            low, span = value_range(channel)
-            place = (channel - np.float32(low)) * np.float32(TABLE / span)
-            piece = place.astype(np.int32).clip(0, TABLE)
-            place -= piece
-            np.multiply(slope[piece], place, out=result)
-            result += curve[piece]
-            result *= span
-            result += low
-        return changed
+        slope = torch.from_numpy(np.diff(curve, append=curve[-1])).to(image.device)
+        low, span = value_range(image)
+        place = (image - low) * (TABLE / span)
+        piece = place.int().clamp_(0, TABLE)
+        start = torch.from_numpy(curve).to(image.device)[piece]
+        return slope[piece].mul_(place.sub_(piece)).add_(start).mul_(span).add_(low)
 
     def _curve(self, rng: np.random.Generator) -> np.ndarray:
         """The curve from 0 to 1 at `TABLE + 1` even places, float32."""
@@ -108,3 +95,8 @@ class HistogramShift(IntensityAugmentation):
         moved = places.copy()
         moved[1:-1] += rng.uniform(-reach, reach, inner)
         return PchipInterpolator(places, moved)(np.linspace(0, 1, TABLE + 1)).astype(np.float32)
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of each channel: (C, Z, Y, X) -> twice (C, 1, 1, 1)."""
+    return torch.std_mean(image, dim=(1, 2, 3), correction=0, keepdim=True)

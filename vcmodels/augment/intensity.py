@@ -1,6 +1,6 @@
 """The value transforms of a list, run in its order, and what they share.
 
-All are plain NumPy and torch. Of albumentations 2.0.8's volume transforms only `RandomGamma`,
+All are plain torch, so that they run where the image is. Of albumentations 2.0.8's volume transforms only `RandomGamma`,
 `CoarseDropout3D` and `ShotNoise` are neither slice by slice nor broken; they take 1.2 (with two
 channels 5), 3 and 2 times as long as the few lines here, and `ShotNoise` assumes sRGB.
 """
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from math import exp, log
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vcmodels.augment.base import Augmentation, IntensityAugmentation
 
@@ -16,14 +18,15 @@ SMALLEST_SPAN = 1e-6
 """A channel whose values span less than this is constant."""
 
 
+@torch.no_grad()
 def apply_intensity(
-    augmentations: Sequence[Augmentation], image: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+    augmentations: Sequence[Augmentation], image: Tensor, rng: np.random.Generator
+) -> Tensor:
     """Change the values of one image by the intensity augmentations in the list, in its order.
 
     Args:
         augmentations: the task's list; geometric ones are passed over.
-        image: (C, Z, Y, X) float32, normalised. Never written to.
+        image: (C, Z, Y, X) float32, normalised, on any device. Never written to.
         rng: the only source of randomness.
 
     Returns:
@@ -33,7 +36,7 @@ def apply_intensity(
         if isinstance(augmentation, IntensityAugmentation) and augmentation.happens(rng):
             if augmentation.per_channel and len(image) > 1:
                 parts = [augmentation.change(channel[None], rng) for channel in image]
-                image = np.concatenate(parts)
+                image = torch.cat(parts)
             else:
                 image = augmentation.change(image, rng)
     return image
@@ -49,7 +52,10 @@ def draw_count(ends: tuple[int, int], rng: np.random.Generator) -> int:
     return int(rng.integers(ends[0], ends[1] + 1))
 
 
-def value_range(channel: np.ndarray) -> tuple[float, float]:
-    """The lowest value of a channel and its distance to the highest, at least `SMALLEST_SPAN`."""
-    low = float(channel.min())
-    return low, max(float(channel.max()) - low, SMALLEST_SPAN)
+def value_range(image: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest value of each channel and its distance to the highest, at least `SMALLEST_SPAN`.
+
+    (C, Z, Y, X) -> twice (C, 1, 1, 1).
+    """
+    low, high = (end[:, None, None, None] for end in torch.aminmax(image.flatten(1), dim=1))
+    return low, (high - low).clamp_min(SMALLEST_SPAN)

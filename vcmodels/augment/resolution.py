@@ -3,8 +3,8 @@
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from pydantic import AfterValidator, Field
+from torch import Tensor
 from torch.nn import functional as F
 
 from vcmodels.augment.base import Amounts, IntensityAugmentation, ordered
@@ -32,11 +32,11 @@ class Blur(IntensityAugmentation):
     axes: Axes = ("z", "y", "x")
     """Axes that are blurred."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         sigmas = rng.uniform(*self.sigma, size=3 if self.per_axis else 1)
         chosen = [axis in self.axes for axis in AXES]
         z, y, x = np.where(chosen, sigmas, 0.0).tolist()
-        return gaussian(torch.tensor(image), (z, y, x)).numpy()
+        return gaussian(image, (z, y, x))
 
 
 class Sharpen(IntensityAugmentation):
@@ -49,10 +49,9 @@ class Sharpen(IntensityAugmentation):
     sigma: Sigmas = (0.5, 1.5)
     """Standard deviation of the blur in voxels."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         amount, sigma = rng.uniform(*self.amount), rng.uniform(*self.sigma)
-        sharp = torch.tensor(image)
-        return torch.lerp(gaussian(sharp, (sigma, sigma, sigma)), sharp, 1 + amount).numpy()
+        return gaussian(image, (sigma, sigma, sigma)).lerp_(image, 1 + amount)
 
 
 class LowResolution(IntensityAugmentation):
@@ -73,7 +72,7 @@ class LowResolution(IntensityAugmentation):
     """What a coarse voxel holds: the `nearest` voxel's value, noise and all, or the `mean` of those
     that it covers."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         zoom = rng.uniform(*self.zoom)
         axes = (self.axes[rng.integers(len(self.axes))],) if self.one_axis else self.axes
         shape = image.shape[1:]
@@ -82,5 +81,5 @@ class LowResolution(IntensityAugmentation):
             for axis, n in zip(AXES, shape, strict=True)
         ]
         mode = "area" if self.take == "mean" else "nearest-exact"
-        picked = F.interpolate(torch.tensor(image)[None], size=coarse, mode=mode)
-        return F.interpolate(picked, size=shape, mode="trilinear")[0].numpy()
+        picked = F.interpolate(image[None], size=coarse, mode=mode)
+        return F.interpolate(picked, size=shape, mode="trilinear")[0]

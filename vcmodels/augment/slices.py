@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field
+from torch import Tensor
 
 from vcmodels.augment.base import Axis, Counts, IntensityAugmentation, ordered
 from vcmodels.augment.exact import AXES
@@ -27,16 +28,16 @@ class SliceAugmentation(IntensityAugmentation):
     axis: Axis = "z"
     """The axis that the slices are stacked along."""
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        changed = image.copy()
-        stack = np.moveaxis(changed, 1 + AXES.index(self.axis), 0)
+    def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:
+        changed = image.clone()
+        stack = changed.movedim(1 + AXES.index(self.axis), 0)
         count = min(draw_count(self.count, rng), len(stack))
-        for place in rng.choice(len(stack), count, replace=False):
+        for place in rng.choice(len(stack), count, replace=False).tolist():
             stack[place] = self.spoil(stack[place], rng)
         return changed
 
     @abstractmethod
-    def spoil(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def spoil(self, picture: Tensor, rng: np.random.Generator) -> Tensor:
         """The faulty slice: (C, H, W) float32 -> the same shape, or 0 for all of it."""
 
 
@@ -46,9 +47,9 @@ class MissingSlices(SliceAugmentation):
     name: Literal["missing_slices"] = "missing_slices"
     p: Fraction = 0.1
 
-    def spoil(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def spoil(self, picture: Tensor, rng: np.random.Generator) -> Tensor:
         del rng
-        return np.zeros_like(picture)
+        return torch.zeros_like(picture)
 
 
 class ShiftedSlices(SliceAugmentation):
@@ -63,12 +64,12 @@ class ShiftedSlices(SliceAugmentation):
     shift: Shifts = (1, 2)
     """Smallest and largest shift along each of the two axes of the plane, in voxels."""
 
-    def spoil(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def spoil(self, picture: Tensor, rng: np.random.Generator) -> Tensor:
         for axis in (1, 2):
             offset = draw_count(self.shift, rng) * int(rng.choice((-1, 1)))
             extent = picture.shape[axis]
-            source = np.clip(np.arange(extent) - offset, 0, extent - 1)
-            picture = picture.take(source, axis)
+            source = (torch.arange(extent, device=picture.device) - offset).clamp_(0, extent - 1)
+            picture = picture.index_select(axis, source)
         return picture
 
 
@@ -80,6 +81,6 @@ class BlurredSlices(SliceAugmentation):
     sigma: Sigmas = (1.0, 3.0)
     """Standard deviation of the Gaussian in voxels."""
 
-    def spoil(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def spoil(self, picture: Tensor, rng: np.random.Generator) -> Tensor:
         sigma = rng.uniform(*self.sigma)
-        return gaussian(torch.tensor(picture)[:, None], (0.0, sigma, sigma))[:, 0].numpy()
+        return gaussian(picture[:, None], (0.0, sigma, sigma))[:, 0]

@@ -12,7 +12,6 @@ from vcmodels.augment import (
     ImageInterpolation,
     LabelCrop,
     SpatialTransform,
-    apply_intensity,
     sample_spatial,
 )
 from vcmodels.config import Task
@@ -45,8 +44,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Sample:
-    """One patch as read; its geometric transform is still to be applied (`finish_batch`)."""
+    """One patch as read: its augmentation is still to come (`data.finishing`)."""
 
+    draw: int
     image: Tensor
     """(C, *crop) float32, normalised."""
     labels: dict[str, LabelCrop]
@@ -93,7 +93,7 @@ class PatchDataset(Dataset[Sample]):
         self.rows, self.seed, self.augment = rows, seed, augment
         self._volumes, self._regions = tuple(volumes), tuple(regions)
         self._normalization = normalization
-        self._augmentations = tuple(task.augment) if augment else ()
+        self.augmentations = tuple(task.augment) if augment else ()
         self._interpolation: ImageInterpolation = task.tr_params.image_interpolation
         jitter = augment and task.tr_params.patch_jitter
         self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
@@ -129,9 +129,6 @@ class PatchDataset(Dataset[Sample]):
         try:
             transform, patch = self._move(draw, volume.spacing, region, patch)
             image = self._image(volume, region, transform.input_box(patch, volume.spacing))
-            if self._augmentations:
-                rng = generator(self.seed, draw, Stream.INTENSITY)
-                image = apply_intensity(self._augmentations, image, rng)
             labels = {
                 key: self._label(key, sharing, volume, region, transform, patch)
                 for key, sharing in self._labels_of.items()
@@ -140,7 +137,7 @@ class PatchDataset(Dataset[Sample]):
             raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
         # What a network has said is nothing to measure another by.
         weights = {n: w if self.augment else 0.0 for n, w in volume.pseudo.items()}
-        return Sample(_tensor(image), labels, transform, place, volume.spacing, weights)
+        return Sample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)
 
     def _make_order(self, task: Task) -> DrawOrder | HardOrder:
         weights = draw_weights(task, self._volumes, self.rows)
@@ -169,11 +166,11 @@ class PatchDataset(Dataset[Sample]):
         A crop that would reach out of the region is moved into it where it fits: real voxels teach
         more than padding. (Turned patches of unequal sides would otherwise be padded at borders.)
         """
-        if not self._augmentations:
+        if not self.augmentations:
             return SpatialTransform.IDENTITY, patch
         rng = generator(self.seed, draw, Stream.SPACE)
         transform = sample_spatial(
-            self._augmentations, rng, self.patch, spacing, self._interpolation
+            self.augmentations, rng, self.patch, spacing, self._interpolation
         )
         crop = transform.input_box(patch, spacing)
         moved = pushed_inside(crop, region)

@@ -1,18 +1,19 @@
-"""Samples from worker processes, in order, and their last steps on the training device."""
+"""Batches on the training device: read and made by worker processes, one batch ahead of the step."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.augment import LabelCrop, apply_spatial
-from vcmodels.data.dataset import PatchDataset, Place, Sample
-from vcmodels.data.labels import derived, sample_key
-from vcmodels.data.workers import read_ahead
-from vcmodels.geometry.boxes import Shape
-from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing
+from vcmodels.data.ahead import one_ahead
+from vcmodels.data.dataset import PatchDataset, Place
+from vcmodels.data.finishing import Finished, finish, finished
+from vcmodels.data.transfer import SideStream
+from vcmodels.data.workers import read_ahead, workers_of
 
 TIMEOUT_S = 900.0
 """A patch that takes longer than this hangs (a dead file server, for instance)."""
@@ -33,97 +34,105 @@ class Batch:
     """(B, 1, 1, 1, 1) float32 per target, how much each sample counts in the loss; None: all alike.
     """
 
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them."""
+        weights = (weight for weight in self.weight.values() if weight is not None)
+        return chain([self.image], self.labels.values(), self.valid.values(), weights)
+
 
 def batches(
     dataset: PatchDataset,
+    groups: Sequence[Sequence[int]],
     *,
-    batch_size: int,
-    first_draw: int,
-    draws: int,
     workers: int,
+    device: torch.device,
     timeout_s: float = TIMEOUT_S,
-) -> Iterator[list[Sample]]:
-    """Draws `first_draw ... first_draw + draws` in order, `batch_size` at a time (the last may be short).
+) -> Generator[Batch, None, None]:
+    """A batch for each group of draws, in order.
 
-    The samples do not depend on the number of workers. Workers start at the first call and stay
-    for later calls, until the dataset is let go.
+    The samples do not depend on the number of workers. Workers read and, when the device is the CPU,
+    make the whole patch; a thread here stacks patches, or moves crops to another device and makes
+    patches of them there, one batch ahead. Workers start at the first call and stay for later ones,
+    until the dataset is let go. Without workers all this happens when a batch is asked for.
 
     Args:
         dataset: where samples come from.
-        batch_size: samples per list.
-        first_draw: where to begin; a resumed run begins at the draw it had reached.
-        draws: how many samples in all.
-        workers: processes that read ahead; 0 reads here, when asked.
+        groups: the draws of each batch.
+        workers: processes that read ahead; 0 reads here.
+        device: of the batches.
         timeout_s: how long one sample may take a worker.
 
     Raises:
         RunError: a worker died, hangs, or met data that cannot be used; names the patch.
     """
-    numbers = range(first_draw, first_draw + draws)
-    samples = (
-        read_ahead(dataset, numbers, workers, batch_size, timeout_s)
-        if workers
-        else (dataset[number] for number in numbers)
-    )
-    batch: list[Sample] = []
-    for sample in samples:
-        batch.append(sample)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
+    if not workers:
+        yield from _made_here(dataset, groups, device)
+        return
+    workers_of(dataset, workers)  # started by this thread, which holds back the stop signals
+    side, stopping = SideStream.of(device), Future[None]()
+    made = _made_by_workers(dataset, groups, workers, side, timeout_s, stopping)
+    for batch, mark in one_ahead(made, lambda: stopping.set_result(None)):
+        side.hand_over(batch.tensors, mark)
         yield batch
 
 
-def finish_batch(
-    samples: Sequence[Sample],
-    targets: Mapping[str, AnyTarget],
-    patch: Shape,
-    device: torch.device,
-) -> Batch:
-    """Move samples to the device, apply their geometric transforms there, and stack them.
-
-    Labels that are derived from others are computed here, from what those look like by then.
-    """
-    images: list[Tensor] = []
-    labels: dict[str, list[Tensor]] = {name: [] for name in targets}
-    valid: dict[str, list[Tensor]] = {name: [] for name in targets}
-    for sample in samples:
-        image = sample.image.to(device, non_blocking=True)
-        crops = {key: _on(label, device) for key, label in sample.labels.items()}
-        if not sample.transform.is_identity:
-            image, crops = apply_spatial(sample.transform, image, crops, patch, sample.spacing)
-        images.append(image)
-        for name, target in targets.items():
-            label, counts = _label(target, crops[sample_key(name, target)], sample.spacing)
-            labels[name].append(label)
-            valid[name].append(counts & (sample.weights.get(name, 1.0) > 0))
+def stacked(patches: Sequence[Finished], side: SideStream) -> Batch:
+    """One batch of patches, on the device that they are on."""
+    first = patches[0]
     return Batch(
-        torch.stack(images),
-        {name: torch.stack(parts) for name, parts in labels.items()},
-        {name: torch.stack(parts) for name, parts in valid.items()},
-        tuple(sample.place for sample in samples),
-        {name: _weight(name, samples, device) for name in targets},
+        _stack([patch.image for patch in patches]),
+        {name: _stack([patch.labels[name] for patch in patches]) for name in first.labels},
+        {name: _stack([patch.valid[name] for patch in patches]) for name in first.valid},
+        tuple(patch.place for patch in patches),
+        {name: _weight(name, patches, side) for name in first.labels},
     )
 
 
-def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> tuple[Tensor, Tensor]:
-    """Label and valid voxels of a patch, from its own crop or derived from that of ids."""
-    if target.derive is None:
-        return crop.values, crop.valid
-    return derived(target, crop.values, crop.valid, crop.margin, spacing)
+def _made_here(
+    dataset: PatchDataset, groups: Iterable[Sequence[int]], device: torch.device
+) -> Iterator[Batch]:
+    """Batches made by the calling thread, on its own stream."""
+    here = SideStream(device, None)
+    for draws in groups:
+        samples = (here.moved_sample(dataset[draw]) for draw in draws)
+        yield stacked([finish(sample, dataset) for sample in samples], here)
 
 
-def _weight(name: str, samples: Sequence[Sample], device: torch.device) -> Tensor | None:
-    if not any(name in sample.weights for sample in samples):
+def _made_by_workers(
+    dataset: PatchDataset,
+    groups: Sequence[Sequence[int]],
+    workers: int,
+    side: SideStream,
+    timeout_s: float,
+    stopping: Future[None],
+) -> Generator[tuple[Batch, torch.cuda.Event | None], None, None]:
+    """Batches as they become ready on the side stream, each with the mark to wait for."""
+    draws = chain.from_iterable(groups)
+    most = max(map(len, groups), default=1)
+    ahead = 2 * max(workers, most)
+    options = (dataset, draws, workers, ahead, timeout_s, stopping)
+    if side.device.type == "cpu":
+        patches = read_ahead(finished, *options)
+    else:
+        samples = read_ahead(PatchDataset.sample, *options)
+        patches = (finish(side.moved_sample(sample), dataset) for sample in samples)
+    for group in groups:
+        with side.working():
+            batch = stacked(list(islice(patches, len(group))), side)
+            mark = side.mark()
+        yield batch, mark
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    if parts[0].device.type != "cpu":
+        return torch.stack(list(parts))
+    # Not torch's: this thread's copy would wake threads of its own beside those of the step.
+    return torch.from_numpy(np.stack([part.numpy() for part in parts]))
+
+
+def _weight(name: str, patches: Sequence[Finished], side: SideStream) -> Tensor | None:
+    if not any(name in patch.weights for patch in patches):
         return None
-    weights = [sample.weights.get(name, 1.0) for sample in samples]
-    return torch.tensor(weights, device=device).view(-1, 1, 1, 1, 1)
-
-
-def _on(label: LabelCrop, device: torch.device) -> LabelCrop:
-    return replace(
-        label,
-        values=label.values.to(device, non_blocking=True),
-        valid=label.valid.to(device, non_blocking=True),
-    )
+    weights = [patch.weights.get(name, 1.0) for patch in patches]
+    return side.moved(torch.tensor(weights)).view(-1, 1, 1, 1, 1)

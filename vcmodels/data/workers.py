@@ -7,24 +7,30 @@ import signal
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
+from typing import Any, TypeVar
 
 import torch
 
-from vcmodels.data.dataset import PatchDataset, Sample, describe_places
+from vcmodels.data.dataset import PatchDataset, describe_places
+from vcmodels.devices import keep_freed_memory
 from vcmodels.errors import RunError
+from vcmodels.stopping import STOP_SIGNALS
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Answer = TypeVar("Answer")
+Job = Callable[[PatchDataset, int, int], Answer]
+"""What a worker does for a draw and its row; a function of a module, which pickles by its name."""
 _SHARED_MEMORY = "if /dev/shm is full, enlarge it or set tr_params.num_dataloader_workers to 0"
 
 
 class Workers:
-    """Processes that hold a copy of a dataset and answer draw numbers with samples.
+    """Processes that hold a copy of a dataset and answer draw numbers with what they make of them.
 
     A process pool, not torch's DataLoader: a dead worker is noticed at once (with a DataLoader on
     forkserver after its timeout), errors come back with their own type and parts, any draw can be
@@ -53,9 +59,9 @@ class Workers:
             initargs=(pickle.dumps(dataset),),
         )
 
-    def submit(self, draw: int, row: int) -> Future[Sample]:
+    def submit(self, job: Job[Answer], draw: int, row: int) -> Future[Answer]:
         with _blocked_signals():  # what a new process inherits
-            return self.pool.submit(_sample, draw, row)
+            return self.pool.submit(_do, job, draw, row)
 
     def stop(self, *, kill: bool = False) -> None:
         """Let the workers go; with `kill`, also those that hang."""
@@ -69,7 +75,7 @@ class Workers:
 _running: "weakref.WeakKeyDictionary[PatchDataset, Workers]" = weakref.WeakKeyDictionary()
 
 
-def _workers_of(dataset: PatchDataset, count: int) -> Workers:
+def workers_of(dataset: PatchDataset, count: int) -> Workers:
     """The workers of a dataset, started at the first call."""
     workers = _running.get(dataset)
     if workers is None or workers.count != count:
@@ -80,34 +86,42 @@ def _workers_of(dataset: PatchDataset, count: int) -> Workers:
 
 
 def read_ahead(
-    dataset: PatchDataset, draws: range, count: int, batch_size: int, timeout_s: float
-) -> Iterator[Sample]:
-    """Samples in order, read by workers that are kept busy up to two rounds ahead.
+    job: Job[Answer],
+    dataset: PatchDataset,
+    draws: Iterable[int],
+    count: int,
+    ahead: int,
+    timeout_s: float,
+    stopping: Future[None],
+) -> Iterator[Answer]:
+    """Answers in order, by workers that are kept busy some draws ahead.
 
     The workers start at the first call and stay for later calls, until the dataset is let go.
 
     Args:
+        job: what to do for each draw.
         dataset: where samples come from; it must survive pickling.
         draws: which samples.
         count: worker processes.
-        batch_size: samples that are taken at a time.
-        timeout_s: how long one sample may take.
+        ahead: how many draws may be under way.
+        timeout_s: how long one of them may take.
+        stopping: no answer is waited for any more once this is done.
 
     Raises:
-        RunError: a worker died or hangs, or shared memory is full; or what the dataset raised.
+        RunError: a worker died or hangs, or shared memory is full; or what the job raised.
+        CancelledError: `stopping` is done.
     """
-    waiting: deque[tuple[int, Future[Sample]]] = deque()
-    depth = 2 * max(count, batch_size)
+    waiting: deque[tuple[int, Future[Answer]]] = deque()
     try:
-        workers = _workers_of(dataset, count)
+        workers = workers_of(dataset, count)
         for draw in draws:
             # The row from here: the workers' copy does not know the losses of later epochs.
-            waiting.append((draw, workers.submit(draw, dataset.row(draw))))
-            if len(waiting) >= depth:
-                yield waiting[0][1].result(timeout_s)
+            waiting.append((draw, workers.submit(job, draw, dataset.row(draw))))
+            if len(waiting) >= ahead:
+                yield _answer(waiting[0][1], timeout_s, stopping)
                 waiting.popleft()
         while waiting:
-            yield waiting[0][1].result(timeout_s)
+            yield _answer(waiting[0][1], timeout_s, stopping)
             waiting.popleft()
     except BrokenProcessPool as error:
         _running.pop(dataset, None)
@@ -127,6 +141,17 @@ def read_ahead(
             future.cancel()
 
 
+def _answer(future: Future[Answer], timeout_s: float, stopping: Future[None]) -> Answer:
+    """What a worker answers, unless this is to stop."""
+    both: list[Future[Any]] = [future, stopping]
+    done, _ = wait_for(both, timeout_s, FIRST_COMPLETED)
+    if stopping.done():
+        raise CancelledError
+    if not done:
+        raise TimeoutError
+    return future.result()
+
+
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
     """Hold back stop signals while processes start; ours are delivered after.
@@ -134,10 +159,7 @@ def _blocked_signals() -> Iterator[None]:
     The processes inherit the mask, so that a signal to the whole group reaches none of them, not
     even during their imports.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -168,9 +190,10 @@ def _start_worker(dataset: bytes) -> None:
     """Set a fresh process up: stop signals are for the main process, which then lets us go."""
     global _dataset
     _dataset = pickle.loads(dataset)
-    for number in _SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_freed_memory()
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -182,6 +205,6 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _sample(draw: int, row: int) -> Sample:
+def _do(job: Job[Answer], draw: int, row: int) -> Answer:
     assert _dataset is not None, "the worker was not started"
-    return _dataset.sample(draw, row)
+    return job(_dataset, draw, row)

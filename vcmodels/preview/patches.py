@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.config import Task
 from vcmodels.data.dataset import PatchDataset, Place
-from vcmodels.data.loader import finish_batch
+from vcmodels.data.finishing import finish
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.patch_cache import load_or_find_patches
 from vcmodels.data.planning import open_planned, recorded_task
@@ -67,11 +66,11 @@ class PatchSource:
             seed=self.seed, augment=True,
         )  # fmt: skip
         sample = dataset[draw]
-        batch = finish_batch([sample], self.targets, dataset.patch, torch.device("cpu"))
+        patch = finish(sample, dataset)
         return Patch(
-            batch.image[0].numpy(),
-            {name: label[0].numpy() for name, label in batch.labels.items()},
-            {name: valid[0].any(0).numpy() for name, valid in batch.valid.items()},
+            patch.image.numpy(),
+            {name: label.numpy() for name, label in patch.labels.items()},
+            {name: valid.any(0).numpy() for name, valid in patch.valid.items()},
             sample.place,
             sample.spacing,
         )

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 
 from vcmodels.config import Task
-from vcmodels.data.dataset import PatchDataset, Sample
+from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.hard_order import HardOrder, draws_of_step
-from vcmodels.data.loader import Batch, batches, finish_batch
+from vcmodels.data.loader import Batch, batches
 
 
 @dataclass(frozen=True)
@@ -20,36 +21,24 @@ class Feed:
     validation: PatchDataset | None
     task: Task
     device: torch.device
+    world: World = World()
+    """The processes that share each step and each validation."""
 
     def train_batches(self, first_step: int, steps: int) -> Iterator[list[Batch]]:
         """The micro-batches of `steps` optimiser steps from `first_step` on: one list a step."""
-        settings, per_step = self.task.tr_params, draws_of_step(self.task)
-        micro: list[Batch] = []
-        for samples in batches(
-            self.training,
-            batch_size=settings.batch_size,
-            first_draw=first_step * per_step,
-            draws=steps * per_step,
-            workers=settings.num_dataloader_workers,
-        ):
-            micro.append(self._finish(samples))
-            if len(micro) == settings.gradient_accumulation:
-                yield micro
-                micro = []
+        per_step = draws_of_step(self.task)
+        mine = self.world.share(per_step)
+        groups: list[range] = []
+        for step in range(first_step, first_step + steps):
+            groups += self._groups(range(step * per_step, (step + 1) * per_step)[as_slice(mine)])
+        stream = self._batches(self.training, groups)
+        while micro := list(islice(stream, len(groups) // steps)):
+            yield micro
 
     def validation_batches(self) -> Iterator[Batch]:
         """All validation patches, in the same order every time."""
-        if self.validation is None:
-            return
-        settings = self.task.tr_params
-        for samples in batches(
-            self.validation,
-            batch_size=settings.batch_size,
-            first_draw=0,
-            draws=len(self.validation),
-            workers=settings.num_dataloader_workers,
-        ):
-            yield self._finish(samples)
+        if self.validation is not None:
+            yield from self._batches(self.validation, range(len(self.validation)))
 
     @property
     def hard(self) -> HardOrder | None:
@@ -75,5 +64,9 @@ class Feed:
         if self.hard is not None and "hard" in state:
             self.hard.restore(state["hard"])
 
-    def _finish(self, samples: Sequence[Sample]) -> Batch:
-        return finish_batch(samples, self.training.targets, self.training.patch, self.device)
+    def _batches(self, dataset: PatchDataset, draws: range) -> Iterator[Batch]:
+        settings = self.task.tr_params
+        size = settings.batch_size
+        groups = [draws[first : first + size] for first in range(0, len(draws), size)]
+        workers = settings.num_dataloader_workers
+        return batches(dataset, groups, workers=workers, device=self.device)
