@@ -93,3 +93,14 @@ def test_a_network_that_cannot_mix_features_is_refused(monkeypatch):
     resolved(mixup={})
     with pytest.raises(TaskError, match=r"mixup\.manifold: residual_unet cannot mix the features"):
         resolved(mixup={"manifold": True})
+
+
+@pytest.mark.parametrize("key", ["best_metric", "early_stopping.metric"])
+def test_a_curve_that_the_run_will_not_have_is_refused(key):
+    first, _, inner = key.partition(".")
+    for curve in ("val/loss", "val/loss_sheet", "val/dice_sheet", "epoch/train_loss_sheet"):
+        resolved(**{first: {inner: curve} if inner else curve})
+    for curve in ("loss", "val/dice_ink", "val/mae_sheet", "train/loss"):
+        match = rf'{key}: "{curve}" is no curve of this run; give one of .*"val/loss_sheet"'
+        with pytest.raises(TaskError, match=match):
+            resolved(**{first: {inner: curve} if inner else curve})

@@ -493,3 +493,16 @@ def test_the_derived_label_of_a_patch_is_the_crop_of_the_whole(target, seed):
     found, counts = target.derive_label(source, inside, SLABS)
     assert torch.equal(counts, valid[part])
     torch.testing.assert_close(found, label[part], atol=1e-5, rtol=0)
+
+
+@every_case
+def test_metrics_are_named_with_the_sense_in_which_they_improve(case):
+    target = case.target
+    labels, counts = zip(*(read(case, seed) for seed in (0, 1)), strict=True)
+    label, valid = torch.stack(labels), torch.stack(counts)
+    perfect = target.as_prediction(label)
+    found = target.summarise(target.measure(perfect, label, valid))
+    spoiled = target.summarise(target.measure(predict(target, logits_of(target)), label, valid))
+    assert found.keys() == target.metrics.keys()
+    for name, sense in target.metrics.items():
+        assert (found[name] < spoiled[name]) if sense == "min" else (found[name] > spoiled[name])

@@ -26,6 +26,8 @@ from vcmodels.section import Fraction, Section
 
 Spacing = tuple[float, float, float]
 Interpolation = Literal["nearest", "linear"]
+Sense = Literal["min", "max"]
+"""Whether less or more of a metric is better."""
 
 Sums = dict[str, Tensor]
 """Named sums over valid voxels (float64, on the CPU); they add over patches, blocks and ranks."""
@@ -287,6 +289,11 @@ class Target(Section):
             label: (B, L, Z, Y, X) float32.
             valid: (B, V, Z, Y, X) bool.
         """
+
+    @property
+    @abstractmethod
+    def metrics(self) -> dict[str, Sense]:
+        """The metrics that `summarise` returns, and whether less or more of each is better."""
 
     @abstractmethod
     def summarise(self, sums: Sums) -> dict[str, float]:

@@ -15,7 +15,7 @@ from vcmodels.losses.terms import LossBlock
 from vcmodels.metrics.correlation import correlation, moment_sums
 from vcmodels.metrics.errors import error_sums
 from vcmodels.metrics.sums import ratio
-from vcmodels.targets.base import Interpolation, Spacing, Sums
+from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums
 from vcmodels.targets.codes import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -102,6 +102,10 @@ class CentresTarget(PieceTarget):
         """Sums of absolute errors and of the moments of heat and label."""
         errors = error_sums(prediction, label, valid)
         return {"absolute": errors["absolute"], **moment_sums(prediction, label, valid)}
+
+    @property
+    def metrics(self) -> dict[str, Sense]:
+        return {"correlation": "max", "mae": "min"}
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Pearson's correlation with the label, and the mean absolute error."""

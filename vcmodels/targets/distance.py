@@ -16,7 +16,7 @@ from vcmodels.geometry.boxes import Shape
 from vcmodels.losses.terms import LossBlock
 from vcmodels.metrics.errors import error_sums
 from vcmodels.metrics.sums import masked_sum, ratio
-from vcmodels.targets.base import Interpolation, Spacing, Sums, Target
+from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
 from vcmodels.targets.codes import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -135,6 +135,10 @@ class DistanceTarget(Target):
             "values": sums["values"],
             "right": masked_sum(right, valid),
         }
+
+    @property
+    def metrics(self) -> dict[str, Sense]:
+        return {"mae": "min", "sign_accuracy": "max"} if self.signed else {"mae": "min"}
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Mean absolute error in the unit of the spacing; the share of right signs, if signed."""

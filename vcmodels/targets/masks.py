@@ -8,7 +8,7 @@ from torch import Tensor
 from vcmodels.losses import MASK_LOSSES, LossBlock
 from vcmodels.metrics.overlap import confusion, dice, iou
 from vcmodels.metrics.sums import ratio
-from vcmodels.targets.base import Sums, Target
+from vcmodels.targets.base import Sense, Sums, Target
 from vcmodels.targets.codes import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -72,6 +72,10 @@ class MaskTarget(Target):
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Counts of voxels above probability 0.5 (logit 0) against the label."""
         return confusion(self._is_foreground(prediction), label > 0.5, valid)
+
+    @property
+    def metrics(self) -> dict[str, Sense]:
+        return {"dice": "max", "iou": "max", "precision": "max", "recall": "max"}
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Dice, IoU, precision and recall; NaN where the fraction is 0 / 0."""

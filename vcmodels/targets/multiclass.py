@@ -13,7 +13,7 @@ from torch import Tensor
 from vcmodels.losses import MASK_LOSSES, LossBlock
 from vcmodels.metrics.overlap import class_confusion, dice
 from vcmodels.metrics.sums import ratio
-from vcmodels.targets.base import Sums, Target
+from vcmodels.targets.base import Sense, Sums, Target
 from vcmodels.targets.codes import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -188,6 +188,11 @@ class MulticlassTarget(Target):
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Counts per class of the likeliest class against the label."""
         return class_confusion(_likeliest(prediction), label.long(), valid, self.channels)
+
+    @property
+    def metrics(self) -> dict[str, Sense]:
+        per_class: dict[str, Sense] = {f"dice_{value}": "max" for value in self.values[1:]}
+        return {"dice": "max", **per_class, "accuracy": "max"}
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """`dice` (mean over classes without the background), `dice_<value>`, `accuracy`.

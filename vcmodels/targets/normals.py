@@ -23,7 +23,7 @@ from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
 from vcmodels.metrics.errors import angle_sums
 from vcmodels.metrics.sums import ratio
 from vcmodels.section import Section
-from vcmodels.targets.base import Interpolation, Spacing, Sums, Target
+from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
 from vcmodels.targets.codes import check_dtype, encode_float
 from vcmodels.targets.labels import any_channel, countable
 from vcmodels.targets.vectors import (
@@ -240,6 +240,10 @@ class NormalsTarget(Target):
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Sums of angles; a missing prediction counts as 90 degrees."""
         return angle_sums(prediction, label, valid, axial=self._is_axial)
+
+    @property
+    def metrics(self) -> dict[str, Sense]:
+        return {"angle_deg": "min", "within_10_deg": "max"}
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Mean angle in degrees, and the share of voxels within 10 degrees."""

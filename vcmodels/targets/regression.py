@@ -14,7 +14,7 @@ from vcmodels.losses.terms import LossBlock
 from vcmodels.metrics.errors import error_sums
 from vcmodels.metrics.sums import ratio
 from vcmodels.section import Section
-from vcmodels.targets.base import Interpolation, Sums, Target
+from vcmodels.targets.base import Interpolation, Sense, Sums, Target
 from vcmodels.targets.codes import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -103,6 +103,10 @@ class RegressionTarget(Target):
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
         """Sums of absolute and squared errors."""
         return error_sums(prediction, label, valid)
+
+    @property
+    def metrics(self) -> dict[str, Sense]:
+        return {"mae": "min", "rmse": "min"}
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Mean absolute error and root mean squared error, over channels too."""

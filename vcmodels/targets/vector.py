@@ -16,7 +16,7 @@ from vcmodels.geometry.boxes import Shape
 from vcmodels.losses.terms import LossBlock
 from vcmodels.metrics.errors import angle_sums, endpoint_sums
 from vcmodels.metrics.sums import ratio
-from vcmodels.targets.base import Interpolation, Spacing, Sums
+from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums
 from vcmodels.targets.codes import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -161,6 +161,10 @@ class VectorTarget(PieceTarget):
         angles = angle_sums(prediction, label, directed, axial=False)
         distances = endpoint_sums(prediction, label, valid)
         return distances | {"degrees": angles["degrees"], "directed": angles["voxels"]}
+
+    @property
+    def metrics(self) -> dict[str, Sense]:
+        return {"endpoint_error": "min", "angle_deg": "min"}
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Mean distance between end points, in `units`, and mean angle in degrees."""
