@@ -141,12 +141,21 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str)
             f"{len(wrong)} of {len(wanted)} tensors do not fit the network: {', '.join(wrong[:3])}",
             "use the model_config and targets that it was trained with",
         )
-    for name, value in given.items():
+    refuse_not_finite(given, source)
+    network.load_state_dict(given)
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        CheckpointError: naming the first tensor that does.
+    """
+    for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(
                 source, f"{name} holds NaN or infinity", "use an earlier checkpoint"
             )
-    network.load_state_dict(given)
 
 
 @dataclass(frozen=True)
