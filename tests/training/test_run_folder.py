@@ -1,7 +1,121 @@
-from vcmodels.training.run_folder import changed_keys
+"""The folder of a run: its lock, its records, what may change when it is continued."""
+
+import fcntl
+import json
+import threading
+import time
+
+import pytest
+
+from vcmodels.config import load_task, parse_task
+from vcmodels.errors import OutputError, RunError
+from vcmodels.runs.records import add_start, read_starts
+from vcmodels.training.run_folder import RunFolder, changed_keys
+
+
+@pytest.fixture
+def run(sheet_task):
+    return RunFolder(parse_task(sheet_task, "task.json")[0])
 
 
 def test_only_whole_keys_are_free_to_change():
     old = {"tr_params": {"device": "cpu", "device_x": 1, "seed": 0}, "inference_params": {"a": 1}}
     new = {"tr_params": {"device": "cuda", "device_x": 2, "seed": 0}, "inference_params": {"a": 2}}
     assert [key for key, _, _ in changed_keys(old, new)] == ["tr_params.device_x"]
+
+
+def test_the_changed_volume_of_a_list_is_named():
+    old, new = (
+        {"dataset_config": {"volume_paths": [{"input": "a"}, {"input": "b", "weight": weight}]}}
+        for weight in (1, 2)
+    )
+    assert changed_keys(old, new) == [("dataset_config.volume_paths.1.weight", "1", "2")]
+
+
+def test_other_words_for_the_same_places_are_no_change(tmp_path, monkeypatch):
+    """As when a run folder is given from another working directory, and the task file after that."""
+
+    def task(location, rate=0.1):
+        volumes = [{"input": location, "sheet": "/labels"}]
+        return {"tr_params": {"initial_lr": rate}, "dataset_config": {"volume_paths": volumes}}
+
+    absolute = str(tmp_path / "a.zarr")
+    monkeypatch.chdir(tmp_path)
+    assert changed_keys(task("a.zarr"), task(absolute), tmp_path) != []  # nothing says from where
+    add_start(tmp_path, {})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert changed_keys(task("a.zarr"), task(absolute), tmp_path) == []
+    assert changed_keys(task("a.zarr"), task("../a.zarr"), tmp_path) != []
+    changed = changed_keys(task("a.zarr"), task(absolute, 0.2), tmp_path)
+    assert [key for key, _, _ in changed] == ["tr_params.initial_lr"]
+    add_start(tmp_path, {})  # started here with absolute paths, and then there as at first
+    monkeypatch.chdir(tmp_path)
+    assert changed_keys(task(absolute), task("a.zarr"), tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, "complete"),
+        (RunError("step 3", "not finite", "lower initial_lr"), "failed: step 3: not finite; lower"),
+        (ValueError("two words"), "failed: ValueError: two words"),
+        (SystemExit(143), "stopped"),
+    ],
+)
+def test_how_a_training_ended_is_recorded(run, error, outcome):
+    def attempt():
+        with run:
+            run.begin({"device": "cpu"})
+            assert "outcome" not in read_starts(run.path)[0]
+            run.outcome = "complete"
+            if error is not None:
+                raise error
+
+    if error is None:
+        attempt()
+    else:
+        with pytest.raises(type(error), match="."):
+            attempt()
+    (start,) = read_starts(run.path)
+    assert start["device"] == "cpu"
+    assert start["outcome"].startswith(outcome)
+
+
+def test_a_lock_that_is_looked_at_for_an_instant_stops_nobody(run):
+    run.path.mkdir(parents=True)
+    with (run.path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        threading.Timer(0.1, lambda: fcntl.flock(other, fcntl.LOCK_UN)).start()
+        with run:
+            pass
+
+
+def test_a_lock_that_is_held_is_waited_for_no_longer_than_that(run):
+    run.path.mkdir(parents=True)
+    with (run.path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        started = time.monotonic()
+        with pytest.raises(OutputError, match="in use by"), run:
+            pass
+        assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("config", "is_written"),
+    [({}, False), ({"use_cache": False}, True), ({"cache_file": "elsewhere.json"}, True)],
+)
+def test_the_patch_list_is_always_in_the_folder(sheet_task, config, is_written):
+    sheet_task["dataset_config"] |= config
+    with RunFolder(parse_task(sheet_task, "task.json")[0]) as run:
+        run.keep_patches(lambda: b"list")
+        assert (run.path / "patches.json").exists() == is_written
+
+
+def test_a_resolved_task_is_written_whole(run, tmp_path):
+    with run:
+        run.write_task()
+        run.begin({})
+    written = json.loads((run.path / "task.json").read_text())
+    assert written == run.task.to_json()
+    assert load_task(run.path).task == run.task

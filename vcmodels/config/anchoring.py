@@ -42,7 +42,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
         notes.append(
             f"{origin}, where the run was started, is gone: relative paths count from here"
         )
-    elif origin is not None:
+    elif origin is not None and not origin.samefile(Path.cwd()):
         anchor(task, origin)
     settings = as_object(task.get("tr_params"))
     if settings is not None and not _is_same(settings.get("ckpt_out_base"), folder):
@@ -51,12 +51,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def anchor(task: Block, folder: Path) -> None:
-    """Make the relative paths of a resolved task absolute, from `folder`, in place.
-
-    Nothing changes when `folder` is the working directory, from which they count anyway.
-    """
-    if folder.resolve() == Path.cwd().resolve():
-        return
+    """Make the relative paths of a resolved task absolute, from `folder`, in place."""
     for block, key in _places(task):
         value = block[key]
         items = as_list(value)

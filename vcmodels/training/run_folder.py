@@ -1,11 +1,13 @@
 """The folder of one run: who holds it, what it was started with, where its files lie."""
 
+import copy
 import fcntl
 import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +16,11 @@ from typing import Any, TextIO
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
+from vcmodels.config.anchoring import anchor
 from vcmodels.config.fill import fill_sizes
-from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError
+from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
+from vcmodels.runs.differences import differing_keys, shown
+from vcmodels.runs.records import LOCK, LOG, TASK, add_start, end_start, starting_folder
 from vcmodels.volumes.files import sweep_temporaries, write_atomic
 
 MAY_CHANGE = (
@@ -28,11 +33,15 @@ MAY_CHANGE = (
         for key in (
             "max_epoch", "max_minutes", "num_dataloader_workers", "tensorboard_log_dir", "device",
             "ckpt_out_base", "keep_checkpoints", "save_every", "threads", "compile",
-            "checkpoint_path", "load_weights_only", "memory_gb",
+            "checkpoint_path", "load_weights_only", "memory_gb", "recipe", "early_stopping",
         )
     ),
 )  # fmt: skip
 """Keys that may differ when a run is continued: they do not change what is learnt per step."""
+
+
+LOCK_SECONDS = 0.3
+"""How long a lock is tried for: `vcmodels runs` takes it for an instant, to see whether it is held."""
 
 
 class RunFolder:
@@ -41,14 +50,17 @@ class RunFolder:
     def __init__(self, task: Task) -> None:
         self.task, self.path = task, task.run_dir
         self.name = task.tr_params.model_name
+        self.outcome = "stopped"
+        """How the training ended, for `environment.json`; an exception says more."""
         self._lock: TextIO | None = None
         self._made: list[Path] = []
+        self._has_begun = False
 
     def __enter__(self) -> "RunFolder":
         try:
             self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
+            self._lock = (self.path / LOCK).open("a+", encoding="utf-8")
         except OSError as error:
             raise OutputError(
                 "tr_params.ckpt_out_base",
@@ -56,7 +68,7 @@ class RunFolder:
                 "choose a writable folder",
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock)
         except BlockingIOError as error:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
@@ -80,15 +92,18 @@ class RunFolder:
     ) -> None:
         if self._lock is None:
             return
+        if self._has_begun:
+            with suppress(OSError):  # a full disk; it is told by what did not fit
+                end_start(self.path, self.outcome if error is None else _failure(error))
         if isinstance(error, RefusedError) and self._made:
             self._unmake()
         self._lock.close()
 
     def _unmake(self) -> None:
         """Remove the folders that were made for a task that is refused, if nothing is in them."""
-        if [path.name for path in self.path.iterdir()] != [".lock"]:
+        if [path.name for path in self.path.iterdir()] != [LOCK]:
             return
-        (self.path / ".lock").unlink()
+        (self.path / LOCK).unlink()
         with suppress(OSError):  # another process begins to use one of them
             for folder in self._made:
                 folder.rmdir()
@@ -106,7 +121,7 @@ class RunFolder:
     @property
     def log(self) -> Path:
         """One line of numbers for each epoch."""
-        return self.path / "log.jsonl"
+        return self.path / LOG
 
     def numbered(self, epoch: int) -> Path:
         """The checkpoint that is kept of an epoch."""
@@ -115,7 +130,7 @@ class RunFolder:
     def move_aside(self) -> Path | None:
         """Rename everything in the folder into `<folder>/before-<time>/`; None if there was nothing."""
         entries = [
-            p for p in self.path.iterdir() if p.name != ".lock" and not p.name.startswith("before-")
+            p for p in self.path.iterdir() if p.name != LOCK and not p.name.startswith("before-")
         ]
         if not entries:
             return None
@@ -146,7 +161,7 @@ class RunFolder:
             sizes = before.tr_params
             now = fill_sizes(now, sizes.given_patch_size, sizes.given_batch_size)
         old = checkpoint.state["task"] if before is None else before.to_json()
-        changed = changed_keys(old, now.to_json())
+        changed = changed_keys(old, now.to_json(), self.path)
         if changed:
             listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
             raise TaskError(
@@ -159,7 +174,26 @@ class RunFolder:
     def write_task(self) -> None:
         """Write the resolved task, with every default filled in."""
         text = json.dumps(self.task.to_json(), indent=2)
-        write_atomic(self.path / "task.json", text.encode())
+        write_atomic(self.path / TASK, text.encode())
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Write with what the training goes on now; how it ended follows when the folder is left.
+
+        Args:
+            record: JSON values for `environment.json`.
+        """
+        add_start(self.path, dict(record))
+        self._has_begun = True
+
+    def keep_patches(self, document: Callable[[], bytes]) -> None:
+        """Keep the patch list that is used where its cache does not do so already.
+
+        Args:
+            document: makes the content of the file.
+        """
+        kept = self.path / "patches.json"
+        if not self.task.dataset_config.use_cache or self.task.cache_file != kept:
+            write_atomic(kept, document())
 
     def keep_only(self, count: int) -> None:
         """Delete all but the newest `count` numbered checkpoints of this model, and nothing else."""
@@ -173,6 +207,30 @@ class RunFolder:
             numbered[epoch].unlink()
 
 
+def _lock(file: TextIO) -> None:
+    """Lock a file for this process alone.
+
+    Raises:
+        BlockingIOError: another one holds it.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(LOCK_SECONDS / 10)
+
+
+def _failure(error: BaseException) -> str:
+    """How a training ended that an exception left; a signal that came early is one, too."""
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        return "stopped"
+    text = str(error) if isinstance(error, VcmodelsError) else f"{type(error).__name__}: {error}"
+    return f"failed: {text}"
+
+
 def resolved_task(checkpoint: Checkpoint) -> Task | None:
     """The task of a checkpoint, with the defaults of newer keys; None if it has keys that are gone."""
     try:
@@ -181,28 +239,31 @@ def resolved_task(checkpoint: Checkpoint) -> Task | None:
         return None
 
 
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(dotted key, old value, new value) of everything that differs and may not."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+def changed_keys(
+    old: Mapping[str, Any], new: Mapping[str, Any], folder: Path | None = None
+) -> list[tuple[str, str, str]]:
+    """(dotted key, old value, new value) of everything that differs and may not.
+
+    Args:
+        old: the resolved task of a run.
+        new: the one that is to continue it.
+        folder: of the run. Relative paths in `old` count from where it was started, so that other
+            texts in `new` may mean the same places.
+    """
+    found = differing_keys([old, new])
+    origin = starting_folder(folder) if folder is not None else None
+    if found and origin is not None:
+        absolute = [copy.deepcopy(dict(task)) for task in (old, new)]
+        anchor(absolute[0], origin)
+        anchor(absolute[1], Path.cwd())
+        same = found.keys() - differing_keys(absolute).keys()
+        found = {key: values for key, values in found.items() if key not in same}
     return [
-        (key, _short(before.get(key)), _short(after.get(key)))
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _may_change(key)
+        (key, shown(before), shown(after))
+        for key, (before, after) in sorted(found.items())
+        if not _may_change(key)
     ]
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:60]}..."
 
 
 def _may_change(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
-
-
-def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, value
