@@ -15,7 +15,7 @@ from vcmodels.errors import RefusedError
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 Amp = Literal["auto", "off", "bf16", "fp16"]
 
@@ -87,13 +87,13 @@ def keep_freed_memory() -> None:
     """Let the C library hand freed memory to the next allocation instead of back to the system.
 
     glibc returns large blocks at once, and every page of the next one faults again: 28,000 faults in
-    one float32 forward pass of a 64^3 patch. Without them it takes 7 % less (556 to 515 ms), compiled
-    in bf16 12 % less (236 to 206 ms), for 15 to 30 MB more. Threads then share one arena: with one
-    each, a prediction of 384^3 voxels took 439 MiB instead of 332. Elsewhere this does nothing.
+    one float32 forward pass of a 64^3 patch. Without them it takes 7 % less, one of 96^3 a quarter
+    less (1.50 to 1.11 s), for 40 to 140 MB more. Threads then share one arena: with one each, a
+    prediction of 384^3 voxels took 439 MiB instead of 332. Elsewhere this does nothing.
     """
     with suppress(AttributeError, OSError):  # no mallopt, as on macOS
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
+        mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 512 << 20)
         mallopt(_M_ARENA_MAX, 1)
 
@@ -111,28 +111,31 @@ class CompiledOrEager(nn.Module):
     that one can tell whether it works here; the fallback is said once.
     """
 
-    def __init__(self, network: nn.Module, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, network: nn.Module, say: Callable[[str], None], eager: nn.Module | None = None
+    ) -> None:
+        """`eager` is what runs where compiling fails, when it is not `network` itself."""
         super().__init__()
-        self.network, self.say = network, say
-        self.compiled: Callable[[Tensor], dict[str, tuple[Tensor, ...]]] | None = torch.compile(
+        self.network, self.say = network if eager is None else eager, say
+        self.compiled: Callable[..., dict[str, tuple[Tensor, ...]]] | None = torch.compile(
             network, dynamic=False
         )
         self.is_proven = False
 
-    def forward(self, image: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    def forward(self, *given: object) -> dict[str, tuple[Tensor, ...]]:
         """As the network's own `forward`."""
         if self.compiled is None:
-            return self.network(image)
+            return self.network(*given)
         if self.is_proven:
-            return self.compiled(image)
+            return self.compiled(*given)
         try:
-            result = self.compiled(image)
+            result = self.compiled(*given)
         except torch.OutOfMemoryError:
             raise  # running eagerly takes even more
         except (RuntimeError, OSError, ImportError) as error:  # dynamo's and inductor's own errors
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             self.say(f"torch.compile does not work here, running eagerly ({reason[:120]})")
             self.compiled = None
-            return self.network(image)
+            return self.network(*given)
         self.is_proven = True
         return result

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from vcmodels.config.recipes import Mixup
 from vcmodels.data.loader import Batch
+from vcmodels.errors import TaskError
 from vcmodels.models import ResidualUNet
 from vcmodels.models.base import FeatureMix, mix_samples
-from vcmodels.training.mixing import Mix, draw_mix, partners
+from vcmodels.training.mixing import Mix, draw_mix, partners, require_pairs
 
 SHAPE = (8, 8, 16)
 
@@ -154,3 +155,10 @@ def test_a_compiled_network_mixes_alike_without_compiling_for_each_share(level):
             torch.testing.assert_close(compiled(image, None, mix), net(image, None, mix))
     assert len(compilations) == 1
     torch._dynamo.reset()
+
+
+def test_processes_with_one_sample_each_are_refused():
+    require_pairs(None, 1)
+    require_pairs(Mixup(), 2)
+    with pytest.raises(TaskError, match=r"mixup: needs two patches to mix, each process has one"):
+        require_pairs(Mixup(), 1)

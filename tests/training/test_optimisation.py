@@ -41,3 +41,16 @@ def test_only_weights_decay(name):
     assert {n: decays[id(p)] for n, p in network.named_parameters()} == {
         "0.weight": 0.01, "0.bias": 0, "1.weight": 0, "1.bias": 0,
     }  # fmt: skip
+
+
+def test_sgd_has_nesterov_momentum():
+    """Sutskever et al. 2013, as in torch: v <- m v + g, p <- p - rate (g + m v)."""
+    network = nn.Linear(2, 1, bias=False)
+    optimizer = build_optimizer("SGD", network, 0.1, 0.0, momentum=0.8)
+    wanted, velocity = network.weight.detach().clone(), torch.zeros(1, 2)
+    for gradient in (torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 3.0]])):
+        network.weight.grad = gradient.clone()
+        optimizer.step()
+        velocity = 0.8 * velocity + gradient
+        wanted -= 0.1 * (gradient + 0.8 * velocity)
+    torch.testing.assert_close(network.weight, nn.Parameter(wanted))

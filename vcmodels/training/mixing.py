@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vcmodels.config.recipes import Mixup
 from vcmodels.data.loader import Batch
+from vcmodels.errors import TaskError
 from vcmodels.models.base import FeatureMix, mix_samples
 from vcmodels.training.objective import Outputs
 
@@ -73,6 +74,21 @@ def draw_mix(
     is_mixed, share = random.random() < settings.p, random.beta(settings.alpha, settings.alpha)
     level = int(random.integers(-1, levels)) if settings.manifold else -1
     return Mix(float(share), None if level < 0 else level) if is_mixed else None
+
+
+def require_pairs(settings: Mixup | None, samples: int) -> None:
+    """Refuse to mix batches of one sample.
+
+    Args:
+        settings: of the task.
+        samples: in the batch of one process.
+
+    Raises:
+        TaskError: there is only one.
+    """
+    if settings is not None and samples < 2:
+        found = "needs two patches to mix, each process has one at a time"
+        raise TaskError("tr_params.mixup", found, "raise batch_size, or start fewer processes")
 
 
 def partners(batch: Batch) -> Batch:

@@ -15,9 +15,16 @@ POLY_POWER = 0.9
 
 
 def build_optimizer(
-    name: OptimizerName, network: nn.Module, learning_rate: float, weight_decay: float
+    name: OptimizerName,
+    network: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    momentum: float = 0.99,
 ) -> Optimizer:
-    """The optimiser; biases and normalisation gains, which only shift and scale, do not decay."""
+    """The optimiser; biases and normalisation gains, which only shift and scale, do not decay.
+
+    `momentum` is that of SGD, with Nesterov's correction; the others have betas 0.9 and 0.999.
+    """
     weights = [p for p in network.parameters() if p.ndim > 1]
     gains = [p for p in network.parameters() if p.ndim <= 1]
     groups = [
@@ -25,8 +32,8 @@ def build_optimizer(
         {"params": gains, "weight_decay": 0.0},
     ]
     # `fused` updates all parameters in one kernel, on the CPU and on CUDA.
-    if name == "SGD":  # nnU-Net's recipe: Nesterov momentum 0.99 (Isensee et al. 2021)
-        sgd = SGD(groups, lr=learning_rate, momentum=0.99, nesterov=True, fused=True)
+    if name == "SGD":
+        sgd = SGD(groups, lr=learning_rate, momentum=momentum, nesterov=True, fused=True)
         # Otherwise made at the first step, and left without values if that one is not applied.
         for parameter in network.parameters():
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
