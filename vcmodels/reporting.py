@@ -1,5 +1,6 @@
 """How long work tells what it does: lines, progress bars and records, shown by whoever calls."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -8,6 +9,14 @@ Record = dict[str, Any]
 """JSON values by name: what was done since the record before."""
 Advance = Callable[[float, str], None]
 """Called with the amount of work just done and a short text to show beside the bar."""
+
+
+def is_follower() -> bool:
+    """Whether this is one of several processes of a job (torchrun's, say) but not the first.
+
+    The first speaks for all: what every one of them would say, it alone does.
+    """
+    return os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 class Reporter(Protocol):

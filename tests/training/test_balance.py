@@ -107,10 +107,10 @@ def test_a_stopped_run_continues_bit_for_bit(sheet_task, tmp_path, monkeypatch):
     parts = with_folder(sheet_task, tmp_path / "parts", **settings)
     original = Learner.train_step
 
-    def stop(self, batches):
+    def stop(self, batches, **kwargs):
         if self.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, batches)
+        return original(self, batches, **kwargs)
 
     with monkeypatch.context() as context:
         context.setattr(Learner, "train_step", stop)

@@ -74,10 +74,10 @@ def test_a_stopped_run_draws_and_learns_as_if_it_had_not(
     found = drawn_rows(monkeypatch)
     for stop in steps:
 
-        def train_step(self, batches, stop=stop):
+        def train_step(self, batches, stop=stop, **kwargs):
             if self.step == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return original(self, batches)
+            return original(self, batches, **kwargs)
 
         with monkeypatch.context() as context:
             context.setattr(Learner, "train_step", train_step)

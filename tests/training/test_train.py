@@ -56,10 +56,10 @@ def stop_after(monkeypatch, step: int) -> None:
     """Deliver SIGTERM in the middle of the given step."""
     original = Learner.train_step
 
-    def train_step(self, batches):
+    def train_step(self, batches, **kwargs):
         if self.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, batches)
+        return original(self, batches, **kwargs)
 
     monkeypatch.setattr(Learner, "train_step", train_step)
 
@@ -457,7 +457,7 @@ def build(task):
 
 
 def test_out_of_memory_is_one_line_with_a_remedy(sheet_task, monkeypatch):
-    def train_step(self, batches):
+    def train_step(self, batches, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Learner, "train_step", train_step)

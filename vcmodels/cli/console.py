@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from vcmodels.cli.json_lines import JsonLines
-from vcmodels.reporting import Advance, Record
+from vcmodels.reporting import Advance, Record, is_follower
 
 
 class Console:
@@ -32,7 +32,9 @@ class Console:
         self.write(line + "\n")
 
     def write(self, text: str) -> None:
-        """Write text as it is."""
+        """Write text as it is; of several processes of a job the first alone does."""
+        if is_follower():
+            return
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -52,7 +54,7 @@ class Console:
     @contextmanager
     def bar(self, name: str, total: float) -> Iterator[Advance]:
         """A bar towards `total`; a second one, inside the first, is drawn below it."""
-        if not sys.stderr.isatty():
+        if not sys.stderr.isatty() or is_follower():
             yield lambda _amount, _text: None
             return
         if self._progress is not None:

@@ -11,6 +11,7 @@ from vcmodels.config import Task
 from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.hard_order import HardOrder, draws_of_step
 from vcmodels.data.loader import Batch, batches
+from vcmodels.training.world import World
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,28 @@ class Feed:
     validation: PatchDataset | None
     task: Task
     device: torch.device
-    world: World = World()
+    world: World
     """The processes that share each step and each validation."""
 
     def train_batches(self, first_step: int, steps: int) -> Iterator[list[Batch]]:
-        """The micro-batches of `steps` optimiser steps from `first_step` on: one list a step."""
+        """The micro-batches of `steps` optimiser steps from `first_step` on: one list a step.
+
+        In a world of several processes each gets its share of the samples of every step.
+        """
         per_step = draws_of_step(self.task)
-        mine = self.world.share(per_step)
         groups: list[range] = []
         for step in range(first_step, first_step + steps):
-            groups += self._groups(range(step * per_step, (step + 1) * per_step)[as_slice(mine)])
+            draws = range(step * per_step, (step + 1) * per_step)
+            groups += self._groups(self.world.share(draws))
         stream = self._batches(self.training, groups)
         while micro := list(islice(stream, len(groups) // steps)):
             yield micro
 
     def validation_batches(self) -> Iterator[Batch]:
-        """All validation patches, in the same order every time."""
+        """This process' share of the validation patches, in the same order every time."""
         if self.validation is not None:
-            yield from self._batches(self.validation, range(len(self.validation)))
+            mine = self.world.share(range(len(self.validation)))
+            yield from self._batches(self.validation, self._groups(mine))
 
     @property
     def hard(self) -> HardOrder | None:
@@ -64,9 +69,11 @@ class Feed:
         if self.hard is not None and "hard" in state:
             self.hard.restore(state["hard"])
 
-    def _batches(self, dataset: PatchDataset, draws: range) -> Iterator[Batch]:
-        settings = self.task.tr_params
-        size = settings.batch_size
-        groups = [draws[first : first + size] for first in range(0, len(draws), size)]
-        workers = settings.num_dataloader_workers
+    def _groups(self, draws: range) -> list[range]:
+        """The draws of each batch."""
+        size = self.task.tr_params.batch_size
+        return [draws[first : first + size] for first in range(0, len(draws), size)]
+
+    def _batches(self, dataset: PatchDataset, groups: Sequence[range]) -> Iterator[Batch]:
+        workers = self.task.tr_params.num_dataloader_workers
         return batches(dataset, groups, workers=workers, device=self.device)

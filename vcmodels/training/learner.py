@@ -128,13 +128,23 @@ class Learner:
             names=list(self.targets),
             scaler=self.scaler,
             figures=torch.cat([sums, norm.detach()[None], known]),
-            sample_losses=torch.cat(of_samples) if of_samples else None,
+            sample_losses=self._of_all(of_samples),
         )
 
     def _totals(self, counts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Per target, how many voxels of the whole step count, over micro-batches and processes."""
         mine = [torch.cat([count[name] for count in counts]).sum() for name in self.targets]
         return dict(zip(self.targets, self.world.sum(torch.stack(mine)).unbind(), strict=True))
+
+    def _of_all(self, of_samples: Sequence[Tensor]) -> Tensor | None:
+        """The losses of all samples of the step, in the order of their draws; None without any."""
+        if not of_samples:
+            return None
+        mine = torch.cat(list(of_samples))
+        found = mine.new_zeros(self.settings.batch_size * self.settings.gradient_accumulation)
+        share = self.world.share(range(len(found)))
+        found[share.start : share.stop] = mine
+        return self.world.sum(found)
 
     def _syncing(self, is_last: bool) -> AbstractContextManager[None]:
         """Gradients travel with the last micro-batch alone."""

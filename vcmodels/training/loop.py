@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -50,9 +51,13 @@ class Loop:
     """What a checkpoint holds besides the changing state: task, normalisation, split, versions."""
     deadline: float = math.inf
     """When to stop, in seconds of `time.monotonic`."""
+    agreement: Event = field(default_factory=Event)
+    """Set once all processes know that one of them wants to stop: at the same step in each."""
 
     def save(self, path: Path) -> None:
         """Write the complete state; only the last and the best file keep their previous one."""
+        if not self.learner.world.is_first:
+            return
         keep = path in (self.run.last, self.run.best)
         counters = {"counters": vars(self.counters), "epoch": self.counters.epoch}
         state = {**self.learner.state(), **self.feed.state(), **counters}
@@ -78,7 +83,10 @@ class Loop:
         return self.stop.exit_code
 
     def must_stop(self) -> bool:
-        """Whether a signal came or the time is up."""
+        """Whether a signal came or the time is up; with several processes, as they have agreed."""
+        return self.agreement.is_set() if self.learner.world.size > 1 else self._wants_to_stop()
+
+    def _wants_to_stop(self) -> bool:
         return self.stop.is_stopped() or time.monotonic() >= self.deadline
 
     def _steps_of_epoch(self, advance: Advance) -> float:
@@ -112,7 +120,7 @@ class Loop:
 
     def _step(self, micro: list[Batch]) -> PendingResult:
         try:
-            return self.learner.train_step(micro)
+            return self.learner.train_step(micro, stops=self._wants_to_stop())
         except torch.OutOfMemoryError as error:
             settings = self.learner.settings
             raise RunError(
@@ -124,6 +132,8 @@ class Loop:
     def _end_step(self, begun: Begun, advance: Advance) -> None:
         """Read what a step reports, count it and show it."""
         result = begun.pending.read()
+        if result.stops:
+            self.agreement.set()
         self.counters.add(result)
         self.feed.take_losses(result.step - 1, result.sample_losses)
         self._watch(result, begun.places)
@@ -165,7 +175,7 @@ class Loop:
             self.save(self.run.numbered(self.counters.epoch))
         # Last: a run that is killed before repeats the end of this epoch, the other files included.
         self.save(self.run.last)
-        if is_kept:
+        if is_kept and self.learner.world.is_first:
             self.run.keep_only(settings.keep_checkpoints)
 
     def _report(self, losses: Mapping[str, float], found: Validation, waited: float) -> None:

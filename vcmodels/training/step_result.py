@@ -25,7 +25,7 @@ class StepResult:
     stops: bool
     """Whether some process of the world wants to stop: all of them learn it at the same step."""
     sample_losses: Sequence[float]
-    """Of each sample of this process in order; only for `sampling.hard`."""
+    """Of each sample of the step in order; only for `sampling.hard`."""
 
 
 class PendingResult:

@@ -3,6 +3,7 @@
 import math
 import platform
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vcmodels.config import Task
 from vcmodels.config.parameters import TrainingParams
 from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.folds import fold_volumes
+from vcmodels.data.hard_order import draws_of_step
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.patch_cache import load_or_find_patches
 from vcmodels.data.planning import open_planned
@@ -24,7 +26,7 @@ from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
-from vcmodels.training.board import Board, cut_json_lines
+from vcmodels.training.board import cut_json_lines
 from vcmodels.training.class_weights import count_or_recall, weighted_targets
 from vcmodels.training.counters import Counters
 from vcmodels.training.feed import Feed
@@ -32,6 +34,9 @@ from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.siblings import begun_sibling, require_alike
+from vcmodels.training.world import World, local_device
+from vcmodels.training.sinks import open_board
+from vcmodels.training.wandb_writer import require_wandb
 from vcmodels.volumes import expand_location
 
 COMPILE_REPAYS_AFTER_STEPS = 300
@@ -60,9 +65,13 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
     deadline = time.monotonic() + 60 * (settings.max_minutes or math.inf)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    device = choose_device(settings.device, "tr_params.device")
-    events, _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
-    with StopSignals() as stop, RunFolder(task) as run:
+    device = choose_device(local_device(settings.device), "tr_params.device")
+    _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
+    require_wandb(task)
+    world, run = World.join(device), RunFolder(task)
+    with StopSignals() as stop, ExitStack() as held, world.together():
+        held.callback(world.leave)
+        world.once(lambda: held.enter_context(run) and None)
         resumed = None if restart else run.newest_checkpoint()
         if resumed is not None and resumed.state["epoch"] >= settings.max_epoch:
             reporter.say(f"{run.path}: already complete ({settings.max_epoch} epochs)")
@@ -74,31 +83,32 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         task, volumes = open_planned(task, reporter, recorded)
         run.task, settings = task, task.tr_params
         require_alike(task, volumes, reporter)
-        volumes = fold_volumes(task, volumes, reporter)
-        refuse_too_large(task, volumes, device)
+        fitting = volumes
+        volumes = world.once(lambda: fold_volumes(task, fitting, reporter))
+        refuse_too_large(task, volumes, device, world)
         say_missing(volumes, reporter)
         first = volumes[0]
         torch.manual_seed(settings.seed)
         network = task.model.build(first.channels, task.heads, settings.patch_size, first.spacing)
-        learner = Learner(network, task, settings.max_epoch * settings.max_steps_per_epoch, device)
+        total_steps = settings.max_epoch * settings.max_steps_per_epoch
+        learner = Learner(network, task, total_steps, device, world)
         counters = start(learner, resumed, given, reporter)  # all that may be refused is above
-        if restart and (aside := run.move_aside()) is not None:
-            reporter.say(f"moved the earlier run to {aside}")
-
-        if resumed is None:  # a split that nothing was trained with binds nobody
-            (run.path / "splits.json").unlink(missing_ok=True)
-        patches = load_or_find_patches(task, volumes, reporter)
-        split = load_or_split(task, volumes, patches, reporter)
-        reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
+        world.once(lambda: begin_anew(run, reporter, restart=restart) if resumed is None else None)
+        split = world.once(lambda: find_and_split(task, volumes, reporter))
         if source is not None:  # the weights are used to these intensities
             normalization = Normalization.from_dict(source.state["normalization"])
         else:
-            normalization = fit_normalization(task, volumes, split.train_regions)
+            normalization = world.once(
+                lambda: fit_normalization(task, volumes, split.train_regions)
+            )
         continued = resumed or (None if settings.load_weights_only else given)
         saved = continued.state.get("class_counts", {}) if continued is not None else {}
-        counts = count_or_recall(task, volumes, split.train_regions, saved, reporter)
+        counts = world.once(
+            lambda: count_or_recall(task, volumes, split.train_regions, saved, reporter)
+        )
         learner.targets |= weighted_targets(task, counts, reporter)
-        run.write_task()
+        if world.is_first:
+            run.write_task()
         if compile_pays(learner):
             learner.compile(reporter.say)
 
@@ -107,16 +117,32 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             "split": split.to_dict(),
             "class_counts": counts,
         }
-        feed = Feed(*datasets(task, volumes, split, normalization), task, device)
+        feed = Feed(*datasets(task, volumes, split, normalization), task, device, world)
         if continued is not None and continued.state["split"] == facts["split"]:
             feed.restore(continued.state)
-        board = Board(events, learner.step, reporter.say)
+        board = open_board(task, learner.step, reporter.say)
         cut_json_lines(run.log, learner.step)
         try:
             loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
             return loop.train()
         finally:
             board.close()
+
+
+def begin_anew(run: RunFolder, reporter: Reporter, *, restart: bool) -> None:
+    """Clear the folder for a new run: with `restart` of an earlier one, which is moved aside."""
+    if restart and (aside := run.move_aside()) is not None:
+        reporter.say(f"moved the earlier run to {aside}")
+    # A split that nothing was trained with binds nobody.
+    (run.path / "splits.json").unlink(missing_ok=True)
+
+
+def find_and_split(task: Task, volumes: list[TaskVolume], reporter: Reporter) -> Split:
+    """The patches of the task, divided into those to train on and those to validate with."""
+    patches = load_or_find_patches(task, volumes, reporter)
+    split = load_or_split(task, volumes, patches, reporter)
+    reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
+    return split
 
 
 def lasting_facts(task: Task, first: TaskVolume, learner: Learner) -> dict[str, Any]:
@@ -132,17 +158,26 @@ def lasting_facts(task: Task, first: TaskVolume, learner: Learner) -> dict[str, 
     }
 
 
-def refuse_too_large(task: Task, volumes: list[TaskVolume], device: torch.device) -> None:
+def refuse_too_large(
+    task: Task, volumes: list[TaskVolume], device: torch.device, world: World
+) -> None:
     """Compare what a step is estimated to need with what the device has, before allocating it.
 
     Raises:
-        TaskError: it cannot fit.
+        TaskError: it cannot fit, or there are more processes than samples in a step.
     """
-    settings = task.tr_params
+    settings, samples = task.tr_params, draws_of_step(task)
+    if samples < world.size:
+        raise TaskError(
+            "tr_params.batch_size",
+            f"a step has {samples} samples, for {world.size} processes",
+            "make batch_size or gradient_accumulation larger, or start fewer processes",
+        )
     first = volumes[0]
     memory = task.model.estimate(first.channels, task.heads, settings.patch_size, first.spacing)
+    batch = min(settings.batch_size, math.ceil(samples / world.size))
     value = 4 if choose_amp(settings.amp, device) is None else 2
-    needed, there = memory.step_bytes(settings.batch_size, value), memory_bytes(device)
+    needed, there = memory.step_bytes(batch, value), memory_bytes(device)
     if needed > ESTIMATE_SLACK * there:
         raise TaskError(
             "tr_params.batch_size",
@@ -264,4 +299,5 @@ def versions(learner: Learner) -> dict[str, str | int | bool]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
+        "processes": learner.world.size,
     }

@@ -41,7 +41,8 @@ def validate(
     """Run the best network over `batches`; losses are means over all voxels that count.
 
     Args:
-        learner: whose best network is measured.
+        learner: whose best network is measured. In a world of several processes all of them call
+            this, each with its share of the batches, and get the same figures.
         batches: of validation patches.
         is_stopped: asked after each batch; what a stopped validation returns is of no use.
     """
@@ -63,6 +64,7 @@ def validate(
                 rows[name] += panel_rows(target, batch.image, label, valid, prediction)
         if is_stopped():
             break
+    losses, counts, sums = _together(learner.world.gather((dict(losses), dict(counts), sums)))
     means = {name: losses[name] / count for name, count in counts.items() if count}
     metrics = {
         name: target.summarise(sums[name]) for name, target in learner.targets.items() if sums[name]
@@ -70,6 +72,20 @@ def validate(
     total = sum(learner.targets[name].weight * value for name, value in means.items())
     panels = {name: np.concatenate(found[:PANEL_PATCHES]) for name, found in rows.items() if found}
     return Validation(total, means, metrics, panels)
+
+
+def _together(
+    parts: Sequence[tuple[dict[str, float], dict[str, float], dict[str, Sums]]],
+) -> tuple[dict[str, float], dict[str, float], dict[str, Sums]]:
+    """The losses, voxels and sums of all processes."""
+    losses, counts, sums = parts[0]
+    for more_losses, more_counts, more_sums in parts[1:]:
+        for total, more in ((losses, more_losses), (counts, more_counts)):
+            for name, value in more.items():
+                total[name] = total.get(name, 0.0) + value
+        for name, more in more_sums.items():
+            _add(sums[name], more)
+    return losses, counts, sums
 
 
 def _add(sums: Sums, more: Sums) -> None:

@@ -1,7 +1,8 @@
 """The processes of one training, which `torchrun` starts: who is who, and what they tell each other."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from vcmodels.errors import RefusedError, VcmodelsError
+from vcmodels.errors import RefusedError, RunError, VcmodelsError
 
 Result = TypeVar("Result")
 
@@ -51,15 +52,24 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def gather(self, value: Result) -> list[Result]:
+        """The values of all processes, in order; small ones, for they travel as pickles."""
+        if self.size == 1:
+            return [value]
+        found: list[Result | None] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found  # pyright: ignore[reportReturnType]
+
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes."""
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad = self.sum(parameter.grad) / self.size
 
-    def share(self, count: int) -> range:
-        """Which of `count` things are for this process: about as many for each, in order."""
-        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+    def share(self, numbers: range) -> range:
+        """Those that are for this process: consecutive ones, about as many for each process."""
+        first, end = (rank * len(numbers) // self.size for rank in (self.rank, self.rank + 1))
+        return numbers[first:end]
 
     def once(self, work: Callable[[], Result]) -> Result:
         """What `work` gives, or raises, in the first process; the others wait for it.
@@ -74,11 +84,31 @@ class World:
             try:
                 told = [work()]
             except VcmodelsError as error:
-                told = [error]
+                dist.broadcast_object_list([error], device=torch.device("cpu"))
+                raise
         dist.broadcast_object_list(told, device=torch.device("cpu"))
         if isinstance(told[0], VcmodelsError):
             raise told[0]
         return told[0]  # pyright: ignore[reportReturnType]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Say in one line when work ends because another process has.
+
+        Raises:
+            RunError: the connection to another process is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            # Of gloo there is no type of its own.
+            if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+                raise
+            raise RunError(
+                f"process {self.rank} of {self.size}",
+                "another process of this training has ended",
+                "see what it said; the same command continues from the last checkpoint",
+            ) from error
 
     def leave(self) -> None:
         """Close the connections."""
