@@ -75,7 +75,7 @@ def test_how_a_training_ended_is_recorded(run, error, outcome):
     if error is None:
         attempt()
     else:
-        with pytest.raises(type(error), match="."):
+        with pytest.raises(type(error), match=r"."):
             attempt()
     (start,) = read_starts(run.path)
     assert start["device"] == "cpu"

@@ -88,6 +88,7 @@ def _sections(schema: Schema) -> Iterator[str]:
     yield _table("`sampling`", definitions["SamplingConfig"], schema)
     yield _table("`folds`", definitions["FoldConfig"], schema)
     yield _table("`early_stopping`", definitions["EarlyStopping"], schema)
+    yield _table("`wandb`", definitions["WandbConfig"], schema)
     yield _table("`mixup`", definitions["Mixup"], schema)
     yield _table("`skip`", definitions["Skip"], schema)
     yield _table("`tta`", definitions["Tta"], schema)

@@ -15,6 +15,7 @@ from vcmodels.config.recipes import (
     recipe_value,
 )
 from vcmodels.config.sampling import FoldConfig
+from vcmodels.config.tracking import WandbConfig
 from vcmodels.config.values import (
     Amp,
     BatchSize,
@@ -143,6 +144,8 @@ class TrainingParams(Section):
     """How many of those stay; the last and the best always do."""
     tensorboard_log_dir: Location | None = None
     """Where TensorBoard events go; `<run folder>/tensorboard` when null."""
+    wandb: WandbConfig | None = None
+    """Weights & Biases, beside TensorBoard; off when null."""
 
     num_dataloader_workers: Workers = 4
     """Processes that read patches; 0 reads in the training process."""

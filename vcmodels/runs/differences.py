@@ -14,9 +14,9 @@ def differing_keys(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[object]
     Args:
         tasks: JSON values. Lists of blocks are compared block by block, other lists as a whole.
     """
-    leaves = [dict(_leaves(task)) for task in tasks]
-    keys = dict.fromkeys(key for one in leaves for key in one)
-    values = {key: [one.get(key, ABSENT) for one in leaves] for key in keys}
+    flat = [dict(leaves(task)) for task in tasks]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    values = {key: [one.get(key, ABSENT) for one in flat] for key in keys}
     return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
 
 
@@ -26,7 +26,8 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:60]}..."
 
 
-def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of all that is in a JSON value; lists of blocks are gone through."""
     named: list[tuple[object, object]] = []
     if isinstance(value, Mapping):
         named = list(cast(Mapping[object, object], value).items())
@@ -35,4 +36,4 @@ def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
     if not named:
         yield key, value
     for name, inner in named:
-        yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+        yield from leaves(inner, f"{key}.{name}" if key else str(name))

@@ -1,63 +1,87 @@
-"""What a run writes for people: TensorBoard events and `log.jsonl`. Neither may stop a training."""
+"""What a run writes for people: curves and pictures, and `log.jsonl`. None may stop a training."""
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
 from vcmodels.volumes.files import write_atomic
 
 
-class Board:
-    """Scalars and pictures by optimiser step; the first failure is said, later ones are dropped.
-
-    A full disk raises in the middle of `add_scalar`; losing a curve is no reason to lose the run.
-    """
-
-    def __init__(self, folder: Path, step: int, say: Callable[[str], None]) -> None:
-        self.say = say
-        self.writer: SummaryWriter | None = None
-        # Steps after `step` of an earlier, killed run are hidden: a curve never doubles back.
-        self._try(lambda: self._open(folder, step))
-
-    def _open(self, folder: Path, step: int) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
-
-    def _try(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            self.say(f"TensorBoard is off from here on: {error}")
-            self.writer = None
+class Writer(Protocol):
+    """One place where curves and pictures are shown, by optimiser step."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Add one point to each curve; values that are not finite are left out."""
-        for tag, value in values.items():
-            if self.writer is not None and math.isfinite(value):
-                writer = self.writer
-                self._try(lambda w=writer, t=tag, v=value: w.add_scalar(t, v, step))
+        """Add one point to each curve."""
+        ...
 
     def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
         """Add pictures, (H, W, 3) float32 in [0, 1]."""
-        for tag, picture in pictures.items():
-            if self.writer is not None:
-                writer = self.writer
-                self._try(
-                    lambda w=writer, t=tag, p=picture: w.add_image(t, p, step, dataformats="HWC")
-                )
+        ...
 
     def flush(self) -> None:
-        """Bring what was added to disk, so that a viewer beside the run sees it."""
-        if self.writer is not None:
-            self._try(self.writer.flush)
+        """Bring what was added to where a viewer beside the run sees it."""
+        ...
 
-    def close(self) -> None:
+    def close(self, *, is_failed: bool) -> None:
         """Flush and close."""
-        if self.writer is not None:
-            self._try(self.writer.close)
+        ...
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A writer that is still to be opened."""
+
+    name: str
+    open: Callable[[], Writer]
+    failures: tuple[type[Exception], ...] = (OSError,)
+    """What it raises when it cannot go on."""
+
+
+class Board:
+    """Tells everything to all writers; one that fails is said and left out from then on.
+
+    A full disk raises in the middle of `add_scalar`, and a network goes down; losing a curve is no
+    reason to lose the run.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
+        self.say = say
+        self.writers: dict[Sink, Writer] = {}
+        for sink in sinks:
+            self._try(sink, lambda s=sink: self.writers.update({s: s.open()}))
+
+    def _try(self, sink: Sink, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except sink.failures as error:
+            self.say(f"{sink.name} is off from here on: {error or type(error).__name__}")
+            self.writers.pop(sink, None)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add one point to each curve; values that are not finite are left out."""
+        finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
+        for sink, writer in list(self.writers.items()):
+            self._try(sink, lambda w=writer: w.scalars(finite, step))
+
+    def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
+        """Add pictures, (H, W, 3) float32 in [0, 1]."""
+        for sink, writer in list(self.writers.items()):
+            self._try(sink, lambda w=writer: w.pictures(pictures, step))
+
+    def flush(self) -> None:
+        """Bring what was added to where a viewer beside the run sees it."""
+        for sink, writer in list(self.writers.items()):
+            self._try(sink, writer.flush)
+
+    def close(self, *, is_failed: bool = False) -> None:
+        """Flush and close."""
+        for sink, writer in list(self.writers.items()):
+            self._try(sink, lambda w=writer: w.close(is_failed=is_failed))
 
 
 def cut_json_lines(path: Path, step: int) -> None:
@@ -75,7 +99,7 @@ def _step_of(line: str) -> float:
     """The step of a line; infinite for one that a kill left without its end."""
     try:
         return json.loads(line)["step"]
-    except ValueError:
+    except (ValueError, TypeError, LookupError):
         return math.inf
 
 
