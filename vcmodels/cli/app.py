@@ -15,6 +15,7 @@ from vcmodels.cli.patches import patches
 from vcmodels.cli.preview import preview
 from vcmodels.cli.reproduce import reproduce
 from vcmodels.cli.runs import runs
+from vcmodels.cli.train import train
 from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
@@ -54,25 +55,7 @@ def _refuse_arguments(error: Exception, session: Session) -> NoReturn:
     raise RefusedError(command, message, f"see {command} --help") from error
 
 
-@app.command()
-def train(
-    context: typer.Context,
-    task: TaskFile,
-    set_: Overrides = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Move an earlier run aside and begin anew.")
-    ] = False,
-    debug: Debug = False,
-) -> int:
-    """Train, or continue the run that the run folder holds."""
-    from vcmodels import training
-
-    console = Console()
-    context.obj.begin()
-    loaded = load(task, set_, console)
-    code = training.train(loaded, reporter=console, restart=restart)
-    console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
-    return code
+app.command()(train)
 
 
 @app.command()

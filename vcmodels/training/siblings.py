@@ -21,7 +21,7 @@ def siblings(task: Task) -> list[tuple[int, Path, Task]]:
     folds = task.tr_params.folds
     if folds is None or folds.index is None or task.run_dir.name != fold_name(folds.index):
         return []
-    return [found for found in _begun(task.run_dir.parent) if found[0] != folds.index]
+    return [found for found in begun_folds(task.run_dir.parent) if found[0] != folds.index]
 
 
 def begun_sibling(task: Task) -> Task | None:
@@ -72,7 +72,8 @@ def _require_one_division(
             raise TaskError(str(folder), found, _REMEDY)
 
 
-def _begun(folder: Path) -> Iterator[tuple[int, Path, Task]]:
+def begun_folds(folder: Path) -> Iterator[tuple[int, Path, Task]]:
+    """Number, folder and resolved task of every fold in the folder of a cross-validation."""
     for place in sorted(folder.glob(f"{fold_name(0)[:-1]}*/task.json")):
         with suppress(OSError, ValueError, RecursionError, TaskError):
             task = parse_task(read_json(place), str(place))[0]

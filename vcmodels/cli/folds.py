@@ -1,0 +1,45 @@
+"""Options about the folds of a cross-validation, which commands share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vcmodels.cli.arguments import load
+from vcmodels.cli.console import Console
+
+if TYPE_CHECKING:
+    from vcmodels.config import Task
+
+FoldCount = Annotated[
+    int | None,
+    typer.Option("--folds", min=2, max=100, metavar="K", help="Cross-validate with K folds."),
+]
+Fold = Annotated[
+    int | None, typer.Option("--fold", min=0, metavar="I", help="Only this fold, from 0.")
+]
+
+
+def with_folds(overrides: Sequence[str] | None, count: int | None) -> list[str]:
+    """The overrides, with the one that `--folds` stands for before them."""
+    given = [] if count is None else [f"tr_params.folds.count={count}"]
+    return [*given, *(overrides or ())]
+
+
+def load_one(
+    path: Path, overrides: Sequence[str] | None, console: Console, fold: int | None
+) -> "Task":
+    """Read a task file; of a cross-validation one fold, the first if none is named.
+
+    Raises:
+        RefusedError: there is no such fold.
+    """
+    from vcmodels.config.folds import fold_task, is_cross_validation  # late, as in `load`
+
+    task = load(path, list(overrides or ()), console)
+    if fold is None and is_cross_validation(task):
+        assert task.tr_params.folds
+        fold = 0
+        console.say(f"fold 0 of {task.tr_params.folds.count}; --fold shows another")
+    return task if fold is None else fold_task(task, fold)

@@ -1,0 +1,58 @@
+"""The command `train`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.console import Console
+from vcmodels.cli.folds import Fold, FoldCount, with_folds
+from vcmodels.errors import RefusedError
+
+if TYPE_CHECKING:
+    from vcmodels.config import Task
+
+
+def train(
+    context: typer.Context,
+    task: TaskFile,
+    set_: Overrides = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Move an earlier run aside and begin anew.")
+    ] = False,
+    folds: FoldCount = None,
+    fold: Fold = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, max=100, metavar="N", help="Train N folds at once.")
+    ] = 1,
+    debug: Debug = False,
+) -> int:
+    """Train, or continue the run that the run folder holds; with folds, one run for each."""
+    from vcmodels import training
+    from vcmodels.config.folds import fold_task, is_cross_validation
+
+    console = Console()
+    context.obj.begin()
+    overrides = with_folds(set_, folds)
+    loaded = load(task, overrides, console)
+    if fold is None and is_cross_validation(loaded):
+        words = ["train", str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
+        return _train_all(loaded, words, jobs=jobs, restart=restart, console=console)
+    if jobs != 1:
+        raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
+    loaded = loaded if fold is None else fold_task(loaded, fold)
+    code = training.train(loaded, reporter=console, restart=restart)
+    console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
+    return code
+
+
+def _train_all(
+    task: "Task", words: list[str], *, jobs: int, restart: bool, console: Console
+) -> int:
+    """Train all folds, and say how they compare; the exit code."""
+    from vcmodels.workflows.cross_validation import cross_validate
+
+    code = cross_validate(task, words, jobs=jobs, restart=restart, reporter=console)
+    curves = task.tensorboard_dir if task.tr_params.tensorboard_log_dir else task.run_dir
+    console.say(f"curves: tensorboard --logdir {curves}")
+    return code

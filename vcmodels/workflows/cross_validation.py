@@ -1,0 +1,143 @@
+"""All folds of a cross-validation: each a training in a process of its own."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+
+from vcmodels.config import Task
+from vcmodels.config.folds import fold_task
+from vcmodels.data.folds import all_folds
+from vcmodels.data.planning import open_planned
+from vcmodels.data.volumes import TaskVolume
+from vcmodels.errors import RefusedError
+from vcmodels.reporting import Reporter
+from vcmodels.stopping import StopSignals
+from vcmodels.training.run_folder import RunFolder
+from vcmodels.training.siblings import begun_folds
+from vcmodels.workflows.processes import Child, run_all
+
+MOST_NAMED = 4
+
+
+def cross_validate(
+    task: Task,
+    words: Sequence[str],
+    *,
+    jobs: int = 1,
+    restart: bool = False,
+    reporter: Reporter,
+) -> int:
+    """Train the folds of a task, or continue each where it stands.
+
+    What one command per fold would do comes out: the processes are those commands. A fold that fails
+    does not keep the others from being trained.
+
+    Args:
+        task: the resolved task, with all its folds.
+        words: the command line that trains it, behind `vcmodels`, without `--fold`.
+        jobs: how many folds are trained at once; they divide cores, CUDA devices and loaders.
+        restart: move what there is of every fold aside.
+        reporter: told the folds, and which failed.
+
+    Returns:
+        0, 1 when a fold failed, or 128 + signal after one.
+
+    Raises:
+        RefusedError: the task or its volumes do not allow it, or a run folder is in use.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        found = "torchrun trains one fold at a time"
+        raise RefusedError("--folds", found, "give it one with --fold, or leave torchrun out")
+    folds = task.tr_params.folds
+    assert folds is not None
+    begun = None if restart else next((one for _, _, one in begun_folds(task.run_dir)), None)
+    full, volumes = open_planned(task, reporter, begun)
+    for line in fold_lines(all_folds(full, volumes, reporter)):
+        reporter.say(line)
+    if restart:
+        _move_aside(full, reporter)
+    words = [*words, *_planned_sizes(task, full), *_shares(task, jobs)]
+    environments = _devices(task, jobs)
+
+    def start(index: int) -> Callable[[int], Child]:
+        def begin(place: int) -> Child:
+            reporter.say(f"fold {index} of {folds.count}: {fold_task(full, index).run_dir}")
+            say = (lambda line: reporter.say(f"fold {index}: {line}")) if jobs > 1 else None
+            return Child([*words, "--fold", str(index)], environments[place], say)
+
+        return begin
+
+    with StopSignals() as stop:
+        stop.defer()
+        codes = run_all({index: start(index) for index in range(folds.count)}, jobs, stop)
+    if stop.is_stopped():
+        reporter.say("stopped; the same command continues")
+        return stop.exit_code
+    failed = [index for index, code in sorted(codes.items()) if code]
+    for index in failed:
+        reporter.say(
+            f"fold {index} failed (exit code {codes[index]}); the same command continues it"
+        )
+    return 1 if failed else 0
+
+
+def fold_lines(folds: Sequence[Sequence[TaskVolume]]) -> list[str]:
+    """Which volumes each fold validates on, a line each."""
+    lines: list[str] = []
+    for index, volumes in enumerate(folds):
+        held = [volume for volume in volumes if volume.split == "val"]
+        names = [volume.name for volume in held[:MOST_NAMED]]
+        more = [f"and {len(held) - MOST_NAMED} more"] if len(held) > MOST_NAMED else []
+        voxels = sum(volume.region.voxels for volume in held)
+        listed = ", ".join([*names, *more])
+        lines.append(f"fold {index} validates on {listed} ({voxels:,} voxels)")
+    return lines
+
+
+def _move_aside(task: Task, reporter: Reporter) -> None:
+    """Rename the earlier runs of all folds, when none of them is in use."""
+    folds = task.tr_params.folds
+    assert folds is not None
+    every = [fold_task(task, index) for index in range(folds.count)]
+    with ExitStack() as stack:
+        runs = [stack.enter_context(RunFolder(one)) for one in every if one.run_dir.is_dir()]
+        for run in runs:
+            if (aside := run.move_aside()) is not None:
+                reporter.say(f"moved the earlier run to {aside}")
+
+
+def _planned_sizes(task: Task, full: Task) -> list[str]:
+    """Overrides that give every fold the sizes that were planned here."""
+    before, now = task.tr_params, full.tr_params
+    words: list[str] = []
+    if before.given_patch_size is None:
+        words += ["--set", f"tr_params.patch_size={json.dumps(now.patch_size)}"]
+    if before.given_batch_size is None:
+        words += ["--set", f"tr_params.batch_size={now.batch_size}"]
+    return words
+
+
+def _shares(task: Task, jobs: int) -> list[str]:
+    """Overrides by which trainings at once divide the cores and the loading processes."""
+    if jobs == 1:
+        return []
+    settings, words = task.tr_params, list[str]()
+    if settings.threads is None:
+        words += ["--set", f"tr_params.threads={max(1, torch.get_num_threads() // jobs)}"]
+    if settings.num_dataloader_workers > 1:
+        workers = max(1, settings.num_dataloader_workers // jobs)
+        words += ["--set", f"tr_params.num_dataloader_workers={workers}"]
+    return words
+
+
+def _devices(task: Task, jobs: int) -> list[Mapping[str, str]]:
+    """For each of the trainings at once, which CUDA device it sees; all, if it is the only one."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if jobs == 1 or count < 2 or task.tr_params.device not in ("auto", "cuda"):
+        return [{}] * jobs
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": names[place % len(names)]} for place in range(jobs)]
