@@ -30,22 +30,54 @@ work.run(options={"overwrite": True}, **settings)
 print(resident("VmHWM") - before)
 """
 
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from tests.inference.conftest import Workplace
+from vcmodels.inference.meter import peak_bytes
+torch.set_num_threads(1)
+class Convolved(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = (nn.Conv3d(*c, 3, padding=1) for c in ((1, 8), (8, 1)))
+    def forward(self, image, targets):
+        return dict.fromkeys(targets, (self.last(self.first(image)),))
+work = object.__new__(Workplace)
+work.folder, work.store, work.network = Path(sys.argv[1]), sys.argv[1] + "/input.zarr", Convolved()
+is_dry = sys.argv[2] == "plan"
+settings = {"patch_size": [48] * 3, "output_chunks": [64] * 3, "memory": 1, "compile": False,
+            "pyramid": "auto"}
+report = work.run(options={"dry_run": is_dry}, **settings)
+print(report.estimate.memory_bytes if is_dry else peak_bytes())
+"""
+
 
 def growth(folder, shape, memory):
     """MiB that a prediction of a volume takes at most over the loaded process."""
+    fill(folder, shape)
+    return answer(CHILD, folder, memory)
+
+
+def fill(folder, shape):
     array = create_array(
         str(folder / "input.zarr"), "raw", shape=shape, chunks=(64,) * 3, dtype=np.float32
     )
     for z in range(0, shape[0], 64):
         array.write(Box((z, 0, 0), (64, *shape[1:])), np.ones((1, 64, *shape[1:]), np.float32))
-    answer = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder), str(memory)],
+
+
+def answer(code, folder, argument):
+    """The number that code says in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(argument)],
         check=True,
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    return float(answer.stdout)
+    return float(done.stdout)
 
 
 @pytest.mark.slow
@@ -55,3 +87,10 @@ def test_memory_keeps_to_its_budget_and_does_not_grow_with_the_volume(tmp_path):
     assert max(found) < 1.1 * 0.06e9 / 2**20, found
     # How far the threads happen to be apart shows, and what the allocator keeps.
     assert max(found) < 1.25 * min(found) + 8, found
+
+
+@pytest.mark.slow
+def test_the_dry_run_knows_the_peak(tmp_path):
+    fill(tmp_path, (128, 512, 384))
+    planned, real = (answer(PEAK, tmp_path, what) for what in ("plan", "run"))
+    assert planned == pytest.approx(real, rel=0.1)

@@ -76,7 +76,7 @@ def _build(
     should_stop: Callable[[], bool],
 ) -> bool:
     """Write blocks and note each; false when stopped before the last."""
-    threads = max(1, min(threads, int(MOST_BYTES // work.block_bytes)))
+    threads = most_threads(threads, work.block_bytes)
     todo = iter(blocks)
     with ThreadPoolExecutor(threads, thread_name_prefix="pyramid") as pool:
         while batch := list(islice(todo, 8 * threads)):  # few at a time: a stop waits for them
@@ -86,6 +86,18 @@ def _build(
             if should_stop():
                 return next(todo, None) is None
     return True
+
+
+def block_bytes(block: Shape, chunk: Shape, factor: Shape, channels: int, dtype: np.dtype) -> int:
+    """Memory for one block at a time: what is stored, and float32 of a few planes."""
+    stored = prod(block) + prod(factor) * prod(chunk)
+    floats = 4 * 4 * prod(factor) * ENCODED_DEPTH * prod(chunk[1:])
+    return channels * (stored * dtype.itemsize + floats)
+
+
+def most_threads(threads: int, bytes_of_each: int) -> int:
+    """How many of the threads may work at once."""
+    return max(1, min(threads, int(MOST_BYTES // bytes_of_each)))
 
 
 class _LevelWork:
@@ -99,10 +111,9 @@ class _LevelWork:
 
     @property
     def block_bytes(self) -> int:
-        """Memory for one block at a time: what is stored, and float32 of a few planes."""
-        stored = prod(self.block) + prod(self.factor) * prod(self.chunk)
-        floats = 4 * 4 * prod(self.factor) * ENCODED_DEPTH * prod(self.chunk[1:])
-        return self.output.channels * (stored * self.output.dtype.itemsize + floats)
+        """Memory for one block at a time."""
+        channels, dtype = self.output.channels, self.output.dtype
+        return block_bytes(self.block, self.chunk, self.factor, channels, dtype)
 
     def blocks(self) -> list[Box]:
         """Those under which anything is stored, in order."""

@@ -174,22 +174,26 @@ class Footprint:
     def __call__(self, y: int, x: int) -> int:
         """Bytes for a column with these edges."""
         y, x = min(y, self.grid.extent[1]), min(x, self.grid.extent[2])
-        return self._sums(y, x) + self._slabs(y, x) + self._input(y, x)
+        return self.sums(y, x) + self._slabs(y, x) + self._input(y, x)
 
-    def _sums(self, y: int, x: int) -> int:
+    def sums(self, y: int, x: int) -> int:
+        """Those of them that are kept on the device."""
         depth, height, _ = self.grid.patch
         steps = self.grid.longest_step(0) * self.grid.longest_step(1)
         rows = depth * height + (WAITING_ROWS + 1) * steps
-        return 4 * self.averaged_channels * x * (self.grid.most_shared(0) * y + rows)
+        area = x * (self.grid.most_shared(0) * y + rows)
+        return 4 * self.averaged_channels * (area + prod(self.grid.patch))
 
     def _slabs(self, y: int, x: int) -> int:
-        layers = -(-self.grid.longest_step(0) // self.block[0])
-        return self.stored_bytes * layers * self.block[0] * (y + 2 * self.block[1]) * x
+        """A layer of bricks that is begun; where a row is, also those that it completes."""
+        depth, height, _ = self.block
+        completed = -(-self.grid.longest_step(0) // depth)
+        return self.stored_bytes * depth * (y + 2 * completed * height) * x
 
     def _input(self, y: int, x: int) -> int:
         """Whole layers of tiles, but for the last, of which rows come as those of the first go."""
-        patch = self.grid.patch
-        width, height = x + 2 * patch[2], y + 2 * patch[1]
+        patch, extent = self.grid.patch, self.grid.extent
+        width, height = min(x + 2 * patch[2], extent[2]), min(y + 2 * patch[1], extent[1])
         total = 0
         for volume in self.inputs:
             tile = tile_shape(volume)
