@@ -40,7 +40,8 @@ class Forward:
         self.network, self.targets = network, targets
         self.device, self.amp = device, amp
         self.batch = 1 if device.type == "cpu" else batch
-        self._layout = torch.contiguous_format if amp is None else torch.channels_last_3d
+        is_plain = amp is None and device.type != "cpu"
+        self._layout = torch.contiguous_format if is_plain else torch.channels_last_3d
 
     @property
     def is_compiled(self) -> bool:

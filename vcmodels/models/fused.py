@@ -1,0 +1,131 @@
+"""The same network in fewer passes over the activations, for prediction on a CPU.
+
+Every convolution on a CPU runs near the peak of its arithmetic units, so what can be saved is
+arithmetic, and passes over what lies between. Both need no compiler:
+
+- Upsampling and the convolution that follows it are linear, so they are one transposed convolution
+  with composed weights: 8 products in place of 29 for each voxel and pair of channels.
+- Pooling and the 1x1x1 convolution after it are one strided convolution.
+- Instance norm of a single sample is batch norm, which torch computes channels-last in two passes.
+"""
+
+from copy import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vcmodels.models.blocks import SLOPE, ConvBlock, InstanceNorm, ResidualBlock
+from vcmodels.models.residual_unet import DecoderLevel
+
+
+def fused(module: nn.Module) -> nn.Module:
+    """A module of the same function up to rounding, for one sample at a time and without gradients.
+
+    Its weights are those of `module`, except for those that are composed. A module that has none of
+    our blocks is returned itself. Tensors are to be channels-last.
+    """
+    for kind, fuse in _FUSED.items():
+        if isinstance(module, kind):
+            return fuse(module)
+    parts = {name: fused(part) for name, part in module.named_children()}
+    if all(part is module.get_submodule(name) for name, part in parts.items()):
+        return module
+    twin = copy(module)  # which shares all else with the original
+    twin._modules = {**module._modules, **parts}
+    return twin
+
+
+class FusedNorm(nn.Module):
+    """`InstanceNorm` of one sample."""
+
+    def __init__(self, norm: InstanceNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, C, Z, Y, X) -> the same shape and dtype."""
+        assert len(x) == 1, "batch norm would mix samples"
+        mean, variance = moments(x)
+        weight, bias = self.norm.weight, self.norm.bias
+        if self.norm.gate is not None:
+            gate = self.norm.gate(mean[None], variance[None])[0]
+            weight, bias = weight * gate, bias * gate
+        return F.batch_norm(x, mean, variance, weight, bias, eps=self.norm.eps)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel, (C,) float32, of a channels-last (1, C, Z, Y, X).
+
+    Those of each plane of constant x are taken first, as if its voxels were channels, and merged:
+    torch adds up all voxels of a channel one by one, which for 64^3 is off by 3e-4, and slower.
+    """
+    channels, length = x.shape[1], x.shape[4]
+    planes = x.movedim(1, -1).flatten(3).movedim(-1, 1)
+    unused = torch.zeros(length * channels)  # float32, so that the result is
+    means, variances = torch.batch_norm_update_stats(planes, unused, unused, 0.0)
+    means, variances = means.view(length, channels), variances.view(length, channels)
+    between, mean = torch.var_mean(means, dim=0, correction=0)
+    return mean, variances.mean(0) + between
+
+
+class FusedResidualBlock(nn.Module):
+    """`ResidualBlock` of one sample."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = fused(block.first), block.conv, fused(block.norm)
+        self.shortcut: nn.Module = block.shortcut
+        match list(block.shortcut):
+            case [nn.AvgPool3d() as pool, nn.Conv3d() as mix]:
+                self.shortcut = _pooling_convolution(pool, mix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, inputs, Z, Y, X) -> (1, outputs, Z', Y', X')."""
+        total = self.norm(self.conv(self.first(x))).add_(self.shortcut(x))
+        return F.leaky_relu_(total, SLOPE)
+
+
+def _pooling_convolution(pool: nn.AvgPool3d, mix: nn.Conv3d) -> nn.Conv3d:
+    """One convolution for a pooling and the 1x1x1 convolution that follows it."""
+    stride = pool.kernel_size
+    conv = nn.Conv3d(mix.in_channels, mix.out_channels, stride, stride, bias=False)
+    weight = mix.weight.detach() / conv.weight[0, 0].numel()
+    conv.weight = _frozen(weight.expand_as(conv.weight))
+    return conv
+
+
+class FusedDecoderLevel(nn.Module):
+    """`DecoderLevel` of one sample."""
+
+    def __init__(self, level: DecoderLevel) -> None:
+        super().__init__()
+        first = cast(ConvBlock, level.mix[0])
+        conv = first.conv
+        self.stride = level.up.stride
+        self.padding = tuple(k // 2 for k in conv.kernel_size)
+        raised = level.up.out_channels
+        of_deeper, of_skip = conv.weight.detach().tensor_split([raised], dim=1)
+        # (deeper, raised, s...) as a batch of images, each seen by the filters (outputs, raised, k...).
+        reach = [k - 1 for k in conv.kernel_size]
+        self.up = _frozen(F.conv3d(level.up.weight.detach(), of_deeper, padding=reach))
+        self.skip = _frozen(of_skip)
+        self.norm, self.rest = fused(first.norm), fused(level.mix[1:])
+
+    def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
+        """(1, deeper, Z/s, ...), (1, C, Z, Y, X) -> (1, C, Z, Y, X)."""
+        x = F.conv_transpose3d(deeper, self.up, stride=self.stride, padding=self.padding)
+        x += F.conv3d(skip, self.skip, padding=self.padding)
+        return self.rest(F.leaky_relu_(self.norm(x), SLOPE))
+
+
+def _frozen(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.clone(memory_format=torch.channels_last_3d), requires_grad=False)
+
+
+_FUSED = {
+    InstanceNorm: FusedNorm,
+    ResidualBlock: FusedResidualBlock,
+    DecoderLevel: FusedDecoderLevel,
+}
