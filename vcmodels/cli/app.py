@@ -9,6 +9,7 @@ import typer
 from vcmodels.cli import Session
 from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load, spans, three_numbers
 from vcmodels.cli.console import Console
+from vcmodels.cli.cv import cv
 from vcmodels.cli.derive import derive
 from vcmodels.cli.infer import infer
 from vcmodels.cli.patches import patches
@@ -147,6 +148,7 @@ app.command()(patches)
 app.command()(infer)
 app.command()(reproduce)
 app.command()(runs)
+app.add_typer(cv, name="cv")
 app.command()(derive)
 app.command()(preview)
 

@@ -1,5 +1,6 @@
 """The command `train`."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,9 +51,14 @@ def _train_all(
     task: "Task", words: list[str], *, jobs: int, restart: bool, console: Console
 ) -> int:
     """Train all folds, and say how they compare; the exit code."""
+    from vcmodels.cli.cv import say_report
     from vcmodels.workflows.cross_validation import cross_validate
+    from vcmodels.workflows.fold_report import report_folds
 
     code = cross_validate(task, words, jobs=jobs, restart=restart, reporter=console)
+    if code <= 1:
+        with suppress(RefusedError):  # not one fold has begun
+            say_report(report_folds(task.run_dir, task), console)
     curves = task.tensorboard_dir if task.tr_params.tensorboard_log_dir else task.run_dir
     console.say(f"curves: tensorboard --logdir {curves}")
     return code

@@ -1,0 +1,190 @@
+"""The figures of a cross-validation: each fold's, their mean and standard deviation."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from vcmodels.checkpoint import load_checkpoint
+from vcmodels.config import Task
+from vcmodels.config.folds import fold_name
+from vcmodels.errors import CheckpointError, RefusedError
+from vcmodels.runs.records import read_log
+from vcmodels.runs.survey import read_run
+from vcmodels.training.siblings import begun_folds
+
+VALIDATION = "val/"
+NOT_BEGUN = "not begun"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How one fold stands, and its validation in two of its epochs."""
+
+    index: int
+    folder: Path
+    state: str = NOT_BEGUN
+    """As `vcmodels runs` has it, or that it was not begun."""
+    reason: str = ""
+    epoch: int = 0
+    max_epoch: int | None = None
+    best_epoch: int | None = None
+    """Of the checkpoint that inference uses."""
+    best: Mapping[str, float] | None = None
+    """Values of that epoch by curve, such as `val/dice_sheet`."""
+    last: Mapping[str, float] | None = None
+    """Those of the last epoch."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its training has ended for good."""
+        return self.state == "complete"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The values of one metric over the folds, in their order; None where a fold has none."""
+
+    values: tuple[float | None, ...]
+
+    @cached_property
+    def known(self) -> list[float]:
+        """The values that there are."""
+        return [value for value in self.values if value is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Of the folds that have a value."""
+        return fmean(self.known) if self.known else None
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation (n - 1) over the folds; None for fewer than two."""
+        return stdev(self.known) if len(self.known) > 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {"folds": list(self.values), "count": len(self.known)}
+        return values | {"mean": self.mean, "sd": self.sd}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one target, at each fold's best epoch and at its last."""
+
+    target: str
+    """Empty for what is about all targets together."""
+    metric: str
+    best: Figures
+    last: Figures
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """A whole cross-validation."""
+
+    folder: Path
+    folds: tuple[Fold, ...]
+    rows: tuple[Row, ...]
+
+    def notes(self) -> list[str]:
+        """A line for each fold whose figures are not final, or not there."""
+        lines: list[str] = []
+        for fold in self.folds:
+            if fold.state == NOT_BEGUN:
+                lines.append(f"fold {fold.index}: not begun")
+            elif not fold.is_complete or fold.reason:
+                why = f": {fold.reason}" if fold.reason else ""
+                epochs = f"epoch {fold.epoch} of {fold.max_epoch}"
+                lines.append(f"fold {fold.index}: {fold.state}, {epochs}{why}")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        hidden = ("best", "last", "folder")
+        folds = [
+            {k: v for k, v in vars(f).items() if k not in hidden} | {"folder": str(f.folder)}
+            for f in self.folds
+        ]
+        targets: dict[str, dict[str, Any]] = {}
+        for row in self.rows:
+            figures = {"best": row.best.to_json(), "last": row.last.to_json()}
+            targets.setdefault(row.target, {})[row.metric] = figures
+        return {"folder": str(self.folder), "folds": folds, "targets": targets}
+
+
+def report_folds(folder: Path, task: Task | None = None) -> FoldReport:
+    """Read the figures of all folds in the folder of a cross-validation.
+
+    Args:
+        folder: the `ckpt_out_base` that its folds have in common.
+        task: for how many folds there are to be; else those that were begun tell.
+
+    Raises:
+        RefusedError: no fold was begun there.
+    """
+    begun = {index: (place, one) for index, place, one in begun_folds(folder)}
+    if not begun:
+        remedy = "train them first: train.py TASK --folds 5"
+        raise RefusedError(str(folder), "no fold of a cross-validation was begun there", remedy)
+    _, first = next(iter(begun.values()))
+    wanted = task.tr_params.folds if task and task.tr_params.folds else first.tr_params.folds
+    assert wanted is not None
+    folds = tuple(
+        _read_fold(index, *begun[index])
+        if index in begun
+        else Fold(index, folder / fold_name(index))
+        for index in range(max(wanted.count, *(i + 1 for i in begun)))
+    )
+    return FoldReport(folder, folds, tuple(_rows(folds, first.dataset_config.targets)))
+
+
+def _read_fold(index: int, folder: Path, task: Task) -> Fold:
+    run, by_epoch = read_run(folder), {int(line["epoch"]): line for line in read_log(folder)}
+    best, reason = None, run.reason
+    try:
+        best = int(load_checkpoint(folder / f"{run.name}_best.pth").state["epoch"])
+    except CheckpointError as error:
+        reason = reason or str(error)
+    last = max(by_epoch, default=None)
+    return Fold(
+        index,
+        folder,
+        run.state,
+        reason,
+        run.epoch,
+        task.tr_params.max_epoch,
+        best,
+        by_epoch.get(best) if best is not None else None,
+        by_epoch.get(last) if last is not None else None,
+    )
+
+
+def _rows(folds: Sequence[Fold], targets: Iterable[str]) -> list[Row]:
+    """A row for each curve of the validation that any fold has, by target."""
+    lines = [line for fold in folds for line in (fold.best, fold.last) if line]
+    curves = dict.fromkeys(key for line in lines for key in line if key.startswith(VALIDATION))
+    found: list[Row] = []
+    for curve in curves:
+        target, metric = _divided(curve.removeprefix(VALIDATION), targets)
+        values = [[_value(line, curve) for line in (f.best, f.last)] for f in folds]
+        best, last = zip(*values, strict=True)
+        found.append(Row(target, metric, Figures(best), Figures(last)))
+    order = ["", *targets]
+    return sorted(found, key=lambda row: order.index(row.target))
+
+
+def _divided(name: str, targets: Iterable[str]) -> tuple[str, str]:
+    """Target and metric of `<metric>_<target>`; both may hold underscores."""
+    for target in sorted(targets, key=len, reverse=True):
+        if name.endswith(f"_{target}"):
+            return target, name.removesuffix(f"_{target}")
+    return "", name
+
+
+def _value(line: Mapping[str, float] | None, curve: str) -> float | None:
+    value = line.get(curve) if line else None
+    return value if value is not None and isfinite(value) else None
