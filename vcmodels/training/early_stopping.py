@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from vcmodels.config import Task
 from vcmodels.config.curves import epoch_curves
+from vcmodels.config.parameters import TrainingParams
 from vcmodels.errors import TaskError
+from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Sense
 from vcmodels.training.counters import Counters
 
@@ -28,10 +29,10 @@ class Watch:
         return (value if self.sense == "min" else -value) if math.isfinite(value) else math.inf
 
 
-def best_watch(task: Task) -> Watch:
+def best_watch(settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> Watch:
     """The curve that chooses the best checkpoint."""
-    curve = task.tr_params.best_metric
-    return Watch(curve, epoch_curves(task.dataset_config.targets)[curve])
+    curve = settings.best_metric
+    return Watch(curve, epoch_curves(targets)[curve])
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,13 @@ class EarlyStop:
     min_delta: float
 
     @classmethod
-    def of(cls, task: Task) -> Self | None:
+    def of(cls, settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> Self | None:
         """The rule of a task, if it has one."""
-        given = task.tr_params.early_stopping
+        given = settings.early_stopping
         if given is None:
             return None
-        curve = given.metric or task.tr_params.best_metric
-        known = epoch_curves(task.dataset_config.targets)
-        sense = known[curve] if given.mode == "auto" else given.mode
+        curve = given.metric or settings.best_metric
+        sense = epoch_curves(targets)[curve] if given.mode == "auto" else given.mode
         return cls(Watch(curve, sense), given.patience, given.min_delta)
 
     def require(self, validates: bool) -> None:

@@ -36,7 +36,7 @@ class Feed:
             draws = range(step * per_step, (step + 1) * per_step)
             groups += self._groups(self.world.share(draws))
         stream = self._batches(self.training, groups)
-        while micro := list(islice(stream, len(groups) // steps)):
+        while micro := list(islice(stream, len(groups) // max(steps, 1))):
             yield micro
 
     def validation_batches(self) -> Iterator[Batch]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from vcmodels.config.parameters import TrainingParams
 from vcmodels.errors import TaskError
 
 KEY = "tr_params.freeze"
@@ -48,14 +49,31 @@ class Freezing:
         """Whether anything is frozen at the 0-based `step`."""
         return bool(self.parameters) and (self.until is None or step < self.until)
 
-    def apply(self, step: int) -> None:
-        """Freeze or release for the 0-based `step`; to be called once the network is in training mode."""
+    def apply(self, step: int) -> bool:
+        """Freeze or release for the 0-based `step`, of a network that is in training mode.
+
+        Returns:
+            Whether other weights learn than before.
+        """
         is_frozen = self.holds(step)
-        for parameter in self.parameters:
-            parameter.requires_grad_(not is_frozen)
         if is_frozen:
             for module in self.modules:
                 module.eval()
+        changes = any(parameter.requires_grad == is_frozen for parameter in self.parameters)
+        for parameter in self.parameters:
+            parameter.requires_grad_(not is_frozen)
+        return changes
+
+
+def freezing_of(network: nn.Module, settings: TrainingParams) -> Freezing:
+    """What a task freezes of its network, and for how long.
+
+    Raises:
+        TaskError: as `Freezing`.
+    """
+    epochs = settings.freeze_epochs
+    until = None if epochs is None else epochs * settings.max_steps_per_epoch
+    return Freezing(network, settings.freeze, until)
 
 
 def lies_in(name: str, part: str) -> bool:

@@ -16,7 +16,16 @@ from vcmodels.data.loader import Batch
 from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.targets import AnyTarget
 from vcmodels.training.balance import LossBalance
-from vcmodels.training.objective import Outputs, mean_over_targets, sample_losses, voxel_counts
+from vcmodels.training.freezing import freezing_of
+from vcmodels.training.loading import Transfer, transfer
+from vcmodels.training.mixing import draw_mix, partners
+from vcmodels.training.objective import (
+    Outputs,
+    mean_over_targets,
+    sample_losses,
+    voxel_counts,
+    weighted_sums,
+)
 from vcmodels.training.optimisation import average_weights, build_optimizer, rate_factor, set_rate
 from vcmodels.training.step_result import PendingResult
 from vcmodels.training.world import World
@@ -45,15 +54,21 @@ class Learner:
         self.settings, self.device, self.total_steps = settings, device, total_steps
         self.world = world or World()
         self.network = place(network, device)
+        self.freezing = freezing_of(self.network, settings)
+        self.freezing.apply(0)
         self.averaged = copy.deepcopy(self.network).eval() if settings.ema_decay else None
-        self.parallel = self._parallel()
-        self.forward: nn.Module = self.parallel or self.network
+        self.tell_eager: Callable[[str], None] | None = None
+        self._prepare()
         self.measures_samples = hard_share(task) > 0
         weights = {name: target.weight for name, target in self.targets.items()}
         self.balance = LossBalance(weights, settings.loss_balance).to(device)
         self.trained = nn.ModuleList([self.network, self.balance])
         self.optimizer = build_optimizer(
-            settings.optimizer, self.trained, settings.initial_lr, settings.weight_decay
+            settings.optimizer,
+            self.trained,
+            settings.initial_lr,
+            settings.weight_decay,
+            settings.momentum,
         )
         self.amp = choose_amp(settings.amp, device)
         # Only fp16 underflows; a disabled scaler passes everything through.
@@ -71,7 +86,15 @@ class Learner:
 
     def compile(self, say: Callable[[str], None]) -> None:
         """Train through `torch.compile` from now on, eagerly if it fails here."""
-        self.forward = CompiledOrEager(self.forward, say)
+        self.tell_eager = say
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What training calls in the network's place; anew when other weights learn than before."""
+        self.parallel = self._parallel()
+        self.forward: nn.Module = self.parallel or self.network
+        if self.tell_eager is not None:
+            self.forward = CompiledOrEager(self.forward, self.tell_eager)
 
     @property
     def best_network(self) -> nn.Module:
@@ -91,6 +114,8 @@ class Learner:
         settings, world = self.settings, self.world
         torch.manual_seed((settings.seed << 32) + self.step * world.size + world.rank)
         self.network.train()
+        if self.freezing.apply(self.step):
+            self._prepare()
         rate = settings.initial_lr * rate_factor(
             settings.scheduler, self.step, self.total_steps, settings.warmup_steps
         )
@@ -103,11 +128,8 @@ class Learner:
         of_samples: list[Tensor] = []
         for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             with self._syncing(number == len(batches) - 1):
-                found = sample_losses(self.targets, self.run(self.forward, batch), batch)
-                shares = {
-                    name: (losses * count[name]).sum() / totals[name].clamp(min=1)
-                    for name, losses in found.items()
-                }
+                found, sums = self._losses(batch, count, number)
+                shares = {name: sums[name] / totals[name].clamp(min=1) for name in sums}
                 part = self.balance(shares, totals, 1 / (len(batches) * world.size))
                 # The gradient of the world is the mean over its processes, the loss their sum.
                 self.scaler.scale(part * world.size).backward()
@@ -130,6 +152,22 @@ class Learner:
             figures=torch.cat([sums, norm.detach()[None], known]),
             sample_losses=self._of_all(of_samples),
         )
+
+    def _losses(
+        self, batch: Batch, count: Mapping[str, Tensor], number: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of a micro-batch by target: (B,) of each sample, and their weighted sum."""
+        settings, levels = self.settings, getattr(self.network, "encoder_levels", 0)
+        mix = draw_mix(settings.mixup, levels, seed=settings.seed, step=self.step, number=number)
+        if mix is None:
+            found = sample_losses(self.targets, self.run(self.forward, batch), batch)
+            return found, weighted_sums(found, count)
+        outputs = self.run(mix.through(self.forward), mix.batch(batch))
+        found, others = sample_losses(self.targets, outputs, batch), partners(batch)
+        of_others = weighted_sums(
+            sample_losses(self.targets, outputs, others), voxel_counts(others)
+        )
+        return found, mix.mean(weighted_sums(found, count), of_others)
 
     def _totals(self, counts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Per target, how many voxels of the whole step count, over micro-batches and processes."""
@@ -184,13 +222,17 @@ class Learner:
             "step": self.step,
         }
 
-    def restore(self, state: Mapping[str, Any], source: str, *, weights_only: bool = False) -> None:
-        """Continue from `state`; with `weights_only`, start at step 0 from its best weights."""
-        if weights_only:
-            best = state["ema"] or state["model"]
-            for network in filter(None, (self.network, self.averaged)):
-                load_weights(network, best, source)
-            return
+    def take_weights(
+        self, state: Mapping[str, Any], source: str, *, partial: bool = False
+    ) -> Transfer:
+        """Start at step 0 from the best weights of `state`, as far as they fit: see `transfer`."""
+        networks = [self.network] if self.averaged is None else [self.network, self.averaged]
+        targets = {*self.targets, *state.get("heads", ())}
+        best = state["ema"] or state["model"]
+        return transfer(networks, best, source, targets, partial=partial)
+
+    def restore(self, state: Mapping[str, Any], source: str) -> None:
+        """Continue from `state`."""
         load_weights(self.network, state["model"], source)
         if self.averaged is not None:
             load_weights(self.averaged, state["ema"] or state["model"], source)

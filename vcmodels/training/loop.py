@@ -18,6 +18,7 @@ from vcmodels.reporting import Advance, Reporter
 from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board, append_json_line
 from vcmodels.training.counters import Counters
+from vcmodels.training.early_stopping import EarlyStop, best_watch
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.run_folder import RunFolder
@@ -69,7 +70,7 @@ class Loop:
         total = settings.max_epoch * settings.max_steps_per_epoch
         with self.reporter.bar("training", total) as advance:
             advance(self.learner.step, "")
-            while self.counters.epoch < settings.max_epoch:
+            while self.counters.epoch < settings.max_epoch and not self._is_stopped_early():
                 waited = self._steps_of_epoch(advance)
                 if not self.must_stop():
                     self._end_epoch(waited)
@@ -79,8 +80,19 @@ class Loop:
                         f"stopped at step {self.learner.step}; the same command continues"
                     )
                     return self.stop.exit_code
-        self.reporter.say(f"finished {self.counters.epoch} epochs; best checkpoint {self.run.best}")
+        ended = f"finished {self.counters.epoch} epochs"
+        if self.early is not None and self._is_stopped_early():
+            ended = self.early.reason(self.counters)
+        self.reporter.say(f"{ended}; best checkpoint {self.run.best}")
         return self.stop.exit_code
+
+    @property
+    def early(self) -> EarlyStop | None:
+        """The rule by which the run ends before its last epoch, if it has one."""
+        return EarlyStop.of(self.learner.settings, self.learner.targets)
+
+    def _is_stopped_early(self) -> bool:
+        return self.early is not None and self.early.is_over(self.counters)
 
     def must_stop(self) -> bool:
         """Whether a signal came or the time is up; with several processes, as they have agreed."""
@@ -163,11 +175,14 @@ class Loop:
             return
         losses = self.counters.end_epoch(self.learner.targets)
         self.feed.end_epoch()
-        is_best = not found.losses or found.loss < self.counters.best
-        if found.losses:
-            self.counters.best = min(self.counters.best, found.loss)
-        self._report(losses, found, waited)
-        settings = self.learner.settings
+        settings, scalars = self.learner.settings, epoch_scalars(losses, found)
+        cost = best_watch(settings, self.learner.targets).cost(scalars)
+        # As long as the curve has no value, the newest is the best.
+        is_best = cost < self.counters.best or math.isinf(self.counters.best)
+        self.counters.best = min(self.counters.best, cost)
+        if self.early is not None:
+            self.early.see(self.counters, scalars)
+        self._report(losses, scalars, found, waited)
         is_kept = self.counters.epoch % settings.save_every == 0
         if is_best:
             self.save(self.run.best)
@@ -178,10 +193,16 @@ class Loop:
         if is_kept and self.learner.world.is_first:
             self.run.keep_only(settings.keep_checkpoints)
 
-    def _report(self, losses: Mapping[str, float], found: Validation, waited: float) -> None:
+    def _report(
+        self,
+        losses: Mapping[str, float],
+        scalars: Mapping[str, float],
+        found: Validation,
+        waited: float,
+    ) -> None:
         """One line for people, one for programs, and the curves of an epoch."""
         step, epoch = self.learner.step, self.counters.epoch
-        scalars = epoch_scalars(losses, found) | {"epoch": float(epoch), "data_wait": waited}
+        scalars = {**scalars, "epoch": float(epoch), "data_wait": waited}
         self.board.scalars(scalars, step)
         self.board.pictures({f"images/{name}": p for name, p in found.panels.items()}, step)
         self.board.flush()

@@ -44,6 +44,11 @@ def sample_losses(
     return found
 
 
+def weighted_sums(losses: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Per target the sum of the losses (B,) of samples, each times its count (B,)."""
+    return {name: (found * counts[name]).sum() for name, found in losses.items()}
+
+
 @torch.no_grad()
 def mean_over_targets(
     targets: Mapping[str, AnyTarget], losses: Mapping[str, Tensor], counts: Mapping[str, Tensor]

@@ -29,14 +29,16 @@ from vcmodels.stopping import StopSignals
 from vcmodels.training.board import cut_json_lines
 from vcmodels.training.class_weights import count_or_recall, weighted_targets
 from vcmodels.training.counters import Counters
+from vcmodels.training.early_stopping import EarlyStop
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
+from vcmodels.training.mixing import require_pairs
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.siblings import begun_sibling, require_alike
-from vcmodels.training.world import World, local_device
 from vcmodels.training.sinks import open_board
 from vcmodels.training.wandb_writer import require_wandb
+from vcmodels.training.world import World, local_device
 from vcmodels.volumes import expand_location
 
 COMPILE_REPAYS_AFTER_STEPS = 300
@@ -73,8 +75,8 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         held.callback(world.leave)
         world.once(lambda: held.enter_context(run) and None)
         resumed = None if restart else run.newest_checkpoint()
-        if resumed is not None and resumed.state["epoch"] >= settings.max_epoch:
-            reporter.say(f"{run.path}: already complete ({settings.max_epoch} epochs)")
+        if resumed is not None and (why := completion(task, resumed)) is not None:
+            reporter.say(f"{run.path}: already complete ({why})")
             return 0
 
         given = given_checkpoint(task) if resumed is None else None
@@ -95,7 +97,10 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         counters = start(learner, resumed, given, reporter)  # all that may be refused is above
         world.once(lambda: begin_anew(run, reporter, restart=restart) if resumed is None else None)
         split = world.once(lambda: find_and_split(task, volumes, reporter))
-        if source is not None:  # the weights are used to these intensities
+        if early := EarlyStop.of(settings, learner.targets):
+            early.require(validates=len(split.val) > 0)
+        # The weights are used to these intensities.
+        if source is not None and source.state["in_channels"] == first.channels:
             normalization = Normalization.from_dict(source.state["normalization"])
         else:
             normalization = world.once(
@@ -127,6 +132,15 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             return loop.train()
         finally:
             board.close()
+
+
+def completion(task: Task, resumed: Checkpoint) -> str | None:
+    """In words, why the run of a checkpoint has ended for good; None if it goes on."""
+    settings, counters = task.tr_params, Counters(**resumed.state["counters"])
+    if counters.epoch >= settings.max_epoch:
+        return f"{settings.max_epoch} epochs"
+    early = EarlyStop.of(settings, task.dataset_config.targets)
+    return early.reason(counters) if early is not None and early.is_over(counters) else None
 
 
 def begin_anew(run: RunFolder, reporter: Reporter, *, restart: bool) -> None:
@@ -173,6 +187,7 @@ def refuse_too_large(
             f"a step has {samples} samples, for {world.size} processes",
             "make batch_size or gradient_accumulation larger, or start fewer processes",
         )
+    require_pairs(settings.mixup, min(settings.batch_size, samples // world.size))
     first = volumes[0]
     memory = task.model.estimate(first.channels, task.heads, settings.patch_size, first.spacing)
     batch = min(settings.batch_size, math.ceil(samples / world.size))
@@ -230,19 +245,24 @@ def start(
         CheckpointError: the checkpoint does not fit the network.
         TaskError: it was trained with other optimiser or epochs, or as long as this run shall last.
     """
-    weights_only = given is not None and learner.settings.load_weights_only
-    if given is not None and not weights_only:
+    wanted = learner.settings.load_weights_only
+    if given is not None and wanted:
+        path, partial = str(given.path), wanted == "partial"
+        taken = learner.take_weights(given.state, path, partial=partial)
+        reporter.say(f"weights of {path}: {taken}")
+        return Counters()
+    if given is not None:
         require_continuable(given, learner)
     resumed = resumed or given
     if resumed is None:
+        if learner.freezing.holds(0):
+            parts = ", ".join(learner.settings.freeze)
+            reporter.say(f"{parts}: frozen with random weights, as there is no checkpoint_path")
         return Counters()
-    learner.restore(resumed.state, str(resumed.path), weights_only=weights_only)
-    if weights_only:
-        reporter.say(f"starting from the weights of {resumed.path}")
-        return Counters()
+    learner.restore(resumed.state, str(resumed.path))
     counters = Counters(**resumed.state["counters"])
     if resumed is given:  # of another folder, where its best checkpoint stays
-        counters.best = math.inf
+        counters.best, counters.watched = math.inf, ""
     reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
     before, now = resumed.state["versions"], versions(learner)
     changed = [

@@ -1,0 +1,168 @@
+"""Runs that start from another run's weights, freeze parts of them, or mix patches."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from vcmodels.checkpoint import load_checkpoint
+from vcmodels.config import parse_task
+from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.reporting import Silent
+from vcmodels.training import train
+from vcmodels.training.learner import Learner
+
+
+def run(task: dict) -> tuple[int, list[str]]:
+    reporter = Silent()
+    return train(parse_task(task, "task.json")[0], reporter=reporter), reporter.lines
+
+
+def with_folder(task: dict, folder: Path, **settings) -> dict:
+    copy = json.loads(json.dumps(task))
+    copy["tr_params"] |= {"ckpt_out_base": str(folder), **settings}
+    return copy
+
+
+def last(task: dict) -> dict:
+    return load_checkpoint(Path(task["tr_params"]["ckpt_out_base"]) / "tiny_last.pth").state
+
+
+def losses(task: dict) -> list[dict]:
+    log = Path(task["tr_params"]["ckpt_out_base"]) / "log.jsonl"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def assert_same_state(a: dict, b: dict) -> None:
+    for part in ("model", "ema"):
+        for name, value in a[part].items():
+            assert torch.equal(value, b[part][name]), f"{part}.{name} differs"
+    for key, slot in a["optimizer"]["state"].items():
+        for name, value in slot.items():
+            assert torch.equal(value, b["optimizer"]["state"][key][name]), f"{key} {name} differs"
+    assert a["counters"] == b["counters"]
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """Ask the process to stop when the 0-based `step` begins."""
+    original = Learner.train_step
+
+    def stop(self, *args, **kwargs):
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Learner, "train_step", stop)
+
+
+@pytest.fixture
+def source(sheet_task, tmp_path) -> Path:
+    """The best checkpoint of a run on the sheet alone."""
+    first = with_folder(sheet_task, tmp_path / "first", max_epoch=1)
+    del first["dataset_config"]["targets"]["normals"]
+    del first["dataset_config"]["volume_paths"][0]["normals"]
+    run(first)
+    return tmp_path / "first" / "tiny_best.pth"
+
+
+def tuned(task: dict, folder: Path, source: Path, **settings) -> dict:
+    return with_folder(
+        task, folder, checkpoint_path=str(source), load_weights_only=True, **settings
+    )
+
+
+def test_a_new_head_learns_on_an_old_encoder_that_stays(sheet_task, tmp_path, source):
+    task = tuned(sheet_task, tmp_path / "tuned", source, freeze=["encoder", "heads.sheet"])
+    code, lines = run(task)
+    assert code == 0
+    assert lines.index(
+        f"weights of {source}: taken: encoder, decoders.sheet, heads.sheet; "
+        "new and random: decoders.normals, heads.normals"
+    )
+    old, new = load_checkpoint(source).state["ema"], last(task)
+    frozen = {name for name in old if name.startswith(("encoder.", "heads.sheet."))}
+    for part in ("model", "ema"):
+        same = {name for name in old if torch.equal(old[name], new[part][name])}
+        assert same == frozen, part
+    torch.manual_seed(0)
+    parsed = parse_task(task, "task.json")[0]
+    fresh = parsed.model.build(1, parsed.heads, (16, 16, 16), (1.0, 1.0, 1.0)).state_dict()
+    for name in fresh.keys() - old.keys():
+        assert not torch.equal(fresh[name], new["model"][name]), name
+    assert new["normalization"] == load_checkpoint(source).state["normalization"]
+
+
+def test_frozen_parts_learn_after_their_epochs_and_a_stopped_run_continues(
+    sheet_task, tmp_path, source, monkeypatch
+):
+    settings = {"freeze": ["encoder"], "freeze_epochs": 1, "optimizer": "SGD", "initial_lr": 0.01}
+    whole = tuned(sheet_task, tmp_path / "whole", source, **settings)
+    run(whole)
+    old = load_checkpoint(source).state["ema"]
+    after_one = load_checkpoint(tmp_path / "whole" / "tiny_1.pth").state["model"]
+    encoder = [name for name in old if name.startswith("encoder.")]
+    assert all(torch.equal(old[name], after_one[name]) for name in encoder)
+    assert not any(torch.equal(old[name], last(whole)["model"][name]) for name in encoder)
+    for step in (1, 4):
+        parts = tuned(sheet_task, tmp_path / f"parts{step}", source, **settings)
+        with monkeypatch.context() as context:
+            stop_at(context, step)
+            assert run(parts)[0] == 128 + signal.SIGTERM
+        assert run(parts)[0] == 0
+        assert_same_state(last(whole), last(parts))
+
+
+def test_another_number_of_channels_needs_a_partial_load(sheet_task, tmp_path, source):
+    sheet_task["dataset_config"]["volume_paths"][0]["input"] = [
+        sheet_task["dataset_config"]["volume_paths"][0]["input"]
+    ] * 2
+    task = tuned(sheet_task, tmp_path / "tuned", source, max_epoch=1)
+    with pytest.raises(CheckpointError, match=r'is \[4, 1, .*, here is \[4, 2, .*"partial"'):
+        run(task)
+    assert not (tmp_path / "tuned").exists()
+    task["tr_params"]["load_weights_only"] = "partial"
+    code, lines = run(task)
+    assert code == 0
+    assert any("taken: encoder (in part), decoders.sheet" in line for line in lines)
+    assert len(last(task)["normalization"]["channels"]) == 2
+
+
+def test_an_unknown_part_is_refused_before_any_work(sheet_task, tmp_path):
+    task = with_folder(sheet_task, tmp_path / "run", freeze=["encoder.level"])
+    with pytest.raises(TaskError, match=r'freeze: "encoder\.level" is no part .* are encoder, dec'):
+        run(task)
+    assert not (tmp_path / "run").exists()
+
+
+def test_freezing_random_weights_is_told(sheet_task, tmp_path):
+    _, lines = run(with_folder(sheet_task, tmp_path / "run", freeze=["encoder"], max_epoch=1))
+    assert any(line.startswith("encoder: frozen with random weights") for line in lines)
+
+
+@pytest.mark.parametrize("manifold", [False, True])
+def test_a_mixed_run_continues_bit_for_bit(sheet_task, tmp_path, monkeypatch, manifold):
+    settings = {"mixup": {"alpha": 1.0, "manifold": manifold}, "gradient_accumulation": 2}
+    whole = with_folder(sheet_task, tmp_path / "whole", **settings)
+    run(whole)
+    parts = with_folder(sheet_task, tmp_path / "parts", **settings)
+    with monkeypatch.context() as context:
+        stop_at(context, 4)
+        assert run(parts)[0] == 128 + signal.SIGTERM
+    run(parts)
+    assert_same_state(last(whole), last(parts))
+    plain = with_folder(sheet_task, tmp_path / "plain", gradient_accumulation=2)
+    run(plain)
+    key = "epoch/train_loss_normals"
+    assert losses(whole)[-1][key] > losses(plain)[-1][key] + 1e-3
+
+
+def test_batches_that_are_not_mixed_are_those_of_a_plain_run(sheet_task, tmp_path):
+    """With a share of 1: what is added is the loss against the other labels, times 0."""
+    plain = with_folder(sheet_task, tmp_path / "plain")
+    run(plain)
+    never = with_folder(sheet_task, tmp_path / "never", mixup={"p": 1e-9})
+    run(never)
+    assert_same_state(last(plain), last(never))
