@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.test_world import start
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import parse_task
 from vcmodels.errors import CheckpointError, TaskError
@@ -166,3 +167,21 @@ def test_batches_that_are_not_mixed_are_those_of_a_plain_run(sheet_task, tmp_pat
     never = with_folder(sheet_task, tmp_path / "never", mixup={"p": 1e-9})
     run(never)
     assert_same_state(last(plain), last(never))
+
+
+def test_two_processes_release_frozen_parts_and_stop_early_as_one(sheet_task, tmp_path, source):
+    settings = {
+        "freeze": ["encoder", "heads.sheet"], "freeze_epochs": 1, "threads": 1, "max_epoch": 5,
+        "early_stopping": {"metric": "val/dice_sheet", "patience": 2, "min_delta": 1.0},
+    }  # fmt: skip
+    one = tuned(sheet_task, tmp_path / "one", source, **settings)
+    run(one)
+    two = tuned(sheet_task, tmp_path / "two", source, **settings)
+    running = start(two, tmp_path / "job")
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert out.count("stopped early after epoch 3: val/dice_sheet has not improved") == 1
+    assert last(two)["epoch"] == last(one)["epoch"] == 3
+    for part in ("model", "ema"):
+        for name, value in last(one)[part].items():
+            torch.testing.assert_close(last(two)[part][name], value, rtol=1e-3, atol=1e-5)

@@ -87,14 +87,14 @@ class Learner:
     def compile(self, say: Callable[[str], None]) -> None:
         """Train through `torch.compile` from now on, eagerly if it fails here."""
         self.tell_eager = say
-        self._prepare()
+        self.forward = CompiledOrEager(self.parallel or self.network, say)
 
     def _prepare(self) -> None:
-        """What training calls in the network's place; anew when other weights learn than before."""
+        """Wrap the network for its steps; anew when other weights learn than before."""
         self.parallel = self._parallel()
         self.forward: nn.Module = self.parallel or self.network
         if self.tell_eager is not None:
-            self.forward = CompiledOrEager(self.forward, self.tell_eager)
+            self.compile(self.tell_eager)
 
     @property
     def best_network(self) -> nn.Module:
