@@ -3,9 +3,10 @@ import pytest
 from PIL import Image
 
 from vcmodels.data.labels import Label, StoredLabel
-from vcmodels.evaluation.overlay import Panel, Scored, draw_panel, write_overlay
+from vcmodels.evaluation.overlay import Scored, write_overlay
 from vcmodels.geometry.boxes import Box
 from vcmodels.targets.binary import BinaryTarget
+from vcmodels.targets.drawing import Panel, draw_panel
 from vcmodels.targets.normals import NormalsTarget
 
 EXTENT = (9, 20, 30)

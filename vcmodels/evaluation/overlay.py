@@ -11,10 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 from vcmodels.data.labels import Label
 from vcmodels.geometry.boxes import Box
 from vcmodels.targets.base import Target
+from vcmodels.targets.drawing import (
+    LABEL_COLOUR,
+    PREDICTION_COLOUR,
+    Panel,
+    draw_panel,
+    one_colour,
+)
 from vcmodels.volumes import Volume
 
-LABEL_COLOUR = (0.10, 0.85, 0.35)
-PREDICTION_COLOUR = (1.00, 0.45, 0.05)
 LINE_HEIGHT, FONT_SIZE, GAP = 18, 13, 6
 MIN_PANEL = 240
 """Small panels are enlarged by a whole factor to at least this many pixels along their long edge."""
@@ -30,16 +35,6 @@ class Scored:
     prediction: Volume
     caption: str = ""
     """Shown under the name, such as the scores."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One cell of the picture, before it is enlarged."""
-
-    background: np.ndarray
-    """(H, W, 3) float32 in [0, 1]."""
-    regions: np.ndarray | None = None
-    """(H, W, 3) colours whose borders are drawn as lines over the background; black has none."""
 
 
 def write_overlay(
@@ -110,14 +105,9 @@ def _pair(scored: Scored, box: Box, image: np.ndarray) -> tuple[Panel, Panel]:
         return Panel(label * counts), Panel(prediction * np.where(counts, 1, 0.35))
     dimmed = np.where(counts, image, image * 0.35)
     if len(known) == 1:
-        label = _flat(label, LABEL_COLOUR)
-        prediction = _flat(prediction, PREDICTION_COLOUR)
+        label = one_colour(label, LABEL_COLOUR)
+        prediction = one_colour(prediction, PREDICTION_COLOUR)
     return Panel(dimmed, label * counts), Panel(image, prediction)
-
-
-def _flat(picture: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
-    """One colour where a grey picture is bright, black elsewhere."""
-    return np.where(picture[..., :1] > 0.5, np.array(colour, np.float32), np.float32(0))
 
 
 def _compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> Image.Image:
@@ -150,18 +140,3 @@ def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFo
     while font.getlength(text) > width and len(text) > 1:
         text = text.rstrip("…")[:-1] + "…"
     return text
-
-
-def draw_panel(panel: Panel, factor: int) -> np.ndarray:
-    """Enlarge a panel and draw the borders of its regions: (H * factor, W * factor, 3)."""
-    pixels = panel.background.repeat(factor, 0).repeat(factor, 1)
-    if panel.regions is None:
-        return pixels
-    regions = panel.regions.repeat(factor, 0).repeat(factor, 1)
-    padded = np.pad(regions, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    borders = np.zeros(regions.shape[:2], bool)
-    for neighbour in neighbours:
-        borders |= (neighbour != regions).any(axis=2)
-    borders &= (regions > 0).any(axis=2)
-    return np.where(borders[..., None], regions, pixels)

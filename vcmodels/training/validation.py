@@ -6,16 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vcmodels.data.loader import Batch
-from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Sums
 from vcmodels.training.learner import Learner
 from vcmodels.training.objective import sample_losses, voxel_counts
-
-PANEL_PATCHES = 4
-PANEL_GAP = 4
+from vcmodels.training.panels import PATCHES, draw_row
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Validation:
     losses: dict[str, float]
     metrics: dict[str, dict[str, float]]
     panels: dict[str, np.ndarray]
-    """Per target (H, W, 3) float32 in [0, 1]: input, label and prediction, one row a patch."""
+    """Per target (H, W, 3) float32 in [0, 1]: as `draw_row`, one row a patch."""
 
 
 @torch.inference_mode()
@@ -60,8 +56,9 @@ def validate(
             prediction = target.unblend(target.blendable(outputs[name][0].float()))
             label, valid = batch.labels[name], batch.valid[name]
             _add(sums[name], target.measure(prediction, label, valid))
-            if len(rows[name]) < PANEL_PATCHES:
-                rows[name] += panel_rows(target, batch.image, label, valid, prediction)
+            for n in range(min(len(batch.image), PATCHES - len(rows[name]))):
+                arrays = (batch.image[n], label[n], valid[n], prediction[n])
+                rows[name].append(draw_row(target, *arrays))
         if is_stopped():
             break
     losses, counts, sums = _together(learner.world.gather((dict(losses), dict(counts), sums)))
@@ -70,7 +67,7 @@ def validate(
         name: target.summarise(sums[name]) for name, target in learner.targets.items() if sums[name]
     }
     total = sum(learner.targets[name].weight * value for name, value in means.items())
-    panels = {name: np.concatenate(found[:PANEL_PATCHES]) for name, found in rows.items() if found}
+    panels = {name: np.concatenate(found) for name, found in rows.items() if found}
     return Validation(total, means, metrics, panels)
 
 
@@ -91,36 +88,3 @@ def _together(
 def _add(sums: Sums, more: Sums) -> None:
     for name, value in more.items():
         sums[name] = sums[name] + value if name in sums else value
-
-
-def panel_rows(
-    target: AnyTarget, image: Tensor, label: Tensor, valid: Tensor, prediction: Tensor
-) -> list[np.ndarray]:
-    """A picture (H, W, 3) for each patch: the middle z slice of input, label and prediction.
-
-    Voxels that do not count are dark red in the label, so that an empty label is told from none.
-    """
-    middle = image.shape[2] // 2
-    truth = target.as_prediction(label)
-    rows = []
-    for grey, wanted, counted, found in zip(
-        *(_slices(array, middle) for array in (image, truth, valid, prediction)), strict=True
-    ):
-        low, high = np.percentile(grey[0], (1, 99))
-        shade = np.clip((grey[0] - low) / max(float(high - low), 1e-6), 0, 1)
-        counts = counted.any(0)[..., None]
-        label_picture = np.where(counts, target.picture(wanted), (0.25, 0, 0))
-        pictures = (np.repeat(shade[..., None], 3, -1), label_picture, target.picture(found))
-        rows.append(_side_by_side(pictures))
-    return rows
-
-
-def _slices(array: Tensor, z: int) -> np.ndarray:
-    return array[:, :, z].float().cpu().numpy()
-
-
-def _side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    padded = [
-        np.pad(p, ((0, PANEL_GAP), (0, PANEL_GAP), (0, 0)), constant_values=1) for p in pictures
-    ]
-    return np.concatenate(padded, axis=1).astype(np.float32)
