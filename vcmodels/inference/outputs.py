@@ -12,6 +12,7 @@ from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.levels import coarse_extent
 from vcmodels.inference.deviation import Written
+from vcmodels.inference.display import display
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, sweep_partials
 from vcmodels.inference.writing import Output
 from vcmodels.volumes import (
@@ -133,6 +134,7 @@ class Layout:
             levels=[str(level) for level in range(len(factors))],
             factors=factors,
             zarr_format=self.zarr_format,
+            display=display(target, self.dtype, self.extent[0], self.zarr_format),
             attributes={
                 KEY: {
                     "target": name,

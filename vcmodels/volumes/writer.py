@@ -193,6 +193,7 @@ def write_multiscale_group(
     levels: Sequence[str] = ("0",),
     factors: Sequence[Shape] | None = None,
     zarr_format: ZarrFormat = 2,
+    display: Mapping[str, Any] | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a group an OME-Zarr image: NGFF 0.4 in version 2, 0.5 in version 3.
@@ -210,6 +211,7 @@ def write_multiscale_group(
         levels: paths of the levels' arrays, the finest first.
         factors: voxels of level 0 in one of each level, along (z, y, x); 2^n when left out.
         zarr_format: of the group.
+        display: `omero` or `image-label`, for viewers.
         attributes: more attributes for the group.
     """
     factors = factors or [(2**n, 2**n, 2**n) for n in range(len(levels))]
@@ -224,9 +226,9 @@ def write_multiscale_group(
     }
     stored = dict(attributes or {})
     if zarr_format == 2:
-        stored["multiscales"] = [{"version": "0.4", **image}]
+        stored |= {"multiscales": [{"version": "0.4", **image}], **(display or {})}
     else:
-        stored["ome"] = {"version": "0.5", "multiscales": [image]}
+        stored["ome"] = {"version": "0.5", "multiscales": [image], **(display or {})}
     set_group_attributes(location, stored, zarr_format=zarr_format)
 
 
