@@ -1,0 +1,237 @@
+"""What the parts of a recipe gain: short runs with each and without it, on training voxels alone.
+
+    VCMODELS_DATA=<folder> python benchmarks/ablation.py [--set hippocampus|flyem] [--seeds 3]
+
+Seed k trains on all but fold k of the 80 training cases (hippocampus), or on z 0-79 (FlyEM), and is
+scored on that fold, or on z 88-119: the validation cases and the validation slab of the benchmarks
+are not touched. Every run writes `result.json` beside it and is not run again, so the command may be
+stopped and given again; it prints the table after each run. `--list` prints the table alone.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from held_out import (
+    ROOT,
+    case_entry,
+    case_scores,
+    hippocampus_cases,
+    predict_and_score,
+    train,
+    write_json,
+)
+
+from vcmodels.checkpoint import load_checkpoint, save_checkpoint
+from vcmodels.config import load_task
+from vcmodels.data.folds import fold_volumes
+from vcmodels.data.volumes import open_volumes
+
+FOLDS = 5
+FLYEM_PLANE = ([0, 250], [0, 250])
+BASE = "base"
+NO_AVERAGE = "no average of weights"
+"""Not a run of its own: the average has no say in training, so the base run has both weights."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One set of data: how a run is set up, which arms there are, and what is measured."""
+
+    task: Callable[[int], dict[str, Any]]
+    """The task of a seed."""
+    arms: dict[str, list[str]]
+    """Overrides of the base by name, the most informative first."""
+    score: Callable[[Path, list[str]], float]
+    """From task file and overrides."""
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description="Ablations on training voxels alone.")
+    parser.add_argument("--sets", nargs="+", choices=list(STUDIES), default=list(STUDIES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", help="names; all when left out")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--list", action="store_true")
+    arguments = parser.parse_args()
+    work = arguments.work.resolve() / f"{arguments.steps}"
+    if not arguments.list:
+        for seed in range(arguments.seeds):
+            for name in arguments.sets:
+                arms = [
+                    a for a in STUDIES[name].arms if a in (arguments.arms or STUDIES[name].arms)
+                ]
+                for arm in arms:
+                    run(name, arm, seed, arguments.steps, work)
+    for name in arguments.sets:
+        sys.stdout.write(table(name, work / name))
+
+
+def run(name: str, arm: str, seed: int, steps: int, work: Path) -> None:
+    """One training and its score, unless its result is there."""
+    study, folder = STUDIES[name], work / name / arm.replace(" ", "_") / f"seed{seed}"
+    if (folder / "result.json").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    task = folder / "task.json"
+    write_json(task, study.task(seed))
+    overrides = [
+        *study.arms[arm],
+        f"tr_params.seed={seed}",
+        "tr_params.max_epoch=1",
+        f"tr_params.max_steps_per_epoch={steps}",
+        "tr_params.max_val_steps_per_epoch=1",
+        "tr_params.num_dataloader_workers=0",
+        f"tr_params.ckpt_out_base={folder}/run",
+        f"inference_params.output_dir={folder}/predictions",
+        f"inference_params.checkpoint_path={folder}/last.pth",
+        f"dataset_config.cache_file={folder}/patches.json",
+    ]
+    try:
+        seconds = train(task, overrides)
+    except subprocess.CalledProcessError as error:  # the others can do without it
+        sys.stderr.write(f"{folder}: {error}\n")
+        return
+    last = load_checkpoint(next((folder / "run").glob("*_last.pth")))
+    save_checkpoint(folder / "last.pth", last.state)
+    found = {"seed": seed, "seconds": seconds, "score": study.score(task, overrides)}
+    if arm == BASE:
+        save_checkpoint(folder / "last.pth", {**last.state, "ema": None})
+        alone = folder.parents[1] / NO_AVERAGE.replace(" ", "_") / f"seed{seed}"
+        write_json(alone / "result.json", found | {"score": study.score(task, overrides)})
+    for part in ("run", "predictions", "last.pth", "last.previous.pth"):
+        path = folder / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_json(folder / "result.json", found)
+    sys.stdout.write(table(name, work / name))
+    sys.stdout.flush()
+
+
+def table(name: str, folder: Path) -> str:
+    """A Markdown table: mean and deviation of each arm, and of its differences to the base."""
+    lines = [
+        f"\n{name}",
+        "| arm | runs | mean | sd | difference | sd | minutes |",
+        "|" + " --- |" * 7,
+    ]
+    base = results(folder, BASE)
+    for arm in [*STUDIES[name].arms, NO_AVERAGE]:
+        found = results(folder, arm)
+        if found:
+            scores = [r["score"] for r in found.values()]
+            paired = [r["score"] - base[s]["score"] for s, r in found.items() if s in base]
+            minutes = statistics.mean(r["seconds"] for r in found.values()) / 60
+            cells = [arm, str(len(scores)), *spread(scores), *spread(paired, "+"), f"{minutes:.1f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def results(folder: Path, arm: str) -> dict[int, dict[str, float]]:
+    """What was measured of an arm, by seed."""
+    files = sorted((folder / arm.replace(" ", "_")).glob("seed*/result.json"))
+    return {found["seed"]: found for found in (json.loads(f.read_text()) for f in files)}
+
+
+def spread(values: Sequence[float], sign: str = "") -> tuple[str, str]:
+    """Mean and standard deviation, as text."""
+    if not values:
+        return "", ""
+    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):{sign}.4f}", f"{deviation:.4f}"
+
+
+def hippocampus_task(seed: int) -> dict[str, Any]:
+    """The task on the 80 training cases, fold `seed` of them held out."""
+    task = json.loads((ROOT / "tasks" / "hippocampus.json").read_text())
+    task["dataset_config"]["volume_paths"] = [case_entry(c) for c in hippocampus_cases("train")]
+    task["tr_params"]["folds"] = {"count": FOLDS, "index": seed % FOLDS}
+    return task
+
+
+def hippocampus_score(task: Path, overrides: list[str]) -> float:
+    """Mean Dice over classes and cases of the fold."""
+    resolved = load_task(task, overrides).task
+    volumes = fold_volumes(resolved, open_volumes(resolved))
+    held_out = [Path(v.inputs[0].location).parent.name for v in volumes if v.split == "val"]
+    return case_scores(task, overrides, held_out)["dice"]
+
+
+def flyem_task(seed: int) -> dict[str, Any]:
+    """The task on z 0-79; the guard band of 8 slices is the benchmark's own."""
+    del seed
+    task = json.loads((ROOT / "tasks" / "flyem_membrane.json").read_text())
+    below, above = task["dataset_config"]["volume_paths"]
+    below["bbox"], above["bbox"] = [[0, 80], *FLYEM_PLANE], [[80, 120], *FLYEM_PLANE]
+    task["tr_params"] |= {"patch_size": [48, 48, 48]}
+    task["inference_params"] |= {
+        "bbox": [[88, 120], *FLYEM_PLANE],
+        "output_targets": ["membrane"],
+    }
+    return task
+
+
+def flyem_score(task: Path, overrides: list[str]) -> float:
+    """Dice of the membrane."""
+    return predict_and_score(task, overrides)["membrane"]["dice"]
+
+
+STRONG = """[
+  {"name": "affine", "p": 0.8, "rotation_degrees": 20, "scaling": [0.8, 1.25], "per_axis_scaling": true},
+  {"name": "elastic", "p": 0.5},
+  {"name": "noise", "p": 0.3}, {"name": "blur", "p": 0.2},
+  {"name": "brightness", "p": 0.3}, {"name": "contrast", "p": 0.3},
+  {"name": "low_resolution", "p": 0.2}, {"name": "gamma", "p": 0.4}
+]"""
+MIRRORED = """[
+  {"name": "flip", "axes": ["x"]},
+  {"name": "affine", "p": 1.0, "rotation_degrees": 10, "scaling": [0.9, 1.1]},
+  {"name": "noise", "p": 0.5},
+  {"name": "brightness", "p": 0.3}, {"name": "contrast", "p": 0.3}, {"name": "gamma", "p": 0.3}
+]"""
+"""The task's own list and mirror images: all cases are of one side."""
+MEMBRANE_ALONE = 'dataset_config.targets={"membrane": {"kind": "binary"}}'
+STUDIES = {
+    "flyem": Study(
+        flyem_task,
+        {
+            BASE: [],
+            "membrane alone": [MEMBRANE_ALONE],
+            "no gates": ["model_config.squeeze_excitation=false"],
+            "deep supervision": ["model_config.deep_supervision=true"],
+            "membrane alone, no gates": [MEMBRANE_ALONE, "model_config.squeeze_excitation=false"],
+            "a decoder for each": ["model_config.decoder=separate"],
+        },
+        flyem_score,
+    ),
+    "hippocampus": Study(
+        hippocampus_task,
+        {
+            BASE: [],
+            "no gates": ["model_config.squeeze_excitation=false"],
+            "deep supervision": ["model_config.deep_supervision=true"],
+            "strong augmentation": [f"augment={STRONG}"],
+            "twice the features": ["model_config.f_maps=[32, 64, 128, 256]"],
+            "rate 4e-3": ["tr_params.initial_lr=4e-3"],
+            "rate 1e-3": ["tr_params.initial_lr=1e-3"],
+            "SGD": ["tr_params.optimizer=SGD", "tr_params.initial_lr=0.01"],
+            "cosine": ["tr_params.scheduler=cosine"],
+            "batch of 4": ["tr_params.batch_size=4"],
+            "mirrored": [f"augment={MIRRORED}"],
+        },
+        hippocampus_score,
+    ),
+}
+
+if __name__ == "__main__":
+    main()
