@@ -1,0 +1,128 @@
+"""kill -9 at any step of a training, then the same command: the same run, to the bit.
+
+10 kills in the suite; by hand more: pytest tests/faults/test_training_kill.py --kills 100.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.faults.training_nursery import train_on
+from vcmodels.checkpoint import load_checkpoint
+
+STEPS = 12
+
+
+@pytest.fixture(params=["hard patches", "mixup"])
+def job(request, sheet_task, tmp_path) -> Path:
+    """A task file with everything that a step or an epoch keeps; two of these exclude each other."""
+    if request.param == "mixup":
+        sheet_task["tr_params"]["mixup"] = {"p": 0.5}
+    else:
+        sheet_task["dataset_config"]["sampling"] = {"foreground": 0.3, "hard": 0.5}
+    sheet_task["dataset_config"]["targets"]["sheet"]["loss"] = {"bce": 1, "soft_dice": 1}
+    sheet_task["tr_params"] |= {
+        "max_epoch": 4, "max_steps_per_epoch": STEPS // 4, "gradient_accumulation": 2,
+        "scheduler": "cosine", "ema_decay": 0.9, "loss_balance": "uncertainty", "threads": 1,
+    }  # fmt: skip
+    file = tmp_path / "task.json"
+    file.write_text(json.dumps(sheet_task))
+    return file
+
+
+@pytest.fixture
+def nursery(job):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.training_nursery", str(job)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    yield process
+    process.stdin.close()
+    process.wait()
+    process.stdout.close()
+
+
+def attempt(nursery, workers: int, seconds: float) -> bool:
+    """Start a training and kill it after so long; whether it was still at work."""
+    nursery.stdin.write(json.dumps({"workers": workers, "seconds": seconds}) + "\n")
+    nursery.stdin.flush()
+    status = int(nursery.stdout.readline())
+    assert status in (0, signal.SIGKILL)
+    return status == signal.SIGKILL
+
+
+def flat(value: object, key: str = "") -> dict[str, object]:
+    """The leaves of nested dicts and lists by their path."""
+    items = (
+        value.items() if isinstance(value, dict)
+        else enumerate(value) if isinstance(value, list | tuple)
+        else None
+    )  # fmt: skip
+    if items is None:
+        return {key: value}
+    return {k: v for name, inner in items for k, v in flat(inner, f"{key}.{name}").items()}
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """Everything that a finished run holds, but for times and for what may differ between runs."""
+    found: dict[str, object] = {}
+    for kind in ("last", "best", "3", "4"):
+        state = load_checkpoint(run / f"tiny_{kind}.pth").state
+        found |= {f"{kind}{key}": v for key, v in flat(state).items() if ".task." not in key}
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    found |= {
+        f"log{key}": value
+        for key, value in flat(log).items()
+        if ".val/" in key or ".epoch/" in key or key.endswith(".step")
+    }
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for tag in events.Tags()["scalars"]:
+        if tag.startswith(("train/", "val/", "epoch/")) or tag == "lr":
+            found[f"curve {tag}"] = [(point.step, point.value) for point in events.Scalars(tag)]
+    return found
+
+
+def assert_same(found: dict[str, object], wanted: dict[str, object], manner: object) -> None:
+    assert found.keys() == wanted.keys(), manner
+    for key, value in wanted.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(found[key], value, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert found[key] == value, (key, manner)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_kill_nine_at_any_step_then_the_same_run_to_the_bit(job, nursery, tmp_path, pytestconfig):
+    kills = (pytestconfig.getoption("kills", None) or 10) / 2  # here and for the other job
+    begun = time.monotonic()
+    train_on(job, workers=0)
+    duration = time.monotonic() - begun
+    run = tmp_path / "run"
+    wanted = outcome(run)
+    assert [step for step, _ in wanted["curve lr"]] == list(range(1, STEPS + 1))
+    rng = np.random.default_rng(0)
+    killed, rounds = 0, 0
+    while killed < kills:
+        shutil.rmtree(run)
+        workers = (0, 2)[(rounds + ("mixup" in job.read_text())) % 2]
+        for _ in range(5):
+            killed += attempt(nursery, workers, rng.uniform(0, duration * (1 + workers / 2)))
+        train_on(job, workers)
+        assert_same(outcome(run), wanted, (workers, rounds))
+        assert not [path for path in run.rglob("*") if "partial" in path.name]
+        rounds += 1
