@@ -27,6 +27,17 @@ def with_folds(overrides: Sequence[str] | None, count: int | None) -> list[str]:
     return [*given, *(overrides or ())]
 
 
+def one_fold(task: "Task", fold: int | None) -> "Task":
+    """The task of a fold, if one is asked for.
+
+    Raises:
+        RefusedError: there is no such fold.
+    """
+    from vcmodels.config.folds import fold_task  # late, as in `load`
+
+    return task if fold is None else fold_task(task, fold)
+
+
 def load_one(
     path: Path, overrides: Sequence[str] | None, console: Console, fold: int | None
 ) -> "Task":
@@ -35,11 +46,11 @@ def load_one(
     Raises:
         RefusedError: there is no such fold.
     """
-    from vcmodels.config.folds import fold_task, is_cross_validation  # late, as in `load`
+    from vcmodels.config.folds import is_cross_validation
 
     task = load(path, list(overrides or ()), console)
     if fold is None and is_cross_validation(task):
         assert task.tr_params.folds
         fold = 0
         console.say(f"fold 0 of {task.tr_params.folds.count}; --fold shows another")
-    return task if fold is None else fold_task(task, fold)
+    return one_fold(task, fold)

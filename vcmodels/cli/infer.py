@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ import typer
 
 from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
 from vcmodels.cli.console import Console
+from vcmodels.cli.folds import Fold, one_fold
 from vcmodels.cli.json_lines import JsonLines
 from vcmodels.errors import RefusedError
 
@@ -28,6 +29,11 @@ def infer(
         list[str] | None,
         typer.Option(help="Use this checkpoint, or several; else that of the task or the run."),
     ] = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(metavar="all|I,J,...", help="Use the best checkpoints of these folds."),
+    ] = None,
+    fold: Fold = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier result at the output first.")
     ] = False,
@@ -62,7 +68,12 @@ def infer(
     asked = _Asked(checkpoint, overwrite, verify, dry_run, part, devices, dask)
     asked.require_one_engine()
     console = Console()
-    loaded = load(task, set_, console)
+    loaded = one_fold(load(task, set_, console), fold)
+    if not checkpoint:
+        checkpoint = _of_folds(loaded, folds, console)
+    elif folds:
+        raise RefusedError("--folds", "goes with no --checkpoint", "leave one out")
+    asked = replace(asked, checkpoint=checkpoint)
     with ExitStack() as stack:
         if log_json and not dry_run:
             console.log = stack.enter_context(JsonLines(log_json))
@@ -136,6 +147,25 @@ def _run(task: "Task", asked: _Asked, console: Console, stop: "StopSignals") -> 
             task, predictor, client,
             overwrite=asked.overwrite, reporter=console, should_stop=should_stop,
         )  # fmt: skip
+
+
+def _of_folds(task: "Task", folds: str | None, console: Console) -> list[str] | None:
+    """The checkpoints of folds, when those are asked for or are what was trained.
+
+    Raises:
+        RefusedError: the list names no folds, or one that has no checkpoint.
+    """
+    from vcmodels.inference.members import best_of_folds, is_trained_in_folds
+
+    wanted: list[int] | None = None
+    if folds is not None and folds != "all":
+        parts = folds.replace(" ", "").split(",")
+        if not all(re.fullmatch(r"\d{1,2}", part) for part in parts):
+            raise RefusedError("--folds", f'found "{folds}"', 'give "all", or a list as in 0,2')
+        wanted = [int(part) for part in parts]
+    elif folds is None and (task.inference_params.checkpoint_path or not is_trained_in_folds(task)):
+        return None
+    return [str(path) for path in best_of_folds(task, wanted, console.say)]
 
 
 def _tell(report: "InferenceReport", stopped: int, console: Console) -> int:

@@ -7,7 +7,7 @@ import typer
 
 from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
 from vcmodels.cli.console import Console
-from vcmodels.cli.folds import Fold, FoldCount, with_folds
+from vcmodels.cli.folds import Fold, FoldCount, one_fold, with_folds
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def train(
 ) -> int:
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
-    from vcmodels.config.folds import fold_task, is_cross_validation
+    from vcmodels.config.folds import is_cross_validation
 
     console = Console()
     context.obj.begin()
@@ -41,7 +41,7 @@ def train(
         return _train_all(loaded, words, jobs=jobs, restart=restart, console=console)
     if jobs != 1:
         raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
-    loaded = loaded if fold is None else fold_task(loaded, fold)
+    loaded = one_fold(loaded, fold)
     code = training.train(loaded, reporter=console, restart=restart)
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
     return code

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
-from vcmodels.errors import CheckpointError, OutputError, TaskError
+from vcmodels.errors import OutputError, TaskError
 from vcmodels.inference.ensemble import load_members
 from vcmodels.inference.estimate import Estimate, estimate
 from vcmodels.inference.failures import Failures
 from vcmodels.inference.holding import Hold, setting_up, working_on
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
+from vcmodels.inference.members import choose_checkpoints
 from vcmodels.inference.meter import Meter
 from vcmodels.inference.outputs import State, claim, find_intact
 from vcmodels.inference.pyramid import build_pyramid
@@ -21,7 +22,6 @@ from vcmodels.inference.sharing import WHOLE, Part
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter, Silent
-from vcmodels.volumes import expand_location
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,7 @@ def load_predictor(task: Task, checkpoint: str | Sequence[str] | None = None) ->
     Raises:
         CheckpointError: there is none, or it cannot be used.
     """
-    named = checkpoint or task.inference_params.checkpoint_path
-    best = task.run_dir / f"{task.tr_params.model_name}_best.pth"
-    if not named and not best.exists():
-        found = f"holds no {best.name}"
-        raise CheckpointError(str(task.run_dir), found, "train first, or give a checkpoint_path")
-    paths = [named] if isinstance(named, str) else named
-    return load_members([Path(expand_location(p)) for p in paths] if paths else [best])
+    return load_members(choose_checkpoints(task, checkpoint))
 
 
 def predict(
