@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 OUTPUT_DTYPES = ("uint8", "uint16", "float16", "float32")
@@ -23,9 +22,10 @@ def encode_range(values: Tensor, low: float, high: float, dtype: np.dtype) -> np
     """
     if dtype.kind == "f":
         return encode_float(values, dtype)
-    fraction = (values.float() - low) / (high - low)
-    fraction = torch.nan_to_num(fraction, nan=0.0).clamp(0, 1)
-    return (fraction * np.iinfo(dtype).max).round().cpu().numpy().astype(dtype)
+    most = int(np.iinfo(dtype).max)
+    codes = (values.float() - low).mul_(most / (high - low))  # new, so what follows is in place
+    codes.nan_to_num_(nan=0.0).clamp_(0, most).round_()
+    return codes.cpu().numpy().astype(dtype)
 
 
 def encode_float(values: Tensor, dtype: np.dtype) -> np.ndarray:
