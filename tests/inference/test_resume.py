@@ -1,11 +1,15 @@
 import time
 
 import numpy as np
+import pytest
 from torch import nn
 
+from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
+from vcmodels.inference import journal
 from vcmodels.inference.journal import Journal
-from vcmodels.volumes import WritableArray
+from vcmodels.inference.writing import Output
+from vcmodels.volumes import LocalPlace, WritableArray
 
 
 class Slow(nn.Module):
@@ -45,24 +49,39 @@ def test_a_run_continues_with_other_units(workplace):
     work = workplace(volume(), network=Slow())
     left = iter(range(40))
     work.run(memory=4e-4, options={"should_stop": lambda: next(left, None) is None})
-    assert Journal(work.folder / "out" / "net.zarr").done()
+    assert Journal(LocalPlace(work.folder / "out" / "net.zarr")).done()
     assert work.run(memory=1.0).is_complete
     assert work.hashes() == reference.hashes()
 
 
-def test_a_torn_last_line_of_the_journal_is_dropped(tmp_path):
-    journal = Journal(tmp_path)
-    journal.begin({"a": 1})
-    boxes = [Box((0, 0, 0), (8, 9, 10)), Box((8, 0, 0), (8, 9, 10))]
-    for box in boxes:
-        journal.mark(box)
-    (written,) = (tmp_path / ".vcmodels").glob("done-*.jsonl")
-    with written.open("a") as file:
-        file.write("[[16, 0")
-    again = Journal(tmp_path)
-    assert again.done() == boxes
-    again.mark(Box((16, 0, 0), (8, 9, 10)))
-    assert len(Journal(tmp_path).done()) == 3
+def test_marks_of_all_processes_are_found_and_files_stay_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "LINES", 2)
+    place = LocalPlace(tmp_path)
+    mine, other = Journal(place), Journal(place)
+    mine.begin({"a": 1})
+    boxes = [Box((8 * n, 0, 0), (8, 9, 10)) for n in range(6)]
+    mine.mark(boxes[0])
+    other.mark(boxes[5])
+    for box in boxes[1:5]:
+        mine.mark(box)
+    mine.mark(boxes[0], array="value/1")
+    assert Journal(place).done() == boxes
+    assert Journal(place).done("value/1") == boxes[:1]
+    counts = [path.read_text().count("\n") for path in (tmp_path / ".vcmodels").glob("done-*")]
+    assert sorted(counts) == [1, 2, 2, 2]
+    Journal(place).remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_lost_the_output_marks_and_writes_nothing(tmp_path):
+    def refuse():
+        raise RunError("out", "is another's", "")
+
+    with pytest.raises(RunError, match="is another's"):
+        Journal(LocalPlace(tmp_path), refuse).mark(Box((0, 0, 0), (8, 9, 10)))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RunError, match="is another's"):
+        Output(None, None, np.dtype("u1"), refuse).write(Box((0, 0, 0), (1, 1, 1)), None)
 
 
 def test_chunks_are_on_the_disk_before_their_layer_is_marked(workplace, monkeypatch):

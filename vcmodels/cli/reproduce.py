@@ -1,7 +1,6 @@
 """`vcmodels reproduce`."""
 
 import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,9 +11,9 @@ from vcmodels.cli.console import Console
 
 def reproduce(
     context: typer.Context,
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT.zarr", help="What infer wrote.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT.zarr", help="What infer wrote.")],
     into: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", metavar="DIR", help="Keep the second result in this folder."),
     ] = None,
     checkpoint: Annotated[
@@ -25,6 +24,7 @@ def reproduce(
     """Make a result again from its own attributes, and say whether it is identical; 1 if not."""
     from vcmodels import inference
     from vcmodels.stopping import StopSignals
+    from vcmodels.volumes import expand_location
 
     console = Console()
     context.obj.begin()
@@ -35,8 +35,8 @@ def reproduce(
             return stop.is_stopped()
 
         comparison = inference.reproduce(
-            output.resolve(),
-            (into or Path(scratch)).resolve(),
+            expand_location(output),
+            expand_location(into or scratch),
             checkpoint=checkpoint,
             reporter=console,
             should_stop=should_stop,

@@ -1,16 +1,14 @@
 """The task, the checkpoint and the input checked against each other, before anything is written."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
-from vcmodels.errors import TaskError, VolumeError
+from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes import Volume, expand_location, open_volume
-from vcmodels.volumes.location import is_remote
+from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
 
 CHUNK = 128
 _TRAINING_ONLY = {
@@ -139,20 +137,21 @@ def region_of(task: Task, volume: Volume) -> Box:
     return region
 
 
-def output_root(task: Task) -> Path:
+def output_root(task: Task) -> Place:
     """`<output_dir>/<model_name>.zarr`.
 
     Raises:
-        TaskError: no folder is named, or it is a URL.
+        TaskError: no folder is named, or it is a URL that cannot be written to.
     """
     key, folder = "inference_params.output_dir", task.inference_params.output_dir
     if not folder:
         raise TaskError(key, "is not set", "name the folder for the result")
-    if is_remote(folder):
-        raise TaskError(
-            key, f"{folder} is a URL, which cannot be written to", "give a local folder"
-        )
-    return Path(_expanded(folder, key)) / f"{task.tr_params.model_name}.zarr"
+    try:
+        return place_at(expand_location(folder)) / f"{task.tr_params.model_name}.zarr"
+    except OutputError as error:
+        raise TaskError(key, f"{error.subject} {error.found}", error.remedy) from error
+    except VolumeError as error:
+        raise TaskError(key, error.found, error.remedy) from error
 
 
 def checked_patch(task: Task, predictor: Predictor) -> Shape:

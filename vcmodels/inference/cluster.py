@@ -84,7 +84,7 @@ class Predicting(WorkerPlugin):
                 outputs = begin(job, hold, overwrite=False, verify=False, say=Silent().say)
                 if outputs is None:
                     return Outcome(0, failures)
-                journal = Journal(job.root)
+                journal = Journal(job.root, hold.check)
                 units = list(job.division.units(journal.done()))
                 meter = Meter(told, told.record, str(self._worker.name))
                 count, _ = predict_units(

@@ -3,17 +3,20 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vcmodels.errors import OutputError
+from vcmodels.inference.leasing import LeasedHold, take_setup
+from vcmodels.volumes import LocalPlace, ObjectPlace, Place
 
 
-class Hold:
+class LockedHold:
     """The right to write to an output, until it is given back or the process ends.
 
-    It is got, and given back, inside `setting_up` alone, so that nobody sees a state in between.
+    It is the lock of a file beside the output. It is got, and given back, inside `setting_up` alone,
+    so that nobody sees a state in between.
 
     Args:
         root: the output group.
@@ -23,8 +26,8 @@ class Hold:
         OutputError: another process holds it.
     """
 
-    def __init__(self, root: Path, *, alone: bool) -> None:
-        self.path = root.with_name(f".{root.name}.lock")
+    def __init__(self, root: LocalPlace, *, alone: bool) -> None:
+        self.path = _beside(root, "lock")
         self.alone = alone
         self._handle: int | None = None
         try:
@@ -51,8 +54,11 @@ class Hold:
         fcntl.flock(self._handle, self._mode)
         return True
 
+    def check(self) -> None:
+        """Nothing: a lock cannot be lost."""
+
     def release(self) -> None:
-        """Give it back, if that was not done; the last one leaves nothing behind."""
+        """Give it back, if that was not done."""
         if self._handle is None:
             return
         if self.is_sole():
@@ -61,42 +67,62 @@ class Hold:
         self._handle = None
 
 
+Hold = LockedHold | LeasedHold
+
+
 @contextmanager
-def setting_up(root: Path) -> Iterator[None]:
+def setting_up(root: Place) -> Iterator[None]:
     """Begin, or end, the work on an output, one process at a time.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the output cannot be written.
     """
-    path = root.with_name(f".{root.name}.setup.lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _lock(path, fcntl.LOCK_EX)
+        give_back = take_setup(root) if isinstance(root, ObjectPlace) else _lock_setup(root)
     except OSError as error:
-        found = f"{path.parent} cannot be written ({error.strerror})"
-        remedy = "choose a writable folder"
+        found = f"{error.filename} cannot be written ({error.strerror or error})"
+        remedy = getattr(error, "remedy", "choose a writable folder")
         raise OutputError("inference_params.output_dir", found, remedy) from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        give_back()
 
 
 @contextmanager
-def working_on(root: Path, *, alone: bool) -> Iterator[Hold]:
+def working_on(root: Place, *, alone: bool) -> Iterator[Hold]:
     """Hold an output while the context lasts, however it ends.
 
     Raises:
-        OutputError: another process holds it, or the folder cannot be written.
+        OutputError: another process holds it, or the output cannot be written.
     """
     with setting_up(root):
-        hold = Hold(root, alone=alone)
+        is_remote = isinstance(root, ObjectPlace)
+        hold = LeasedHold(root, alone=alone) if is_remote else LockedHold(root, alone=alone)
     try:
         yield hold
     finally:
-        with setting_up(root):
-            hold.release()
+        if isinstance(hold, LeasedHold):
+            hold.release()  # at once: a server that is gone is not waited for
+        else:
+            with setting_up(root):
+                hold.release()
+
+
+def _lock_setup(root: LocalPlace) -> Callable[[], None]:
+    path = _beside(root, "setup.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _lock(path, fcntl.LOCK_EX)
+
+    def give_back() -> None:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+    return give_back
+
+
+def _beside(root: LocalPlace, ending: str) -> Path:
+    return root.path.with_name(f".{root.name}.{ending}")
 
 
 def _lock(path: Path, mode: int) -> int:

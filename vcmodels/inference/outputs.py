@@ -1,9 +1,8 @@
 """The output group: its arrays, their attributes, and whose it is."""
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -13,16 +12,19 @@ from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.levels import coarse_extent
 from vcmodels.inference.deviation import Written
 from vcmodels.inference.display import display
-from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, sweep_partials
+from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences
 from vcmodels.inference.writing import Output
 from vcmodels.volumes import (
     ChunkError,
+    Place,
     Volume,
     WritableArray,
     coarse_grid,
     create_array,
     group_attributes,
+    is_array,
     open_volume,
+    place_at,
     set_group_attributes,
     write_multiscale_group,
 )
@@ -43,7 +45,7 @@ def level_key(name: str, level: int) -> str:
 class Layout:
     """The arrays of an output, all of them over the whole volume."""
 
-    root: Path
+    root: Place
     extent: Shape
     chunks: Shape
     """Along (z, y, x)."""
@@ -74,13 +76,13 @@ class Layout:
     def open_level(self, name: str, target: Written, level: int) -> Output:
         """Open the array of a level of a target, which is created if it does not exist yet."""
         place = self.location(name, level)
-        if any((place / file).exists() for file in (".zarray", "zarr.json")):
+        if is_array(place):
             array = WritableArray(ArrayHandle(str(place), self.zarr_format, "r+"))
         else:
             array = self._create(name, target, level)
         return Output(target, array, self.dtype)
 
-    def location(self, name: str, level: int) -> Path:
+    def location(self, name: str, level: int) -> Place:
         """Where the array of a level is."""
         return self.root / level_key(name, level)
 
@@ -93,7 +95,7 @@ class Layout:
     def clean(self, names: Iterable[str]) -> None:
         """Delete what killed writes left in arrays that nobody writes to now."""
         for name in names:
-            sweep_partials(self.root / name)
+            (self.root / name).sweep()
 
     def _create(self, name: str, target: Written, level: int) -> WritableArray:
         channels = target.output_channels(self.dtype)
@@ -163,7 +165,7 @@ State = Literal["new", "resume", "complete"]
 
 
 def claim(
-    root: Path, manifest: Manifest, *, overwrite: bool = False, verify: bool = False
+    root: Place, manifest: Manifest, *, overwrite: bool = False, verify: bool = False
 ) -> State:
     """Find out what stands at the output, and refuse what is not this very run's.
 
@@ -177,12 +179,12 @@ def claim(
         OutputError: another run's result, something that is not ours, or a finished result that
             has lost chunks since; nothing is changed.
     """
-    if root.is_symlink() or (root.exists() and not root.is_dir()):
+    if root.is_obstructed():
         raise OutputError(str(root), "is in the way: a link or a file", "move it away")
     journal = Journal(root)
     started, noted = journal.manifest(), _attributes(root)
     before = started if started is not None else noted.get("manifest")
-    if before is None and (not root.exists() or {path.name for path in root.iterdir()} <= {FOLDER}):
+    if before is None and root.names() <= {FOLDER}:
         return "new"
     if not isinstance(before, dict):
         raise OutputError(
@@ -198,7 +200,7 @@ def claim(
             f"holds another result: {'; '.join(changed[:6])}",
             "restore those values, choose another output_dir, or run with --overwrite",
         )
-    has_arrays = all((root / name).is_dir() for name in manifest["targets"])
+    has_arrays = root.names() >= set(manifest["targets"])
     if noted.get("complete") is True and has_arrays and not verify:
         _require_whole(root, noted.get("stored_chunks", {}))
         journal.remove()
@@ -206,8 +208,8 @@ def claim(
     return "resume"
 
 
-def count_stored(root: Path, array: str) -> int:
-    """How many chunks (or shards) of an array of the output are on disk."""
+def count_stored(root: Place, array: str) -> int:
+    """How many chunks (or shards) of an array of the output are stored."""
     volume = open_volume(str(root / array), key="output", channels="any")
     return sum(1 for _ in volume.stored_blocks())
 
@@ -217,7 +219,7 @@ def find_intact(layout: Layout, outputs: Mapping[str, Output]) -> dict[str, list
     found = {"": intact_blocks(outputs)}
     for name, output in outputs.items():
         for level in range(1, len(layout.factors)):
-            if layout.location(name, level).is_dir():
+            if is_array(layout.location(name, level)):
                 mine = {name: layout.open_level(name, output.target, level)}
                 found[level_key(name, level)] = intact_blocks(mine)
     return found
@@ -241,7 +243,7 @@ def _is_intact(volume: Volume, block: Box) -> bool:
     return True
 
 
-def _require_whole(root: Path, stored: Mapping[str, int]) -> None:
+def _require_whole(root: Place, stored: Mapping[str, int]) -> None:
     """Refuse a finished result of which chunks are gone: they would read as zeros.
 
     Raises:
@@ -257,7 +259,7 @@ def _require_whole(root: Path, stored: Mapping[str, int]) -> None:
             )
 
 
-def _attributes(root: Path) -> dict[str, Any]:
+def _attributes(root: Place) -> dict[str, Any]:
     """What `Layout.note` wrote; empty where there is nothing of ours."""
     try:
         found = group_attributes(str(root)).get(KEY)
@@ -266,34 +268,31 @@ def _attributes(root: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _delete(root: Path, before: Manifest, noted: dict[str, Any]) -> None:
+def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
     """Delete the arrays of an earlier run, and nothing that is not ours."""
     journal = Journal(root)
     if noted:  # from here on nobody takes it for complete, whenever this is killed
         set_group_attributes(str(root), {KEY: {**noted, "complete": False}})
     journal.begin(before)  # anew: the slabs that it says are done are about to go
     for name in before.get("targets", {}):
-        place = root / name
-        if Path(name).name == name and place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-    if {path.name for path in root.iterdir()} <= {FOLDER, *_METADATA}:
-        for name in _METADATA:
-            (root / name).unlink(missing_ok=True)
+        if Path(name).name == name:
+            (root / name).remove()
+    if root.names() <= {FOLDER, *_METADATA}:
+        root.delete(*_METADATA)
     journal.remove()
 
 
-def refuse_inside_input(root: Path, locations: list[str]) -> None:
+def refuse_inside_input(root: Place, locations: list[str]) -> None:
     """Refuse an output that lies in an input's store, or an input that lies in the output.
 
     Raises:
         OutputError: naming both.
     """
-    mine = root.resolve()
+    mine = _path(str(root))
     for location in locations:
-        if is_remote(location):
+        if _protocol(location) != _protocol(str(root)):
             continue
-        store = Path(_store(location)).resolve()
-        array = Path(location).resolve()
+        store, array = _path(_store(location)), _path(location)
         if mine == store or store in mine.parents or mine in (array, *array.parents):
             raise OutputError(
                 "inference_params.output_dir",
@@ -302,9 +301,18 @@ def refuse_inside_input(root: Path, locations: list[str]) -> None:
             )
 
 
+def _protocol(location: str) -> str:
+    return location.partition("://")[0] if is_remote(location) else ""
+
+
+def _path(location: str) -> PurePath:
+    """A location, without links, to be compared with others."""
+    return PurePosixPath(location) if is_remote(location) else Path(location).resolve()
+
+
 def _store(location: str) -> str:
     """The outermost zarr group around an array."""
     outermost, above = location, parent(location)
-    while above and any(Path(above, name).exists() for name in _METADATA):
+    while above and any(place_at(above).holds(name) for name in _METADATA):
         outermost, above = above, parent(above)
     return outermost

@@ -15,7 +15,7 @@ from vcmodels.inference.journal import Manifest, differences
 from vcmodels.inference.outputs import KEY
 from vcmodels.inference.run import load_predictor, predict
 from vcmodels.reporting import Reporter
-from vcmodels.volumes import Volume, group_attributes, open_volume
+from vcmodels.volumes import Place, Volume, group_attributes, open_volume, place_at
 
 VERSIONS = ("torch", "vcmodels")
 _AMP = {"float32": "off", "bfloat16": "bf16", "float16": "fp16"}
@@ -32,8 +32,8 @@ class Comparison:
 
 
 def reproduce(
-    output: Path,
-    folder: Path,
+    output: str | Path,
+    folder: str | Path,
     *,
     checkpoint: str | None = None,
     reporter: Reporter,
@@ -42,7 +42,7 @@ def reproduce(
     """Make a result again from its own attributes, and compare all levels of all targets.
 
     Args:
-        output: the group that `infer` wrote.
+        output: the group that `infer` wrote, by its full path or URL.
         folder: where the second one goes, or is continued.
         checkpoint: where the checkpoint is now, if it was moved.
         reporter: told other versions, and progress.
@@ -52,8 +52,9 @@ def reproduce(
         OutputError: `output` is not finished, or the input or the checkpoint are not what they were.
         RefusedError: as for `predict`.
     """
-    manifest, provenance = _read(output)
-    task = _task(manifest, provenance, folder)
+    old = place_at(str(output))
+    manifest, provenance = _read(old)
+    task = _task(manifest, provenance, str(folder))
     predictor = load_predictor(task, checkpoint or provenance["checkpoint"])
     now = prepare(task, predictor, lambda _line: None).manifest
     for line in differences({k: manifest.get(k) for k in VERSIONS}, {k: now[k] for k in VERSIONS}):
@@ -70,11 +71,11 @@ def reproduce(
         for name in manifest["targets"]
         for level in range(manifest["pyramid"] + 1)
     ]
-    compared = [_compare(output / array, report.root / array) for array in arrays]
+    compared = [_compare(old / array, report.root / array) for array in arrays]
     return Comparison(True, [line for line in compared if line])
 
 
-def _read(output: Path) -> tuple[Manifest, dict[str, Any]]:
+def _read(output: Place) -> tuple[Manifest, dict[str, Any]]:
     """The manifest and the provenance of a finished result.
 
     Raises:
@@ -91,14 +92,14 @@ def _read(output: Path) -> tuple[Manifest, dict[str, Any]]:
     raise OutputError(str(output), "is no finished result of infer", "finish it, or name another")
 
 
-def _task(manifest: Manifest, provenance: Mapping[str, Any], folder: Path) -> Task:
+def _task(manifest: Manifest, provenance: Mapping[str, Any], folder: str) -> Task:
     """The task of a result, with what `auto` stood for, and the inputs by their full paths."""
     task, _ = parse_task(provenance["task"], "the attributes")
     params = task.inference_params
     update = {
         "input_path": manifest["input"],
         "level": 0,  # the path names the array itself
-        "output_dir": str(folder),
+        "output_dir": folder,
         "skip": params.skip.model_copy(update={"mask": manifest["skip"]["mask"]}),
         "pyramid": manifest["pyramid"],
         "patch_size": tuple(manifest["patch_size"]),
@@ -111,7 +112,7 @@ def _task(manifest: Manifest, provenance: Mapping[str, Any], folder: Path) -> Ta
     return task.model_copy(update={"inference_params": params.model_copy(update=update)})
 
 
-def _compare(old: Path, new: Path) -> str:
+def _compare(old: Place, new: Place) -> str:
     """One line on how two arrays differ; empty when they do not."""
     before, now = (open_volume(str(place), key="output", channels="any") for place in (old, new))
     blocks = sorted({*before.stored_blocks(), *now.stored_blocks()})

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
@@ -22,15 +21,16 @@ from vcmodels.inference.sharing import WHOLE, Part
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter, Silent
+from vcmodels.volumes import Place
 
 
 @dataclass(frozen=True)
 class InferenceReport:
     """What a run did."""
 
-    root: Path
+    root: Place
     """The output group."""
-    outputs: dict[str, Path] = field(default_factory=dict)
+    outputs: dict[str, Place] = field(default_factory=dict)
     """The OME-Zarr group of each target."""
     patches: int = 0
     """Predicted by this run."""
@@ -122,10 +122,11 @@ def predict(
         outputs = begin(job, hold, overwrite=overwrite, verify=verify, say=reporter.say)
         if outputs is None:
             return InferenceReport(job.root, places, was_complete=True)
-        job = warm_up(job, Journal(job.root), alone=part == WHOLE)
+        journal = Journal(job.root, hold.check)
+        job = warm_up(job, journal, alone=part == WHOLE)
         failures = Failures(reporter.say)
         worker = None if part == WHOLE else f"part {part}"
-        count, is_through = _predict(job, outputs, failures, reporter, should_stop, worker)
+        count, is_through = _predict(job, outputs, journal, failures, reporter, should_stop, worker)
         is_complete = is_through and complete(job, hold, reporter, should_stop)
         is_through = is_complete or (is_through and not should_stop())
     if is_through and (error := failures.error(job.root)):
@@ -166,19 +167,19 @@ def begin(
             for array, blocks in intact.items():
                 journal.mark(*blocks, array=array)
             say(f"{job.root}: {len(intact[''])} blocks are intact")
-        return outputs
+        return {name: replace(output, check=hold.check) for name, output in outputs.items()}
 
 
 def _predict(
     job: Job,
     outputs: dict[str, Output],
+    journal: Journal,
     failures: Failures,
     reporter: Reporter,
     should_stop: Callable[[], bool],
     worker: str | None,
 ) -> tuple[int, bool]:
     """Predict what is left of this worker's units; returns how many patches, and if it got through."""
-    journal = Journal(job.root)
     done = journal.done()
     if done:
         reporter.say(f"{job.root}: continuing after {len(done)} finished layers")
@@ -223,7 +224,7 @@ def complete(
     A worker that is not the last gives its hold back at once: of two that end together, each would
     else leave it to the other.
     """
-    reporter, journal = reporter or Silent(), Journal(job.root)
+    reporter, journal = reporter or Silent(), Journal(job.root, hold.check)
     with setting_up(job.root):
         if not hold.is_sole() or next(job.whole.units(journal.done()), None) is not None:
             hold.release()
@@ -234,6 +235,7 @@ def complete(
         if not hold.is_sole():  # another worker came meanwhile, and completes it when it ends
             hold.release()
             return False
+        job.layout.clean(job.targets)
         for name, target in job.targets.items():
             job.layout.describe(name, target, job.provenance, is_complete=True)
         job.layout.note(job.manifest, is_complete=True)

@@ -18,6 +18,7 @@ from vcmodels.inference.failures import Failures, PlaceError
 from vcmodels.inference.skipping import Mask
 from vcmodels.inference.units import Unit
 from vcmodels.volumes import WritableArray
+from vcmodels.volumes.remote import RemoteError
 
 ENCODED_DEPTH = 16
 """Planes that are encoded together at most: few enough for the temporaries to stay in the cache,
@@ -31,6 +32,8 @@ class Output:
     target: Written
     array: WritableArray
     dtype: np.dtype
+    check: Callable[[], None] = lambda: None
+    """Raises when this process may not write any more."""
 
     @property
     def channels(self) -> int:
@@ -41,10 +44,14 @@ class Output:
         """Write (S, Z, Y, X) encoded voxels.
 
         Raises:
-            RunError: the disk is full, or the array cannot be written.
+            RunError: the disk is full, the array cannot be written, or not by this process any more.
         """
+        self.check()
         try:
             self.array.write(box, data)
+        except RemoteError as error:
+            remedy = f"{error.remedy}: the same command continues here"
+            raise RunError(error.place, f"cannot be written ({error.found})", remedy) from error
         except OSError as error:
             raise RunError(
                 self.array.location,

@@ -2,18 +2,23 @@
 
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.opening import open_volume
+from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at
 from vcmodels.volumes.reader import ChunkError, Volume
 from vcmodels.volumes.writer import (
     WritableArray,
     coarse_grid,
     create_array,
     group_attributes,
+    is_array,
     set_group_attributes,
     write_multiscale_group,
 )
 
 __all__ = [
     "ChunkError",
+    "LocalPlace",
+    "ObjectPlace",
+    "Place",
     "Volume",
     "WritableArray",
     "coarse_grid",
@@ -21,8 +26,10 @@ __all__ = [
     "expand_location",
     "expand_pattern",
     "group_attributes",
+    "is_array",
     "is_remote",
     "open_volume",
+    "place_at",
     "set_group_attributes",
     "write_multiscale_group",
 ]

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_MARK = ".vcmodels-"
+MARK = ".vcmodels-"
+"""In the names of temporary files."""
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -23,7 +24,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The same folder, because a rename across file systems is a copy and not atomic.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{_MARK}")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{MARK}")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -47,7 +48,7 @@ def keep_as(path: str | Path, kept: str | Path) -> None:
         OSError: no permission, no space; what had the second name is then untouched.
     """
     kept = Path(kept)
-    temporary = kept.with_name(f".{kept.name}{_MARK}{os.getpid()}")
+    temporary = kept.with_name(f".{kept.name}{MARK}{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
         try:
@@ -94,7 +95,7 @@ def sync_folder(folder: str | Path) -> None:
 
 def sweep_temporaries(folder: str | Path) -> int:
     """Delete what killed `write_atomic` calls left in a folder; returns how many files."""
-    litter = [p for p in Path(folder).glob(f".*{_MARK}*") if p.is_file()]
+    litter = [p for p in Path(folder).glob(f".*{MARK}*") if p.is_file()]
     for path in litter:
         path.unlink(missing_ok=True)
     return len(litter)

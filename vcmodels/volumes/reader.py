@@ -226,9 +226,7 @@ class Volume:
         where = self._where(box)
         self._check_files(where)
         try:
-            block = np.asarray(self.handle.array()[where])
-        except RemoteError as error:
-            raise RunError(error.place, f"cannot be read ({error.found})", error.remedy) from error
+            block = self._fetch(where)
         except _DECODE_ERRORS as error:
             raise self._chunk_error(where, error) from error
         block = channel_last_to_first(block, self.channel_axis)
@@ -242,6 +240,17 @@ class Volume:
         if self.channel_axis == "first":
             return (everything, *box.slices())
         return (*box.slices(), everything)
+
+    def _fetch(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+        """Read from zarr.
+
+        Raises:
+            RunError: a server does not give an object; `RemoteError` is its cause.
+        """
+        try:
+            return np.asarray(self.handle.array()[where])
+        except RemoteError as error:
+            raise RunError(error.place, f"cannot be read ({error.found})", error.remedy) from error
 
     def _chunks_in(self, where: tuple[slice, ...]) -> Iterator[tuple[int, ...]]:
         """Indices, in the stored array, of the storage units that slices touch."""

@@ -29,7 +29,7 @@ WHOLE_S = 900.0
 _S3 = ("s3", "s3a")
 _HTTP = ("http", "https")
 _ABSENT = (404, 410)
-_BUSY = (408, 425, 429)
+_BUSY = (408, 409, 425, 429)
 _CONFIGURED: Mapping[str, dict[str, Any]] = importlib.import_module("fsspec.config").conf
 """What the user has set by FSSPEC_<PROTOCOL> variables and in ~/.config/fsspec."""
 _T = TypeVar("_T")
@@ -42,22 +42,26 @@ class RemoteError(OSError):
         place: its URL.
         found: what the server, or the lack of one, came to.
         remedy: what to do about it.
+        status: what the server answered with, if it did.
     """
 
-    def __init__(self, place: str, found: str, remedy: str) -> None:
+    def __init__(self, place: str, found: str, remedy: str, status: int | None = None) -> None:
         super().__init__(found)
-        self.place, self.found, self.remedy = place, found, remedy
+        self.place, self.found, self.remedy, self.status = place, found, remedy, status
+        self.filename = place  # where an OSError says what it is about
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        """Pickle by the three parts."""
-        return type(self), (self.place, self.found, self.remedy)
+    def __str__(self) -> str:
+        return self.found
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, int | None]]:
+        """Pickle by its parts."""
+        return type(self), (self.place, self.found, self.remedy, self.status)
 
 
 class Files(Protocol):
     """What is used of an fsspec file system."""
 
     def cat_file(self, path: str) -> bytes: ...
-    def pipe_file(self, path: str, value: bytes) -> object: ...
     def find(self, path: str, detail: bool) -> dict[str, dict[str, Any]]: ...
     def ls(self, path: str, detail: bool) -> list[str]: ...
     def rm(self, path: list[str]) -> object: ...
@@ -161,7 +165,8 @@ def pause_after(error: Exception, tries: int, place: str) -> float:
     if tries < len(PAUSES_S) and _may_pass(cause, status):
         return PAUSES_S[tries]
     often = f" {tries + 1} times" if tries else ""
-    raise RemoteError(place, f"{describe(cause)}{often}", _remedy(cause, status, code)) from error
+    found, remedy = f"{describe(cause)}{often}", _remedy(cause, status, code)
+    raise RemoteError(place, found, remedy, status) from error
 
 
 def remote_files(location: str) -> Files:
@@ -232,7 +237,7 @@ def _remedy(error: BaseException, status: int | None, code: str) -> str:
     if status in (401, 403) or isinstance(error, PermissionError):
         return "check the credentials, and whether they may read, list and write there"
     if type(error).__name__ == "NoCredentialsError":
-        return 'set AWS_PROFILE or AWS_ACCESS_KEY_ID; for public data FSSPEC_S3=\'{"anon": true}\''
+        return "set AWS_PROFILE or AWS_ACCESS_KEY_ID; for public data FSSPEC_S3='{\"anon\": true}'"
     return "check the address and the connection, then run again"
 
 

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from vcmodels.volumes import backend
 from vcmodels.volumes.backend import ArrayHandle, ZarrFormat
 from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.metadata import Spacing
+from vcmodels.volumes.places import Place, place_at
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
@@ -25,9 +26,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 class WritableArray:
     """An array to write boxes into; cheap to pickle, opened anew in every process.
 
-    Each chunk (or shard) is written whole and renamed into place by zarr, so that a kill leaves
-    the old or the new one. Two writers must never touch the same chunk or shard: zarr reads it,
-    changes it and writes it back without a lock.
+    Each chunk (or shard) is written whole, and renamed into place by zarr or put by one request, so
+    that a kill leaves the old or the new one. Two writers must never touch the same chunk or shard:
+    zarr reads it, changes it and writes it back without a lock.
     """
 
     handle: ArrayHandle
@@ -35,7 +36,7 @@ class WritableArray:
 
     @property
     def location(self) -> str:
-        """The array's folder."""
+        """The array's folder, or URL."""
         return self.handle.location
 
     def write(self, box: Box, data: np.ndarray[Any, Any]) -> None:
@@ -47,7 +48,8 @@ class WritableArray:
 
         Raises:
             ValueError: another shape or dtype, or a box outside the array.
-            OSError: the disk is full or not writable; chunks written before stay.
+            OSError: the disk is full or not writable, the server does not take it; chunks written
+                before stay.
         """
         array = self.handle.array()
         *channels, depth, height, width = array.shape
@@ -83,7 +85,7 @@ class WritableArray:
         )
 
     def files(self, box: Box) -> Iterator[Path]:
-        """The files of the chunks (or shards) that touch a box, whether they exist or not."""
+        """The local files of the chunks (or shards) that touch a box, whether they exist or not."""
         array = self.handle.array()
         units = array.shards or array.chunks
         spans = [range(-(-n // u)) for n, u in zip(array.shape, units, strict=True)]
@@ -94,7 +96,12 @@ class WritableArray:
             yield Path(self.location, prefix + "/".join(map(str, index)))
 
     def sync(self, box: Box) -> None:
-        """Wait until the chunks that touch a box would survive a loss of power."""
+        """Wait until the chunks that touch a box would survive a loss of power.
+
+        What an object store has answered for has done so.
+        """
+        if is_remote(self.location):
+            return
         stored = [path for path in self.files(box) if path.exists()]
         for path in (*stored, *sorted({path.parent for path in stored})):
             handle = os.open(path, os.O_RDONLY)
@@ -121,10 +128,10 @@ def create_array(
     unit: str | None = None,
     write_empty_chunks: bool = False,
 ) -> WritableArray:
-    """Create an array in a local store; groups above it are made as needed.
+    """Create an array in a store; groups above it are made as needed.
 
     Args:
-        root: the store, a local folder.
+        root: the store, a local folder or a URL.
         name: path of the array in it, such as "sheet" or "sheet/0".
         shape: (Z, Y, X), or (C, Z, Y, X).
         chunks: as many numbers as `shape`.
@@ -141,10 +148,9 @@ def create_array(
 
     Raises:
         ValueError: a name that is no plain path, shards in version 2, shapes that do not fit.
-        OutputError: the array exists already, or the root is a URL or of another zarr version.
+        OutputError: the array exists already, the root is of another zarr version, or a URL that
+            cannot be written to.
     """
-    if is_remote(root):
-        raise OutputError(root, "writing to a URL is not supported", "give a local folder")
     if not _NAME.fullmatch(name):
         raise ValueError(f"array name {name!r} must be letters, digits, '_', '-' and '.'")
     if shards is not None and zarr_format == 2:
@@ -156,10 +162,10 @@ def create_array(
     if spacing is not None:
         stored |= {"resolution": list(spacing), "offset": list(offset)}
         stored |= {"units": unit} if unit else {}
-    location = Path(root, name)
-    if (location / ".zarray").exists() or (location / "zarr.json").exists():
+    location = place_at(root) / name
+    if is_array(location):
         raise OutputError(str(location), "exists already", "choose another name or remove it")
-    _make_groups(Path(root), name, zarr_format)
+    _make_groups(place_at(root), name, zarr_format)
     backend.create(
         str(location),
         shape=tuple(shape),
@@ -173,6 +179,11 @@ def create_array(
     )
     handle = ArrayHandle(str(location), zarr_format, "r+")
     return WritableArray(handle, write_empty_chunks)
+
+
+def is_array(place: Place) -> bool:
+    """Whether there is an array."""
+    return place.holds(".zarray") or place.holds("zarr.json")
 
 
 def coarse_grid(spacing: Spacing, offset: Spacing, factor: Shape) -> tuple[Spacing, Spacing]:
@@ -202,7 +213,7 @@ def write_multiscale_group(
     (s_n - s_0) / 2 further in.
 
     Args:
-        location: of the group, a local folder.
+        location: of the group.
         name: of the image.
         axes: names of the axes, among "c", "z", "y", "x".
         spacing: voxel size (z, y, x) of level 0.
@@ -233,7 +244,7 @@ def write_multiscale_group(
 
 
 def group_attributes(location: str) -> dict[str, Any]:
-    """The attributes of a local group.
+    """The attributes of a group.
 
     Raises:
         FileNotFoundError: there is no group.
@@ -244,35 +255,30 @@ def group_attributes(location: str) -> dict[str, Any]:
 def set_group_attributes(
     location: str, attributes: Mapping[str, Any], *, zarr_format: ZarrFormat = 2
 ) -> None:
-    """Add attributes to a local group, which is made (of `zarr_format`) when there is none."""
-    path = Path(location)
-    existing = _group_format(path)
+    """Add attributes to a group, which is made (of `zarr_format`) when there is none."""
+    place = place_at(location)
+    existing = _group_format(place)
     if existing is None:
-        _make_groups(path.parent, path.name, zarr_format, ends_with_group=True)
+        backend.create_group(location, zarr_format)
     backend.update_attributes(location, attributes, existing or zarr_format)
 
 
-def _group_format(path: Path) -> ZarrFormat | None:
-    if (path / "zarr.json").exists():
+def _group_format(place: Place) -> ZarrFormat | None:
+    if place.holds("zarr.json"):
         return 3
-    return 2 if (path / ".zgroup").exists() else None
+    return 2 if place.holds(".zgroup") else None
 
 
-def _make_groups(
-    root: Path, name: str, zarr_format: ZarrFormat, *, ends_with_group: bool = False
-) -> None:
+def _make_groups(root: Place, name: str, zarr_format: ZarrFormat) -> None:
     """Create the root group and those between it and the array, where they do not exist."""
-    parts = name.split("/")
-    folders = [root.joinpath(*parts[:n]) for n in range(len(parts))]
-    if ends_with_group:
-        folders = [root / name]
-    for folder in folders:
-        existing = _group_format(folder)
+    above = accumulate(name.split("/")[:-1], lambda place, part: place / part, initial=root)
+    for group in above:
+        existing = _group_format(group)
         if existing is None:
-            backend.create_group(str(folder), zarr_format)
+            backend.create_group(str(group), zarr_format)
         elif existing != zarr_format:
             found = f"is a zarr version {existing} group, not version {zarr_format}"
-            raise OutputError(str(folder), found, "choose another folder")
+            raise OutputError(str(group), found, "choose another folder")
 
 
 def _axis(name: str, unit: str | None) -> dict[str, str]:

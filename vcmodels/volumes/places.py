@@ -1,0 +1,280 @@
+"""Folders to write to: on a disk, or below a prefix of an object store.
+
+Both promise the same: a file that was written is all there or not at all, and stays when `write`
+has returned.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from vcmodels.errors import OutputError
+from vcmodels.volumes.files import MARK, write_atomic
+from vcmodels.volumes.location import is_remote, join
+from vcmodels.volumes.remote import Files, RemoteError, patiently, remote_files
+
+_REFUSED = 412
+"""The status of a request whose condition does not hold."""
+
+
+@dataclass(frozen=True)
+class LocalPlace:
+    """A folder on a disk, which need not exist yet."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> "LocalPlace":
+        return LocalPlace(self.path / name)
+
+    def names(self) -> set[str]:
+        """What is in it, files and folders; empty where there is no such folder."""
+        return {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+
+    def holds(self, name: str) -> bool:
+        """Whether it has this file."""
+        return (self.path / name).exists()
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write or replace a file, and wait until it is on the disk; folders are made as needed.
+
+        Raises:
+            OSError: it cannot be written; what was there is untouched.
+        """
+        write_atomic(self.path / name, data)
+
+    def delete(self, *names: str) -> None:
+        """Delete files, those of them that exist."""
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Delete the folder with everything in it; a link is left alone."""
+        if self.path.is_dir() and not self.path.is_symlink():
+            shutil.rmtree(self.path)
+
+    def prune(self) -> None:
+        """Delete the folder if nothing is in it."""
+        if self.path.is_dir() and not self.names():
+            self.path.rmdir()
+
+    def sweep(self) -> None:
+        """Delete the partial files that killed writes of zarr and `write` left, here and below."""
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                if name.endswith(".partial") or (name.startswith(".") and MARK in name):
+                    Path(folder, name).unlink(missing_ok=True)
+
+    def is_obstructed(self) -> bool:
+        """Whether a link or a file is in its place."""
+        return self.path.is_symlink() or (self.path.exists() and not self.path.is_dir())
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """An object as it was at one moment."""
+
+    data: bytes
+    version: str
+    """Another one after each write."""
+    age_s: float
+    """Seconds since it was written, by the clock of the server."""
+
+
+@dataclass(frozen=True)
+class ObjectPlace:
+    """The objects of an S3 store below a prefix; a write is one request, which happens or does not."""
+
+    location: str
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.location.rpartition("/")[2]
+
+    @property
+    def _files(self) -> Files:
+        return remote_files(self.location)  # fsspec keeps one for each process
+
+    def __str__(self) -> str:
+        return self.location
+
+    def __truediv__(self, name: str) -> "ObjectPlace":
+        return ObjectPlace(join(self.location, name))
+
+    def names(self) -> set[str]:
+        """What is in it."""
+        try:
+            found = patiently(self.location, lambda: self._files.ls(self.location, detail=False))
+        except FileNotFoundError:
+            return set()
+        own = self.location.partition("://")[2]
+        return {path.rstrip("/").rpartition("/")[2] for path in found if path.rstrip("/") != own}
+
+    def holds(self, name: str) -> bool:
+        """Whether it has this object."""
+        return self._head(name) is not None
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an object.
+
+        Raises:
+            FileNotFoundError: there is none.
+            RemoteError: it cannot be had.
+        """
+        place = join(self.location, name)
+        return bytes(patiently(place, lambda: self._files.cat_file(place)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write or replace an object.
+
+        Raises:
+            RemoteError: it cannot be written.
+        """
+        self._put(name, data)
+
+    def delete(self, *names: str) -> None:
+        """Delete objects, those of them that exist."""
+        self._delete([join(self.location, name) for name in names])
+
+    def remove(self) -> None:
+        """Delete every object below the prefix.
+
+        Raises:
+            RemoteError: some of them are still there.
+        """
+        if found := self._find():
+            self._delete(found)
+            # s3fs says nothing about objects that the server did not delete.
+            if left := self._find():
+                found = f"{len(left)} objects cannot be deleted, such as {left[0]}"
+                raise RemoteError(self.location, found, "check whether you may delete there")
+
+    def prune(self) -> None:
+        """Nothing: there are no folders."""
+
+    def sweep(self) -> None:
+        """Drop the uploads in parts, of objects over 100 MB, that were not ended."""
+        bucket, prefix, _ = self._files.split_path(self.location)
+        try:
+            for key, upload in self._uploads(bucket, f"{prefix}/"):
+                arguments = {"Bucket": bucket, "Key": key, "UploadId": upload}
+                self._call(key, "abort_multipart_upload", **arguments)
+        except (RemoteError, FileNotFoundError):
+            return  # may not, or no such thing there; it costs space, and changes no voxel
+
+    def is_obstructed(self) -> bool:
+        """No: an object and a prefix of one name do not exclude each other."""
+        return False
+
+    def create(self, name: str, data: bytes) -> str | None:
+        """Write an object if there is none of this name; its version, None if there is one.
+
+        Args:
+            name: of the object.
+            data: that nobody else writes, so that it tells after a lost answer who was first.
+        """
+        return self._put_if(name, data, IfNoneMatch="*")
+
+    def replace(self, name: str, data: bytes, version: str) -> str | None:
+        """Write an object if it still is this version; the new version, None if it is not.
+
+        Args:
+            name: of the object.
+            data: as for `create`.
+            version: as from `create`, `replace` or `look`.
+        """
+        return self._put_if(name, data, IfMatch=version)
+
+    def look(self, name: str) -> Stamped | None:
+        """An object and how old it is; None if there is none."""
+        head = self._head(name)
+        if head is None:
+            return None
+        try:
+            data = self.read(name)  # perhaps newer than the version, which then replaces nothing
+        except FileNotFoundError:
+            return None
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        age = (now - head["LastModified"]).total_seconds()
+        return Stamped(data, str(head["ETag"]), age)
+
+    def _find(self) -> list[str]:
+        found = patiently(self.location, lambda: self._files.find(self.location, detail=True))
+        return sorted(found)
+
+    def _delete(self, paths: list[str]) -> None:
+        if paths:
+            patiently(self.location, lambda: self._files.rm(paths))
+
+    def _put_if(self, name: str, data: bytes, **condition: str) -> str | None:
+        try:
+            return self._put(name, data, **condition)
+        except FileNotFoundError:
+            return None
+        except RemoteError as error:
+            if error.status != _REFUSED:
+                raise
+        # The first try may have succeeded, and its answer been lost.
+        found = self.look(name)
+        return found.version if found and found.data == data else None
+
+    def _put(self, name: str, data: bytes, **condition: str) -> str:
+        bucket, key, _ = self._files.split_path(join(self.location, name))
+        answer = self._call(name, "put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        return str(answer["ETag"])
+
+    def _head(self, name: str) -> dict[str, Any] | None:
+        bucket, key, _ = self._files.split_path(join(self.location, name))
+        try:
+            return self._call(name, "head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return None
+
+    def _uploads(self, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
+        """(key, id) of uploads that were not ended; 1000 of them at most."""
+        found = self._call("", "list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        for upload in found.get("Uploads") or ():
+            yield upload["Key"], upload["UploadId"]
+
+    def _call(self, name: str, method: str, **arguments: object) -> dict[str, Any]:
+        place = join(self.location, name)
+        return patiently(place, lambda: self._files.call_s3(method, **arguments))
+
+
+Place = LocalPlace | ObjectPlace
+
+
+def place_at(location: str) -> Place:
+    """The folder at an expanded location.
+
+    Raises:
+        OutputError: a URL that is not of an S3 store.
+    """
+    if not is_remote(location):
+        return LocalPlace(Path(location))
+    if not location.startswith(("s3://", "s3a://")):
+        raise OutputError(location, "cannot be written to", "give a local folder, or s3://")
+    return ObjectPlace(location)
