@@ -20,6 +20,7 @@ class Server:
     """The server; `fail` says what becomes of the next requests for an object."""
 
     def __init__(self):
+        self.has_conditions = True
         self.asked: Counter[tuple[str, str]] = Counter()
         self._plans: dict[tuple[str, str], list] = {}
         self._lock = threading.Lock()
@@ -48,7 +49,7 @@ class Server:
         }
 
     def fail(self, method, path, *answers):
-        """Answers to the next requests: a status, "reset", "silence", or "ok"."""
+        """Answers to the next requests: a status, "reset", "silence", "ok", or "lose": do it and hang up."""
         self._plans[method, path] = list(answers)
 
     def reset(self):
@@ -79,8 +80,13 @@ class Server:
             self.asked[method, path] += 1
             plan = self._plans.get((method, path))
             action = plan.pop(0) if plan else "ok"
+        if not self.has_conditions:
+            environ = {name: v for name, v in environ.items() if not name.startswith("HTTP_IF_")}
         if action == "silence":
             time.sleep(SILENCE_S)
+            action = "reset"
+        if action == "lose":
+            list(self._app(environ, lambda *_: None))
             action = "reset"
         if action == "reset":
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,30 +19,46 @@ from torch import nn
 from tests.inference.conftest import Workplace
 from vcmodels.inference import Part, predict
 
+CASES = {
+    "plain": {"pyramid": "auto"},
+    "averaged": {"pyramid": 1, "tta": {"flips": ["z", "x"]}, "uncertainty": True},
+    "shards": {"pyramid": 2, "output_zarr_format": 3, "output_shards": [16, 8, 16]},
+}
+"""What is predicted how, by `inference_params`; "averaged" has two networks."""
+
 
 class Slow(nn.Module):
     """Depends on the place in the patch, and leaves time to be killed."""
 
+    def __init__(self, seconds: float = 0.002, share: float = 1.0) -> None:
+        super().__init__()
+        self.seconds, self.share = seconds, share
+
     def forward(self, image, targets):
-        time.sleep(0.002)
+        time.sleep(self.seconds)
         ramp = np.sin(np.arange(image[0, 0].numel(), dtype=np.float32)).reshape(image[0, 0].shape)
-        return {name: (image[:, :1] + image.new_tensor(ramp),) for name in targets}
+        return {name: (self.share * image[:, :1] + image.new_tensor(ramp),) for name in targets}
 
 
-def workplace(folder: Path) -> Workplace:
+def workplace(folder: Path, case: str) -> Workplace:
     """One that predicts a volume which is on the disk already."""
     work = object.__new__(Workplace)
-    work.folder, work.store, work.network = folder, str(folder / "input.zarr"), Slow()
+    work.folder, work.store = folder, str(folder / "input.zarr")
+    work.network = Slow(2.5e-4) if case == "averaged" else Slow()
     return work
 
 
-def work_on(folder: Path, memory: float, parts: int) -> None:
+def work_on(folder: Path, case: str, memory: float, parts: int) -> None:
     """Predict with so much memory, in so many parts, one after the other."""
     torch.set_num_threads(1)
-    work = workplace(folder)
-    task = work.task(memory=memory, pyramid="auto")
+    work = workplace(folder, case)
+    task = work.task(memory=memory, **CASES[case])
+    predictor = work.predictor(task)
+    if case == "averaged":
+        other = replace(predictor, module=Slow(2.5e-4, 0.5).eval(), sha256="1" * 64)
+        predictor = replace(predictor, others=(other,))
     for index in range(parts):
-        predict(task, work.predictor(task), part=Part(index, parts))
+        predict(task, predictor, part=Part(index, parts))
 
 
 def main() -> None:

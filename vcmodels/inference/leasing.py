@@ -100,7 +100,7 @@ class Lease:
     def drop(self) -> None:
         """Delete it, unless it was lost; if the server is gone it runs out by itself."""
         self._dropped.set()
-        self._thread.join()
+        self._thread.join(timeout=1.0)  # a beat under way changes nothing once the object is gone
         if not self.is_lost:
             with suppress(RemoteError):
                 self.folder.delete(self.name)

@@ -1,0 +1,159 @@
+"""Who may write to an output in an object store."""
+
+import json
+import multiprocessing
+import time
+import uuid
+
+import pytest
+
+from vcmodels.errors import OutputError, RunError
+from vcmodels.inference import leasing
+from vcmodels.inference.holding import setting_up, working_on
+from vcmodels.inference.leasing import FOLDER, Lease
+from vcmodels.volumes import place_at
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(leasing, "POLL_S", 0.02)
+    monkeypatch.setattr(leasing, "BEAT_S", 0.1)
+
+
+@pytest.fixture
+def root(s3):
+    return place_at(f"s3://{s3.bucket}/out/net.zarr")
+
+
+def leave_behind(root, name=None, **owner):
+    """A lease that nobody renews."""
+    owner = {"pid": 7, "host": "far", "machine": "another", "started": "1", "alone": True} | owner
+    name = name or f"hold-{uuid.uuid4().hex}"
+    (root / FOLDER).write(name, json.dumps(owner).encode())
+
+
+def test_of_two_that_want_it_alone_the_second_is_refused(root):
+    with (
+        working_on(root, alone=True) as hold,
+        pytest.raises(OutputError, match=r"net\.zarr: in use by pid \d+ on host"),
+        working_on(root, alone=True),
+    ):
+        pass
+    assert not (root / FOLDER).names()
+    hold.check()
+
+
+def test_parts_share_it_keep_others_off_and_see_who_is_the_last(root):
+    with working_on(root, alone=False) as first:
+        assert first.is_sole()
+        with working_on(root, alone=False) as second:
+            assert not first.is_sole()
+            assert not second.is_sole()
+            with pytest.raises(OutputError, match="in use"), working_on(root, alone=True):
+                pass
+        assert first.is_sole()
+    with working_on(root, alone=True) as alone:
+        assert alone.is_sole()
+    assert not (root / FOLDER).names()
+
+
+def _hold_and_die(root, held):
+    with working_on(root, alone=True), setting_up(root):
+        held.set()
+        time.sleep(60)
+
+
+def test_what_a_killed_process_of_this_machine_held_is_free_at_once(root):
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=_hold_and_die, args=(root, held))
+    process.start()
+    assert held.wait(60)
+    with pytest.raises(OutputError, match=f"in use by pid {process.pid}"):
+        leasing.LeasedHold(root, alone=True)
+    assert "setup" in (root / FOLDER).names()
+    process.kill()
+    process.join()
+    begun = time.monotonic()
+    with working_on(root, alone=True):
+        pass
+    assert time.monotonic() - begun < 20
+    assert not (root / FOLDER).names()
+
+
+def test_what_a_process_elsewhere_held_is_free_when_it_is_silent_for_long(root, monkeypatch):
+    leave_behind(root)
+    leave_behind(root, "setup")
+    monkeypatch.setattr(leasing, "VOID_S", 1.0)
+    with working_on(root, alone=True):
+        assert len((root / FOLDER).names()) == 1
+    assert not (root / FOLDER).names()
+
+
+def test_a_process_elsewhere_that_gives_a_sign_of_life_keeps_it(root, monkeypatch):
+    monkeypatch.setattr(leasing, "_machine", lambda: "another")
+    lease = Lease(root / FOLDER, "hold-x", alone=True)
+    assert lease.take()
+    monkeypatch.setattr(leasing, "_machine", lambda: "this")
+    begun = time.monotonic()
+    with pytest.raises(OutputError, match="in use"), working_on(root, alone=False):
+        pass
+    assert time.monotonic() - begun < leasing.VOID_S / 2
+    lease.drop()
+
+
+def test_another_process_with_the_id_of_a_dead_one_is_not_taken_for_it(root):
+    owner = {"machine": leasing._machine(), "pid": 1, "started": "not the first process"}
+    leave_behind(root, **owner)
+    with working_on(root, alone=True):
+        pass
+
+
+@pytest.mark.parametrize("taken", ["deleted", "replaced"])
+def test_who_lost_it_notices_at_the_next_beat(root, taken):
+    with working_on(root, alone=True) as hold:
+        (name,) = (root / FOLDER).names()
+        hold.check()
+        if taken == "deleted":
+            (root / FOLDER).delete(name)
+        else:
+            leave_behind(root, name)
+        time.sleep(1)
+        with pytest.raises(RunError, match=r"no sign of life .* run the same command again"):
+            hold.check()
+    assert ((root / FOLDER).names() == {name}) == (taken == "replaced")
+
+
+def test_who_cannot_renew_it_takes_it_for_lost_before_others_do(root, s3, monkeypatch):
+    assert leasing.LOST_S < leasing.VOID_S
+    monkeypatch.setattr(leasing, "LOST_S", 1.0)
+    with working_on(root, alone=True) as hold:
+        (name,) = (root / FOLDER).names()
+        time.sleep(1.5)
+        hold.check()
+        s3.fail("PUT", f"/{root.location[5:]}/{FOLDER}/{name}", *[503] * 999)
+        time.sleep(1.5)
+        with pytest.raises(RunError, match="no sign of life"):
+            hold.check()
+
+
+def test_a_lost_answer_does_not_make_a_lease_another_process_s(root, s3):
+    path = f"/{root.location[5:]}/{FOLDER}/one"
+    s3.fail("PUT", path, "lose", "ok", "lose")
+    version = (root / FOLDER).create("one", b"mine")
+    assert version
+    assert (root / FOLDER).create("one", b"another") is None
+    s3.fail("PUT", path, "lose")
+    assert (root / FOLDER).replace("one", b"mine again", version)
+    assert (root / FOLDER).replace("one", b"late", version) is None
+    assert (root / FOLDER).replace("none", b"x", version) is None
+    assert (root / FOLDER).read("one") == b"mine again"
+
+
+def test_a_server_without_conditional_writes_is_refused(root, s3, monkeypatch):
+    monkeypatch.setattr(s3, "has_conditions", False)
+    with (
+        pytest.raises(OutputError, match=r"no conditional writes.*; write to a folder, and copy"),
+        working_on(root, alone=True),
+    ):
+        pass
