@@ -11,6 +11,7 @@ from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load, spans, thre
 from vcmodels.cli.console import Console
 from vcmodels.cli.cv import cv
 from vcmodels.cli.derive import derive
+from vcmodels.cli.folds import Fold, one_fold, refuse_all_folds
 from vcmodels.cli.infer import infer
 from vcmodels.cli.patches import patches
 from vcmodels.cli.preview import preview
@@ -165,6 +166,7 @@ def evaluate(
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part into this PNG.")
     ] = None,
+    fold: Fold = None,
     debug: Debug = False,
 ) -> None:
     """Score what infer wrote against the labels, on the part that was held out of training."""
@@ -173,5 +175,7 @@ def evaluate(
     console = Console()
     context.obj.begin()
     box = None if bbox is None else spans("--bbox", bbox)
-    loaded = load(task, set_, console)
+    loaded = one_fold(load(task, set_, console), fold)
+    if bbox is None:
+        refuse_all_folds(loaded)
     evaluation.evaluate(loaded, bbox=box, overlay=overlay, reporter=console)

@@ -8,6 +8,7 @@ import typer
 
 from vcmodels.cli.arguments import load
 from vcmodels.cli.console import Console
+from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
     from vcmodels.config import Task
@@ -54,3 +55,17 @@ def load_one(
         fold = 0
         console.say(f"fold 0 of {task.tr_params.folds.count}; --fold shows another")
     return one_fold(task, fold)
+
+
+def refuse_all_folds(task: "Task") -> None:
+    """Refuse to score what all folds predict together: each voxel was trained on by most of them.
+
+    Raises:
+        RefusedError: the task is a whole cross-validation.
+    """
+    from vcmodels.config.folds import is_cross_validation
+
+    if is_cross_validation(task):
+        found = "nothing is held out of all folds"
+        remedy = "score one, predicted with infer --fold I, or give a --bbox"
+        raise RefusedError("--fold", found, remedy)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.arguments import Debug, Overrides, TaskFile
 from vcmodels.cli.console import Console
+from vcmodels.cli.folds import Fold, load_one
 
 if TYPE_CHECKING:
     from vcmodels.data.patches import Candidates, PatchCriteria
@@ -29,6 +30,7 @@ def patches(
             metavar="ADDRESS", help="Read labels on this Dask cluster, as tcp://host:8786."
         ),
     ] = None,
+    fold: Fold = None,
     debug: Debug = False,
 ) -> None:
     """Find the patches to train on, show what other thresholds would give, write their cache."""
@@ -40,7 +42,7 @@ def patches(
 
     console = Console()
     context.obj.begin()
-    loaded = load(task, set_, console)
+    loaded = load_one(task, set_, console, fold)
     loaded, volumes = open_planned(loaded, console, recorded_task(loaded))
     volumes = fold_volumes(loaded, volumes, console)
     candidates = survey(loaded, volumes, console, dask=dask)

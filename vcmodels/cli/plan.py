@@ -11,6 +11,7 @@ from rich.table import Table
 from vcmodels.cli.console import Console
 from vcmodels.config import Task
 from vcmodels.config.fill import fill_sizes
+from vcmodels.config.folds import fold_task
 from vcmodels.data.patch_cache import fingerprint
 from vcmodels.data.planning import gigabytes, open_planned, plan_sizes, recorded_task
 from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
@@ -56,7 +57,7 @@ def say_plan(task: Task, console: Console) -> None:
     say_missing(volumes, console)
     console.say(_cached_patches(task, volumes))
     _say_network(task, volumes, console)
-    console.say(f"run folder {task.run_dir}")
+    console.say(_run_folders(task))
 
 
 def _volume_table(volumes: Sequence[TaskVolume], targets: Mapping[str, AnyTarget]) -> Table:
@@ -104,6 +105,8 @@ def _times(numbers: Sequence[int]) -> str:
 def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
     """How many patches the cache holds, if it is there and up to date."""
     path = task.cache_file
+    if task.tr_params.folds is not None:  # which needs the labels, and they are not read here
+        return "patches: those of a fold are found by vcmodels patches --fold I"
     if not task.dataset_config.use_cache:
         return "patches: found anew by every run (use_cache is false)"
     try:
@@ -119,6 +122,17 @@ def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
     if cache.get("fingerprint") != fingerprint(task, volumes) or not isinstance(rows, list):
         return f"patches: will be found anew, {path} is out of date"
     return f"patches: {len(cast(list[object], rows))} in {path}"
+
+
+def _run_folders(task: Task) -> str:
+    """Where the run, or the run of each fold, writes."""
+    folds = task.tr_params.folds
+    if folds is None or folds.index is not None:
+        return f"run folder {task.run_dir}"
+    last = fold_task(task, folds.count - 1).run_dir
+    return (
+        f"run folders {fold_task(task, 0).run_dir} to {last}, one for each of {folds.count} folds"
+    )
 
 
 def _say_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.arguments import Debug, Overrides, TaskFile
 from vcmodels.cli.console import Console
+from vcmodels.cli.folds import Fold, load_one
 
 
 def preview(
@@ -20,6 +21,7 @@ def preview(
         int, typer.Option(min=0, max=100, help="Patches to show the whole list on.")
     ] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draws; else the task's.")] = None,
+    fold: Fold = None,
     debug: Debug = False,
 ) -> None:
     """Draw patches and their labels before and after each transform of the task's augmentation."""
@@ -27,6 +29,6 @@ def preview(
 
     console = Console()
     context.obj.begin()
-    loaded = load(task, set_, console)
+    loaded = load_one(task, set_, console, fold)
     folder, written = write_preview(loaded, output, samples=samples, seed=seed, reporter=console)
     console.say(f"{len(written)} pictures in {folder}")

@@ -9,6 +9,7 @@ from vcmodels.augment import AnyAugmentation
 from vcmodels.config import Task
 from vcmodels.data.dataset import PatchDataset, Place
 from vcmodels.data.finishing import finish
+from vcmodels.data.folds import fold_volumes
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.patch_cache import load_or_find_patches
 from vcmodels.data.planning import open_planned, recorded_task
@@ -45,7 +46,8 @@ class PatchSource:
     """
 
     def __init__(self, task: Task, seed: int, reporter: Reporter) -> None:
-        task, self.volumes = open_planned(task, reporter, recorded_task(task))
+        task, volumes = open_planned(task, reporter, recorded_task(task))
+        self.volumes = fold_volumes(task, volumes, reporter)
         # The same place with and without a transform.
         still = task.tr_params.model_copy(update={"patch_jitter": False})
         self.task, self.seed = task.model_copy(update={"tr_params": still}), seed
