@@ -245,7 +245,7 @@ def test_the_run_folder_holds_what_made_it(sheet_task):
     assert [entry["step"] for entry in log] == [3, 6]
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
-    assert {"train/loss", "train/loss_sheet", "val/dice_sheet", "lr", "data_wait"} <= set(
+    assert {"train/loss", "train/loss_sheet", "val/dice_sheet", "lr", "speed/data_wait"} <= set(
         events.Tags()["scalars"]
     )
     assert set(events.Tags()["images"]) == {"images/sheet", "images/normals"}

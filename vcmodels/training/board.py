@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -78,8 +79,19 @@ class Board:
         for sink, writer in list(self.writers.items()):
             self._try(sink, writer.flush)
 
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(is_failed=error is not None)
+
     def close(self, *, is_failed: bool = False) -> None:
-        """Flush and close."""
+        """Flush and close; a failed training is shown as one where that can be told."""
         for sink, writer in list(self.writers.items()):
             self._try(sink, lambda w=writer: w.close(is_failed=is_failed))
 

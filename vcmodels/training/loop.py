@@ -12,6 +12,7 @@ import torch
 
 from vcmodels.checkpoint import save_checkpoint
 from vcmodels.data.dataset import Place
+from vcmodels.data.hard_order import draws_of_step
 from vcmodels.data.loader import Batch
 from vcmodels.errors import RunError
 from vcmodels.reporting import Advance, Reporter
@@ -21,6 +22,7 @@ from vcmodels.training.counters import Counters
 from vcmodels.training.early_stopping import EarlyStop, best_watch
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
+from vcmodels.training.pace import Pace
 from vcmodels.training.run_folder import RunFolder
 from vcmodels.training.step_result import PendingResult, StepResult
 from vcmodels.training.validation import Validation, validate
@@ -71,9 +73,9 @@ class Loop:
         with self.reporter.bar("training", total) as advance:
             advance(self.learner.step, "")
             while self.counters.epoch < settings.max_epoch and not self._is_stopped_early():
-                waited = self._steps_of_epoch(advance)
+                pace = self._steps_of_epoch(advance)
                 if not self.must_stop():
-                    self._end_epoch(waited)
+                    self._end_epoch(pace)
                 if self.must_stop() and self.counters.epoch < settings.max_epoch:
                     self.save(self.run.last)
                     self.reporter.say(
@@ -81,6 +83,7 @@ class Loop:
                     )
                     return self.stop.exit_code
         ended = f"finished {self.counters.epoch} epochs"
+        self.run.outcome = "complete"
         if self.early is not None and self._is_stopped_early():
             ended = self.early.reason(self.counters)
         self.reporter.say(f"{ended}; best checkpoint {self.run.best}")
@@ -101,18 +104,19 @@ class Loop:
     def _wants_to_stop(self) -> bool:
         return self.stop.is_stopped() or time.monotonic() >= self.deadline
 
-    def _steps_of_epoch(self, advance: Advance) -> float:
-        """The steps that are left of the epoch; returns the share of time spent waiting for data.
+    def _steps_of_epoch(self, advance: Advance) -> Pace:
+        """The steps that are left of the epoch; returns how fast they went.
 
         What a step reports is read when the next one has begun, so that the device goes on.
         """
         learner = self.learner
         steps = (self.counters.epoch + 1) * learner.settings.max_steps_per_epoch - learner.step
-        started = saved = mark = time.perf_counter()
-        waited = 0.0
+        saved = mark = time.perf_counter()
+        pace = Pace(learner.device)
         begun: Begun | None = None
         for micro in self.feed.train_batches(learner.step, steps):
-            waited += time.perf_counter() - mark
+            pace.waited += time.perf_counter() - mark
+            pace.steps += 1
             pending = self._step(micro)
             if begun is not None:
                 self._end_step(begun, advance)
@@ -128,7 +132,8 @@ class Loop:
             mark = time.perf_counter()
         if begun is not None:
             self._end_step(begun, advance)
-        return waited / max(time.perf_counter() - started, 1e-9)
+        pace.end_steps()
+        return pace
 
     def _step(self, micro: list[Batch]) -> PendingResult:
         try:
@@ -168,7 +173,7 @@ class Loop:
             )
         self.reporter.say(f"step {result.step} skipped: {found}")
 
-    def _end_epoch(self, waited: float) -> None:
+    def _end_epoch(self, pace: Pace) -> None:
         """Validate, report, save; after a stop on the way the epoch has not ended."""
         found = validate(self.learner, self.feed.validation_batches(), self.must_stop)
         if self.must_stop():
@@ -182,7 +187,8 @@ class Loop:
         self.counters.best = min(self.counters.best, cost)
         if self.early is not None:
             self.early.see(self.counters, scalars)
-        self._report(losses, scalars, found, waited)
+        if self.learner.world.is_first:
+            self._report(losses, scalars, found, pace)
         is_kept = self.counters.epoch % settings.save_every == 0
         if is_best:
             self.save(self.run.best)
@@ -198,11 +204,12 @@ class Loop:
         losses: Mapping[str, float],
         scalars: Mapping[str, float],
         found: Validation,
-        waited: float,
+        pace: Pace,
     ) -> None:
         """One line for people, one for programs, and the curves of an epoch."""
         step, epoch = self.learner.step, self.counters.epoch
-        scalars = {**scalars, "epoch": float(epoch), "data_wait": waited}
+        speed = pace.scalars(draws_of_step(self.feed.task))
+        scalars = {**scalars, **speed, "epoch": float(epoch)}
         self.board.scalars(scalars, step)
         self.board.pictures({f"images/{name}": p for name, p in found.panels.items()}, step)
         self.board.flush()

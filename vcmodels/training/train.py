@@ -18,7 +18,7 @@ from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.folds import fold_volumes
 from vcmodels.data.hard_order import draws_of_step
 from vcmodels.data.normalization import Normalization, fit_normalization
-from vcmodels.data.patch_cache import load_or_find_patches
+from vcmodels.data.patch_cache import document, fingerprint, load_or_find_patches
 from vcmodels.data.planning import open_planned
 from vcmodels.data.split import Split, load_or_split
 from vcmodels.data.volumes import TaskVolume, say_missing
@@ -26,17 +26,18 @@ from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
-from vcmodels.training.board import cut_json_lines
+from vcmodels.training.board import Board, cut_json_lines
 from vcmodels.training.class_weights import count_or_recall, weighted_targets
 from vcmodels.training.counters import Counters
 from vcmodels.training.early_stopping import EarlyStop
+from vcmodels.training.environment import environment
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.mixing import require_pairs
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.siblings import begun_sibling, require_alike
-from vcmodels.training.sinks import open_board
+from vcmodels.training.sinks import main_metrics, open_board
 from vcmodels.training.wandb_writer import require_wandb
 from vcmodels.training.world import World, local_device
 from vcmodels.volumes import expand_location
@@ -96,7 +97,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         learner = Learner(network, task, total_steps, device, world)
         counters = start(learner, resumed, given, reporter)  # all that may be refused is above
         world.once(lambda: begin_anew(run, reporter, restart=restart) if resumed is None else None)
-        split = world.once(lambda: find_and_split(task, volumes, reporter))
+        split = world.once(lambda: find_and_split(run, volumes, reporter))
         if early := EarlyStop.of(settings, learner.targets):
             early.require(validates=len(split.val) > 0)
         # The weights are used to these intensities.
@@ -114,6 +115,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         learner.targets |= weighted_targets(task, counts, reporter)
         if world.is_first:
             run.write_task()
+            run.begin(session(task, learner))
         if compile_pays(learner):
             learner.compile(reporter.say)
 
@@ -125,13 +127,13 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         feed = Feed(*datasets(task, volumes, split, normalization), task, device, world)
         if continued is not None and continued.state["split"] == facts["split"]:
             feed.restore(continued.state)
-        board = open_board(task, learner.step, reporter.say)
-        cut_json_lines(run.log, learner.step)
-        try:
+        with ExitStack() as shown:
+            board = Board([], reporter.say)
+            if world.is_first:
+                board = shown.enter_context(open_board(task, learner.step, reporter.say))
+                cut_json_lines(run.log, learner.step)
             loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
             return loop.train()
-        finally:
-            board.close()
 
 
 def completion(task: Task, resumed: Checkpoint) -> str | None:
@@ -151,12 +153,20 @@ def begin_anew(run: RunFolder, reporter: Reporter, *, restart: bool) -> None:
     (run.path / "splits.json").unlink(missing_ok=True)
 
 
-def find_and_split(task: Task, volumes: list[TaskVolume], reporter: Reporter) -> Split:
+def find_and_split(run: RunFolder, volumes: list[TaskVolume], reporter: Reporter) -> Split:
     """The patches of the task, divided into those to train on and those to validate with."""
+    task = run.task
     patches = load_or_find_patches(task, volumes, reporter)
+    run.keep_patches(lambda: document(patches, fingerprint(task, volumes), volumes))
     split = load_or_split(task, volumes, patches, reporter)
     reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
     return split
+
+
+def session(task: Task, learner: Learner) -> dict[str, Any]:
+    """What `environment.json` says of a training that starts now."""
+    here = {"from_step": learner.step, "metrics": main_metrics(task)}
+    return here | environment() | versions(learner)
 
 
 def lasting_facts(task: Task, first: TaskVolume, learner: Learner) -> dict[str, Any]:
