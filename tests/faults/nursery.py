@@ -48,11 +48,12 @@ def workplace(folder: Path, case: str) -> Workplace:
     return work
 
 
-def work_on(folder: Path, case: str, memory: float, parts: int) -> None:
-    """Predict with so much memory, in so many parts, one after the other."""
+def work_on(folder: Path, case: str, memory: float, parts: int, output: str | None = None) -> None:
+    """Predict with so much memory, in so many parts, one after the other; elsewhere if named."""
     torch.set_num_threads(1)
     work = workplace(folder, case)
-    task = work.task(memory=memory, **CASES[case])
+    output = output or str(folder / "out")
+    task = work.task(memory=memory, output_dir=output, **CASES[case])
     predictor = work.predictor(task)
     if case == "averaged":
         other = replace(predictor, module=Slow(2.5e-4, 0.5).eval(), sha256="1" * 64)

@@ -1,9 +1,8 @@
 """kill -9 anywhere, then the same command: the same bytes, and nothing left behind.
 
-20 kills in the suite, 3 of them of writers to S3; by hand more: pytest tests/faults --kills 200.
+20 kills in the suite; by hand more: pytest tests/faults --kills 200.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -35,14 +34,8 @@ def volume():
     return values
 
 
-def small_volume():
-    return volume()[:24, :10, :11]
-
-
 @pytest.fixture
-def nursery(request, tmp_path):
-    if "s3" in request.fixturenames:  # the workers inherit where the server is
-        request.getfixturevalue("s3")
+def nursery(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.faults.nursery", str(tmp_path)],
         stdin=subprocess.PIPE,
