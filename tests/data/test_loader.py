@@ -1,7 +1,10 @@
+import copy
 import gc
 import os
 import signal
+import threading
 import time
+from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -10,8 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from vcmodels.augment import SpatialTransform
+from vcmodels.augment.contrast import Contrast, Gamma
+from vcmodels.augment.free import Affine
+from vcmodels.augment.noise import Noise
 from vcmodels.data import workers
 from vcmodels.data.dataset import PatchDataset
+from vcmodels.data.finishing import finish
 from vcmodels.data.loader import batches
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.patches import find_patches
@@ -68,6 +76,10 @@ def stream(dataset, first_draw=0, draws=10, batch_size=3, workers=0, **options):
     return batches(dataset, groups, workers=workers, device=CPU, **options)
 
 
+def finished_here(dataset, draw):
+    return finish(dataset[draw], dataset)
+
+
 def finished(dataset, **options):
     return list(stream(dataset, **options))
 
@@ -97,6 +109,51 @@ def test_starting_at_a_draw_equals_continuing(dataset, workers):
     assert_equal(
         finished(dataset, batch_size=2, first_draw=34, draws=26, workers=workers), whole[17:]
     )
+
+
+def test_patches_have_the_same_bits_however_many_threads_make_them(dataset):
+    """The patch is so large that torch divides its sums; Gamma needs a mean and a deviation."""
+    image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 60, 61, 62))).float()
+    sample = replace(dataset[0], image=image, labels={}, transform=SpatialTransform.IDENTITY)
+    changed = copy.copy(dataset)
+    changed.targets, changed.augmentations = {}, (Gamma(p=1), Contrast(p=1))
+    images, before = [], torch.get_num_threads()
+    for threads in (1, 2, 3, 4):
+        torch.set_num_threads(threads)
+        images.append(finish(sample, changed).image)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert all(torch.equal(images[0], other) for other in images[1:])
+
+
+def test_values_change_after_the_geometry(dataset):
+    """Noise that came first would be averaged over neighbours by the rotation."""
+    still = copy.copy(dataset)
+    still.augmentations = (Affine(p=1), Noise(p=1, deviation=(1, 1)))
+    plain = copy.copy(still)
+    plain.augmentations = still.augmentations[:1]
+    draws = range(20)
+    noise = [finished_here(still, k).image - finished_here(plain, k).image for k in draws]
+    assert torch.cat(noise).std().item() == pytest.approx(1, abs=0.03)
+
+
+def test_no_thread_is_left_and_a_batch_is_not_overwritten(dataset):
+    made = stream(dataset, workers=2, draws=30)
+    kept = [next(made) for _ in range(10)]
+    assert_equal(kept, finished(dataset, draws=30))
+    made.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
+
+
+def test_closing_does_not_wait_for_a_worker_that_hangs(dataset):
+    dataset.does = "hangs"
+    made = stream(dataset, workers=1, batch_size=1, draws=9)
+    for _ in range(5):
+        next(made)
+    started = time.monotonic()
+    made.close()
+    assert time.monotonic() - started < 5
+    workers._running.pop(dataset).stop(kill=True)
 
 
 def test_an_abandoned_iterator_leaves_the_workers_usable(dataset):
@@ -151,6 +208,7 @@ def test_workers_are_of_this_version_whatever_the_working_directory_holds(
     (tmp_path / "vcmodels").mkdir()
     (tmp_path / "vcmodels/__init__.py").write_text("raise RuntimeError('another version')\n")
     monkeypatch.chdir(tmp_path)
+    gc.collect()  # a worker that is left keeps the server
     forkserver._forkserver._stop()  # else the server of an earlier test would be asked
     assert_equal(finished(dataset, workers=1), alone)
 

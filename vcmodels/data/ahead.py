@@ -23,8 +23,8 @@ def one_ahead(
         stop: called first when there are items left; makes a generator that waits give up.
     """
     thread = ThreadPoolExecutor(1, "ahead", _leave_signals)
+    coming = thread.submit(next, items, None)
     try:
-        coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
@@ -32,6 +32,7 @@ def one_ahead(
         stop()
         thread.shutdown(cancel_futures=True)
         items.close()
+        del coming  # an error holds this frame, and must not be held by it
 
 
 def _leave_signals() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 import torch
@@ -108,18 +108,15 @@ def _made_by_workers(
     stopping: Future[None],
 ) -> Generator[tuple[Batch, torch.cuda.Event | None], None, None]:
     """Batches as they become ready on the side stream, each with the mark to wait for."""
-    draws = chain.from_iterable(groups)
-    most = max(map(len, groups), default=1)
-    ahead = 2 * max(workers, most)
-    options = (dataset, draws, workers, ahead, timeout_s, stopping)
+    options = (dataset, groups, workers, timeout_s, stopping)
     if side.device.type == "cpu":
-        patches = read_ahead(finished, *options)
-    else:
-        samples = read_ahead(PatchDataset.sample, *options)
-        patches = (finish(side.moved_sample(sample), dataset) for sample in samples)
-    for group in groups:
+        for patches in read_ahead(finished, *options):
+            yield stacked(patches, side), None
+        return
+    for samples in read_ahead(PatchDataset.sample, *options):
         with side.working():
-            batch = stacked(list(islice(patches, len(group))), side)
+            patches = [finish(side.moved_sample(sample), dataset) for sample in samples]
+            batch = stacked(patches, side)
             mark = side.mark()
         yield batch, mark
 

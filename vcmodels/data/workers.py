@@ -7,18 +7,21 @@ import signal
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from vcmodels.data.dataset import PatchDataset, describe_places
+from vcmodels.data.slots import Address, Packed, Slot, Slots, pack
 from vcmodels.devices import keep_freed_memory
 from vcmodels.errors import RunError
 from vcmodels.stopping import STOP_SIGNALS
@@ -29,20 +32,28 @@ Job = Callable[[PatchDataset, int, int], Answer]
 _SHARED_MEMORY = "if /dev/shm is full, enlarge it or set tr_params.num_dataloader_workers to 0"
 
 
+@dataclass(frozen=True)
+class Asked(Generic[Answer]):
+    """A draw that a worker is to answer."""
+
+    draw: int
+    slot: Slot | None
+    future: Future[Packed]
+
+
 class Workers:
     """Processes that hold a copy of a dataset and answer draw numbers with what they make of them.
 
     A process pool, not torch's DataLoader: a dead worker is noticed at once (with a DataLoader on
     forkserver after its timeout), errors come back with their own type and parts, any draw can be
-    asked for next, and the workers stay from epoch to epoch. Tensors travel through shared memory
-    all the same, since torch registers them with multiprocessing's pickler.
+    asked for next, and the workers stay from epoch to epoch. Arrays come back through `Slots`.
     """
 
     def __init__(self, dataset: PatchDataset, count: int) -> None:
         methods = multiprocessing.get_all_start_methods()
         # Not fork: zarr's event loop and OpenMP's threads would not exist in the child.
         method = "forkserver" if "forkserver" in methods else "spawn"
-        context = torch.multiprocessing.get_context(method)
+        context = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(["vcmodels.data.workers"])
         # Started first, because it unblocks the signals that we hold back.
@@ -51,6 +62,7 @@ class Workers:
             with _blocked_signals():  # it passes them on to what it forks
                 _start_fork_server()
         self.count = count
+        self.slots = Slots()
         self.pool = ProcessPoolExecutor(
             # As bytes: the pool must not keep the dataset alive, which stops it when it goes.
             count,
@@ -59,9 +71,31 @@ class Workers:
             initargs=(pickle.dumps(dataset),),
         )
 
-    def submit(self, job: Job[Answer], draw: int, row: int) -> Future[Answer]:
+    def ask(self, job: Job[Answer], draw: int, row: int) -> Asked[Answer]:
+        """Give a draw to the next worker that is free."""
+        slot = self.slots.take()
         with _blocked_signals():  # what a new process inherits
-            return self.pool.submit(_do, job, draw, row)
+            future = self.pool.submit(_do, job, draw, row, slot and slot.address)
+        return Asked(draw, slot, future)
+
+    def answer(self, asked: Asked[Answer], timeout_s: float, stopping: Future[None]) -> Answer:
+        """What a worker answers, unless this is to stop; in the memory of the slot."""
+        both: list[Future[Any]] = [asked.future, stopping]
+        done, _ = wait_for(both, timeout_s, FIRST_COMPLETED)
+        if stopping.done():
+            raise CancelledError
+        if not done:
+            raise TimeoutError
+        try:
+            return self.slots.unpack(asked.future.result(), asked.slot)
+        finally:
+            del asked, both, done  # an error holds this frame, and must not be held by it
+
+    def forget(self, asked: Asked[Answer]) -> None:
+        """Do without an answer, or with what was made of it; its slot is free when it is written."""
+        slots, slot = self.slots, asked.slot  # not more: the future must not keep the workers alive
+        asked.future.cancel()
+        asked.future.add_done_callback(lambda _: slots.give(slot))
 
     def stop(self, *, kill: bool = False) -> None:
         """Let the workers go; with `kill`, also those that hang."""
@@ -88,68 +122,57 @@ def workers_of(dataset: PatchDataset, count: int) -> Workers:
 def read_ahead(
     job: Job[Answer],
     dataset: PatchDataset,
-    draws: Iterable[int],
+    groups: Sequence[Sequence[int]],
     count: int,
-    ahead: int,
     timeout_s: float,
     stopping: Future[None],
-) -> Iterator[Answer]:
-    """Answers in order, by workers that are kept busy some draws ahead.
+) -> Generator[list[Answer], None, None]:
+    """Answers for groups of draws in order, by workers that are kept busy up to two rounds ahead.
 
-    The workers start at the first call and stay for later calls, until the dataset is let go.
+    The workers start at the first call and stay for later calls, until the dataset is let go. The
+    arrays of a group are good until the next one is asked for: then their memory is used again.
 
     Args:
         job: what to do for each draw.
         dataset: where samples come from; it must survive pickling.
-        draws: which samples.
+        groups: which samples.
         count: worker processes.
-        ahead: how many draws may be under way.
         timeout_s: how long one of them may take.
         stopping: no answer is waited for any more once this is done.
 
     Raises:
-        RunError: a worker died or hangs, or shared memory is full; or what the job raised.
+        RunError: a worker died or hangs; or what the job raised.
         CancelledError: `stopping` is done.
     """
-    waiting: deque[tuple[int, Future[Answer]]] = deque()
+    waiting: deque[Asked[Answer]] = deque()
+    taken: list[Asked[Answer]] = []
+    workers = workers_of(dataset, count)
+    draws, ahead = chain.from_iterable(groups), 2 * max(count, *map(len, groups), 1)
     try:
-        workers = workers_of(dataset, count)
-        for draw in draws:
-            # The row from here: the workers' copy does not know the losses of later epochs.
-            waiting.append((draw, workers.submit(job, draw, dataset.row(draw))))
-            if len(waiting) >= ahead:
-                yield _answer(waiting[0][1], timeout_s, stopping)
-                waiting.popleft()
-        while waiting:
-            yield _answer(waiting[0][1], timeout_s, stopping)
-            waiting.popleft()
+        for group in groups:
+            answers: list[Answer] = []
+            for _ in group:
+                # The row from here: the workers' copy does not know the losses of later epochs.
+                for draw in islice(draws, ahead - len(waiting)):
+                    waiting.append(workers.ask(job, draw, dataset.row(draw)))
+                answers.append(workers.answer(waiting[0], timeout_s, stopping))
+                taken.append(waiting.popleft())
+            yield answers
+            while taken:
+                workers.forget(taken.pop())
     except BrokenProcessPool as error:
         _running.pop(dataset, None)
-        places = describe_places([dataset.place(draw) for draw, _ in waiting])
+        places = describe_places([dataset.place(asked.draw) for asked in waiting])
         found = f"a worker process died (out of memory, or killed) while reading {places}"
-        raise RunError("tr_params.num_dataloader_workers", found, _SHARED_MEMORY) from error
+        remedy = "lower it, or see what the system's log says about memory"
+        raise RunError("tr_params.num_dataloader_workers", found, remedy) from error
     except TimeoutError as error:
         _running.pop(dataset).stop(kill=True)
         found = f"no answer from a worker for {timeout_s:g} s"
-        raise RunError(str(dataset.place(waiting[0][0])), found, "check its storage") from error
-    except RuntimeError as error:
-        if "shared memory" not in str(error) and "No space" not in str(error):
-            raise
-        raise RunError("/dev/shm", "no shared memory left for a patch", _SHARED_MEMORY) from error
+        raise RunError(str(dataset.place(waiting[0].draw)), found, "check its storage") from error
     finally:
-        for _, future in waiting:
-            future.cancel()
-
-
-def _answer(future: Future[Answer], timeout_s: float, stopping: Future[None]) -> Answer:
-    """What a worker answers, unless this is to stop."""
-    both: list[Future[Any]] = [future, stopping]
-    done, _ = wait_for(both, timeout_s, FIRST_COMPLETED)
-    if stopping.done():
-        raise CancelledError
-    if not done:
-        raise TimeoutError
-    return future.result()
+        while remaining := waiting or taken:
+            workers.forget(remaining.pop())
 
 
 @contextmanager
@@ -205,6 +228,6 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _do(job: Job[Answer], draw: int, row: int) -> Answer:
+def _do(job: Job[Any], draw: int, row: int, address: Address | None) -> Packed:
     assert _dataset is not None, "the worker was not started"
-    return job(_dataset, draw, row)
+    return pack(job(_dataset, draw, row), address)

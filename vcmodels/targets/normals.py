@@ -152,11 +152,16 @@ class NormalsTarget(Target):
                 vectors *= np.float32(scale)
                 vectors += np.float32(offset)
             length = np.sqrt(np.einsum("czyx,czyx->zyx", vectors, vectors))[None]
-        # A zero vector that was rounded to codes comes back up to 0.87 steps long.
-        shortest = SHORTEST if stored.dtype.kind == "f" else max(abs(scale), SHORTEST)
-        valid &= np.isfinite(length) & (length >= shortest)
-        label = np.where(valid, vectors / np.where(valid, length, 1), np.float32(0))
-        return np.ascontiguousarray(self._in_other_order(label)), valid
+            # A zero vector that was rounded to codes comes back up to 0.87 steps long.
+            shortest = SHORTEST if stored.dtype.kind == "f" else max(abs(scale), SHORTEST)
+            is_finite = bool(length.max(initial=0) < np.inf)
+            valid &= (length >= shortest) & (length < np.inf)
+            np.copyto(length, np.inf, where=~valid)  # 1 divisor a voxel; 3 masked numbers are slower
+            label = np.empty_like(vectors)
+            np.divide(vectors, length, out=self._in_other_order(label))
+        if not is_finite:
+            np.copyto(label, 0, where=~valid)
+        return label, valid
 
     def source_margin(self, spacing: Spacing) -> Shape:
         reach = normals_reach(self.smoothing_sigma, spacing, axial=self._is_axial)
