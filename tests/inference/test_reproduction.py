@@ -94,3 +94,21 @@ def test_the_command_says_what_differs_by_its_exit_code(
     assert main(["reproduce", str(tmp_path / "net.zarr")]) == code
     told = capsys.readouterr()
     assert said in (told.out + told.err).replace("\n", "")
+
+
+@pytest.fixture
+def older(made):
+    """A finished result as it was noted before there were levels."""
+    made.run(pyramid=None, options={"overwrite": True})
+    noted = group_attributes(str(made.root))["vcmodels"]
+    del noted["manifest"]["pyramid"]
+    set_group_attributes(str(made.root), {"vcmodels": noted})
+    made.loaded = made.predictor(made.task(pyramid=None))
+    return made
+
+
+def test_a_result_without_the_key_of_levels_has_none(older):
+    assert older.run(pyramid=None).was_complete
+    assert again(older).lines == []
+    with pytest.raises(OutputError, match="another result: pyramid was 0, is 1; restore"):
+        older.run(pyramid=1)

@@ -109,6 +109,15 @@ class Journal:
         self.folder.delete(*self._notes())
 
 
+_ADDED = {"pyramid": 0}
+"""Keys that manifests have not always had, with what was done then; None needs no mention."""
+
+
+def of_today(manifest: Mapping[str, Any]) -> Manifest:
+    """A manifest, perhaps an older one, with all keys that are not None now."""
+    return {**_ADDED, **manifest}
+
+
 def differences(old: Mapping[str, Any], new: Manifest) -> list[str]:
     """What differs between two manifests, as `key was old, is new`."""
     return [

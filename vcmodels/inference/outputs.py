@@ -12,7 +12,7 @@ from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.levels import coarse_extent
 from vcmodels.inference.deviation import Written
 from vcmodels.inference.display import display
-from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences
+from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, of_today
 from vcmodels.inference.writing import Output
 from vcmodels.volumes import (
     ChunkError,
@@ -193,7 +193,7 @@ def claim(
     if overwrite:
         _delete(root, before, noted)
         return "new"
-    changed = differences(before, manifest)
+    changed = differences(of_today(before), manifest)
     if changed:
         raise OutputError(
             str(root),

@@ -11,7 +11,7 @@ from vcmodels.config import Task, parse_task
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.job import prepare
-from vcmodels.inference.journal import Manifest, differences
+from vcmodels.inference.journal import Manifest, differences, of_today
 from vcmodels.inference.outputs import KEY
 from vcmodels.inference.run import load_predictor, predict
 from vcmodels.reporting import Reporter
@@ -84,7 +84,7 @@ def _read(output: Place) -> tuple[Manifest, dict[str, Any]]:
     try:
         noted = group_attributes(str(output)).get(KEY, {})
         if noted.get("complete") is True:
-            manifest = noted["manifest"]
+            manifest = of_today(noted["manifest"])
             target = group_attributes(str(output / next(iter(manifest["targets"]))))
             return manifest, target[KEY]["provenance"]
     except FileNotFoundError as error:
