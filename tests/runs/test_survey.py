@@ -2,6 +2,7 @@ import fcntl
 
 import pytest
 
+from vcmodels.runs.records import add_start
 from vcmodels.runs.survey import Figure, find_runs, read_run
 
 
@@ -14,6 +15,16 @@ def test_a_run_is_read_from_its_small_files(make_run):
         "normals": Figure("angle_deg", 120.0, 160.0),  # not named: the first one that is logged
     }
     assert (run.minutes, run.patches_per_second, run.device) == (6.0, 40.25, "cpu")
+
+
+def test_the_best_epoch_is_that_of_the_best_checkpoint(make_run):
+    folder = make_run("x")
+    for sense, epoch, dice in (("max", 4, 0.4), ("min", 1, 0.1)):
+        add_start(folder, {"best": {"curve": "val/dice_sheet", "sense": sense}})
+        run = read_run(folder)
+        assert (run.best_epoch, run.figures["sheet"].best) == (epoch, dice)
+    add_start(folder, {"best": {"curve": "val/nothing", "sense": "min"}})
+    assert read_run(folder).best_epoch is None
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,9 @@ def test_a_run_folder_continues_its_run_from_anywhere(project, tmp_path, monkeyp
 
 
 def test_a_run_folder_says_how_it_went(project, capsys):
-    assert train("task.json") == 0
+    assert train("task.json", "--set", "tr_params.best_metric=val/dice_sheet") == 0
     run = read_run(project / "runs" / "x")
+    assert read_starts(run.folder)[0]["best"] == {"curve": "val/dice_sheet", "sense": "max"}
     assert (run.state, run.epoch, run.max_epoch, run.device) == ("complete", 2, 2, "cpu")
     assert run.figures.keys() == {"sheet", "normals"}
     assert run.figures["normals"].metric == "angle_deg"

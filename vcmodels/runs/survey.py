@@ -22,7 +22,7 @@ _NOT_RUNS = ("before-", ".")  # of earlier runs that were moved aside; hidden
 
 @dataclass(frozen=True)
 class Figure:
-    """The main metric of a target, where the validation loss was best and in the last epoch."""
+    """The main metric of a target, in the epoch of the best checkpoint and in the last one."""
 
     metric: str
     best: float | None
@@ -82,8 +82,8 @@ def read_run(folder: Path) -> Run:
     settings = _block(task.get("tr_params"))
     name, last = str(settings.get("model_name", "")), log[-1] if log else {}
     epoch, most = int(last.get("epoch", 0)), settings.get("max_epoch")
-    best = min(log, key=lambda line: line.get("val/loss", math.inf), default={})
     start = starts[-1] if starts else {}
+    best = _best(log, _block(start.get("best")))
     state, reason = _state(folder, name, start, epoch >= (most or math.inf))
     targets = list(_block(_block(task.get("dataset_config")).get("targets")))
     minutes = [line["speed/epoch_minutes"] for line in log if "speed/epoch_minutes" in line]
@@ -94,7 +94,7 @@ def read_run(folder: Path) -> Run:
         reason,
         epoch,
         most,
-        int(best["epoch"]) if "val/loss" in best else None,
+        int(best["epoch"]) if best else None,
         best.get("val/loss"),
         last.get("val/loss"),
         _figures(targets, _block(start.get("metrics")), best, last),
@@ -146,6 +146,14 @@ def _damage(folder: Path, name: str) -> str:
         except OSError as error:
             return f"{path.name} cannot be read ({error.strerror})"
     return ""
+
+
+def _best(log: Sequence[Record], rule: Mapping[str, Any]) -> Record:
+    """The epoch of the best checkpoint; {} when the curve that chooses it has no value."""
+    curve, sign = rule.get("curve", "val/loss"), -1 if rule.get("sense") == "max" else 1
+    return min(
+        (line for line in log if curve in line), key=lambda line: sign * line[curve], default={}
+    )
 
 
 def _figures(

@@ -29,7 +29,7 @@ from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board, cut_json_lines
 from vcmodels.training.class_weights import count_or_recall, weighted_targets
 from vcmodels.training.counters import Counters
-from vcmodels.training.early_stopping import EarlyStop
+from vcmodels.training.early_stopping import EarlyStop, best_watch
 from vcmodels.training.environment import environment
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
@@ -165,7 +165,8 @@ def find_and_split(run: RunFolder, volumes: list[TaskVolume], reporter: Reporter
 
 def session(task: Task, learner: Learner) -> dict[str, Any]:
     """What `environment.json` says of a training that starts now."""
-    here = {"from_step": learner.step, "metrics": main_metrics(task)}
+    best = vars(best_watch(task.tr_params, learner.targets))
+    here = {"from_step": learner.step, "best": best, "metrics": main_metrics(task)}
     return here | environment() | versions(learner)
 
 
