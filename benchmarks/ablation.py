@@ -4,13 +4,13 @@
 
 Seed k trains on all but fold k of the 80 training cases (hippocampus), or on z 0-79 (FlyEM), and is
 scored on that fold, or on z 88-119: the validation cases and the validation slab of the benchmarks
-are not touched. Every run writes `result.json` beside it and is not run again, so the command may be
-stopped and given again; it prints the table after each run. `--list` prints the table alone.
+are not touched. A run that has its `result.json` is not run again unless its recipe changed, so the
+command may be stopped and given again; it prints the table after each run. `--list` prints the table
+alone. Minutes are those of the last start of each run.
 """
 
 import argparse
 import json
-import math
 import shutil
 import statistics
 import subprocess
@@ -80,12 +80,13 @@ def main() -> None:
 def run(name: str, arm: str, seed: int, steps: int, work: Path) -> None:
     """One training and its score, unless its result is there."""
     study, folder = STUDIES[name], work / name / arm.replace(" ", "_") / f"seed{seed}"
-    if (folder / "result.json").exists():
+    recipe = {"task": study.task(seed), "set": study.arms[arm]}
+    if results(folder.parents[1], arm).get(seed, {}).get("recipe") == recipe:
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     task = folder / "task.json"
-    write_json(task, study.task(seed))
+    if not task.exists() or json.loads(task.read_text()) != recipe["task"]:
+        shutil.rmtree(folder, ignore_errors=True)  # else train.py continues what was stopped
+    write_json(task, recipe["task"])
     overrides = [
         *study.arms[arm],
         f"tr_params.seed={seed}",
@@ -105,7 +106,8 @@ def run(name: str, arm: str, seed: int, steps: int, work: Path) -> None:
         return
     last = load_checkpoint(next((folder / "run").glob("*_last.pth")))
     save_checkpoint(folder / "last.pth", last.state)
-    found = {"seed": seed, "seconds": seconds, "score": study.score(task, overrides)}
+    found = {"seed": seed, "seconds": seconds, "recipe": recipe}
+    found["score"] = study.score(task, overrides)
     if arm == BASE:
         save_checkpoint(folder / "last.pth", {**last.state, "ema": None})
         alone = folder.parents[1] / NO_AVERAGE.replace(" ", "_") / f"seed{seed}"
@@ -137,7 +139,7 @@ def table(name: str, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def results(folder: Path, arm: str) -> dict[int, dict[str, float]]:
+def results(folder: Path, arm: str) -> dict[int, dict[str, Any]]:
     """What was measured of an arm, by seed."""
     files = sorted((folder / arm.replace(" ", "_")).glob("seed*/result.json"))
     return {found["seed"]: found for found in (json.loads(f.read_text()) for f in files)}
@@ -147,8 +149,8 @@ def spread(values: Sequence[float], sign: str = "") -> tuple[str, str]:
     """Mean and standard deviation, as text."""
     if not values:
         return "", ""
-    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):{sign}.4f}", f"{deviation:.4f}"
+    deviation = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.4f}", deviation
 
 
 def hippocampus_task(seed: int) -> dict[str, Any]:
@@ -228,6 +230,8 @@ STUDIES = {
             "cosine": ["tr_params.scheduler=cosine"],
             "batch of 4": ["tr_params.batch_size=4"],
             "mirrored": [f"augment={MIRRORED}"],
+            "decay 0.05": ["tr_params.weight_decay=0.05"],
+            "slower average": ["tr_params.ema_decay=0.999"],
         },
         hippocampus_score,
     ),

@@ -33,6 +33,7 @@ from held_out import (
     write_json,
 )
 
+from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import load_task
 from vcmodels.data.volumes import open_volumes
 from vcmodels.geometry.boxes import Box
@@ -85,12 +86,11 @@ def ours(name: str, minutes: float | None, settings: list[str], work: Path) -> d
     ]
     seconds = train(TASKS[name], overrides)
     score = {"flyem": flyem_scores, "hippocampus": hippocampus_scores}[name]
-    settings_now = load_task(TASKS[name], overrides).task.tr_params
     result = {
         "program": "vcmodels",
         "minutes": minutes,
         "training_minutes": seconds / 60,
-        "steps": settings_now.max_epoch * settings_now.max_steps_per_epoch,
+        "steps": load_checkpoint(folder / f"{name}_last.pth").state["step"],
         **score(TASKS[name], overrides),
     }
     write_json(done, result)
