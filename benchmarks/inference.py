@@ -1,14 +1,19 @@
-"""What prediction costs beside the forward pass: python benchmarks/inference.py ROW [ROW ...].
+"""What prediction costs beside the forward pass, and beside MONAI and nnU-Net.
 
-Rows: machinery, overhead, job, memory, identity, chunks, workers. Each prints one JSON line per
-measurement. CPU seconds are those of the process, ratios are taken within one run, so that a busy
-machine matters little. One thread unless OMP_NUM_THREADS says otherwise.
+    python benchmarks/inference.py [ROW ...] [--size 256] [--peers-python PYTHON]
+
+Rows: machinery, overhead, memory, identity, chunks, workers; and where they are named, sparse, and peers,
+which needs a PYTHON that has torch, monai and nnunetv2. Each prints one JSON line per measurement.
+CPU seconds are those of the process, ratios are taken within one run, so that a busy machine matters
+little. One thread unless OMP_NUM_THREADS says otherwise.
 """
 
+import argparse
 import json
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,10 +33,12 @@ from torch import Tensor, nn
 from zarr.storage import LocalStore
 
 from vcmodels.checkpoint import Predictor
+from vcmodels.clusters import dask_client
 from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference import predict, predict_on
+from vcmodels.inference import predict
+from vcmodels.inference.cluster import predict_on_cluster
 from vcmodels.inference.forward import Forward
 from vcmodels.inference.job import prepare
 from vcmodels.volumes import create_array, open_volume
@@ -120,15 +127,19 @@ def machinery() -> None:
     with scratch() as folder:
         make_input(folder, (256, 256, 256))
         for targets, name in ((PLAIN, "4 averaged channels"), (TARGETS, "sheet and normals")):
-            for patch, overlap in ((64, 0.25), (64, 0.5), (96, 0.25), (96, 0.5)):
-                settings = {"overlap": overlap, "amp": "off", "compile": False}
-                for box in ([[0, 64]] * 3, None):  # the first one imports
-                    task = make_task(folder, patch, targets, bbox=box, **settings)
+            cases = ((64, 0.25, "auto"), (64, 0.25, 0), (64, 0.5, 0), (96, 0.25, 0), (96, 0.5, 0))
+            for patch, overlap, pyramid in cases:
+                settings = {"overlap": overlap, "amp": "off", "pyramid": pyramid}
+                task = make_task(folder, patch, targets, **settings)
+                costs = []
+                for _ in range(4):  # the first one imports
                     cpu = time.process_time()
                     report = predict(task, make_predictor(task, Null()), overwrite=True)
-                    cpu = time.process_time() - cpu
-                ms = round(cpu / report.patches * 1e3, 2)
-                emit("machinery", heads=name, patch=patch, overlap=overlap, cpu_ms=ms)
+                    costs.append((time.process_time() - cpu) / report.patches * 1e3)
+                emit(
+                    "machinery", heads=name, patch=patch, overlap=overlap, pyramid=pyramid,
+                    cpu_ms=round(statistics.median(costs[1:]), 2),
+                )  # fmt: skip
     emit("floor", patch=64, overlap=0.25, cpu_ms=floor())
 
 
@@ -160,32 +171,42 @@ def cpu_of(work: Callable[[], object], times: int) -> float:
     return (time.process_time() - begun) / times
 
 
-def overhead(size: int = 160) -> None:
+def overhead(size: int = 256) -> None:
     """Zarr to Zarr with all heads over the bare forward of as many windows, made as the job does.
 
-    A job of one window is taken off, for its start and its compilation.
+    A job of one window is taken off, for its start and its compilation. The bare forward is timed
+    before and after the job.
     """
+    manners = (
+        {"amp": "off", "compile": False},
+        {"amp": "bf16", "compile": False},
+        {"amp": "bf16", "compile": True},
+    )
     for patch, overlap in ((64, 0.25), (64, 0.5), (96, 0.25), (96, 0.5)):
-        for manner in ({"amp": "off", "compile": False}, {"amp": "bf16", "compile": True}):
+        for manner in manners:
             with scratch() as folder:
                 make_input(folder, (size, size, size))
                 predictor = make_predictor(make_task(folder, patch, TARGETS))
+                whole, one, first = (
+                    make_task(folder, patch, TARGETS, overlap=overlap, bbox=box, **manner)
+                    for box in (None, [[0, 16]] * 3, [[0, 16]] * 3)
+                )
+                predict(first, predictor, overwrite=True)  # fills caches
+                forward = prepare(whole, predictor, emit_note).forward
+                assert isinstance(forward, Forward)  # one network, one view
+                noise = torch.randn(1, 1, patch, patch, patch)
+                bare = [cpu_of(lambda f=forward, n=noise: f.logits(n), 6)]
                 costs: list[tuple[int, float]] = []
-                for box in ([[0, 16]] * 3, [[0, 16]] * 3, None):  # the first one fills caches
-                    task = make_task(folder, patch, TARGETS, overlap=overlap, bbox=box, **manner)
+                for task in (one, whole):
                     cpu = time.process_time()
                     report = predict(task, predictor, overwrite=True)
                     costs.append((report.patches, time.process_time() - cpu))
-                (one, start), (windows, cpu) = costs[1:]
-                forward = prepare(task, predictor, emit_note).forward
-                assert isinstance(forward, Forward)  # one network, one view
-                noise = torch.randn(1, 1, patch, patch, patch)
-                bare = cpu_of(lambda f=forward, n=noise: f.logits(n), 6)
-                each = (cpu - start) / (windows - one)
+                bare.append(cpu_of(lambda f=forward, n=noise: f.logits(n), 6))
+                each = (costs[1][1] - costs[0][1]) / (costs[1][0] - costs[0][0])
                 emit(
-                    "overhead", patch=patch, overlap=overlap, **manner, windows=windows,
-                    bare_ms=round(bare * 1e3, 1), job_ms=round(each * 1e3, 1),
-                    ratio=round(each / bare, 3),
+                    "overhead", patch=patch, overlap=overlap, **manner, windows=costs[1][0],
+                    bare_ms=[round(b * 1e3, 1) for b in bare], job_ms=round(each * 1e3, 1),
+                    ratio=round(each / statistics.mean(bare), 3),
                 )  # fmt: skip
 
 
@@ -193,23 +214,73 @@ def emit_note(line: str) -> None:
     emit("note", text=line)
 
 
-def job() -> None:
-    """A whole 256^3 job with default settings, over eager float32 forwards of its windows."""
+class Logits(nn.Module):
+    """The full resolution logits of every head alone, for those that take just tensors."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {name: maps[0] for name, maps in self.network(image).items()}
+
+
+def peers(python: str, size: int = 256, overlap: float = 0.25) -> None:
+    """A whole job with default settings, and MONAI and nnU-Net with theirs, each in its own process.
+
+    Ours reads and writes; theirs begin and end in memory. `window_ms` leaves out the imports and the
+    first window, `process_s` is all CPU time from the start of the process to its end.
+    """
     for patch in (64, 96):
         with scratch() as folder:
-            make_input(folder, (256, 256, 256))
-            task = make_task(folder, patch, TARGETS)
-            predictor = make_predictor(task)
-            noise = torch.randn(1, 1, patch, patch, patch)
-            with torch.inference_mode():
-                eager = cpu_of(lambda p=predictor, n=noise: p.module(n), 3)
-            cpu, wall = time.process_time(), time.perf_counter()
-            report = predict(task, predictor)
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            emit(
-                "job", patch=patch, windows=report.patches, eager_float32_s=eager * report.patches,
-                job_cpu_s=cpu, job_wall_s=wall, times_faster=eager * report.patches / cpu,
-            )  # fmt: skip
+            make_input(folder, (size, size, size))
+            volume = open_volume(str(folder / "in.zarr/raw"), key="in")
+            np.save(folder / "in.npy", volume.read(volume.box)[0])
+            network = Logits(make_predictor(make_task(folder, patch, TARGETS)).module)
+            example = torch.zeros(1, 1, patch, patch, patch)
+            torch.export.save(torch.export.export(network, (example,)), folder / "net.pt2")
+            ours = f"import inference as b; b.predict_alone({str(folder)!r}, {patch}, {overlap})"
+            script = str(Path(__file__).with_name("inference_peers.py"))
+            given = [str(folder / "net.pt2"), str(folder / "in.npy"), str(patch), str(overlap)]
+            commands = {
+                "vcmodels": [sys.executable, "-c", ours],
+                "monai": [python, script, "monai", *given],
+                "nnunet": [python, script, "nnunet", *given],
+            }
+            found: dict[str, dict[str, float]] = {}
+            for name, command in commands.items():
+                cpu, wall = cpu_of_children(), time.perf_counter()
+                done = subprocess.run(
+                    command,
+                    check=True,
+                    cwd=Path(__file__).parent,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                cpu, wall = cpu_of_children() - cpu, time.perf_counter() - wall
+                told = json.loads(done.stdout.splitlines()[-1])
+                window = told["cpu_s"] / told["windows"] * 1e3
+                found[name] = {"window_ms": window, "process_s": cpu, "process_wall_s": wall}
+                emit("peers", patch=patch, name=name, windows=told["windows"], **found[name])
+            for peer in ("monai", "nnunet"):
+                ratios = {key: found[peer][key] / found["vcmodels"][key] for key in found[peer]}
+                emit("peers", patch=patch, times_faster_than=peer, **ratios)
+
+
+def cpu_of_children() -> float:
+    """CPU seconds of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def predict_alone(folder: str, patch: int, overlap: float) -> None:
+    """In a process of its own: predict with default settings, but for the threads."""
+    torch.set_num_threads(1)
+    task = make_task(Path(folder), patch, TARGETS, overlap=overlap)
+    predictor = make_predictor(task)
+    cpu = time.process_time()
+    report = predict(task, predictor)
+    emit("alone", windows=report.patches, cpu_s=time.process_time() - cpu)
 
 
 def memory(budget: float = 0.35) -> None:
@@ -292,21 +363,72 @@ def chunks() -> None:
 
 
 def workers() -> None:
-    """Two processes over one, each with one thread; the wall clock counts, so use an idle machine."""
+    """Two Dask workers over one, each with one thread; the wall clock counts: use an idle machine.
+
+    Each cluster predicts the volume twice: the workers import torch in the first run.
+    """
     with scratch() as folder:
         make_input(folder, (512, 128, 128))
-        for devices in (["cpu"], ["cpu", "cpu"]):
-            task = make_task(folder, 64, TARGETS, threads=1, amp="off", compile=False)
-            begun = time.perf_counter()
-            report = predict_on(task, make_predictor(task), devices, overwrite=True)
-            wall = time.perf_counter() - begun
-            emit("workers", devices=devices, wall_s=wall, predicting_s=report.seconds)
+        task = make_task(folder, 64, TARGETS, threads=1)
+        predictor = make_predictor(task)
+        walls: list[float] = []
+        for count in (1, 2):
+            with dask_client(f"local:{count}") as client:
+                predict_on_cluster(task, predictor, client, overwrite=True)
+                report = predict_on_cluster(task, predictor, client, overwrite=True)
+            walls.append(report.seconds)
+            emit("workers", workers=count, windows=report.patches, wall_s=report.seconds)
+        emit("workers", times_faster=walls[0] / walls[1])
 
 
-ROWS = {f.__name__: f for f in (machinery, overhead, job, memory, identity, chunks, workers)}
+def sparse(side: int = 10_000, present: int = 1_000) -> None:
+    """10^12 voxels of which 1,000 chunks are stored, null network: what there is costs, no more."""
+    with scratch() as folder:
+        array = create_array(
+            str(folder / "in.zarr"), "raw", shape=(side,) * 3, chunks=(CHUNK,) * 3, dtype=np.uint8
+        )
+        rng = np.random.default_rng(0)
+        for z, y, x in rng.integers(0, side // CHUNK, (present, 3)).tolist():
+            box = Box((z * CHUNK, y * CHUNK, x * CHUNK), (CHUNK, CHUNK, CHUNK))
+            array.write(box, rng.integers(1, 255, (1, *box.shape), np.uint8))
+        task = make_task(folder, 64, PLAIN, amp="off")
+        before = resident("VmRSS")
+        cpu, wall = time.process_time(), time.perf_counter()
+        report = predict(task, make_predictor(task, Null()))
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        emit(
+            "sparse", voxels=side**3, chunks=present, windows=report.patches, cpu_s=cpu, wall_s=wall,
+            cpu_ms=cpu / report.patches * 1e3, growth_mib=resident("VmHWM") - before,
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Measure the rows that are named."""
+    parser = argparse.ArgumentParser(description="What prediction costs.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="all but peers and sparse")
+    parser.add_argument("--peers-python", help="Python that has torch, monai and nnunetv2")
+    parser.add_argument("--size", type=int, default=256, help="of `overhead` and `peers`, voxels")
+    given = parser.parse_args()
+    rows: dict[str, Callable[[], None]] = {
+        "machinery": machinery,
+        "overhead": lambda: overhead(given.size),
+        "peers": lambda: peers(given.peers_python, given.size),
+        "memory": memory,
+        "identity": identity,
+        "chunks": chunks,
+        "workers": workers,
+        "sparse": sparse,
+    }
+    names = given.rows or [name for name in rows if name not in ("peers", "sparse")]
+    if unknown := set(names) - set(rows):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(rows)}")
+    if "peers" in names and not given.peers_python:
+        parser.error("peers needs --peers-python")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    for name in names:
+        rows[name]()
+    emit("machine", cpu=resource.getrusage(resource.RUSAGE_SELF).ru_utime, torch=torch.__version__)
+
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    for name in sys.argv[1:] or ROWS:
-        ROWS[name]()
-    emit("machine", cpu=resource.getrusage(resource.RUSAGE_SELF).ru_utime, torch=torch.__version__)
+    main()
