@@ -41,6 +41,7 @@ def last_epoch(values, patience=2, min_delta=0.0, sense="min"):
         ([NAN, None], {}, 2),
         ([NAN, 5, NAN, 4, None, math.inf], {}, 6),
         ([0.5, NAN], {"patience": 1}, 2),
+        ([1, math.inf, 1.5, 1.5, 1.5], {"sense": "max"}, 5),
     ],
     ids=str,
 )

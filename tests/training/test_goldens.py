@@ -20,7 +20,7 @@ CASES = {
     "adamw_poly": {},
     "adamw_cosine": {"recipe": "adamw_cosine"},
     "sgd_poly": {"recipe": "sgd_poly"},
-    "mixup": {"mixup": {"alpha": 1.0}},
+    "mixup": {"mixup": {"alpha": 1.0}, "gradient_accumulation": 2},
     "manifold": {"mixup": {"alpha": 1.0, "manifold": True}},
     "uncertainty": {"loss_balance": "uncertainty"},
     "frozen": {"freeze": ["encoder"], "freeze_epochs": 1},

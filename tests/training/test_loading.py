@@ -110,3 +110,14 @@ def test_prefixes_of_wrappers_do_not_matter(prefix):
     weights = {prefix + name: value for name, value in old.state_dict().items()}
     assert transfer([new], weights, "old.pth", {"sheet"}).fresh == []
     assert changed(new, old.state_dict()) == set()
+
+
+def test_a_decoder_of_another_depth_starts_anew_as_a_whole():
+    old, new = network(0, {"sheet": 1}), network(1, {"sheet": 1}, decoder_blocks=2)
+    before = copy.deepcopy(new.state_dict())
+    found = transfer([new], old.state_dict(), "old.pth", {"sheet"})
+    assert set(found.fresh) == under(new, "decoders.sheet")
+    assert not changed(new, before) & set(found.fresh)
+    assert str(found) == (
+        "taken: encoder, heads.sheet; new and random: decoders.sheet; not used: decoders.sheet"
+    )
