@@ -49,7 +49,8 @@ class Server:
         }
 
     def fail(self, method, path, *answers):
-        """Answers to the next requests: a status, "reset", "silence", "ok", or "lose": do it and hang up."""
+        """Answers to the next requests: a status, "reset", "silence", "ok", "lose": do it and
+        hang up, or "ignore": say that it was deleted."""
         self._plans[method, path] = list(answers)
 
     def reset(self):
@@ -94,8 +95,9 @@ class Server:
         if action == "ok":
             return self._app(environ, start_response)
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        start_response(f"{action} planned", [("Content-Length", "0")])
-        return [b""]
+        status, body = (200, b"<DeleteResult/>") if action == "ignore" else (action, b"")
+        start_response(f"{status} planned", [("Content-Length", str(len(body)))])
+        return [body]
 
 
 class _Quiet(WSGIRequestHandler):

@@ -42,6 +42,15 @@ def test_what_was_not_predicted_is_not_scored(world):
     assert scores["sheet"]["dice"] == sheet_dice(world, np.s_[6:8, 0:14, 3:18])
 
 
+def test_a_prediction_on_s3_is_scored_alike(world, s3):
+    expected = evaluate(world.task())
+    s3.upload(world.folder / "out", f"{s3.bucket}/out")
+    task = world.task(output_dir=f"s3://{s3.bucket}/out")
+    assert evaluate(task) == expected
+    with pytest.raises(VolumeError, match=r"s3://.*net\.zarr/sheet: there is no prediction"):
+        evaluate(world.task(output_dir=f"s3://{s3.bucket}/none"))
+
+
 def test_targets_without_a_label_or_not_asked_for_are_left_out(world):
     assert list(evaluate(world.task(output_targets=["normals"]))) == ["normals"]
 

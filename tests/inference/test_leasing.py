@@ -12,16 +12,17 @@ from vcmodels.inference import leasing
 from vcmodels.inference.holding import setting_up, working_on
 from vcmodels.inference.leasing import FOLDER, Lease
 from vcmodels.volumes import place_at
+from vcmodels.volumes import remote as remote_module
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(leasing, "POLL_S", 0.02)
     monkeypatch.setattr(leasing, "BEAT_S", 0.1)
 
 
 @pytest.fixture
-def root(s3):
+def root(s3, quick):
     return place_at(f"s3://{s3.bucket}/out/net.zarr")
 
 
@@ -157,3 +158,13 @@ def test_a_server_without_conditional_writes_is_refused(root, s3, monkeypatch):
         working_on(root, alone=True),
     ):
         pass
+
+
+def test_the_documentation_states_the_times(request):
+    text = (request.config.rootpath / "docs/inference.md").read_text()
+    remote = " ".join(text[text.index("## Remote stores") :].split())
+    assert remote_module.PAUSES_S == (0.5, 1.0, 2.0, 4.0)
+    assert "up to five times, after 0.5, 1, 2 and 4 seconds" in remote
+    assert (remote_module.SILENCE_S, leasing.VOID_S, leasing.LOST_S) == (60, 60, 40)
+    for words in ("sends nothing for a minute", "output for a minute", "for 40 seconds"):
+        assert words in remote

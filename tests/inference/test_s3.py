@@ -11,10 +11,11 @@ from torch import nn
 from tests import s3 as support
 from tests.inference.conftest import Workplace
 from vcmodels.errors import OutputError, RunError, TaskError
-from vcmodels.inference import Part, leasing
+from vcmodels.inference import Part, leasing, reproduce
 from vcmodels.inference.journal import Journal
 from vcmodels.reporting import Silent
 from vcmodels.volumes import place_at
+from vcmodels.volumes.remote import RemoteError
 
 
 class Ramp(nn.Module):
@@ -170,6 +171,16 @@ def test_another_run_is_refused_and_overwriting_deletes_what_is_ours_alone(work,
     assert chunks(found) == wanted
 
 
+def test_overwriting_ends_when_the_server_keeps_what_it_was_to_delete(work):
+    work.run()
+    work.server.fail("POST", f"/{work.server.bucket}", *["ignore"] * 9)
+    with pytest.raises(RemoteError, match=r"\d+ objects cannot be deleted, such as .*net\.zarr/value"):
+        work.run(overlap=0.5, options={"overwrite": True})
+    work.server.reset()
+    attributes = json.loads(work.hashes()[".zattrs"])["vcmodels"]
+    assert attributes["complete"] is False
+
+
 def test_verifying_mends_what_is_damaged_or_missing(work, expected):
     wanted = expected()
     whole = work.run()
@@ -240,7 +251,7 @@ def test_keys_are_in_no_object_and_in_no_line(work, caplog):
 
 def test_uploads_that_a_kill_left_are_dropped_and_those_of_others_are_not(work):
     bucket, prefix = work.root.split("/", 1)
-    keys = [f"{prefix}/value/0/0/0/0", "another.zarr/0"]
+    keys = [f"{prefix}/value/0/0/0/0", f"{prefix}/value2/0"]
     for key in keys:
         work.server.backend.create_multipart_upload(
             bucket, key, {}, "STANDARD", [], None, None, None
@@ -248,3 +259,13 @@ def test_uploads_that_a_kill_left_are_dropped_and_those_of_others_are_not(work):
     work.run()
     left = work.server.backend.buckets[bucket].multiparts.values()
     assert [upload.key_name for upload in left] == keys[1:]
+
+
+def test_a_result_on_s3_is_made_again_from_its_attributes(work, monkeypatch, tmp_path):
+    work.run()
+    predictor = work.predictor(work.task())
+    monkeypatch.setattr(
+        "vcmodels.inference.reproduction.load_predictor", lambda _task, _checkpoint: predictor
+    )
+    found = reproduce(f"s3://{work.root}", tmp_path / "again", reporter=Silent())
+    assert (found.is_whole, found.lines) == (True, [])

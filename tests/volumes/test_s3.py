@@ -113,6 +113,7 @@ def test_a_server_that_is_silent_ends_it(s3, volume, monkeypatch):
     s3.fail("GET", f"/{s3.bucket}/a.zarr/1.1.1", *["silence"] * 99)
     with pytest.raises(RunError, match=r"a\.zarr/1\.1\.1: cannot be read \(ReadTimeout.* 3 times"):
         found.read(Box((2, 3, 3), (1, 1, 1)))
+    assert s3.asked["GET", f"/{s3.bucket}/a.zarr/1.1.1"] == 3
 
 
 def test_refusals_are_not_repeated_and_say_what_to_do(s3, volume):

@@ -201,7 +201,7 @@ class InferenceParams(Section):
     """What is left out: chunks that are not stored, background, what a mask excludes."""
 
     output_dir: Location | None = None
-    """Folder for the result; it may not lie inside an input."""
+    """Folder for the result, local or `s3://`; it may not lie inside an input."""
     output_format: Literal["zarr"] = "zarr"
     """Format of the output."""
     output_type: OutputType = "np.uint8"

@@ -15,7 +15,14 @@ from vcmodels.geometry.boxes import Box, blocks_of
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Sums
-from vcmodels.volumes import Volume, expand_location, group_attributes, open_volume
+from vcmodels.volumes import (
+    Place,
+    Volume,
+    expand_location,
+    group_attributes,
+    open_volume,
+    place_at,
+)
 from vcmodels.volumes.files import read_json
 
 BoundingBox = Sequence[tuple[int, int]]
@@ -193,7 +200,7 @@ def _predicted_targets(task: Task, parts: Sequence[Part]) -> dict[str, tuple[Any
     folder = task.inference_params.output_dir
     if not folder:
         raise TaskError(OUTPUT, "is not set", "name the folder of the prediction")
-    root = Path(expand_location(folder)) / f"{task.tr_params.model_name}.zarr"
+    root = place_at(expand_location(folder)) / f"{task.tr_params.model_name}.zarr"
     wanted = task.inference_params.output_targets
     found: dict[str, tuple[AnyTarget, Volume]] = {}
     for name, target in task.dataset_config.targets.items():
@@ -204,14 +211,14 @@ def _predicted_targets(task: Task, parts: Sequence[Part]) -> dict[str, tuple[Any
     return found
 
 
-def _open_prediction(group: Path, target: AnyTarget, part: Part) -> Volume:
+def _open_prediction(group: Place, target: AnyTarget, part: Part) -> Volume:
     """Open what inference wrote for one target.
 
     Raises:
         VolumeError: it is missing, unfinished, of another shape, or encoded otherwise than the
             task says.
     """
-    if not group.is_dir():
+    if not group.names():
         raise VolumeError(str(group), "there is no prediction", "run infer.py first")
     notes = group_attributes(str(group)).get("vcmodels", {})
     if notes.get("complete") is False:
