@@ -33,7 +33,7 @@ def dask_client(where: str) -> Iterator[Any]:
                 n_workers=count,
                 threads_per_worker=max(1, len(os.sched_getaffinity(0)) // count),
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # or a second one warns of the first
                 memory_limit=None,
             )
             where = stack.enter_context(cluster).scheduler_address

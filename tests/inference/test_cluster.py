@@ -1,12 +1,14 @@
 """The same bytes from a Dask cluster of two processes, whatever happens to them."""
 
 import os
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from distributed import Client, LocalCluster
 from torch import nn
 
 from vcmodels.clusters import dask_client
@@ -115,6 +117,33 @@ def test_a_stopped_run_continues(workplace, reference, client):
         if report.is_complete:
             break
         time.sleep(0.1)
+    assert work.hashes() == reference
+
+
+def test_without_workers_it_says_so_and_waits_for_others(workplace, reference, monkeypatch):
+    monkeypatch.setattr("vcmodels.inference.cluster.MOST_ALONE_S", 0.3)
+    work = workplace(volume(), network=PatchPosition("slow"))
+    manner = {"processes": True, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=1, **manner) as cluster, Client(cluster) as client:
+        leaving = iter([cluster.workers[0].kill])
+
+        class Bringing(Silent):
+            def say(self, line):
+                super().say(line)
+                if "no worker" in line:
+                    cluster.scale(1)
+
+        def should_stop():
+            for leave in leaving:
+                cluster.scale(0)
+                client.sync(leave)
+            return False
+
+        reporter = Bringing()
+        assert run(work, client, reporter=reporter, should_stop=should_stop).is_complete
+    alone, back = reporter.lines[-2:]
+    assert re.fullmatch(r"the cluster has had no worker for \d+ s; waiting until some come", alone)
+    assert back == "workers are back: 1; continuing"
     assert work.hashes() == reference
 
 

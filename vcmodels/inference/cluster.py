@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from distributed import Worker, WorkerPlugin, get_worker, wait
+from distributed.scheduler import NoWorkerError
 
 from vcmodels.checkpoint import Predictor
 from vcmodels.clusters import CONNECT_S
@@ -37,6 +38,8 @@ BOXES_PER_WORKER = 4
 """So that those that end early have something left to do."""
 POLL_S = 0.2
 TELL_S = 1.0
+MOST_ALONE_S = 10.0
+"""Without a worker, before that is said."""
 
 
 @dataclass(frozen=True)
@@ -199,12 +202,15 @@ class _HandingOut:
             VcmodelsError: what a worker raised that is no matter of a place.
         """
         self._boxes.extend(self._cut(self.job.whole.region, BOXES_PER_WORKER * workers))
+        presence = _Presence(reporter.say)
         reporter.say(f"{self.job.patches} patches in {len(self._boxes)} boxes on {workers} workers")
         with reporter.bar("predict", self.job.patches) as advance:
             self._listen(advance, reporter.record)
             try:
                 while self._boxes or self._running:
-                    self._submit()
+                    count = len(self.client.scheduler_info(n_workers=-1)["workers"])
+                    presence.note(count)
+                    self._submit(max(1, count))
                     self._collect()
                     if should_stop():
                         return False
@@ -222,8 +228,7 @@ class _HandingOut:
 
         self.client.subscribe_topic(self.name, hear)
 
-    def _submit(self) -> None:
-        most = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+    def _submit(self, most: int) -> None:
         while self._boxes and len(self._running) < most:
             box = self._boxes.popleft()
             future = self.client.submit(_predict_box, self.name, box, pure=False, retries=1)
@@ -243,6 +248,9 @@ class _HandingOut:
                 self.failures.merge(outcome.failures)
                 continue
             error = future.exception()
+            if isinstance(error, NoWorkerError):
+                found = "no worker came for as long as no-workers-timeout says"
+                raise RunError("--dask", found, "start some; the same command continues")
             if isinstance(error, VcmodelsError | OSError | CancelledError):
                 raise error
             halves = self._cut(box, 2)
@@ -263,6 +271,26 @@ class _HandingOut:
         ]
         done = Journal(self.job.root).done()
         return [b for b in boxes if any(_part_of(self.job, b).division.units(done))]
+
+
+class _Presence:
+    """Says once that all workers are gone, and when some are back: until then everything waits."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self._last_seen = time.monotonic()
+        self._has_said = False
+
+    def note(self, workers: int) -> None:
+        now = time.monotonic()
+        if workers:
+            if self._has_said:
+                self.say(f"workers are back: {workers}; continuing")
+            self._last_seen, self._has_said = now, False
+        elif now - self._last_seen > MOST_ALONE_S and not self._has_said:
+            seconds = now - self._last_seen
+            self.say(f"the cluster has had no worker for {seconds:.0f} s; waiting until some come")
+            self._has_said = True
 
 
 def _part_of(job: Job, box: Box) -> Job:
