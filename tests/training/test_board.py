@@ -112,7 +112,7 @@ class Recorder:
     def _take(self, *call):
         self.left -= 1
         if self.left < 0:
-            raise ConnectionError("gone")
+            raise ConnectionError("gone\nfor good")
         self.calls.append(call)
 
     def scalars(self, values, step):
@@ -143,7 +143,7 @@ def test_all_writers_are_told_the_same_and_one_that_breaks_is_left_out(breaks_af
         ("close", True),
     ]
     assert bad.calls == good.calls[:breaks_after]
-    assert said == ["bad is off from here on: gone"]
+    assert said == ["bad is off from here on: gone for good"]
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path):

@@ -60,7 +60,8 @@ class Board:
         try:
             write()
         except sink.failures as error:
-            self.say(f"{sink.name} is off from here on: {error or type(error).__name__}")
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.say(f"{sink.name} is off from here on: {reason}")
             self.writers.pop(sink, None)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
