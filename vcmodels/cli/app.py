@@ -17,6 +17,7 @@ from vcmodels.cli.patches import patches
 from vcmodels.cli.preview import preview
 from vcmodels.cli.reproduce import reproduce
 from vcmodels.cli.runs import runs
+from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
 from vcmodels.errors import RefusedError
 
@@ -150,6 +151,7 @@ app.command()(infer)
 app.command()(reproduce)
 app.command()(runs)
 app.add_typer(cv, name="cv")
+app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 
