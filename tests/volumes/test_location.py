@@ -37,6 +37,14 @@ def test_a_password_in_a_url_is_refused_and_not_shown(monkeypatch):
     assert expand_location("https://host/a@b:c/x") == "https://host/a@b:c/x"
 
 
+@pytest.mark.parametrize("query", ["sig=XyZ&sv=2", "sv=2&X-Amz-Signature=XyZ", "access_token=XyZ"])
+def test_a_key_in_the_query_of_a_url_is_refused_and_not_shown(query):
+    with pytest.raises(VolumeError, match="the URL holds a key") as caught:
+        expand_location(f"https://host/a.zarr?{query}")
+    assert "XyZ" not in str(caught.value)
+    assert expand_location("https://host/get?path=/a.zarr") == "https://host/get?path=/a.zarr"
+
+
 @pytest.mark.parametrize("text", ["", "  ", "a\0b"])
 def test_what_is_no_path_is_refused(text):
     with pytest.raises(VolumeError, match="not a path"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from vcmodels.errors import VolumeError
 
 _PASSWORD = re.compile(r"(\w+://)[^/@]*:[^/@]*@")
+_KEY = re.compile(r"[?&][^=&]*(key|token|sig|secret|pass|credential)[^=&]*=", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -37,7 +38,7 @@ def expand_location(text: str) -> str:
     URLs get their variables expanded and are otherwise left alone.
 
     Raises:
-        VolumeError: a `$VAR` is not set, a URL holds a password, or the text is empty.
+        VolumeError: a `$VAR` is not set, a URL holds a password or a key, or the text is empty.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -54,6 +55,10 @@ def expand_location(text: str) -> str:
             shown = _PASSWORD.sub(r"\1...@", expanded)
             remedy = "give it through the driver's environment: locations are written into results"
             raise VolumeError(shown, "the URL holds a password", remedy)
+        if _KEY.search(expanded):
+            shown = expanded.partition("?")[0]
+            remedy = "give it through the driver's configuration: locations are written into results"
+            raise VolumeError(shown, "the URL holds a key behind its ?", remedy)
         return expanded.rstrip("/")
     return os.path.normpath(Path.cwd() / Path(expanded).expanduser())
 
