@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -191,3 +193,20 @@ def test_without_validation_its_curves_cannot_be_waited_for(sheet_task):
     sheet_task["tr_params"]["early_stopping"] = {"metric": "epoch/train_loss_sheet"}
     assert run(sheet_task)[0] == 0
     assert state(sheet_task, "best")["epoch"] == 2
+
+
+def test_a_signal_in_the_last_epoch_of_a_run_that_stops_early_leaves_it_complete(
+    sheet_task, curve, monkeypatch
+):
+    curve.values += [3, 4, 4]
+    original = loop_module.Loop._end_epoch
+
+    def ended(self, pace):
+        original(self, pace)
+        if self.counters.epoch == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop_module.Loop, "_end_epoch", ended)
+    code, lines = run(sheet_task)
+    assert code == 128 + signal.SIGTERM
+    assert lines[-1].startswith("stopped early after epoch 3")

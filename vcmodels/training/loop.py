@@ -72,11 +72,11 @@ class Loop:
         total = settings.max_epoch * settings.max_steps_per_epoch
         with self.reporter.bar("training", total) as advance:
             advance(self.learner.step, "")
-            while self.counters.epoch < settings.max_epoch and not self._is_stopped_early():
+            while not self._is_over():
                 pace = self._steps_of_epoch(advance)
                 if not self.must_stop():
                     self._end_epoch(pace)
-                if self.must_stop() and self.counters.epoch < settings.max_epoch:
+                if self.must_stop() and not self._is_over():
                     self.save(self.run.last)
                     self.reporter.say(
                         f"stopped at step {self.learner.step}; the same command continues"
@@ -84,7 +84,7 @@ class Loop:
                     return self.stop.exit_code
         ended = f"finished {self.counters.epoch} epochs"
         self.run.outcome = "complete"
-        if self.early is not None and self._is_stopped_early():
+        if self.early is not None and self.early.is_over(self.counters):
             ended = self.early.reason(self.counters)
         self.reporter.say(f"{ended}; best checkpoint {self.run.best}")
         return self.stop.exit_code
@@ -94,8 +94,10 @@ class Loop:
         """The rule by which the run ends before its last epoch, if it has one."""
         return EarlyStop.of(self.learner.settings, self.learner.targets)
 
-    def _is_stopped_early(self) -> bool:
-        return self.early is not None and self.early.is_over(self.counters)
+    def _is_over(self) -> bool:
+        if self.early is not None and self.early.is_over(self.counters):
+            return True
+        return self.counters.epoch >= self.learner.settings.max_epoch
 
     def must_stop(self) -> bool:
         """Whether a signal came or the time is up; with several processes, as they have agreed."""

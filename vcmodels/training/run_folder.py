@@ -115,7 +115,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the lowest validation loss."""
+        """The best checkpoint so far, by `best_metric`."""
         return self.path / f"{self.name}_best.pth"
 
     @property
