@@ -4,7 +4,14 @@ from torch import nn
 
 from vcmodels.models import ResidualUNet
 from vcmodels.models.blocks import InstanceNorm
-from vcmodels.models.fused import FusedDecoderLevel, FusedNorm, FusedResidualBlock, fused, moments
+from vcmodels.models.fused import (
+    FusedDecoderLevel,
+    FusedNorm,
+    FusedResidualBlock,
+    Mix,
+    fused,
+    moments,
+)
 
 HEADS = {"sheet": 1, "normals": 3}
 CL = torch.channels_last_3d
@@ -15,10 +22,10 @@ def seeded():
     torch.manual_seed(0)
 
 
-def trained(spacing=(1.0, 1.0, 1.0), **options) -> nn.Module:
+def trained(spacing=(1.0, 1.0, 1.0), in_channels=2, **options) -> nn.Module:
     """A network with weights as after training: no norm or gate is as it begins."""
     config = ResidualUNet(**{"f_maps": (4, 6, 8), **options})
-    network = config.build(2, HEADS, (8, 16, 24), spacing).eval()
+    network = config.build(in_channels, HEADS, (8, 16, 24), spacing).eval()
     for module in network.modules():
         if isinstance(module, InstanceNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -62,6 +69,20 @@ def test_all_blocks_are_fused_and_the_network_stays_as_it_was():
     assert [type(module) for module in network.modules()] == kinds
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name], atol=0, rtol=0)
+
+
+def test_the_activations_stay_channels_last():
+    """A block that leaves the order is right, and slow: it adds tensors of different orders."""
+    results = []
+
+    twin = fused(trained(in_channels=1).to(memory_format=CL))
+    for module in twin.modules():
+        if isinstance(module, FusedNorm | FusedResidualBlock | FusedDecoderLevel | Mix):
+            module.register_forward_hook(lambda _module, _images, result: results.append(result))
+    with torch.inference_mode():
+        twin(torch.randn(1, 1, 8, 16, 24).to(memory_format=CL))
+    assert len(results) > 15
+    assert all(x.is_contiguous(memory_format=CL) for x in results)
 
 
 def test_foreign_modules_are_left_alone():

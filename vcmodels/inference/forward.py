@@ -63,7 +63,7 @@ class Forward:
         with torch.inference_mode():
             logits = self.logits(self.place(patches))
             return {
-                name: target.blendable(logits[name][0][: len(patches)].float())
+                name: target.blendable(_contiguous(logits[name][0][: len(patches)]))
                 for name, target in self.targets.items()
             }
 
@@ -96,6 +96,11 @@ class Forward:
                     f"out of memory with patches of shape {tuple(image.shape)}",
                     "make batch_size or patch_size smaller; the same command continues",
                 ) from error
+
+
+def _contiguous(logits: Tensor) -> Tensor:
+    """float32, channel by channel: what follows takes twice as long in channels-last order."""
+    return logits.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def channel_sums(values: Mapping[str, Tensor]) -> Tensor:
