@@ -80,9 +80,7 @@ class Learner:
         if self.world.size == 1:
             return None
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            self.network, ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(self.network, ids, gradient_as_bucket_view=True)
 
     def compile(self, say: Callable[[str], None]) -> None:
         """Train through `torch.compile` from now on, eagerly if it fails here."""

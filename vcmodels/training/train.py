@@ -1,49 +1,36 @@
 """One training, told from top to bottom."""
 
 import math
-import platform
 import time
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 
-import vcmodels
-from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
 from vcmodels.config import Task
-from vcmodels.config.parameters import TrainingParams
-from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.folds import fold_volumes
 from vcmodels.data.hard_order import draws_of_step
-from vcmodels.data.normalization import Normalization, fit_normalization
-from vcmodels.data.patch_cache import document, fingerprint, load_or_find_patches
 from vcmodels.data.planning import open_planned
-from vcmodels.data.split import Split, load_or_split
 from vcmodels.data.volumes import TaskVolume, say_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
-from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.errors import TaskError
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board, cut_json_lines
-from vcmodels.training.class_weights import count_or_recall, weighted_targets
-from vcmodels.training.counters import Counters
-from vcmodels.training.early_stopping import EarlyStop, best_watch
-from vcmodels.training.environment import environment
+from vcmodels.training.class_weights import weighted_targets
+from vcmodels.training.early_stopping import EarlyStop
+from vcmodels.training.facts import compile_pays, lasting_facts, session
 from vcmodels.training.feed import Feed
+from vcmodels.training.findings import datasets, find
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.mixing import require_pairs
+from vcmodels.training.origin import Origin, completion, start
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.siblings import begun_sibling, require_alike
-from vcmodels.training.sinks import main_metrics, open_board
+from vcmodels.training.sinks import open_board
 from vcmodels.training.wandb_writer import require_wandb
 from vcmodels.training.world import World, local_device
-from vcmodels.volumes import expand_location
-
-COMPILE_REPAYS_AFTER_STEPS = 300
-"""Compiling costs about a minute; it saves around half of a step of some tenths of a second."""
 
 ESTIMATE_SLACK = 2
 """A compiled step may keep half of what is estimated; sizes near the limit are left to try."""
@@ -64,85 +51,72 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         RefusedError: the task, a volume or the run folder does not allow it; nothing was changed.
         RunError: a failure on the way; the last checkpoint is whole and the same command resumes.
     """
-    settings = task.tr_params
-    deadline = time.monotonic() + 60 * (settings.max_minutes or math.inf)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = choose_device(local_device(settings.device), "tr_params.device")
+    deadline = time.monotonic() + 60 * (task.tr_params.max_minutes or math.inf)
+    if task.tr_params.threads:
+        torch.set_num_threads(task.tr_params.threads)
+    device = choose_device(local_device(task.tr_params.device), "tr_params.device")
     _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
     require_wandb(task)
     world, run = World.join(device), RunFolder(task)
     with StopSignals() as stop, ExitStack() as held, world.together():
         held.callback(world.leave)
         world.once(lambda: held.enter_context(run) and None)
-        resumed = None if restart else run.newest_checkpoint()
-        if resumed is not None and (why := completion(task, resumed)) is not None:
-            reporter.say(f"{run.path}: already complete ({why})")
+        origin = Origin.of(task, run, restart=restart)
+        if (ended := completion(task, origin)) is not None:
+            reporter.say(f"{run.path}: already complete ({ended})")
             return 0
 
-        given = given_checkpoint(task) if resumed is None else None
-        source = resumed or given
-        recorded = resolved_task(source) if source else begun_sibling(task)
-        task, volumes = open_planned(task, reporter, recorded)
-        run.task, settings = task, task.tr_params
-        require_alike(task, volumes, reporter)
-        fitting = volumes
-        volumes = world.once(lambda: fold_volumes(task, fitting, reporter))
+        task, volumes = open_volumes(task, origin, world, reporter)
+        run.task = task
         refuse_too_large(task, volumes, device, world)
-        say_missing(volumes, reporter)
-        first = volumes[0]
-        torch.manual_seed(settings.seed)
-        network = task.model.build(first.channels, task.heads, settings.patch_size, first.spacing)
-        total_steps = settings.max_epoch * settings.max_steps_per_epoch
-        learner = Learner(network, task, total_steps, device, world)
-        counters = start(learner, resumed, given, reporter)  # all that may be refused is above
-        world.once(lambda: begin_anew(run, reporter, restart=restart) if resumed is None else None)
-        split = world.once(lambda: find_and_split(run, volumes, reporter))
-        if early := EarlyStop.of(settings, learner.targets):
-            early.require(validates=len(split.val) > 0)
-        # The weights are used to these intensities.
-        if source is not None and source.state["in_channels"] == first.channels:
-            normalization = Normalization.from_dict(source.state["normalization"])
-        else:
-            normalization = world.once(
-                lambda: fit_normalization(task, volumes, split.train_regions)
-            )
-        continued = resumed or (None if settings.load_weights_only else given)
-        saved = continued.state.get("class_counts", {}) if continued is not None else {}
-        counts = world.once(
-            lambda: count_or_recall(task, volumes, split.train_regions, saved, reporter)
-        )
-        learner.targets |= weighted_targets(task, counts, reporter)
+        learner = build_learner(task, volumes, device, world)
+        counters = start(learner, origin, reporter)  # nearly all that may be refused is above
+        if world.is_first and origin.resumed is None:
+            begin_anew(run, reporter, restart=restart)
+        findings = world.once(lambda: find(run, volumes, origin, reporter))
+        if early := EarlyStop.of(task.tr_params, learner.targets):
+            early.require(validates=len(findings.split.val) > 0)
+        learner.targets |= weighted_targets(task, findings.class_counts, reporter)
         if world.is_first:
             run.write_task()
             run.begin(session(task, learner))
         if compile_pays(learner):
             learner.compile(reporter.say)
 
-        facts = lasting_facts(task, first, learner) | {
-            "normalization": normalization.to_dict(),
-            "split": split.to_dict(),
-            "class_counts": counts,
-        }
-        feed = Feed(*datasets(task, volumes, split, normalization), task, device, world)
-        if continued is not None and continued.state["split"] == facts["split"]:
-            feed.restore(continued.state)
-        with ExitStack() as shown:
-            board = Board([], reporter.say)
-            if world.is_first:
-                board = shown.enter_context(open_board(task, learner.step, reporter.say))
-                cut_json_lines(run.log, learner.step)
+        facts = lasting_facts(task, volumes[0], learner) | findings.facts()
+        feed = Feed(*datasets(task, volumes, findings), task, device, world)
+        if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
+            feed.restore(origin.continued.state)
+        with shown_on(task, run, learner, reporter) as board:
             loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
             return loop.train()
 
 
-def completion(task: Task, resumed: Checkpoint) -> str | None:
-    """In words, why the run of a checkpoint has ended for good; None if it goes on."""
-    settings, counters = task.tr_params, Counters(**resumed.state["counters"])
-    if counters.epoch >= settings.max_epoch:
-        return f"{settings.max_epoch} epochs"
-    early = EarlyStop.of(settings, task.dataset_config.targets)
-    return early.reason(counters) if early is not None and early.is_over(counters) else None
+def open_volumes(
+    task: Task, origin: Origin, world: World, reporter: Reporter
+) -> tuple[Task, list[TaskVolume]]:
+    """The task with its sizes filled in, and the volumes of this run: all, or those of its fold.
+
+    Raises:
+        RefusedError: a volume does not fit the task, or the task another fold.
+    """
+    recorded = resolved_task(origin.source) if origin.source else begun_sibling(task)
+    planned, volumes = open_planned(task, reporter, recorded)
+    world.once(lambda: require_alike(planned, volumes, reporter))
+    folded = world.once(lambda: fold_volumes(planned, volumes, reporter))
+    say_missing(folded, reporter)
+    return planned, folded
+
+
+def build_learner(
+    task: Task, volumes: Sequence[TaskVolume], device: torch.device, world: World
+) -> Learner:
+    """A learner with random weights, the same for one seed."""
+    settings, first = task.tr_params, volumes[0]
+    torch.manual_seed(settings.seed)
+    network = task.model.build(first.channels, task.heads, settings.patch_size, first.spacing)
+    total_steps = settings.max_epoch * settings.max_steps_per_epoch
+    return Learner(network, task, total_steps, device, world)
 
 
 def begin_anew(run: RunFolder, reporter: Reporter, *, restart: bool) -> None:
@@ -151,36 +125,6 @@ def begin_anew(run: RunFolder, reporter: Reporter, *, restart: bool) -> None:
         reporter.say(f"moved the earlier run to {aside}")
     # A split that nothing was trained with binds nobody.
     (run.path / "splits.json").unlink(missing_ok=True)
-
-
-def find_and_split(run: RunFolder, volumes: list[TaskVolume], reporter: Reporter) -> Split:
-    """The patches of the task, divided into those to train on and those to validate with."""
-    task = run.task
-    patches = load_or_find_patches(task, volumes, reporter)
-    run.keep_patches(lambda: document(patches, fingerprint(task, volumes), volumes))
-    split = load_or_split(task, volumes, patches, reporter)
-    reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
-    return split
-
-
-def session(task: Task, learner: Learner) -> dict[str, Any]:
-    """What `environment.json` says of a training that starts now."""
-    best = vars(best_watch(task.tr_params, learner.targets))
-    here = {"from_step": learner.step, "best": best, "metrics": main_metrics(task)}
-    return here | environment() | versions(learner)
-
-
-def lasting_facts(task: Task, first: TaskVolume, learner: Learner) -> dict[str, Any]:
-    """What every checkpoint of the run holds, besides its state, normalisation and split."""
-    return {
-        "schema": SCHEMA,
-        "task": task.to_json(),
-        "heads": task.heads,
-        "in_channels": first.channels,
-        "patch_size": list(task.tr_params.patch_size),
-        "spacing": list(first.spacing),
-        "versions": versions(learner),
-    }
 
 
 def refuse_too_large(
@@ -213,122 +157,12 @@ def refuse_too_large(
         )
 
 
-def datasets(
-    task: Task, volumes: list[TaskVolume], split: Split, normalization: Normalization
-) -> tuple[PatchDataset, PatchDataset | None]:
-    """The training patches, and as many validation patches as one validation looks at."""
-    settings = task.tr_params
-    training = PatchDataset(
-        task,
-        volumes,
-        split.train,
-        split.train_regions,
-        normalization,
-        seed=settings.seed,
-        augment=True,
-    )
-    if not len(split.val):
-        return training, None
-    wanted = min(settings.max_val_steps_per_epoch * settings.batch_size, len(split.val))
-    rows = split.val[np.linspace(0, len(split.val) - 1, wanted).astype(np.int64)]
-    validation = PatchDataset(
-        task, volumes, rows, split.val_regions, normalization, seed=settings.seed, augment=False
-    )
-    return training, validation
-
-
-def given_checkpoint(task: Task) -> Checkpoint | None:
-    """The file that `checkpoint_path` names, if it does.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    path = task.tr_params.checkpoint_path
-    return None if path is None else load_checkpoint(Path(expand_location(path)))
-
-
-def start(
-    learner: Learner, resumed: Checkpoint | None, given: Checkpoint | None, reporter: Reporter
-) -> Counters:
-    """Load the state to start from: this run's last, else the given checkpoint, else none.
-
-    Raises:
-        CheckpointError: the checkpoint does not fit the network.
-        TaskError: it was trained with other optimiser or epochs, or as long as this run shall last.
-    """
-    wanted = learner.settings.load_weights_only
-    if given is not None and wanted:
-        path, partial = str(given.path), wanted == "partial"
-        taken = learner.take_weights(given.state, path, partial=partial)
-        reporter.say(f"weights of {path}: {taken}")
-        return Counters()
-    if given is not None:
-        require_continuable(given, learner)
-    resumed = resumed or given
-    if resumed is None:
-        if learner.freezing.holds(0):
-            parts = ", ".join(learner.settings.freeze)
-            reporter.say(f"{parts}: frozen with random weights, as there is no checkpoint_path")
-        return Counters()
-    learner.restore(resumed.state, str(resumed.path))
-    counters = Counters(**resumed.state["counters"])
-    if resumed is given:  # of another folder, where its best checkpoint stays
-        counters.best, counters.watched = math.inf, ""
-    reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
-    before, now = resumed.state["versions"], versions(learner)
-    changed = [
-        f"{name} {value} instead of {before.get(name)}"
-        for name, value in now.items()
-        if value != before.get(name)
-    ]
-    if changed:
-        reporter.say(f"{', '.join(changed)}: may no longer be bit-identical")
-    return counters
-
-
-def require_continuable(given: Checkpoint, learner: Learner) -> None:
-    """Refuse to take more than the weights of a checkpoint that has nothing more to give.
-
-    Raises:
-        CheckpointError: it holds no state of a training.
-        TaskError: its optimiser is another, or it has all epochs already.
-    """
-    settings, state, remedy = learner.settings, given.state, "set load_weights_only"
-    lacking = {"optimizer", "scaler", "counters", "versions"} - state.keys()
-    if lacking:
-        raise CheckpointError(str(given.path), f"lacks {', '.join(sorted(lacking))}", remedy)
-    for key in ("optimizer", "loss_balance", "max_steps_per_epoch"):
-        default = TrainingParams.model_fields[key].default  # for a key that is newer
-        before, now = state["task"]["tr_params"].get(key, default), getattr(settings, key)
-        if before != now:
-            found = f"is {now}, {given.path} was trained with {before}"
-            raise TaskError(f"tr_params.{key}", found, f"change it back, or {remedy}")
-    if state["epoch"] >= settings.max_epoch:
-        found = f"is {settings.max_epoch}, {given.path} has {state['epoch']} epochs already"
-        raise TaskError("tr_params.max_epoch", found, f"raise it, or {remedy}")
-
-
-def compile_pays(learner: Learner) -> bool:
-    """Whether to compile: as the task says, or when the run has enough steps to repay it.
-
-    All steps count, not those that are left: a resumed run must compute as it did before.
-    """
-    wanted = learner.settings.compile
-    if wanted != "auto":
-        return wanted
-    return learner.total_steps >= COMPILE_REPAYS_AFTER_STEPS
-
-
-def versions(learner: Learner) -> dict[str, str | int | bool]:
-    """What the numbers of a run depend on, besides the task."""
-    return {
-        "device": learner.device.type,
-        "precision": str(learner.amp or torch.float32).removeprefix("torch."),
-        "compiled": compile_pays(learner),
-        "vcmodels": vcmodels.__version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "processes": learner.world.size,
-    }
+@contextmanager
+def shown_on(task: Task, run: RunFolder, learner: Learner, reporter: Reporter) -> Iterator[Board]:
+    """Where the curves go; in a world of several processes only the first has any."""
+    if not learner.world.is_first:
+        yield Board([], reporter.say)
+        return
+    cut_json_lines(run.log, learner.step)
+    with open_board(task, learner.step, reporter.say) as board:
+        yield board
