@@ -149,6 +149,9 @@ class TrainingParams(Section):
 
     num_dataloader_workers: Workers = 4
     """Processes that read patches; 0 reads in the training process."""
+    chunk_cache_gb: Literal["auto"] | Annotated[float, Field(ge=0, le=1e6)] = "auto"
+    """GB of decoded chunks that the workers keep, all together, to decode none twice while they fit;
+    `auto` keeps all when that takes at most an eighth of the machine's memory, else none."""
     device: Device = "auto"
     """`auto`, `cpu`, `cuda:0`, an index, or -1 for the CPU."""
     amp: Amp = "auto"
@@ -244,7 +247,7 @@ class InferenceParams(Section):
     """Precision; `auto` takes bf16 or fp16 on CUDA, and on a CPU with native bf16 that for `uint8`
     output, whose steps are coarser than its error; else float32."""
     compile: Compile = "auto"
-    """Compile the network; `auto` does when the patches are many enough to repay it."""
+    """Compile the network; `auto` does on a GPU when the patches are many enough to repay it."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Threads of torch on the CPU, in each process; all cores when null, shared among processes."""
     memory: Literal["auto"] | Annotated[float, Field(gt=0, le=1e6)] = "auto"
