@@ -287,8 +287,11 @@ def test_verifying_mends_what_is_damaged_and_nothing_else(workplace):
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
-    old = times(work)
-    report = work.run(options={"verify": True})
+    old, reporter = times(work), Silent()
+    report = work.run(options={"verify": True, "reporter": reporter})
+    told = [line for line in reporter.lines if line.startswith("damaged: ")]
+    assert told == [line for line in told if f"chunk (4, 0, 1): {damaged} cannot be read" in line]
+    assert len(told) == 1
     assert 0 < report.patches < 20
     assert work.hashes() == before
     changed = {path.name for path, stamp in times(work).items() if old[path] != stamp}

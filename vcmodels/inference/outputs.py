@@ -1,6 +1,6 @@
 """The output group: its arrays, their attributes, and whose it is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
@@ -214,31 +214,37 @@ def count_stored(root: Place, array: str) -> int:
     return sum(1 for _ in volume.stored_blocks())
 
 
-def find_intact(layout: Layout, outputs: Mapping[str, Output]) -> dict[str, list[Box]]:
-    """The blocks that are stored and can be decoded, by array as the journal names them."""
-    found = {"": intact_blocks(outputs)}
+def find_intact(
+    layout: Layout, outputs: Mapping[str, Output], say: Callable[[str], None]
+) -> dict[str, list[Box]]:
+    """The blocks that are stored and can be decoded, by array as the journal names them.
+
+    Those that cannot are told, each in a line.
+    """
+    found = {"": intact_blocks(outputs, say)}
     for name, output in outputs.items():
         for level in range(1, len(layout.factors)):
             if is_array(layout.location(name, level)):
                 mine = {name: layout.open_level(name, output.target, level)}
-                found[level_key(name, level)] = intact_blocks(mine)
+                found[level_key(name, level)] = intact_blocks(mine, say)
     return found
 
 
-def intact_blocks(outputs: Mapping[str, Output]) -> list[Box]:
+def intact_blocks(outputs: Mapping[str, Output], say: Callable[[str], None]) -> list[Box]:
     """The blocks that every target has stored and that can be decoded, checksums and all."""
     found: set[Box] | None = None
     for output in outputs.values():
         volume = open_volume(output.array.location, key="output", channels="any")
-        mine = {block for block in volume.stored_blocks() if _is_intact(volume, block)}
+        mine = {block for block in volume.stored_blocks() if _is_intact(volume, block, say)}
         found = mine if found is None else found & mine
     return sorted(found or ())
 
 
-def _is_intact(volume: Volume, block: Box) -> bool:
+def _is_intact(volume: Volume, block: Box, say: Callable[[str], None]) -> bool:
     try:
         volume.read(block)
-    except ChunkError:
+    except ChunkError as error:
+        say(f"damaged: {error.subject}: {error.found}")
         return False
     return True
 

@@ -161,7 +161,7 @@ def begin(
             job.layout.clean(job.targets)
         outputs = job.layout.open_arrays(job.targets, job.provenance)
         if verify:
-            intact = find_intact(job.layout, outputs)
+            intact = find_intact(job.layout, outputs, say)
             journal = Journal(job.root)
             journal.begin(job.manifest)
             for array, blocks in intact.items():
