@@ -188,20 +188,18 @@ def flyem_score(task: Path, overrides: list[str]) -> float:
     return predict_and_score(task, overrides)["membrane"]["dice"]
 
 
-STRONG = """[
-  {"name": "affine", "p": 0.8, "rotation_degrees": 20, "scaling": [0.8, 1.25], "per_axis_scaling": true},
-  {"name": "elastic", "p": 0.5},
-  {"name": "noise", "p": 0.3}, {"name": "blur", "p": 0.2},
-  {"name": "brightness", "p": 0.3}, {"name": "contrast", "p": 0.3},
-  {"name": "low_resolution", "p": 0.2}, {"name": "gamma", "p": 0.4}
-]"""
-MIRRORED = """[
-  {"name": "flip", "axes": ["x"]},
-  {"name": "affine", "p": 1.0, "rotation_degrees": 10, "scaling": [0.9, 1.1]},
-  {"name": "noise", "p": 0.5},
-  {"name": "brightness", "p": 0.3}, {"name": "contrast", "p": 0.3}, {"name": "gamma", "p": 0.3}
-]"""
-"""The task's own list and mirror images: all cases are of one side."""
+OWN = json.loads((ROOT / "tasks" / "hippocampus.json").read_text())["augment"]
+MIRROR = {"name": "flip", "axes": ["x"]}
+STRONG = [
+    {"name": "affine", "p": 0.8, "rotation_degrees": 20, "per_axis_scaling": True},
+    {"name": "elastic", "p": 0.5},
+    {"name": "noise", "p": 0.3},
+    {"name": "blur"},
+    {"name": "brightness", "p": 0.3},
+    {"name": "contrast", "p": 0.3},
+    {"name": "low_resolution", "p": 0.2},
+    {"name": "gamma", "p": 0.4},
+]
 MEMBRANE_ALONE = 'dataset_config.targets={"membrane": {"kind": "binary"}}'
 STUDIES = {
     "flyem": Study(
@@ -222,14 +220,14 @@ STUDIES = {
             BASE: [],
             "no gates": ["model_config.squeeze_excitation=false"],
             "deep supervision": ["model_config.deep_supervision=true"],
-            "strong augmentation": [f"augment={STRONG}"],
+            "strong augmentation": [f"augment={json.dumps(STRONG)}"],
             "twice the features": ["model_config.f_maps=[32, 64, 128, 256]"],
             "rate 4e-3": ["tr_params.initial_lr=4e-3"],
             "rate 1e-3": ["tr_params.initial_lr=1e-3"],
             "SGD": ["tr_params.optimizer=SGD", "tr_params.initial_lr=0.01"],
             "cosine": ["tr_params.scheduler=cosine"],
             "batch of 4": ["tr_params.batch_size=4"],
-            "mirrored": [f"augment={MIRRORED}"],
+            "mirrored": [f"augment={json.dumps([*OWN, MIRROR])}"],
             "decay 0.05": ["tr_params.weight_decay=0.05"],
             "slower average": ["tr_params.ema_decay=0.999"],
         },
