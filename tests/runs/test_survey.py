@@ -51,6 +51,9 @@ def test_a_run_that_is_held_is_being_trained(make_run):
         assert read_run(folder).state == "training"
         assert read_run(folder).state == "training"
     assert read_run(folder).state == "complete"
+    with (folder / ".lock").open() as lock:  # by another list of runs
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert read_run(folder).state == "complete"
 
 
 @pytest.mark.parametrize(

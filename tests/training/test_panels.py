@@ -31,6 +31,7 @@ def test_a_mask_is_tinted_where_labelled_and_outlined_where_predicted(image):
     label[:, 2, 20:60, 20:60] = 1
     prediction[:, 2, 30:70, 30:70] = 0.9
     valid[..., 100:] = False
+    label[..., 140:160] = 1  # not counted
     grey, truth, found, over = columns(
         draw_row(BinaryTarget(activation="sigmoid"), image, label, valid, prediction)
     )
