@@ -93,3 +93,12 @@ class Console:
             yield advance
         finally:
             progress.remove_task(task)
+
+
+class Errors(Console):
+    """Tells on stderr, where stdout is for a result alone."""
+
+    def write(self, text: str) -> None:
+        """Write text as it is."""
+        if not is_follower():
+            sys.stderr.write(text)

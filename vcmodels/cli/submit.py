@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
-from vcmodels.cli.console import Console
+from vcmodels.cli.console import Console, Errors
 from vcmodels.cli.folds import FoldCount, with_folds
 from vcmodels.errors import RefusedError
 
@@ -50,7 +50,7 @@ def submit(
     console = Console()
     context.obj.begin()
     overrides = with_folds(set_, folds)
-    loaded = load(task, overrides, console if output or now else _Errors())
+    loaded = load(task, overrides, console if output or now else Errors())
     options = tuple(sbatch or ())
     asked = Resources(gpus, nodes, cpus, mem, time, partition, account, options)
     words = [str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
@@ -63,14 +63,6 @@ def submit(
     elif not now:
         console.write(text)
     return _hand_over(text, output, console) if now else 0
-
-
-class _Errors(Console):
-    """Tells notes on stderr: stdout is the script's."""
-
-    def write(self, text: str) -> None:
-        """Write text as it is."""
-        sys.stderr.write(text)
 
 
 def _training(task: "Task", words: list[str], asked: "Resources") -> str:
