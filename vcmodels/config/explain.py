@@ -22,12 +22,12 @@ MISSING = "is missing"
 def unknown_key(path: Path, schema: Schema, valid: Sequence[str]) -> Fault:
     """The fault of a key that is not one of `valid`."""
     key = str(path[-1])
+    homes = [home for home, keys in section_keys(schema).items() if key in keys]
+    if homes:  # before a key here that is merely spelt alike
+        return Fault(path, "unknown key here", f"move it to {homes[0] or 'the top level'}")
     guess = nearest(key, valid)
     if guess is not None:
         return Fault(path, "unknown key", f'did you mean "{guess}"?', guess)
-    homes = [home for home, keys in section_keys(schema).items() if key in keys]
-    if homes:
-        return Fault(path, "unknown key here", f"move it to {homes[0] or 'the top level'}")
     return Fault(path, "unknown key", f"valid keys here are {listed(valid)}")
 
 

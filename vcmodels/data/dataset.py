@@ -15,6 +15,7 @@ from vcmodels.augment import (
     sample_spatial,
 )
 from vcmodels.config import Task
+from vcmodels.data.caching import cached_volumes
 from vcmodels.data.draw_weights import draw_weights
 from vcmodels.data.hard_order import HardOrder, draws_of_epoch, hard_share
 from vcmodels.data.labels import StoredLabel, empty_crop, shared_labels, widest_margin
@@ -92,6 +93,8 @@ class PatchDataset(Dataset[Sample]):
         self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
         self.rows, self.seed, self.augment = rows, seed, augment
         self._volumes, self._regions = tuple(volumes), tuple(regions)
+        # A validation reads each patch once.
+        self._sources = cached_volumes(task, volumes) if augment else self._volumes
         self._normalization = normalization
         self.augmentations = tuple(task.augment) if augment else ()
         self._interpolation: ImageInterpolation = task.tr_params.image_interpolation
@@ -156,7 +159,7 @@ class PatchDataset(Dataset[Sample]):
             patch = self._shifts.moved(number, patch, region, rng)
         elif any(self._reach):
             patch = jittered(patch, region, self._reach, rng)
-        return self._volumes[number], region, patch
+        return self._sources[number], region, patch
 
     def _move(
         self, draw: int, spacing: Spacing, region: Box, patch: Box

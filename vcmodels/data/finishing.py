@@ -55,7 +55,7 @@ def finish(sample: Sample, dataset: PatchDataset) -> Finished:
         for name, target in dataset.targets.items():
             label, counts = _label(target, crops[sample_key(name, target)], sample.spacing)
             labels[name] = label
-            valid[name] = counts & (sample.weights.get(name, 1.0) > 0)
+            valid[name] = counts if sample.weights.get(name, 1.0) > 0 else torch.zeros_like(counts)
         return Finished(image, labels, valid, sample.place, sample.weights)
 
 

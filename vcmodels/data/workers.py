@@ -29,7 +29,6 @@ from vcmodels.stopping import STOP_SIGNALS
 Answer = TypeVar("Answer")
 Job = Callable[[PatchDataset, int, int], Answer]
 """What a worker does for a draw and its row; a function of a module, which pickles by its name."""
-_SHARED_MEMORY = "if /dev/shm is full, enlarge it or set tr_params.num_dataloader_workers to 0"
 
 
 @dataclass(frozen=True)
