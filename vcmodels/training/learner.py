@@ -109,6 +109,31 @@ class Learner:
             batches: this process' share of the samples, one micro-batch at least.
             stops: whether this process wants to stop; told to all with the result.
         """
+        rate = self._begin_step()
+        counts = [voxel_counts(batch) for batch in batches]
+        totals = self._totals(counts)
+        losses, of_samples = self._backward(batches, counts, totals)
+        self.world.average_gradients(self.balance.parameters())
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(
+            self.trained.parameters(), self.settings.gradient_clip
+        ).detach()
+        # Made there: a number that is sent to a device waits for all that it has to do.
+        stopping = torch.full((1,), float(stops), device=self.device)
+        sums = self.world.sum(torch.cat([losses, stopping]))
+        self._apply(sums[0].isfinite() & norm.isfinite())
+        self.step += 1
+        return PendingResult(
+            step=self.step,
+            rate=rate,
+            names=list(self.targets),
+            scaler=self.scaler,
+            figures=torch.cat([sums, norm[None], torch.stack(list(totals.values()))]),
+            sample_losses=self._of_all(of_samples),
+        )
+
+    def _begin_step(self) -> float:
+        """Set everything to what this step is to find; returns its learning rate."""
         settings, world = self.settings, self.world
         torch.manual_seed((settings.seed << 32) + self.step * world.size + world.rank)
         self.network.train()
@@ -119,37 +144,34 @@ class Learner:
         )
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        counts = [voxel_counts(batch) for batch in batches]
-        totals = self._totals(counts)
-        loss = torch.zeros((), device=self.device)
-        parts: dict[str, Tensor] = dict.fromkeys(self.targets, loss)
+        return rate
+
+    def _backward(
+        self,
+        batches: Sequence[Batch],
+        counts: Sequence[Mapping[str, Tensor]],
+        totals: Mapping[str, Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Add up the gradients of the micro-batches.
+
+        Returns:
+            (1 + T,) this process' share of the loss and of the loss of each target, and the losses
+            of its samples, if they are wanted.
+        """
+        share = 1 / (len(batches) * self.world.size)
+        figures = torch.zeros(1 + len(self.targets), device=self.device)
         of_samples: list[Tensor] = []
         for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             with self._syncing(number == len(batches) - 1):
                 found, sums = self._losses(batch, count, number)
-                shares = {name: sums[name] / totals[name].clamp(min=1) for name in sums}
-                part = self.balance(shares, totals, 1 / (len(batches) * world.size))
+                parts = {name: sums[name] / totals[name].clamp(min=1) for name in self.targets}
+                loss = self.balance(parts, totals, share)
                 # The gradient of the world is the mean over its processes, the loss their sum.
-                self.scaler.scale(part * world.size).backward()
-            loss = loss + part.detach()
-            parts = {name: parts[name] + share.detach() for name, share in shares.items()}
+                self.scaler.scale(loss * self.world.size).backward()
+            figures = figures + torch.stack([loss, *parts.values()]).detach()
             if self.measures_samples:
                 of_samples.append(mean_over_targets(self.targets, found, count))
-        world.average_gradients(self.balance.parameters())
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), settings.gradient_clip)
-        sums = world.sum(torch.stack([loss, *parts.values(), loss.new_tensor(float(stops))]))
-        self._apply(sums[0].isfinite() & norm.isfinite())
-        self.step += 1
-        known = torch.stack(list(totals.values()))
-        return PendingResult(
-            step=self.step,
-            rate=rate,
-            names=list(self.targets),
-            scaler=self.scaler,
-            figures=torch.cat([sums, norm.detach()[None], known]),
-            sample_losses=self._of_all(of_samples),
-        )
+        return figures, of_samples
 
     def _losses(
         self, batch: Batch, count: Mapping[str, Tensor], number: int
