@@ -101,6 +101,18 @@ def test_a_run_folder_continues_its_run_from_anywhere(project, tmp_path, monkeyp
     assert len(read_starts(run)) == 2
 
 
+def test_a_fold_is_continued_from_anywhere(project, tmp_path, monkeypatch):
+    settings = ["tr_params.max_epoch=1", "tr_params.split_guard=0", "tr_params.patch_jitter=false"]
+    words = [word for line in settings for word in ("--set", line)]
+    assert train("task.json", "--folds", 2, "--fold", 0, *words) == 0
+    with monkeypatch.context() as context:
+        stop_at(context, 1)
+        assert train("task.json", "--folds", 2, "--fold", 1, *words) == 143
+    monkeypatch.chdir(tmp_path)
+    assert train("project/runs/x/fold_1") == 0
+    assert read_run(project / "runs" / "x" / "fold_1").state == "complete"
+
+
 def test_a_run_folder_says_how_it_went(project, capsys):
     assert train("task.json", "--set", "tr_params.best_metric=val/dice_sheet") == 0
     run = read_run(project / "runs" / "x")

@@ -42,7 +42,7 @@ def require_alike(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter)
     """
     others = siblings(task)
     for _, folder, other in others:
-        changed = changed_keys(other.to_json(), task.to_json())
+        changed = changed_keys(other.to_json(), task.to_json(), folder)
         changed = [found for found in changed if found[0] != "tr_params.folds.index"]
         if changed:
             listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
