@@ -38,6 +38,12 @@ def test_in_a_pipe_each_run_is_one_line(command, make_run):
     assert lines[3] == "runs/b: failed: step 3: not finite"
 
 
+def test_names_are_shown_as_they_are(command, make_run):
+    make_run("a[bold]b:smile:")
+    assert "a[bold]b:smile:" in command()
+    assert "a[bold]b:smile:" in command("a[bold]b:smile:", "a[bold]b:smile:")
+
+
 def test_on_a_narrow_terminal_nothing_is_cut(command, make_run, monkeypatch):
     make_run("runs/with-a-name-that-is-rather-long")
     make_run("runs/b", epochs=2, outcome="")

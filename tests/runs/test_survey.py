@@ -17,6 +17,12 @@ def test_a_run_is_read_from_its_small_files(make_run):
     assert (run.minutes, run.patches_per_second, run.device) == (6.0, 40.25, "cpu")
 
 
+def test_several_processes_are_told(make_run):
+    folder = make_run("x")
+    add_start(folder, {"device": "cuda", "processes": 4})
+    assert read_run(folder).device == "4 x cuda"
+
+
 def test_the_best_epoch_is_that_of_the_best_checkpoint(make_run):
     folder = make_run("x")
     for sense, epoch, dice in (("max", 4, 0.4), ("min", 1, 0.1)):

@@ -158,7 +158,10 @@ def _table() -> Table:
 
 
 def _print(table: Table, console: Console) -> None:
-    drawer = RichConsole(file=sys.stdout, width=_width())
+    # Names of folders are no markup.
+    drawer = RichConsole(
+        file=sys.stdout, width=_width(), markup=False, emoji=False, highlight=False
+    )
     with drawer.capture() as capture:
         drawer.print(table)
     console.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")

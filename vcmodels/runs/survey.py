@@ -100,7 +100,7 @@ def read_run(folder: Path) -> Run:
         _figures(targets, _block(start.get("metrics")), best, last),
         sum(minutes) if minutes else None,
         last.get("speed/patches_per_s"),
-        str(start.get("device", "")),
+        _device(start),
         _newest(folder),
         task,
     )
@@ -183,6 +183,11 @@ def _read_task(folder: Path) -> Mapping[str, Any]:
 
 def _block(value: object) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
+
+
+def _device(start: Record) -> str:
+    device, processes = str(start.get("device", "")), start.get("processes", 1)
+    return device if processes == 1 else f"{processes} x {device}"
 
 
 def _newest(folder: Path) -> datetime:
