@@ -1,6 +1,7 @@
 """What the parts of a recipe gain: short runs with each and without it, on training voxels alone.
 
-    VCMODELS_DATA=<folder> python benchmarks/ablation.py [--set hippocampus|flyem] [--seeds 3]
+    VCMODELS_DATA=<folder> python benchmarks/ablation.py [--sets hippocampus flyem] [--seeds 3]
+        [--steps 400 | --minutes 20] [--arms base "no gates" ...]
 
 Seed k trains on all but fold k of the 80 training cases (hippocampus), or on z 0-79 (FlyEM), and is
 scored on that fold, or on z 88-119: the validation cases and the validation slab of the benchmarks
@@ -24,6 +25,7 @@ from held_out import (
     ROOT,
     case_entry,
     case_scores,
+    epochs_within,
     hippocampus_cases,
     predict_and_score,
     train,
@@ -36,6 +38,8 @@ from vcmodels.data.folds import fold_volumes
 from vcmodels.data.volumes import open_volumes
 
 FOLDS = 5
+PROBE_STEPS = 100
+"""Of an epoch, where epochs are counted by time."""
 FLYEM_PLANE = ([0, 250], [0, 250])
 BASE = "base"
 NO_AVERAGE = "no average of weights"
@@ -61,10 +65,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", help="names; all when left out")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--minutes", type=float, help="all runs last as long, not as many steps")
     parser.add_argument("--work", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--list", action="store_true")
     arguments = parser.parse_args()
-    work = arguments.work.resolve() / f"{arguments.steps}"
+    minutes, steps = arguments.minutes, arguments.steps
+    work = arguments.work.resolve() / (f"{minutes:g}min" if minutes else f"{steps}")
     if not arguments.list:
         for seed in range(arguments.seeds):
             for name in arguments.sets:
@@ -72,26 +78,27 @@ def main() -> None:
                     a for a in STUDIES[name].arms if a in (arguments.arms or STUDIES[name].arms)
                 ]
                 for arm in arms:
-                    run(name, arm, seed, arguments.steps, work)
+                    run(name, arm, seed, minutes, steps, work)
     for name in arguments.sets:
         sys.stdout.write(table(name, work / name))
 
 
-def run(name: str, arm: str, seed: int, steps: int, work: Path) -> None:
+def run(name: str, arm: str, seed: int, minutes: float | None, steps: int, work: Path) -> None:
     """One training and its score, unless its result is there."""
     study, folder = STUDIES[name], work / name / arm.replace(" ", "_") / f"seed{seed}"
     recipe = {"task": study.task(seed), "set": study.arms[arm]}
     if results(folder.parents[1], arm).get(seed, {}).get("recipe") == recipe:
         return
     task = folder / "task.json"
-    if not task.exists() or json.loads(task.read_text()) != recipe["task"]:
+    is_begun = task.exists() and json.loads(task.read_text()) == recipe["task"]
+    if minutes or not is_begun:
         shutil.rmtree(folder, ignore_errors=True)  # else train.py continues what was stopped
     write_json(task, recipe["task"])
     overrides = [
         *study.arms[arm],
         f"tr_params.seed={seed}",
         "tr_params.max_epoch=1",
-        f"tr_params.max_steps_per_epoch={steps}",
+        f"tr_params.max_steps_per_epoch={PROBE_STEPS if minutes else steps}",
         "tr_params.max_val_steps_per_epoch=1",
         "tr_params.num_dataloader_workers=0",
         f"tr_params.ckpt_out_base={folder}/run",
@@ -100,22 +107,23 @@ def run(name: str, arm: str, seed: int, steps: int, work: Path) -> None:
         f"dataset_config.cache_file={folder}/patches.json",
     ]
     try:
-        seconds = train(task, overrides)
+        if minutes:
+            overrides += epochs_within(task, overrides, minutes, folder / "probe")
+        found = {"seed": seed, "recipe": recipe, "seconds": train(task, overrides)}
     except subprocess.CalledProcessError as error:  # the others can do without it
         sys.stderr.write(f"{folder}: {error}\n")
         return
-    last = load_checkpoint(next((folder / "run").glob("*_last.pth")))
-    save_checkpoint(folder / "last.pth", last.state)
-    found = {"seed": seed, "seconds": seconds, "recipe": recipe}
-    found["score"] = study.score(task, overrides)
+    last = load_checkpoint(next((folder / "run").glob("*_last.pth"))).state
+    weights = [(folder, last)]
     if arm == BASE:
-        save_checkpoint(folder / "last.pth", {**last.state, "ema": None})
-        alone = folder.parents[1] / NO_AVERAGE.replace(" ", "_") / f"seed{seed}"
-        write_json(alone / "result.json", found | {"score": study.score(task, overrides)})
-    for part in ("run", "predictions", "last.pth", "last.previous.pth"):
-        path = folder / part
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    write_json(folder / "result.json", found)
+        alone = folder.parents[1] / NO_AVERAGE.replace(" ", "_") / folder.name
+        weights.insert(0, (alone, last | {"ema": None}))
+    for place, state in weights:
+        save_checkpoint(folder / "last.pth", state, keep_previous=False)
+        write_json(place / "result.json", found | {"score": study.score(task, overrides)})
+    for part in ("probe", "run", "predictions"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    (folder / "last.pth").unlink()
     sys.stdout.write(table(name, work / name))
     sys.stdout.flush()
 
@@ -200,6 +208,7 @@ STRONG = [
     {"name": "low_resolution", "p": 0.2},
     {"name": "gamma", "p": 0.4},
 ]
+WIDE = ["model_config.f_maps=[32, 64, 128, 256]"]
 MEMBRANE_ALONE = 'dataset_config.targets={"membrane": {"kind": "binary"}}'
 STUDIES = {
     "flyem": Study(
@@ -221,7 +230,8 @@ STUDIES = {
             "no gates": ["model_config.squeeze_excitation=false"],
             "deep supervision": ["model_config.deep_supervision=true"],
             "strong augmentation": [f"augment={json.dumps(STRONG)}"],
-            "twice the features": ["model_config.f_maps=[32, 64, 128, 256]"],
+            "twice the features": WIDE,
+            "both": [f"augment={json.dumps(STRONG)}", *WIDE],
             "rate 4e-3": ["tr_params.initial_lr=4e-3"],
             "rate 1e-3": ["tr_params.initial_lr=1e-3"],
             "SGD": ["tr_params.optimizer=SGD", "tr_params.initial_lr=0.01"],

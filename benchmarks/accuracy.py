@@ -16,7 +16,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from held_out import (
     ROOT,
     case_arrays,
     case_scores,
+    epochs_within,
     hippocampus_cases,
     predict_and_score,
     train,
@@ -38,8 +38,6 @@ from vcmodels.config import load_task
 from vcmodels.data.volumes import open_volumes
 from vcmodels.geometry.boxes import Box
 
-SLACK = 0.97
-"""Share of the time that is planned for; a run that is slower than its probe stops at the limit."""
 TASKS = {
     "flyem": ROOT / "tasks" / "flyem_membrane.json",
     "hippocampus": ROOT / "tasks" / "hippocampus.json",
@@ -76,10 +74,10 @@ def ours(name: str, minutes: float | None, settings: list[str], work: Path) -> d
     done = folder / "result.json"
     if done.exists():
         return json.loads(done.read_text())
-    settings = [*settings, *settings_within(name, minutes, settings, work)]
     shutil.rmtree(folder, ignore_errors=True)
     overrides = [
         *settings,
+        *([] if minutes is None else epochs_within(TASKS[name], settings, minutes, work / "probe")),
         f"tr_params.ckpt_out_base={folder}",
         f"inference_params.checkpoint_path={folder}/{name}_last.pth",
         f"inference_params.output_dir={folder}/predictions",
@@ -95,23 +93,6 @@ def ours(name: str, minutes: float | None, settings: list[str], work: Path) -> d
     }
     write_json(done, result)
     return result
-
-
-def settings_within(
-    name: str, minutes: float | None, settings: Sequence[str], work: Path
-) -> list[str]:
-    """The epochs that fit, by the time between the checkpoints of the first and the second one."""
-    if minutes is None:
-        return []
-    folder, begun = work / "probe", time.time()
-    shutil.rmtree(folder, ignore_errors=True)
-    probe = ["max_epoch=2", f"ckpt_out_base={folder}", "compile=true", "save_every=1"]
-    train(TASKS[name], [*settings, *(f"tr_params.{line}" for line in probe)])
-    first, second = ((folder / f"{name}_{n}.pth").stat().st_mtime for n in (1, 2))
-    epoch = second - first
-    starting = first - begun - epoch  # imports, patch list, statistics, compilation
-    fitting = max(1, int((SLACK * 60 * minutes - starting) / epoch))
-    return [f"tr_params.max_epoch={fitting}", f"tr_params.max_minutes={minutes}"]
 
 
 def hippocampus_scores(task: Path, overrides: Sequence[str]) -> dict[str, Any]:
