@@ -11,7 +11,7 @@ from torch import Tensor
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.inference.deviation import deviation_name
-from vcmodels.inference.forward import Forward
+from vcmodels.inference.forward import Forward, in_full
 from vcmodels.inference.views import turn_tensor, turned_back
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing
@@ -148,7 +148,7 @@ class Averaged:
         for view in self.views:
             logits = forward.logits(image if view.is_identity else turn_tensor(view, image))
             for name, target in self.targets.items():
-                mine = logits[name][0][:count].float()
+                mine = in_full(logits[name][0][:count])
                 values, known = turned_back(target, mine, view, self.spacing)
                 weight = 1.0 if known is None else known.float()
                 found[name].add(target.blendable(values), weight)

@@ -15,8 +15,8 @@ from vcmodels.targets import AnyTarget
 class Forward:
     """Runs batches of patches through a network, for the chosen targets alone.
 
-    On the CPU a batch is one patch. More are slower there (64^3, 2 heads, one core, per patch in
-    batches of 1 and 4: 563 and 790 ms in float32, 206 and 350 ms in compiled bf16), and oneDNN picks
+    On the CPU a batch is one patch: the fused blocks take no more, without them more were slower (64^3,
+    2 heads, one core, per patch in batches of 1 and 4: 563 and 790 ms in float32), and oneDNN picks
     another algorithm for another batch size, so that float32 logits differ by 3e-7 (torch 2.13).
 
     Args:
@@ -63,7 +63,7 @@ class Forward:
         with torch.inference_mode():
             logits = self.logits(self.place(patches))
             return {
-                name: target.blendable(_contiguous(logits[name][0][: len(patches)]))
+                name: target.blendable(in_full(logits[name][0][: len(patches)]))
                 for name, target in self.targets.items()
             }
 
@@ -98,7 +98,7 @@ class Forward:
                 ) from error
 
 
-def _contiguous(logits: Tensor) -> Tensor:
+def in_full(logits: Tensor) -> Tensor:
     """float32, channel by channel: what follows takes twice as long in channels-last order."""
     return logits.to(torch.float32, memory_format=torch.contiguous_format)
 
