@@ -35,6 +35,17 @@ def all_indices(grid):
 
 
 @given(grids_and_boxes())
+def test_steps_are_those_between_neighbours(case):
+    grid, _ = case
+    for axis, (origins, patch) in enumerate(zip(grid.origins, grid.patch, strict=True)):
+        spans = [set(range(o, o + patch)) for o in origins]
+        shared = [len(a & b) for a, b in itertools.pairwise(spans)]
+        steps = [b - a for a, b in itertools.pairwise(origins)]
+        assert grid.most_shared(axis) == max(shared, default=0)
+        assert grid.longest_step(axis) == (max(steps) if steps else patch)
+
+
+@given(grids_and_boxes())
 def test_touching_finds_exactly_the_patches_that_share_a_voxel(case):
     grid, box = case
     found = set(itertools.product(*grid.touching(box)))

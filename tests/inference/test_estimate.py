@@ -1,5 +1,6 @@
 """The dry run's figures, against what a real run then does."""
 
+import json
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
+from vcmodels.errors import VolumeError
 from vcmodels.geometry.blocks import tiles
 from vcmodels.inference import Part
 from vcmodels.inference.outputs import count_stored
@@ -94,6 +96,18 @@ def test_uncompressed_files_have_the_bytes_that_were_planned(workplace, monkeypa
     root = work.folder / "out/net.zarr"
     found = sum((root / name).stat().st_size for name in work.hashes())
     assert found == pytest.approx(plan.traffic.bytes_written, rel=0.1)
+
+
+def test_a_volume_of_any_size_is_planned_by_what_is_stored(workplace):
+    work = workplace(noise((16, 16, 16)))
+    metadata = Path(work.store, "raw", ".zarray")
+    stored = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps(stored | {"shape": [20_000] * 3}))
+    plan = work.run(output_chunks=[64] * 3, options={"dry_run": True}).estimate
+    assert plan.traffic.chunks_read == 8
+    metadata.write_text(json.dumps(stored | {"shape": [10**12] * 3}))
+    with pytest.raises(VolumeError, match=r"has shape \(1000000000000, .*correct its metadata"):
+        work.run(options={"dry_run": True})
 
 
 def test_parts_plan_their_own_share(workplace):

@@ -3,6 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, product
 from math import ceil
 
@@ -75,13 +76,20 @@ class PatchGrid:
 
     def most_shared(self, axis: int) -> int:
         """The most voxels that two neighbouring patches share along an axis."""
-        origins, patch = self.origins[axis], self.patch[axis]
-        return max((a + patch - b for a, b in pairwise(origins)), default=0)
+        return max(self.patch[axis] - self._steps[axis][0], 0)
 
     def longest_step(self, axis: int) -> int:
         """The longest step between neighbours along an axis; the patch if there is one only."""
-        origins = self.origins[axis]
-        return max((b - a for a, b in pairwise(origins)), default=self.patch[axis])
+        return self._steps[axis][1]
+
+    @cached_property
+    def _steps(self) -> tuple[tuple[int, int], ...]:
+        """The shortest and the longest step along each axis; an axis may have 10^5 of them."""
+        steps = [
+            [b - a for a, b in pairwise(origins)] or [patch]
+            for origins, patch in zip(self.origins, self.patch, strict=True)
+        ]
+        return tuple((min(axis), max(axis)) for axis in steps)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
 
 CHUNK = 128
+MOST_LENGTH = 10**7
+"""Voxels along an axis; more are damaged metadata, and their patches alone would fill the memory."""
 _TRAINING_ONLY = {
     "activation", "output", "weight", "loss", "loss_only_on_label", "label_smoothing",
     "dilate_label", "ignore_label", "encoding", "output_range", "label_interpolation", "derive",
@@ -93,6 +95,9 @@ def open_inputs(task: Task, predictor: Predictor, say: Callable[[str], None]) ->
         )
         for path in paths
     )
+    if max(inputs[0].extent) > MOST_LENGTH:
+        found = f"{inputs[0].location} has shape {inputs[0].extent}"
+        raise VolumeError(key, found, f"correct its metadata; at most {MOST_LENGTH} along an axis")
     for volume in inputs[1:]:
         if volume.extent != inputs[0].extent:
             found = f"{volume.location} has shape {volume.extent}, the first {inputs[0].extent}"
