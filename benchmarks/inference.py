@@ -33,12 +33,10 @@ from torch import Tensor, nn
 from zarr.storage import LocalStore
 
 from vcmodels.checkpoint import Predictor
-from vcmodels.clusters import dask_client
 from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference import predict
-from vcmodels.inference.cluster import predict_on_cluster
 from vcmodels.inference.forward import Forward
 from vcmodels.inference.job import prepare
 from vcmodels.volumes import create_array, open_volume
@@ -367,6 +365,9 @@ def workers() -> None:
 
     Each cluster predicts the volume twice: the workers import torch in the first run.
     """
+    from vcmodels.clusters import dask_client  # late: other rows would pay for importing dask
+    from vcmodels.inference.cluster import predict_on_cluster
+
     with scratch() as folder:
         make_input(folder, (512, 128, 128))
         task = make_task(folder, 64, TARGETS, threads=1)
