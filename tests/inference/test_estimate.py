@@ -12,6 +12,7 @@ import zarr
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.blocks import tiles
 from vcmodels.inference import Part
+from vcmodels.inference.estimate import _size
 from vcmodels.inference.outputs import count_stored
 from vcmodels.volumes import Volume, open_volume
 
@@ -80,6 +81,14 @@ def test_chunks_and_bytes_are_those_of_the_run(workplace, reads, settings, make)
             count_stored(work.folder / "out/net.zarr", f"value/{n}") for n in range(len(arrays))
         ]
         assert stored == written
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 kB"), (1234, "1.23 kB"), (999_600, "1 MB"), (5.25e9, "5.25 GB"), (2e15, "2e+03 TB")],
+)
+def test_sizes_are_told_in_three_digits(count, text):
+    assert _size(count) == text
 
 
 def test_uncompressed_files_have_the_bytes_that_were_planned(workplace, monkeypatch):

@@ -18,6 +18,7 @@ from vcmodels.inference.traffic import Traffic, count_traffic
 
 LEAST_TIMED, MOST_TIMED, TIMED_S = 3, 20, 3.0
 """Batches that are timed, and seconds after which no other is begun."""
+_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,27 @@ class Estimate:
         share = self.repeated / self.patches if self.patches else 0
         forwards = [f"forwards  {self.patches * self.passes}, {self.passes} for each patch"]
         traffic, levels = self.traffic, len(self.traffic.chunks_written)
-        back = f", and {traffic.bytes_reread / 1e9:.3f} GB of output for its levels"
-        device = [f"device    {self.device_bytes / 1e9:.2f} GB of memory at most"]
+        back = f", and {_size(traffic.bytes_reread)} of output for its levels"
+        device = [f"device    {_size(self.device_bytes)} of memory at most"]
         first = f", after {self.first_seconds:.0f} s to compile the network"
         return [
             f"patches   {self.patches} ({self.skipped} skipped, {share:.1%} predicted twice)",
             *(forwards if self.passes > 1 else []),
             f"units     {self.units}, columns of {self.column[0]} x {self.column[1]} voxels (y, x)",
-            f"reads     {traffic.bytes_read / 1e9:.3f} GB of input in {traffic.chunks_read} chunks"
+            f"reads     {_size(traffic.bytes_read)} of input in {traffic.chunks_read} chunks"
             f"{back if levels > 1 else ''}",
-            f"writes    {traffic.bytes_written / 1e9:.3f} GB before compression, in "
+            f"writes    {_size(traffic.bytes_written)} before compression, in "
             f"{sum(traffic.chunks_written)} chunks of {levels} level{'s'[: levels > 1]} a target",
-            f"memory    {self.memory_bytes / 1e9:.2f} GB at most, {self.streaming_bytes / 1e9:.2f} "
-            "of them for sums, input and output",
+            f"memory    {_size(self.memory_bytes)} at most, {_size(self.streaming_bytes)} of them for "
+            "sums, input and output",
             *(device if self.device_bytes else []),
             f"expected  {self.seconds:.0f} s{first if self.first_seconds >= 1 else ''}",
         ]
+
+
+def _size(count: int) -> str:
+    unit, scale = next(u for u in _UNITS if count >= 0.9995 * u[1] or u[0] == "kB")
+    return f"{count / scale:.3g} {unit}"
 
 
 def estimate(job: Job) -> Estimate:
