@@ -195,10 +195,12 @@ def claim(
         return "new"
     changed = differences(of_today(before), manifest)
     if changed:
+        is_input = all(line.startswith("input_content ") for line in changed)
+        what = "its chunks with their sizes and times (cp -p)" if is_input else "those values"
         raise OutputError(
             str(root),
             f"holds another result: {'; '.join(changed[:6])}",
-            "restore those values, choose another output_dir, or run with --overwrite",
+            f"restore {what}, choose another output_dir, or run with --overwrite",
         )
     has_arrays = root.names() >= set(manifest["targets"])
     if noted.get("complete") is True and has_arrays and not verify:
