@@ -5,7 +5,9 @@ import pytest
 import vcmodels.evaluation
 import vcmodels.training
 from vcmodels.cli import main
-from vcmodels.volumes.files import read_json
+from vcmodels.config import load_task
+from vcmodels.config.folds import fold_task
+from vcmodels.volumes.files import read_json, write_json
 from vcmodels.workflows import cross_validation
 
 
@@ -46,6 +48,23 @@ def test_what_all_folds_predict_is_not_scored(path, monkeypatch, capsys):
     assert main(["evaluate", path, "--fold", "2"]) == 0
     assert main(["evaluate", path, "--bbox", "0:1,0:1,0:1"]) == 0
     assert [task.tr_params.folds.index for task in scored] == [2, None]
+
+
+def test_folds_that_only_the_command_line_named_are_known_from_those_begun(
+    sheet_task, path, task_file, tmp_path, monkeypatch, capsys
+):
+    begun = fold_task(load_task(path).task, 1)
+    write_json(begun.run_dir / "task.json", begun.to_json())
+    del sheet_task["tr_params"]["folds"]
+    plain = str(task_file(sheet_task))
+    scored = []
+    monkeypatch.setattr(vcmodels.evaluation, "evaluate", lambda task, **_: scored.append(task))
+    assert main(["evaluate", plain, "--fold", "2"]) == 0
+    assert scored[0].run_dir == tmp_path / "run" / "fold_2"
+    assert main(["evaluate", plain, "--fold", "3"]) == 2
+    assert "there is no fold 3 of 3" in capsys.readouterr().err
+    assert main(["cv", "evaluate", plain]) == 2
+    assert "fold_0: holds no tiny_best.pth" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,12 @@ def evaluate(
 ) -> int:
     """Predict what each fold held out with its best checkpoint, and score it as a whole."""
     from vcmodels.stopping import StopSignals
+    from vcmodels.training.siblings import with_begun_folds
     from vcmodels.workflows.held_out import figures_of, score_held_out, scores_to_json
 
     console = Errors() if as_json else Console()
     context.obj.begin()
-    loaded = load(task, with_folds(set_, folds), console)
+    loaded = with_begun_folds(load(task, with_folds(set_, folds), console))
     with StopSignals() as stop:
 
         def should_stop() -> bool:

@@ -29,14 +29,17 @@ def with_folds(overrides: Sequence[str] | None, count: int | None) -> list[str]:
 
 
 def one_fold(task: "Task", fold: int | None) -> "Task":
-    """The task of a fold, if one is asked for.
+    """The task of a fold, if one is asked for; how many there are, those that were begun tell, too.
 
     Raises:
         RefusedError: there is no such fold.
     """
+    if fold is None:
+        return task
     from vcmodels.config.folds import fold_task  # late, as in `load`
+    from vcmodels.training.siblings import with_begun_folds
 
-    return task if fold is None else fold_task(task, fold)
+    return fold_task(with_begun_folds(task), fold)
 
 
 def load_one(

@@ -29,6 +29,16 @@ def begun_sibling(task: Task) -> Task | None:
     return next((other for _, _, other in siblings(task)), None)
 
 
+def with_begun_folds(task: Task) -> Task:
+    """The task with the folds that were begun in its run folder, if it names none of its own."""
+    first = next((one for _, _, one in begun_folds(task.run_dir)), None)
+    if task.tr_params.folds is not None or first is None or first.tr_params.folds is None:
+        return task
+    folds = first.tr_params.folds.model_copy(update={"index": None})
+    settings = task.tr_params.model_copy(update={"folds": folds})
+    return task.model_copy(update={"tr_params": settings})
+
+
 def require_alike(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
     """Refuse a fold that is trained otherwise, or divided otherwise, than those that were begun.
 
