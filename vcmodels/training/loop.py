@@ -121,19 +121,19 @@ class Loop:
             pace.steps += 1
             pending = self._step(micro)
             if begun is not None:
-                self._end_step(begun, advance)
+                self._end_step(begun, pace, advance)
             begun = Begun(pending, [place for batch in micro for place in batch.places])
             self.stop.defer()  # before, there is nothing to save, and the first step may compile
             if self.must_stop():
                 break
             if time.perf_counter() - saved > SAVE_EVERY_SECONDS:
-                self._end_step(begun, advance)
+                self._end_step(begun, pace, advance)
                 begun = None
                 self.save(self.run.last)
                 saved = time.perf_counter()
             mark = time.perf_counter()
         if begun is not None:
-            self._end_step(begun, advance)
+            self._end_step(begun, pace, advance)
         pace.end_steps()
         return pace
 
@@ -148,7 +148,7 @@ class Loop:
                 "make batch_size, patch_size or f_maps smaller; gradient_accumulation makes up for it",
             ) from error
 
-    def _end_step(self, begun: Begun, advance: Advance) -> None:
+    def _end_step(self, begun: Begun, pace: Pace, advance: Advance) -> None:
         """Read what a step reports, count it and show it."""
         result = begun.pending.read()
         if result.stops:
@@ -156,7 +156,8 @@ class Loop:
         self.counters.add(result)
         self.feed.take_losses(result.step - 1, result.sample_losses)
         self._watch(result, begun.places)
-        advance(1, " ".join(f"{name} {value:.3f}" for name, value in result.losses.items()))
+        shown = [f"{name} {value:.3f}" for name, value in result.losses.items()]
+        advance(1, " ".join([*shown, pace.words(draws_of_step(self.feed.task))]))
         self.board.scalars(step_scalars(self.learner, result), result.step)
 
     def _watch(self, result: StepResult, places: list[Place]) -> None:

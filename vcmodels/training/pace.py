@@ -22,6 +22,12 @@ class Pace:
         """The last step of the epoch was done."""
         self.seconds = time.perf_counter() - self.begun
 
+    def words(self, patches_per_step: int) -> str:
+        """What is shown beside the bar: patches a second and the share of time without a batch."""
+        seconds = max(time.perf_counter() - self.begun, 1e-9)
+        patches = self.steps * patches_per_step / seconds
+        return f"{patches:.3g} patches/s, {100 * self.waited / seconds:.0f} % waiting"
+
     def scalars(self, patches_per_step: int) -> dict[str, float]:
         """The curves of an epoch that ends now."""
         seconds = max(self.seconds, 1e-9)
