@@ -210,7 +210,7 @@ def test_what_stays_names_the_object_and_the_same_command_continues(work, expect
     wanted = expected()
     work.server.fail("PUT", f"/{work.root}/value/0/2/1/1", *[500] * 99)
     with pytest.raises(
-        RunError, match=r"^s3://.*value/0/2/1/1: cannot be written \(.*500.*continues"
+        RunError, match=r"^s3://.*value/0/2/1/1: cannot be written \(.*500.* 3 times\); check"
     ):
         work.run(memory=1e-3)
     assert Journal(place_at(f"s3://{work.root}")).done()

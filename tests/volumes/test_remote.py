@@ -3,8 +3,10 @@
 import builtins
 import functools
 import http.server
+import importlib
 import multiprocessing
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -169,15 +171,18 @@ def test_a_server_that_never_answers_does_not_hang_us(monkeypatch):
 
 
 def test_a_missing_driver_names_the_extra(monkeypatch):
-    real = builtins.__import__
+    def without(real):
+        def guarded(name, *arguments, **options):
+            if name.split(".")[0] in ("s3fs", "aiohttp"):
+                raise ImportError(name)
+            return real(name, *arguments, **options)
 
-    def without(name, *arguments):
-        if name.split(".")[0] in ("s3fs", "aiohttp"):
-            raise ImportError(name)
-        return real(name, *arguments)
+        return guarded
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(remote.importlib, "import_module", without)
+    monkeypatch.setattr(builtins, "__import__", without(builtins.__import__))
+    monkeypatch.setattr(importlib, "import_module", without(importlib.import_module))
+    loaded = sys.modules["fsspec.registry"]._registry
+    monkeypatch.delitem(loaded, "s3", raising=False)
     with pytest.raises(VolumeError, match=r'input: .*; pip install "vcmodels\[remote\]"'):
         open_volume("s3://bucket/a.zarr", key="input")
     with pytest.raises(VolumeError, match="gopher:// cannot be opened"):

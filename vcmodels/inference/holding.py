@@ -10,6 +10,7 @@ from pathlib import Path
 from vcmodels.errors import OutputError
 from vcmodels.inference.leasing import LeasedHold, take_setup
 from vcmodels.volumes import LocalPlace, ObjectPlace, Place
+from vcmodels.volumes.remote import RemoteError
 
 
 class LockedHold:
@@ -77,12 +78,14 @@ def setting_up(root: Place) -> Iterator[None]:
     Raises:
         OutputError: the output cannot be written.
     """
+    key = "inference_params.output_dir"
     try:
         give_back = take_setup(root) if isinstance(root, ObjectPlace) else _lock_setup(root)
+    except RemoteError as error:
+        raise OutputError(key, f"{error.subject} {error.found}", error.remedy) from error
     except OSError as error:
-        found = f"{error.filename} cannot be written ({error.strerror or error})"
-        remedy = getattr(error, "remedy", "choose a writable folder")
-        raise OutputError("inference_params.output_dir", found, remedy) from error
+        found = f"{root} cannot be written ({error.strerror})"
+        raise OutputError(key, found, "choose a writable folder") from error
     try:
         yield
     finally:

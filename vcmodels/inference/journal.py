@@ -17,7 +17,6 @@ from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.leasing import FOLDER
 from vcmodels.volumes import Place
-from vcmodels.volumes.remote import RemoteError
 
 LINES = 128
 """In one file."""
@@ -52,8 +51,6 @@ class Journal:
             found = json.loads(self.folder.read(_MANIFEST))
         except FileNotFoundError:
             return None
-        except RemoteError:
-            raise
         except (ValueError, OSError) as error:
             remedy = "run with --overwrite to start again"
             raise OutputError(place, f"cannot be read ({error})", remedy) from error

@@ -218,7 +218,8 @@ def _require_conditions(folder: ObjectPlace) -> None:
     Raises:
         OutputError: two processes could not be kept apart.
     """
-    name = f"probe-{uuid.uuid4().hex}"
+    name = "probe"  # others wait for us; one of a killed process may be there
+    folder.delete(name)
     version = folder.create(name, b"1")
     keeps = version is not None and folder.create(name, b"2") is None
     keeps = keeps and folder.replace(name, b"3", f'"{"0" * 32}"') is None

@@ -120,7 +120,7 @@ class RollingInput:
 
     def _require_answer(self, error: RunError) -> None:
         """Raise what is no matter of a single chunk: a server that several tries did not reach."""
-        if isinstance(error.__cause__, RemoteError):
+        if isinstance(error, RemoteError):
             raise error
 
     def _read_whole(self, box: Box) -> np.ndarray:

@@ -18,7 +18,6 @@ from vcmodels.inference.failures import Failures, PlaceError
 from vcmodels.inference.skipping import Mask
 from vcmodels.inference.units import Unit
 from vcmodels.volumes import WritableArray
-from vcmodels.volumes.remote import RemoteError
 
 ENCODED_DEPTH = 16
 """Planes that are encoded together at most: few enough for the temporaries to stay in the cache,
@@ -49,9 +48,6 @@ class Output:
         self.check()
         try:
             self.array.write(box, data)
-        except RemoteError as error:
-            remedy = f"{error.remedy}: the same command continues here"
-            raise RunError(error.place, f"cannot be written ({error.found})", remedy) from error
         except OSError as error:
             raise RunError(
                 self.array.location,

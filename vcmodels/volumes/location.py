@@ -57,7 +57,9 @@ def expand_location(text: str) -> str:
             raise VolumeError(shown, "the URL holds a password", remedy)
         if _KEY.search(expanded):
             shown = expanded.partition("?")[0]
-            remedy = "give it through the driver's configuration: locations are written into results"
+            remedy = (
+                "give it through the driver's configuration: locations are written into results"
+            )
             raise VolumeError(shown, "the URL holds a key behind its ?", remedy)
         return expanded.rstrip("/")
     return os.path.normpath(Path.cwd() / Path(expanded).expanduser())

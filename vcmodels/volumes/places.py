@@ -127,7 +127,9 @@ class ObjectPlace:
     def names(self) -> set[str]:
         """What is in it."""
         try:
-            found = patiently(self.location, lambda: self._files.ls(self.location, detail=False))
+            found = patiently(
+                "listed", self.location, lambda: self._files.ls(self.location, detail=False)
+            )
         except FileNotFoundError:
             return set()
         own = self.location.partition("://")[2]
@@ -145,7 +147,7 @@ class ObjectPlace:
             RemoteError: it cannot be had.
         """
         place = join(self.location, name)
-        return bytes(patiently(place, lambda: self._files.cat_file(place)))
+        return bytes(patiently("read", place, lambda: self._files.cat_file(place)))
 
     def write(self, name: str, data: bytes) -> None:
         """Write or replace an object.
@@ -181,7 +183,7 @@ class ObjectPlace:
         try:
             for key, upload in self._uploads(bucket, f"{prefix}/"):
                 arguments = {"Bucket": bucket, "Key": key, "UploadId": upload}
-                self._call(key, "abort_multipart_upload", **arguments)
+                self._call("deleted", key, "abort_multipart_upload", **arguments)
         except (RemoteError, FileNotFoundError):
             return  # may not, or no such thing there; it costs space, and changes no voxel
 
@@ -222,12 +224,14 @@ class ObjectPlace:
         return Stamped(data, str(head["ETag"]), age)
 
     def _find(self) -> list[str]:
-        found = patiently(self.location, lambda: self._files.find(self.location, detail=True))
+        found = patiently(
+            "listed", self.location, lambda: self._files.find(self.location, detail=True)
+        )
         return sorted(found)
 
     def _delete(self, paths: list[str]) -> None:
         if paths:
-            patiently(self.location, lambda: self._files.rm(paths))
+            patiently("emptied", self.location, lambda: self._files.rm(paths))
 
     def _put_if(self, name: str, data: bytes, **condition: str) -> str | None:
         try:
@@ -243,25 +247,27 @@ class ObjectPlace:
 
     def _put(self, name: str, data: bytes, **condition: str) -> str:
         bucket, key, _ = self._files.split_path(join(self.location, name))
-        answer = self._call(name, "put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        answer = self._call(
+            "written", name, "put_object", Bucket=bucket, Key=key, Body=data, **condition
+        )
         return str(answer["ETag"])
 
     def _head(self, name: str) -> dict[str, Any] | None:
         bucket, key, _ = self._files.split_path(join(self.location, name))
         try:
-            return self._call(name, "head_object", Bucket=bucket, Key=key)
+            return self._call("asked for", name, "head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
             return None
 
     def _uploads(self, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
         """(key, id) of uploads that were not ended; 1000 of them at most."""
-        found = self._call("", "list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        found = self._call("listed", "", "list_multipart_uploads", Bucket=bucket, Prefix=prefix)
         for upload in found.get("Uploads") or ():
             yield upload["Key"], upload["UploadId"]
 
-    def _call(self, name: str, method: str, **arguments: object) -> dict[str, Any]:
+    def _call(self, verb: str, name: str, method: str, **arguments: object) -> dict[str, Any]:
         place = join(self.location, name)
-        return patiently(place, lambda: self._files.call_s3(method, **arguments))
+        return patiently(verb, place, lambda: self._files.call_s3(method, **arguments))
 
 
 Place = LocalPlace | ObjectPlace

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from vcmodels.errors import RunError
 from vcmodels.volumes.chunks import ChunkNames
 from vcmodels.volumes.location import join
-from vcmodels.volumes.remote import RemoteError, patiently, remote_files
+from vcmodels.volumes.remote import patiently, remote_files
 from vcmodels.volumes.storage import StoredFile
 
 PROBES = 64
@@ -21,7 +20,7 @@ def probe_chunks(
     """Those of the chunks that exist, in order, with size and ETag (or time).
 
     Raises:
-        RunError: the server answers neither yes nor no, after some tries.
+        RemoteError: the server answers neither yes nor no, after some tries.
     """
 
     def probe(index: tuple[int, ...]) -> StoredFile | None:
@@ -40,10 +39,8 @@ def _probe(location: str, name: str) -> StoredFile | None:
     """One file, None when it is not there."""
     place = join(location, name)
     try:
-        info = patiently(place, lambda: remote_files(place).info(place))
+        info = patiently("asked for", place, lambda: remote_files(place).info(place))
     except FileNotFoundError:
         return None
-    except RemoteError as error:
-        raise RunError(place, f"cannot be asked for ({error.found})", error.remedy) from error
     stamp = next((info[k] for k in ("ETag", "Last-Modified") if k in info), "")
     return StoredFile(name, int(info.get("size") or 0), str(stamp))

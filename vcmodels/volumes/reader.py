@@ -29,7 +29,7 @@ from vcmodels.volumes.metadata import Spacing
 from vcmodels.volumes.nodes import Node
 from vcmodels.volumes.padding import Pad, source_indices
 from vcmodels.volumes.probing import probe_chunks
-from vcmodels.volumes.remote import RemoteError, describe
+from vcmodels.volumes.remote import describe
 from vcmodels.volumes.storage import StoredFile
 
 # What the codecs of zarr 3.1 and numcodecs 0.16 raise for bytes that they cannot decode: zstd and
@@ -102,7 +102,7 @@ class Volume:
         Raises:
             ValueError: `within` holds no voxel of the volume.
             ChunkError: a chunk is damaged or cannot be read; names array, chunk and file.
-            RunError: a server does not give an object, after some tries; names it.
+            RemoteError: a server does not give an object, after some tries; names it.
         """
         allowed = self.box.intersect(within) if within else self.box
         if not allowed.voxels:
@@ -242,15 +242,8 @@ class Volume:
         return (*box.slices(), everything)
 
     def _fetch(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]:
-        """Read from zarr.
-
-        Raises:
-            RunError: a server does not give an object; `RemoteError` is its cause.
-        """
-        try:
-            return np.asarray(self.handle.array()[where])
-        except RemoteError as error:
-            raise RunError(error.place, f"cannot be read ({error.found})", error.remedy) from error
+        """Read from zarr."""
+        return np.asarray(self.handle.array()[where])
 
     def _chunks_in(self, where: tuple[slice, ...]) -> Iterator[tuple[int, ...]]:
         """Indices, in the stored array, of the storage units that slices touch."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from zarr.storage import FsspecStore, WrapperStore
 
+from vcmodels.errors import RunError
 from vcmodels.volumes.location import join
 
 if TYPE_CHECKING:
@@ -30,32 +31,26 @@ _S3 = ("s3", "s3a")
 _HTTP = ("http", "https")
 _ABSENT = (404, 410)
 _BUSY = (408, 409, 425, 429)
+_UNKNOWN = 501
+"""The server does not have this kind of request."""
 _CONFIGURED: Mapping[str, dict[str, Any]] = importlib.import_module("fsspec.config").conf
 """What the user has set by FSSPEC_<PROTOCOL> variables and in ~/.config/fsspec."""
 _T = TypeVar("_T")
 
 
-class RemoteError(OSError):
+class RemoteError(RunError):
     """An object of a remote store that could not be had, after some tries where those may help.
 
     Args:
         place: its URL.
-        found: what the server, or the lack of one, came to.
+        found: what cannot be done with it, and what the server, or the lack of one, came to.
         remedy: what to do about it.
         status: what the server answered with, if it did.
     """
 
     def __init__(self, place: str, found: str, remedy: str, status: int | None = None) -> None:
-        super().__init__(found)
-        self.place, self.found, self.remedy, self.status = place, found, remedy, status
-        self.filename = place  # where an OSError says what it is about
-
-    def __str__(self) -> str:
-        return self.found
-
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, int | None]]:
-        """Pickle by its parts."""
-        return type(self), (self.place, self.found, self.remedy, self.status)
+        super().__init__(place, found, remedy)
+        self.status = status
 
 
 class Files(Protocol):
@@ -95,36 +90,39 @@ class PatientStore(WrapperStore[FsspecStore]):
         byte_range: "ByteRequest | None" = None,
     ) -> "Buffer | None":
         """The bytes of an object; None when there is none."""
-        return await self._patiently(key, lambda: self._store.get(key, prototype, byte_range))
+        return await self._patiently(
+            "read", key, lambda: self._store.get(key, prototype, byte_range)
+        )
 
     async def set(self, key: str, value: "Buffer") -> None:
         """Write an object: all of it, or none."""
-        await self._patiently(key, lambda: self._store.set(key, value))
+        await self._patiently("written", key, lambda: self._store.set(key, value))
 
     async def delete(self, key: str) -> None:
         """Delete an object if there is one."""
-        await self._patiently(key, lambda: self._store.delete(key))
+        await self._patiently("deleted", key, lambda: self._store.delete(key))
 
     async def exists(self, key: str) -> bool:
         """Whether there is an object."""
-        return await self._patiently(key, lambda: self._store.exists(key))
+        return await self._patiently("asked for", key, lambda: self._store.exists(key))
 
-    async def _patiently(self, key: str, ask: Callable[[], Awaitable[_T]]) -> _T:
-        tries = 0
+    async def _patiently(self, verb: str, key: str, ask: Callable[[], Awaitable[_T]]) -> _T:
+        place, tries = join(self._location, key), 0
         while True:
             try:
                 return await ask()
             except remote_errors() as error:
-                pause = pause_after(error, tries, join(self._location, key))
+                pause = pause_after(error, tries, verb, place)
             await asyncio.sleep(pause)
             tries += 1
 
 
-def patiently(place: str, ask: Callable[[], _T]) -> _T:
+def patiently(verb: str, place: str, ask: Callable[[], _T]) -> _T:
     """What `ask` returns, asked again while that may help.
 
     Args:
-        place: what is asked for, for messages.
+        verb: what is done, such as "read", for messages.
+        place: the URL that it is done with, for messages.
         ask: raises what drivers raise.
 
     Raises:
@@ -136,17 +134,18 @@ def patiently(place: str, ask: Callable[[], _T]) -> _T:
         try:
             return ask()
         except remote_errors() as error:
-            pause = pause_after(error, tries, place)
+            pause = pause_after(error, tries, verb, place)
         time.sleep(pause)
         tries += 1
 
 
-def pause_after(error: Exception, tries: int, place: str) -> float:
+def pause_after(error: Exception, tries: int, verb: str, place: str) -> float:
     """How many seconds to wait before an object is asked for again.
 
     Args:
         error: what the driver raised.
         tries: how many went before this one.
+        verb: what is done, for messages.
         place: the object's URL.
 
     Raises:
@@ -165,8 +164,8 @@ def pause_after(error: Exception, tries: int, place: str) -> float:
     if tries < len(PAUSES_S) and _may_pass(cause, status):
         return PAUSES_S[tries]
     often = f" {tries + 1} times" if tries else ""
-    found, remedy = f"{describe(cause)}{often}", _remedy(cause, status, code)
-    raise RemoteError(place, found, remedy, status) from error
+    found = f"cannot be {verb} ({describe(cause)}{often})"
+    raise RemoteError(place, found, _remedy(cause, status, code), status) from error
 
 
 def remote_files(location: str) -> Files:
@@ -223,7 +222,7 @@ def _status(error: BaseException) -> tuple[int | None, str]:
 def _may_pass(error: BaseException, status: int | None) -> bool:
     """Whether the same request may succeed a little later."""
     if status is not None:
-        return status >= 500 or status in _BUSY
+        return (status >= 500 and status != _UNKNOWN) or status in _BUSY
     botocore = _named("botocore.exceptions", "BotoCoreError")
     # Of these, the others say that something is not configured: no credentials, no region.
     passing = _named("botocore.exceptions", "HTTPClientError", "IncompleteReadError")

@@ -38,12 +38,11 @@ def read_bytes(location: str, name: str, key: str) -> bytes | None:
         if not is_remote(location):
             return Path(place).read_bytes()
         files = _filesystem(location, key)
-        return bytes(patiently(place, lambda: files.cat_file(place)))
+        return bytes(patiently("read", place, lambda: files.cat_file(place)))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     except RemoteError as error:
-        found = f"{place} cannot be read ({error.found})"
-        raise VolumeError(key, found, error.remedy) from error
+        raise VolumeError(key, f"{place} {error.found}", error.remedy) from error
     except OSError as error:
         raise VolumeError(key, f"{place} cannot be read ({describe(error)})") from error
 
@@ -73,10 +72,9 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[StoredFile]:
 def _find_remote(location: str, key: str) -> Iterator[StoredFile]:
     files = _filesystem(location, key)
     try:
-        found = patiently(location, lambda: files.find(location, detail=True))
+        found = patiently("listed", location, lambda: files.find(location, detail=True))
     except RemoteError as error:
-        found = f"{location} cannot be listed ({error.found})"
-        raise VolumeError(key, found, error.remedy) from error
+        raise VolumeError(key, f"{location} {error.found}", error.remedy) from error
     root = location.partition("://")[2]
     for path, info in found.items():
         stamp = next((info[k] for k in ("ETag", "etag", "LastModified", "mtime") if k in info), "")
