@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
@@ -265,9 +264,9 @@ class NormalsTarget(Target):
         if dtype.kind == "f":
             return encode_float(vectors, dtype)
         scale, offset = LINEAR_CODES[dtype.name]
-        codes = ((vectors - offset) / scale).round()
-        is_missing = (vectors == 0).all(0, keepdim=True)
-        return torch.where(is_missing, 0.0, codes).cpu().numpy().astype(dtype)
+        is_missing = vectors.square().sum(0, keepdim=True) < 0.5  # they have length 1, or 0
+        codes = vectors.sub(offset).div_(scale).round_().mul_(~is_missing)
+        return codes.cpu().numpy().astype(dtype)
 
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         scale, offset = LINEAR_CODES[dtype.name]
