@@ -90,6 +90,12 @@ def test_volumes_with_a_split_of_their_own_are_not_cut(make):
     assert planned(make((40, 96, 56), entry={"split": "train"})).patch == (40, 96, 56)
 
 
+def test_volumes_that_a_group_keeps_whole_are_not_cut(make):
+    shapes = ((40, 96, 56), (40, 96, 56))
+    assert planned(make(*shapes)).patch == (40, 32, 56)
+    assert planned(make(*shapes, entry={"group": "a"})).patch == (40, 96, 56)
+
+
 def test_beside_a_validation_volume_the_others_are_trained_on_whole(make):
     volumes = open_volumes(make((40, 96, 56), entry={"split": "val"}))
     task = make((40, 96, 56))
