@@ -35,18 +35,18 @@ def build(make_task, store):
 
 
 @pytest.mark.parametrize(
-    ("asked", "workers", "memory", "budget"),
+    ("asked", "workers", "most", "budget"),
     [
         (0, 2, 10**12, 0),
-        (0.5, 4, 10**6, 125_000_000),
-        (0.5, 0, 10**6, 500_000_000),
-        ("auto", 2, 16 * DECODED, DECODED),
-        ("auto", 2, 16 * DECODED - 8, 0),
-        ("auto", 0, 8 * DECODED, DECODED),
+        (0.5, 4, 0, 125_000_000),
+        (0.5, 0, 0, 500_000_000),
+        ("auto", 2, 2 * DECODED, DECODED),
+        ("auto", 2, 2 * DECODED - 1, 0),
+        ("auto", 0, DECODED, DECODED),
     ],
 )
-def test_budget_of_a_process(build, monkeypatch, asked, workers, memory, budget):
-    monkeypatch.setattr(caching, "machine_bytes", lambda: memory)
+def test_budget_of_a_process(build, monkeypatch, asked, workers, most, budget):
+    monkeypatch.setattr(caching, "AUTO_BYTES", most)
     task, volumes = build(chunk_cache_gb=asked, num_dataloader_workers=workers)
     assert worker_budget(task, volumes) == budget
     (found,) = cached_volumes(task, volumes)

@@ -57,5 +57,7 @@ def value_range(image: Tensor) -> tuple[Tensor, Tensor]:
 
     (C, Z, Y, X) -> twice (C, 1, 1, 1).
     """
-    low, high = (end[:, None, None, None] for end in torch.aminmax(image.flatten(1), dim=1))
+    # One by one: `aminmax` along a dimension takes 2 ms for 96^3 voxels on one core, this 0.1.
+    ends = torch.stack([torch.stack(torch.aminmax(channel)) for channel in image])
+    low, high = ends[..., None, None, None].unbind(1)
     return low, (high - low).clamp_min(SMALLEST_SPAN)

@@ -151,7 +151,7 @@ class TrainingParams(Section):
     """Processes that read patches; 0 reads in the training process."""
     chunk_cache_gb: Literal["auto"] | Annotated[float, Field(ge=0, le=1e6)] = "auto"
     """GB of decoded chunks that the workers keep, all together, to decode none twice while they fit;
-    `auto` keeps all when that takes at most an eighth of the machine's memory, else none."""
+    `auto` keeps all when that takes at most 0.5 GB, else none."""
     device: Device = "auto"
     """`auto`, `cpu`, `cuda:0`, an index, or -1 for the CPU."""
     amp: Amp = "auto"

@@ -6,12 +6,11 @@ from math import prod
 
 from vcmodels.config import Task
 from vcmodels.data.volumes import TaskVolume
-from vcmodels.devices import machine_bytes
 from vcmodels.volumes import Volume
 from vcmodels.volumes.chunk_cache import CachedVolume, ChunkCache
 
-AUTO_SHARE = 1 / 8
-"""Of the machine's memory."""
+AUTO_BYTES = 500_000_000
+"""In all processes together: memory must not grow with the volumes unless someone asks for it."""
 
 
 def cached_volumes(task: Task, volumes: Sequence[TaskVolume]) -> tuple[TaskVolume, ...]:
@@ -48,7 +47,7 @@ def worker_budget(task: Task, volumes: Sequence[TaskVolume]) -> int:
     if settings.chunk_cache_gb != "auto":
         return int(settings.chunk_cache_gb * 1e9) // processes
     needed = sum(map(_decoded_bytes, volumes))
-    return needed if processes * needed <= AUTO_SHARE * machine_bytes() else 0
+    return needed if processes * needed <= AUTO_BYTES else 0
 
 
 def _decoded_bytes(volume: TaskVolume) -> int:
