@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from vcmodels.errors import OutputError
+from vcmodels.errors import OutputError, RunError
 from vcmodels.geometry.blocks import tiles
 from vcmodels.geometry.levels import coarse_extent, level_factors
-from vcmodels.inference import Part
+from vcmodels.inference import Part, run
 from vcmodels.inference.deviation import Deviation
+from vcmodels.inference.holding import LockedHold
 from vcmodels.inference.pyramid import halve
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.multiclass import MulticlassTarget
@@ -193,6 +194,21 @@ def test_the_last_of_several_parts_builds_it(workplace):
         report = parts.run(pyramid="auto", options={"part": Part(index, 3)})
         assert report.is_complete == (index == 0)
     assert parts.hashes() == whole.hashes()
+
+
+def test_who_lost_the_output_writes_no_block_of_a_level(workplace, monkeypatch):
+    work, build, is_lost = workplace(noise((20, 18, 17))), run.build_pyramid, []
+
+    def check(_hold):
+        if is_lost:
+            raise RunError("out", "another may have taken over", "run the same command again")
+
+    monkeypatch.setattr(LockedHold, "check", check)
+    monkeypatch.setattr(run, "build_pyramid", lambda *given: is_lost.append(1) or build(*given))
+    with pytest.raises(RunError, match="taken over"):
+        work.run(pyramid=1)
+    assert (read(work, 0) != 0).any()
+    assert not list(open_volume(str(root_of(work) / "value" / "1"), key="out").stored_blocks())
 
 
 def test_levels_are_verified_too(workplace):

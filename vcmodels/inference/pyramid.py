@@ -8,6 +8,7 @@ are passed over.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from math import prod
@@ -49,11 +50,12 @@ def build_pyramid(
         should_stop: asked after each block.
 
     Raises:
-        RunError: the disk is full, or a chunk of the finer level is damaged.
+        RunError: the disk is full, a chunk of the finer level is damaged, or this process may not
+            write any more.
     """
     for name, target in targets.items():
         for level in range(1, len(layout.factors)):
-            output = layout.open_level(name, target, level)
+            output = replace(layout.open_level(name, target, level), check=journal.check)
             below = layout.location(name, level - 1)
             fine = open_volume(str(below), key="output", channels="any")
             work = _LevelWork(fine, output, layout.step(level))
