@@ -44,7 +44,8 @@ def nursery(s3, tmp_path):
 @pytest.mark.timeout(1800)
 def test_kill_nine_of_a_run_that_writes_to_s3(tmp_path, s3, nursery, pytestconfig):
     kills = pytestconfig.getoption("kills", None) or 3
-    values = np.random.default_rng(3).random((24, 10, 11), np.float32)
+    rng = np.random.default_rng(3)
+    values = rng.random((24, 10, 11), np.float32)
     values[8:16, :8] = 0
     Workplace(tmp_path, values, (8, 8, 8))
     reference = {}
@@ -58,7 +59,7 @@ def test_kill_nine_of_a_run_that_writes_to_s3(tmp_path, s3, nursery, pytestconfi
             reference[manner["case"]] = local_result(tmp_path, manner)
         place = f"{s3.bucket}/{rounds}"
         for _ in range(3):
-            seconds = np.random.default_rng(killed).uniform(0, 0.8 * duration)
+            seconds = rng.uniform(0, 0.6 * duration)
             nursery.stdin.write(
                 json.dumps({**manner, "output": f"s3://{place}", "seconds": seconds}) + "\n"
             )
