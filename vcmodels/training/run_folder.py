@@ -261,9 +261,10 @@ def changed_keys(
     return [
         (key, shown(before), shown(after))
         for key, (before, after) in sorted(found.items())
-        if not _may_change(key)
+        if not may_change(key)
     ]
 
 
-def _may_change(key: str) -> bool:
+def may_change(key: str) -> bool:
+    """Whether a dotted key, or a section that it is in, is one of `MAY_CHANGE`."""
     return any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)

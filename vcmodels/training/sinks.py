@@ -7,7 +7,7 @@ from vcmodels.config import Task
 from vcmodels.runs.differences import leaves
 from vcmodels.training.board import Board, Sink
 from vcmodels.training.events import EventWriter, Parameters
-from vcmodels.training.run_folder import MAY_CHANGE
+from vcmodels.training.run_folder import may_change
 from vcmodels.training.wandb_writer import WandbWriter
 
 _SECTIONS = ("tr_params", "model_config", "dataset_config.targets", "dataset_config.sampling")
@@ -47,8 +47,7 @@ def hyperparameters(task: Task) -> Parameters:
     """What sets a run apart from others: the keys of a task that change what is learnt."""
     found: dict[str, bool | int | float | str] = {}
     for key, value in leaves(task.to_json()):
-        is_free = any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
-        if value is not None and not is_free and key.startswith(_SECTIONS):
+        if value is not None and not may_change(key) and key.startswith(_SECTIONS):
             is_plain = isinstance(value, bool | int | float | str)
             found[key] = value if is_plain else json.dumps(value)
     return found
