@@ -9,8 +9,14 @@ from pathlib import Path
 
 from vcmodels.errors import VolumeError
 
-_PASSWORD = re.compile(r"(\w+://)[^/@]*:[^/@]*@")
-_KEY = re.compile(r"[?&][^=&]*(key|token|sig|secret|pass|credential)[^=&]*=", re.IGNORECASE)
+# A user alone is a token over http; elsewhere it may be needed, as in abfs://container@account/x.
+_PASSWORD = re.compile(r"(https?://|\w+://(?=[^/@]*:))[^/?#]*@", re.IGNORECASE)
+_KEY = re.compile(
+    r"[?&#](?:[^=&]*[-_.])?(?:aws|api|access|auth|private|secret|session)*"
+    r"(?:key|token|sig|signature|secret|pass|passwd|password|pwd|auth|credentials?)(?:[-_]?id)?=",
+    re.IGNORECASE,
+)
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -51,18 +57,24 @@ def expand_location(text: str) -> str:
         raise VolumeError(repr(text), "this is not a path", "give a path or a URL")
     expanded = _VARIABLE.sub(value, text)
     if is_remote(expanded):
-        if _PASSWORD.match(expanded):
-            shown = _PASSWORD.sub(r"\1...@", expanded)
-            remedy = "give it through the driver's environment: locations are written into results"
-            raise VolumeError(shown, "the URL holds a password", remedy)
-        if _KEY.search(expanded):
-            shown = expanded.partition("?")[0]
-            remedy = (
-                "give it through the driver's configuration: locations are written into results"
-            )
-            raise VolumeError(shown, "the URL holds a key behind its ?", remedy)
+        refuse_secrets(expanded)
         return expanded.rstrip("/")
     return os.path.normpath(Path.cwd() / Path(expanded).expanduser())
+
+
+def refuse_secrets(url: str) -> None:
+    """Refuse a URL that holds what nobody else may know: it would be written into results.
+
+    Raises:
+        VolumeError: it has a password (over http, a user), or a key behind its ?; none is shown.
+    """
+    shown = _PASSWORD.sub(r"\1...@", url)
+    if shown != url:
+        remedy = "give it through the driver's environment: locations are written into results"
+        raise VolumeError(_QUERY.sub("", shown), "the URL holds a password", remedy)
+    if _KEY.search(url):
+        remedy = "give it through the driver's configuration: locations are written into results"
+        raise VolumeError(_QUERY.sub("", url), "the URL holds a key behind its ?", remedy)
 
 
 def expand_pattern(location: str) -> list[tuple[str, str]]:
