@@ -67,11 +67,12 @@ def test_an_error_comes_with_its_type_and_place_after_what_was_made():
 
 
 def test_closing_stops_a_generator_that_waits():
-    stopping, left = threading.Event(), []
+    stopping, waits, left = threading.Event(), threading.Event(), []
 
     def waiting():
         try:
             yield 0
+            waits.set()
             assert stopping.wait(30)
             raise InterruptedError
         finally:
@@ -79,6 +80,7 @@ def test_closing_stops_a_generator_that_waits():
 
     made = one_ahead(waiting(), stopping.set)
     next(made)
+    assert waits.wait(10)
     began = time.monotonic()
     made.close()
     assert time.monotonic() - began < 5

@@ -150,6 +150,7 @@ def test_closing_does_not_wait_for_a_worker_that_hangs(dataset):
     made = stream(dataset, workers=1, batch_size=1, draws=9)
     for _ in range(5):
         next(made)
+    time.sleep(0.5)  # until the thread waits for the sixth
     started = time.monotonic()
     made.close()
     assert time.monotonic() - started < 5
