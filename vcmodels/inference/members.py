@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vcmodels.config import Task
-from vcmodels.config.folds import fold_name, is_cross_validation
+from vcmodels.config.folds import fold_folders, fold_name, is_cross_validation
 from vcmodels.errors import CheckpointError
 from vcmodels.volumes import expand_location
 
@@ -31,7 +31,7 @@ def choose_checkpoints(task: Task, named: str | Sequence[str] | None = None) -> 
 def is_trained_in_folds(task: Task) -> bool:
     """Whether the run is a cross-validation, also when only the command line said so."""
     has_best = (task.run_dir / _best(task)).exists()
-    return is_cross_validation(task) or (not has_best and bool(_begun(task)))
+    return is_cross_validation(task) or (not has_best and bool(fold_folders(task.run_dir)))
 
 
 def best_of_folds(
@@ -49,7 +49,7 @@ def best_of_folds(
     Raises:
         CheckpointError: none has one, or one that is wanted has not.
     """
-    folds, begun = task.tr_params.folds, _begun(task)
+    folds, begun = task.tr_params.folds, fold_folders(task.run_dir)
     count = max([folds.count if folds else 0, *(index + 1 for index in begun)])
     chosen = range(count) if wanted is None else sorted(set(wanted))
     paths = {index: task.run_dir / fold_name(index) / _best(task) for index in chosen}
@@ -62,13 +62,6 @@ def best_of_folds(
     taken = [index for index in chosen if index not in lacking]
     say(f"predicting with the best of folds {', '.join(map(str, taken))} in {task.run_dir}")
     return [paths[index] for index in taken]
-
-
-def _begun(task: Task) -> list[int]:
-    """The numbers of the folds whose folders are there."""
-    prefix = fold_name(0)[:-1]
-    names = [place.name.removeprefix(prefix) for place in task.run_dir.glob(f"{prefix}*")]
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
 
 def _best(task: Task) -> str:

@@ -5,11 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from vcmodels.config import Task, parse_task
-from vcmodels.config.folds import fold_name
+from vcmodels.config.folds import fold_folders, fold_name
 from vcmodels.data.folds import all_folds
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.reporting import Reporter
+from vcmodels.runs.records import TASK
 from vcmodels.training.run_folder import changed_keys
 from vcmodels.volumes.files import read_json
 
@@ -84,14 +85,12 @@ def _require_one_division(
 
 def begun_folds(folder: Path) -> Iterator[tuple[int, Path, Task]]:
     """Number, folder and resolved task of every fold in the folder of a cross-validation."""
-    for place in sorted(folder.glob(f"{fold_name(0)[:-1]}*/task.json")):
+    for index, place in fold_folders(folder).items():
         with suppress(OSError, ValueError, RecursionError, TaskError):
-            task = parse_task(read_json(place), str(place))[0]
+            task = parse_task(read_json(place / TASK), str(place / TASK))[0]
             folds, sizes = task.tr_params.folds, task.tr_params
-            if folds is None or folds.index is None or sizes.given_patch_size is None:
-                continue
-            if place.parent.name == fold_name(folds.index):
-                yield folds.index, place.parent, task
+            if folds and folds.index == index and sizes.given_patch_size is not None:
+                yield index, place, task
 
 
 def _validated(path: Path) -> Iterator[tuple[str, object]]:
