@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from vcmodels.config import parse_task
+from vcmodels.config import load_task, parse_task
 from vcmodels.errors import TaskError
 
 
@@ -70,3 +72,41 @@ def test_what_inference_will_refuse_is_said_before_training(good):
     assert any("inference will refuse dataset_config.targets.flow" in note for note in notes)
     good["inference_params"]["output_type"] = "float32"
     assert not any("refuse" in note for note in parse_task(good, "task.json")[1])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "tr_params.ckpt_out_base",
+        "tr_params.checkpoint_path",
+        "tr_params.tensorboard_log_dir",
+        "inference_params.input_path",
+        "inference_params.output_dir",
+        "inference_params.checkpoint_path",
+        "inference_params.skip.mask",
+        "dataset_config.cache_file",
+        "dataset_config.index_dir",
+        "dataset_config.volume_paths.0.input",
+        "dataset_config.volume_paths.0.sheet",
+    ],
+)
+@pytest.mark.parametrize(
+    "url", ["https://me:secret@host/x.zarr", "https://secret@host/x.zarr", "s3://b/x?sig=secret"]
+)
+def test_a_secret_in_a_url_is_refused_before_it_is_recorded_and_not_shown(good, tmp_path, key, url):
+    (tmp_path / "task.json").write_text(json.dumps(good))
+    with pytest.raises(TaskError, match=rf"^{key}: the URL holds a") as caught:
+        load_task(tmp_path / "task.json", [f"{key}={url}"])
+    assert "secret" not in str(caught.value)
+
+
+def test_a_secret_is_refused_in_lists_wrong_values_and_earlier_overrides(good):
+    url = "https://me:secret@host/x.zarr"
+    for more in (
+        {"inference_params": good["inference_params"] | {"input_path": ["a.zarr", url]}},
+        {"tr_params": good["tr_params"] | {"batch_size": url}},
+        {"overrides": [f"inference_params.input_path={url}"]},
+    ):
+        with pytest.raises(TaskError, match="the URL holds a password") as caught:
+            parse_task(good | more, "task.json")
+        assert "secret" not in str(caught.value)

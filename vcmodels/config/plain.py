@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vcmodels.config.messages import Path, dotted
-from vcmodels.errors import TaskError
+from vcmodels.errors import TaskError, VolumeError
+from vcmodels.volumes.location import is_remote, refuse_secrets
 
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000
@@ -47,7 +48,8 @@ def checked(value: object, path: Path = ()) -> Any:  # noqa: ANN401 -- any JSON 
 
     Raises:
         TaskError: an impossible number, a control character or half a surrogate pair in a text,
-            or too many values (aliases in YAML can spell billions in a few lines).
+            a URL that holds a password or a key (tasks are copied into runs and results), or too
+            many values (aliases in YAML can spell billions in a few lines).
     """
     return _Checker().copy(value, path)
 
@@ -73,6 +75,7 @@ class _Checker:
 
     def _leaf(self, value: object, path: Path) -> object:
         if isinstance(value, str):
+            _refuse_secrets(value, path)
             return self._text(value, path)
         if value is None or isinstance(value, bool | int):
             return value
@@ -87,6 +90,14 @@ class _Checker:
                     dotted(path), f"holds the character U+{ord(character):04X}", "remove it"
                 )
         return text
+
+
+def _refuse_secrets(text: str, path: Path) -> None:
+    if is_remote(text):
+        try:
+            refuse_secrets(text)
+        except VolumeError as error:
+            raise TaskError(dotted(path), error.found, error.remedy) from error
 
 
 def _spelling(value: object) -> str:
