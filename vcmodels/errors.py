@@ -14,6 +14,8 @@ class VcmodelsError(Exception):
     """
 
     exit_code = 1
+    is_told = False
+    """Whether another process of the same job says it."""
 
     def __init__(self, subject: str, found: str, remedy: str = "") -> None:
         self.subject, self.found, self.remedy = subject, found, remedy

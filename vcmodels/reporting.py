@@ -19,6 +19,14 @@ def is_follower() -> bool:
     return os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
+def is_told_on_this_host() -> bool:
+    """Whether another process of the job says what is refused before they have met.
+
+    What is refused then is the same for all processes of a host: a task file, a device.
+    """
+    return is_follower() and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 class Reporter(Protocol):
     """Where lines and progress go."""
 

@@ -14,9 +14,10 @@ import torch
 
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import parse_task
+from vcmodels.errors import RefusedError
 from vcmodels.reporting import Silent
 from vcmodels.training import train
-from vcmodels.training.world import World
+from vcmodels.training.world import World, local_device
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -143,3 +144,33 @@ def test_what_is_refused_is_said_once(sheet_task, tmp_path):
     assert running.returncode != 0
     assert err.count("error: tr_params.batch_size: a step has 1 samples, for 2 processes") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_world_without_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(
+        RefusedError, match=r"WORLD_SIZE=2: .*; start several processes with torchr"
+    ):
+        World.join(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "device"),
+    [("auto", 0, "cpu"), ("auto", 4, "cuda:2"), ("cuda", 3, "cuda:2"), (-1, 4, "cpu")],
+)
+def test_each_process_of_a_host_has_a_device_of_its_own(monkeypatch, wanted, found, device):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    assert local_device(wanted) == device
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("auto", 2), ("cuda", 0), ("cuda:1", 4), (0, 4)])
+def test_processes_do_not_share_a_cuda_device(monkeypatch, wanted, found):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    with pytest.raises(RefusedError, match=r"tr_params\.device: .*3 processes on this host"):
+        local_device(wanted)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from vcmodels.errors import RefusedError, VcmodelsError
-from vcmodels.reporting import is_follower
+from vcmodels.reporting import is_told_on_this_host
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -56,11 +56,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "vcmodels") -> i
         from vcmodels.cli.app import run  # late: typer takes a fifth of a second
 
         return run(sys.argv[1:] if arguments is None else list(arguments), session)
-    except RefusedError as error:
-        if is_follower():  # the first process is refused, too
-            return error.exit_code
-        return _fail(session, str(error), error.exit_code)
     except VcmodelsError as error:
+        if error.is_told or (isinstance(error, RefusedError) and is_told_on_this_host()):
+            return error.exit_code
         return _fail(session, str(error), error.exit_code)
     except FileNotFoundError as error:
         if error.filename is None:

@@ -25,6 +25,12 @@ class LossBalance(nn.Module):
         self.weights = dict(weights)
         # By name and not by place: the order of the targets in the task file does not matter.
         self.rows = {name: row for row, name in enumerate(sorted(weights))}
+        # Buffers, so that they are where the losses are; no part of the state.
+        self.fixed: Tensor
+        self.order: Tensor
+        self.register_buffer("fixed", torch.tensor(list(weights.values())), persistent=False)
+        order = torch.tensor([self.rows[name] for name in weights])
+        self.register_buffer("order", order, persistent=False)
         learned = nn.Parameter(torch.zeros(len(weights))) if balance == "uncertainty" else None
         self.log_variance: Tensor | None
         self.register_parameter("log_variance", learned)
@@ -47,12 +53,11 @@ class LossBalance(nn.Module):
         ]
         return torch.stack(terms).sum()
 
-    def factors(self) -> dict[str, float]:
-        """What multiplies the loss of each target now, `weight` included."""
+    def factors(self) -> Tensor:
+        """(T,) what multiplies the loss of each target now, `weight` included, in their order."""
         if self.log_variance is None:
-            return dict(self.weights)
-        learned = (-self.log_variance.detach()).exp().tolist()
-        return {name: self.weights[name] * learned[row] for name, row in self.rows.items()}
+            return self.fixed
+        return self.fixed * (-self.log_variance.detach()).exp()[self.order]
 
     def _balanced(self, name: str, loss: Tensor, share: Tensor) -> Tensor:
         if self.log_variance is None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vcmodels.config import Task
-from vcmodels.data.dataset import PatchDataset
+from vcmodels.data.dataset import PatchDataset, Place
 from vcmodels.data.hard_order import HardOrder, draws_of_step
 from vcmodels.data.loader import Batch, batches
 from vcmodels.training.world import World
@@ -44,6 +44,11 @@ class Feed:
         if self.validation is not None:
             mine = self.world.share(range(len(self.validation)))
             yield from self._batches(self.validation, self._groups(mine))
+
+    def places(self, step: int) -> list[Place]:
+        """Where the samples of a step are from, those of all processes."""
+        per_step = draws_of_step(self.task)
+        return [self.training.place(draw) for draw in range(step * per_step, (step + 1) * per_step)]
 
     @property
     def hard(self) -> HardOrder | None:

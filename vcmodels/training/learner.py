@@ -128,7 +128,9 @@ class Learner:
             rate=rate,
             names=list(self.targets),
             scaler=self.scaler,
-            figures=torch.cat([sums, norm[None], torch.stack(list(totals.values()))]),
+            figures=torch.cat(
+                [sums, norm[None], torch.stack(list(totals.values())), self.balance.factors()]
+            ),
             sample_losses=self._of_all(of_samples),
         )
 
@@ -209,7 +211,7 @@ class Learner:
         return nullcontext() if self.parallel is None or is_last else self.parallel.no_sync()
 
     def _apply(self, is_finite: Tensor) -> None:
-        """Change weights and their average, if the gradient is finite."""
+        """Change the weights, if the gradient is finite, and move their average towards them."""
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         else:

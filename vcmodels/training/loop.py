@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from vcmodels.checkpoint import save_checkpoint
-from vcmodels.data.dataset import Place
 from vcmodels.data.hard_order import draws_of_step
 from vcmodels.data.loader import Batch
 from vcmodels.errors import RunError
@@ -29,14 +28,6 @@ from vcmodels.training.validation import Validation, validate
 
 BAD_STEPS_IN_A_ROW = 10
 SAVE_EVERY_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A step whose result is still to be read, and where its samples are from."""
-
-    pending: PendingResult
-    places: list[Place]
 
 
 @dataclass(frozen=True)
@@ -115,14 +106,14 @@ class Loop:
         steps = (self.counters.epoch + 1) * learner.settings.max_steps_per_epoch - learner.step
         saved = mark = time.perf_counter()
         pace = Pace(learner.device)
-        begun: Begun | None = None
+        begun: PendingResult | None = None
         for micro in self.feed.train_batches(learner.step, steps):
             pace.waited += time.perf_counter() - mark
             pace.steps += 1
             pending = self._step(micro)
             if begun is not None:
                 self._end_step(begun, pace, advance)
-            begun = Begun(pending, [place for batch in micro for place in batch.places])
+            begun = pending
             self.stop.defer()  # before, there is nothing to save, and the first step may compile
             if self.must_stop():
                 break
@@ -148,26 +139,27 @@ class Loop:
                 "make batch_size, patch_size or f_maps smaller; gradient_accumulation makes up for it",
             ) from error
 
-    def _end_step(self, begun: Begun, pace: Pace, advance: Advance) -> None:
+    def _end_step(self, begun: PendingResult, pace: Pace, advance: Advance) -> None:
         """Read what a step reports, count it and show it."""
-        result = begun.pending.read()
+        result = begun.read()
         if result.stops:
             self.agreement.set()
         self.counters.add(result)
         self.feed.take_losses(result.step - 1, result.sample_losses)
-        self._watch(result, begun.places)
+        self._watch(result)
         shown = [f"{name} {value:.3f}" for name, value in result.losses.items()]
         advance(1, " ".join([*shown, pace.words(draws_of_step(self.feed.task))]))
         self.board.scalars(step_scalars(self.learner, result), result.step)
 
-    def _watch(self, result: StepResult, places: list[Place]) -> None:
+    def _watch(self, result: StepResult) -> None:
         """Say which patches made a step that was not finite; give up after too many in a row."""
         if result.is_applied:
             self.counters.bad_steps = 0
         if result.is_applied or result.is_overflow:
             return
         self.counters.bad_steps += 1
-        found = f"loss or gradient not finite on {'; '.join(map(str, places))}"
+        places = "; ".join(map(str, self.feed.places(result.step - 1)))
+        found = f"loss or gradient not finite on {places}"
         if self.counters.bad_steps >= BAD_STEPS_IN_A_ROW:
             raise RunError(
                 f"step {result.step}",
@@ -217,7 +209,10 @@ class Loop:
         self.board.pictures({f"images/{name}": p for name, p in found.panels.items()}, step)
         self.board.flush()
         finite = {key: value for key, value in scalars.items() if math.isfinite(value)}
-        append_json_line(self.run.log, {"step": step, **finite})
+        try:
+            append_json_line(self.run.log, {"step": step, **finite})
+        except OSError as error:  # a full disk, say: a line is no reason to lose the run
+            self.reporter.say(f"{self.run.log}: {error.strerror}; this epoch is not in it")
         shown = [f"{name} {value:.4f}" for name, value in losses.items()]
         for name, values in found.metrics.items():
             metric = self.learner.targets[name].metric
@@ -230,8 +225,7 @@ def step_scalars(learner: Learner, result: StepResult) -> dict[str, float]:
     total = sum(learner.targets[name].weight * value for name, value in result.losses.items())
     per_target = {f"train/loss_{name}": value for name, value in result.losses.items()}
     if learner.settings.loss_balance != "fixed":
-        factors = learner.balance.factors()
-        per_target |= {f"train/balance_{name}": factor for name, factor in factors.items()}
+        per_target |= {f"train/balance_{name}": f for name, f in result.factors.items()}
     return {
         "train/loss": total,
         **per_target,

@@ -16,6 +16,8 @@ class StepResult:
     """Steps done, this one included."""
     losses: dict[str, float]
     """Mean over the valid voxels of the step; absent for targets that had none."""
+    factors: dict[str, float]
+    """What multiplies the loss of each target after the step, `weight` included."""
     gradient_norm: float
     rate: float
     is_applied: bool
@@ -36,8 +38,8 @@ class PendingResult:
         rate: the learning rate.
         names: of the targets.
         scaler: of the run.
-        figures: (2 T + 3,) float32 on the device: loss, loss of each target, processes that want to
-            stop, gradient norm, valid voxels of each target.
+        figures: (3 T + 3,) float32 on the device: loss, loss of each target, processes that want to
+            stop, gradient norm, valid voxels and factor of each target.
         sample_losses: (N,) float32 on the device, if they are wanted.
     """
 
@@ -59,7 +61,8 @@ class PendingResult:
             self.values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self.values.copy_(values, non_blocking=True)
             self.arrived = torch.cuda.Event()
-            self.arrived.record()
+            # The current stream is that of the current device, which may be another one.
+            self.arrived.record(torch.cuda.current_stream(values.device))
         else:
             self.values = values
 
@@ -70,12 +73,17 @@ class PendingResult:
         total, *rest = self.values.tolist()
         targets = len(self.names)
         parts, (stops, norm) = rest[:targets], rest[targets : targets + 2]
-        known, samples = rest[targets + 2 : 2 * targets + 2], rest[2 * targets + 2 :]
+        known, factors, samples = (
+            rest[targets + 2 : 2 * targets + 2],
+            rest[2 * targets + 2 : 3 * targets + 2],
+            rest[3 * targets + 2 :],
+        )
         is_applied = math.isfinite(total) and math.isfinite(norm)
         is_overflow = math.isfinite(total) and not is_applied and self.scaler.is_enabled()
         return StepResult(
             step=self.step,
             losses={n: part for n, part, k in zip(self.names, parts, known, strict=True) if k},
+            factors=dict(zip(self.names, factors, strict=True)),
             gradient_norm=norm,
             rate=self.rate,
             is_applied=is_applied,

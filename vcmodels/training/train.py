@@ -66,16 +66,15 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             reporter.say(f"{run.path}: already complete ({ended})")
             return 0
 
-        task, volumes = open_volumes(task, origin, world, reporter)
+        given = task
+        task, volumes = world.once(lambda: open_volumes(given, origin, device, world, reporter))
         run.task = task
-        refuse_too_large(task, volumes, device, world)
         learner = build_learner(task, volumes, device, world)
         counters = start(learner, origin, reporter)  # nearly all that may be refused is above
+        world.require_same((learner.step, origin.source and origin.source.sha256), "the checkpoint")
         if world.is_first and origin.resumed is None:
             begin_anew(run, reporter, restart=restart)
         findings = world.once(lambda: find(run, volumes, origin, reporter))
-        if early := EarlyStop.of(task.tr_params, learner.targets):
-            early.require(validates=len(findings.split.val) > 0)
         learner.targets |= weighted_targets(task, findings.class_counts, reporter)
         if world.is_first:
             run.write_task()
@@ -93,17 +92,21 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
 
 
 def open_volumes(
-    task: Task, origin: Origin, world: World, reporter: Reporter
+    task: Task, origin: Origin, device: torch.device, world: World, reporter: Reporter
 ) -> tuple[Task, list[TaskVolume]]:
     """The task with its sizes filled in, and the volumes of this run: all, or those of its fold.
 
     Raises:
-        RefusedError: a volume does not fit the task, or the task another fold.
+        RefusedError: a volume does not fit the task, the task not another fold or the device.
     """
     recorded = resolved_task(origin.source) if origin.source else begun_sibling(task)
     planned, volumes = open_planned(task, reporter, recorded)
-    world.once(lambda: require_alike(planned, volumes, reporter))
-    folded = world.once(lambda: fold_volumes(planned, volumes, reporter))
+    require_alike(planned, volumes, reporter)
+    folded = fold_volumes(planned, volumes, reporter)
+    refuse_too_large(planned, folded, device, world)
+    if early := EarlyStop.of(planned.tr_params, planned.dataset_config.targets):
+        is_cut = planned.tr_params.tr_val_split < 1
+        early.require(validates=is_cut or any(volume.split == "val" for volume in folded))
     say_missing(folded, reporter)
     return planned, folded
 

@@ -56,7 +56,8 @@ def validate(
             prediction = target.unblend(target.blendable(outputs[name][0].float()))
             label, valid = batch.labels[name], batch.valid[name]
             _add(sums[name], target.measure(prediction, label, valid))
-            for n in range(min(len(batch.image), PATCHES - len(rows[name]))):
+            drawn = PATCHES - len(rows[name]) if learner.world.is_first else 0
+            for n in range(min(len(batch.image), drawn)):
                 arrays = (batch.image[n], label[n], valid[n], prediction[n])
                 rows[name].append(draw_row(target, *arrays))
         if is_stopped():

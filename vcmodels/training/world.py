@@ -37,7 +37,15 @@ class World:
             return cls()
         # Objects travel from memory to memory, so gloo is there beside NCCL.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        try:
+            dist.init_process_group(backend, timeout=PATIENCE)
+        except (ValueError, dist.DistError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RefusedError(
+                f"WORLD_SIZE={size}", reason, "start several processes with torchrun, or unset it"
+            ) from error
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # else each process also opens the first one
         return cls(dist.get_rank(), size)
 
     @property
@@ -88,8 +96,20 @@ class World:
                 raise
         dist.broadcast_object_list(told, device=torch.device("cpu"))
         if isinstance(told[0], VcmodelsError):
+            told[0].is_told = True
             raise told[0]
         return told[0]  # pyright: ignore[reportReturnType]
+
+    def require_same(self, value: object, what: str) -> None:
+        """Refuse to go on when processes see different things.
+
+        Raises:
+            RunError: they do; of no file but one that all of them read.
+        """
+        told = self.gather(value)
+        if any(other != told[0] for other in told):
+            found = f"{what} differs between processes ({'; '.join(map(str, told))})"
+            raise RunError("torchrun", found, "all hosts must see the same run folder; run again")
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -127,8 +147,15 @@ def local_device(wanted: str | int) -> str | int:
     )
     if count == 1:
         return wanted
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count > found and (wanted == "cuda" or (wanted == "auto" and found)):  # said by all, before any of them waits for another
+        raise RefusedError(
+            "tr_params.device",
+            f"{count} processes on this host, which has {found} CUDA devices",
+            "start as many as there are devices",
+        )
     if wanted == "auto":
-        return f"cuda:{index}" if torch.cuda.is_available() else "cpu"
+        return f"cuda:{index}" if found else "cpu"
     if wanted == "cuda":
         return f"cuda:{index}"
     if wanted in ("cpu", -1):
