@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from vcmodels import evaluation, inference
 from vcmodels.cli import main
 from vcmodels.config import load_task
 from vcmodels.config.folds import fold_task
+from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import CheckpointError, RefusedError
 from vcmodels.reporting import Silent
 from vcmodels.training import train
-from vcmodels.workflows.held_out import Scored, figures_of, score_held_out
+from vcmodels.workflows.held_out import Scored, figures_of, prediction_task, score_held_out
 
 
 @pytest.fixture
@@ -68,6 +71,18 @@ def test_each_part_is_scored_by_the_fold_that_did_not_see_it(task, tmp_path, cap
     assert found["targets"]["sheet"]["dice"]["folds"] == pytest.approx(expected)
     assert found["targets"]["sheet"]["dice"]["mean"] == pytest.approx(np.mean(expected))
     assert "already complete" in captured.err
+
+
+def test_each_volume_has_a_folder_of_its_own(task):
+    fold = fold_task(load_task(task).task, 0)
+    volume = open_volumes(fold)[0]
+    names = ["a/b", "a_b", "a%2Fb", "a%b", "a", "a/b/c"]
+    places = [
+        Path(prediction_task(fold, replace(volume, name=name), []).inference_params.output_dir)
+        for name in names
+    ]
+    assert len(set(places)) == len(names)
+    assert {place.parent for place in places} == {fold.run_dir / "held_out"}
 
 
 def test_a_fold_counts_once_however_many_volumes_it_has():

@@ -36,7 +36,7 @@ def score_held_out(
 ) -> list[Scored] | None:
     """Predict and score what each fold held out, or continue doing so.
 
-    Predictions go into `held_out/<volume>` of each run folder, and are made as `inference_params` say.
+    Predictions go into `held_out/<volume>` of each run folder, with `/` as `%2F`, and are made as `inference_params` say.
 
     Args:
         task: of all folds, each of which has a checkpoint.
@@ -82,7 +82,9 @@ def _without_checkpoint(task: Task) -> Task:
 
 def prediction_task(task: Task, volume: TaskVolume, region: Region) -> Task:
     """The task of a fold that predicts a region of one of the labelled volumes."""
-    folder = task.run_dir / "held_out" / volume.name.replace("/", "_")
+    # Escaped, so that `a/b` and `a_b` do not meet in one folder.
+    name = volume.name.replace("%", "%25").replace("/", "%2F")
+    folder = task.run_dir / "held_out" / name
     changed = {
         "input_path": [array.location for array in volume.inputs],
         "output_dir": str(folder),
