@@ -30,6 +30,8 @@ def test_the_best_epoch_is_that_of_the_best_checkpoint(make_run):
         run = read_run(folder)
         assert (run.best_epoch, run.figures["sheet"].best) == (epoch, dice)
     add_start(folder, {"best": {"curve": "val/nothing", "sense": "min"}})
+    assert read_run(folder).best_epoch == 4  # without a value each epoch is the best so far
+    (folder / "log.jsonl").unlink()
     assert read_run(folder).best_epoch is None
 
 
@@ -80,11 +82,11 @@ def test_a_damaged_run_is_named(make_run, name, content, reason):
     assert (run.state, run.reason) == ("damaged", reason)
 
 
-def test_a_run_without_validation_has_no_best_epoch(make_run):
+def test_a_run_without_validation_has_no_figures(make_run):
     folder = make_run("x")
     (folder / "log.jsonl").write_text('{"step": 10, "epoch": 1.0, "epoch/train_loss_sheet": 1.0}\n')
     run = read_run(folder)
-    assert (run.epoch, run.best_epoch, run.best_loss, run.minutes) == (1, None, None, None)
+    assert (run.epoch, run.best_epoch, run.best_loss, run.minutes) == (1, 1, None, None)
     assert run.figures == {"sheet": Figure("dice", None, None)}
 
 

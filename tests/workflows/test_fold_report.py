@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from vcmodels.checkpoint import save_checkpoint
 from vcmodels.cli import main
 from vcmodels.config import load_task, parse_task
 from vcmodels.config.folds import fold_task
 from vcmodels.errors import RefusedError
+from vcmodels.runs.records import add_start
+from vcmodels.runs.seal import TRAILER
 from vcmodels.volumes.files import write_json
 from vcmodels.workflows.fold_report import report_folds
 
@@ -29,7 +30,7 @@ def task(sheet_task, task_file):
 def write_fold(task):
     """Makes the folder of a fold with curves (epochs, 2): its Dice of the two sheets."""
 
-    def write(index, dice, best):
+    def write(index, dice):
         fold = fold_task(load_task(task).task, index)
         lines = [
             {"epoch": float(e), "step": e, "val/dice_sheet": a, "val/dice_old_sheet": b,
@@ -39,9 +40,9 @@ def write_fold(task):
         write_json(fold.run_dir / "task.json", fold.to_json())
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (fold.run_dir / "log.jsonl").write_text(text)
-        for name, epoch in (("best", best), ("last", len(lines))):
-            path = fold.run_dir / f"tiny_{name}.pth"
-            save_checkpoint(path, {"schema": 1, "epoch": epoch})
+        for name in ("best", "last"):  # as sealed ones, which are not to be loaded
+            (fold.run_dir / f"tiny_{name}.pth").write_bytes(TRAILER + bytes(32))
+        add_start(fold.run_dir, {"best": {"curve": "val/dice_old_sheet", "sense": "max"}})
 
     return write
 
@@ -53,9 +54,10 @@ def rows_of(report):
 def test_mean_and_sd_are_over_folds_at_their_best_and_last_epoch(task, write_fold, tmp_path):
     rng = np.random.default_rng(0)
     dice = rng.random((4, EPOCHS, 2))
-    best = [2, 4, 1, 3]  # as the checkpoints say, which may go by another curve than the loss
+    best = [2, 4, 1, 3]
     for index in range(4):
-        write_fold(index, dice[index].tolist(), best[index])
+        dice[index, best[index] - 1, 1] = 2  # by another curve than the loss
+        write_fold(index, dice[index].tolist())
     report = report_folds(tmp_path / "run")
     assert report.notes() == []
     assert [fold.best_epoch for fold in report.folds] == best
@@ -71,8 +73,8 @@ def test_mean_and_sd_are_over_folds_at_their_best_and_last_epoch(task, write_fol
 
 
 def test_folds_that_are_missing_or_unfinished_are_named(task, write_fold, tmp_path, capsys):
-    write_fold(0, [(0.5, 0.5)] * EPOCHS, 1)
-    write_fold(2, [(0.7, float("nan"))] * 2, 2)
+    write_fold(0, [(0.5, 0.5)] * EPOCHS)
+    write_fold(2, [(0.7, float("nan"))] * 2)
     (tmp_path / "run" / "fold_2" / "tiny_best.pth").write_bytes(b"cut")
     report = report_folds(tmp_path / "run")
     notes = report.notes()
@@ -80,8 +82,7 @@ def test_folds_that_are_missing_or_unfinished_are_named(task, write_fold, tmp_pa
     assert notes[1].startswith("fold 2: damaged, epoch 2 of 4: tiny_best.pth")
     assert notes[2] == "fold 3: not begun"
     dice = rows_of(report)["sheet", "dice"]
-    assert dice.best.values == (0.5, None, None, None)
-    assert (dice.best.mean, dice.best.sd) == (0.5, None)
+    assert dice.best.values == (0.5, None, 0.7, None)  # the log is whole
     assert dice.last.values == (0.5, None, 0.7, None)
     assert dice.last.sd == pytest.approx(np.std([0.5, 0.7], ddof=1))
     assert rows_of(report)["old_sheet", "dice"].last.values == (0.5, None, None, None)
@@ -103,7 +104,7 @@ def test_folds_that_are_missing_or_unfinished_are_named(task, write_fold, tmp_pa
 def test_folds_of_the_command_line_are_found_by_a_task_without_them(
     sheet_task, task, write_fold, tmp_path
 ):
-    write_fold(1, [(0.5, 0.5)] * EPOCHS, 1)
+    write_fold(1, [(0.5, 0.5)] * EPOCHS)
     del sheet_task["tr_params"]["folds"]
     plain = parse_task(sheet_task, "task.json")[0]
     assert len(report_folds(plain.run_dir, plain).folds) == 4

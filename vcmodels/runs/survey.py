@@ -43,6 +43,7 @@ class Run:
     """Epochs that have ended."""
     max_epoch: int | None
     best_epoch: int | None
+    """Of the best checkpoint, as the log tells; None before an epoch has ended."""
     best_loss: float | None
     last_loss: float | None
     figures: Mapping[str, Figure]
@@ -149,11 +150,10 @@ def _damage(folder: Path, name: str) -> str:
 
 
 def _best(log: Sequence[Record], rule: Mapping[str, Any]) -> Record:
-    """The epoch of the best checkpoint; {} when the curve that chooses it has no value."""
+    """The epoch of the best checkpoint: as long as its curve has no value, that is the newest one."""
     curve, sign = rule.get("curve", "val/loss"), -1 if rule.get("sense") == "max" else 1
-    return min(
-        (line for line in log if curve in line), key=lambda line: sign * line[curve], default={}
-    )
+    known = [line for line in log if curve in line] or log[-1:]
+    return min(known, key=lambda line: sign * line.get(curve, 0.0), default={})
 
 
 def _figures(

@@ -8,10 +8,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import Task
 from vcmodels.config.folds import fold_name
-from vcmodels.errors import CheckpointError, RefusedError
+from vcmodels.errors import RefusedError
 from vcmodels.runs.records import read_log
 from vcmodels.runs.survey import read_run
 from vcmodels.training.siblings import begun_folds
@@ -144,17 +143,12 @@ def report_folds(folder: Path, task: Task | None = None) -> FoldReport:
 
 def _read_fold(index: int, folder: Path, task: Task) -> Fold:
     run, by_epoch = read_run(folder), {int(line["epoch"]): line for line in read_log(folder)}
-    best, reason = None, run.reason
-    try:
-        best = int(load_checkpoint(folder / f"{run.name}_best.pth").state["epoch"])
-    except CheckpointError as error:
-        reason = reason or str(error)
-    last = max(by_epoch, default=None)
+    best, last = run.best_epoch, max(by_epoch, default=None)
     return Fold(
         index,
         folder,
         run.state,
-        reason,
+        run.reason,
         run.epoch,
         task.tr_params.max_epoch,
         best,
