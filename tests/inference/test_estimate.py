@@ -46,7 +46,7 @@ CASES = {
     "units": {"memory": 6e-4, "overlap": 0.5},
     "levels": {"pyramid": "auto", "overlap": 0.5},
     "odd chunks": {"pyramid": 3, "output_chunks": [7, 9, 11]},
-    "shards": {"pyramid": 2, "output_zarr_format": 3, "output_shards": [16, 8, 16]},
+    "shards": {"pyramid": 3, "output_zarr_format": 3, "output_shards": [16, 8, 16]},
     "a box": {"bbox": [[5, 23], [7, 19], [9, 40]], "pyramid": 2},
     "background": {"skip": {"below": 0.5}, "memory": 6e-4},
 }

@@ -34,18 +34,11 @@ PEAK = """
 import sys
 from pathlib import Path
 import torch
-from torch import nn
-from tests.inference.conftest import Workplace
+from tests.inference.conftest import Identity, Workplace
 from vcmodels.inference.meter import peak_bytes
 torch.set_num_threads(1)
-class Convolved(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = (nn.Conv3d(*c, 3, padding=1) for c in ((1, 8), (8, 1)))
-    def forward(self, image, targets):
-        return dict.fromkeys(targets, (self.last(self.first(image)),))
 work = object.__new__(Workplace)
-work.folder, work.store, work.network = Path(sys.argv[1]), sys.argv[1] + "/input.zarr", Convolved()
+work.folder, work.store, work.network = Path(sys.argv[1]), sys.argv[1] + "/input.zarr", Identity()
 is_dry = sys.argv[2] == "plan"
 settings = {"patch_size": [48] * 3, "output_chunks": [64] * 3, "memory": 1, "compile": False,
             "pyramid": "auto"}

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from vcmodels.geometry.blocks import BoxSet, PatchGrid, aligned, live_patches
+from vcmodels.geometry.blocks import BoxSet, PatchGrid, live_patches
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.levels import coarse_extent
 from vcmodels.inference.job import Job
@@ -58,8 +58,6 @@ def _chunks_read(job: Job, volume: Volume, units: Iterable[Unit]) -> int:
 def _chunks_of_unit(job: Job, volume: Volume, stored: BoxSet, unit: Unit) -> int:
     grid = job.division.grid
     hull = grid.hull(unit.core)
-    if job.below is not None:
-        hull = aligned(hull, volume.chunks, volume.extent)
     # Chunks are read over the whole width of a tile: along (z, y) it matters which.
     counts = [-(-n // c) for n, c in zip(volume.extent, volume.chunks, strict=True)]
     is_read = np.zeros(counts[:2], np.bool_)
