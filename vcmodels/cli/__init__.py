@@ -8,8 +8,7 @@ from types import FrameType
 
 from vcmodels.errors import RefusedError, VcmodelsError
 from vcmodels.reporting import is_told_on_this_host
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from vcmodels.stopping import STOP_SIGNALS
 
 
 class Session:
