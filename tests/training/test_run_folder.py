@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import os
+import shutil
 import threading
 import time
 
@@ -10,6 +12,7 @@ import pytest
 from vcmodels.config import load_task, parse_task
 from vcmodels.errors import OutputError, RunError
 from vcmodels.runs.records import add_start, read_starts
+from vcmodels.training import run_folder
 from vcmodels.training.run_folder import RunFolder, changed_keys
 
 
@@ -99,6 +102,23 @@ def test_a_lock_that_is_held_is_waited_for_no_longer_than_that(run):
         with pytest.raises(OutputError, match="in use by"), run:
             pass
         assert time.monotonic() - started < 20
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_holds_nothing(run, monkeypatch):
+    """As by a training that was refused, between the opening and the locking of this one."""
+    lock = run_folder._lock
+    removals = [lambda: shutil.rmtree(run.path), (run.path / ".lock").unlink]
+
+    def lock_late(file):
+        if removals:
+            removals.pop()()
+        lock(file)
+
+    monkeypatch.setattr(run_folder, "_lock", lock_late)
+    with run:
+        assert not removals
+        with pytest.raises(OutputError, match=f"in use by pid {os.getpid()}"), RunFolder(run.task):
+            pass
 
 
 @pytest.mark.parametrize(

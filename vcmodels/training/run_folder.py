@@ -57,10 +57,28 @@ class RunFolder:
         self._has_begun = False
 
     def __enter__(self) -> "RunFolder":
+        while self._lock is None:
+            lock = self._locked()
+            if _is_at(self.path / LOCK, lock):
+                self._lock = lock
+            else:  # another training was refused, and has just removed what it had made
+                lock.close()
+        sweep_temporaries(self.path)
+        self._lock.truncate(0)
+        self._lock.write(f"pid {os.getpid()} on host {socket.gethostname()}")
+        self._lock.flush()
+        return self
+
+    def _locked(self) -> TextIO:
+        """The lock file of the folder, open and locked; both are made if they are not there.
+
+        Raises:
+            OutputError: another training holds it, or it cannot be made.
+        """
         try:
             self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("a+", encoding="utf-8")
+            file = (self.path / LOCK).open("a+", encoding="utf-8")
         except OSError as error:
             raise OutputError(
                 "tr_params.ckpt_out_base",
@@ -68,21 +86,17 @@ class RunFolder:
                 "choose a writable folder",
             ) from error
         try:
-            _lock(self._lock)
+            _lock(file)
         except BlockingIOError as error:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            self._lock.close()
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
             raise OutputError(
                 str(self.path),
                 f"in use by {holder}",
                 "wait for it, or choose another ckpt_out_base",
             ) from error
-        sweep_temporaries(self.path)
-        self._lock.truncate(0)
-        self._lock.write(f"pid {os.getpid()} on host {socket.gethostname()}")
-        self._lock.flush()
-        return self
+        return file
 
     def __exit__(
         self,
@@ -221,6 +235,14 @@ def _lock(file: TextIO) -> None:
             if time.monotonic() > deadline:
                 raise
         time.sleep(LOCK_SECONDS / 10)
+
+
+def _is_at(path: Path, file: TextIO) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _failure(error: BaseException) -> str:
