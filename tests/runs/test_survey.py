@@ -1,8 +1,9 @@
 import fcntl
+import json
 
 import pytest
 
-from vcmodels.runs.records import add_start
+from vcmodels.runs.records import add_start, end_start
 from vcmodels.runs.survey import Figure, find_runs, read_run
 
 
@@ -80,6 +81,23 @@ def test_a_damaged_run_is_named(make_run, name, content, reason):
         (folder / name).write_bytes(content)
     run = read_run(folder)
     assert (run.state, run.reason) == ("damaged", reason)
+
+
+@pytest.mark.parametrize("most", [1, 4])
+@pytest.mark.parametrize("missing", [["m_last.pth"], ["m_last.pth", "m_best.pth"]])
+def test_a_kill_before_the_first_save_damages_nothing(make_run, missing, most):
+    """The epoch is in the log by then; the same command begins it anew."""
+    folder = make_run("x", epochs=1, outcome="")
+    task = json.loads((folder / "task.json").read_text())
+    task["tr_params"]["max_epoch"] = most
+    (folder / "task.json").write_text(json.dumps(task))
+    for name in missing:
+        (folder / name).unlink()
+    assert read_run(folder).state == "killed"
+    end_start(folder, "failed: disk full")
+    assert read_run(folder).state == "failed"
+    end_start(folder, "complete")
+    assert read_run(folder).state == "damaged"
 
 
 def test_a_run_without_validation_has_no_figures(make_run):

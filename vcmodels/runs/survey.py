@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from vcmodels.runs.records import LOCK, LOG, TASK, Record, is_run, read_log, read_starts
+from vcmodels.runs.records import LOCK, TASK, Record, is_run, read_log, read_starts
 from vcmodels.runs.seal import is_sealed
 from vcmodels.volumes.files import read_json
 
@@ -85,7 +85,7 @@ def read_run(folder: Path) -> Run:
     epoch, most = int(last.get("epoch", 0)), settings.get("max_epoch")
     start = starts[-1] if starts else {}
     best = _best(log, _block(start.get("best")))
-    state, reason = _state(folder, name, start, epoch >= (most or math.inf))
+    state, reason = _state(folder, name, start, epoch, most or math.inf)
     targets = list(_block(_block(task.get("dataset_config")).get("targets")))
     minutes = [line["speed/epoch_minutes"] for line in log if "speed/epoch_minutes" in line]
     return Run(
@@ -107,14 +107,15 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _state(folder: Path, name: str, start: Record, is_complete: bool) -> tuple[State, str]:
+def _state(folder: Path, name: str, start: Record, epoch: int, most: float) -> tuple[State, str]:
     """The state of a run, and why."""
     if _is_held(folder):
         return "training", ""
-    if damage := _damage(folder, name):
-        return "damaged", damage
     outcome = str(start.get("outcome", ""))
-    if is_complete or outcome == "complete":
+    # The first line of the log is written before the first checkpoints.
+    if damage := _damage(folder, name, are_saved=epoch > 1 or outcome == "complete"):
+        return "damaged", damage
+    if outcome == "complete" or (epoch >= most and (folder / f"{name}_last.pth").exists()):
         return "complete", ""
     if outcome.startswith("failed"):
         return "failed", outcome.removeprefix("failed").lstrip(": ")
@@ -134,7 +135,8 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
-def _damage(folder: Path, name: str) -> str:
+def _damage(folder: Path, name: str, *, are_saved: bool) -> str:
+    """What is wrong with the files; that there is no checkpoint is only if some were saved."""
     if not name:
         return f"{TASK} cannot be read"
     for path in (folder / f"{name}_last.pth", folder / f"{name}_best.pth"):
@@ -142,7 +144,7 @@ def _damage(folder: Path, name: str) -> str:
             if not is_sealed(path):
                 return f"{path.name} is cut short"
         except FileNotFoundError:
-            if (folder / LOG).exists():
+            if are_saved:
                 return f"{path.name} is gone"
         except OSError as error:
             return f"{path.name} cannot be read ({error.strerror})"
