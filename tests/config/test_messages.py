@@ -150,7 +150,16 @@ def test_model_names_are_safe_file_names(good, name):
         parse_task(good, "task.json")
 
 
-@pytest.mark.parametrize("name", ["sheet", "a.b", "0-9_x", "x" * 64])
+@pytest.mark.parametrize("name", ["a.b", "keys", "type", "training", "forward", "T_destination"])
+def test_names_that_no_part_of_a_network_can_have_are_refused(good, name):
+    config = good["dataset_config"]
+    config["targets"][name] = {"kind": "binary"}
+    config["volume_paths"][0][name] = "x.zarr"
+    with pytest.raises(TaskError, match="torch cannot name a part of a network so"):
+        parse_task(good, "task.json")
+
+
+@pytest.mark.parametrize("name", ["sheet", "Keys", "0-9_x", "x" * 64])
 def test_plain_names_are_accepted(good, name):
     config = good["dataset_config"]
     config["targets"][name] = {"kind": "binary"}

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vcmodels.config import load_task
+from vcmodels.config import load_task, parse_task
 from vcmodels.errors import TaskError
 
 
@@ -39,16 +39,6 @@ def test_values_are_json_or_bare_text_and_are_recorded(load):
     assert task.overrides == list(lines)
 
 
-def test_a_target_with_a_dot_in_its_name_can_be_set(good, tmp_path):
-    config = good["dataset_config"]
-    config["targets"]["a.b"] = {"kind": "binary"}
-    config["volume_paths"][0]["a.b"] = "x.zarr"
-    path = tmp_path / "dots.json"
-    path.write_text(json.dumps(good))
-    task = load_task(path, ["targets.a.b.weight=4"]).task
-    assert task.dataset_config.targets["a.b"].weight == 4
-
-
 def test_a_section_that_is_left_out_can_be_set(good, tmp_path):
     del good["inference_params"]
     path = tmp_path / "t.json"
@@ -77,3 +67,10 @@ def test_a_section_that_is_left_out_can_be_set(good, tmp_path):
 def test_a_wrong_override_is_refused(load, line, message):
     with pytest.raises(TaskError, match=message):
         load(line)
+
+
+def test_json_on_several_lines_is_recorded_in_one(load):
+    task = load("tr_params.patch_size=[\n  64,\n  32, 32]")
+    assert task.tr_params.patch_size == (64, 32, 32)
+    again, _ = parse_task(task.to_json(), "the checkpoint")
+    assert again.tr_params == task.tr_params

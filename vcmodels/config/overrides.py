@@ -26,7 +26,9 @@ def apply_overrides(task: dict[str, Any], overrides: Sequence[str]) -> None:
             parts.insert(0, "dataset_config")
         _set(task, parts, checked(parse_value(text), tuple(parts)), line)
     if overrides:
-        task["overrides"] = [*(as_list(task.get("overrides")) or []), *overrides]
+        # JSON may have been given on several lines; the record is one of texts without any.
+        given = [" ".join(line.splitlines()) for line in overrides]
+        task["overrides"] = [*(as_list(task.get("overrides")) or []), *given]
 
 
 def _set(task: dict[str, Any], parts: Sequence[str], value: object, line: str) -> None:
@@ -35,9 +37,7 @@ def _set(task: dict[str, Any], parts: Sequence[str], value: object, line: str) -
     while rest:
         block, items = as_object(place), as_list(place)
         if block is not None:
-            # Names of targets may hold dots: the longest key that is there is meant.
-            length = next((n for n in range(len(rest), 0, -1) if ".".join(rest[:n]) in block), 1)
-            key, rest = ".".join(rest[:length]), rest[length:]
+            key, rest = rest[0], rest[1:]
             if not rest:
                 block[key] = value
                 return

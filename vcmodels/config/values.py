@@ -4,6 +4,7 @@ import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
+from torch import nn
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
@@ -38,14 +39,17 @@ def check_name(name: str) -> str:
 
 
 def check_target_name(name: str) -> str:
-    """Return a name that is also no key of a volume entry and no file of a Zarr store.
+    """Return a name that is also no key of a volume entry, and fits a Zarr store and a network.
 
     Raises:
         ValueError: it is not.
     """
     if name.lower() in _RESERVED_TARGETS:
         raise ValueError("the name is reserved, it has another meaning; choose another")
-    return check_name(name)
+    check_name(name)
+    if "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError("torch cannot name a part of a network so; choose another")
+    return name
 
 
 Pair = tuple[Annotated[int, Field(ge=0, le=2**40)], Annotated[int, Field(ge=1, le=2**40)]]
