@@ -10,7 +10,8 @@ import pytest
 from vcmodels.errors import OutputError, RunError
 from vcmodels.inference import leasing
 from vcmodels.inference.holding import setting_up, working_on
-from vcmodels.inference.leasing import FOLDER, Lease
+from vcmodels.inference.journal import FOLDER
+from vcmodels.inference.leasing import Lease
 from vcmodels.volumes import place_at
 from vcmodels.volumes import remote as remote_module
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
-from vcmodels.inference.leasing import FOLDER
 from vcmodels.volumes import Place
 
+FOLDER = ".vcmodels"
+"""Inside the output."""
 LINES = 128
 """In one file."""
 _MANIFEST = "manifest.json"

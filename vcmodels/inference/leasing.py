@@ -21,10 +21,10 @@ from threading import Event, Thread
 from typing import Any
 
 from vcmodels.errors import OutputError, RunError
+from vcmodels.inference.journal import FOLDER
 from vcmodels.volumes import ObjectPlace
 from vcmodels.volumes.remote import RemoteError
 
-FOLDER = ".vcmodels"
 BEAT_S = 5.0
 VOID_S = 60.0
 """Age, by the server's clock, from which a lease is void."""
