@@ -11,6 +11,7 @@ import torch
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import load_task
 from vcmodels.config.folds import fold_task
+from vcmodels.data import planning
 from vcmodels.errors import RefusedError, TaskError
 from vcmodels.reporting import Silent
 from vcmodels.training import train
@@ -144,6 +145,29 @@ def test_what_is_planned_is_planned_once(folds, sheet_task, started):
     planned = [word for word in started[0][0] if word.startswith("tr_params.patch_size=")]
     assert planned
     assert any(planned[0].partition("=")[2] in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "devices", "sharing"), [(1, 0, 1), (2, 0, 2), (2, 1, 2), (2, 2, 1), (3, 2, 2)]
+)
+def test_folds_at_once_plan_for_their_part_of_a_device(
+    folds, sheet_task, started, monkeypatch, jobs, devices, sharing
+):
+    """As planned for that part by a word of its own."""
+    del sheet_task["tr_params"]["patch_size"], sheet_task["tr_params"]["batch_size"]
+    sheet_task["tr_params"] |= {"folds": {"count": 3, "by": "slab"}, "amp": "off"}
+    memory, share = 0.02e9, 0.9 if devices else 0.25
+    for module in (cross_validation, planning):
+        monkeypatch.setattr(module, "memory_bytes", lambda device: memory / share)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    folds(jobs=jobs)
+    folds(f"tr_params.memory_gb={memory / 1e9 / sharing}")
+    first, given = ([w for w in call[0] if "_size=" in w] for call in (started[0], started[3]))
+    assert first == given
+    folds("tr_params.memory_gb=0.02", jobs=3)  # is for a step, whoever else is there
+    whole = [w for w in started[6][0] if "_size=" in w]
+    assert (whole == given) == (sharing == 1)
 
 
 def test_restart_moves_every_fold_aside_or_none(folds, tmp_path, started):

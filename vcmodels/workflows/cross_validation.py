@@ -10,8 +10,9 @@ import torch
 from vcmodels.config import Task
 from vcmodels.config.folds import fold_task
 from vcmodels.data.folds import all_folds
-from vcmodels.data.planning import open_planned
+from vcmodels.data.planning import DEVICE_SHARE, MACHINE_SHARE, open_planned
 from vcmodels.data.volumes import TaskVolume
+from vcmodels.devices import choose_device, memory_bytes
 from vcmodels.errors import RefusedError
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
@@ -38,7 +39,8 @@ def cross_validate(
     Args:
         task: the resolved task, with all its folds.
         words: the command line that trains it, behind `vcmodels`, without `--fold`.
-        jobs: how many folds are trained at once; they divide cores, CUDA devices and loaders.
+        jobs: how many folds are trained at once; they divide cores, CUDA devices, loaders and,
+            where sizes are planned, the memory of a device that several of them use.
         restart: move what there is of every fold aside.
         reporter: told the folds, and which failed.
 
@@ -54,13 +56,14 @@ def cross_validate(
     folds = task.tr_params.folds
     assert folds is not None
     begun = None if restart else next((one for _, _, one in begun_folds(task.run_dir)), None)
-    full, volumes = open_planned(task, reporter, begun)
+    environments = _devices(task, jobs)
+    shared = _sharing_memory(task, environments.count(environments[0]))
+    full, volumes = open_planned(shared, reporter, begun)
     for line in fold_lines(all_folds(full, volumes, reporter)):
         reporter.say(line)
     if restart:
         _move_aside(full, reporter)
     words = [*words, *_planned_sizes(task, full), *_shares(task, jobs)]
-    environments = _devices(task, jobs)
 
     def start(index: int) -> Callable[[int], Child]:
         def begin(place: int) -> Child:
@@ -107,6 +110,17 @@ def _move_aside(task: Task, reporter: Reporter) -> None:
         for run in runs:
             if (aside := run.move_aside()) is not None:
                 reporter.say(f"moved the earlier run to {aside}")
+
+
+def _sharing_memory(task: Task, count: int) -> Task:
+    """The task as it is to be planned when `count` trainings use one device at once."""
+    if count == 1 or task.tr_params.memory_gb != "auto":
+        return task
+    device = choose_device(task.tr_params.device, "tr_params.device")
+    share = DEVICE_SHARE if device.type == "cuda" else MACHINE_SHARE
+    each = min(share * memory_bytes(device) / count / 1e9, task.model.memory_target_gb)
+    settings = task.tr_params.model_copy(update={"memory_gb": each})
+    return task.model_copy(update={"tr_params": settings})
 
 
 def _planned_sizes(task: Task, full: Task) -> list[str]:
