@@ -118,6 +118,13 @@ def workers_of(dataset: PatchDataset, count: int) -> Workers:
     return workers
 
 
+def let_go(dataset: PatchDataset) -> None:
+    """End its workers at once, also those that hang: the exit of this process would wait for them."""
+    workers = _running.pop(dataset, None)
+    if workers is not None:
+        workers.stop(kill=True)
+
+
 def read_ahead(
     job: Job[Answer],
     dataset: PatchDataset,

@@ -11,6 +11,7 @@ from vcmodels.config import Task
 from vcmodels.data.dataset import PatchDataset, Place
 from vcmodels.data.hard_order import HardOrder, draws_of_step
 from vcmodels.data.loader import Batch, batches
+from vcmodels.data.workers import let_go
 from vcmodels.training.world import World
 
 
@@ -44,6 +45,12 @@ class Feed:
         if self.validation is not None:
             mine = self.world.share(range(len(self.validation)))
             yield from self._batches(self.validation, self._groups(mine))
+
+    def close(self) -> None:
+        """End the processes that read patches."""
+        for dataset in (self.training, self.validation):
+            if dataset is not None:
+                let_go(dataset)
 
     def places(self, step: int) -> list[Place]:
         """Where the samples of a step are from, those of all processes."""

@@ -84,6 +84,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
 
         facts = lasting_facts(task, volumes[0], learner) | findings.facts()
         feed = Feed(*datasets(task, volumes, findings), task, device, world)
+        held.callback(feed.close)
         if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
             feed.restore(origin.continued.state)
         with shown_on(task, run, learner, reporter) as board:
