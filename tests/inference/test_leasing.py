@@ -72,7 +72,7 @@ def test_what_a_killed_process_of_this_machine_held_is_free_at_once(root):
     process.start()
     assert held.wait(60)
     with pytest.raises(OutputError, match=f"in use by pid {process.pid}"):
-        leasing.LeasedHold(root, alone=True)
+        leasing.LeasedHold(root, alone=True, say=print)
     assert "setup" in (root / FOLDER).names()
     process.kill()
     process.join()
@@ -90,6 +90,20 @@ def test_what_a_process_elsewhere_held_is_free_when_it_is_silent_for_long(root, 
     with working_on(root, alone=True):
         assert len((root / FOLDER).names()) == 1
     assert not (root / FOLDER).names()
+
+
+@pytest.mark.parametrize("name", ["setup", "hold-x"])
+def test_who_waits_for_long_says_once_for_whom(root, monkeypatch, name):
+    leave_behind(root, name)
+    monkeypatch.setattr(leasing, "VOID_S", 3.0)
+    monkeypatch.setattr(leasing, "TELL_S", 0.2)
+    said = []
+    with working_on(root, alone=True, say=said.append):
+        pass
+    assert said == [f"{root}: waiting for pid 7 on host far"]
+    with working_on(root, alone=True, say=said.append):
+        pass
+    assert len(said) == 1
 
 
 def test_a_process_elsewhere_that_gives_a_sign_of_life_keeps_it(root, monkeypatch):

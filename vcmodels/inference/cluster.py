@@ -169,10 +169,10 @@ def predict_on_cluster(
     try:
         told: Manifest = client.submit(_manifest, plugin.name, pure=False).result()
         job = replace(job, manifest=told, provenance=job.provenance | told)
-        if claim_for_parts(job, overwrite=overwrite) == "complete":
+        if claim_for_parts(job, overwrite=overwrite, say=reporter.say) == "complete":
             reporter.say(f"{job.root}: already complete")
             return InferenceReport(job.root, places, was_complete=True)
-        with working_on(job.root, alone=False) as hold:
+        with working_on(job.root, alone=False, say=reporter.say) as hold:
             begin(job, hold, overwrite=False, verify=False, say=reporter.say)
             hand = _HandingOut(job, client, plugin.name, Failures(reporter.say))
             is_through = hand.run(len(workers), reporter, should_stop)

@@ -72,15 +72,19 @@ Hold = LockedHold | LeasedHold
 
 
 @contextmanager
-def setting_up(root: Place) -> Iterator[None]:
+def setting_up(root: Place, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Begin, or end, the work on an output, one process at a time.
+
+    Args:
+        root: the output group.
+        say: told whom it waits for, if that takes long, in an object store.
 
     Raises:
         OutputError: the output cannot be written.
     """
     key = "inference_params.output_dir"
     try:
-        give_back = take_setup(root) if isinstance(root, ObjectPlace) else _lock_setup(root)
+        give_back = take_setup(root, say) if isinstance(root, ObjectPlace) else _lock_setup(root)
     except RemoteError as error:
         raise OutputError(key, f"{error.subject} {error.found}", error.remedy) from error
     except OSError as error:
@@ -93,15 +97,19 @@ def setting_up(root: Place) -> Iterator[None]:
 
 
 @contextmanager
-def working_on(root: Place, *, alone: bool) -> Iterator[Hold]:
-    """Hold an output while the context lasts, however it ends.
+def working_on(
+    root: Place, *, alone: bool, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Hold]:
+    """Hold an output while the context lasts, however it ends; `say` as for `setting_up`.
 
     Raises:
         OutputError: another process holds it, or the output cannot be written.
     """
-    with setting_up(root):
-        is_remote = isinstance(root, ObjectPlace)
-        hold = LeasedHold(root, alone=alone) if is_remote else LockedHold(root, alone=alone)
+    with setting_up(root, say):
+        if isinstance(root, ObjectPlace):
+            hold = LeasedHold(root, alone=alone, say=say)
+        else:
+            hold = LockedHold(root, alone=alone)
     try:
         yield hold
     finally:

@@ -31,6 +31,8 @@ VOID_S = 60.0
 LOST_S = 40.0
 """Time without a beat after which its own process takes it for lost, well before others do."""
 POLL_S = 0.5
+TELL_S = 5.0
+"""Of waiting, before that is said."""
 _SETUP, _HOLD = "setup", "hold-"
 
 
@@ -125,16 +127,21 @@ class Lease:
 class LeasedHold:
     """The right to write to an output in an object store; as `holding.LockedHold`.
 
+    Args:
+        root: the output group.
+        alone: as there.
+        say: told whom it waits for, if that takes long.
+
     Raises:
         OutputError: another process holds it, or the server has no conditional writes.
     """
 
-    def __init__(self, root: ObjectPlace, *, alone: bool) -> None:
+    def __init__(self, root: ObjectPlace, *, alone: bool, say: Callable[[str], None]) -> None:
         self.root, self.alone = root, alone
         self._folder = root / FOLDER
         self._lease: Lease | None = None
         _require_conditions(self._folder)
-        self._wait_for_others()
+        self._wait_for_others(_Patience(root, say))
         self._lease = Lease(self._folder, f"{_HOLD}{uuid.uuid4().hex}", alone=alone)
         taken = self._lease.take()
         assert taken, "nobody else has this name"
@@ -176,7 +183,7 @@ class LeasedHold:
                 others.append(found)
         return others
 
-    def _wait_for_others(self) -> None:
+    def _wait_for_others(self, patience: "_Patience") -> None:
         """Wait until nobody is in the way; a lease from elsewhere may be of a killed process.
 
         Raises:
@@ -191,11 +198,31 @@ class LeasedHold:
                     raise OutputError(str(self.root), f"in use by {other}", remedy)
             if not others:
                 return
-            time.sleep(POLL_S)
+            patience.wait(others[0])
 
 
-def take_setup(root: ObjectPlace) -> Callable[[], None]:
+class _Patience:
+    """Waits, and says once for whom when that takes long."""
+
+    def __init__(self, root: ObjectPlace, say: Callable[[str], None]) -> None:
+        self.root, self.say = root, say
+        self._tell_at = _now() + TELL_S
+        self._has_said = False
+
+    def wait(self, other: Found | None) -> None:
+        """Wait a moment for another process, if it still is there."""
+        if other and not self._has_said and _now() > self._tell_at:
+            self.say(f"{self.root}: waiting for {other}")
+            self._has_said = True
+        time.sleep(POLL_S)
+
+
+def take_setup(root: ObjectPlace, say: Callable[[str], None]) -> Callable[[], None]:
     """Wait until no other process begins, or ends, the work on an output.
+
+    Args:
+        root: the output group.
+        say: told whom it waits for, if that takes long.
 
     Returns:
         What lets others in again.
@@ -203,12 +230,12 @@ def take_setup(root: ObjectPlace) -> Callable[[], None]:
     Raises:
         RemoteError: the store cannot be written to.
     """
-    lease = Lease(root / FOLDER, _SETUP, alone=True)
+    lease, patience = Lease(root / FOLDER, _SETUP, alone=True), _Patience(root, say)
     while not lease.take():
         found = _look(lease.folder, _SETUP)
         if found and found.is_void and lease.take(over=found):
             break
-        time.sleep(POLL_S)
+        patience.wait(found)
     return lease.drop
 
 

@@ -62,7 +62,7 @@ def predict_on(
     tasks = _tasks(task, devices)
     job = prepare(tasks[0], predictor, reporter.say)
     places = {name: job.root / name for name in job.targets}
-    if claim_for_parts(job, overwrite=overwrite) == "complete":
+    if claim_for_parts(job, overwrite=overwrite, say=reporter.say) == "complete":
         reporter.say(f"{job.root}: already complete")
         return InferenceReport(job.root, places, was_complete=True)
     reporter.say(f"{job.patches} patches on {len(tasks)} devices")

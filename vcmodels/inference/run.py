@@ -118,7 +118,7 @@ def predict(
         return InferenceReport(job.root, is_complete=False, estimate=estimate(job))
     begun = time.monotonic()
     places = {name: job.root / name for name in job.targets}
-    with working_on(job.root, alone=part == WHOLE) as hold:
+    with working_on(job.root, alone=part == WHOLE, say=reporter.say) as hold:
         outputs = begin(job, hold, overwrite=overwrite, verify=verify, say=reporter.say)
         if outputs is None:
             return InferenceReport(job.root, places, was_complete=True)
@@ -135,13 +135,13 @@ def predict(
     return InferenceReport(job.root, places, count, seconds, is_through, is_complete)
 
 
-def claim_for_parts(job: Job, *, overwrite: bool) -> State:
+def claim_for_parts(job: Job, *, overwrite: bool, say: Callable[[str], None]) -> State:
     """Find out what stands at the output before parts are started; `overwrite` deletes it.
 
     Raises:
         OutputError: it is in use, another run's result, or not ours.
     """
-    with working_on(job.root, alone=True), setting_up(job.root):
+    with working_on(job.root, alone=True, say=say), setting_up(job.root, say):
         return claim(job.root, job.manifest, overwrite=overwrite)
 
 
@@ -149,7 +149,7 @@ def begin(
     job: Job, hold: Hold, *, overwrite: bool, verify: bool, say: Callable[[str], None]
 ) -> dict[str, Output] | None:
     """Take possession of the output and open its arrays; None if the result is complete."""
-    with setting_up(job.root):
+    with setting_up(job.root, say):
         state = claim(job.root, job.manifest, overwrite=overwrite, verify=verify)
         if state == "complete":
             say(f"{job.root}: already complete")
@@ -225,13 +225,13 @@ def complete(
     else leave it to the other.
     """
     reporter, journal = reporter or Silent(), Journal(job.root, hold.check)
-    with setting_up(job.root):
+    with setting_up(job.root, reporter.say):
         if not hold.is_sole() or next(job.whole.units(journal.done()), None) is not None:
             hold.release()
             return False
     if not build_pyramid(job.layout, job.targets, journal, job.threads, reporter, should_stop):
         return False
-    with setting_up(job.root):
+    with setting_up(job.root, reporter.say):
         if not hold.is_sole():  # another worker came meanwhile, and completes it when it ends
             hold.release()
             return False
