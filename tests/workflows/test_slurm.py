@@ -9,7 +9,10 @@ import time
 import pytest
 
 from vcmodels.cli import main
+from vcmodels.config.folds import fold_name
 from vcmodels.errors import RefusedError
+from vcmodels.runs.records import add_start, end_start
+from vcmodels.volumes.files import write_json
 from vcmodels.workflows.slurm import MOST_REQUEUES, Resources, batch_script
 
 NASTY = 'it\'s "a" $HOME `id` $(id) * \\ \n#SBATCH --wrap=x'
@@ -23,7 +26,8 @@ FAKES = {
 *) echo "$*" >> "$FAKE/requeued";;
 esac""",
     # As python: leaves its arguments, and what a training does when it is told to stop.
-    "python": """printf '%s\\0' "$@" > "$FAKE/arguments.part"; pwd > "$FAKE/folder"
+    "python": """[ "$3" != runs ] || { echo "$5" > "$FAKE/looked"; cat "$FAKE/runs.json"; exit; }
+printf '%s\\0' "$@" > "$FAKE/arguments.part"; pwd > "$FAKE/folder"
 trap 'echo saved > "$FAKE/saved"; exit $STOPPED' TERM
 mv "$FAKE/arguments.part" "$FAKE/arguments"
 [ -z "$CODE" ] || exit "$CODE"
@@ -72,7 +76,7 @@ def run(fake, tmp_path):
 
 
 def script(fake, words=("train", "t.json"), resources=None, **options):
-    given = {"name": "tiny", "folder": "/", "python": str(fake / "python"), "is_shared": True}
+    given = {"name": "tiny", "folder": "/", "python": str(fake / "python"), "run": "/a run"}
     return batch_script(list(words), resources or Resources(), **{**given, **options})
 
 
@@ -120,7 +124,9 @@ def test_every_word_reaches_the_program_as_it_was(fake, run, tmp_path, nodes, gp
     ("manner", "code", "is_requeued"),
     [
         ({"terms": 1}, 143, True),  # the time limit
-        ({"terms": 1, "stopped": 1}, 1, True),  # torchrun ends with 1, whatever its processes do
+        ({"terms": 1, "stopped": 130}, 130, True),
+        ({"terms": 1, "stopped": 1}, 1, False),  # it failed while it stopped
+        ({"terms": 1, "stopped": 137}, 137, False),
         ({"terms": 3}, 143, True),  # as often as SLURM likes
         ({"terms": 1, "stopped": 0}, 0, False),  # it had come to its end
         ({"code": 143}, 143, True),  # preempted: the signal went to the program alone
@@ -139,6 +145,38 @@ def test_a_stopped_job_goes_back_into_the_queue_and_no_other(fake, run, manner, 
     assert process.returncode == code
     assert (fake / "saved").exists() == ("terms" in manner)
     assert requeued(fake) == (["requeue 41_2"] if is_requeued else [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "manner", "is_requeued"),
+    [
+        ("stopped", {"terms": 1}, True),
+        ("failed: disk full", {"terms": 1}, False),
+        ("", {"terms": 1}, False),  # killed while it saved
+        ("stopped", {"code": 1}, False),  # by an earlier signal
+        ("failed: x", {"terms": 1, "stopped": 143}, True),  # before torchrun listened
+    ],
+    ids=str,
+)
+def test_under_torchrun_the_run_tells_whether_its_state_was_saved(
+    fake, run, tmp_path, outcome, manner, is_requeued, capsys
+):
+    """It ends with 1 whatever its processes do."""
+    folder = tmp_path / "my runs" / fold_name(2)
+    write_json(folder / "task.json", {"tr_params": {"model_name": "m"}})
+    for ended in ("stopped", outcome):
+        add_start(folder, {})
+        if ended:
+            end_start(folder, ended)
+    assert main(["runs", "--json", str(folder)]) == 0
+    (fake / "runs.json").write_text(capsys.readouterr().out)
+    text = script(
+        fake, resources=Resources(gpus=2), run=str(folder.parent), option="--fold {i}", tasks=3
+    )
+    run(text, **{"stopped": 1, **manner})
+    assert requeued(fake) == (["requeue 41_2"] if is_requeued else [])
+    if (fake / "looked").exists():
+        assert (fake / "looked").read_text() == f"{folder}\n"
 
 
 def test_a_single_job_is_requeued_by_its_own_number(fake, run):

@@ -76,7 +76,7 @@ def _training(task: "Task", words: list[str], asked: "Resources") -> str:
         name=task.tr_params.model_name,
         folder=str(Path.cwd()),
         python=sys.executable,
-        is_shared=True,
+        run=str(task.run_dir),
         option="--fold {i}" if every else None,
         tasks=task.tr_params.folds.count if every and task.tr_params.folds else None,
     )
@@ -96,7 +96,7 @@ def _predicting(task: "Task", words: list[str], asked: "Resources", parts: int |
         name=f"{task.tr_params.model_name}-infer",
         folder=str(Path.cwd()),
         python=sys.executable,
-        is_shared=False,
+        run=None,
         option=None if parts is None else f"--part {{i}}/{parts}",
         tasks=parts,
     )

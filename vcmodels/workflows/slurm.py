@@ -85,7 +85,7 @@ def batch_script(
     name: str,
     folder: str,
     python: str,
-    is_shared: bool,
+    run: str | None,
     option: str | None = None,
     tasks: int | None = None,
 ) -> str:
@@ -97,7 +97,8 @@ def batch_script(
         name: of the job.
         folder: where relative paths of the task count from.
         python: the interpreter that has this program.
-        is_shared: whether several GPUs or nodes share one training, through torchrun.
+        run: the run folder of a training, which several GPUs or nodes share through torchrun; with
+            an `option` the folder of all folds. None for what they do not share.
         option: what tells a job of an array apart, with `{i}` for its number, as `--fold {i}`.
         tasks: jobs in the array; None for a single job.
     """
@@ -116,8 +117,11 @@ def batch_script(
         "export PYTHONSAFEPATH=1  # the program that is installed, whatever lies in this folder",
         "",
     ]
-    if is_shared and resources.processes * resources.nodes > 1:
+    stopped = _STOPPED
+    if run is not None and resources.processes * resources.nodes > 1:
         parts += _MEETING.splitlines()
+        folder = shlex.quote(run) + ('/fold_"$SLURM_ARRAY_TASK_ID"' if option else "")
+        stopped = _STOPPED_TOGETHER.format(python=shlex.quote(python), run=folder)
         lines = [
             f"{shlex.quote(python)} -m torch.distributed.run",
             f"--nnodes {resources.nodes} --nproc-per-node {resources.processes}",
@@ -130,7 +134,7 @@ def batch_script(
         lines.append(f'{key} "{value.format(i="$SLURM_ARRAY_TASK_ID")}"')
     parts += ["command=(", *(f"    {line}" for line in lines), ")", ""]
     job = "$SLURM_JOB_ID" if tasks is None else "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-    return "\n".join(parts) + _RUN.format(start=start, job=job, most=MOST_REQUEUES)
+    return "\n".join(parts) + _RUN.format(start=start, job=job, most=MOST_REQUEUES, stopped=stopped)
 
 
 def _lines_of(words: Sequence[str]) -> list[str]:
@@ -145,12 +149,25 @@ def _lines_of(words: Sequence[str]) -> list[str]:
     return lines
 
 
-_MEETING = """\
+_MEETING = f"""\
 # The processes of all nodes meet at the first one.
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={SECONDS_BEFORE_END - 20}  # after 30 s torchrun would kill
 
 """
+
+_STOPPED = """\
+is_stopped() {
+    [ "$code" -eq 130 ] || [ "$code" -eq 143 ]
+}"""
+
+_STOPPED_TOGETHER = """\
+is_stopped() {{  # torchrun ends with 1 however its processes end; the run itself tells
+    [ "$code" -eq 130 ] || [ "$code" -eq 143 ] ||
+        {{ [ "$code" -eq 1 ] && [ "$signals" -gt 0 ] &&
+            {python} -m vcmodels runs --json {run} | grep -q '"state": "stopped"'; }}
+}}"""
 
 _RUN = """
 # Some time before the limit SLURM sends TERM to this shell alone. It is passed on: the state is saved.
@@ -165,9 +182,12 @@ while [ "$seen" -ne "$signals" ]; do  # a signal interrupts the waiting
     code=$?
 done
 
-# Stopped and not finished: back into the queue, unless somebody cancelled the job.
+# Stopped by a signal, not finished and not failed.
+{stopped}
+
+# Back into the queue then, unless somebody cancelled the job.
 job="{job}"
-if [ "$code" -ne 0 ] && {{ [ "$signals" -gt 0 ] || [ "$code" -eq 143 ]; }} &&
+if is_stopped &&
     [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ] &&
     scontrol show job "$job" | grep -q "JobState=RUNNING"; then
     echo "stopped with its state saved: requeue of job $job"
