@@ -5,11 +5,13 @@ import signal
 import stat
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from vcmodels.cli import main
-from vcmodels.config.folds import fold_name
+from vcmodels.config import load_task
+from vcmodels.config.folds import fold_name, fold_task
 from vcmodels.errors import RefusedError
 from vcmodels.runs.records import add_start, end_start
 from vcmodels.volumes.files import write_json
@@ -247,6 +249,19 @@ def test_folds_of_the_task_are_an_array_and_one_of_them_is_none(submit, sheet_ta
     assert '    --fold "$SLURM_ARRAY_TASK_ID"\n' in text
     sheet_task["tr_params"]["folds"]["index"] = 2
     assert "--array" not in submit()
+
+
+def test_folds_that_would_each_plan_their_sizes_are_told_of(submit, sheet_task):
+    options = ("--folds", "3", "--output", "job.sh")
+    assert "vcmodels plan" not in submit(*options)
+    del sheet_task["tr_params"]["patch_size"], sheet_task["tr_params"]["batch_size"]
+    assert "vcmodels plan" in submit(*options)
+    assert "vcmodels plan" not in submit("--output", "job.sh")
+    assert "vcmodels plan" not in submit(*options, "--infer")
+    given = ["tr_params.patch_size=[8,8,8]", "tr_params.folds.count=3"]
+    begun = fold_task(load_task(Path("task.json"), given).task, 1)
+    write_json(begun.run_dir / "task.json", begun.to_json())
+    assert "vcmodels plan" not in submit(*options)  # the others take its sizes
 
 
 def test_what_is_predicted_is_divided_by_parts_or_devices(submit):

@@ -50,13 +50,17 @@ def submit(
     console = Console()
     context.obj.begin()
     overrides = with_folds(set_, folds)
-    loaded = load(task, overrides, console if output or now else Errors())
+    notes = console if output or now else Errors()
+    loaded = load(task, overrides, notes)
     options = tuple(sbatch or ())
     asked = Resources(gpus, nodes, cpus, mem, time, partition, account, options)
     words = [str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
     if parts is not None and not infer:
         raise RefusedError("--parts", "is for --infer", "leave it out: folds are the jobs")
-    text = _predicting(loaded, words, asked, parts) if infer else _training(loaded, words, asked)
+    if infer:
+        text = _predicting(loaded, words, asked, parts)
+    else:
+        text = _training(loaded, words, asked, notes)
     if output is not None:
         _write(output, text)
         console.say(f"wrote {output}")
@@ -65,11 +69,17 @@ def submit(
     return _hand_over(text, output, console) if now else 0
 
 
-def _training(task: "Task", words: list[str], asked: "Resources") -> str:
+def _training(task: "Task", words: list[str], asked: "Resources", console: Console) -> str:
     from vcmodels.config.folds import is_cross_validation
+    from vcmodels.training.siblings import begun_folds
     from vcmodels.workflows.slurm import batch_script
 
     every = is_cross_validation(task)
+    if every and task.tr_params.given_patch_size is None and not any(begun_folds(task.run_dir)):
+        console.say(
+            "note: each fold plans its sizes, and on unlike GPUs they differ: then all but the "
+            "first are refused. Run `vcmodels plan` and write patch_size and batch_size in"
+        )
     return batch_script(
         ["train", *words],
         asked,
