@@ -73,7 +73,7 @@ def test_a_part_that_is_none_is_refused():
 
 
 def run_part(work, part, **settings):
-    task = work.task(overlap=0.3, **settings)
+    task = work.task(overlap=0.3, threads=1, **settings)
     return predict(task, work.predictor(task), part=part)
 
 
