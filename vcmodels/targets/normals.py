@@ -155,7 +155,8 @@ class NormalsTarget(Target):
             shortest = SHORTEST if stored.dtype.kind == "f" else max(abs(scale), SHORTEST)
             is_finite = bool(length.max(initial=0) < np.inf)
             valid &= (length >= shortest) & (length < np.inf)
-            np.copyto(length, np.inf, where=~valid)  # 1 divisor a voxel; 3 masked numbers are slower
+            # One divisor for each voxel: three masked numbers are slower.
+            np.copyto(length, np.inf, where=~valid)
             label = np.empty_like(vectors)
             np.divide(vectors, length, out=self._in_other_order(label))
         if not is_finite:

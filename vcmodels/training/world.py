@@ -148,7 +148,8 @@ def local_device(wanted: str | int) -> str | int:
     if count == 1:
         return wanted
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count > found and (wanted == "cuda" or (wanted == "auto" and found)):  # said by all, before any of them waits for another
+    # Said by all, before any of them waits for another.
+    if count > found and (wanted == "cuda" or (wanted == "auto" and found)):
         raise RefusedError(
             "tr_params.device",
             f"{count} processes on this host, which has {found} CUDA devices",
