@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+from tests import s3 as support
 from vcmodels.errors import OutputError, RunError
 from vcmodels.inference import leasing
 from vcmodels.inference.holding import setting_up, working_on
@@ -170,6 +171,35 @@ def test_a_server_without_conditional_writes_is_refused(root, s3, monkeypatch):
     monkeypatch.setattr(s3, "has_conditions", False)
     with (
         pytest.raises(OutputError, match=r"no conditional writes.*; write to a folder, and copy"),
+        working_on(root, alone=True),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"), [("setup", [501]), ("probe", [501]), ("probe", ["ok", "ok", 501])]
+)
+def test_a_server_that_knows_no_conditional_writes_is_refused_for_that(root, s3, name, answers):
+    s3.fail("PUT", f"/{root.location[5:]}/{FOLDER}/{name}", *answers)
+    with (
+        pytest.raises(OutputError, match=r"no conditional writes.*; write to a folder, and copy"),
+        working_on(root, alone=True),
+    ):
+        pass
+    assert not (root / FOLDER).names()
+
+
+def test_a_server_that_does_not_tell_the_time_is_refused(root, monkeypatch):
+    leave_behind(root, "setup")
+    send = support._Quiet.send_header
+
+    def send_all_but_the_date(handler, key, value):
+        if key.lower() != "date":
+            send(handler, key, value)
+
+    monkeypatch.setattr(support._Quiet, "send_header", send_all_but_the_date)
+    with (
+        pytest.raises(OutputError, match=r"setup has no age \(.* no Date header\); write to a fol"),
         working_on(root, alone=True),
     ):
         pass

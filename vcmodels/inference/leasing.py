@@ -23,7 +23,7 @@ from typing import Any
 from vcmodels.errors import OutputError, RunError
 from vcmodels.inference.journal import FOLDER
 from vcmodels.volumes import ObjectPlace
-from vcmodels.volumes.remote import RemoteError
+from vcmodels.volumes.remote import UNKNOWN, RemoteError
 
 BEAT_S = 5.0
 VOID_S = 60.0
@@ -228,14 +228,20 @@ def take_setup(root: ObjectPlace, say: Callable[[str], None]) -> Callable[[], No
         What lets others in again.
 
     Raises:
+        OutputError: the server has no conditional writes.
         RemoteError: the store cannot be written to.
     """
     lease, patience = Lease(root / FOLDER, _SETUP, alone=True), _Patience(root, say)
-    while not lease.take():
-        found = _look(lease.folder, _SETUP)
-        if found and found.is_void and lease.take(over=found):
-            break
-        patience.wait(found)
+    try:
+        while not lease.take():
+            found = _look(lease.folder, _SETUP)
+            if found and found.is_void and lease.take(over=found):
+                break
+            patience.wait(found)
+    except RemoteError as error:
+        if error.status != UNKNOWN:
+            raise
+        raise _no_conditions(lease.folder) from error
     return lease.drop
 
 
@@ -247,13 +253,22 @@ def _require_conditions(folder: ObjectPlace) -> None:
     """
     name = "probe"  # others wait for us; one of a killed process may be there
     folder.delete(name)
-    version = folder.create(name, b"1")
-    keeps = version is not None and folder.create(name, b"2") is None
-    keeps = keeps and folder.replace(name, b"3", f'"{"0" * 32}"') is None
+    try:
+        version = folder.create(name, b"1")
+        keeps = version is not None and folder.create(name, b"2") is None
+        keeps = keeps and folder.replace(name, b"3", f'"{"0" * 32}"') is None
+    except RemoteError as error:
+        if error.status != UNKNOWN:
+            raise
+        keeps = False
     folder.delete(name)
     if not keeps:
-        found = "its server takes no conditional writes, which keep two runs apart"
-        raise OutputError(str(folder), found, "write to a folder, and copy the result there")
+        raise _no_conditions(folder)
+
+
+def _no_conditions(folder: ObjectPlace) -> OutputError:
+    found = "its server takes no conditional writes, which keep two runs apart"
+    return OutputError(str(folder), found, "write to a folder, and copy the result there")
 
 
 def _look(folder: ObjectPlace, name: str) -> Found | None:

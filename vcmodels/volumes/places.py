@@ -211,7 +211,11 @@ class ObjectPlace:
         return self._put_if(name, data, IfMatch=version)
 
     def look(self, name: str) -> Stamped | None:
-        """An object and how old it is; None if there is none."""
+        """An object and how old it is; None if there is none.
+
+        Raises:
+            RemoteError: it cannot be had, or its server does not tell the time.
+        """
         head = self._head(name)
         if head is None:
             return None
@@ -219,7 +223,12 @@ class ObjectPlace:
             data = self.read(name)  # perhaps newer than the version, which then replaces nothing
         except FileNotFoundError:
             return None
-        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        date = head["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if date is None:
+            found = "has no age (the server, or a gateway before it, sends no Date header)"
+            remedy = "write to a folder, and copy the result there"
+            raise RemoteError(join(self.location, name), found, remedy)
+        now = parsedate_to_datetime(date)
         age = (now - head["LastModified"]).total_seconds()
         return Stamped(data, str(head["ETag"]), age)
 

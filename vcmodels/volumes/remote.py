@@ -31,7 +31,7 @@ _S3 = ("s3", "s3a")
 _HTTP = ("http", "https")
 _ABSENT = (404, 410)
 _BUSY = (408, 409, 425, 429)
-_UNKNOWN = 501
+UNKNOWN = 501
 """The server does not have this kind of request."""
 _CONFIGURED: Mapping[str, dict[str, Any]] = importlib.import_module("fsspec.config").conf
 """What the user has set by FSSPEC_<PROTOCOL> variables and in ~/.config/fsspec."""
@@ -222,7 +222,7 @@ def _status(error: BaseException) -> tuple[int | None, str]:
 def _may_pass(error: BaseException, status: int | None) -> bool:
     """Whether the same request may succeed a little later."""
     if status is not None:
-        return (status >= 500 and status != _UNKNOWN) or status in _BUSY
+        return (status >= 500 and status != UNKNOWN) or status in _BUSY
     botocore = _named("botocore.exceptions", "BotoCoreError")
     # Of these, the others say that something is not configured: no credentials, no region.
     passing = _named("botocore.exceptions", "HTTPClientError", "IncompleteReadError")
