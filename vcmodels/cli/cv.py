@@ -1,19 +1,18 @@
 """`vcmodels cv`: what became of a cross-validation."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console as RichConsole
 from rich.table import Table
 
 from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
 from vcmodels.cli.console import Console, Errors
 from vcmodels.cli.folds import FoldCount, with_folds
+from vcmodels.cli.tables import number, write_table
 
 if TYPE_CHECKING:
     from vcmodels.workflows.fold_report import Figures, FoldReport
@@ -88,7 +87,7 @@ def evaluate(
     table = _table([*(f"fold {index}" for index in range(count)), "mean", "sd"])
     for (target, metric), row in figures.items():
         table.add_row(target, metric, *map(_number, row.values), *_pair(row))
-    _print(table, console)
+    write_table(table, console)
     return 0
 
 
@@ -101,7 +100,7 @@ def say_report(report: "FoldReport", console: Console) -> None:
     for row in report.rows:
         values = [_number(value) for value in row.best.values]
         table.add_row(row.target or "all", row.metric, *values, *_pair(row.best), *_pair(row.last))
-    _print(table, console)
+    write_table(table, console)
     for note in report.notes():
         console.say(note)
 
@@ -115,16 +114,9 @@ def _table(headers: Sequence[str]) -> Table:
     return table
 
 
-def _print(table: Table, console: Console) -> None:
-    drawer = RichConsole(file=sys.stdout, width=10_000)  # a cut number misleads
-    with drawer.capture() as capture:
-        drawer.print(table)
-    console.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
-
-
 def _pair(figures: "Figures") -> tuple[str, str]:
     return _number(figures.mean), _number(figures.sd)
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+    return number(value, unknown="-")

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console as RichConsole
 from rich.table import Table
 
 from vcmodels.cli.arguments import Debug
 from vcmodels.cli.console import Console
+from vcmodels.cli.tables import UNLIMITED, number, write_table
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
     from vcmodels.runs.survey import Figure, Run
 
-UNLIMITED = 10_000
-"""Columns of a table that goes into a file or a pipe: a line for each run, nothing cut."""
 WIDE = 100
 NOT_COMPARED = ("tr_params.ckpt_out_base", "tr_params.tensorboard_log_dir", "overrides")
 """Keys that differ between any two runs, or say again what other keys say."""
@@ -54,7 +52,7 @@ def runs(
     if as_json:
         _write_json([run.to_json() for run in found], console)
     elif found:
-        _print(_list_table(found, _width()), console)
+        write_table(_list_table(found, _width()), console, _width())
     else:
         console.say(f"no runs below {', '.join(map(str, given))}")
     for run in found:
@@ -75,10 +73,10 @@ def _list_table(found: Sequence["Run"], width: int) -> Table:
             str(run.folder),
             run.state,
             f"{run.epoch}/{run.max_epoch}",
-            _number(run.best_loss),
+            number(run.best_loss),
             (", " if width == UNLIMITED else "\n").join(figures),
-            _number(run.minutes, 0),
-            _number(run.patches_per_second, 1),
+            number(run.minutes, 0),
+            number(run.patches_per_second, 1),
             run.device,
             _age(run.changed),
         )
@@ -106,7 +104,7 @@ def _compare(found: Sequence["Run"], as_json: bool, console: Console) -> None:
     table.add_section()
     for name, cells in _rows(found):
         table.add_row(name, *cells)
-    _print(table, console)
+    write_table(table, console, _width())
 
 
 def _rows(found: Sequence["Run"]) -> list[tuple[str, list[str]]]:
@@ -115,33 +113,27 @@ def _rows(found: Sequence["Run"]) -> list[tuple[str, list[str]]]:
         ("state", [run.state for run in found]),
         ("epochs", [f"{run.epoch}/{run.max_epoch}" for run in found]),
         ("best epoch", [str(run.best_epoch or "") for run in found]),
-        ("val loss: best", [_number(run.best_loss) for run in found]),
-        ("val loss: last", [_number(run.last_loss) for run in found]),
+        ("val loss: best", [number(run.best_loss) for run in found]),
+        ("val loss: last", [number(run.last_loss) for run in found]),
     ]
     for target in dict.fromkeys(name for run in found for name in run.figures):
         figures = [run.figures.get(target) for run in found]
         metric = next(figure.metric for figure in figures if figure)
         name = f"{target} {metric}"
         rows += [
-            (f"{name}: best", [_number(f.best if f else None) for f in figures]),
-            (f"{name}: last", [_number(f.last if f else None) for f in figures]),
+            (f"{name}: best", [number(f.best if f else None) for f in figures]),
+            (f"{name}: last", [number(f.last if f else None) for f in figures]),
         ]
     return [
         *rows,
-        ("minutes", [_number(run.minutes, 1) for run in found]),
-        ("patches/s", [_number(run.patches_per_second, 1) for run in found]),
+        ("minutes", [number(run.minutes, 1) for run in found]),
+        ("patches/s", [number(run.patches_per_second, 1) for run in found]),
         ("device", [run.device for run in found]),
     ]
 
 
 def _figure(target: str, figure: "Figure", value: float | None) -> str:
-    return f"{target} {figure.metric} {_number(value)}"
-
-
-def _number(value: float | None, digits: int | None = None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
+    return f"{target} {figure.metric} {number(value)}"
 
 
 def _age(then: datetime) -> str:
@@ -155,16 +147,6 @@ def _age(then: datetime) -> str:
 
 def _table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 1 if _width() < WIDE else 2, 0, 0))
-
-
-def _print(table: Table, console: Console) -> None:
-    # Names of folders are no markup.
-    drawer = RichConsole(
-        file=sys.stdout, width=_width(), markup=False, emoji=False, highlight=False
-    )
-    with drawer.capture() as capture:
-        drawer.print(table)
-    console.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
 
 
 def _width() -> int:
