@@ -10,7 +10,7 @@ import pytest
 import vcmodels.inference
 from tests.test_cli import Terminal
 from vcmodels.cli import main
-from vcmodels.cli.console import Console
+from vcmodels.cli.console import Console, Errors
 from vcmodels.cli.json_lines import JsonLines
 from vcmodels.errors import RefusedError
 from vcmodels.inference import InferenceReport
@@ -55,7 +55,7 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path, name):
 
 
 def test_records_go_to_stdout_where_no_person_reads_it(tmp_path, capsys, monkeypatch):
-    console = Console()
+    console = Console(has_records=True)
     console.record({"a": 1})
     assert capsys.readouterr().out == '{"a": 1}\n'
     with JsonLines(tmp_path / "log") as console.log:
@@ -65,6 +65,12 @@ def test_records_go_to_stdout_where_no_person_reads_it(tmp_path, capsys, monkeyp
     monkeypatch.setattr(sys, "stdout", Terminal())
     console.record({"a": 3})
     assert sys.stdout.getvalue() == ""
+
+
+def test_commands_whose_stdout_is_their_result_put_no_records_there(capsys):
+    Console().record({"a": 1})
+    Errors().record({"a": 1})
+    assert capsys.readouterr() == ("", "")
 
 
 def test_infer_logs_to_the_file_that_is_named(tmp_path, task_file, sheet_task, monkeypatch, capsys):

@@ -20,12 +20,17 @@ from vcmodels.reporting import Advance, Record, is_follower
 
 
 class Console:
-    """The reporter of the command line."""
+    """The reporter of the command line.
 
-    def __init__(self) -> None:
+    Args:
+        has_records: records without a log go to stdout, if no person reads that; else nowhere.
+    """
+
+    def __init__(self, *, has_records: bool = False) -> None:
         self._progress: Progress | None = None
+        self._has_records = has_records
         self.log: JsonLines | None = None
-        """Where records go; without it, to stdout if no person reads that."""
+        """Where records go."""
 
     def say(self, line: str) -> None:
         """Write one line; when nobody reads stdout any more, the work goes on in silence."""
@@ -48,7 +53,7 @@ class Console:
             complaint = self.log.append(values)
             if complaint:
                 self.say(complaint)
-        elif not sys.stdout.isatty():
+        elif self._has_records and not sys.stdout.isatty():
             self.say(json.dumps(values))
 
     @contextmanager

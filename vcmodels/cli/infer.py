@@ -67,7 +67,7 @@ def infer(
     context.obj.begin()
     asked = _Asked(checkpoint, overwrite, verify, dry_run, part, devices, dask)
     asked.require_one_engine()
-    console = Console()
+    console = Console(has_records=True)
     loaded = one_fold(load(task, set_, console), fold)
     if not checkpoint:
         checkpoint = _of_folds(loaded, folds, console)
