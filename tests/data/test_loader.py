@@ -39,6 +39,8 @@ class Slow(PatchDataset):
     def sample(self, draw, row):
         if draw == 5 and self.does == "hangs":
             time.sleep(60)
+        if draw == 5 and self.does == "asks":
+            raise RunError("environment", os.environ.get("VCMODELS_TOLD", "nothing"))
         if draw == 5 and self.does == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().sample(draw, row)
@@ -194,6 +196,15 @@ def test_an_error_keeps_its_parts_across_the_process_border(dataset, workers):
     with pytest.raises(RunError, match=r"chunk \(\d, \d, \d\): .* cannot be read") as caught:
         finished(dataset, workers=workers)
     assert type(caught.value).__name__ == "ChunkError"
+
+
+def test_workers_have_the_environment_of_the_moment(dataset, monkeypatch):
+    finished(dataset, workers=1)  # the server that forks them runs from here on
+    workers.let_go(dataset)
+    monkeypatch.setenv("VCMODELS_TOLD", "later")
+    dataset.does = "asks"
+    with pytest.raises(RunError, match="environment: later"):
+        finished(dataset, workers=1)
 
 
 def test_stop_signals_do_not_reach_workers(dataset):

@@ -67,7 +67,8 @@ class Workers:
             count,
             mp_context=context,
             initializer=_start_worker,
-            initargs=(pickle.dumps(dataset),),
+            # Those of the server that forks them are from when it was started.
+            initargs=(pickle.dumps(dataset), dict(os.environ)),
         )
 
     def ask(self, job: Job[Answer], draw: int, row: int) -> Asked[Answer]:
@@ -215,9 +216,10 @@ def _start_fork_server() -> None:
 _dataset: PatchDataset | None = None
 
 
-def _start_worker(dataset: bytes) -> None:
+def _start_worker(dataset: bytes, environment: dict[str, str]) -> None:
     """Set a fresh process up: stop signals are for the main process, which then lets us go."""
     global _dataset
+    os.environ.update(environment)  # keys to a store, for instance
     _dataset = pickle.loads(dataset)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -53,6 +53,8 @@ class Loop:
         if not self.learner.world.is_first:
             return
         keep = path in (self.run.last, self.run.best)
+        # A kill after this must not lose points of the curves that nobody writes again.
+        self.board.flush()
         counters = {"counters": vars(self.counters), "epoch": self.counters.epoch}
         state = {**self.learner.state(), **self.feed.state(), **counters}
         save_checkpoint(path, {**self.facts, **state}, keep_previous=keep)
@@ -117,7 +119,9 @@ class Loop:
             self.stop.defer()  # before, there is nothing to save, and the first step may compile
             if self.must_stop():
                 break
-            if time.perf_counter() - saved > SAVE_EVERY_SECONDS:
+            # Not at the last step: from there the end of the epoch would be reported once more.
+            is_last = pace.steps == steps
+            if time.perf_counter() - saved > SAVE_EVERY_SECONDS and not is_last:
                 self._end_step(begun, pace, advance)
                 begun = None
                 self.save(self.run.last)

@@ -87,7 +87,9 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         held.callback(feed.close)
         if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
             feed.restore(origin.continued.state)
-        with shown_on(task, run, learner, reporter) as board:
+        # Lines of the log are of whole epochs: one that was cut off is reported once more.
+        reported = counters.epoch * task.tr_params.max_steps_per_epoch
+        with shown_on(task, run, learner, reported, reporter) as board:
             loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
             return loop.train()
 
@@ -162,11 +164,16 @@ def refuse_too_large(
 
 
 @contextmanager
-def shown_on(task: Task, run: RunFolder, learner: Learner, reporter: Reporter) -> Iterator[Board]:
-    """Where the curves go; in a world of several processes only the first has any."""
+def shown_on(
+    task: Task, run: RunFolder, learner: Learner, reported: int, reporter: Reporter
+) -> Iterator[Board]:
+    """Where the curves go; in a world of several processes only the first has any.
+
+    What the log holds of steps after `reported` is about to be written again, and is removed.
+    """
     if not learner.world.is_first:
         yield Board([], reporter.say)
         return
-    cut_json_lines(run.log, learner.step)
+    cut_json_lines(run.log, reported)
     with open_board(task, learner.step, reporter.say) as board:
         yield board
