@@ -56,6 +56,22 @@ def test_budget_of_a_process(build, monkeypatch, asked, workers, most, budget):
         assert len({id(array.cache) for array in arrays}) == 1
 
 
+def test_processes_of_one_host_share_what_may_be_kept(build, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(caching, "AUTO_BYTES", 6 * DECODED)
+    asked = {"num_dataloader_workers": 2}
+    assert worker_budget(*build(chunk_cache_gb="auto", **asked)) == DECODED
+    assert worker_budget(*build(chunk_cache_gb=0.6, **asked)) == 100_000_000
+    monkeypatch.setattr(caching, "AUTO_BYTES", 6 * DECODED - 1)
+    assert worker_budget(*build(chunk_cache_gb="auto", **asked)) == 0
+
+
+def test_an_array_in_several_volumes_counts_once(build, monkeypatch):
+    monkeypatch.setattr(caching, "AUTO_BYTES", DECODED)
+    task, volumes = build(chunk_cache_gb="auto", num_dataloader_workers=1)
+    assert worker_budget(task, [*volumes, *volumes]) == DECODED
+
+
 def test_patches_are_the_same_through_a_cache(build):
     patches = []
     for asked in (0, 0.00001, "auto"):

@@ -97,6 +97,15 @@ def test_the_chunk_that_was_not_used_for_longest_goes_first(volume, monkeypatch)
     assert len(read) == 1
 
 
+def test_a_box_over_more_chunks_than_fit_is_read_as_it_is(volume, monkeypatch):
+    size = volume.channels * 2 * int(np.prod(CHUNKS))
+    cached = CachedVolume.of(volume, ChunkCache(4 * size - 1))
+    read = spied(monkeypatch)
+    cached.read(Box((1, 1, 1), (5, 6, 2)))  # in four chunks
+    assert [box.shape for box in read] == [(5, 6, 2)]
+    assert cached.cache.bytes == 0
+
+
 def test_what_is_kept_stays_in_its_process(volume):
     cached = CachedVolume.of(volume, ChunkCache(10**6))
     cached.read(volume.box)

@@ -1,6 +1,7 @@
 """How many decoded chunks the readers of a training may keep."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -43,15 +44,20 @@ def worker_budget(task: Task, volumes: Sequence[TaskVolume]) -> int:
     does, so `auto` keeps all or nothing.
     """
     settings = task.tr_params
-    processes = max(settings.num_dataloader_workers, 1)
+    # torchrun tells how many trainers share this host's memory.
+    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = trainers * max(settings.num_dataloader_workers, 1)
     if settings.chunk_cache_gb != "auto":
         return int(settings.chunk_cache_gb * 1e9) // processes
-    needed = sum(map(_decoded_bytes, volumes))
+    needed = _decoded_bytes(volumes)
     return needed if processes * needed <= AUTO_BYTES else 0
 
 
-def _decoded_bytes(volume: TaskVolume) -> int:
-    return sum(
-        array.channels * prod(array.extent) * array.dtype.itemsize
+def _decoded_bytes(volumes: Iterable[TaskVolume]) -> int:
+    """Of all arrays, those that several volumes share counted once."""
+    arrays = {
+        array.location: array.channels * prod(array.extent) * array.dtype.itemsize
+        for volume in volumes
         for array in (*volume.inputs, *volume.labels.values())
-    )
+    }
+    return sum(arrays.values())

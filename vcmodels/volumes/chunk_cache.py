@@ -62,6 +62,9 @@ class CachedVolume(Volume):
             for o, e, n in zip(box.origin, box.end, self.chunks, strict=True)
         ]
         chunks = {(z, y, x): self._chunk_box((z, y, x)) for z, y, x in product(*spans)}
+        voxels = sum(chunk.voxels for chunk in chunks.values())
+        if voxels * self.channels * self.dtype.itemsize > self.cache.budget:
+            return super()._read_inside(box)  # keeping some would let go of others that it needs
         kept = {index: self.cache.get((self.location, index)) for index in chunks}
         if all(block is None for block in kept.values()):
             return self._read_all(box, chunks)
