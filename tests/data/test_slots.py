@@ -81,6 +81,19 @@ def test_an_answer_that_does_not_fit_comes_by_itself_and_slots_grow():
     assert list(slots._mapped) == [large.address.number]
 
 
+def test_a_slot_that_a_worker_may_not_open_is_done_without(monkeypatch):
+    pool = Slots()
+    sent(pool, None, 0)
+    slot = pool.take()
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(slots.os, "open", refuse)
+    assert pack(answer(1), slot.address).parts is not None
+    assert_equal(sent(pool, slot, 1), answer(1))
+
+
 def test_arrays_are_aligned_and_a_mask_that_is_all_true_takes_no_memory():
     pool = Slots()
     sent(pool, None, 0)

@@ -99,20 +99,26 @@ def pack(answer: object, address: Address | None) -> Packed:
     raw = [buffer.raw() for buffer in buffers]
     sizes = [part.nbytes for part in raw]
     starts = _starts(sizes)
-    if address is None or starts[-1] > address.size:
+    memory = _map(address) if address is not None and starts[-1] <= address.size else None
+    if memory is None:
         return Packed(stream.getvalue(), sizes, [bytearray(part) for part in raw])
-    memory = _map(address)
     for start, part in zip(starts, raw, strict=False):
         memory[start : start + part.nbytes] = part
     return Packed(stream.getvalue(), sizes, None)
 
 
-def _map(address: Address) -> mmap:
-    """The memory of a slot; of those that were replaced by larger ones it is let go."""
+def _map(address: Address) -> mmap | None:
+    """The memory of a slot, None where the system keeps the files of processes from each other.
+
+    Of slots that were replaced by larger ones it is let go.
+    """
     if address.number not in _mapped:
         for number in [n for n, memory in _mapped.items() if len(memory) != address.size]:
             del _mapped[number]
-        file = os.open(address.path, os.O_RDWR)
+        try:
+            file = os.open(address.path, os.O_RDWR)
+        except OSError:  # hardened kernels and some containers forbid it
+            return None
         try:
             _mapped[address.number] = mmap(file, address.size)
         finally:
