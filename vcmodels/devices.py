@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import config
 
 from vcmodels.errors import RefusedError
 
@@ -122,6 +123,8 @@ class CompiledOrEager(nn.Module):
         self.compiled: Callable[..., dict[str, tuple[Tensor, ...]]] | None = torch.compile(
             network, dynamic=False
         )
+        # The levels of manifold mixup, what is frozen, training and validation: each has a program.
+        config.recompile_limit = max(config.recompile_limit, 64)
         self.is_proven = False
 
     def forward(self, *given: object) -> dict[str, tuple[Tensor, ...]]:

@@ -1,6 +1,7 @@
 """Mixup: the loss of mixed patches for every loss of every kind, and features mixed at a level."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from vcmodels.config.recipes import Mixup
 from vcmodels.data.loader import Batch
+from vcmodels.devices import CompiledOrEager
 from vcmodels.errors import TaskError
 from vcmodels.models import ResidualUNet
 from vcmodels.models.base import FeatureMix, mix_samples
@@ -155,6 +157,24 @@ def test_a_compiled_network_mixes_alike_without_compiling_for_each_share(level):
             torch.testing.assert_close(compiled(image, None, mix), net(image, None, mix))
     assert len(compilations) == 1
     torch._dynamo.reset()
+
+
+def test_each_level_mixed_has_a_compiled_program(monkeypatch):
+    """Of a network with ten levels, which are more programs than dynamo keeps unless told."""
+    monkeypatch.setattr(torch.compiler.config, "recompile_limit", 8)
+    monkeypatch.setattr(torch.compiler.config, "fail_on_recompile_limit_hit", True)
+    torch.compiler.reset()
+
+    class Deep(torch.nn.Module):
+        def forward(self, image, _targets, mix):
+            return {"sheet": (image * mix.level + mix.share,)}
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled = CompiledOrEager(Deep(), pytest.fail)
+    image = torch.ones(2, 1, 2, 2, 2)
+    for level in range(10):
+        mixed = compiled(image, None, FeatureMix(level, torch.tensor(0.5)))
+        assert mixed["sheet"][0].eq(level + 0.5).all()
 
 
 def test_processes_with_one_sample_each_are_refused():
