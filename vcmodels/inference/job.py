@@ -107,22 +107,12 @@ def prepare(
         torch.set_num_threads(params.threads)
     targets = choose_targets(task, predictor)
     check_members(predictor, targets, params.patch_size)
-    written: dict[str, Written] = {**targets}
-    if params.uncertainty:
-        written |= deviations(targets)
+    written: dict[str, Written] = {**targets, **(deviations(targets) if params.uncertainty else {})}
     inputs = open_inputs(task, predictor, say)
     extent, region = inputs[0].extent, region_of(task, inputs[0])
-    root = output_root(task)
-    refuse_inside_input(root, [volume.location for volume in inputs])
+    layout = _layout(task, inputs)
     device = choose_device(params.device, "inference_params.device")
     grid = PatchGrid.covering(extent, checked_patch(task, predictor), params.overlaps)
-    chunks, shards = output_chunks(task, extent)
-    levels = None if params.pyramid == "auto" else params.pyramid or 0
-    layout = Layout(
-        root, extent, chunks, shards, params.dtype, params.output_zarr_format,
-        inputs[0].spacing, inputs[0].offset, inputs[0].unit,
-        level_factors(extent, inputs[0].spacing, chunks, levels),
-    )  # fmt: skip
     mask = open_mask(params.skip, extent)
     wanted = wanted_boxes(inputs, region, params.skip, mask)
     footprint = _footprint(grid, layout, inputs, written)
@@ -157,6 +147,20 @@ def prepare(
         threads=task.tr_params.num_dataloader_workers if workers is None else workers,
         patches=division.count_patches(),
     )
+
+
+def _layout(task: Task, inputs: Sequence[Volume]) -> Layout:
+    """Where the result goes, and how it is stored: on the grid of the first input."""
+    params, first = task.inference_params, inputs[0]
+    root = output_root(task)
+    refuse_inside_input(root, [volume.location for volume in inputs])
+    chunks, shards = output_chunks(task, first.extent)
+    levels = None if params.pyramid == "auto" else params.pyramid or 0
+    factors = level_factors(first.extent, first.spacing, chunks, levels)
+    return Layout(
+        root, first.extent, chunks, shards, params.dtype, params.output_zarr_format,
+        first.spacing, first.offset, first.unit, factors,
+    )  # fmt: skip
 
 
 def auto_memory(processes: int = 1) -> float:
