@@ -35,6 +35,7 @@ from zarr.storage import LocalStore
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
+from vcmodels.devices import keep_freed_memory
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference import predict
 from vcmodels.inference.forward import Forward
@@ -426,6 +427,7 @@ def main() -> None:
     if "peers" in names and not given.peers_python:
         parser.error("peers needs --peers-python")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    keep_freed_memory()  # as a prediction does, before threads that make the input take arenas of their own
     for name in names:
         rows[name]()
     emit("machine", cpu=resource.getrusage(resource.RUSAGE_SELF).ru_utime, torch=torch.__version__)
