@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [ROW ...] [--size 256] [--peers-python PYTHON]
 
-Rows: machinery, overhead, memory, identity, chunks, workers; and where they are named, sparse, and peers,
+Rows: machinery, passes, overhead, memory, identity, chunks, workers; and where they are named, sparse, and peers,
 which needs a PYTHON that has torch, monai and nnunetv2. Each prints one JSON line per measurement.
 CPU seconds are those of the process, ratios are taken within one run, so that a busy machine matters
 little. One thread unless OMP_NUM_THREADS says otherwise.
@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,29 @@ def overhead(size: int = 256) -> None:
                     bare_ms=[round(b * 1e3, 1) for b in bare], job_ms=round(each * 1e3, 1),
                     ratio=round(each / statistics.mean(bare), 3),
                 )  # fmt: skip
+
+
+def passes() -> None:
+    """One forward pass: as it was trained, and fused for prediction, in turns."""
+    for patch, rounds in ((64, 7), (96, 3), (128, 3)):
+        with scratch() as folder:
+            make_input(folder, (patch, patch, patch))
+            predictor = make_predictor(make_task(folder, patch, TARGETS))
+            networks: dict[str, Callable[[Tensor], object]] = {"as trained": predictor.module}
+            for amp in ("off", "bf16"):
+                task = make_task(folder, patch, TARGETS, amp=amp, compile=False)
+                forward = prepare(task, predictor, emit_note).forward
+                assert isinstance(forward, Forward)  # one network, one view
+                networks[f"fused, amp {amp}"] = forward.logits
+            noise = torch.randn(1, 1, patch, patch, patch)
+            with torch.inference_mode():
+                turns = [
+                    {name: cpu_of(partial(network, noise), 1) for name, network in networks.items()}
+                    for _ in range(rounds)
+                ]
+            for name in networks:
+                cost = statistics.median(turn[name] for turn in turns)
+                emit("passes", patch=patch, network=name, cpu_ms=round(cost * 1e3))
 
 
 def emit_note(line: str) -> None:
@@ -413,6 +437,7 @@ def main() -> None:
     given = parser.parse_args()
     rows: dict[str, Callable[[], None]] = {
         "machinery": machinery,
+        "passes": passes,
         "overhead": lambda: overhead(given.size),
         "peers": lambda: peers(given.peers_python, given.size),
         "memory": memory,

@@ -27,6 +27,7 @@ from vcmodels.targets.codes import check_dtype, encode_float
 from vcmodels.targets.labels import any_channel, countable
 from vcmodels.targets.vectors import (
     SHORTEST,
+    divisors,
     outer_eigenvalues,
     outer_products,
     principal_axes,
@@ -260,14 +261,16 @@ class NormalsTarget(Target):
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """Codes in `vector_order`; (0, 0, 0) stands for the zero vector, "no prediction"."""
         self.output_channels(dtype)
-        vectors = unit(prediction.float())
-        vectors = vectors.flip(0) if self.vector_order == "xyz" else vectors
+        vectors = prediction.float()
         if dtype.kind == "f":
-            return encode_float(vectors, dtype)
+            return np.ascontiguousarray(self._in_other_order(encode_float(unit(vectors), dtype)))
         scale, offset = LINEAR_CODES[dtype.name]
-        is_missing = vectors.square().sum(0, keepdim=True) < 0.5  # they have length 1, or 0
-        codes = vectors.sub(offset).div_(scale).round_().mul_(~is_missing)
-        return codes.cpu().numpy().astype(dtype)
+        length = divisors(vectors)
+        codes = (vectors / length).sub_(offset).div_(scale).round_()
+        if not length.max().isfinite():  # a mask takes longer than all of the above
+            codes.masked_fill_(~length.isfinite(), 0)
+        codes = codes.cpu().numpy().astype(dtype)
+        return np.ascontiguousarray(self._in_other_order(codes))
 
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         scale, offset = LINEAR_CODES[dtype.name]

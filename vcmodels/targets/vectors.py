@@ -15,10 +15,15 @@ SHORTEST = 1e-6
 
 def unit(vectors: Tensor, shortest: float = SHORTEST) -> Tensor:
     """Vectors of length 1 in the same direction; 0 for those up to `shortest` or not finite."""
-    length = vectors.square().sum(-4, keepdim=True).sqrt()
     # A short one divided by infinity is 0; what is not finite gives NaN in some component or all.
     # Comparisons and a choice between two tensors would take three times as long.
-    return (vectors / F.threshold(length, shortest, math.inf)).nan_to_num(nan=0.0)
+    return (vectors / divisors(vectors, shortest)).nan_to_num_(nan=0.0)
+
+
+def divisors(vectors: Tensor, shortest: float = SHORTEST) -> Tensor:
+    """(..., 1, Z, Y, X): lengths; infinity or NaN for those up to `shortest` or not finite."""
+    length = vectors.square().sum(-4, keepdim=True).sqrt()
+    return F.threshold(length, shortest, math.inf)
 
 
 def pull_back(vectors: Tensor, jacobian: Tensor) -> Tensor:
