@@ -201,7 +201,9 @@ class _HandingOut:
         Raises:
             VcmodelsError: what a worker raised that is no matter of a place.
         """
-        self._boxes.extend(self._cut(self.job.whole.region, BOXES_PER_WORKER * workers))
+        boxes = self._cut(self.job.whole.region, BOXES_PER_WORKER * workers)
+        # The largest first (Graham 1969, doi 10.1137/0117039): the last one keeps all waiting.
+        self._boxes.extend(sorted(boxes, key=self._patches, reverse=True))
         presence = _Presence(reporter.say)
         reporter.say(f"{self.job.patches} patches in {len(self._boxes)} boxes on {workers} workers")
         with reporter.bar("predict", self.job.patches) as advance:
@@ -261,6 +263,10 @@ class _HandingOut:
                     f"failed twice ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
                 )
                 self.failures.add(PlaceError(f"output at {box.origin}, {box.shape}", found), [box])
+
+    def _patches(self, box: Box) -> int:
+        """How many patches a box takes, if nothing of it is done yet."""
+        return _part_of(self.job, box).division.count_patches()
 
     def _cut(self, region: Box, count: int) -> list[Box]:
         """Boxes of about equal work that have something left to do."""
