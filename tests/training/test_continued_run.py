@@ -127,7 +127,7 @@ def test_a_run_folder_says_how_it_went(project, capsys):
     assert 0 <= json.loads(log[-1])["speed/data_wait"] <= 1
     capsys.readouterr()
     assert main(["runs", "runs"]) == 0
-    assert "runs/x  complete  2/2" in capsys.readouterr().out
+    assert "runs/x complete 2/2" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_training_that_fails_says_so_in_its_folder(project, monkeypatch):
