@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import signal
@@ -43,6 +44,22 @@ def test_the_previous_generation_is_kept(tmp_path):
         save_checkpoint(path, state(value))
     assert load_checkpoint(path).state["model"]["w"][0] == 3
     assert load_checkpoint(previous_generation(path)).state["model"]["w"][0] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.previous.pth", "a.pth"]
+
+
+def test_two_generations_stay_when_there_is_no_room_for_a_third(tmp_path, monkeypatch):
+    path = tmp_path / "a.pth"
+    for value in (1.0, 2.0):
+        save_checkpoint(path, state(value))
+
+    def fsync(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, state(3.0))
+    kept = [load_checkpoint(p).state["model"]["w"][0] for p in (path, previous_generation(path))]
+    assert kept == [2, 1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.previous.pth", "a.pth"]
 
 

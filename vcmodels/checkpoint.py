@@ -24,7 +24,7 @@ from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError
 from vcmodels.runs.seal import TRAILER, TRAILER_LENGTH
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes.files import keep_as, write_atomic
+from vcmodels.volumes.files import write_atomic
 
 SCHEMA = 1
 _UNREADABLE = (
@@ -53,9 +53,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     body = buffer.getvalue()
-    if keep_previous and path.exists():
-        keep_as(path, previous_generation(path))
-    write_atomic(path, body + TRAILER + hashlib.sha256(body).digest())
+    sealed = body + TRAILER + hashlib.sha256(body).digest()
+    write_atomic(path, sealed, keep=previous_generation(path) if keep_previous else None)
 
 
 def previous_generation(path: Path) -> Path:

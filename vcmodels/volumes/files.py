@@ -12,11 +12,16 @@ MARK = ".vcmodels-"
 """In the names of temporary files."""
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
+def write_atomic(path: str | Path, data: bytes, keep: Path | None = None) -> None:
     """Replace a file in one step: whoever reads it sees the old bytes or the new, never a part.
 
     The folder is made if it is missing. Bytes and folder are synced, so the file also survives a
     power cut once this returns.
+
+    Args:
+        path: the file.
+        data: its new content.
+        keep: where in the same folder the old content goes, once the new one is on the disk.
 
     Raises:
         OSError: no permission, no space; the old file is then untouched and no litter stays.
@@ -32,6 +37,8 @@ def write_atomic(path: str | Path, data: bytes) -> None:
             # mkstemp makes files for the owner only; give the ones that plain open() would give.
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            keep_as(path, keep)
         Path(temporary).replace(path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
