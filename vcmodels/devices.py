@@ -84,6 +84,12 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was too small; of the CPU's, torch knows no type."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 def keep_freed_memory() -> None:
     """Let the C library hand freed memory to the next allocation instead of back to the system.
 
@@ -134,9 +140,9 @@ class CompiledOrEager(nn.Module):
             return self.compiled(*given)
         try:
             result = self.compiled(*given)
-        except torch.OutOfMemoryError:
-            raise  # running eagerly takes even more
         except (RuntimeError, OSError, ImportError) as error:  # dynamo's and inductor's own errors
+            if is_out_of_memory(error):
+                raise  # running eagerly takes even more
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             self.say(f"torch.compile does not work here, running eagerly ({reason[:120]})")
             self.compiled = None

@@ -132,11 +132,12 @@ def test_a_run_folder_says_how_it_went(project, capsys):
 
 def test_a_training_that_fails_says_so_in_its_folder(project, monkeypatch):
     def fail(*_arguments, **_options):
-        raise MemoryError("too large")
+        raise ArithmeticError("too large")
 
     monkeypatch.setattr(Learner, "train_step", fail)
-    assert train("task.json") == 1
-    assert read_starts(project / "runs" / "x")[0]["outcome"] == "failed: MemoryError: too large"
+    with pytest.raises(ArithmeticError):
+        train("task.json")
+    assert read_starts(project / "runs" / "x")[0]["outcome"] == "failed: ArithmeticError: too large"
 
 
 def test_what_is_predicted_by_a_run_folder_lands_where_its_task_says(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.devices import CompiledOrEager, autocast
+from vcmodels.devices import CompiledOrEager, autocast, is_out_of_memory
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Shape
 from vcmodels.targets import AnyTarget
@@ -90,7 +90,9 @@ class Forward:
         with torch.inference_mode(), autocast(self.device, self.amp):
             try:
                 return self.network(image.contiguous(memory_format=self._layout))
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise RunError(
                     "inference_params.batch_size",
                     f"out of memory with patches of shape {tuple(image.shape)}",

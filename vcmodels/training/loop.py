@@ -8,11 +8,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import torch
-
 from vcmodels.checkpoint import save_checkpoint
 from vcmodels.data.hard_order import draws_of_step
 from vcmodels.data.loader import Batch
+from vcmodels.devices import is_out_of_memory
 from vcmodels.errors import RunError
 from vcmodels.reporting import Advance, Reporter
 from vcmodels.stopping import StopSignals
@@ -135,7 +134,9 @@ class Loop:
     def _step(self, micro: list[Batch]) -> PendingResult:
         try:
             return self.learner.train_step(micro, stops=self._wants_to_stop())
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             settings = self.learner.settings
             raise RunError(
                 "tr_params.batch_size",
