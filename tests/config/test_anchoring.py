@@ -57,7 +57,7 @@ def test_elsewhere_relative_paths_count_from_where_the_run_was_started(
         label = "$LABELS/s.zarr" if labels != "labels" else f"{project}/$LABELS/s.zarr"
         assert paths(task) == (f"{project}/a.zarr", label, [f"{project}/a.zarr", "s3://b/c"])
     assert task.run_dir == project / "runs" / "x"
-    assert task.tensorboard_dir == project / "boards" / "x"
+    assert task.tensorboard_dir == project / "boards" / "x" / "x" / "m"
     assert task.inference_params.output_dir == f"{project}/out"
 
 

@@ -27,7 +27,7 @@ def test_folds_share_no_output_and_are_tasks_of_their_own(make, tmp_path):
               for t in folds]  # fmt: skip
     assert len({str(place) for of_one in places for place in of_one}) == 12
     assert places[1] == (
-        tmp_path / "run" / "fold_1", tmp_path / "curves" / "fold_1",
+        tmp_path / "run" / "fold_1", tmp_path / "curves" / "run" / "fold_1" / "tiny",
         tmp_path / "lists" / "my.patches.fold_1.json", f"{tmp_path}/out/fold_1",
     )  # fmt: skip
     again = parse_task(folds[2].to_json(), "task.json")[0]

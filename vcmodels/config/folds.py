@@ -50,7 +50,7 @@ def fold_task(task: Task, index: int) -> Task:
     moved = {
         "folds": folds.model_copy(update={"index": index}),
         "ckpt_out_base": _inside(settings.ckpt_out_base, name),
-        "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, name),
+        "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, task.run_dir.name),
     }
     return task.model_copy(
         update={

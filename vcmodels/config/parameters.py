@@ -143,7 +143,8 @@ class TrainingParams(Section):
     keep_checkpoints: Annotated[int, Field(ge=0, le=100_000)] = 2
     """How many of those stay; the last and the best always do."""
     tensorboard_log_dir: Location | None = None
-    """Where TensorBoard events go; `<run folder>/tensorboard` when null."""
+    """Where TensorBoard events go: into `<name of the run folder>/<model_name>` there;
+    `<run folder>/tensorboard` when null."""
     wandb: WandbConfig | None = None
     """Weights & Biases, beside TensorBoard; off when null."""
 

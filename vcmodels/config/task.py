@@ -148,7 +148,11 @@ class Task(Section):
     def tensorboard_dir(self) -> Path:
         """Where TensorBoard events go, absolute."""
         given = self.tr_params.tensorboard_log_dir
-        return self._folder("tensorboard_log_dir", given) if given else self.run_dir / "tensorboard"
+        if not given:
+            return self.run_dir / "tensorboard"
+        # A folder for each run: in one that several share, each would hide the curves of the others.
+        folder = self._folder("tensorboard_log_dir", given)
+        return folder / self.run_dir.name / self.tr_params.model_name
 
     @property
     def cache_file(self) -> Path:
