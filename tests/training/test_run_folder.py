@@ -1,5 +1,6 @@
 """The folder of a run: its lock, its records, what may change when it is continued."""
 
+import errno
 import fcntl
 import json
 import os
@@ -10,10 +11,10 @@ import time
 import pytest
 
 from vcmodels.config import load_task, parse_task
-from vcmodels.errors import OutputError, RunError
+from vcmodels.errors import OutputError, RefusedError, RunError
 from vcmodels.runs.records import add_start, read_starts
 from vcmodels.training import run_folder
-from vcmodels.training.run_folder import RunFolder, changed_keys
+from vcmodels.training.run_folder import RunFolder, changed_keys, listed_changes
 
 
 @pytest.fixture
@@ -55,6 +56,60 @@ def test_other_words_for_the_same_places_are_no_change(tmp_path, monkeypatch):
     add_start(tmp_path, {})  # started here with absolute paths, and then there as at first
     monkeypatch.chdir(tmp_path)
     assert changed_keys(task(absolute), task("a.zarr"), tmp_path) == []
+
+
+def test_of_many_changed_keys_some_are_named_and_the_others_counted():
+    changed = [(f"k{n}", "1", "2") for n in range(7)]
+    assert listed_changes(changed, 2) == "k0 was 1, is 2, k1 was 1, is 2, and 5 more"
+    assert listed_changes(changed[:2]) == "k0 was 1, is 2, k1 was 1, is 2"
+
+
+def fill(run, name="tiny", epochs=2, checkpoints=()):
+    """The folder of a run of this name that wrote so many epochs and kept these checkpoints."""
+    run.path.mkdir(parents=True)
+    (run.path / "task.json").write_text(json.dumps({"tr_params": {"model_name": name}}))
+    (run.path / "splits.json").write_text("{}")
+    (run.path / "log.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in range(epochs)))
+    for checkpoint in checkpoints:
+        (run.path / checkpoint).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("there", "match"),
+    [
+        ({"name": "other", "checkpoints": ["other_last.pth"]}, 'the run of "other", not of "tiny"'),
+        (
+            {"checkpoints": ["tiny_2.pth"]},
+            r"tiny_last\.pth: is gone, of .* copy another checkpoint",
+        ),
+        ({"checkpoints": ["tiny_last.previous.pth"]}, r"is gone.*copy tiny_last\.previous\.pth"),
+    ],
+    ids=["another run", "no last", "previous"],
+)
+def test_nothing_begins_over_what_another_training_left(run, there, match):
+    fill(run, **there)
+    with pytest.raises(RefusedError, match=match):
+        run.newest_checkpoint()
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        {"epochs": 1, "checkpoints": ["tiny_best.pth", "tiny_1.pth"]},
+        {"name": "other", "epochs": 1, "checkpoints": ["tiny.pth", "others_last.pth"]},
+    ],
+    ids=["killed in the first epoch", "nothing was saved"],
+)
+def test_what_has_no_state_to_lose_begins_anew(run, there):
+    fill(run, **there)
+    assert run.newest_checkpoint() is None
+
+
+def test_a_task_file_is_not_written_over(run):
+    run.path.mkdir(parents=True)
+    (run.path / "task.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"task\.json: no run wrote it, and this one would"):
+        run.newest_checkpoint()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +157,15 @@ def test_a_lock_that_is_held_is_waited_for_no_longer_than_that(run):
         with pytest.raises(OutputError, match="in use by"), run:
             pass
         assert time.monotonic() - started < 20
+
+
+def test_a_file_system_without_locks_is_named(run, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OutputError, match=f"{run.path}: cannot be locked: Function not impl"), run:
+        pass
 
 
 def test_a_lock_that_was_removed_while_it_was_waited_for_holds_nothing(run, monkeypatch):

@@ -136,11 +136,14 @@ def test_a_refused_task_leaves_no_folder(sheet_task, tmp_path, section, key, val
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_log_folder_is_expanded(sheet_task, tmp_path, monkeypatch):
+def test_runs_that_share_a_log_folder_keep_their_curves(sheet_task, tmp_path, monkeypatch):
     monkeypatch.setenv("LOGS", str(tmp_path / "logs"))
-    sheet_task["tr_params"] |= {"tensorboard_log_dir": "$LOGS/a", "max_epoch": 1}
-    assert run(sheet_task)[0] == 0
-    assert list((tmp_path / "logs" / "a").glob("events*"))
+    for name in ("a", "b"):
+        settings = {"tensorboard_log_dir": "$LOGS/all", "max_epoch": 1}
+        assert run(with_folder(sheet_task, tmp_path / name, **settings))[0] == 0
+    for name in ("a", "b"):
+        events = EventAccumulator(str(tmp_path / "logs" / "all" / name / "tiny")).Reload()
+        assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3]
 
 
 def test_a_stop_in_the_first_step_leaves_at_once(sheet_task, monkeypatch):
@@ -437,6 +440,9 @@ def test_another_runs_checkpoint_is_continued_with_its_intensities(sheet_task, t
     code, lines = run(second)
     assert code == 0
     assert any(line.startswith(f"continuing {source} at epoch 2, step 3") for line in lines)
+    (others,) = (line for line in lines if line.startswith("other than there: "))
+    assert 'dataset_config.normalization.scheme was "minmax", is ' in others
+    assert "tr_params" not in others
     assert last(second)["step"] == 6
     assert last(second)["normalization"] == last(first)["normalization"]
     assert (tmp_path / "second" / "tiny_best.pth").exists()
@@ -452,13 +458,27 @@ def test_a_run_goes_on_in_another_precision(sheet_task):
     assert learner.scaler.get_scale() == 65536
 
 
+def test_another_error_of_a_step_is_not_taken_for_a_lack_of_memory(sheet_task, monkeypatch):
+    def train_step(self, batches, **kwargs):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(Learner, "train_step", train_step)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(sheet_task)
+
+
 def build(task):
     return task.model.build(1, {"sheet": 1, "normals": 3}, (16, 16, 16), (1.0, 1.0, 1.0))
 
 
-def test_out_of_memory_is_one_line_with_a_remedy(sheet_task, monkeypatch):
+@pytest.mark.parametrize(
+    "take",
+    [lambda: torch.empty(2**60, dtype=torch.uint8), lambda: bytearray(2**62)],
+    ids=["torch", "python"],
+)
+def test_out_of_memory_is_one_line_with_a_remedy(sheet_task, monkeypatch, take):
     def train_step(self, batches, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        take()
 
     monkeypatch.setattr(Learner, "train_step", train_step)
     with pytest.raises(RunError, match=r"batch_size: out of memory with 2 patches of \[16, 16"):

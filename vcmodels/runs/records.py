@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,22 @@ def is_run(folder: Path) -> bool:
     return (folder / TASK).is_file() and any(
         (folder / name).is_file() for name in (ENVIRONMENT, SPLITS)
     )
+
+
+def read_task(folder: Path) -> Record:
+    """The resolved task; {} when it cannot be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        document = cast(object, read_json(folder / TASK))
+        if isinstance(document, dict):
+            return cast(Record, document)
+    return {}
+
+
+def model_name(task: Mapping[str, Any]) -> str:
+    """The `model_name` of a task, with which the names of its checkpoints begin; "" without one."""
+    settings = cast(object, task.get("tr_params"))
+    name = cast(Record, settings).get("model_name") if isinstance(settings, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def read_starts(folder: Path) -> list[Record]:

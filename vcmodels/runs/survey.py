@@ -10,9 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from vcmodels.runs.records import LOCK, TASK, Record, is_run, read_log, read_starts
+from vcmodels.runs.records import (
+    LOCK,
+    TASK,
+    Record,
+    is_run,
+    model_name,
+    read_log,
+    read_starts,
+    read_task,
+)
 from vcmodels.runs.seal import is_sealed
-from vcmodels.volumes.files import read_json
 
 State = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
 
@@ -79,9 +87,9 @@ def find_runs(folder: Path) -> Iterator[Path]:
 
 def read_run(folder: Path) -> Run:
     """How the run in a folder stands."""
-    task, log, starts = _read_task(folder), read_log(folder), read_starts(folder)
+    task, log, starts = read_task(folder), read_log(folder), read_starts(folder)
     settings = _block(task.get("tr_params"))
-    name, last = str(settings.get("model_name", "")), log[-1] if log else {}
+    name, last = model_name(task), log[-1] if log else {}
     epoch, most = int(last.get("epoch", 0)), settings.get("max_epoch")
     start = starts[-1] if starts else {}
     best = _best(log, _block(start.get("best")))
@@ -175,12 +183,6 @@ def _figures(
             tag = f"val/{metric}_{name}"
             found[name] = Figure(metric, best.get(tag), last.get(tag))
     return found
-
-
-def _read_task(folder: Path) -> Mapping[str, Any]:
-    with suppress(OSError, ValueError, RecursionError):
-        return _block(read_json(folder / TASK))
-    return {}
 
 
 def _block(value: object) -> Mapping[str, Any]:

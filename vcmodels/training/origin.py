@@ -13,7 +13,12 @@ from vcmodels.training.counters import Counters
 from vcmodels.training.early_stopping import EarlyStop
 from vcmodels.training.facts import versions
 from vcmodels.training.learner import Learner
-from vcmodels.training.run_folder import RunFolder
+from vcmodels.training.run_folder import (
+    RunFolder,
+    changed_keys,
+    listed_changes,
+    resolved_task,
+)
 from vcmodels.volumes import expand_location
 
 
@@ -64,7 +69,7 @@ def completion(task: Task, origin: Origin) -> str | None:
     return early.reason(counters) if early is not None and early.is_over(counters) else None
 
 
-def start(learner: Learner, origin: Origin, reporter: Reporter) -> Counters:
+def start(learner: Learner, task: Task, origin: Origin, reporter: Reporter) -> Counters:
     """Give the learner the state that it starts from.
 
     Raises:
@@ -90,6 +95,11 @@ def start(learner: Learner, origin: Origin, reporter: Reporter) -> Counters:
     if resumed is given:  # of another folder, where its best checkpoint stays
         counters.best, counters.watched = math.inf, ""
     reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
+    if resumed is given:
+        before = resolved_task(resumed)
+        old = resumed.state["task"] if before is None else before.to_json()
+        if changed := changed_keys(old, task.to_json()):
+            reporter.say(f"other than there: {listed_changes(changed, len(changed))}")
     before, now = resumed.state["versions"], versions(learner)
     changed = [
         f"{name} {value} instead of {before.get(name)}"

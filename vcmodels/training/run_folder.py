@@ -2,12 +2,13 @@
 
 import copy
 import fcntl
+import glob
 import json
 import os
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,18 @@ from vcmodels.config.anchoring import anchor
 from vcmodels.config.fill import fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.differences import differing_keys, shown
-from vcmodels.runs.records import LOCK, LOG, TASK, add_start, end_start, starting_folder
+from vcmodels.runs.records import (
+    LOCK,
+    LOG,
+    TASK,
+    add_start,
+    end_start,
+    is_run,
+    model_name,
+    read_log,
+    read_task,
+    starting_folder,
+)
 from vcmodels.volumes.files import sweep_temporaries, write_atomic
 
 MAY_CHANGE = (
@@ -28,6 +40,7 @@ MAY_CHANGE = (
     "overrides",
     "dataset_config.cache_file",
     "dataset_config.use_cache",
+    "dataset_config.index_dir",
     *(
         f"tr_params.{key}"
         for key in (
@@ -96,6 +109,13 @@ class RunFolder:
                 f"in use by {holder}",
                 "wait for it, or choose another ckpt_out_base",
             ) from error
+        except OSError as error:
+            file.close()
+            raise OutputError(
+                str(self.path),
+                f"cannot be locked: {error.strerror}",
+                "choose a ckpt_out_base on a file system that has locks (flock)",
+            ) from error
         return file
 
     def __exit__(
@@ -158,16 +178,12 @@ class RunFolder:
         """The state to continue from, None for a new run.
 
         Raises:
-            CheckpointError: the newest is damaged; its remedy names the previous generation.
+            CheckpointError: the newest is damaged or gone; its remedy names the previous generation.
+            OutputError: something else lies in the folder, which a run would write over.
             TaskError: it was trained with other values of keys that must not change.
         """
         if not self.last.exists():
-            if previous_generation(self.last).exists():
-                raise CheckpointError(
-                    str(self.last),
-                    "is gone, but its previous generation is there",
-                    f"copy {previous_generation(self.last).name} to {self.last.name}, or --restart",
-                )
+            self._require_room()
             return None
         checkpoint = load_checkpoint(self.last)
         before, now = resolved_task(checkpoint), self.task
@@ -177,13 +193,36 @@ class RunFolder:
         old = checkpoint.state["task"] if before is None else before.to_json()
         changed = changed_keys(old, now.to_json(), self.path)
         if changed:
-            listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
             raise TaskError(
                 changed[0][0],
-                f"differs from the run in {self.path} ({listed})",
+                f"differs from the run in {self.path} ({listed_changes(changed)})",
                 "change it back, choose another ckpt_out_base, or --restart",
             )
         return checkpoint
+
+    def _require_room(self) -> None:
+        """Refuse to begin anew over what would be lost by it.
+
+        Raises:
+            OutputError: another run, or a task file that no run wrote, is in the folder.
+            CheckpointError: the run has trained, but its newest checkpoint is gone.
+        """
+        task, elsewhere = self.path / TASK, "choose another ckpt_out_base, or --restart"
+        if task.exists() and not is_run(self.path):
+            found = "no run wrote it, and this one would write over it"
+            raise OutputError(str(task), found, elsewhere)
+        other = model_name(read_task(self.path))
+        if other != self.name and any(self.path.glob(f"{glob.escape(other)}_*.pth")):
+            found = f'holds the run of "{other}", not of "{self.name}"'
+            raise OutputError(str(self.path), found, elsewhere)
+        previous, epochs = previous_generation(self.last), len(read_log(self.path))
+        # The first line of the log is written before the first checkpoints.
+        if previous.exists() or epochs > 1:
+            kept = previous.name if previous.exists() else "another checkpoint of the run"
+            found = f"is gone, of a run of {epochs} epochs"
+            raise CheckpointError(
+                str(self.last), found, f"copy {kept} to {self.last.name}, or --restart"
+            )
 
     def write_task(self) -> None:
         """Write the resolved task, with every default filled in."""
@@ -226,6 +265,7 @@ def _lock(file: TextIO) -> None:
 
     Raises:
         BlockingIOError: another one holds it.
+        OSError: the file system has no locks.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
@@ -285,6 +325,12 @@ def changed_keys(
         for key, (before, after) in sorted(found.items())
         if not may_change(key)
     ]
+
+
+def listed_changes(changed: Sequence[tuple[str, str, str]], most: int = 5) -> str:
+    """Changed keys with both values, as text for a message."""
+    listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:most])
+    return listed + (f", and {len(changed) - most} more" if len(changed) > most else "")
 
 
 def may_change(key: str) -> bool:

@@ -70,7 +70,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         task, volumes = world.once(lambda: open_volumes(given, origin, device, world, reporter))
         run.task = task
         learner = build_learner(task, volumes, device, world)
-        counters = start(learner, origin, reporter)  # nearly all that may be refused is above
+        counters = start(learner, task, origin, reporter)  # nearly all that may be refused is above
         world.require_same((learner.step, origin.source and origin.source.sha256), "the checkpoint")
         if world.is_first and origin.resumed is None:
             begin_anew(run, reporter, restart=restart)
