@@ -119,6 +119,16 @@ def test_the_exit_code_of_a_training_is_passed_on(task_file, sheet_task, monkeyp
     assert seen["task"].overrides == ["tr_params.batch_size=7"]
 
 
+def test_a_quiet_training_says_errors_alone(task_file, sheet_task, capsys):
+    sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 1}
+    path = str(task_file(sheet_task))
+    assert main(["train", path, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["train", path, "--quiet", "--set", "tr_params.initial_lr=7"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_inference_says_so_and_exits_by_the_signal(
     task_file, sheet_task, monkeypatch, capsys, number

@@ -70,11 +70,12 @@ def test_a_resolved_task_is_resolved_to_itself():
         ({"mixup": {}, "batch_size": 1}, "mixup: needs two patches to mix, .*batch_size is 1"),
         ({"mixup": {"alpha": 0.0}}, "mixup.alpha"),
         ({"freeze_epochs": 3}, "freeze_epochs: is given, but nothing is frozen"),
+        ({"load_weights_only": True}, "load_weights_only: is given, but no weights are"),
         ({"load_weights_only": "some"}, 'load_weights_only: .*"partial"'),
         ({"early_stopping": {"patience": 0}}, "early_stopping.patience"),
         ({"early_stopping": {"patients": 3}}, 'early_stopping.patients: .*"patience"'),
     ],
-    ids=["recipe", "batch", "alpha", "freeze", "weights", "patience", "key"],
+    ids=["recipe", "batch", "alpha", "freeze", "no weights", "weights", "patience", "key"],
 )
 def test_what_cannot_be_is_refused(settings, match):
     with pytest.raises(TaskError, match=match):

@@ -3,7 +3,7 @@ import pytest
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS
 from vcmodels.data.dataset import PatchDataset
-from vcmodels.data.folds import divide, fold_volumes
+from vcmodels.data.folds import _cuts, divide, fold_volumes
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.patches import find_patches
 from vcmodels.data.split import load_or_split
@@ -132,6 +132,17 @@ def test_the_largest_go_to_the_emptiest_fold():
     assert [sum(sizes[n] for n, f in found.items() if f == i) for i in range(3)] == [9, 5, 5]
     equal = dict.fromkeys(range(8), 1)
     assert divide(equal, 4, seed=0) == divide(equal, 4, seed=0) != divide(equal, 4, seed=1)
+
+
+def test_cuts_are_the_nearest_between_layers():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        profile, count = rng.integers(1, 100, 30).astype(float), int(rng.integers(2, 5))
+        cuts = _cuts(5, 123, profile, 4, count)  # the first layer from 4 on
+        assert (cuts[0], cuts[-1]) == (5, 123)
+        for k, cut in enumerate(cuts[1:-1], 1):
+            errors = [abs(profile[:n].sum() / profile.sum() - k / count) for n in range(31)]
+            assert errors[(cut - 4) // 4] == pytest.approx(min(errors))
 
 
 def test_what_cannot_be_cut_is_refused(make_task, entry, tmp_path):

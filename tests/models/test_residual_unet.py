@@ -81,6 +81,7 @@ def test_the_table_names_every_part_from_input_to_logits():
         ("sheet head", 1, (8, 16, 24)),
         ("normals head", 3, (8, 16, 24)),
     ]
+    assert [row.kernel for row in summary.rows[-2:]] == [(1, 1, 1)] * 2
 
 
 def test_describing_a_huge_network_allocates_nothing():

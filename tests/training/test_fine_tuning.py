@@ -96,6 +96,21 @@ def test_a_new_head_learns_on_an_old_encoder_that_stays(sheet_task, tmp_path, so
     assert new["normalization"] == load_checkpoint(source).state["normalization"]
 
 
+def test_the_average_of_a_frozen_part_stays_where_it_was(sheet_task, tmp_path):
+    """Of a training that goes on, where it differs from the weights."""
+    first = with_folder(sheet_task, tmp_path / "first", max_epoch=1)
+    run(first)
+    source = tmp_path / "first" / "tiny_last.pth"
+    second = with_folder(
+        sheet_task, tmp_path / "second", max_epoch=2, checkpoint_path=str(source),
+        freeze=["encoder"],
+    )  # fmt: skip
+    run(second)
+    before, after = last(first)["ema"], last(second)["ema"]
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith("encoder.")}
+
+
 def test_frozen_parts_learn_after_their_epochs_and_a_stopped_run_continues(
     sheet_task, tmp_path, source, monkeypatch
 ):

@@ -25,6 +25,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the task; may be repeated."),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Debug = Annotated[
     bool,
     typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors."),

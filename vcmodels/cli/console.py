@@ -24,9 +24,11 @@ class Console:
 
     Args:
         has_records: records without a log go to stdout, if no person reads that; else nowhere.
+        is_quiet: nothing is said, and no bar drawn.
     """
 
-    def __init__(self, *, has_records: bool = False) -> None:
+    def __init__(self, *, has_records: bool = False, is_quiet: bool = False) -> None:
+        self._is_quiet = is_quiet
         self._progress: Progress | None = None
         self._has_records = has_records
         self.log: JsonLines | None = None
@@ -38,7 +40,7 @@ class Console:
 
     def write(self, text: str) -> None:
         """Write text as it is; of several processes of a job the first alone does."""
-        if is_follower():
+        if self._is_quiet or is_follower():
             return
         try:
             sys.stdout.write(text)
@@ -59,7 +61,7 @@ class Console:
     @contextmanager
     def bar(self, name: str, total: float) -> Iterator[Advance]:
         """A bar towards `total`; a second one, inside the first, is drawn below it."""
-        if not sys.stderr.isatty() or is_follower():
+        if self._is_quiet or not sys.stderr.isatty() or is_follower():
             yield lambda _amount, _text: None
             return
         if self._progress is not None:

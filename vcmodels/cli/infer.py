@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.arguments import Debug, Overrides, Quiet, TaskFile, load
 from vcmodels.cli.console import Console
 from vcmodels.cli.folds import Fold, one_fold
 from vcmodels.cli.json_lines import JsonLines
@@ -59,6 +59,7 @@ def infer(
         Path | None,
         typer.Option(metavar="FILE", help="Append a line of figures for each unit of work."),
     ] = None,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Predict a volume, or continue doing so."""
@@ -67,7 +68,7 @@ def infer(
     context.obj.begin()
     asked = _Asked(checkpoint, overwrite, verify, dry_run, part, devices, dask)
     asked.require_one_engine()
-    console = Console(has_records=True)
+    console = Console(has_records=True, is_quiet=quiet)
     loaded = one_fold(load(task, set_, console), fold)
     if not checkpoint:
         checkpoint = _of_folds(loaded, folds, console)

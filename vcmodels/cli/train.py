@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.arguments import Debug, Overrides, Quiet, TaskFile, load
 from vcmodels.cli.console import Console
 from vcmodels.cli.folds import Fold, FoldCount, one_fold, with_folds
 from vcmodels.errors import RefusedError
@@ -26,18 +26,20 @@ def train(
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, max=100, metavar="N", help="Train N folds at once.")
     ] = 1,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
     from vcmodels.config.folds import is_cross_validation
 
-    console = Console()
+    console = Console(is_quiet=quiet)
     context.obj.begin()
     overrides = with_folds(set_, folds)
     loaded = load(task, overrides, console)
     if fold is None and is_cross_validation(loaded):
         words = ["train", str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
+        words += ["--quiet"] if quiet else []
         return _train_all(loaded, words, jobs=jobs, restart=restart, console=console)
     if jobs != 1:
         raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
@@ -59,6 +61,7 @@ def _train_all(
     if code <= 1:
         with suppress(RefusedError):  # not one fold has begun
             say_report(report_folds(task.run_dir, task), console)
-    curves = task.tensorboard_dir if task.tr_params.tensorboard_log_dir else task.run_dir
+    shared = task.tr_params.tensorboard_log_dir
+    curves = task.tensorboard_dir.parent if shared else task.run_dir
     console.say(f"curves: tensorboard --logdir {curves}")
     return code

@@ -15,6 +15,9 @@ def recipe_faults(task: Task) -> Iterator[Fault]:
     if settings.freeze_epochs is not None and not settings.freeze:
         found = "is given, but nothing is frozen"
         yield Fault(("tr_params", "freeze_epochs"), found, "name what in freeze, or remove it")
+    if settings.load_weights_only and settings.checkpoint_path is None:
+        found = "is given, but no weights are: checkpoint_path is not set"
+        yield Fault(("tr_params", "load_weights_only"), found, "set checkpoint_path, or remove it")
 
 
 def _mixup_faults(task: Task) -> Iterator[Fault]:

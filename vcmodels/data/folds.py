@@ -195,9 +195,9 @@ def _too_short(volume: TaskVolume, count: int, guards: Shape) -> TaskError:
 
 
 def _cuts(start: int, end: int, profile: np.ndarray, cell: int, count: int) -> list[int]:
-    """Borders of slabs with about equally many labelled voxels, between layers of cells."""
-    sums = np.cumsum(profile) / max(profile.sum(), 1)
-    inner = np.searchsorted(sums, np.arange(1, count) / count) + 1
+    """Borders of slabs with about equally many labelled voxels: the nearest between layers of cells."""
+    below = np.concatenate([[0], np.cumsum(profile)]) / max(profile.sum(), 1)
+    inner = np.abs(below - np.arange(1, count)[:, None] / count).argmin(axis=1)
     zero = start // cell * cell
     return [start, *np.clip(zero + inner * cell, start, end).tolist(), end]
 

@@ -5,6 +5,7 @@ Ronneberger et al. 2015 (arXiv:1505.04597) for the shape, Isensee et al. 2024 (a
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
@@ -141,7 +142,8 @@ class ResidualUNet(Model):
             upward = list(enumerate(reversed(cast(Decoder, decoder).levels)))[::-1]
             rows += [_summarise(f"{name} {i}", topology.levels[i], part) for i, part in upward]
         for name, head in network.heads.items():
-            rows.append(_summarise(f"{name} head", topology.levels[0], head, heads[name]))
+            level = replace(topology.levels[0], features=heads[name], kernel=(1, 1, 1))
+            rows.append(_summarise(f"{name} head", level, head))
         return NetworkSummary(tuple(rows), self.estimate(in_channels, heads, patch, spacing))
 
     @property
@@ -170,11 +172,9 @@ class ResidualUNet(Model):
         return max(levels - 2, 1) if self.deep_supervision else 1
 
 
-def _summarise(name: str, level: Level, part: nn.Module, features: int = 0) -> LevelSummary:
+def _summarise(name: str, level: Level, part: nn.Module) -> LevelSummary:
     parameters = sum(p.numel() for p in part.parameters())
-    return LevelSummary(
-        name, features or level.features, level.stride, level.kernel, level.shape, parameters
-    )
+    return LevelSummary(name, level.features, level.stride, level.kernel, level.shape, parameters)
 
 
 class ResidualUNetNetwork(nn.Module):

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import compress
 from typing import Any
 
 import torch
@@ -221,9 +222,10 @@ class Learner:
         self.scaler.update()
         if self.averaged is not None:
             assert self.settings.ema_decay is not None
+            learns = [parameter.requires_grad for parameter in self.network.parameters()]
             average_weights(
-                self.averaged.parameters(),
-                self.network.parameters(),
+                compress(self.averaged.parameters(), learns),
+                compress(self.network.parameters(), learns),
                 self.settings.ema_decay,
                 self.step,
             )
