@@ -162,8 +162,9 @@ def spread(values: Sequence[float], sign: str = "") -> tuple[str, str]:
 
 
 def hippocampus_task(seed: int) -> dict[str, Any]:
-    """The task on the 80 training cases, fold `seed` of them held out."""
+    """The task on the 80 training cases, fold `seed` of them held out, with a base of its own."""
     task = json.loads((ROOT / "tasks" / "hippocampus.json").read_text())
+    task["model_config"]["f_maps"], task["augment"] = NARROW, WEAK
     task["dataset_config"]["volume_paths"] = [case_entry(c) for c in hippocampus_cases("train")]
     task["tr_params"]["folds"] = {"count": FOLDS, "index": seed % FOLDS}
     return task
@@ -196,8 +197,14 @@ def flyem_score(task: Path, overrides: list[str]) -> float:
     return predict_and_score(task, overrides)["membrane"]["dice"]
 
 
-OWN = json.loads((ROOT / "tasks" / "hippocampus.json").read_text())["augment"]
-MIRROR = {"name": "flip", "axes": ["x"]}
+NARROW, WIDE = [16, 32, 64, 128], [32, 64, 128, 256]
+WEAK = [
+    {"name": "affine", "p": 1.0, "rotation_degrees": 10, "scaling": [0.9, 1.1]},
+    {"name": "noise", "p": 0.5},
+    {"name": "brightness", "p": 0.3},
+    {"name": "contrast", "p": 0.3},
+    {"name": "gamma", "p": 0.3},
+]
 STRONG = [
     {"name": "affine", "p": 0.8, "rotation_degrees": 20, "per_axis_scaling": True},
     {"name": "elastic", "p": 0.5},
@@ -208,7 +215,7 @@ STRONG = [
     {"name": "low_resolution", "p": 0.2},
     {"name": "gamma", "p": 0.4},
 ]
-WIDE = ["model_config.f_maps=[32, 64, 128, 256]"]
+TWICE = [f"model_config.f_maps={WIDE}"]
 MEMBRANE_ALONE = 'dataset_config.targets={"membrane": {"kind": "binary"}}'
 STUDIES = {
     "flyem": Study(
@@ -230,14 +237,14 @@ STUDIES = {
             "no gates": ["model_config.squeeze_excitation=false"],
             "deep supervision": ["model_config.deep_supervision=true"],
             "strong augmentation": [f"augment={json.dumps(STRONG)}"],
-            "twice the features": WIDE,
-            "both": [f"augment={json.dumps(STRONG)}", *WIDE],
+            "strong and mirrored": [f"augment={json.dumps([*STRONG, {'name': 'flip'}])}"],
+            "twice the features": TWICE,
+            "both": [f"augment={json.dumps(STRONG)}", *TWICE],
             "rate 4e-3": ["tr_params.initial_lr=4e-3"],
             "rate 1e-3": ["tr_params.initial_lr=1e-3"],
             "SGD": ["tr_params.optimizer=SGD", "tr_params.initial_lr=0.01"],
             "cosine": ["tr_params.scheduler=cosine"],
             "batch of 4": ["tr_params.batch_size=4"],
-            "mirrored": [f"augment={json.dumps([*OWN, MIRROR])}"],
             "decay 0.05": ["tr_params.weight_decay=0.05"],
             "slower average": ["tr_params.ema_decay=0.999"],
         },
