@@ -9,16 +9,12 @@ from vcmodels.config import Task
 from vcmodels.config.parameters import TrainingParams
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.reporting import Reporter
+from vcmodels.training.changes import changes_since, listed_changes
 from vcmodels.training.counters import Counters
 from vcmodels.training.early_stopping import EarlyStop
 from vcmodels.training.facts import versions
 from vcmodels.training.learner import Learner
-from vcmodels.training.run_folder import (
-    RunFolder,
-    changed_keys,
-    listed_changes,
-    resolved_task,
-)
+from vcmodels.training.run_folder import RunFolder
 from vcmodels.volumes import expand_location
 
 
@@ -95,19 +91,16 @@ def start(learner: Learner, task: Task, origin: Origin, reporter: Reporter) -> C
     if resumed is given:  # of another folder, where its best checkpoint stays
         counters.best, counters.watched = math.inf, ""
     reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
-    if resumed is given:
-        before = resolved_task(resumed)
-        old = resumed.state["task"] if before is None else before.to_json()
-        if changed := changed_keys(old, task.to_json()):
-            reporter.say(f"other than there: {listed_changes(changed, len(changed))}")
+    if resumed is given and (changed := changes_since(resumed, task)):
+        reporter.say(f"other than there: {listed_changes(changed, len(changed))}")
     before, now = resumed.state["versions"], versions(learner)
-    changed = [
+    updates = [
         f"{name} {value} instead of {before.get(name)}"
         for name, value in now.items()
         if value != before.get(name)
     ]
-    if changed:
-        reporter.say(f"{', '.join(changed)}: may no longer be bit-identical")
+    if updates:
+        reporter.say(f"{', '.join(updates)}: may no longer be bit-identical")
     return counters
 
 

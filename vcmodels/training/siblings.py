@@ -11,7 +11,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.reporting import Reporter
 from vcmodels.runs.records import TASK
-from vcmodels.training.run_folder import changed_keys
+from vcmodels.training.changes import changed_keys, listed_changes
 from vcmodels.volumes.files import read_json
 
 _REMEDY = "change it back, choose another ckpt_out_base, or --restart with all folds"
@@ -56,8 +56,7 @@ def require_alike(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter)
         changed = changed_keys(other.to_json(), task.to_json(), folder)
         changed = [found for found in changed if found[0] != "tr_params.folds.index"]
         if changed:
-            listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
-            found = f"differs from the fold in {folder} ({listed})"
+            found = f"differs from the fold in {folder} ({listed_changes(changed)})"
             raise TaskError(changed[0][0], found, _REMEDY)
     if others:
         _require_one_division(task, volumes, others, reporter)

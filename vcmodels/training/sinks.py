@@ -6,8 +6,8 @@ from collections.abc import Callable
 from vcmodels.config import Task
 from vcmodels.runs.differences import leaves
 from vcmodels.training.board import Board, Sink
+from vcmodels.training.changes import may_change
 from vcmodels.training.events import EventWriter, Parameters
-from vcmodels.training.run_folder import may_change
 from vcmodels.training.wandb_writer import WandbWriter
 
 _SECTIONS = ("tr_params", "model_config", "dataset_config.targets", "dataset_config.sampling")

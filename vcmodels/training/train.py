@@ -17,6 +17,7 @@ from vcmodels.errors import TaskError
 from vcmodels.reporting import Reporter
 from vcmodels.stopping import StopSignals
 from vcmodels.training.board import Board, cut_json_lines
+from vcmodels.training.changes import resolved_task
 from vcmodels.training.class_weights import weighted_targets
 from vcmodels.training.early_stopping import EarlyStop
 from vcmodels.training.facts import compile_pays, lasting_facts, session
@@ -26,7 +27,7 @@ from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.mixing import require_pairs
 from vcmodels.training.origin import Origin, completion, start
-from vcmodels.training.run_folder import RunFolder, resolved_task
+from vcmodels.training.run_folder import RunFolder
 from vcmodels.training.siblings import begun_sibling, require_alike
 from vcmodels.training.sinks import open_board
 from vcmodels.training.wandb_writer import require_wandb
