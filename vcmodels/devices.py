@@ -93,11 +93,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def keep_freed_memory() -> None:
     """Let the C library hand freed memory to the next allocation instead of back to the system.
 
-    glibc returns large blocks at once, and every page of the next one faults again: 28,000 faults in
-    one float32 forward pass of a 64^3 patch, 7 % of its time. Blocks above 32 MB, which no threshold keeps,
-    are another 13 % of a prediction with patches of 96^3 in float32, 14 % with 128^3 in bf16, for a peak
-    that is up to 16 % higher (853 to 987 MiB). Threads then share one arena: with one each, a prediction of 384^3 voxels took 439 MiB
-    instead of 332. Elsewhere this does nothing.
+    glibc returns large blocks at once, and every page of the next one faults again: 28,000 faults
+    in one float32 forward pass of a 64^3 patch, 7 % of its time. Blocks above 32 MB, which no
+    threshold keeps, are another 13 % of a prediction with patches of 96^3 in float32, 14 % with 128^3
+    in bf16, for a peak that is up to 16 % higher (853 to 987 MiB). Threads then share one arena: with
+    one each, a prediction of 384^3 voxels took 439 MiB instead of 332. Elsewhere this does nothing.
     """
     with suppress(AttributeError, OSError):  # no mallopt, as on macOS
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,8 +1,9 @@
 """The value transforms of a list, run in its order, and what they share.
 
-All are plain torch, so that they run where the image is. Of albumentations 2.0.8's volume transforms only `RandomGamma`,
-`CoarseDropout3D` and `ShotNoise` are neither slice by slice nor broken; they take 1.2 (with two
-channels 5), 3 and 2 times as long as the few lines here, and `ShotNoise` assumes sRGB.
+All are plain torch, so that they run where the image is. Of albumentations 2.0.8's volume
+transforms only `RandomGamma`, `CoarseDropout3D` and `ShotNoise` are neither slice by slice nor
+broken; they take 1.2 (with two channels 5), 3 and 2 times as long as the few lines here, and
+`ShotNoise` assumes sRGB.
 """
 
 from collections.abc import Sequence

@@ -75,9 +75,9 @@ def apply_spatial(
 ) -> tuple[Tensor, dict[str, LabelCrop]]:
     """Turn a crop into the patch, values of vector labels included. Nothing is written in place.
 
-    The image is interpolated as the transform says, each label as its target says. A label that is interpolated
-    linearly is averaged over the valid neighbours alone (normalised convolution; Knutsson and
-    Westin 1993, CVPR). A voxel is valid when the voxel nearest to where it was read is.
+    The image is interpolated as the transform says, each label as its target says. A label that is
+    interpolated linearly is averaged over the valid neighbours alone (normalised convolution;
+    Knutsson and Westin 1993, CVPR). A voxel is valid when the voxel nearest to where it was read is.
 
     Args:
         transform: from `sample_spatial`.

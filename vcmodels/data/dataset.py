@@ -64,9 +64,10 @@ class Sample:
 class PatchDataset(Dataset[Sample]):
     """Samples by draw number: `dataset[k]` is a pure function of the seed, k and its row.
 
-    The row is one of the seed and k, too, unless losses have a say (`HardOrder`). For training, patches come in random order, shifted and augmented; otherwise row after row, as
-    they are. No voxel outside of a volume's region is ever read: the image is continued there by
-    reflection, and labels do not count.
+    The row is one of the seed and k, too, unless losses have a say (`HardOrder`). For training,
+    patches come in random order, shifted and augmented; otherwise row after row, as they are. No
+    voxel outside of a volume's region is ever read: the image is continued there by reflection, and
+    labels do not count.
 
     Args:
         task: the resolved task.

@@ -73,7 +73,7 @@ def squeezed_features(features: int) -> int:
 
 
 def convolution(inputs: int, outputs: int, kernel: Shape, stride: Shape = (1, 1, 1)) -> nn.Conv3d:
-    """A convolution that keeps the length of every axis, divided by `stride`; no bias (a norm follows)."""
+    """A convolution that keeps all lengths, divided by `stride`; without bias, as a norm follows."""
     z, y, x = (k // 2 for k in kernel)
     return nn.Conv3d(inputs, outputs, kernel, stride, (z, y, x), bias=False)
 

@@ -67,7 +67,7 @@ class RegressionTarget(Target):
         return None if self.channels == 1 else self.channels
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The value, stored * scale + offset; a voxel with NaN or infinity in any channel does not count."""
+        """The value, stored * scale + offset; a voxel that is not finite everywhere does not count."""
         valid = countable(stored, self)
         with np.errstate(over="ignore", invalid="ignore"):
             label = stored.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The other folds of a cross-validation: what a fold has in common with them, however each was started."""
+"""The other folds of a cross-validation: what a fold has in common with them, and must have."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

@@ -36,7 +36,8 @@ def score_held_out(
 ) -> list[Scored] | None:
     """Predict and score what each fold held out, or continue doing so.
 
-    Predictions go into `held_out/<volume>` of each run folder, with `/` as `%2F`, and are made as `inference_params` say.
+    Predictions go into `held_out/<volume>` of each run folder, with `/` as `%2F`, and are made as
+    `inference_params` say.
 
     Args:
         task: of all folds, each of which has a checkpoint.
