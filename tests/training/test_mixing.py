@@ -161,8 +161,6 @@ def test_a_compiled_network_mixes_alike_without_compiling_for_each_share(level):
 
 def test_each_level_mixed_has_a_compiled_program(monkeypatch):
     """Of a network with ten levels, which are more programs than dynamo keeps unless told."""
-    monkeypatch.setattr(torch.compiler.config, "recompile_limit", 8)
-    monkeypatch.setattr(torch.compiler.config, "fail_on_recompile_limit_hit", True)
     torch.compiler.reset()
 
     class Deep(torch.nn.Module):
@@ -170,11 +168,12 @@ def test_each_level_mixed_has_a_compiled_program(monkeypatch):
             return {"sheet": (image * mix.level + mix.share,)}
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    compiled = CompiledOrEager(Deep(), pytest.fail)
     image = torch.ones(2, 1, 2, 2, 2)
-    for level in range(10):
-        mixed = compiled(image, None, FeatureMix(level, torch.tensor(0.5)))
-        assert mixed["sheet"][0].eq(level + 0.5).all()
+    with torch.compiler.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True):
+        compiled = CompiledOrEager(Deep(), pytest.fail)
+        for level in range(10):
+            mixed = compiled(image, None, FeatureMix(level, torch.tensor(0.5)))
+            assert mixed["sheet"][0].eq(level + 0.5).all()
 
 
 def test_processes_with_one_sample_each_are_refused():
