@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its records, what may change when it is continued."""
+"""The folder of a run: its lock, its records, what is not written over."""
 
 import errno
 import fcntl
@@ -38,7 +38,7 @@ def fill(run, name="tiny", epochs=2, checkpoints=()):
         ({"name": "other", "checkpoints": ["other_last.pth"]}, 'the run of "other", not of "tiny"'),
         (
             {"checkpoints": ["tiny_2.pth"]},
-            r"tiny_last\.pth: is gone, of .* copy another checkpoint",
+            r"tiny_last\.pth: is gone, but .* copy another checkpoint",
         ),
         ({"checkpoints": ["tiny_last.previous.pth"]}, r"is gone.*copy tiny_last\.previous\.pth"),
     ],

@@ -192,14 +192,12 @@ class RunFolder:
         if other != self.name and any(self.path.glob(f"{glob.escape(other)}_*.pth")):
             found = f'holds the run of "{other}", not of "{self.name}"'
             raise OutputError(str(self.path), found, elsewhere)
-        previous, epochs = previous_generation(self.last), len(read_log(self.path))
+        previous = previous_generation(self.last)
         # The first line of the log is written before the first checkpoints.
-        if previous.exists() or epochs > 1:
+        if previous.exists() or len(read_log(self.path)) > 1:
             kept = previous.name if previous.exists() else "another checkpoint of the run"
-            found = f"is gone, of a run of {epochs} epochs"
-            raise CheckpointError(
-                str(self.last), found, f"copy {kept} to {self.last.name}, or --restart"
-            )
+            remedy = f"copy {kept} to {self.last.name}, or --restart"
+            raise CheckpointError(str(self.last), "is gone, but the run has been saved", remedy)
 
     def write_task(self) -> None:
         """Write the resolved task, with every default filled in."""
