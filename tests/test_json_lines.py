@@ -25,13 +25,15 @@ def test_lines_are_appended_and_there_at_once(tmp_path):
         assert path.read_text() == 'before\n{"a": 1}\n{"b": [2]}\n'
 
 
-def test_a_full_disk_is_told_once_and_stops_nothing(capsys):
-    console = Console()
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_full_disk_is_told_once_and_stops_nothing(is_quiet, capsys):
+    console = Console(is_quiet=is_quiet)
     with JsonLines("/dev/full") as console.log:
         for number in range(3):
             console.record({"number": number})
-    assert capsys.readouterr().out == (
-        "note: /dev/full loses lines (No space left on device); the work goes on\n"
+    assert capsys.readouterr() == (
+        "",
+        "note: /dev/full loses lines (No space left on device); the work goes on\n",
     )
 
 

@@ -52,9 +52,8 @@ class Console:
     def record(self, values: Record) -> None:
         """Write figures as a line of JSON."""
         if self.log is not None:
-            complaint = self.log.append(values)
-            if complaint:
-                self.say(complaint)
+            if complaint := self.log.append(values):
+                sys.stderr.write(complaint + "\n")  # an error: --quiet leaves it
         elif self._has_records and not sys.stdout.isatty():
             self.say(json.dumps(values))
 
