@@ -42,8 +42,9 @@ PROBE_STEPS = 100
 """Of an epoch, where epochs are counted by time."""
 FLYEM_PLANE = ([0, 250], [0, 250])
 BASE = "base"
-NO_AVERAGE = "no average of weights"
-"""Not a run of its own: the average has no say in training, so the base run has both weights."""
+CONSTANT = "constant rate"
+NO_AVERAGE = {BASE: "no average of weights", CONSTANT: "constant rate, no average of weights"}
+"""No runs of their own: the average has no say in training, so the runs of these arms have both."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def run(name: str, arm: str, seed: int, minutes: float | None, steps: int, work:
         return
     last = load_checkpoint(next((folder / "run").glob("*_last.pth"))).state
     weights = [(folder, last)]
-    if arm == BASE:
-        alone = folder.parents[1] / NO_AVERAGE.replace(" ", "_") / folder.name
+    if arm in NO_AVERAGE:
+        alone = folder.parents[1] / NO_AVERAGE[arm].replace(" ", "_") / folder.name
         weights.insert(0, (alone, last | {"ema": None}))
     for place, state in weights:
         save_checkpoint(folder / "last.pth", state, keep_previous=False)
@@ -136,7 +137,7 @@ def table(name: str, folder: Path) -> str:
         "|" + " --- |" * 7,
     ]
     base = results(folder, BASE)
-    for arm in [*STUDIES[name].arms, NO_AVERAGE]:
+    for arm in [*STUDIES[name].arms, *NO_AVERAGE.values()]:
         found = results(folder, arm)
         if found:
             scores = [r["score"] for r in found.values()]
@@ -225,6 +226,7 @@ STUDIES = {
             "membrane alone": [MEMBRANE_ALONE],
             "no gates": ["model_config.squeeze_excitation=false"],
             "deep supervision": ["model_config.deep_supervision=true"],
+            CONSTANT: ["tr_params.scheduler=constant"],
             "membrane alone, no gates": [MEMBRANE_ALONE, "model_config.squeeze_excitation=false"],
             "a decoder for each": ["model_config.decoder=separate"],
         },
@@ -236,6 +238,7 @@ STUDIES = {
             BASE: [],
             "no gates": ["model_config.squeeze_excitation=false"],
             "deep supervision": ["model_config.deep_supervision=true"],
+            CONSTANT: ["tr_params.scheduler=constant"],
             "strong augmentation": [f"augment={json.dumps(STRONG)}"],
             "strong and mirrored": [f"augment={json.dumps([*STRONG, {'name': 'flip'}])}"],
             "twice the features": TWICE,
