@@ -1,4 +1,5 @@
 import json
+import signal
 import uuid
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from hypothesis import settings
 
 from vcmodels.phantom import write_phantom
+from vcmodels.stopping import STOP_SIGNALS
 
 # Threads wait for each other on volumes this small: two take longer than one.
 torch.set_num_threads(1)
@@ -21,6 +23,15 @@ def cache_home(tmp_path_factory, monkeypatch) -> Path:
     path = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))
     return path
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_put_back():
+    """`main` sets handlers for its process; one that is forked later would not end by SIGTERM."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,6 @@ from vcmodels.errors import RunError, TaskError
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _signals_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def files_under(folder):
     return sorted(str(path) for path in folder.rglob("*"))
 

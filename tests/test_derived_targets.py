@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 
 import numpy as np
 import pytest
@@ -11,14 +10,6 @@ from vcmodels.cli import main
 from vcmodels.volumes import create_array, open_volume
 
 EXTENT = (20, 24, 40)
-
-
-@pytest.fixture(autouse=True)
-def _signals_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

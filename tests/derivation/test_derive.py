@@ -163,7 +163,6 @@ TARGETS = {"t": block("vector")}
 @pytest.fixture
 def command(build, tmp_path, capsys, monkeypatch):
     """Runs `vcmodels derive`; returns its exit code and what it said."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
 
     def call(*words, data=None):
@@ -173,9 +172,7 @@ def command(build, tmp_path, capsys, monkeypatch):
         assert captured.err.count("\n") == (code != 0)
         return code, captured.out + captured.err
 
-    yield call
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return call
 
 
 def test_an_earlier_result_is_replaced_only_when_told(command, tmp_path):

@@ -18,14 +18,6 @@ from vcmodels.runs.survey import read_run
 from vcmodels.training.learner import Learner
 
 
-@pytest.fixture(autouse=True)
-def _signals_are_put_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def project(sheet_task, phantom, tmp_path, monkeypatch):
     """A folder with data and a task file in which all paths are relative, as working directory."""

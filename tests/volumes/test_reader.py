@@ -86,8 +86,6 @@ def test_a_volume_used_here_can_be_read_in_other_processes(tmp_path, stores, sta
         blocks = [pool.apply_async(volume.read, (volume.box,)) for _ in range(4)]
         for block in blocks:
             np.testing.assert_array_equal(block.get(timeout=60), data[None])
-        pool.close()  # so that they end by themselves: a forked one may not hear a signal
-        pool.join()
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
