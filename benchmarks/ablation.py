@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,6 @@ from held_out import (
     ROOT,
     case_entry,
     case_scores,
-    epochs_within,
     hippocampus_cases,
     predict_and_score,
     train,
@@ -40,10 +40,19 @@ from vcmodels.data.volumes import open_volumes
 FOLDS = 5
 PROBE_STEPS = 100
 """Of an epoch, where epochs are counted by time."""
+SLACK = 0.97
+"""Share of the time that is planned for; a run that is slower than its probe stops at the limit."""
 FLYEM_PLANE = ([0, 250], [0, 250])
 BASE = "base"
 CONSTANT = "constant rate"
-NO_AVERAGE = {BASE: "no average of weights", CONSTANT: "constant rate, no average of weights"}
+FALLING = "adamw_poly"
+"""Of the base, and of all arms that do not name another."""
+STRONG_CONSTANT = "strong augmentation, constant rate"
+NO_AVERAGE = {
+    BASE: "no average of weights",
+    CONSTANT: f"{CONSTANT}, no average of weights",
+    STRONG_CONSTANT: f"{STRONG_CONSTANT}, no average of weights",
+}
 """No runs of their own: the average has no say in training, so the runs of these arms have both."""
 
 
@@ -129,6 +138,20 @@ def run(name: str, arm: str, seed: int, minutes: float | None, steps: int, work:
     sys.stdout.flush()
 
 
+def epochs_within(task: Path, overrides: Sequence[str], minutes: float, folder: Path) -> list[str]:
+    """As many epochs as fit, by the time between the checkpoints of the first and the second one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    begun = time.time()
+    probe = ["max_epoch=2", f"ckpt_out_base={folder}", "compile=true", "save_every=1"]
+    train(task, [*overrides, *(f"tr_params.{line}" for line in probe)])
+    name = load_task(task, overrides).task.tr_params.model_name
+    first, second = ((folder / f"{name}_{n}.pth").stat().st_mtime for n in (1, 2))
+    epoch = second - first
+    starting = first - begun - epoch  # imports, patch list, statistics, compilation
+    fitting = max(1, int((SLACK * 60 * minutes - starting) / epoch))
+    return [f"tr_params.max_epoch={fitting}", f"tr_params.max_minutes={minutes}"]
+
+
 def table(name: str, folder: Path) -> str:
     """A Markdown table: mean and deviation of each arm, and of its differences to the base."""
     lines = [
@@ -166,6 +189,7 @@ def hippocampus_task(seed: int) -> dict[str, Any]:
     """The task on the 80 training cases, fold `seed` of them held out, with a base of its own."""
     task = json.loads((ROOT / "tasks" / "hippocampus.json").read_text())
     task["model_config"]["f_maps"], task["augment"] = NARROW, WEAK
+    task["tr_params"]["recipe"] = FALLING
     task["dataset_config"]["volume_paths"] = [case_entry(c) for c in hippocampus_cases("train")]
     task["tr_params"]["folds"] = {"count": FOLDS, "index": seed % FOLDS}
     return task
@@ -185,7 +209,7 @@ def flyem_task(seed: int) -> dict[str, Any]:
     task = json.loads((ROOT / "tasks" / "flyem_membrane.json").read_text())
     below, above = task["dataset_config"]["volume_paths"]
     below["bbox"], above["bbox"] = [[0, 80], *FLYEM_PLANE], [[80, 120], *FLYEM_PLANE]
-    task["tr_params"] |= {"patch_size": [48, 48, 48]}
+    task["tr_params"] |= {"patch_size": [48, 48, 48], "recipe": FALLING}
     task["inference_params"] |= {
         "bbox": [[88, 120], *FLYEM_PLANE],
         "output_targets": ["membrane"],
@@ -226,7 +250,7 @@ STUDIES = {
             "membrane alone": [MEMBRANE_ALONE],
             "no gates": ["model_config.squeeze_excitation=false"],
             "deep supervision": ["model_config.deep_supervision=true"],
-            CONSTANT: ["tr_params.scheduler=constant"],
+            CONSTANT: ["tr_params.recipe=adamw_constant"],
             "membrane alone, no gates": [MEMBRANE_ALONE, "model_config.squeeze_excitation=false"],
             "a decoder for each": ["model_config.decoder=separate"],
         },
@@ -238,18 +262,18 @@ STUDIES = {
             BASE: [],
             "no gates": ["model_config.squeeze_excitation=false"],
             "deep supervision": ["model_config.deep_supervision=true"],
-            CONSTANT: ["tr_params.scheduler=constant"],
+            CONSTANT: ["tr_params.recipe=adamw_constant"],
             "strong augmentation": [f"augment={json.dumps(STRONG)}"],
+            STRONG_CONSTANT: [f"augment={json.dumps(STRONG)}", "tr_params.recipe=adamw_constant"],
             "strong and mirrored": [f"augment={json.dumps([*STRONG, {'name': 'flip'}])}"],
             "twice the features": TWICE,
             "both": [f"augment={json.dumps(STRONG)}", *TWICE],
             "rate 4e-3": ["tr_params.initial_lr=4e-3"],
             "rate 1e-3": ["tr_params.initial_lr=1e-3"],
             "SGD": ["tr_params.optimizer=SGD", "tr_params.initial_lr=0.01"],
-            "cosine": ["tr_params.scheduler=cosine"],
+            "cosine": ["tr_params.recipe=adamw_cosine"],
             "batch of 4": ["tr_params.batch_size=4"],
             "decay 0.05": ["tr_params.weight_decay=0.05"],
-            "slower average": ["tr_params.ema_decay=0.999"],
         },
         hippocampus_score,
     ),

@@ -4,15 +4,14 @@
         [--minutes 20 60] [--peers-python PYTHON] [--set KEY=VALUE ...]
 
 Training is the user's own command on `tasks/`. Without --minutes it lasts as long as the task says;
-with it, two epochs are timed first, in a run of their own, and as many are asked for as fit, so that
-the rate reaches its end with the time. With --peers-python, an interpreter that has nnunetv2, its
-trainer then gets the same cases for the same time: see `nnunet_hippocampus.py`. Each run is kept
-under --work and not repeated, and prints one JSON line.
+with it, as long as that, and of several times each continues the run of the one before: the rate is
+constant, so a longer run begins as a shorter one. With --peers-python, an interpreter that has
+nnunetv2, its trainer then gets the same cases for each time anew: see `nnunet_hippocampus.py`. What
+is done is kept under --work and not repeated, and each time prints one JSON line.
 """
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,6 @@ from held_out import (
     ROOT,
     case_arrays,
     case_scores,
-    epochs_within,
     hippocampus_cases,
     predict_and_score,
     train,
@@ -43,6 +41,10 @@ TASKS = {
     "hippocampus": ROOT / "tasks" / "hippocampus.json",
 }
 
+ENDLESS = 1_000_000
+MARGIN = 0.15
+"""Minutes of a command outside of what `max_minutes` counts: imports, the step it is in, saving."""
+
 
 def main() -> None:
     """Run what is missing, print what there is."""
@@ -56,8 +58,10 @@ def main() -> None:
     if given.peers_python and (given.name != "hippocampus" or None in given.minutes):
         parser.error("--peers-python is for hippocampus with --minutes")
     work = given.work.resolve() / given.name
-    for minutes in given.minutes:
-        show(ours(given.name, minutes, given.set, work))
+    done: dict[str, Any] = {"training_minutes": 0.0, "steps": 0}
+    for minutes in sorted(given.minutes):
+        done = ours(given.name, minutes, done, given.set, work)
+        show(done)
         if given.peers_python:
             show(nnunet(given.peers_python, minutes, work / "nnunet"))
 
@@ -68,18 +72,22 @@ def show(result: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def ours(name: str, minutes: float | None, settings: list[str], work: Path) -> dict[str, Any]:
-    """Train, predict, score."""
-    folder = work / ("whole" if minutes is None else f"{minutes:g}")
-    done = folder / "result.json"
+def ours(
+    name: str, minutes: float | None, before: dict[str, Any], settings: list[str], work: Path
+) -> dict[str, Any]:
+    """Train from what the result `before` has to `minutes`, predict, score."""
+    folder = work / ("whole" if minutes is None else "timed")
+    done = work / ("whole.json" if minutes is None else f"{minutes:g}.json")
     if done.exists():
         return json.loads(done.read_text())
-    shutil.rmtree(folder, ignore_errors=True)
+    spent, last = before["training_minutes"], folder / f"{name}_last.pth"
+    if (steps_in(last) if last.exists() else 0) != before["steps"]:
+        raise SystemExit(f"{folder} holds steps that were not timed; remove {work}")
     overrides = [
         *settings,
-        *([] if minutes is None else epochs_within(TASKS[name], settings, minutes, work / "probe")),
+        *([] if minutes is None else timed(minutes - spent)),
         f"tr_params.ckpt_out_base={folder}",
-        f"inference_params.checkpoint_path={folder}/{name}_last.pth",
+        f"inference_params.checkpoint_path={last}",
         f"inference_params.output_dir={folder}/predictions",
     ]
     seconds = train(TASKS[name], overrides)
@@ -87,12 +95,22 @@ def ours(name: str, minutes: float | None, settings: list[str], work: Path) -> d
     result = {
         "program": "vcmodels",
         "minutes": minutes,
-        "training_minutes": seconds / 60,
-        "steps": load_checkpoint(folder / f"{name}_last.pth").state["step"],
+        "training_minutes": spent + seconds / 60,
+        "steps": steps_in(last),
         **score(TASKS[name], overrides),
     }
     write_json(done, result)
     return result
+
+
+def steps_in(checkpoint: Path) -> int:
+    """How many steps it has seen."""
+    return load_checkpoint(checkpoint).state["step"]
+
+
+def timed(minutes: float) -> list[str]:
+    """What ends the command after `minutes`, with its start and its last checkpoint."""
+    return [f"tr_params.max_epoch={ENDLESS}", f"tr_params.max_minutes={minutes - MARGIN}"]
 
 
 def hippocampus_scores(task: Path, overrides: Sequence[str]) -> dict[str, Any]:

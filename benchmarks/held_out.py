@@ -1,7 +1,6 @@
 """Train with the user's own command, predict cases that were held out, and score them."""
 
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -18,8 +17,6 @@ from vcmodels.inference import run_inference
 from vcmodels.volumes import expand_location
 
 ROOT = Path(__file__).parents[1]
-SLACK = 0.97
-"""Share of the time that is planned for; a run that is slower than its probe stops at the limit."""
 HIPPOCAMPUS = "$VCMODELS_DATA/msd_hippocampus.zarr"
 
 
@@ -29,20 +26,6 @@ def train(task: Path, overrides: Sequence[str] = ()) -> float:
     settings = [part for item in overrides for part in ("--set", item)]
     subprocess.run([sys.executable, ROOT / "train.py", task, *settings], check=True)
     return time.monotonic() - begun
-
-
-def epochs_within(task: Path, overrides: Sequence[str], minutes: float, folder: Path) -> list[str]:
-    """As many epochs as fit, by the time between the checkpoints of the first and the second one."""
-    shutil.rmtree(folder, ignore_errors=True)
-    begun = time.time()
-    probe = ["max_epoch=2", f"ckpt_out_base={folder}", "compile=true", "save_every=1"]
-    train(task, [*overrides, *(f"tr_params.{line}" for line in probe)])
-    name = load_task(task, overrides).task.tr_params.model_name
-    first, second = ((folder / f"{name}_{n}.pth").stat().st_mtime for n in (1, 2))
-    epoch = second - first
-    starting = first - begun - epoch  # imports, patch list, statistics, compilation
-    fitting = max(1, int((SLACK * 60 * minutes - starting) / epoch))
-    return [f"tr_params.max_epoch={fitting}", f"tr_params.max_minutes={minutes}"]
 
 
 def hippocampus_cases(split: str) -> list[str]:

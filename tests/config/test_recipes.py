@@ -66,7 +66,7 @@ def test_a_resolved_task_is_resolved_to_itself():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"recipe": "adam_poly"}, 'recipe: found "adam_poly"; give one of "adamw_poly"'),
+        ({"recipe": "adam_poly"}, 'recipe: found "adam_poly"; give one of "adamw_constant"'),
         ({"mixup": {}, "batch_size": 1}, "mixup: needs two patches to mix, .*batch_size is 1"),
         ({"mixup": {"alpha": 0.0}}, "mixup.alpha"),
         ({"freeze_epochs": 3}, "freeze_epochs: is given, but nothing is frozen"),

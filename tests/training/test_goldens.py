@@ -17,7 +17,8 @@ from vcmodels.training.learner import Learner
 GOLDENS = Path(__file__).with_name("golden_losses.json")
 PATCH, STEPS = (8, 8, 16), 6
 CASES = {
-    "adamw_poly": {},
+    "adamw_constant": {},
+    "adamw_poly": {"recipe": "adamw_poly"},
     "adamw_cosine": {"recipe": "adamw_cosine"},
     "sgd_poly": {"recipe": "sgd_poly"},
     "mixup": {"mixup": {"alpha": 1.0}, "gradient_accumulation": 2},

@@ -427,6 +427,15 @@ def test_max_minutes_stops_within_an_epoch_and_the_run_continues(sheet_task, tmp
     assert_same_state(last(whole), last(parts))
 
 
+def test_a_run_is_lengthened_without_a_trace_where_the_rate_is_constant(sheet_task, tmp_path):
+    whole = with_folder(sheet_task, tmp_path / "whole", max_epoch=3)
+    run(whole)
+    for epochs in (1, 3):
+        parts = with_folder(sheet_task, tmp_path / "parts", max_epoch=epochs)
+        run(parts)
+    assert_same_state(last(whole), last(parts))
+
+
 def continued_from(task: dict, folder: Path, source: Path, **settings) -> dict:
     return with_folder(task, folder, checkpoint_path=str(source), **settings)
 

@@ -85,8 +85,8 @@ class TrainingParams(Section):
     """Pull hard labels this far towards uniform in the training loss."""
 
     recipe: RecipeName = DEFAULT_RECIPE
-    """What the keys from `optimizer` to `gradient_clip` are when they are left out, see
-    [recipes](recipes.md); the defaults shown here are those of `adamw_poly`."""
+    """What the keys from `optimizer` to `ema_decay` are when they are left out, see
+    [recipes](recipes.md); the defaults shown here are those of `adamw_constant`."""
     optimizer: Literal["AdamW", "SGD", "Adam"] = recipe_value("optimizer")
     """SGD has Nesterov momentum; norms and biases get no weight decay."""
     initial_lr: Annotated[float, Field(gt=0, le=10)] = recipe_value("initial_lr")
@@ -96,11 +96,14 @@ class TrainingParams(Section):
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.99
     """Of SGD; the others have betas 0.9 and 0.999."""
     scheduler: Literal["poly", "cosine", "constant"] = recipe_value("scheduler")
-    """How the learning rate falls over all steps of the run."""
+    """How the learning rate falls over all steps of the run, or that it stays."""
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = recipe_value("warmup_steps")
     """Steps over which the learning rate rises from zero."""
     gradient_clip: Annotated[float, Field(gt=0, le=1e9)] = recipe_value("gradient_clip")
     """Largest norm of the gradient of all weights together."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = recipe_value("ema_decay")
+    """Largest decay per step of the averaged weights that validation and inference use, which cover
+    at most the last ninth of the steps; null is off."""
     mixup: Mixup | None = None
     """Train on weighted means of two patches, see [recipes](recipes.md); null is off."""
     loss_balance: Literal["fixed", "uncertainty"] = "fixed"
@@ -109,15 +112,13 @@ class TrainingParams(Section):
     validation loss, which chooses the best checkpoint, takes the fixed weights in both."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=4096)] = 1
     """Batches whose gradients are averaged into one step."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.995
-    """Decay per step of the averaged weights that validation and inference use; null is off."""
 
     max_steps_per_epoch: Steps = 500
     """Optimiser steps in an epoch."""
     max_val_steps_per_epoch: Steps = 25
     """Validation batches after an epoch."""
     max_epoch: Steps = 500
-    """Epochs in the run; the learning rate reaches its end with the last one."""
+    """Epochs in the run; a learning rate that falls reaches its end with the last one."""
     max_minutes: Annotated[float, Field(gt=0, le=1e7)] | None = None
     """Stop after this long, with a checkpoint; the same command continues."""
     best_metric: Annotated[str, Field(min_length=1, max_length=256)] = "val/loss"

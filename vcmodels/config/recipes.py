@@ -7,8 +7,8 @@ from pydantic import Field
 
 from vcmodels.section import Section
 
-RecipeName = Literal["adamw_poly", "adamw_cosine", "sgd_poly"]
-DEFAULT_RECIPE: RecipeName = "adamw_poly"
+RecipeName = Literal["adamw_constant", "adamw_poly", "adamw_cosine", "sgd_poly"]
+DEFAULT_RECIPE: RecipeName = "adamw_constant"
 
 _ADAMW = {
     "optimizer": "AdamW",
@@ -18,8 +18,10 @@ _ADAMW = {
     "gradient_clip": 5.0,
 }
 RECIPES: Mapping[RecipeName, Mapping[str, str | float]] = {
-    "adamw_poly": {**_ADAMW, "scheduler": "poly"},
-    "adamw_cosine": {**_ADAMW, "scheduler": "cosine"},
+    # Averaging over the last ninth of the steps does what a falling rate does (Shamir & Zhang 2013).
+    "adamw_constant": {**_ADAMW, "scheduler": "constant", "ema_decay": 0.9999},
+    "adamw_poly": {**_ADAMW, "scheduler": "poly", "ema_decay": 0.995},
+    "adamw_cosine": {**_ADAMW, "scheduler": "cosine", "ema_decay": 0.995},
     # nnU-Net's (Isensee et al. 2021; nnUNetTrainer.py of its version 2).
     "sgd_poly": {
         "optimizer": "SGD",
@@ -28,6 +30,7 @@ RECIPES: Mapping[RecipeName, Mapping[str, str | float]] = {
         "warmup_steps": 0,
         "gradient_clip": 12.0,
         "scheduler": "poly",
+        "ema_decay": 0.995,
     },
 }
 """What keys of `tr_params` are when they are left out, by recipe."""

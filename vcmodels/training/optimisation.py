@@ -67,9 +67,11 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 def average_weights(
     averaged: Iterable[torch.Tensor], current: Iterable[torch.Tensor], decay: float, step: int
 ) -> None:
-    """Move the exponential moving average (Polyak averaging) one step towards `current`.
+    """Move the moving average of the weights one step towards `current`.
 
-    Early on the decay is (1 + step) / (10 + step), so that the random start is soon forgotten.
+    The decay is (1 + step) / (10 + step) while that is less than `decay`: an average whose weights
+    grow as the eighth power of the step (polynomial decay, Shamir & Zhang 2013, arXiv:1212.1824),
+    about the last ninth of the run whenever it is asked for. From there on it is exponential.
     """
     decay = min(decay, (1 + step) / (10 + step))
     get_ema_multi_avg_fn(decay)(list(averaged), list(current), step)
