@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vcmodels.targets import NormalsTarget
+from vcmodels.targets import NormalsTarget, normals
 
 SHAPE = (6, 7, 8)
 SYMMETRIES = [
@@ -159,6 +159,23 @@ def test_a_declared_encoding_and_zero_code_are_used():
     assert valid[0, 0, 0, :3].tolist() == [False, False, True]
     np.testing.assert_allclose(label[:, 0, 0, 2], (1, 0, 0), atol=1e-6)
     np.testing.assert_allclose(label[:, 3, 3, 3], np.full(3, 3**-0.5), atol=1e-6)
+
+
+@pytest.mark.parametrize("slab", [1, 60, 10**6])
+@pytest.mark.parametrize("scale", [-0.25, 3e-5, 2.0])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
+def test_labels_are_the_linear_codes_of_the_specification(dtype, scale, slab, monkeypatch):
+    """component = stored * scale + offset, in double precision, however much is read at once."""
+    monkeypatch.setattr(normals, "SLAB_VOXELS", slab)
+    rng = np.random.default_rng(0)
+    stored = rng.integers(0, 100, (3, 5, 7, 4)).astype(dtype)
+    offset = -50.5 * scale
+    components = stored[::-1].astype(np.float64) * scale + offset
+    length = np.sqrt((components**2).sum(0, keepdims=True))
+    label, valid = NormalsTarget(encoding={"scale": scale, "offset": offset}).read_label(stored)
+    least = 1e-6 if dtype == "float32" else abs(scale)
+    assert (valid == (stored != 0).any(0) & (length >= least)).all()
+    np.testing.assert_allclose(label, np.where(valid, components / length, 0), atol=1e-5)
 
 
 def test_a_dtype_without_an_encoding_is_refused():

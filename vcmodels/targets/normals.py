@@ -7,6 +7,7 @@ Derived from a mask they point out of it, and are known within two sigmas of its
 (`axial`) they are known inside of a thin sheet too, whose two faces have opposite normals.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -45,6 +46,8 @@ LINEAR_CODES: Mapping[str, tuple[float, float]] = {
     "float64": (1.0, 0.0),
 }
 """(scale, offset) of component = code * scale + offset, by dtype."""
+SLAB_VOXELS = 2**17
+"""Read at once: what their arithmetic needs stays in the cache of a core."""
 OUTPUT_DTYPES = ("uint8", "uint16", "int8", "int16", "float16", "float32")
 
 
@@ -141,28 +144,36 @@ class NormalsTarget(Target):
         That is where all codes are 0 (or `zero_code`), and where the vector is shorter than one
         step of the code.
         """
-        scale, offset = self._label_scale(stored.dtype)
-        valid = countable(stored, self)
+        label = np.empty(stored.shape, np.float32)
+        valid = np.empty((1, *stored.shape[1:]), bool)
+        # What lies between then stays in the cache: 96^3 voxels take 2.9 ms of a core, 12 in one.
+        thickness = max(1, SLAB_VOXELS // max(1, math.prod(stored.shape[2:])))
+        for first in range(0, stored.shape[1], thickness):
+            slab = np.s_[:, first : first + thickness]
+            self._read_slab(stored[slab], label[slab], valid[slab])
+        return label, valid
+
+    def _read_slab(self, stored: np.ndarray, label: np.ndarray, valid: np.ndarray) -> None:
+        """`read_label` into `label` and `valid`."""
+        scale, offset, shortest = self._label_scale(stored.dtype)
+        valid[:] = countable(stored, self)
         valid &= any_channel(stored != 0)
         if self.label_encoding and self.label_encoding.zero_code is not None:
             valid &= any_channel(stored != self.label_encoding.zero_code)
         with np.errstate(over="ignore", invalid="ignore"):
             vectors = stored.astype(np.float32)
-            if (scale, offset) != (1.0, 0.0):
+            if scale != 1:
                 vectors *= np.float32(scale)
+            if offset != 0:
                 vectors += np.float32(offset)
             length = np.sqrt(np.einsum("czyx,czyx->zyx", vectors, vectors))[None]
-            # A zero vector that was rounded to codes comes back up to 0.87 steps long.
-            shortest = SHORTEST if stored.dtype.kind == "f" else max(abs(scale), SHORTEST)
             is_finite = bool(length.max(initial=0) < np.inf)
             valid &= (length >= shortest) & (length < np.inf)
             # One divisor for each voxel: three masked numbers are slower.
             np.copyto(length, np.inf, where=~valid)
-            label = np.empty_like(vectors)
             np.divide(vectors, length, out=self._in_other_order(label))
         if not is_finite:
             np.copyto(label, 0, where=~valid)
-        return label, valid
 
     def source_margin(self, spacing: Spacing) -> Shape:
         reach = normals_reach(self.smoothing_sigma, spacing, axial=self._is_axial)
@@ -295,16 +306,25 @@ class NormalsTarget(Target):
         has_direction = np.abs(colours).sum(-1, keepdims=True) > SHORTEST
         return np.where(has_direction, np.clip(shown, 0, 1), np.float32(0))
 
-    def _label_scale(self, dtype: np.dtype) -> tuple[float, float]:
-        """(scale, offset) of a stored label."""
+    def _label_scale(self, dtype: np.dtype) -> tuple[float, float, float]:
+        """(scale, offset) of a stored label, in any unit of length, and the least length in it."""
         if self.label_encoding is not None:
-            return self.label_encoding.scale, self.label_encoding.offset
-        if dtype.name not in LINEAR_CODES:
+            scale, offset = self.label_encoding.scale, self.label_encoding.offset
+        elif dtype.name in LINEAR_CODES:
+            scale, offset = LINEAR_CODES[dtype.name]
+        else:
             raise ValueError(
                 f"normals of dtype {dtype.name} have no default encoding; "
                 'give "encoding": {"scale": ..., "offset": ...}'
             )
-        return LINEAR_CODES[dtype.name]
+        if dtype.kind == "f":
+            return scale, offset, SHORTEST
+        # A zero vector that was rounded to codes comes back up to 0.87 steps long.
+        shortest = max(abs(scale), SHORTEST)
+        if dtype.itemsize > 2 or scale == 0:
+            return scale, offset, shortest
+        # In steps of the code: a pass less, and sums of small whole numbers and halves are exact.
+        return math.copysign(1.0, scale), offset / abs(scale), shortest / abs(scale)
 
     def _in_other_order(self, vectors: np.ndarray) -> np.ndarray:
         """Between `vector_order` and (z, y, x); its own inverse."""
