@@ -73,6 +73,7 @@ def test_two_processes_learn_what_one_does(sheet_task, tmp_path):
         "gradient_accumulation": 1,
         "loss_balance": "uncertainty",
         "amp": "off",
+        "recipe": "sgd_poly",  # Adam makes whole steps of what rounding leaves of a gradient near 0
     }
     one = with_folder(sheet_task, tmp_path / "one", **settings)
     assert train(parse_task(one, "task.json")[0], reporter=Silent()) == 0
@@ -85,7 +86,7 @@ def test_two_processes_learn_what_one_does(sheet_task, tmp_path):
     wanted, found = state_of(one), state_of(two)
     for part in ("model", "ema", "balance"):
         for name, value in wanted[part].items():
-            torch.testing.assert_close(found[part][name], value, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(found[part][name], value, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(
         found["hard"]["losses"], wanted["hard"]["losses"], rtol=1e-3, atol=1e-4, equal_nan=True
     )
