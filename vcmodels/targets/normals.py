@@ -167,8 +167,10 @@ class NormalsTarget(Target):
             if offset != 0:
                 vectors += np.float32(offset)
             length = np.sqrt(np.einsum("czyx,czyx->zyx", vectors, vectors))[None]
+            valid &= length >= shortest
             is_finite = bool(length.max(initial=0) < np.inf)
-            valid &= (length >= shortest) & (length < np.inf)
+            if not is_finite:
+                valid &= length < np.inf
             # One divisor for each voxel: three masked numbers are slower.
             np.copyto(length, np.inf, where=~valid)
             np.divide(vectors, length, out=self._in_other_order(label))
