@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from vcmodels.config.messages import Fault, Path, listed, nearest, shown
+from vcmodels.config.messages import Fault, KeyPath, listed, nearest, shown
 from vcmodels.config.plain import as_list, as_object
 from vcmodels.config.schema_walk import (
     Schema,
@@ -19,7 +19,7 @@ from vcmodels.config.schema_walk import (
 MISSING = "is missing"
 
 
-def unknown_key(path: Path, schema: Schema, valid: Sequence[str]) -> Fault:
+def unknown_key(path: KeyPath, schema: Schema, valid: Sequence[str]) -> Fault:
     """The fault of a key that is not one of `valid`."""
     key = str(path[-1])
     homes = [home for home, keys in section_keys(schema).items() if key in keys]
@@ -39,7 +39,7 @@ def faults_of(error: ValidationError, data: object, root: Schema) -> list[Fault]
         data: the value that was validated, as it stands in the file.
         root: the JSON schema of the task.
     """
-    found: dict[Path, Fault] = {}
+    found: dict[KeyPath, Fault] = {}
     for detail in error.errors(include_url=False):
         fault = _fault(detail, data, root)
         found.setdefault(fault.path, fault)
@@ -54,7 +54,7 @@ def faults_of(error: ValidationError, data: object, root: Schema) -> list[Fault]
     ]
 
 
-def unfolded(path: Path) -> Path:
+def unfolded(path: KeyPath) -> KeyPath:
     """A path in a task whose labels were gathered under `labels`, as it is in the file."""
     if path[:2] == ("dataset_config", "volume_paths") and path[3:4] == ("labels",):
         return (*path[:3], *path[4:])
@@ -84,7 +84,7 @@ def _fault(detail: ErrorDetails, data: object, root: Schema) -> Fault:
     return Fault(path, found, f"give {takes}" if takes else detail["msg"].lower())
 
 
-def _wrong_tag(path: Path, tag: str, data: object, root: Schema) -> Fault:
+def _wrong_tag(path: KeyPath, tag: str, data: object, root: Schema) -> Fault:
     schema = next(o for o in _unions(schema_at(path, root, data), root) if "discriminator" in o)
     choices = list(schema["discriminator"]["mapping"])
     block = as_object(value_at(path, data))
@@ -111,7 +111,7 @@ def _unions(schema: Schema, root: Schema) -> list[Schema]:
     return [schema]
 
 
-def real_path(location: Sequence[str | int], data: object, is_missing: bool) -> Path:
+def real_path(location: Sequence[str | int], data: object, is_missing: bool) -> KeyPath:
     """The path in the file of a place that pydantic names.
 
     pydantic adds a part for each alternative of a union (`int`, `list[int]`, a tag) and `[key]`;

@@ -3,7 +3,7 @@
 import json
 import re
 
-from vcmodels.config.messages import Path, dotted
+from vcmodels.config.messages import KeyPath, dotted
 from vcmodels.config.plain import MAX_DEPTH, BadNumber, integer, real
 from vcmodels.errors import TaskError
 
@@ -117,7 +117,7 @@ def _is_key(text: str, end: int) -> bool:
     return text[end : end + 64].lstrip()[:1] == ":" or text[end:].lstrip()[:1] == ":"
 
 
-def repeated(path: Path, first: int, second: int) -> TaskError:
+def repeated(path: KeyPath, first: int, second: int) -> TaskError:
     """The error of a key that stands twice in one object."""
     lines = f"line {first}" if first == second else f"lines {first} and {second}"
     return TaskError(dotted(path), f"stands twice, in {lines}", "keep one of them")

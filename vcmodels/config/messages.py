@@ -9,7 +9,7 @@ from typing import cast
 
 from vcmodels.errors import TaskError
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Keys and list indices that lead to a value of the task."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$\-]+")
@@ -21,7 +21,7 @@ _MAX_OTHERS = 5
 class Fault:
     """One thing that is wrong."""
 
-    path: Path
+    path: KeyPath
     found: str
     remedy: str
     meant: str | None = None
@@ -39,7 +39,7 @@ def task_error(faults: Sequence[Fault]) -> TaskError:
     return TaskError(dotted(first.path), first.found, remedy)
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """`dataset_config.volume_paths.0.input`; a key that would be misread is quoted."""
     parts = (
         str(part) if isinstance(part, int) or _PLAIN_KEY.fullmatch(part) else shown(part)

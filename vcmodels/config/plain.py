@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
-from vcmodels.config.messages import Path, dotted
+from vcmodels.config.messages import KeyPath, dotted
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.volumes.location import is_remote, refuse_secrets
 
@@ -41,7 +41,7 @@ def real(text: str) -> float | BadNumber:
     return value if math.isfinite(value) else BadNumber(text)
 
 
-def checked(value: object, path: Path = ()) -> Any:  # noqa: ANN401 -- any JSON value
+def checked(value: object, path: KeyPath = ()) -> Any:  # noqa: ANN401 -- any JSON value
     """A copy of a parsed value without comments, after refusing what no key can take.
 
     Keys that start with `_comment` are left out at any depth, and `$schema` at the top.
@@ -58,7 +58,7 @@ class _Checker:
     def __init__(self) -> None:
         self.values = 0
 
-    def copy(self, value: object, path: Path) -> object:
+    def copy(self, value: object, path: KeyPath) -> object:
         self.values += 1
         if self.values > MAX_VALUES or len(path) > MAX_DEPTH:
             raise TaskError(dotted(path[:4]), "too many values", "list volumes with a * instead")
@@ -73,7 +73,7 @@ class _Checker:
             return [self.copy(inner, (*path, index)) for index, inner in enumerate(items)]
         return self._leaf(value, path)
 
-    def _leaf(self, value: object, path: Path) -> object:
+    def _leaf(self, value: object, path: KeyPath) -> object:
         if isinstance(value, str):
             _refuse_secrets(value, path)
             return self._text(value, path)
@@ -83,7 +83,7 @@ class _Checker:
             return value
         raise TaskError(dotted(path), f"found {_spelling(value)}", "give a finite number")
 
-    def _text(self, text: str, path: Path) -> str:
+    def _text(self, text: str, path: KeyPath) -> str:
         for character in text:
             if ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 or ord(character) == 127:
                 raise TaskError(
@@ -92,7 +92,7 @@ class _Checker:
         return text
 
 
-def _refuse_secrets(text: str, path: Path) -> None:
+def _refuse_secrets(text: str, path: KeyPath) -> None:
     if is_remote(text):
         try:
             refuse_secrets(text)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vcmodels.config.messages import Path, listed, shown
+from vcmodels.config.messages import KeyPath, listed, shown
 from vcmodels.config.plain import as_list, as_object
 from vcmodels.config.values import DEVICE_PATTERN, DEVICE_RULE, NAME_RULE
 
@@ -35,7 +35,7 @@ def branches(schema: Schema, root: Schema, value: object = None) -> list[Schema]
     return [schema]
 
 
-def schema_at(path: Path, root: Schema, data: object) -> Schema:
+def schema_at(path: KeyPath, root: Schema, data: object) -> Schema:
     """The schema of the value at `path`; an empty one where the task has no such key."""
     schema: Schema = root
     for part in path:
@@ -57,7 +57,7 @@ def _child(schema: Schema, part: str | int) -> Schema | None:
     return as_object(schema.get("additionalProperties"))
 
 
-def value_at(path: Path, data: object) -> object:
+def value_at(path: KeyPath, data: object) -> object:
     """The value at `path`, None where there is none."""
     for part in path:
         if isinstance(part, int):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vcmodels.config.explain import unknown_key
-from vcmodels.config.messages import Fault, Path, listed, shown
+from vcmodels.config.messages import Fault, KeyPath, listed, shown
 from vcmodels.config.plain import as_list, as_object
 from vcmodels.config.schema_walk import Schema
 from vcmodels.config.values import VOLUME_KEYS
@@ -44,7 +44,7 @@ def _sources(targets: dict[str, Any]) -> dict[str, str]:
 
 
 def _unknown(
-    block: dict[str, Any], path: Path, schema: Schema, names: list[str], sources: dict[str, str]
+    block: dict[str, Any], path: KeyPath, schema: Schema, names: list[str], sources: dict[str, str]
 ) -> list[Fault]:
     """Faults of keys that name nothing; both lists are told, as either may be what is wrong."""
     strange = [key for key in block if key not in VOLUME_KEYS and key not in names]

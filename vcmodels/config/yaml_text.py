@@ -8,7 +8,7 @@ import re
 import yaml
 
 from vcmodels.config.json_text import repeated
-from vcmodels.config.messages import Path
+from vcmodels.config.messages import KeyPath
 from vcmodels.config.plain import MAX_DEPTH, BadNumber, integer, real
 from vcmodels.errors import TaskError
 
@@ -66,7 +66,7 @@ class _Plain:
         self.source = source
         self.seen: set[int] = set()
 
-    def value(self, node: yaml.Node, path: Path) -> object:
+    def value(self, node: yaml.Node, path: KeyPath) -> object:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if id(node) in self.seen:  # each may hold others: ten lines can spell billions of values
@@ -81,7 +81,7 @@ class _Plain:
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self._mapping(node, path)
 
-    def _mapping(self, node: yaml.Node, path: Path) -> dict[str, object]:
+    def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, object]:
         result: dict[str, object] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:

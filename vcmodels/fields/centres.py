@@ -24,8 +24,7 @@ from scipy.ndimage import find_objects
 from skimage.measure import label as label_regions
 from torch import Tensor
 
-Lengths = tuple[float, float, float]
-Voxels = tuple[int, int, int]
+from vcmodels.fields.distance import Lengths, Voxels
 
 REACH = 3.0
 """Where the Gaussian of a centre ends, in sigmas along each axis; it is 0.011 there."""
