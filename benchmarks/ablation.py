@@ -34,8 +34,8 @@ from held_out import (
 
 from vcmodels.checkpoint import load_checkpoint, save_checkpoint
 from vcmodels.config import load_task
-from vcmodels.data.folds import fold_volumes
 from vcmodels.data.volumes import open_volumes
+from vcmodels.patches.folds import fold_volumes
 
 FOLDS = 5
 PROBE_STEPS = 100

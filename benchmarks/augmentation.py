@@ -134,11 +134,8 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 def our_list(case: str) -> list:
     """The augmentations of a case."""
     from vcmodels.augment import DEFAULT_AUGMENTATIONS
-    from vcmodels.augment.contrast import Brightness, Contrast, Gamma
-    from vcmodels.augment.exact import Flip
-    from vcmodels.augment.free import Affine, Elastic
-    from vcmodels.augment.noise import Noise
-    from vcmodels.augment.resolution import Blur, LowResolution
+    from vcmodels.augment.geometric import Affine, Elastic, Flip
+    from vcmodels.augment.values import Blur, Brightness, Contrast, Gamma, LowResolution, Noise
 
     if case == "default":
         return list(DEFAULT_AUGMENTATIONS)

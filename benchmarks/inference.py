@@ -39,8 +39,8 @@ from vcmodels.data.normalization import Normalization
 from vcmodels.devices import keep_freed_memory
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference import predict
-from vcmodels.inference.forward import Forward
 from vcmodels.inference.job import prepare
+from vcmodels.inference.network import Forward
 from vcmodels.volumes import create_array, open_volume
 
 CHUNK = 64
@@ -390,8 +390,8 @@ def workers() -> None:
 
     Each cluster predicts the volume twice: the workers import torch in the first run.
     """
-    from vcmodels.clusters import dask_client  # late: other rows would pay for importing dask
-    from vcmodels.inference.cluster import predict_on_cluster
+    from vcmodels.devices import dask_client  # late: other rows would pay for importing dask
+    from vcmodels.inference.dask_cluster import predict_on_cluster
 
     with scratch() as folder:
         make_input(folder, (512, 128, 128))

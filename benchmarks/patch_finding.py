@@ -26,16 +26,15 @@ import zarr
 from numcodecs import Blosc
 from zarr.storage import LocalStore
 
-from vcmodels.data.indexer import Indexer, Wanted
-from vcmodels.data.label_index import LabelIndex, cell_shape
-from vcmodels.data.label_pass import decoding_threads
-from vcmodels.data.patch_cache import document, read_rows
-from vcmodels.data.patch_density import PatchDensity, PatchGrid, patch_density, patch_grid
-from vcmodels.data.patches import PatchList
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.patches.cache import document, read_rows
+from vcmodels.patches.density import PatchDensity, PatchGrid, patch_density, patch_grid
+from vcmodels.patches.find import PatchList
+from vcmodels.patches.index import LabelIndex, cell_shape
+from vcmodels.patches.index_build import Indexer, Wanted, decoding_threads
 from vcmodels.reporting import Silent
 from vcmodels.volumes import Volume, open_volume
-from vcmodels.volumes.files import read_json, write_atomic
+from vcmodels.volumes.places import read_json, write_atomic
 
 CHUNK = 128
 PATCH, STRIDE = (64, 192, 192), (32, 96, 96)

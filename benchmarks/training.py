@@ -29,18 +29,18 @@ from scipy import ndimage
 from torch import nn
 
 from vcmodels.config import Task, parse_task
-from vcmodels.data import workers as data_workers
-from vcmodels.data.dataset import PatchDataset
-from vcmodels.data.loader import Batch, batches
 from vcmodels.data.normalization import fit_normalization
-from vcmodels.data.planning import open_planned
 from vcmodels.data.volumes import open_volumes
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.patches.sizes import open_planned
 from vcmodels.reporting import Silent
+from vcmodels.samples import workers as data_workers
+from vcmodels.samples.dataset import PatchDataset
+from vcmodels.samples.loader import Batch, batches
 from vcmodels.training import train
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
-from vcmodels.training.objective import supervised_loss
+from vcmodels.training.step import supervised_loss
 from vcmodels.training.world import World
 from vcmodels.volumes import Volume, create_array
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import settings
 
 from vcmodels.phantom import write_phantom
-from vcmodels.stopping import STOP_SIGNALS
+from vcmodels.reporting import STOP_SIGNALS
 
 # Threads wait for each other on volumes this small: two take longer than one.
 torch.set_num_threads(1)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError
-from vcmodels.runs.seal import TRAILER, TRAILER_LENGTH
+from vcmodels.runs.records import TRAILER, TRAILER_LENGTH
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes.files import write_atomic
+from vcmodels.volumes.places import write_atomic
 
 SCHEMA = 1
 _UNREADABLE = (

@@ -5,8 +5,14 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from vcmodels.augment.artefacts import BiasField, BlankBoxes, Rings
-from vcmodels.augment.slices import BlurredSlices, MissingSlices, ShiftedSlices
+from vcmodels.augment.artefacts import (
+    BiasField,
+    BlankBoxes,
+    BlurredSlices,
+    MissingSlices,
+    Rings,
+    ShiftedSlices,
+)
 
 
 def change(augmentation, image, seed=0):

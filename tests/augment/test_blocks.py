@@ -5,8 +5,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
-from vcmodels.augment.exact import Flip, QuarterTurn
-from vcmodels.augment.free import Affine, Elastic, Shear
+from vcmodels.augment.geometric import Affine, Elastic, Flip, QuarterTurn, Shear
 
 LIST = TypeAdapter(tuple[AnyAugmentation, ...])
 

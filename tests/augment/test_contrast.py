@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from vcmodels.augment.contrast import Brightness, Contrast, Gamma, HistogramShift
+from vcmodels.augment.values import Brightness, Contrast, Gamma, HistogramShift
 
 OVER = (1, 2, 3)
 

@@ -9,12 +9,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation, apply_intensity
-from vcmodels.augment.artefacts import BlankBoxes
+from vcmodels.augment.artefacts import BlankBoxes, MissingSlices
 from vcmodels.augment.base import IntensityAugmentation
-from vcmodels.augment.contrast import Brightness, Contrast
-from vcmodels.augment.exact import Flip
-from vcmodels.augment.noise import Noise
-from vcmodels.augment.slices import MissingSlices
+from vcmodels.augment.geometric import Flip
+from vcmodels.augment.values import Brightness, Contrast, Noise
 
 ALL = [k for k in get_args(get_args(AnyAugmentation)[0]) if issubclass(k, IntensityAugmentation)]
 every_kind = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from vcmodels.augment.noise import Noise, ShotNoise, Speckle
+from vcmodels.augment.values import Noise, ShotNoise, Speckle
 
 SHAPE = (1, 32, 33, 34)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from vcmodels.augment import reading
-from vcmodels.augment.reading import read_nearest, read_smooth, turn_tensor
+from vcmodels.augment import resample
+from vcmodels.augment.resample import read_nearest, read_smooth, turn_tensor
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES
 
 CROP = (9, 11, 13)
@@ -81,15 +81,15 @@ def test_cubic_is_nearer_to_a_wave_than_linear_and_near_to_scipys_spline():
 def test_the_paths_of_other_devices_agree():
     array, position = noise(3), places()
     linear, cubic = (read_smooth([array], position, i)[0] for i in INTERPOLATIONS)
-    torch.testing.assert_close(reading._grid_sampled(array, position), linear, atol=1e-5, rtol=0)
-    torch.testing.assert_close(reading._summed(array, position), cubic, atol=1e-5, rtol=0)
+    torch.testing.assert_close(resample._grid_sampled(array, position), linear, atol=1e-5, rtol=0)
+    torch.testing.assert_close(resample._summed(array, position), cubic, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_slabs_do_not_show(interpolation, monkeypatch):
     arrays, position = [noise(1), noise(3)], places(2)
     whole = read_smooth(arrays, position, interpolation)
-    monkeypatch.setitem(reading.SLAB, interpolation, 80)
+    monkeypatch.setitem(resample.SLAB, interpolation, 80)
     for one, other in zip(read_smooth(arrays, position, interpolation), whole, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 

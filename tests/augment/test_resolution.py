@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from vcmodels.augment.filters import gaussian
-from vcmodels.augment.resolution import Blur, LowResolution, Sharpen
+from vcmodels.augment.resample import gaussian
+from vcmodels.augment.values import Blur, LowResolution, Sharpen
 
 SHAPE = (2, 13, 17, 20)
 

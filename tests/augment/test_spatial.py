@@ -14,10 +14,9 @@ from vcmodels.augment import (
     apply_spatial,
     sample_spatial,
 )
-from vcmodels.augment.exact import Flip, QuarterTurn
-from vcmodels.augment.free import Affine, Elastic, Shear, rotation
-from vcmodels.augment.lattice import Lattice
-from vcmodels.augment.reading import read_smooth, turn_tensor
+from vcmodels.augment.geometric import Affine, Elastic, Flip, QuarterTurn, Shear, rotation
+from vcmodels.augment.resample import read_smooth, turn_tensor
+from vcmodels.augment.transform import Lattice
 from vcmodels.geometry.boxes import Box, grow_shape
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES
 from vcmodels.targets.binary import BinaryTarget

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vcmodels.config import load_task, task_schema
-from vcmodels.config.anchoring import LOCATIONS, anchor
+from vcmodels.config.load import LOCATIONS, anchor
 from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import TaskError
 from vcmodels.runs.records import add_start

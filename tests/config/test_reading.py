@@ -2,10 +2,8 @@ import json
 
 import pytest
 
-from vcmodels.config import load_task, plain
-from vcmodels.config.json_text import parse_json
-from vcmodels.config.plain import BadNumber, checked
-from vcmodels.config.yaml_text import parse_yaml
+from vcmodels.config import load_task, read
+from vcmodels.config.read import BadNumber, checked, parse_json, parse_yaml
 from vcmodels.errors import TaskError
 
 
@@ -129,7 +127,7 @@ def test_huge_files_are_refused_before_they_are_parsed(write):
 
 
 def test_absurdly_many_values_are_refused(write, monkeypatch):
-    monkeypatch.setattr(plain, "MAX_VALUES", 1000)
+    monkeypatch.setattr(read, "MAX_VALUES", 1000)
     targets = ",".join(f'"a{i}":0' for i in range(1001))
     with pytest.raises(TaskError, match="too many values"):
         load_task(write('{"targets": {' + targets + "}}"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vcmodels.config import parse_task
-from vcmodels.config.recipes import RECIPES
+from vcmodels.config.train_params import RECIPES
 from vcmodels.errors import TaskError
 from vcmodels.models import ResidualUNet
 

@@ -4,8 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from vcmodels.config.parameters import TrainingParams
-from vcmodels.config.recipes import RECIPES
+from vcmodels.config.train_params import RECIPES, TrainingParams
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from vcmodels.config import load_task, task_schema
-from vcmodels.config.loss_page import document_losses
-from vcmodels.config.markdown import document
+from vcmodels.config.schema import document, document_losses
 
 ROOT = Path(__file__).parents[2]
 

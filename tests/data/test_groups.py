@@ -3,14 +3,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vcmodels.config.sampling import FoldConfig
-from vcmodels.data.folds import all_folds, fold_volumes
-from vcmodels.data.groups import settle_groups, units_of
-from vcmodels.data.patches import find_patches
-from vcmodels.data.split import split_patches
-from vcmodels.data.volumes import TaskVolume, open_volumes
+from vcmodels.config.train_params import FoldConfig
+from vcmodels.data.volumes import TaskVolume, open_volumes, settle_groups, units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
+from vcmodels.patches.find import find_patches
+from vcmodels.patches.folds import all_folds, fold_volumes
+from vcmodels.patches.split import split_patches
 from vcmodels.volumes import create_array
 from vcmodels.volumes.location import parent
 

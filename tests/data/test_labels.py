@@ -7,15 +7,15 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from torch.nn import functional as F
 
-from vcmodels.data.dataset import PatchDataset
 from vcmodels.data.labels import Label, StoredLabel, read_ids
-from vcmodels.data.loader import batches
 from vcmodels.data.normalization import fit_normalization
-from vcmodels.data.patches import find_patches
-from vcmodels.data.split import split_patches
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
+from vcmodels.patches.find import find_patches
+from vcmodels.patches.split import split_patches
+from vcmodels.samples.dataset import PatchDataset
+from vcmodels.samples.loader import batches
 from vcmodels.targets import (
     AffinitiesTarget,
     BinaryTarget,
@@ -25,7 +25,7 @@ from vcmodels.targets import (
     NormalsTarget,
     VectorTarget,
 )
-from vcmodels.targets.labels import LabelError
+from vcmodels.targets.stored import LabelError
 from vcmodels.volumes import open_volume
 
 SHAPE = (14, 18, 44)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vcmodels.data import statistics
+from vcmodels.data import normalization
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
@@ -124,8 +124,8 @@ def test_a_value_that_is_not_finite_is_named(fitted, image, bad):
 
 def test_large_volumes_are_sampled_within_bounds_and_always_alike(store, image, monkeypatch):
     location = store("raw", image, chunks=(3, 3, 3))
-    monkeypatch.setattr(statistics, "SAMPLED_BLOCKS", 5)
-    monkeypatch.setattr(statistics, "BLOCK_VOXELS", 12)
+    monkeypatch.setattr(normalization, "SAMPLED_BLOCKS", 5)
+    monkeypatch.setattr(normalization, "BLOCK_VOXELS", 12)
     volume = open_volume(location, key="input", channels="any")
     plain = Normalization("zscore")
     first = plain.of_volume([volume], volume.box)

@@ -5,7 +5,7 @@ from vcmodels.config import parse_task
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.normals import NormalsTarget
 from vcmodels.volumes import create_array, open_volume, write_multiscale_group
-from vcmodels.volumes.files import write_json
+from vcmodels.volumes.places import write_json
 
 EXTENT = (10, 14, 18)
 

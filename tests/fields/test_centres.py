@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from vcmodels.fields.centres import centre_heat, centre_offsets, heat_reach
+from vcmodels.fields.instances import centre_heat, centre_offsets, heat_reach
 
 LONGEST, SIGMA = (3, 4, 5), (0.8, 1.0, 0.6)
 REACH = heat_reach(SIGMA)

@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from vcmodels.fields.distance import inner
-from vcmodels.fields.normals import FLATTEST, normals_reach, structure, surface_normals
-from vcmodels.fields.smoothing import TRUNCATE, gaussian, gaussian_reach, smooth
-from vcmodels.targets.vectors import principal_axes
+from vcmodels.fields.normals import (
+    FLATTEST,
+    TRUNCATE,
+    gaussian,
+    gaussian_reach,
+    normals_reach,
+    smooth,
+    structure,
+    surface_normals,
+)
+from vcmodels.targets.vector_math import principal_axes
 
 SLABS = (2.0, 0.5, 1.0)
 

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcmodels.geometry.grids import patch_origins
-from vcmodels.geometry.windows import FLOOR, axis_weights, raw_window
+from vcmodels.geometry.grid import FLOOR, axis_weights, patch_origins, raw_window
 
 
 @given(extent=st.integers(1, 90), patch=st.integers(1, 20), data=st.data())

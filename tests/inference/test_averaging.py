@@ -8,15 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from vcmodels.augment.reading import turn_tensor
-from vcmodels.config.averaging import Tta
+from vcmodels.augment.resample import turn_tensor
+from vcmodels.config.inference_params import Tta
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES, IDENTITY, mirror
 from vcmodels.inference import predict
 from vcmodels.inference.averaging import Averaged, Member, Moments
-from vcmodels.inference.forward import Forward
-from vcmodels.inference.sharing import Part
-from vcmodels.inference.views import choose_views, turned_back
+from vcmodels.inference.network import Forward, choose_views, turned_back
+from vcmodels.inference.units import Part
 from vcmodels.targets.affinities import AffinitiesTarget
 from vcmodels.targets.distance import DistanceTarget
 from vcmodels.targets.normals import NormalsTarget

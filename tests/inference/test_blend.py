@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcmodels.geometry.blocks import PatchGrid
 from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.grid import PatchGrid
 from vcmodels.inference.blend import Blender
 
 CPU = torch.device("cpu")

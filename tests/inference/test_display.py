@@ -14,8 +14,8 @@ from torch import nn
 
 from tests.inference.test_ngff import validated
 from vcmodels.inference import predict
-from vcmodels.inference.deviation import Deviation
-from vcmodels.inference.display import display
+from vcmodels.inference.averaging import Deviation
+from vcmodels.inference.output import display
 from vcmodels.targets import (
     AffinitiesTarget,
     BinaryTarget,

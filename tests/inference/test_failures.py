@@ -10,7 +10,7 @@ from torch import nn
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference import Part, predict, predict_on
-from vcmodels.inference.failures import MOST_RUNNING, Failures, PlaceError
+from vcmodels.inference.writing import MOST_RUNNING, Failures, PlaceError
 from vcmodels.reporting import Silent
 
 EXTENT = (40, 30, 28)
@@ -43,7 +43,7 @@ class PatchPosition(nn.Module):
 
 def files_of_blocks_touched_by(work, bad, patch=(6, 8, 10), overlap=0.3):
     """By brute force: the output chunks that share a patch with a box of the input."""
-    from vcmodels.geometry.blocks import PatchGrid
+    from vcmodels.geometry.grid import PatchGrid
 
     grid = PatchGrid.covering(EXTENT, patch, (overlap,) * 3)
     lost = set()

@@ -9,18 +9,17 @@ import pytest
 
 from tests import s3 as support
 from vcmodels.errors import OutputError, RunError
-from vcmodels.inference import leasing
-from vcmodels.inference.holding import setting_up, working_on
+from vcmodels.inference import locks
 from vcmodels.inference.journal import FOLDER
-from vcmodels.inference.leasing import Lease
+from vcmodels.inference.locks import Lease, setting_up, working_on
 from vcmodels.volumes import place_at
 from vcmodels.volumes import remote as remote_module
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(leasing, "POLL_S", 0.02)
-    monkeypatch.setattr(leasing, "BEAT_S", 0.1)
+    monkeypatch.setattr(locks, "POLL_S", 0.02)
+    monkeypatch.setattr(locks, "BEAT_S", 0.1)
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_what_a_killed_process_of_this_machine_held_is_free_at_once(root):
     process.start()
     assert held.wait(60)
     with pytest.raises(OutputError, match=f"in use by pid {process.pid}"):
-        leasing.LeasedHold(root, alone=True, say=print)
+        locks.LeasedHold(root, alone=True, say=print)
     assert "setup" in (root / FOLDER).names()
     process.kill()
     process.join()
@@ -87,7 +86,7 @@ def test_what_a_killed_process_of_this_machine_held_is_free_at_once(root):
 def test_what_a_process_elsewhere_held_is_free_when_it_is_silent_for_long(root, monkeypatch):
     leave_behind(root)
     leave_behind(root, "setup")
-    monkeypatch.setattr(leasing, "VOID_S", 1.0)
+    monkeypatch.setattr(locks, "VOID_S", 1.0)
     with working_on(root, alone=True):
         assert len((root / FOLDER).names()) == 1
     assert not (root / FOLDER).names()
@@ -96,8 +95,8 @@ def test_what_a_process_elsewhere_held_is_free_when_it_is_silent_for_long(root, 
 @pytest.mark.parametrize("name", ["setup", "hold-x"])
 def test_who_waits_for_long_says_once_for_whom(root, monkeypatch, name):
     leave_behind(root, name)
-    monkeypatch.setattr(leasing, "VOID_S", 3.0)
-    monkeypatch.setattr(leasing, "TELL_S", 0.2)
+    monkeypatch.setattr(locks, "VOID_S", 3.0)
+    monkeypatch.setattr(locks, "TELL_S", 0.2)
     said = []
     with working_on(root, alone=True, say=said.append):
         pass
@@ -108,19 +107,19 @@ def test_who_waits_for_long_says_once_for_whom(root, monkeypatch, name):
 
 
 def test_a_process_elsewhere_that_gives_a_sign_of_life_keeps_it(root, monkeypatch):
-    monkeypatch.setattr(leasing, "_machine", lambda: "another")
+    monkeypatch.setattr(locks, "_machine", lambda: "another")
     lease = Lease(root / FOLDER, "hold-x", alone=True)
     assert lease.take()
-    monkeypatch.setattr(leasing, "_machine", lambda: "this")
+    monkeypatch.setattr(locks, "_machine", lambda: "this")
     begun = time.monotonic()
     with pytest.raises(OutputError, match="in use"), working_on(root, alone=False):
         pass
-    assert time.monotonic() - begun < leasing.VOID_S / 2
+    assert time.monotonic() - begun < locks.VOID_S / 2
     lease.drop()
 
 
 def test_another_process_with_the_id_of_a_dead_one_is_not_taken_for_it(root):
-    owner = {"machine": leasing._machine(), "pid": 1, "started": "not the first process"}
+    owner = {"machine": locks._machine(), "pid": 1, "started": "not the first process"}
     leave_behind(root, **owner)
     with working_on(root, alone=True):
         pass
@@ -142,8 +141,8 @@ def test_who_lost_it_notices_at_the_next_beat(root, taken):
 
 
 def test_who_cannot_renew_it_takes_it_for_lost_before_others_do(root, s3, monkeypatch):
-    assert leasing.LOST_S < leasing.VOID_S
-    monkeypatch.setattr(leasing, "LOST_S", 1.0)
+    assert locks.LOST_S < locks.VOID_S
+    monkeypatch.setattr(locks, "LOST_S", 1.0)
     with working_on(root, alone=True) as hold:
         (name,) = (root / FOLDER).names()
         time.sleep(1.5)
@@ -210,6 +209,6 @@ def test_the_documentation_states_the_times(request):
     remote = " ".join(text[text.index("## Remote stores") :].split())
     assert remote_module.PAUSES_S == (0.5, 1.0, 2.0, 4.0)
     assert "up to five times, after 0.5, 1, 2 and 4 seconds" in remote
-    assert (remote_module.SILENCE_S, leasing.VOID_S, leasing.LOST_S) == (60, 60, 40)
+    assert (remote_module.SILENCE_S, locks.VOID_S, locks.LOST_S) == (60, 60, 40)
     for words in ("sends nothing for a minute", "output for a minute", "for 40 seconds"):
         assert words in remote

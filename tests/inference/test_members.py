@@ -4,7 +4,7 @@ from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.config.folds import fold_task
 from vcmodels.errors import CheckpointError
-from vcmodels.inference.members import best_of_folds, choose_checkpoints
+from vcmodels.inference.ensemble import best_of_folds, choose_checkpoints
 from vcmodels.reporting import Silent
 from vcmodels.training import train
 from vcmodels.volumes import group_attributes

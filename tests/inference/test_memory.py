@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 import torch
 from tests.inference.conftest import Identity, Workplace
-from vcmodels.inference.meter import peak_bytes
+from vcmodels.inference.cost import peak_bytes
 torch.set_num_threads(1)
 work = object.__new__(Workplace)
 work.folder, work.store, work.network = Path(sys.argv[1]), sys.argv[1] + "/input.zarr", Identity()

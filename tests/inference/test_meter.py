@@ -11,8 +11,8 @@ import pytest
 from torch import nn
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.inference import Part, meter, predict, predict_on
-from vcmodels.inference.meter import Meter, peak_bytes, resident_bytes
+from vcmodels.inference import Part, cost, predict, predict_on
+from vcmodels.inference.cost import Meter, peak_bytes, resident_bytes
 from vcmodels.reporting import Silent
 
 PAGE = Path(__file__).parents[2] / "docs" / "inference.md"
@@ -74,7 +74,7 @@ def test_a_stopped_run_tells_what_it_did_of_its_last_unit(workplace):
 
 
 def test_a_long_unit_is_told_in_between(workplace, monkeypatch):
-    monkeypatch.setattr(meter, "MOST_SILENT_S", 0.02)
+    monkeypatch.setattr(cost, "MOST_SILENT_S", 0.02)
     work, reporter = workplace(volume(), network=Sleepy()), Silent()
     report = work.run(options={"reporter": reporter})
     *between, last = reporter.records

@@ -1,4 +1,5 @@
 import json
+import sys
 from collections import Counter
 from itertools import product
 
@@ -7,11 +8,11 @@ import pytest
 import torch
 
 from vcmodels.errors import OutputError, RunError
-from vcmodels.geometry.blocks import tiles
-from vcmodels.geometry.levels import coarse_extent, level_factors
-from vcmodels.inference import Part, run
-from vcmodels.inference.deviation import Deviation
-from vcmodels.inference.holding import LockedHold
+from vcmodels.geometry.boxes import coarse_extent, level_factors
+from vcmodels.geometry.grid import tiles
+from vcmodels.inference import Part
+from vcmodels.inference.averaging import Deviation
+from vcmodels.inference.locks import LockedHold
 from vcmodels.inference.pyramid import halve
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.multiclass import MulticlassTarget
@@ -19,6 +20,7 @@ from vcmodels.targets.normals import NormalsTarget
 from vcmodels.targets.regression import RegressionTarget
 from vcmodels.volumes import open_volume
 
+RUN = sys.modules["vcmodels.inference.predict"]  # the function of this name hides it
 FACTORS = [(2, 2, 2), (1, 2, 2), (2, 1, 1)]
 
 
@@ -197,14 +199,14 @@ def test_the_last_of_several_parts_builds_it(workplace):
 
 
 def test_who_lost_the_output_writes_no_block_of_a_level(workplace, monkeypatch):
-    work, build, is_lost = workplace(noise((20, 18, 17))), run.build_pyramid, []
+    work, build, is_lost = workplace(noise((20, 18, 17))), RUN.build_pyramid, []
 
     def check(_hold):
         if is_lost:
             raise RunError("out", "another may have taken over", "run the same command again")
 
     monkeypatch.setattr(LockedHold, "check", check)
-    monkeypatch.setattr(run, "build_pyramid", lambda *given: is_lost.append(1) or build(*given))
+    monkeypatch.setattr(RUN, "build_pyramid", lambda *given: is_lost.append(1) or build(*given))
     with pytest.raises(RunError, match="taken over"):
         work.run(pyramid=1)
     assert (read(work, 0) != 0).any()

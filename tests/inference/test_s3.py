@@ -11,7 +11,7 @@ from torch import nn
 from tests import s3 as support
 from tests.inference.conftest import Workplace
 from vcmodels.errors import OutputError, RunError, TaskError
-from vcmodels.inference import Part, leasing, reproduce
+from vcmodels.inference import Part, locks, reproduce
 from vcmodels.inference.journal import Journal
 from vcmodels.reporting import Silent
 from vcmodels.volumes import place_at
@@ -50,7 +50,7 @@ def volume(seed=3):
 
 @pytest.fixture(autouse=True)
 def quick_leases(monkeypatch):
-    monkeypatch.setattr(leasing, "POLL_S", 0.02)
+    monkeypatch.setattr(locks, "POLL_S", 0.02)
 
 
 @pytest.fixture

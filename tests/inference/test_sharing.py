@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vcmodels.errors import OutputError, RunError, TaskError
-from vcmodels.geometry.blocks import BoxSet
 from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.grid import BoxSet
 from vcmodels.inference import Part, predict, predict_on
-from vcmodels.inference.sharing import share
+from vcmodels.inference.units import share
 
 
 def noise(shape, seed=0):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from vcmodels.losses.boundary import boundary, distance_to_boundary
+from vcmodels.losses.shape import boundary, distance_to_boundary
 
 SHAPE = (6, 7, 8)
 

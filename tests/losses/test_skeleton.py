@@ -5,7 +5,7 @@ from monai.losses.cldice import soft_skel
 from scipy import ndimage
 
 from vcmodels.losses.overlap import SMOOTH
-from vcmodels.losses.skeleton import cldice, skeleton_recall, soft_skeleton, tubed_skeleton
+from vcmodels.losses.shape import cldice, skeleton_recall, soft_skeleton, tubed_skeleton
 
 SHAPE = (11, 12, 13)
 

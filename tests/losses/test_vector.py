@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vcmodels.losses.vector import axial_cosine, cosine, unit_length
+from vcmodels.losses.regression import axial_cosine, cosine, unit_length
 
 SHAPE = (6, 7, 8)
 

@@ -3,8 +3,7 @@ import math
 import numpy as np
 import torch
 
-from vcmodels.metrics.overlap import class_confusion, confusion, dice, iou
-from vcmodels.metrics.sums import masked_sum, ratio
+from vcmodels.metrics.overlap import class_confusion, confusion, dice, iou, masked_sum, ratio
 
 SHAPE = (6, 7, 8)
 

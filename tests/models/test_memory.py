@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vcmodels.models import ResidualUNet
-from vcmodels.models.memory import BYTES_PER_WEIGHT
+from vcmodels.models.plan import BYTES_PER_WEIGHT
 
 PATCH, THIN = (16, 24, 32), (8, 32, 48)
 ONE, THREE = {"sheet": 1}, {"sheet": 1, "normals": 3, "classes": 4}

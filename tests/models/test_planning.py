@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.models import ResidualUNet
-from vcmodels.models.planning import (
+from vcmodels.models.plan import (
     BATCH_SIZE,
     candidates,
     length_at_least,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcmodels.models.topology import Topology, plan_topology
+from vcmodels.models.plan import Topology, plan_topology
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 

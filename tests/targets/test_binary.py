@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 from vcmodels.losses import LOSSES
 from vcmodels.targets import BinaryTarget
-from vcmodels.targets.labels import LabelError
+from vcmodels.targets.stored import LabelError
 
 SHAPE = (6, 7, 8)
 LABEL_DTYPES = [bool, np.uint8, np.int16, np.uint16, np.int32, np.uint64, np.float16, np.float32]

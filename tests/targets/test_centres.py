@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from vcmodels.targets import CentresTarget
-from vcmodels.targets.labels import LabelError
+from vcmodels.targets.stored import LabelError
 
 SHAPE = (6, 7, 8)
 SPACING = (2.0, 0.5, 1.0)

@@ -6,12 +6,12 @@ import torch
 from pydantic import ValidationError
 from scipy import ndimage
 
-from vcmodels.augment.spatial import LabelCrop, apply_spatial
+from vcmodels.augment.apply import LabelCrop, apply_spatial
 from vcmodels.augment.transform import SpatialTransform
 from vcmodels.geometry.boxes import Box
 from vcmodels.phantom.scroll import Scroll
 from vcmodels.targets import BinaryTarget, NormalsTarget
-from vcmodels.targets.dilation import dilate
+from vcmodels.targets.binary import dilate
 
 CUBES = (1.0, 1.0, 1.0)
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from vcmodels.targets.dilation import dilate
+from vcmodels.targets.binary import dilate
 
 
 @settings(max_examples=25, deadline=None)

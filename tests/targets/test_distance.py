@@ -4,7 +4,7 @@ import torch
 from pydantic import ValidationError
 from scipy import ndimage
 
-from vcmodels.augment.spatial import LabelCrop, apply_spatial
+from vcmodels.augment.apply import LabelCrop, apply_spatial
 from vcmodels.augment.transform import SpatialTransform
 from vcmodels.targets import DistanceTarget
 

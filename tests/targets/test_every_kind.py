@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES
 from vcmodels.targets import KINDS, AnyTarget
 from vcmodels.targets.base import Target
-from vcmodels.targets.codes import OUTPUT_DTYPES
+from vcmodels.targets.stored import OUTPUT_DTYPES
 
 SHAPE = (6, 7, 8)
 CUBES, SLABS = (1.0, 1.0, 1.0), (3.0, 0.5, 0.5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from vcmodels.targets import MulticlassTarget
-from vcmodels.targets.labels import LabelError
+from vcmodels.targets.stored import LabelError
 
 SHAPE = (6, 7, 8)
 GAPS = [0, 7, 255, 20]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from vcmodels.targets import RegressionTarget
-from vcmodels.targets.labels import LabelError
+from vcmodels.targets.stored import LabelError
 
 SHAPE = (6, 7, 8)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES
 from vcmodels.targets import VectorTarget
-from vcmodels.targets.vectors import pull_back, push_forward
+from vcmodels.targets.vector_math import pull_back, push_forward
 
 SHAPE = (6, 7, 8)
 SPACING = (3.0, 0.5, 1.0)

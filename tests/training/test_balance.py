@@ -17,9 +17,8 @@ from vcmodels.config import parse_task
 from vcmodels.errors import TaskError
 from vcmodels.reporting import Silent
 from vcmodels.training import train
-from vcmodels.training.balance import LossBalance
 from vcmodels.training.learner import Learner
-from vcmodels.training.optimisation import build_optimizer
+from vcmodels.training.optimiser import LossBalance, build_optimizer
 
 
 def scalars(**values):

@@ -10,9 +10,15 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.summary.writer import event_file_writer
 
 from vcmodels.config import parse_task
-from vcmodels.training.board import Board, Sink, append_json_line, cut_json_lines
-from vcmodels.training.events import EventWriter
-from vcmodels.training.sinks import hyperparameters, main_curves
+from vcmodels.training.curves import (
+    Board,
+    EventWriter,
+    Sink,
+    append_json_line,
+    cut_json_lines,
+    hyperparameters,
+    main_curves,
+)
 
 
 def read(folder):

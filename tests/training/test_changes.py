@@ -1,7 +1,7 @@
 """Which keys differ between a run and the task that is to continue it."""
 
 from vcmodels.runs.records import add_start
-from vcmodels.training.changes import changed_keys, listed_changes
+from vcmodels.training.run_folder import changed_keys, listed_changes
 
 
 def test_only_whole_keys_are_free_to_change():

@@ -11,7 +11,7 @@ from vcmodels.config import parse_task
 from vcmodels.reporting import Silent
 from vcmodels.runs.survey import State
 from vcmodels.training import train
-from vcmodels.training.changes import MAY_CHANGE
+from vcmodels.training.run_folder import MAY_CHANGE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

@@ -14,8 +14,7 @@ from vcmodels.errors import TaskError
 from vcmodels.reporting import Silent
 from vcmodels.training import loop as loop_module
 from vcmodels.training import train
-from vcmodels.training.counters import Counters
-from vcmodels.training.early_stopping import EarlyStop, Watch, best_watch
+from vcmodels.training.progress import Counters, EarlyStop, Watch, best_watch
 
 NAN = math.nan
 
@@ -174,7 +173,7 @@ def test_a_metric_that_rises_chooses_the_best(sheet_task, monkeypatch):
 
 
 def test_the_curves_of_a_run_are_those_that_may_be_named(sheet_task):
-    from vcmodels.config.curves import epoch_curves
+    from vcmodels.config.task import epoch_curves
 
     sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 1}
     run(sheet_task)

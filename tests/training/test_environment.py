@@ -1,7 +1,7 @@
 import json
 import subprocess
 
-from vcmodels.training.environment import commit, environment
+from vcmodels.training.start import commit, environment
 
 
 def test_the_environment_is_json_and_names_what_matters():

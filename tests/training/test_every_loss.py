@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests.targets.test_every_kind import LOSSES, SHAPE, read
 from vcmodels.config import parse_task
-from vcmodels.data.loader import Batch
+from vcmodels.samples.loader import Batch
 from vcmodels.targets.base import Target
 from vcmodels.training.learner import Learner
 

@@ -6,8 +6,7 @@ from torch import nn
 
 from vcmodels.errors import TaskError
 from vcmodels.models import ResidualUNet
-from vcmodels.training.freezing import Freezing
-from vcmodels.training.optimisation import average_weights, build_optimizer
+from vcmodels.training.optimiser import Freezing, average_weights, build_optimizer
 
 
 def network():

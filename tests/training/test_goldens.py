@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vcmodels.config import parse_task
-from vcmodels.data.loader import Batch
+from vcmodels.samples.loader import Batch
 from vcmodels.training.learner import Learner
 
 GOLDENS = Path(__file__).with_name("golden_losses.json")

@@ -10,18 +10,13 @@ import torch
 
 from vcmodels.checkpoint import load_checkpoint, save_checkpoint
 from vcmodels.config import parse_task
-from vcmodels.data.loader import Batch
 from vcmodels.reporting import Silent
+from vcmodels.samples.loader import Batch
 from vcmodels.training import train
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
-from vcmodels.training.objective import (
-    mean_over_targets,
-    sample_losses,
-    supervised_loss,
-    voxel_counts,
-)
+from vcmodels.training.step import mean_over_targets, sample_losses, supervised_loss, voxel_counts
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 from scipy import ndimage
 
 from vcmodels.config import parse_task
-from vcmodels.data.loader import Batch
 from vcmodels.geometry.boxes import Box
 from vcmodels.phantom.write import UNLABELLED, make_phantom
+from vcmodels.samples.loader import Batch
 from vcmodels.targets import KINDS
 from vcmodels.training.learner import Learner
 

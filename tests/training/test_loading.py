@@ -7,7 +7,7 @@ import torch
 
 from vcmodels.errors import CheckpointError
 from vcmodels.models import ResidualUNet
-from vcmodels.training.loading import transfer
+from vcmodels.training.learner import transfer
 
 PATCH, SPACING = (8, 8, 16), (1.0, 1.0, 1.0)
 

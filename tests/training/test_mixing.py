@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vcmodels.config.recipes import Mixup
-from vcmodels.data.loader import Batch
+from vcmodels.config.train_params import Mixup
 from vcmodels.devices import CompiledOrEager
 from vcmodels.errors import TaskError
 from vcmodels.models import ResidualUNet
 from vcmodels.models.base import FeatureMix, mix_samples
-from vcmodels.training.mixing import Mix, draw_mix, partners, require_pairs
+from vcmodels.samples.loader import Batch
+from vcmodels.training.step import Mix, draw_mix, partners, require_pairs
 
 SHAPE = (8, 8, 16)
 

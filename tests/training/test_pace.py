@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vcmodels.training import pace
-from vcmodels.training.pace import Pace
+from vcmodels.training import progress
+from vcmodels.training.progress import Pace
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     return now
 
 

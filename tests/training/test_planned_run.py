@@ -6,10 +6,10 @@ import pytest
 
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import load_task
-from vcmodels.data import planning
-from vcmodels.data.planning import open_planned, recorded_task
 from vcmodels.errors import TaskError
 from vcmodels.inference import load_predictor
+from vcmodels.patches import sizes as patch_sizes
+from vcmodels.patches.sizes import open_planned, recorded_task
 from vcmodels.reporting import Silent
 from vcmodels.training import train
 
@@ -22,7 +22,7 @@ def planned_task(sheet_task, task_file, monkeypatch):
     settings |= {"split_guard": 0, "max_epoch": 1, "max_steps_per_epoch": 2, "device": "cpu"}
 
     def load(memory: int, *overrides: str):
-        monkeypatch.setattr(planning, "memory_bytes", lambda _: memory)
+        monkeypatch.setattr(patch_sizes, "memory_bytes", lambda _: memory)
         return load_task(task_file(sheet_task), overrides).task
 
     return load

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from vcmodels.config import parse_task
-from vcmodels.data.loader import Batch
+from vcmodels.samples.loader import Batch
 from vcmodels.training.learner import Learner
-from vcmodels.training.objective import sample_losses
+from vcmodels.training.step import sample_losses
 from vcmodels.training.validation import validate
 
 PATCH = (8, 8, 8)

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from vcmodels.targets import AffinitiesTarget, BinaryTarget, MulticlassTarget, NormalsTarget
-from vcmodels.training.objective import supervised_loss
+from vcmodels.training.step import supervised_loss
 
 FULL, COARSE = (6, 7, 8), (3, 4, 4)
 WEIGHT = torch.tensor([1.0, 0.3]).view(2, 1, 1, 1, 1)

@@ -15,8 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import parse_task
 from vcmodels.errors import OutputError, RefusedError, RunError, TaskError
-from vcmodels.reporting import Silent
-from vcmodels.stopping import StopSignals
+from vcmodels.reporting import Silent, StopSignals
 from vcmodels.training import train
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop

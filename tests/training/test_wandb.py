@@ -9,9 +9,8 @@ import pytest
 
 from vcmodels.config import parse_task
 from vcmodels.errors import RefusedError
-from vcmodels.training import wandb_writer
-from vcmodels.training.sinks import open_board
-from vcmodels.training.wandb_writer import require_wandb
+from vcmodels.training import curves
+from vcmodels.training.curves import open_board, require_wandb
 
 
 class FakeRun:
@@ -108,7 +107,7 @@ def test_whatever_it_raises_the_training_goes_on(wandb, task, monkeypatch, broke
 def test_an_end_that_never_comes_is_not_waited_for(task, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(FakeRun, "finish", lambda _self, exit_code: release.wait(60))
-    monkeypatch.setattr(wandb_writer, "PATIENCE", 0.05)
+    monkeypatch.setattr(curves, "PATIENCE", 0.05)
     said = []
     open_board(task, 0, said.append).close()
     release.set()
@@ -134,6 +133,4 @@ def test_the_package_itself_takes_these_calls(task, monkeypatch):
         board.close()
     folders = list((task.run_dir / "wandb").glob("offline-run-*"))
     assert folders
-    assert {folder.name.rpartition("-")[2] for folder in folders} == {
-        wandb_writer.kept_id(task.run_dir)
-    }
+    assert {folder.name.rpartition("-")[2] for folder in folders} == {curves.kept_id(task.run_dir)}

@@ -3,7 +3,7 @@ import pytest
 
 from vcmodels.errors import VolumeError
 from vcmodels.volumes import open_volume
-from vcmodels.volumes.layout import find_channel_axis
+from vcmodels.volumes.nodes import find_channel_axis
 
 
 @pytest.mark.parametrize("options", [{"zarr_format": 2}, {"zarr_format": 3}], ids=["v2", "v3"])

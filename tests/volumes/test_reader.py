@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import open_volume, reader, storage
+from vcmodels.volumes import open_volume, reader, remote
 
 FAR = 25  # how far outside the padded reads of these tests may lie
 
@@ -193,8 +193,8 @@ def test_the_store_is_listed_once(tmp_path, stores, monkeypatch):
     path = stores.write(tmp_path / "a.zarr", stores.numbers(), zarr_format=2)
     volume = open_volume(path, key="input")
     calls = []
-    real = storage.os.scandir
-    monkeypatch.setattr(storage.os, "scandir", lambda p: calls.append(p) or real(p))
+    real = remote.os.scandir
+    monkeypatch.setattr(remote.os, "scandir", lambda p: calls.append(p) or real(p))
     for _ in range(3):
         list(volume.stored_blocks())
         list(volume.stored_blocks(Box((0, 0, 0), (1, 1, 1))))

@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from vcmodels.cli.app import app
-from vcmodels.config.sampling import FoldConfig
+from vcmodels.config.train_params import FoldConfig
 from vcmodels.workflows.slurm import MOST_REQUEUES, SECONDS_BEFORE_END
 
 COMMON = {"--help", "--debug"}

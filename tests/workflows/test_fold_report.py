@@ -7,9 +7,8 @@ from vcmodels.cli import main
 from vcmodels.config import load_task, parse_task
 from vcmodels.config.folds import fold_task
 from vcmodels.errors import RefusedError
-from vcmodels.runs.records import add_start
-from vcmodels.runs.seal import TRAILER
-from vcmodels.volumes.files import write_json
+from vcmodels.runs.records import TRAILER, add_start
+from vcmodels.volumes.places import write_json
 from vcmodels.workflows.fold_report import report_folds
 
 EPOCHS = 4

@@ -16,7 +16,7 @@ from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import CheckpointError, RefusedError
 from vcmodels.reporting import Silent
 from vcmodels.training import train
-from vcmodels.workflows.held_out import Scored, figures_of, prediction_task, score_held_out
+from vcmodels.workflows.fold_report import Scored, figures_of, prediction_task, score_held_out
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from vcmodels.stopping import StopSignals
-from vcmodels.workflows.processes import Child, run_all
+from vcmodels.reporting import StopSignals
+from vcmodels.workflows.cross_validation import Child, run_all
 
 
 class Stub(Child):

@@ -4,18 +4,30 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vcmodels.augment.artefacts import BiasField, BlankBoxes, Rings
+from vcmodels.augment.apply import LabelCrop, apply_intensity, apply_spatial, sample_spatial
+from vcmodels.augment.artefacts import (
+    BiasField,
+    BlankBoxes,
+    BlurredSlices,
+    MissingSlices,
+    Rings,
+    ShiftedSlices,
+)
 from vcmodels.augment.base import Augmentation
-from vcmodels.augment.contrast import Brightness, Contrast, Gamma, HistogramShift
-from vcmodels.augment.crops import LabelCrop
-from vcmodels.augment.exact import Flip, QuarterTurn
-from vcmodels.augment.free import Affine, Elastic, Shear
-from vcmodels.augment.intensity import apply_intensity
-from vcmodels.augment.noise import Noise, ShotNoise, Speckle
-from vcmodels.augment.resolution import Blur, LowResolution, Sharpen
-from vcmodels.augment.slices import BlurredSlices, MissingSlices, ShiftedSlices
-from vcmodels.augment.spatial import apply_spatial, sample_spatial
+from vcmodels.augment.geometric import Affine, Elastic, Flip, QuarterTurn, Shear
 from vcmodels.augment.transform import ImageInterpolation, SpatialTransform
+from vcmodels.augment.values import (
+    Blur,
+    Brightness,
+    Contrast,
+    Gamma,
+    HistogramShift,
+    LowResolution,
+    Noise,
+    Sharpen,
+    ShotNoise,
+    Speckle,
+)
 
 AnyAugmentation = Annotated[
     Flip

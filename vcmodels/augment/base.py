@@ -11,8 +11,7 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
-from vcmodels.augment.lattice import Lattice
-from vcmodels.augment.transform import Spacing
+from vcmodels.augment.transform import Lattice, Spacing
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.section import Fraction, Section

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from vcmodels.errors import RefusedError, VcmodelsError
-from vcmodels.reporting import is_told_on_this_host
-from vcmodels.stopping import STOP_SIGNALS
+from vcmodels.reporting import STOP_SIGNALS, is_told_on_this_host
 
 
 class Session:

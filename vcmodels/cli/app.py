@@ -7,16 +7,21 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from vcmodels.cli import Session
-from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load, spans, three_numbers
+from vcmodels.cli.arguments import (
+    Debug,
+    Fold,
+    Overrides,
+    TaskFile,
+    load,
+    one_fold,
+    refuse_all_folds,
+    spans,
+    three_numbers,
+)
 from vcmodels.cli.console import Console
-from vcmodels.cli.cv import cv
-from vcmodels.cli.derive import derive
-from vcmodels.cli.folds import Fold, one_fold, refuse_all_folds
-from vcmodels.cli.infer import infer
-from vcmodels.cli.patches import patches
-from vcmodels.cli.preview import preview
-from vcmodels.cli.reproduce import reproduce
-from vcmodels.cli.runs import runs
+from vcmodels.cli.data import derive, patches, preview
+from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
 from vcmodels.errors import RefusedError
@@ -98,8 +103,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of the task file."""
     from vcmodels.config import task_schema
-    from vcmodels.config.loss_page import document_losses
-    from vcmodels.config.markdown import document
+    from vcmodels.config.schema import document, document_losses
 
     context.obj.begin()
     if losses:

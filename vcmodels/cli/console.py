@@ -1,10 +1,12 @@
-"""Lines on stdout, progress bars on stderr when a person is watching."""
+"""Lines and tables on stdout, progress bars on stderr, and a file of JSON lines."""
 
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -14,8 +16,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-from vcmodels.cli.json_lines import JsonLines
+from vcmodels.errors import RefusedError
 from vcmodels.reporting import Advance, Record, is_follower
 
 
@@ -108,3 +111,80 @@ class Errors(Console):
         """Write text as it is."""
         if not is_follower():
             sys.stderr.write(text)
+
+
+UNLIMITED = 10_000
+"""Columns of a table that goes into a file or a pipe, or whose numbers must not be cut."""
+
+
+def write_table(table: Table, console: Console, width: int = UNLIMITED) -> None:
+    """Print a table without what would be blanks at the ends of its lines.
+
+    Args:
+        table: names in it are shown as they are, whatever brackets and colons they hold.
+        console: where it goes.
+        width: columns that it may take.
+    """
+    drawer = RichConsole(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+    with drawer.capture() as capture:
+        drawer.print(table)
+    console.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
+
+
+def number(value: float | None, digits: int | None = None, unknown: str = "") -> str:
+    """A figure in four digits, or with `digits` behind the point; `unknown` when there is none."""
+    if value is None:
+        return unknown
+    return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
+
+
+class JsonLines:
+    """Appends records to a file, each in one write, so that several processes may share it.
+
+    Args:
+        path: the file; what it holds stays.
+
+    Raises:
+        RefusedError: it cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            found = f"{path} cannot be written ({error.strerror})"
+            raise RefusedError(
+                "--log-json", found, "name a file in a folder that is there"
+            ) from error
+        self._is_torn = False
+        self._has_complained = False
+
+    def append(self, values: Record) -> str:
+        """Add a line; what to tell a person about it, once: the disk is full, say."""
+        line = f"{json.dumps(values)}\n".encode()
+        if self._is_torn:
+            line = b"\n" + line
+        try:
+            written = os.write(self._handle, line)
+        except OSError as error:
+            return self._complaint(error.strerror or str(error))
+        self._is_torn = written < len(line)
+        return self._complaint("the disk is full") if self._is_torn else ""
+
+    def _complaint(self, reason: str) -> str:
+        if self._has_complained:
+            return ""
+        self._has_complained = True
+        return f"note: {self.path} loses lines ({reason}); the work goes on"
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._handle)

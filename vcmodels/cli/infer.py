@@ -1,6 +1,7 @@
-"""The command `infer`."""
+"""The commands `infer` and `reproduce`."""
 
 import re
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -9,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Overrides, Quiet, TaskFile, load
-from vcmodels.cli.console import Console
-from vcmodels.cli.folds import Fold, one_fold
-from vcmodels.cli.json_lines import JsonLines
+from vcmodels.cli.arguments import Debug, Fold, Overrides, Quiet, TaskFile, load, one_fold
+from vcmodels.cli.console import Console, JsonLines
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
     from vcmodels.config import Task
     from vcmodels.inference import InferenceReport, Part
-    from vcmodels.stopping import StopSignals
+    from vcmodels.reporting import StopSignals
 
 
 def infer(
@@ -63,7 +62,7 @@ def infer(
     debug: Debug = False,
 ) -> int:
     """Predict a volume, or continue doing so."""
-    from vcmodels.stopping import StopSignals
+    from vcmodels.reporting import StopSignals
 
     context.obj.begin()
     asked = _Asked(checkpoint, overwrite, verify, dry_run, part, devices, dask)
@@ -138,8 +137,8 @@ def _run(task: "Task", asked: _Asked, console: Console, stop: "StopSignals") -> 
             task, predictor, devices,
             overwrite=asked.overwrite, reporter=console, should_stop=should_stop,
         )  # fmt: skip
-    from vcmodels.clusters import dask_client
-    from vcmodels.inference.cluster import predict_on_cluster  # late: it imports dask
+    from vcmodels.devices import dask_client
+    from vcmodels.inference.dask_cluster import predict_on_cluster  # late: it imports dask
 
     assert asked.dask
     with dask_client(asked.dask) as client:
@@ -156,7 +155,7 @@ def _of_folds(task: "Task", folds: str | None, console: Console) -> list[str] | 
     Raises:
         RefusedError: the list names no folds, or one that has no checkpoint.
     """
-    from vcmodels.inference.members import best_of_folds, is_trained_in_folds
+    from vcmodels.inference.ensemble import best_of_folds, is_trained_in_folds
 
     wanted: list[int] | None = None
     if folds is not None and folds != "all":
@@ -213,3 +212,43 @@ def _devices(text: str) -> list[str | int]:
         if not re.fullmatch(r"\d{1,4}|cpu|cuda(:\d{1,4})?", name):
             raise RefusedError("--devices", f'found "{name}"', "give a list as in 0,1 or cpu,cpu")
     return [int(name) if name.isdecimal() else name for name in names]
+
+
+def reproduce(
+    context: typer.Context,
+    output: Annotated[str, typer.Argument(metavar="OUTPUT.zarr", help="What infer wrote.")],
+    into: Annotated[
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Keep the second result in this folder."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Where the checkpoint is now, if it was moved.")
+    ] = None,
+    debug: Debug = False,
+) -> int:
+    """Make a result again from its own attributes, and say whether it is identical; 1 if not."""
+    from vcmodels import inference
+    from vcmodels.reporting import StopSignals
+    from vcmodels.volumes import expand_location
+
+    console = Console()
+    context.obj.begin()
+    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="vcmodels-") as scratch:
+
+        def should_stop() -> bool:
+            stop.defer()
+            return stop.is_stopped()
+
+        comparison = inference.reproduce(
+            expand_location(output),
+            expand_location(into or scratch),
+            checkpoint=checkpoint,
+            reporter=console,
+            should_stop=should_stop,
+        )
+    if not comparison.is_whole:
+        console.say("stopped")
+        return stop.exit_code
+    for line in comparison.lines or [f"{output}: identical"]:
+        console.say(line)
+    return 1 if comparison.lines else 0

@@ -10,14 +10,14 @@ from rich.table import Table
 
 from vcmodels.cli.console import Console
 from vcmodels.config import Task
-from vcmodels.config.fill import fill_sizes
 from vcmodels.config.folds import fold_task
-from vcmodels.data.patch_cache import fingerprint
-from vcmodels.data.planning import gigabytes, open_planned, plan_sizes, recorded_task
+from vcmodels.config.load import fill_sizes
 from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
+from vcmodels.patches.cache import fingerprint
+from vcmodels.patches.sizes import gigabytes, open_planned, plan_sizes, recorded_task
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
-from vcmodels.volumes.files import read_json
+from vcmodels.volumes.places import read_json
 
 MOST_VOLUMES = 20
 MOST_TRIED = 4

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.arguments import Debug, FoldCount, Overrides, TaskFile, load, with_folds
 from vcmodels.cli.console import Console, Errors
-from vcmodels.cli.folds import FoldCount, with_folds
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def submit(
 
 def _training(task: "Task", words: list[str], asked: "Resources", console: Console) -> str:
     from vcmodels.config.folds import is_cross_validation
-    from vcmodels.training.siblings import begun_folds
+    from vcmodels.training.other_folds import begun_folds
     from vcmodels.workflows.slurm import batch_script
 
     every = is_cross_validation(task)
@@ -118,7 +117,7 @@ def _write(path: Path, text: str) -> None:
     Raises:
         RefusedError: another file is there.
     """
-    from vcmodels.volumes.files import write_atomic
+    from vcmodels.volumes.places import write_atomic
     from vcmodels.workflows.slurm import MARK
 
     if path.exists() and (not path.is_file() or MARK.encode() not in path.read_bytes()):

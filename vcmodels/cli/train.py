@@ -5,9 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Overrides, Quiet, TaskFile, load
+from vcmodels.cli.arguments import (
+    Debug,
+    Fold,
+    FoldCount,
+    Overrides,
+    Quiet,
+    TaskFile,
+    load,
+    one_fold,
+    with_folds,
+)
 from vcmodels.cli.console import Console
-from vcmodels.cli.folds import Fold, FoldCount, one_fold, with_folds
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -53,7 +62,7 @@ def _train_all(
     task: "Task", words: list[str], *, jobs: int, restart: bool, console: Console
 ) -> int:
     """Train all folds, and say how they compare; the exit code."""
-    from vcmodels.cli.cv import say_report
+    from vcmodels.cli.runs import say_report
     from vcmodels.workflows.cross_validation import cross_validate
     from vcmodels.workflows.fold_report import report_folds
 

@@ -1,7 +1,7 @@
 """The task file: every key, default, range and message."""
 
+from vcmodels.config.inference_params import InferenceParams, Skip
 from vcmodels.config.load import LoadedTask, load_task, parse_task
-from vcmodels.config.parameters import InferenceParams, Skip, TrainingParams
 from vcmodels.config.schema import task_schema
 from vcmodels.config.task import (
     DatasetConfig,
@@ -10,6 +10,7 @@ from vcmodels.config.task import (
     Task,
     VolumeEntry,
 )
+from vcmodels.config.train_params import TrainingParams
 
 __all__ = [
     "DatasetConfig",

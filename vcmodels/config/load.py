@@ -1,26 +1,184 @@
 """From a task file to a `Task`: read, override, bring to today's form, validate, cross-check."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from vcmodels.config.anchoring import read_run
 from vcmodels.config.checks import check_task, output_notes
-from vcmodels.config.compat import lift, modernise
-from vcmodels.config.explain import faults_of
-from vcmodels.config.fill import fill_in
-from vcmodels.config.messages import task_error
-from vcmodels.config.overrides import apply_overrides
-from vcmodels.config.plain import as_object, checked
-from vcmodels.config.reading import read_task_file
+from vcmodels.config.legacy import lift, modernise
+from vcmodels.config.messages import (
+    Fault,
+    KeyPath,
+    Schema,
+    as_list,
+    as_object,
+    faults_of,
+    listed,
+    shown,
+    task_error,
+    unknown_key,
+)
+from vcmodels.config.read import apply_overrides, checked, read_task_file
 from vcmodels.config.schema import task_schema
 from vcmodels.config.task import Task
-from vcmodels.config.volumes import fold_labels
-from vcmodels.errors import TaskError
+from vcmodels.config.train_params import TrainingParams
+from vcmodels.config.values import VOLUME_KEYS
+from vcmodels.errors import TaskError, VolumeError
+from vcmodels.models.plan import BATCH_SIZE
+from vcmodels.runs.records import TASK, is_run, starting_folder
+from vcmodels.section import PatchShape
+from vcmodels.targets import AnyTarget
+from vcmodels.volumes.location import expand_location, is_remote
+
+
+def fold_labels(task: dict[str, Any], schema: Schema) -> list[Fault]:
+    """Gather the label keys of every volume entry under `labels`, in place.
+
+    A label of null is left out: the volume lacks that target.
+
+    Returns:
+        A fault for each key that is neither a key of a volume, nor a target, nor what a target is
+        derived from.
+    """
+    config = as_object(task.get("dataset_config")) or {}
+    targets = as_object(config.get("targets"))
+    sources = _sources(targets or {})
+    names = list(dict.fromkeys([*(targets or ()), *sources]))
+    faults: list[Fault] = []
+    for index, entry in enumerate(as_list(config.get("volume_paths")) or []):
+        block = as_object(entry)
+        if block is not None:
+            path = ("dataset_config", "volume_paths", index)
+            if targets:
+                faults += _unknown(block, path, schema, names, sources)
+            _fold(block)
+    return faults
+
+
+def _sources(targets: dict[str, Any]) -> dict[str, str]:
+    """By what they are derived from, the targets; no text is told by the validation."""
+    blocks = {name: as_object(target) or {} for name, target in targets.items()}
+    return {
+        source: name
+        for name, block in blocks.items()
+        if isinstance(source := block.get("derive"), str)
+    }
+
+
+def _unknown(
+    block: dict[str, Any], path: KeyPath, schema: Schema, names: list[str], sources: dict[str, str]
+) -> list[Fault]:
+    """Faults of keys that name nothing; both lists are told, as either may be what is wrong."""
+    strange = [key for key in block if key not in VOLUME_KEYS and key not in names]
+    labels = [key for key in block if key not in VOLUME_KEYS]
+    faults: list[Fault] = []
+    for key in strange:
+        fault = unknown_key((*path, key), schema, [*VOLUME_KEYS, *names])
+        found = (
+            f"is no target and no key of a volume (targets: {listed(names)}, "
+            f"labels of this volume: {listed(labels)})"
+        )
+        remedy = fault.remedy
+        if fault.meant in sources and fault.meant not in block:
+            derived = f"dataset_config.targets.{sources[fault.meant]}"
+            remedy = f"did you mean {shown(fault.meant)}, which {derived} is derived from?"
+        faults.append(Fault(fault.path, found, remedy))
+    return faults
+
+
+def _fold(block: dict[str, Any]) -> None:
+    labels = {
+        key: block.pop(key) for key in list(block) if key not in VOLUME_KEYS and key != "labels"
+    }
+    labels = {key: value for key, value in labels.items() if value is not None}
+    block["labels"] = labels
+
+
+def fill_in(task: Task) -> Task:
+    """The task with `tr_params`' label keys where targets use them, and its workers for inference.
+
+    Where the patch size is given, the batch size need not be planned either.
+
+    Raises:
+        TaskError: a target cannot take a value that `tr_params` gives it.
+    """
+    settings, config = task.tr_params, task.dataset_config
+    sources = [target.derive for target in config.targets.values() if target.derive]
+    check_ignored_names(settings, list(dict.fromkeys([*config.targets, *sources])))
+    if settings.given_patch_size is not None:
+        task = fill_sizes(task, None, BATCH_SIZE)
+    targets = {name: _filled(name, target, task) for name, target in config.targets.items()}
+    inference = task.inference_params
+    if inference.num_dataloader_workers is None:
+        workers = {"num_dataloader_workers": settings.num_dataloader_workers}
+        inference = inference.model_copy(update=workers)
+    return task.model_copy(
+        update={
+            "inference_params": inference,
+            "dataset_config": config.model_copy(update={"targets": targets}),
+        }
+    )
+
+
+def fill_sizes(task: Task, patch: PatchShape | None, batch: int | None) -> Task:
+    """The task with these as its patch and batch size, where it leaves them out."""
+    settings = task.tr_params
+    filled = {
+        "given_patch_size": settings.given_patch_size or patch,
+        "given_batch_size": settings.given_batch_size or batch,
+    }
+    return task.model_copy(update={"tr_params": settings.model_copy(update=filled)})
+
+
+def check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:
+    """Refuse an `ignore_label` for a target that there is not."""
+    if isinstance(settings.ignore_label, dict):
+        for name in settings.ignore_label:
+            if name not in targets:
+                path = ("tr_params", "ignore_label", name)
+                fault = Fault(path, "is no target", f"targets are {listed(targets)}")
+                raise task_error([fault])
+
+
+def _filled(name: str, target: AnyTarget, task: Task) -> AnyTarget:
+    settings = task.tr_params
+    inherited: dict[str, Any] = {
+        "ignore_label": _ignored(name, target, task),
+        "loss_only_on_label": settings.loss_only_on_label,
+        "label_smoothing": settings.label_smoothing,
+        "dilate_label": settings.dilate_label,
+    }
+    understood = {"ignore_label", *target.label_keys}
+    missing = {
+        key: value
+        for key, value in inherited.items()
+        if key in understood and getattr(target, key) is None
+    }
+    try:  # validated anew: a kind may check these keys against its own
+        return type(target).model_validate({**target.model_dump(), **missing})
+    except ValidationError as error:
+        text = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        found, _, remedy = text.partition("; ")
+        path = ("dataset_config", "targets", name)
+        raise task_error([Fault(path, found, remedy or "change it in tr_params")]) from error
+
+
+def _ignored(name: str, target: AnyTarget, task: Task) -> int | list[int] | None:
+    """What a target ignores: by its own name, or as the label that it is derived from does."""
+    ignore = task.tr_params.ignore_label
+    if target.ignore_label is not None:
+        return target.ignore_label
+    if isinstance(ignore, dict) and name in ignore:
+        return ignore[name]
+    source = task.dataset_config.targets.get(target.derive or "")
+    if source is not None and source.ignore_label is not None:
+        return source.ignore_label
+    return ignore.get(target.derive or name) if isinstance(ignore, dict) else ignore
 
 
 @dataclass(frozen=True)
@@ -85,3 +243,80 @@ def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, l
     if faults:
         raise task_error(faults)
     return task, notes + output_notes(task)
+
+
+LOCATIONS = {
+    "tr_params": ("ckpt_out_base", "checkpoint_path", "tensorboard_log_dir"),
+    "dataset_config": ("cache_file", "index_dir"),
+    "inference_params": ("input_path", "output_dir", "checkpoint_path"),
+}
+"""Keys that hold paths, besides those of the volumes and `inference_params.skip.mask`."""
+
+Block = MutableMapping[str, Any]
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The resolved task of a run, as it is to be read here, and what to note about it.
+
+    Its relative paths count from where its training was started; the run folder is the one that is
+    named, also when it was moved or copied.
+
+    Raises:
+        TaskError: the folder holds no run, or its task cannot be read.
+    """
+    if not is_run(folder):
+        found = (
+            f"is a folder, and no run: {TASK} and what a training writes beside it are not there"
+        )
+        raise TaskError(str(folder), found, "name a task file or a run folder")
+    task, notes = read_task_file(folder / TASK), list[str]()
+    origin = starting_folder(folder)
+    if origin is not None and not origin.is_dir():
+        notes.append(
+            f"{origin}, where the run was started, is gone: relative paths count from here"
+        )
+    elif origin is not None and not origin.samefile(Path.cwd()):
+        anchor(task, origin)
+    settings = as_object(task.get("tr_params"))
+    if settings is not None and not _is_same(settings.get("ckpt_out_base"), folder):
+        settings["ckpt_out_base"] = str(Path.cwd() / folder)
+    return task, notes
+
+
+def anchor(task: Block, folder: Path) -> None:
+    """Make the relative paths of a resolved task absolute, from `folder`, in place."""
+    for block, key in _places(task):
+        value = block[key]
+        items = as_list(value)
+        if items is not None:
+            block[key] = [_anchored(item, folder) for item in items]
+        else:
+            block[key] = _anchored(value, folder)
+
+
+def _places(task: Block) -> Iterator[tuple[Block, str]]:
+    """Every (block, key) of the task that holds one or more locations."""
+    sections = {name: as_object(task.get(name)) or {} for name in LOCATIONS}
+    skip = as_object(sections["inference_params"].get("skip")) or {}
+    named = [(sections[name], key) for name, keys in LOCATIONS.items() for key in keys]
+    yield from ((block, key) for block, key in [*named, (skip, "mask")] if key in block)
+    for entry in as_list(sections["dataset_config"].get("volume_paths")) or []:
+        volume = as_object(entry) or {}
+        yield from ((volume, key) for key in volume if key == "input" or key not in VOLUME_KEYS)
+
+
+def _anchored(value: object, folder: Path) -> object:
+    if not isinstance(value, str):
+        return value
+    expanded = os.path.expandvars(value)  # only to look at: variables stay in the task
+    if is_remote(expanded) or expanded.startswith("~"):
+        return value
+    return value if Path(expanded).is_absolute() else f"{folder}/{value}"
+
+
+def _is_same(base: object, folder: Path) -> bool:
+    """Whether a `ckpt_out_base` already means the folder."""
+    try:
+        return isinstance(base, str) and Path(expand_location(base)).samefile(folder)
+    except (OSError, VolumeError):
+        return False

@@ -1,20 +1,35 @@
 """The task file: one JSON object that says what is learnt from what, and predicted where."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
-from vcmodels.config.parameters import InferenceParams, TrainingParams
-from vcmodels.config.sampling import SamplingConfig
+from vcmodels.config.inference_params import InferenceParams
+from vcmodels.config.train_params import SamplingConfig, TrainingParams
 from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import AnyModel
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Sense
 from vcmodels.volumes.location import expand_location, is_remote
+
+
+def epoch_curves(targets: Mapping[str, AnyTarget]) -> dict[str, Sense]:
+    """Their names, and whether less or more of each is better.
+
+    Those of `val/` have no value in a run without validation patches.
+    """
+    found: dict[str, Sense] = {"val/loss": "min"}
+    for name, target in targets.items():
+        found |= {f"val/loss_{name}": "min", f"epoch/train_loss_{name}": "min"}
+        found |= {f"val/{metric}_{name}": sense for metric, sense in target.metrics.items()}
+    return found
+
 
 Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
 Percentile = Annotated[float, Field(ge=0, le=100)]

@@ -1,10 +1,12 @@
-"""The small types of the task file: names, locations, boxes, overlaps."""
+"""The small types of the task file: names, locations, boxes, overlaps, the `wandb` block."""
 
 import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from torch import nn
+
+from vcmodels.section import Section
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
@@ -84,3 +86,17 @@ Workers = Annotated[int, Field(ge=0, le=256)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
 IgnoreLabel = int | list[int]
+
+
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class WandbConfig(Section):
+    """Send what TensorBoard shows to Weights & Biases, too; needs the package `wandb`."""
+
+    project: Name
+    """The project there; it is made if it is missing."""
+    entity: Name | None = None
+    """User or team that it belongs to; your default one when null."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes into the run folder, for `wandb sync` to send later."""

@@ -1,1 +1,1 @@
-"""Volumes, patches, splits, normalisation and samples: what a network is fed with."""
+"""The labelled volumes of a task: opened, their labels, and the statistics of their images."""

@@ -16,7 +16,7 @@ from vcmodels.fields.distance import inner
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing, Target
-from vcmodels.targets.labels import LabelError, known, refuse_first
+from vcmodels.targets.stored import LabelError, known, refuse_first
 from vcmodels.volumes import Volume
 
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -1,14 +1,13 @@
-"""The labelled volumes of a task: opened, expanded and checked against each other."""
+"""The labelled volumes of a task: opened, expanded, grouped and checked against each other."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import PurePosixPath
 from typing import Literal
 
 from vcmodels.config import Task
 from vcmodels.config.task import GroupAttribute, SplitAttribute, VolumeEntry
-from vcmodels.data.groups import settle_groups
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, grow_shape
@@ -17,6 +16,41 @@ from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume, expand_location, expand_pattern, open_volume
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
+
+
+def settle_groups(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
+    """The volumes, each with the `split` that another one of its group has of its own.
+
+    Raises:
+        TaskError: a group has volumes that train and others that validate.
+    """
+    fixed: dict[str, TaskVolume] = {}
+    for volume in volumes:
+        if volume.group is not None and volume.split is not None:
+            first = fixed.setdefault(volume.group, volume)
+            if first.split != volume.split:
+                found = (
+                    f'is "{volume.split}", and {first.name}, also of group {volume.group}, is '
+                    f'"{first.split}"'
+                )
+                raise TaskError(f"{volume.key}.split", found, "give a group to one side")
+    return [
+        replace(v, split=fixed[v.group].split) if v.group in fixed and v.split is None else v
+        for v in volumes
+    ]
+
+
+def units_of(volumes: "Sequence[TaskVolume]", numbers: Iterable[int]) -> list[list[int]]:
+    """The numbers of volumes that stay together: those of a group, else each alone.
+
+    In the order of their first volume.
+    """
+    units: dict[str | int, list[int]] = {}
+    for n in numbers:
+        group = volumes[n].group
+        units.setdefault(n if group is None else group, []).append(n)
+    return list(units.values())
+
 
 SPACING_TOLERANCE = 0.01
 MOST_TOLD = 20

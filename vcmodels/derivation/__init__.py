@@ -1,5 +1,5 @@
 """Labels that follow from other labels, written out for whole volumes."""
 
-from vcmodels.derivation.run import derive
+from vcmodels.derivation.labels import derive
 
 __all__ = ["derive"]

@@ -1,9 +1,9 @@
-"""Half-open boxes on the (z, y, x) voxel grid."""
+"""Half-open boxes on the (z, y, x) voxel grid, and the levels of a pyramid."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import prod
+from math import ceil, prod
 
 Shape = tuple[int, int, int]
 
@@ -76,3 +76,72 @@ def blocks_of(box: Box, block: Shape) -> Iterator[Box]:
     starts = (range(o // b * b, e, b) for o, e, b in zip(box.origin, box.end, block, strict=True))
     for z, y, x in product(*starts):
         yield Box((z, y, x), block).intersect(box)
+
+
+_TWICE = 1.999
+"""Spacings are read from decimal texts: a ratio of 2 may come out a little less."""
+
+
+def level_factors(
+    extent: Shape, spacing: tuple[float, float, float], chunks: Shape, count: int | None
+) -> tuple[Shape, ...]:
+    """How many voxels of level 0 make one of each level, along (z, y, x); that of level 0 included.
+
+    From one level to the next an axis is halved, unless its voxels are already twice as long as the
+    shortest ones (thin sections catch up first), or it is one voxel long.
+
+    Args:
+        extent: of level 0.
+        spacing: length of its voxels.
+        chunks: of the arrays.
+        count: how many coarser levels; None: until one chunk holds a level. No more than make sense.
+    """
+    factors: list[Shape] = [(1, 1, 1)]
+    while count is None or len(factors) <= count:
+        now = factors[-1]
+        lengths = coarse_extent(extent, now)
+        if max(lengths) == 1:
+            break
+        if count is None and all(n <= c for n, c in zip(lengths, chunks, strict=True)):
+            break
+        sizes = [s * f for s, f in zip(spacing, now, strict=True)]
+        finest = min(size for size, n in zip(sizes, lengths, strict=True) if n > 1)
+        z, y, x = (
+            2 * f if n > 1 and size < _TWICE * finest else f
+            for f, n, size in zip(now, lengths, sizes, strict=True)
+        )
+        factors.append((z, y, x))
+    return tuple(factors)
+
+
+def coarse_extent(extent: Shape, factor: Shape) -> Shape:
+    """Length of a level; the last voxel of an axis may stand for fewer than `factor`."""
+    z, y, x = (ceil(n / f) for n, f in zip(extent, factor, strict=True))
+    return z, y, x
+
+
+def coarse_box(box: Box, factor: Shape) -> Box:
+    """The voxels of a level that a box of a finer one has a part in."""
+    start = [o // f for o, f in zip(box.origin, factor, strict=True)]
+    return Box.between(start, coarse_extent(box.end, factor))
+
+
+def fine_box(box: Box, factor: Shape) -> Box:
+    """The voxels of the finer level under a box; they may reach past its end."""
+    start = [o * f for o, f in zip(box.origin, factor, strict=True)]
+    return Box.between(start, [e * f for e, f in zip(box.end, factor, strict=True)])
+
+
+PIECE_VOXELS = 1 << 26  # a shard larger than this is read in parts, to bound the memory
+
+
+def cut_block(block: Box, chunk: Shape, most: int = PIECE_VOXELS) -> Iterator[Box]:
+    """Cut a shard that is too large to read at once into slabs, then bars, of whole chunks."""
+    steps = list(block.shape)
+    for axis in range(3):
+        others = max(prod(steps) // max(steps[axis], 1), 1)
+        fitting = max(most // (others * chunk[axis]), 1) * chunk[axis]
+        steps[axis] = min(steps[axis], fitting)
+    ranges = (range(o, e, s) for o, e, s in zip(block.origin, block.end, steps, strict=True))
+    for z, y, x in product(*ranges):
+        yield Box((z, y, x), (steps[0], steps[1], steps[2])).intersect(block)

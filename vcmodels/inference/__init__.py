@@ -1,10 +1,10 @@
 """Blended prediction of volumes of any size: one pass, bounded memory, exactly resumable."""
 
-from vcmodels.inference.estimate import Estimate
-from vcmodels.inference.processes import predict_on
+from vcmodels.inference.cost import Estimate
+from vcmodels.inference.devices import predict_on
+from vcmodels.inference.predict import InferenceReport, load_predictor, predict, run_inference
 from vcmodels.inference.reproduction import Comparison, reproduce
-from vcmodels.inference.run import InferenceReport, load_predictor, predict, run_inference
-from vcmodels.inference.sharing import WHOLE, Part
+from vcmodels.inference.units import WHOLE, Part
 
 __all__ = [
     "WHOLE",

@@ -1,20 +1,26 @@
-"""Several predictions of a patch, by views and by networks, averaged as they come."""
+"""Several predictions of a patch, averaged as they come, and their spread as an output of its own."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import Symmetry
-from vcmodels.inference.deviation import deviation_name
-from vcmodels.inference.forward import Forward, in_full
-from vcmodels.inference.views import turn_tensor, turned_back
+from vcmodels.inference.network import Forward, in_full, turn_tensor, turned_back
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing
+from vcmodels.targets.stored import (
+    OUTPUT_DTYPES,
+    check_dtype,
+    decode_range,
+    encode_range,
+    range_attributes,
+)
 
 
 class Moments:
@@ -179,3 +185,86 @@ class Averaged:
             weight = 1 / (1 + (len(self.views) - 1) * ratio)
             merged.add(own.mean, weight, own.variance if self.with_deviation else None)
         return merged
+
+
+SUFFIX = "_uncertainty"
+
+
+def deviation_name(target: str) -> str:
+    """Name of the array with the uncertainty of a target."""
+    return target + SUFFIX
+
+
+class Written(Protocol):
+    """What the writer asks of a target, or of the uncertainty of one; see `Target`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def blend_channels(self) -> int: ...
+    @property
+    def is_categorical(self) -> bool: ...
+    def averageable(self, prediction: Tensor) -> Tensor: ...
+    def unblend(self, blended: Tensor) -> Tensor: ...
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray: ...
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]: ...
+    def decode(self, stored: np.ndarray) -> np.ndarray: ...
+    def output_channels(self, dtype: np.dtype) -> int | None: ...
+
+
+class Deviation:
+    """The root of `Target.dispersion`, averaged over patches as a square."""
+
+    kind = "uncertainty"
+    channels = blend_channels = 1
+    is_categorical = False
+
+    def __init__(self, target: AnyTarget) -> None:
+        self.largest, self.unit = target.deviation_scale
+        self.of = target.kind
+
+    def averageable(self, prediction: Tensor) -> Tensor:
+        """(1, Z, Y, X): the square."""
+        return prediction.square()
+
+    def unblend(self, blended: Tensor) -> Tensor:
+        """(1, Z, Y, X): the root."""
+        return blended.sqrt()
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """[0, largest] on 0..max in integers, the value in floats."""
+        return encode_range(prediction, 0.0, self.largest, dtype)
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        """`scale` and `offset` of value = stored * scale + offset, and the unit of the value."""
+        quantity = {"quantity": "standard deviation", "of": self.of, "unit": self.unit}
+        return {"kind": self.kind, **quantity, **range_attributes(0.0, self.largest, dtype)}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        return decode_range(stored, 0.0, self.largest)
+
+    def output_channels(self, dtype: np.dtype) -> int | None:
+        """None: (Z, Y, X).
+
+        Raises:
+            ValueError: no such dtype is written.
+        """
+        check_dtype(dtype, OUTPUT_DTYPES)
+        return None
+
+
+def deviations(targets: Mapping[str, AnyTarget]) -> "dict[str, Deviation]":
+    """The uncertainty of each target, under its own name.
+
+    Raises:
+        TaskError: a target has that name.
+    """
+    for name in targets:
+        if deviation_name(name) in targets:
+            found = (
+                f'"{deviation_name(name)}" would be the uncertainty of "{name}", and is a target'
+            )
+            raise TaskError("inference_params.uncertainty", found, "leave one out")
+    return {deviation_name(name): Deviation(target) for name, target in targets.items()}

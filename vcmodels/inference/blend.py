@@ -19,9 +19,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vcmodels.geometry.blocks import Index, PatchGrid
 from vcmodels.geometry.boxes import Box
-from vcmodels.geometry.windows import axis_weights
+from vcmodels.geometry.grid import Index, PatchGrid, axis_weights
 
 Finished = tuple[Box, Tensor]
 """Voxels that no later patch reaches: where they lie, and (A, z, y, x) float32 averages."""

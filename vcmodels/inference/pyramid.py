@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.geometry.blocks import slabs, tiles
-from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.geometry.levels import coarse_box, fine_box
-from vcmodels.inference.deviation import Written
+from vcmodels.geometry.boxes import Box, Shape, coarse_box, fine_box
+from vcmodels.geometry.grid import slabs, tiles
+from vcmodels.inference.averaging import Written
 from vcmodels.inference.journal import Journal
-from vcmodels.inference.outputs import Layout, level_key
+from vcmodels.inference.output import Layout, level_key
 from vcmodels.inference.writing import ENCODED_DEPTH, Output
 from vcmodels.reporting import Advance, Reporter
 from vcmodels.volumes import Volume, open_volume

@@ -13,14 +13,14 @@ from threading import Lock
 
 import numpy as np
 
-from vcmodels.data.statistics import check_finite
+from vcmodels.data.normalization import check_finite
 from vcmodels.errors import RunError
-from vcmodels.geometry.blocks import BoxSet, Index, PatchGrid, aligned, tiles
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference.failures import PlaceError
+from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, tiles
 from vcmodels.inference.units import Unit, tile_shape
+from vcmodels.inference.writing import PlaceError
 from vcmodels.volumes import Volume
-from vcmodels.volumes.padding import source_indices
+from vcmodels.volumes.reader import source_indices
 from vcmodels.volumes.remote import RemoteError
 
 Normalize = Callable[[np.ndarray], np.ndarray]

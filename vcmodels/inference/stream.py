@@ -17,16 +17,15 @@ import numpy as np
 from torch import Tensor
 
 from vcmodels.errors import RunError
-from vcmodels.geometry.blocks import Index
 from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.grid import Index
 from vcmodels.inference.blend import Blender, Finished
-from vcmodels.inference.failures import Failures, PlaceError
-from vcmodels.inference.forward import channel_sums
+from vcmodels.inference.cost import Meter
 from vcmodels.inference.job import Job
-from vcmodels.inference.meter import Meter
+from vcmodels.inference.network import channel_sums
 from vcmodels.inference.reading import UnitInput
 from vcmodels.inference.units import WAITING_ROWS, Unit
-from vcmodels.inference.writing import Background, Check, Output, UnitOutput
+from vcmodels.inference.writing import Background, Check, Failures, Output, PlaceError, UnitOutput
 
 MOST_DARK = 64
 """Patches of background after which the rest of a batch is not waited for."""

@@ -1,4 +1,4 @@
-"""What is predicted, cut into units: the plan of a run."""
+"""The plan of a run: what is skipped, and what is predicted, shared by workers, cut into units."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,16 +8,143 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from vcmodels.geometry.blocks import (
-    BoxSet,
-    Index,
-    PatchGrid,
-    aligned,
-    columns,
-    live_patches,
-)
+from vcmodels.config import Skip
+from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.volumes import Volume
+from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, columns, live_patches
+from vcmodels.volumes import Volume, expand_location, open_volume
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of so many workers that share a volume."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"part {self.index}/{self.count}: give 0/n to n-1/n")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+WHOLE = Part(0, 1)
+
+
+def share(region: Box, wanted: BoxSet, block: Shape, extent: Shape, part: Part) -> Box:
+    """What of the region one worker predicts; a function of its arguments alone.
+
+    The region is halved along its longest axis, between two layers of blocks, where the wanted
+    voxels divide as the workers do; then the halves are, until each worker has its box. A box of one
+    block cannot be halved: the other worker gets an empty one.
+    """
+    first, count = part.index, part.count
+    while count > 1:
+        left = count // 2
+        low, high = _halves(region, wanted.within(region), block, extent, left / count)
+        region, first, count = (
+            (low, first, left) if first < left else (high, first - left, count - left)
+        )
+    return region
+
+
+def _halves(
+    region: Box, wanted: BoxSet, block: Shape, extent: Shape, fraction: float
+) -> tuple[Box, Box]:
+    span = aligned(region, block, extent) if region.voxels else region
+    layers = [-(-n // b) for n, b in zip(span.shape, block, strict=True)]
+    if max(layers) < 2:
+        return region, Box(region.origin, (0, 0, 0))
+    axis = max((a for a in range(3) if layers[a] > 1), key=lambda a: span.shape[a])
+    edges = span.origin[axis] + block[axis] * np.arange(layers[axis] + 1)
+    # Wanted voxels before each edge; boxes may overlap, which only makes the halves less equal.
+    lengths = wanted.bounds[:, 1] - wanted.bounds[:, 0]
+    before = np.clip(edges[:, None] - wanted.bounds[:, 0, axis], 0, lengths[:, axis])
+    work = before @ (lengths.prod(axis=1) // np.maximum(lengths[:, axis], 1))
+    cut = int(edges[1 + np.abs(work[1:-1] - fraction * work[-1]).argmin()])
+    low_end, high_start = list(region.end), list(region.origin)
+    low_end[axis] = high_start[axis] = cut
+    return Box.between(region.origin, low_end), Box.between(high_start, region.end)
+
+
+KEY = "inference_params.skip.mask"
+
+
+def wanted_boxes(inputs: Sequence[Volume], region: Box, skip: Skip, mask: "Mask | None") -> BoxSet:
+    """The voxels of a region that may get a prediction, as boxes, which may overlap."""
+    is_dense = any(volume.missing_blocks() == 0 for volume in inputs)
+    if is_dense or not skip.fill:
+        wanted = BoxSet.of([region])
+    else:
+        wanted = BoxSet.of(
+            box.intersect(region) for volume in inputs for box in volume.stored_blocks(region)
+        )
+    if mask is None:
+        return wanted
+    return BoxSet.of(part for box in mask.boxes() for part in wanted.within(box))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A volume that is 0 where no prediction is wanted."""
+
+    volume: Volume
+    factor: Shape
+    """Voxels of the input, along (z, y, x), for each of its own."""
+    extent: Shape
+    """Of the input."""
+
+    def read(self, box: Box) -> np.ndarray:
+        """(1, *box.shape) bool: where a prediction is wanted. `box` lies in the input."""
+        coarse = self._coarse(box)
+        allowed = self.volume.read(coarse)[0] != 0
+        for axis, (start, end) in enumerate(zip(box.origin, box.end, strict=True)):
+            allowed = allowed.take(
+                np.arange(start, end) // self.factor[axis] - coarse.origin[axis], axis
+            )
+        return allowed[None]
+
+    def boxes(self) -> list[Box]:
+        """Boxes of the input around what is not 0, one for each chunk that holds any."""
+        found: list[Box] = []
+        for block in self.volume.stored_blocks():
+            places = self.volume.read(block)[0].nonzero()
+            if len(places[0]):
+                low = [o + int(p.min()) for o, p in zip(block.origin, places, strict=True)]
+                high = [o + int(p.max()) + 1 for o, p in zip(block.origin, places, strict=True)]
+                found.append(self._fine(Box.between(low, high)))
+        return found
+
+    def _coarse(self, box: Box) -> Box:
+        return Box.between(
+            [o // f for o, f in zip(box.origin, self.factor, strict=True)],
+            [-(-e // f) for e, f in zip(box.end, self.factor, strict=True)],
+        )
+
+    def _fine(self, box: Box) -> Box:
+        return Box.between(
+            [o * f for o, f in zip(box.origin, self.factor, strict=True)],
+            [min(e * f, n) for e, f, n in zip(box.end, self.factor, self.extent, strict=True)],
+        )
+
+
+def open_mask(skip: Skip, extent: Shape) -> Mask | None:
+    """The mask that a task names.
+
+    Raises:
+        VolumeError: it does not exist, or its shape is not the input's divided by whole factors.
+    """
+    if skip.mask is None:
+        return None
+    volume = open_volume(expand_location(skip.mask), key=KEY)
+    z, y, x = (max(1, round(n / m)) for n, m in zip(extent, volume.extent, strict=True))
+    if tuple(-(-n // f) for n, f in zip(extent, (z, y, x), strict=True)) != volume.extent:
+        found = f"has shape {volume.extent}, the input {extent}"
+        raise VolumeError(KEY, found, "give one of the same shape, or coarser by whole factors")
+    return Mask(volume, (z, y, x), extent)
+
 
 MOST_COUNTED = 10**8
 WAITING_ROWS = 3

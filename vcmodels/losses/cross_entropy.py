@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcmodels.losses.masking import keep_valid, masked_inputs, masked_mean, weigh
+from vcmodels.losses.masked import keep_valid, masked_inputs, masked_mean, weigh
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -14,8 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vcmodels.losses.classes import region_pair
-from vcmodels.losses.masking import split_weight, weigh
+from vcmodels.losses.masked import region_pair, split_weight, weigh
 
 SMOOTH = 1.0
 """Voxels added above and below the fraction: a class that is absent and not predicted scores 1."""

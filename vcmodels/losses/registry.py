@@ -1,15 +1,20 @@
-"""Losses by name: functions (logits, label, valid, *, weight, ...) -> scalar.
+"""Losses by name, and the `loss` block of a target: names, weights and options, checked.
 
 All of them compute in float32 whatever autocast hands them, give exactly zero gradient where
 `valid` is false, and return 0 with zero gradient when nothing is valid. Keyword-only parameters
 besides `weight` and `label_smoothing` are options that the task file may set.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
-from vcmodels.losses.boundary import boundary
 from vcmodels.losses.cross_entropy import bce, ce, focal, topk_ce
 from vcmodels.losses.overlap import (
     focal_tversky,
@@ -18,9 +23,8 @@ from vcmodels.losses.overlap import (
     soft_jaccard,
     tversky,
 )
-from vcmodels.losses.regression import l1, l2, smooth_l1
-from vcmodels.losses.skeleton import cldice, skeleton_recall
-from vcmodels.losses.vector import axial_cosine, cosine, unit_length
+from vcmodels.losses.regression import axial_cosine, cosine, l1, l2, smooth_l1, unit_length
+from vcmodels.losses.shape import boundary, cldice, skeleton_recall
 
 Loss = Callable[..., Tensor]
 """(logits, label, valid, *, weight=None, ...): a protocol cannot say that each has its own options."""
@@ -61,3 +65,78 @@ MASK_LOSSES = frozenset(
     }
 )
 """Those that take masks and classes alike, besides `bce` for the one and `ce` for the other."""
+
+
+Option = float | int | bool | str | list[float]
+LossBlock = str | dict[str, float | dict[str, Option]]
+"""A name; {name: weight}; or {name: {"weight": ..., and the options of that loss}}."""
+
+_ARGUMENTS = {"weight", "label_smoothing"}
+"""Keywords of losses that are no options: they come from the sample and from the target."""
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One of the losses of a target."""
+
+    name: str
+    factor: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self, logits: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None, smoothing: float
+    ) -> Tensor:
+        """The loss times its factor; arguments as for `Target.compute_loss`."""
+        options = dict(self.options)
+        if "label_smoothing" in inspect.signature(LOSSES[self.name]).parameters:
+            options["label_smoothing"] = smoothing
+        return self.factor * LOSSES[self.name](logits, label, valid, weight=weight, **options)
+
+
+def parse_loss(block: LossBlock) -> tuple[LossTerm, ...]:
+    """The terms of a block, options checked against the signature of each loss.
+
+    Raises:
+        ValueError: a name or an option that is not known, a value that an option cannot have, or
+            factors that are all 0; the message names it and what there is.
+    """
+    named = {block: 1.0} if isinstance(block, str) else block
+    terms = tuple(_term(name, value) for name, value in named.items())
+    factors = [term.factor for term in terms]
+    if min(factors, default=0) < 0 or not any(factors):
+        raise ValueError(f"loss weights must be 0 or more and not all 0, got {block}")
+    return terms
+
+
+def _term(name: str, value: float | Mapping[str, Any]) -> LossTerm:
+    if name not in LOSSES:
+        raise ValueError(f'no loss "{name}"; choose from {", ".join(sorted(LOSSES))}')
+    given = dict(value) if isinstance(value, Mapping) else {"weight": value}
+    known = list(_options_of(name).model_fields)
+    for option in given:
+        if option not in known:
+            near = get_close_matches(option, known, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"it takes {', '.join(known)}"
+            raise ValueError(f'loss "{name}" has no option "{option}"; {hint}')
+    try:
+        block = _options_of(name).model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f'loss "{name}": {where}: {first["msg"]}') from error
+    options = block.model_dump()
+    return LossTerm(name, options.pop("weight"), options)
+
+
+@lru_cache
+def _options_of(name: str) -> type[BaseModel]:
+    """The keyword-only parameters of a loss, as a section that checks them."""
+    parameters = inspect.signature(LOSSES[name], eval_str=True).parameters.values()
+    options: dict[str, Any] = {
+        p.name: (p.annotation, p.default)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in _ARGUMENTS
+    }
+    options["weight"] = (float, 1.0)
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model(f"{name}_options", __config__=config, **options)

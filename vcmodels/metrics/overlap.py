@@ -1,9 +1,24 @@
 """Counts of right and wrong voxels, and Dice, IoU, precision and recall of them."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from vcmodels.metrics.sums import masked_sum, ratio
+
+def masked_sum(values: Tensor, valid: Tensor) -> Tensor:
+    """Sum of (B, K, Z, Y, X) `values` over the valid voxels and K: scalar float64 on the CPU."""
+    kept = torch.where(
+        valid, values.detach(), torch.zeros((), dtype=values.dtype, device=values.device)
+    )
+    if not kept.is_floating_point() or kept.device.type == "mps":  # MPS has no float64.
+        return kept.sum().cpu().double()
+    return kept.sum(dtype=torch.float64).cpu()
+
+
+def ratio(part: float | Tensor, whole: float | Tensor) -> float:
+    """`part / whole`; NaN, not an error, when `whole` is 0."""
+    return float(part) / float(whole) if float(whole) else math.nan
 
 
 def confusion(predicted: Tensor, labelled: Tensor, valid: Tensor) -> dict[str, Tensor]:

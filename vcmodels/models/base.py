@@ -8,8 +8,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from vcmodels.geometry.boxes import Shape
-from vcmodels.models.memory import StepMemory
-from vcmodels.models.topology import Spacing
+from vcmodels.models.plan import Spacing, StepMemory
 from vcmodels.section import Section
 
 Outputs = dict[str, tuple[Tensor, ...]]

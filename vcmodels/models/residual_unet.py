@@ -22,13 +22,14 @@ from vcmodels.models.base import (
     mix_samples,
 )
 from vcmodels.models.blocks import ConvBlock, ResidualBlock, initialise
-from vcmodels.models.memory import StepMemory, step_memory
-from vcmodels.models.topology import (
+from vcmodels.models.plan import (
     Level,
     Spacing,
+    StepMemory,
     Topology,
     check_divisible,
     plan_topology,
+    step_memory,
 )
 
 Features = Annotated[int, Field(ge=1, le=4096)]

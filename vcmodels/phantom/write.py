@@ -11,8 +11,7 @@ import numpy as np
 
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.phantom.scan import MARGIN, Scan
-from vcmodels.phantom.scroll import Scroll
+from vcmodels.phantom.scroll import MARGIN, Scan, Scroll
 from vcmodels.volumes import WritableArray, create_array, set_group_attributes
 from vcmodels.volumes.backend import ZarrFormat
 

@@ -1,14 +1,14 @@
-"""`environment.json` in a run folder: a record of each time that its training was started."""
+"""What a run folder says of its run in small files, and whether a file of it is whole."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from vcmodels.volumes.files import read_json, write_json
+from vcmodels.volumes.places import read_json, write_json
 
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
 ENVIRONMENT = "environment.json"
@@ -102,3 +102,56 @@ def starting_folder(folder: Path) -> Path | None:
 
 def _write(folder: Path, starts: list[Record]) -> None:
     write_json(folder / ENVIRONMENT, {"schema": SCHEMA, "starts": starts})
+
+
+ABSENT = None
+"""What a key that is not there counts as: most keys mean by null that they are left out."""
+
+
+def differing_keys(tasks: Sequence[Mapping[str, Any]]) -> dict[str, list[object]]:
+    """The values of every dotted key that is not the same in all tasks, in the order of the first.
+
+    Args:
+        tasks: JSON values. Lists of blocks are compared block by block, other lists as a whole.
+    """
+    flat = [dict(leaves(task)) for task in tasks]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    values = {key: [one.get(key, ABSENT) for one in flat] for key in keys}
+    return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
+
+
+def shown(value: object) -> str:
+    """A value as JSON, cut short."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:60]}..."
+
+
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of all that is in a JSON value; lists of blocks are gone through."""
+    named: list[tuple[object, object]] = []
+    if isinstance(value, Mapping):
+        named = list(cast(Mapping[object, object], value).items())
+    elif isinstance(value, list) and any(isinstance(i, Mapping) for i in cast(list[object], value)):
+        named = list(enumerate(cast(list[object], value)))
+    if not named:
+        yield key, value
+    for name, inner in named:
+        yield from leaves(inner, f"{key}.{name}" if key else str(name))
+
+
+TRAILER = b"vcmodels-sha256:"
+"""Followed by the sha256 of all that stands before."""
+TRAILER_LENGTH = len(TRAILER) + 32
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file ends as a checkpoint does; one that was cut does not, a flipped bit may.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) < TRAILER_LENGTH:
+            return False
+        file.seek(-TRAILER_LENGTH, os.SEEK_END)
+        return file.read(len(TRAILER)) == TRAILER

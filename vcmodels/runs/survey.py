@@ -15,12 +15,12 @@ from vcmodels.runs.records import (
     TASK,
     Record,
     is_run,
+    is_sealed,
     model_name,
     read_log,
     read_starts,
     read_task,
 )
-from vcmodels.runs.seal import is_sealed
 
 State = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
 

@@ -5,11 +5,10 @@ from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.boundary import BoundaryTarget
 from vcmodels.targets.centres import CentresTarget
 from vcmodels.targets.distance import DistanceTarget
-from vcmodels.targets.kind import infer_kind
+from vcmodels.targets.kinds import KINDS, AnyTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.targets.normals import NormalsTarget
 from vcmodels.targets.regression import RegressionTarget
-from vcmodels.targets.union import KINDS, AnyTarget
 from vcmodels.targets.vector import VectorTarget
 
 __all__ = [
@@ -24,5 +23,4 @@ __all__ = [
     "NormalsTarget",
     "RegressionTarget",
     "VectorTarget",
-    "infer_kind",
 ]

@@ -12,13 +12,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from vcmodels.fields.pairs import Offset, affinities, longest_offset
+from vcmodels.fields.instances import Offset, affinities, longest_offset
 from vcmodels.geometry.boxes import Shape
-from vcmodels.losses.terms import LossBlock
+from vcmodels.losses.registry import LossBlock
 from vcmodels.targets.base import Spacing
-from vcmodels.targets.codes import OUTPUT_DTYPES, check_dtype
-from vcmodels.targets.masks import MaskTarget
-from vcmodels.targets.vectors import signed_permutation
+from vcmodels.targets.binary import MaskTarget
+from vcmodels.targets.stored import OUTPUT_DTYPES, check_dtype
+from vcmodels.targets.vector_math import signed_permutation
 
 NEIGHBOURS: tuple[Offset, ...] = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
 

@@ -20,8 +20,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from vcmodels.geometry.boxes import Shape
-from vcmodels.losses.masking import keep_valid
-from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
+from vcmodels.losses.masked import keep_valid
+from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
 from vcmodels.section import Fraction, Section
 
 Spacing = tuple[float, float, float]

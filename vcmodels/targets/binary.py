@@ -1,16 +1,171 @@
 """Binary masks: any stored value above 0 (1 or 255 alike) is foreground, 0 is background."""
 
-from typing import Annotated, ClassVar, Literal
+from math import isqrt
+from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from vcmodels.fields.distance import inner
 from vcmodels.geometry.boxes import Shape
-from vcmodels.targets.base import Spacing
-from vcmodels.targets.dilation import dilate
-from vcmodels.targets.masks import MaskTarget
+from vcmodels.losses import MASK_LOSSES, LossBlock
+from vcmodels.metrics.overlap import confusion, dice, iou, ratio
+from vcmodels.targets.base import Sense, Spacing, Sums, Target
+from vcmodels.targets.stored import (
+    OUTPUT_DTYPES,
+    check_dtype,
+    countable,
+    decode_range,
+    encode_float,
+    encode_range,
+    range_attributes,
+    refuse_first,
+)
+
+
+def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Voxels within `radius` (Euclidean, in voxels) of a true one.
+
+    The ball is a stack of runs along x: the mask is grown along x once for each run length, then
+    shifted over (z, y). At 128^3 that takes 4 ms for radius 3 and 20 ms for radius 8, where
+    `scipy.ndimage.distance_transform_edt` takes 440 ms; the result is the same.
+
+    Args:
+        mask: (Z, Y, X) bool.
+        radius: at least 0.
+
+    Returns:
+        (Z, Y, X) bool, a new array.
+    """
+    runs = [mask]
+    for width in range(1, min(radius, mask.shape[2] - 1) + 1):
+        grown = runs[-1].copy()
+        grown[..., width:] |= mask[..., :-width]
+        grown[..., :-width] |= mask[..., width:]
+        runs.append(grown)
+    result = np.zeros_like(mask)
+    for dz in range(-radius, radius + 1):
+        for dy in range(-isqrt(radius**2 - dz**2), isqrt(radius**2 - dz**2) + 1):
+            width = isqrt(radius**2 - dz**2 - dy**2)
+            run = runs[min(width, len(runs) - 1)]
+            to_z, from_z = _overlap(dz, mask.shape[0])
+            to_y, from_y = _overlap(dy, mask.shape[1])
+            result[to_z, to_y] |= run[from_z, from_y]
+    return result
+
+
+def _overlap(shift: int, extent: int) -> tuple[slice, slice]:
+    """Where voxels that move by `shift` arrive, and where they come from, inside `extent`."""
+    shift = max(-extent, min(shift, extent))
+    arrive = slice(max(shift, 0), extent + min(shift, 0))
+    return arrive, slice(arrive.start - shift, arrive.stop - shift)
+
+
+CERTAIN_LOGIT = 10.0
+"""The logit that stands for a labelled voxel: probability 0.99995."""
+
+
+class MaskTarget(Target):
+    """A mask; the prediction is the probability of the foreground."""
+
+    activation: Literal["sigmoid", "none"] = "sigmoid"
+    """Applied to the output: `sigmoid` gives probabilities, `none` raw logits (float output)."""
+
+    drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
+    metric: ClassVar[str] = "dice"
+    default_loss: ClassVar[LossBlock] = {"bce": 1.0, "soft_dice": 1.0}
+    allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", *MASK_LOSSES})
+
+    label_keys: ClassVar[frozenset[str]] = frozenset(
+        {"loss_only_on_label", "label_smoothing", "dilate_label"}
+    )
+
+    @property
+    def label_margin(self) -> int:
+        """The radius of `dilate_label`."""
+        return int(self.dilate_label or 0)
+
+    def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """1 where the stored value is above 0, grown by `dilate_label`; ignored voxels stay so."""
+        valid = countable(stored, self)
+        if stored.dtype.kind in "if":
+            negative = (stored < 0) & valid
+            if negative.any():
+                remedy = 'a mask holds 0 and positive values; name it in "ignore_label" to skip it'
+                refuse_first(negative, stored, remedy)
+        mask = (stored > 0) & valid
+        if self.label_margin:
+            mask = dilate(mask[0], self.label_margin)[None]
+        return (mask & valid).astype(np.float32), valid
+
+    def settle(self, spread: Tensor) -> Tensor:
+        """Foreground where its share is above a half."""
+        return (spread > 0.5).float()
+
+    def blendable(self, logits: Tensor) -> Tensor:
+        """Probabilities, or the logits themselves without an activation."""
+        return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float()
+
+    @property
+    def blend_channels(self) -> int:
+        return 1
+
+    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
+        """Counts of voxels above probability 0.5 (logit 0) against the label."""
+        return confusion(self._is_foreground(prediction), label > 0.5, valid)
+
+    @property
+    def metrics(self) -> dict[str, Sense]:
+        return {"dice": "max", "iou": "max", "precision": "max", "recall": "max"}
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Dice, IoU, precision and recall; NaN where the fraction is 0 / 0."""
+        hits, predicted, labelled = sums["hits"], sums["predicted"], sums["labelled"]
+        return {
+            "dice": dice(hits, predicted, labelled),
+            "iou": iou(hits, predicted, labelled),
+            "precision": ratio(hits, predicted),
+            "recall": ratio(hits, labelled),
+        }
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """round(max * probability) in integer dtypes (NaN is 0), the value itself in floats."""
+        self.output_channels(dtype)
+        if self.activation == "none":
+            return encode_float(prediction, dtype)
+        return encode_range(prediction, 0.0, 1.0, dtype)
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        quantity = "probability" if self.activation == "sigmoid" else "logit"
+        return {
+            "kind": type(self).model_fields["kind"].default,
+            "quantity": quantity,
+            **range_attributes(0.0, 1.0, dtype),
+        }
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        return decode_range(stored, 0.0, 1.0)
+
+    def output_channels(self, dtype: np.dtype) -> int | None:
+        if self.activation == "none":
+            check_dtype(dtype, ("float16", "float32"), 'activation "none" writes raw logits')
+        check_dtype(dtype, OUTPUT_DTYPES)
+        return None
+
+    def as_prediction(self, label: Tensor) -> Tensor:
+        """The label itself, or a logit of its sign without an activation."""
+        return label if self.activation == "sigmoid" else CERTAIN_LOGIT * (2 * label - 1)
+
+    def picture(self, prediction: np.ndarray) -> np.ndarray:
+        """Probability as grey; logits as black and white, cut at 0."""
+        grey = prediction[0] if self.activation == "sigmoid" else prediction[0] > 0
+        grey = np.clip(np.nan_to_num(grey.astype(np.float32)), 0, 1)
+        return np.repeat(grey[..., None], 3, axis=-1)
+
+    def _is_foreground(self, prediction: Tensor) -> Tensor:
+        return prediction > (0.5 if self.activation == "sigmoid" else 0.0)
 
 
 class BinaryTarget(MaskTarget):

@@ -6,10 +6,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.fields.distance import voxels_within
-from vcmodels.fields.pairs import instance_boundaries
+from vcmodels.fields.instances import instance_boundaries
 from vcmodels.geometry.boxes import Shape
 from vcmodels.targets.base import Spacing
-from vcmodels.targets.masks import MaskTarget
+from vcmodels.targets.binary import MaskTarget
 
 
 class BoundaryTarget(MaskTarget):

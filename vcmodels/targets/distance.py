@@ -13,19 +13,20 @@ from torch import Tensor
 
 from vcmodels.fields.distance import inner, known_distance, voxels_within
 from vcmodels.geometry.boxes import Shape
-from vcmodels.losses.terms import LossBlock
-from vcmodels.metrics.errors import error_sums
-from vcmodels.metrics.sums import masked_sum, ratio
+from vcmodels.losses.registry import LossBlock
+from vcmodels.metrics.overlap import masked_sum, ratio
+from vcmodels.metrics.regression import error_sums
 from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
-from vcmodels.targets.codes import (
+from vcmodels.targets.regression import LinearEncoding
+from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
+    any_channel,
     check_dtype,
+    countable,
     decode_range,
     encode_range,
     range_attributes,
 )
-from vcmodels.targets.labels import any_channel, countable
-from vcmodels.targets.regression import LinearEncoding
 
 
 class DistanceTarget(Target):

@@ -11,17 +11,17 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.losses import MASK_LOSSES, LossBlock
-from vcmodels.metrics.overlap import class_confusion, dice
-from vcmodels.metrics.sums import ratio
+from vcmodels.metrics.overlap import class_confusion, dice, ratio
 from vcmodels.targets.base import Sense, Sums, Target
-from vcmodels.targets.codes import (
+from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
     check_dtype,
+    countable,
     decode_range,
     encode_range,
     range_attributes,
+    refuse_first,
 )
-from vcmodels.targets.labels import countable, refuse_first
 
 WEIGHT_RANGE = (0.1, 10.0)
 """Least and largest class weight that counting gives: a class of a few voxels must not be all that

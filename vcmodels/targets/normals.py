@@ -16,17 +16,16 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.fields.distance import voxels_within
+from vcmodels.fields.instances import instance_boundaries
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
-from vcmodels.fields.pairs import instance_boundaries
 from vcmodels.geometry.boxes import Shape
-from vcmodels.losses.terms import LossBlock, LossTerm, parse_loss
-from vcmodels.metrics.errors import angle_sums
-from vcmodels.metrics.sums import ratio
+from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
+from vcmodels.metrics.overlap import ratio
+from vcmodels.metrics.regression import angle_sums
 from vcmodels.section import Section
 from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
-from vcmodels.targets.codes import check_dtype, encode_float
-from vcmodels.targets.labels import any_channel, countable
-from vcmodels.targets.vectors import (
+from vcmodels.targets.stored import any_channel, check_dtype, countable, encode_float
+from vcmodels.targets.vector_math import (
     SHORTEST,
     divisors,
     outer_eigenvalues,

@@ -10,20 +10,22 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from vcmodels.losses.terms import LossBlock
-from vcmodels.metrics.errors import error_sums
-from vcmodels.metrics.sums import ratio
+from vcmodels.losses.registry import LossBlock
+from vcmodels.metrics.overlap import ratio
+from vcmodels.metrics.regression import error_sums
 from vcmodels.section import Section
 from vcmodels.targets.base import Interpolation, Sense, Sums, Target
-from vcmodels.targets.codes import (
+from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
+    any_channel,
     check_dtype,
+    countable,
     decode_range,
     encode_float,
     encode_range,
     range_attributes,
+    refuse_first,
 )
-from vcmodels.targets.labels import any_channel, countable, refuse_first
 
 
 class LinearEncoding(Section):

@@ -11,24 +11,25 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from vcmodels.fields.centres import centre_offsets
+from vcmodels.fields.instances import centre_offsets
 from vcmodels.geometry.boxes import Shape
-from vcmodels.losses.terms import LossBlock
-from vcmodels.metrics.errors import angle_sums, endpoint_sums
-from vcmodels.metrics.sums import ratio
+from vcmodels.losses.registry import LossBlock
+from vcmodels.metrics.overlap import ratio
+from vcmodels.metrics.regression import angle_sums, endpoint_sums
 from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums
-from vcmodels.targets.codes import (
+from vcmodels.targets.centres import PieceTarget
+from vcmodels.targets.regression import LinearEncoding
+from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
+    any_channel,
     check_dtype,
+    countable,
     decode_range,
     encode_float,
     encode_range,
     range_attributes,
 )
-from vcmodels.targets.labels import any_channel, countable
-from vcmodels.targets.pieces import PieceTarget
-from vcmodels.targets.regression import LinearEncoding
-from vcmodels.targets.vectors import SHORTEST, apply_matrix, push_forward, unit, voxel_jacobian
+from vcmodels.targets.vector_math import SHORTEST, apply_matrix, push_forward, unit, voxel_jacobian
 
 
 class ComponentEncoding(LinearEncoding):

@@ -9,20 +9,17 @@ from threading import Event
 from typing import Any
 
 from vcmodels.checkpoint import save_checkpoint
-from vcmodels.data.hard_order import draws_of_step
-from vcmodels.data.loader import Batch
 from vcmodels.devices import is_out_of_memory
 from vcmodels.errors import RunError
-from vcmodels.reporting import Advance, Reporter
-from vcmodels.stopping import StopSignals
-from vcmodels.training.board import Board, append_json_line
-from vcmodels.training.counters import Counters
-from vcmodels.training.early_stopping import EarlyStop, best_watch
+from vcmodels.reporting import Advance, Reporter, StopSignals
+from vcmodels.samples.loader import Batch
+from vcmodels.samples.order import draws_of_step
+from vcmodels.training.curves import Board, append_json_line
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
-from vcmodels.training.pace import Pace
+from vcmodels.training.progress import Counters, EarlyStop, Pace, best_watch
 from vcmodels.training.run_folder import RunFolder
-from vcmodels.training.step_result import PendingResult, StepResult
+from vcmodels.training.step import PendingResult, StepResult
 from vcmodels.training.validation import Validation, validate
 
 BAD_STEPS_IN_A_ROW = 10

@@ -1,5 +1,6 @@
 """The folder of one run: who holds it, what it was started with, where its files lie."""
 
+import copy
 import fcntl
 import glob
 import json
@@ -7,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,22 +16,97 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
-from vcmodels.config import Task
-from vcmodels.config.fill import fill_sizes
+from vcmodels.config import Task, parse_task
+from vcmodels.config.load import anchor, fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.records import (
     LOCK,
     LOG,
     TASK,
     add_start,
+    differing_keys,
     end_start,
     is_run,
     model_name,
     read_log,
     read_task,
+    shown,
+    starting_folder,
 )
-from vcmodels.training.changes import changes_since, listed_changes, resolved_task
-from vcmodels.volumes.files import sweep_temporaries, write_atomic
+from vcmodels.volumes.places import sweep_temporaries, write_atomic
+
+MAY_CHANGE = (
+    "inference_params",
+    "overrides",
+    "dataset_config.cache_file",
+    "dataset_config.use_cache",
+    "dataset_config.index_dir",
+    *(
+        f"tr_params.{key}"
+        for key in (
+            "max_epoch", "max_minutes", "num_dataloader_workers", "chunk_cache_gb",
+            "tensorboard_log_dir", "device", "ckpt_out_base", "keep_checkpoints", "save_every",
+            "threads", "compile", "checkpoint_path", "load_weights_only", "memory_gb", "recipe",
+            "early_stopping", "wandb",
+        )
+    ),
+)  # fmt: skip
+"""Keys that may differ when a run is continued: they do not change what is learnt per step."""
+
+
+def resolved_task(checkpoint: Checkpoint) -> Task | None:
+    """The task of a checkpoint, with the defaults of newer keys; None if it has keys that are gone."""
+    try:
+        return parse_task(checkpoint.state["task"], "the checkpoint")[0]
+    except TaskError:
+        return None
+
+
+def changes_since(
+    checkpoint: Checkpoint, task: Task, folder: Path | None = None
+) -> list[tuple[str, str, str]]:
+    """As `changed_keys`, between the task of a checkpoint and the one that is to continue it."""
+    before = resolved_task(checkpoint)
+    old = checkpoint.state["task"] if before is None else before.to_json()
+    return changed_keys(old, task.to_json(), folder)
+
+
+def changed_keys(
+    old: Mapping[str, Any], new: Mapping[str, Any], folder: Path | None = None
+) -> list[tuple[str, str, str]]:
+    """(dotted key, old value, new value) of everything that differs and may not.
+
+    Args:
+        old: the resolved task of a run.
+        new: the one that is to continue it.
+        folder: of the run. Relative paths in `old` count from where it was started, so that other
+            texts in `new` may mean the same places.
+    """
+    found = differing_keys([old, new])
+    origin = starting_folder(folder) if folder is not None else None
+    if found and origin is not None:
+        absolute = [copy.deepcopy(dict(task)) for task in (old, new)]
+        anchor(absolute[0], origin)
+        anchor(absolute[1], Path.cwd())
+        same = found.keys() - differing_keys(absolute).keys()
+        found = {key: values for key, values in found.items() if key not in same}
+    return [
+        (key, shown(before), shown(after))
+        for key, (before, after) in sorted(found.items())
+        if not may_change(key)
+    ]
+
+
+def listed_changes(changed: Sequence[tuple[str, str, str]], most: int = 5) -> str:
+    """Changed keys with both values, as text for a message."""
+    listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:most])
+    return listed + (f", and {len(changed) - most} more" if len(changed) > most else "")
+
+
+def may_change(key: str) -> bool:
+    """Whether a dotted key, or a section that it is in, is one of `MAY_CHANGE`."""
+    return any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
+
 
 LOCK_SECONDS = 0.3
 """How long a lock is tried for: `vcmodels runs` takes it for an instant, to see whether it is held."""

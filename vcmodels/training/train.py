@@ -4,34 +4,102 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from vcmodels.config import Task
-from vcmodels.data.folds import fold_volumes
-from vcmodels.data.hard_order import draws_of_step
-from vcmodels.data.planning import open_planned
+from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.volumes import TaskVolume, say_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
-from vcmodels.reporting import Reporter
-from vcmodels.stopping import StopSignals
-from vcmodels.training.board import Board, cut_json_lines
-from vcmodels.training.changes import resolved_task
-from vcmodels.training.class_weights import weighted_targets
-from vcmodels.training.early_stopping import EarlyStop
-from vcmodels.training.facts import compile_pays, lasting_facts, session
-from vcmodels.training.feed import Feed
-from vcmodels.training.findings import datasets, find
+from vcmodels.patches.cache import document, fingerprint, load_or_find_patches
+from vcmodels.patches.folds import fold_volumes
+from vcmodels.patches.sizes import open_planned
+from vcmodels.patches.split import Split, load_or_split
+from vcmodels.reporting import Reporter, StopSignals
+from vcmodels.samples.dataset import PatchDataset
+from vcmodels.samples.order import draws_of_step
+from vcmodels.training.curves import Board, cut_json_lines, open_board, require_wandb
+from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
-from vcmodels.training.mixing import require_pairs
-from vcmodels.training.origin import Origin, completion, start
-from vcmodels.training.run_folder import RunFolder
-from vcmodels.training.siblings import begun_sibling, require_alike
-from vcmodels.training.sinks import open_board
-from vcmodels.training.wandb_writer import require_wandb
+from vcmodels.training.other_folds import begun_sibling, require_alike
+from vcmodels.training.progress import EarlyStop
+from vcmodels.training.run_folder import RunFolder, resolved_task
+from vcmodels.training.start import Origin, compile_pays, completion, lasting_facts, session, start
+from vcmodels.training.step import require_pairs
 from vcmodels.training.world import World, local_device
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Which patches there are, and the statistics of those to train on."""
+
+    split: Split
+    normalization: Normalization
+    class_counts: dict[str, list[int]]
+    """Voxels of each class, for the targets whose loss asks for them."""
+
+    def facts(self) -> dict[str, Any]:
+        """As they go into a checkpoint."""
+        return {
+            "normalization": self.normalization.to_dict(),
+            "split": self.split.to_dict(),
+            "class_counts": self.class_counts,
+        }
+
+
+def find(run: RunFolder, volumes: list[TaskVolume], origin: Origin, reporter: Reporter) -> Findings:
+    """Find and divide the patches, and measure the volumes; what a checkpoint knows is taken from it.
+
+    The run folder keeps the patches and how they are divided.
+
+    Raises:
+        RefusedError: no patch qualifies, the volumes cannot be divided, or labels do not fit.
+    """
+    task = run.task
+    patches = load_or_find_patches(task, volumes, reporter)
+    run.keep_patches(lambda: document(patches, fingerprint(task, volumes), volumes))
+    split = load_or_split(task, volumes, patches, reporter)
+    reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
+    source, regions = origin.source, split.train_regions
+    # The weights are used to these intensities.
+    if source is not None and source.state["in_channels"] == volumes[0].channels:
+        normalization = Normalization.from_dict(source.state["normalization"])
+    else:
+        normalization = fit_normalization(task, volumes, regions)
+    saved = {} if origin.continued is None else origin.continued.state.get("class_counts", {})
+    counts = count_or_recall(task, volumes, regions, saved, reporter)
+    return Findings(split, normalization, counts)
+
+
+def datasets(
+    task: Task, volumes: list[TaskVolume], findings: Findings
+) -> tuple[PatchDataset, PatchDataset | None]:
+    """The training patches, and as many validation patches as one validation looks at."""
+    settings, split = task.tr_params, findings.split
+    normalization = findings.normalization
+    training = PatchDataset(
+        task,
+        volumes,
+        split.train,
+        split.train_regions,
+        normalization,
+        seed=settings.seed,
+        augment=True,
+    )
+    if not len(split.val):
+        return training, None
+    wanted = min(settings.max_val_steps_per_epoch * settings.batch_size, len(split.val))
+    rows = split.val[np.linspace(0, len(split.val) - 1, wanted).astype(np.int64)]
+    validation = PatchDataset(
+        task, volumes, rows, split.val_regions, normalization, seed=settings.seed, augment=False
+    )
+    return training, validation
+
 
 ESTIMATE_SLACK = 2
 """A compiled step may keep half of what is estimated; sizes near the limit are left to try."""

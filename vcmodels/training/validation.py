@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vcmodels.data.loader import Batch
+from vcmodels.pictures.slices import PATCHES, draw_row
+from vcmodels.samples.loader import Batch
 from vcmodels.targets.base import Sums
 from vcmodels.training.learner import Learner
-from vcmodels.training.objective import sample_losses, voxel_counts
-from vcmodels.training.panels import PATCHES, draw_row
+from vcmodels.training.step import sample_losses, voxel_counts
 
 
 @dataclass(frozen=True)

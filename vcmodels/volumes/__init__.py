@@ -1,9 +1,8 @@
 """All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
 
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
-from vcmodels.volumes.opening import open_volume
 from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at
-from vcmodels.volumes.reader import ChunkError, Volume
+from vcmodels.volumes.reader import ChunkError, Volume, open_volume
 from vcmodels.volumes.writer import (
     WritableArray,
     coarse_grid,

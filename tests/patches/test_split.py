@@ -1,0 +1,204 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vcmodels.data.volumes import open_volumes
+from vcmodels.errors import TaskError
+from vcmodels.geometry.boxes import Box
+from vcmodels.patches.find import find_patches
+from vcmodels.patches.split import best_cut, load_or_split, rows_inside, split_patches
+from vcmodels.reporting import Silent
+
+SHAPE = (20, 25, 64)
+
+
+@pytest.fixture
+def prepare(make_task, store):
+    """Task, volumes and patches over volumes of given shapes."""
+
+    def build(shapes=(SHAPE,), entries=None, **sections):
+        entries = entries or [{} for _ in shapes]
+        for n, (shape, entry) in enumerate(zip(shapes, entries, strict=True)):
+            if "input" not in entry:
+                entry["input"] = store(f"raw{n}", np.zeros(shape, np.uint8), chunks=(8, 8, 8))
+            entry.setdefault("name", f"v{n}")
+            entry.setdefault("sheet", entry["input"])
+        task = make_task(entries, targets={"sheet": {"kind": "binary"}}, **sections)
+        volumes = open_volumes(task)
+        return task, volumes, find_patches(task, volumes)
+
+    return build
+
+
+def touched(rows, patch, shape):
+    """Voxels that the patches cover."""
+    mask = np.zeros(shape, bool)
+    for _, z, y, x in rows:
+        mask[Box((z, y, x), patch).slices()] = True
+    return mask
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    extent=st.tuples(st.integers(4, 40), st.integers(4, 40), st.integers(4, 60)),
+    patch=st.tuples(st.integers(2, 9), st.integers(2, 9), st.integers(2, 9)),
+    guard=st.integers(0, 8),
+    count=st.integers(1, 40),
+    share=st.floats(0.05, 0.95),
+    seed=st.integers(0, 99),
+)
+def test_cut_leaves_the_guard_between_the_sides_and_beats_every_other_cut(
+    extent, patch, guard, count, share, seed
+):
+    rng = np.random.default_rng(seed)
+    room = np.maximum(np.array(extent) - patch, 0)
+    origins = np.unique(rng.integers(0, room + 1, (count, 3)), axis=0) + np.array([5, 6, 7])
+    region = Box((5, 6, 7), extent)
+    settings = type("S", (), {"tr_val_split": share})
+    task = type("T", (), {"tr_params": settings})
+    cut = best_cut(region, origins, patch, (guard,) * 3, task)
+
+    scores = []
+    for axis in range(3):
+        for place in range(region.origin[axis], region.end[axis] + 1):
+            a = (origins[:, axis] + patch[axis] <= place).sum()
+            b = (origins[:, axis] >= place + guard).sum()
+            if a and b and place in origins[:, axis] + patch[axis]:
+                scores.append(abs(a / (a + b) - share))
+    assert (cut is None) == (not scores)
+    if cut is not None:
+        train, val = cut
+        rows = np.concatenate([np.zeros((len(origins), 1), int), origins], axis=1)
+        a = rows_inside(rows, patch, [train]).sum()
+        b = rows_inside(rows, patch, [val]).sum()
+        assert abs(a / (a + b) - share) == pytest.approx(min(scores))
+        assert not train.grow((guard, guard, guard)).intersect(val).voxels or guard == 0
+        gaps = [v - t for v, t in zip(val.origin, train.end, strict=True)]
+        assert max(gaps) == guard
+        assert region.contains(train)
+        assert region.contains(val)
+
+
+def test_spatial_sides_share_no_voxel_and_come_near_the_wanted_share(prepare):
+    task, volumes, patches = prepare(tr_val_split=0.7)
+    split = split_patches(task, volumes, patches)
+    train, val = (touched(rows, (8, 8, 8), SHAPE) for rows in (split.train, split.val))
+    assert not (train & val).any()
+    assert len(split.train) / (len(split.train) + len(split.val)) == pytest.approx(0.7, abs=0.1)
+    gap = split.val_regions[0].origin[2] - split.train_regions[0].end[2]
+    assert gap == 8
+
+
+def test_guard_width_is_the_tasks(prepare):
+    task, volumes, patches = prepare(split_guard=3)
+    split = split_patches(task, volumes, patches)
+    one, other = split.train_regions[0], split.val_regions[0]
+    assert max(o - e for o, e in zip(other.origin, one.end, strict=True)) == 3
+
+
+def test_a_volume_too_short_for_the_guard_is_an_error_with_remedies(prepare):
+    task, volumes, patches = prepare([(9, 9, 17)])
+    with pytest.raises(TaskError, match=r"patch_size: volume v0 .* cannot be cut .* split_mode"):
+        split_patches(task, volumes, patches)
+
+
+def test_many_short_volumes_are_divided_as_wholes(prepare):
+    task, volumes, patches = prepare([(9, 8, 11)] * 10, tr_val_split=0.8)
+    split = split_patches(task, volumes, patches)
+    trained = {int(n) for n in split.train[:, 0]}
+    validated = {int(n) for n in split.val[:, 0]}
+    assert len(trained) == 8
+    assert trained | validated == set(range(10))
+    assert not trained & validated
+    other, _, _ = prepare([(9, 8, 11)] * 10, entries=[{"input": v.inputs[0].location} for v in volumes], seed=5)  # fmt: skip
+    assert {int(n) for n in split_patches(other, volumes, patches).val[:, 0]} != validated
+
+
+def test_volumes_with_a_split_of_their_own_are_kept_whole(prepare):
+    entries = [{"split": "train"}, {"split": "val"}, {}]
+    task, volumes, patches = prepare([SHAPE, (9, 9, 9), SHAPE], entries)
+    split = split_patches(task, volumes, patches)
+    assert split.train_regions[:2] == [volumes[0].region, None]
+    assert split.val_regions[:2] == [None, volumes[1].region]
+    assert split.train_regions[2] is not None
+    assert split.val_regions[2] is not None
+
+
+def test_parts_of_one_array_that_overlap_across_the_sides_are_refused(prepare, store):
+    raw = store("shared", np.zeros(SHAPE, np.uint8))
+    entries = [
+        {"input": raw, "split": "train", "bbox": [[0, 20], [0, 25], [0, 40]]},
+        {"input": raw, "split": "val", "bbox": [[0, 20], [0, 25], [39, 64]]},
+    ]
+    task, volumes, patches = prepare([SHAPE, SHAPE], entries)
+    with pytest.raises(TaskError, match="shares voxels with the validation part of v1"):
+        split_patches(task, volumes, patches)
+
+
+def test_random_split_divides_the_patches_and_says_that_voxels_are_shared(prepare):
+    task, volumes, patches = prepare(split_mode="random", tr_val_split=0.75)
+    reporter = Silent()
+    split = split_patches(task, volumes, patches, reporter)
+    assert len(split.train) == round(0.75 * len(patches.rows))
+    both = np.concatenate([split.train, split.val])
+    np.testing.assert_array_equal(np.unique(both, axis=0), patches.rows)
+    assert "may share voxels" in reporter.lines[0]
+
+
+def test_only_validation_volumes_is_an_error(prepare):
+    task, volumes, patches = prepare(entries=[{"split": "val"}])
+    with pytest.raises(TaskError, match="no patch left to train on"):
+        split_patches(task, volumes, patches)
+
+
+@pytest.mark.parametrize("mode", ["spatial", "random"])
+def test_saved_split_is_used_again(prepare, mode):
+    task, volumes, patches = prepare(split_mode=mode)
+    first = load_or_split(task, volumes, patches)
+    saved = json.loads((task.run_dir / "splits.json").read_text())
+    assert saved["seed"] == 0
+    assert saved["patches"]["count"] == len(patches.rows)
+    again = load_or_split(task, volumes, patches)
+    np.testing.assert_array_equal(again.train, first.train)
+    np.testing.assert_array_equal(again.val, first.val)
+    assert again.to_dict() == first.to_dict() == saved
+
+
+def test_saved_split_of_another_patch_list_is_refused(prepare):
+    task, volumes, patches = prepare()
+    load_or_split(task, volumes, patches)
+    other = type(patches)(patches.patch_size, patches.rows[1:])
+    with pytest.raises(TaskError, match="made from another patch list"):
+        load_or_split(task, volumes, other)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:40], "damaged"),
+        (lambda _: "[]", "damaged"),
+        (lambda text: text.replace('"seed": 0', '"seed": 1'), "made with seed 1, now 0"),
+        (lambda text: text.replace('"train_regions"', '"regions"'), "damaged"),
+        (lambda text: text.replace('"train_patches": ', '"train_patches": 1'), "changed by hand"),
+    ],
+    ids=["cut", "list", "seed", "key", "count"],
+)
+def test_damaged_or_edited_split_is_refused(prepare, damage, message):
+    task, volumes, patches = prepare()
+    load_or_split(task, volumes, patches)
+    path = task.run_dir / "splits.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(TaskError, match=message):
+        load_or_split(task, volumes, patches)
+
+
+def test_a_share_of_one_trains_on_everything_and_validates_on_nothing(prepare):
+    task, volumes, patches = prepare(tr_val_split=1.0)
+    split = split_patches(task, volumes, patches)
+    assert np.array_equal(split.train, patches.rows)
+    assert split.train_regions == [volumes[0].region]
+    assert split.val_regions == [None]
+    assert not len(split.val)

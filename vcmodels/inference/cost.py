@@ -1,0 +1,402 @@
+"""What a run would do and cost, and how fast it goes."""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise, product
+from math import prod
+from pathlib import Path
+from statistics import median
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vcmodels.geometry.boxes import Box, Shape, coarse_extent
+from vcmodels.geometry.grid import BoxSet, PatchGrid, live_patches
+from vcmodels.inference.blend import Blender
+from vcmodels.inference.job import Job
+from vcmodels.inference.network import channel_sums
+from vcmodels.inference.pyramid import block_bytes, most_threads
+from vcmodels.inference.units import Unit, tile_shape
+from vcmodels.reporting import Advance, Record
+from vcmodels.volumes import Volume
+
+Waiting = Literal["reader", "device", "writer"]
+WAITED: tuple[Waiting, ...] = ("reader", "device", "writer")
+MOST_SILENT_S = 60.0
+"""A unit may take hours: after so long it is told how far it is."""
+
+T = TypeVar("T")
+
+
+class Meter:
+    """Counts what one worker does.
+
+    Args:
+        advance: moves the bar.
+        tell: given a record when a unit ends, once a minute before that, and at a stop.
+        worker: which of several this is; None for the only one.
+    """
+
+    def __init__(
+        self,
+        advance: Advance,
+        tell: Callable[[Record], None] = lambda _record: None,
+        worker: str | None = None,
+    ) -> None:
+        self.tell, self.worker = tell, worker
+        self._advance = advance
+        self._begun = self._told = time.perf_counter()
+        self._counted = {"patches": 0.0, "voxels": 0.0, **dict.fromkeys(WAITED, 0.0)}
+        self._before = dict(self._counted)
+
+    @property
+    def patches(self) -> int:
+        """How many were predicted."""
+        return int(self._counted["patches"])
+
+    @contextmanager
+    def waiting(self, name: Waiting) -> Iterator[None]:
+        """Count the time that the context takes as waited for the reader, device or writer."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._counted[name] += time.perf_counter() - begun
+
+    def timed(self, patches: Iterable[T]) -> Iterator[T]:
+        """The same, with the time counted that the reader takes for each."""
+        iterator = iter(patches)
+        while True:
+            with self.waiting("reader"):
+                try:
+                    patch = next(iterator)
+                except StopIteration:
+                    return
+            yield patch
+
+    def predicted(self) -> None:
+        """Count a patch."""
+        self._counted["patches"] += 1
+
+    def final(self, voxels: int) -> None:
+        """Count voxels of the output that no later patch changes."""
+        self._counted["voxels"] += voxels
+
+    def advance(self, patches: int, unit: Box) -> None:
+        """Move the bar, and tell how far the unit is if nothing was told for long."""
+        now = time.perf_counter()
+        seconds = max(now - self._begun, 1e-9)
+        self._advance(patches, _text({k: v / seconds for k, v in self._counted.items()}))
+        if now - self._told > MOST_SILENT_S:
+            self.record(unit, is_finished=False)
+
+    def record(self, unit: Box, *, is_finished: bool) -> None:
+        """Tell what was done since the last record; docs/inference.md explains the keys."""
+        now = time.perf_counter()
+        seconds = max(now - self._told, 1e-9)
+        counted = {name: value - self._before[name] for name, value in self._counted.items()}
+        self._told, self._before = now, dict(self._counted)
+        self.tell(
+            {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "worker": self.worker,
+                "unit": [list(pair) for pair in zip(unit.origin, unit.end, strict=True)],
+                "finished": is_finished,
+                "patches": int(counted["patches"]),
+                "seconds": round(seconds, 6),
+                "patches_per_s": round(counted["patches"] / seconds, 3),
+                "voxels_per_s": round(counted["voxels"] / seconds),
+                **{f"{name}_share": round(counted[name] / seconds, 4) for name in WAITED},
+                "memory_bytes": resident_bytes(),
+            }
+        )
+
+
+def _text(rates: dict[str, float]) -> str:
+    waits = ", ".join(f"{name} {rates[name]:.0%}" for name in WAITED)
+    return (
+        f"{rates['patches']:.1f} patches/s, {rates['voxels'] / 1e6:.3g} Mvoxels/s, waits: {waits}"
+    )
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use now; its peak where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    with suppress(OSError, StopIteration):  # not Linux; there `ru_maxrss` counts the parent's too
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Chunks and bytes, decoded."""
+
+    chunks_read: int
+    """Of the inputs; one that two units read counts twice."""
+    bytes_read: int
+    chunks_written: tuple[int, ...]
+    """Of one target, by level; a chunk that comes out as zeros is not stored, but counted here."""
+    bytes_written: int
+    """Of all targets and levels."""
+    bytes_reread: int
+    """Of the output, for the next level."""
+
+
+def count_traffic(job: Job, units: Iterable[Unit]) -> Traffic:
+    """Count what predicting `units`, and building the levels, reads and writes."""
+    units, layout = list(units), job.layout
+    read = [(volume, _chunks_read(job, volume, units)) for volume in job.inputs]
+    levels = list(_levels(units, layout.chunks, layout.extent, layout.factors, layout.shards))
+    sizes = [len(found) * prod(chunk) * job.footprint.stored_bytes for chunk, found in levels]
+    return Traffic(
+        chunks_read=sum(count for _, count in read),
+        bytes_read=sum(
+            count * prod(volume.chunks) * volume.channels * volume.dtype.itemsize
+            for volume, count in read
+        ),
+        chunks_written=tuple(len(found) for _, found in levels),
+        bytes_written=sum(sizes),
+        bytes_reread=sum(sizes[:-1]),
+    )
+
+
+def _chunks_read(job: Job, volume: Volume, units: Iterable[Unit]) -> int:
+    """Chunks of one input that are decoded, as `reading.RollingInput` reads it."""
+    stored = BoxSet.of(volume.stored_blocks())
+    return sum(_chunks_of_unit(job, volume, stored, unit) for unit in units)
+
+
+def _chunks_of_unit(job: Job, volume: Volume, stored: BoxSet, unit: Unit) -> int:
+    grid = job.division.grid
+    hull = grid.hull(unit.core)
+    # Chunks are read over the whole width of a tile: along (z, y) it matters which.
+    counts = [-(-n // c) for n, c in zip(volume.extent, volume.chunks, strict=True)]
+    is_read = np.zeros(counts[:2], np.bool_)
+    for z, y in _tiles(grid, unit, tile_shape(volume)):
+        part = [
+            slice(max(i * t, low) // c, -(-min((i + 1) * t, high) // c))
+            for i, t, low, high, c in zip(
+                (z, y), tile_shape(volume), hull.origin, hull.end, volume.chunks, strict=False
+            )
+        ]
+        is_read[tuple(part)] = True
+    before = np.zeros([n + 1 for n in is_read.shape], np.int64)
+    before[1:, 1:] = is_read.cumsum(0).cumsum(1)
+    bounds = stored.within(hull).bounds
+    (z0, y0, x0), (z1, y1, x1) = (
+        (bounds[:, 0] // volume.chunks).T,
+        (-(-bounds[:, 1] // volume.chunks)).T,
+    )
+    flat = before[z1, y1] - before[z0, y1] - before[z1, y0] + before[z0, y0]
+    return int((flat * (x1 - x0)).sum())
+
+
+def _tiles(grid: PatchGrid, unit: Unit, tile: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The tiles that the patches of a unit touch along (z, y); some more than once."""
+    ranges = grid.touching(unit.core)
+    rows = live_patches(grid, ranges, unit.wanted).any(axis=2)
+    for row in np.argwhere(rows).tolist():
+        spans: list[range] = []
+        for axis, number in enumerate(row):
+            start = grid.origins[axis][ranges[axis].start + number]
+            end = min(start + grid.patch[axis], grid.extent[axis])
+            spans.append(range(start // tile[axis], -(-end // tile[axis])))
+        yield from product(spans[0], spans[1])
+
+
+Indices = npt.NDArray[np.int64]
+"""(n, 3) along (z, y, x)."""
+
+
+def _levels(
+    units: Iterable[Unit],
+    chunk: Shape,
+    extent: Shape,
+    factors: tuple[Shape, ...],
+    shards: Shape | None,
+) -> Iterator[tuple[Shape, Indices]]:
+    """For each level the chunk shape and the indices of the chunks under wanted voxels."""
+    found = np.concatenate([np.zeros((0, 3), np.int64), *(_touched(u, chunk) for u in units)])
+    yield chunk, found
+    before, level = chunk, extent
+    for fine, factor in pairwise(factors):
+        step = _array(factor) // _array(fine)
+        start = found * _array(before) // step
+        end = -(-np.minimum((found + 1) * _array(before), _array(level)) // step)
+        level = coarse_extent(extent, factor)
+        before = chunk if shards else _least(chunk, level)
+        corners = _corners(start // _array(before), (end - 1) // _array(before))
+        found = np.unique(np.concatenate(list(corners)), axis=0)
+        yield before, found
+
+
+def _touched(unit: Unit, chunk: Shape) -> Indices:
+    """The chunks of a unit's box that hold a wanted voxel."""
+    low = _array(unit.box.origin) // _array(chunk)
+    high = -(-_array(unit.box.end) // _array(chunk))
+    is_touched = np.zeros(tuple(high - low), np.bool_)
+    for start, end in unit.wanted.bounds:
+        spans = zip(start // chunk - low, -(-end // chunk) - low, strict=True)
+        is_touched[tuple(slice(a, b) for a, b in spans)] = True
+    return np.argwhere(is_touched) + low
+
+
+def _corners(low: Indices, high: Indices) -> Iterator[Indices]:
+    """The eight mixtures of two index arrays: a chunk lies over two of the next at most."""
+    for choice in product((False, True), repeat=3):
+        yield np.where(choice, high, low)
+
+
+def _least(chunk: Shape, extent: Shape) -> Shape:
+    z, y, x = (min(pair) for pair in zip(chunk, extent, strict=True))
+    return z, y, x
+
+
+def _array(shape: Shape) -> npt.NDArray[np.int64]:
+    return np.array(shape, np.int64)
+
+
+LEAST_TIMED, MOST_TIMED, TIMED_S = 3, 20, 3.0
+"""Batches that are timed, and seconds after which no other is begun."""
+_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The plan of a run."""
+
+    patches: int
+    passes: int
+    """Of a network, for each patch: views times networks."""
+    skipped: int
+    """Patches of which no input is stored; 0 where they are too many to count."""
+    repeated: int
+    """Patches that are predicted again because they touch two units."""
+    units: int
+    column: tuple[int, int]
+    """(y, x) edges of a column of units, in voxels."""
+    traffic: Traffic
+    streaming_bytes: int
+    """Of memory, for sums, input and output; on CUDA the sums are on the device."""
+    memory_bytes: int
+    """Of the process at its peak: that, and what it took after the timed patches."""
+    device_bytes: int
+    """Of a CUDA device at the peak; 0 without one."""
+    seconds: float
+    """Expected, from the timed patches; reading and writing go on at the same time."""
+    first_seconds: float
+    """That the first patch takes longer: the network is compiled."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        share = self.repeated / self.patches if self.patches else 0
+        forwards = [f"forwards  {self.patches * self.passes}, {self.passes} for each patch"]
+        traffic, levels = self.traffic, len(self.traffic.chunks_written)
+        back = f", and {_size(traffic.bytes_reread)} of output for its levels"
+        device = [f"device    {_size(self.device_bytes)} of memory at most"]
+        first = f", after {self.first_seconds:.0f} s to compile the network"
+        return [
+            f"patches   {self.patches} ({self.skipped} skipped, {share:.1%} predicted twice)",
+            *(forwards if self.passes > 1 else []),
+            f"units     {self.units}, columns of {self.column[0]} x {self.column[1]} voxels (y, x)",
+            f"reads     {_size(traffic.bytes_read)} of input in {traffic.chunks_read} chunks"
+            f"{back if levels > 1 else ''}",
+            f"writes    {_size(traffic.bytes_written)} before compression, in "
+            f"{sum(traffic.chunks_written)} chunks of {levels} level{'s'[: levels > 1]} a target",
+            f"memory    {_size(self.memory_bytes)} at most, {_size(self.streaming_bytes)} of them for "
+            "sums, input and output",
+            *(device if self.device_bytes else []),
+            f"expected  {self.seconds:.0f} s{first if self.first_seconds >= 1 else ''}",
+        ]
+
+
+def _size(count: int) -> str:
+    unit, scale = next(u for u in _UNITS if count >= 0.9995 * u[1] or u[0] == "kB")
+    return f"{count / scale:.3g} {unit}"
+
+
+def estimate(job: Job) -> Estimate:
+    """Count the work of a job, and time a few patches of noise."""
+    units = list(job.division.units())
+    batches = -(-job.patches // job.forward.batch)
+    first, each = _time_batches(job) if batches else (0.0, 0.0)
+    streaming = _streaming_bytes(job)
+    is_cuda = job.forward.device.type == "cuda"
+    sums = job.footprint.sums(*job.division.edges) if is_cuda else 0
+    return Estimate(
+        patches=job.patches,
+        passes=job.forward.passes,
+        skipped=job.division.skipped_patches() or 0,
+        repeated=max(job.patches - job.division.count_different(), 0),
+        units=len(units),
+        column=job.division.edges,
+        traffic=count_traffic(job, units),
+        streaming_bytes=streaming,
+        memory_bytes=peak_bytes() + max(streaming - sums, _levels_bytes(job)),
+        device_bytes=sums + torch.cuda.max_memory_reserved(job.forward.device) if is_cuda else 0,
+        seconds=batches * each,
+        first_seconds=max(first - each, 0.0),
+    )
+
+
+def _streaming_bytes(job: Job) -> int:
+    """What the column and the patches that are read ahead take."""
+    channels = sum(volume.channels for volume in job.inputs) * job.forward.images
+    ahead = 3 * job.forward.batch + job.threads
+    return job.footprint(*job.division.edges) + ahead * channels * 4 * prod(job.division.grid.patch)
+
+
+def _levels_bytes(job: Job) -> int:
+    """What building the coarser levels takes, after the column is gone."""
+    layout, most = job.layout, 0
+    if len(layout.factors) == 1:
+        return 0
+    for target in job.targets.values():
+        channels = target.output_channels(layout.dtype) or 1
+        one = block_bytes(layout.block, layout.chunks, layout.step(1), channels, layout.dtype)
+        most = max(most, one * most_threads(job.threads, one))
+    return most
+
+
+def _time_batches(job: Job) -> tuple[float, float]:
+    """Seconds of the first batch, which compiles and allocates, and of any other, sums included."""
+    grid = job.division.grid
+    channels = job.forward.images * sum(volume.channels for volume in job.inputs)
+    noise = np.random.default_rng(0).standard_normal(
+        (job.forward.batch, channels, *grid.patch), np.float32
+    )
+    unit = next(job.division.units())
+    index = unit.patches(grid)[0]
+    core = Box(grid.origin(index), grid.patch).intersect(unit.core)
+    blended = sum(target.blend_channels for target in job.targets.values())
+    blender = Blender(grid, core, blended, job.forward.device)
+    seconds: list[float] = []
+    while len(seconds) <= LEAST_TIMED or (
+        sum(seconds[1:]) < TIMED_S and len(seconds) <= MOST_TIMED
+    ):
+        begun = time.perf_counter()
+        values = job.forward(noise)
+        for number in range(job.forward.batch):
+            for _ in blender.add(index, [value[number] for value in values.values()]):
+                pass
+        channel_sums(values).tolist()  # waits for the device
+        seconds.append(time.perf_counter() - begun)
+    return seconds[0], median(seconds[1:])

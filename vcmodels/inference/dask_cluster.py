@@ -1,0 +1,336 @@
+"""One volume on a Dask cluster: boxes of it are tasks, and this process hands them out.
+
+A worker gets the network once, as a plugin, and makes a job of it at its first box. It predicts a
+box as a part is predicted (`sharing`): it holds the output with the others and keeps a journal, so
+that a box which is handed out again, after its worker was lost, continues.
+"""
+
+import pickle
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+import torch
+from distributed import Worker, WorkerPlugin, get_worker, wait
+from distributed.scheduler import NoWorkerError
+
+from vcmodels.checkpoint import Predictor
+from vcmodels.config import Task
+from vcmodels.devices import CONNECT_S
+from vcmodels.errors import RefusedError, RunError, VcmodelsError
+from vcmodels.geometry.boxes import Box
+from vcmodels.inference.cost import Meter
+from vcmodels.inference.job import Job, auto_memory, prepare
+from vcmodels.inference.journal import Journal, Manifest
+from vcmodels.inference.locks import working_on
+from vcmodels.inference.predict import InferenceReport, begin, claim_for_parts, complete, warm_up
+from vcmodels.inference.stream import predict_units
+from vcmodels.inference.units import Part, share
+from vcmodels.inference.writing import Failures, PlaceError
+from vcmodels.reporting import Advance, Record, Reporter, Silent
+
+BOXES_PER_WORKER = 4
+"""So that those that end early have something left to do."""
+POLL_S = 0.2
+TELL_S = 1.0
+MOST_ALONE_S = 10.0
+"""Without a worker, before that is said."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a box."""
+
+    patches: int
+    failures: Failures
+
+
+class Predicting(WorkerPlugin):
+    """What a worker needs to predict any box; it does one at a time.
+
+    Args:
+        task: for the workers; threads are set, as the bits depend on them.
+        network: a pickled `Predictor`.
+        neighbours: workers that share a machine and its memory.
+    """
+
+    def __init__(self, task: Task, network: bytes, neighbours: int) -> None:
+        self.name = f"vcmodels-{uuid.uuid4().hex}"
+        self.task, self.network, self.neighbours = task, network, neighbours
+
+    def setup(self, worker: Worker) -> None:
+        """Called on each worker, those that come later included."""
+        self._worker = worker
+        self._busy = Lock()
+        self._job: Job | None = None
+
+    def job(self) -> Job:
+        """Made once."""
+        if self._job is None:
+            job = prepare(self._my_task(), pickle.loads(self.network), Silent().say)
+            self._job = warm_up(job, Journal(job.root), alone=False)
+        return self._job
+
+    def predict(self, box: Box) -> Outcome:
+        """Predict what is left of a box, until nobody waits for it any more."""
+        key = self._worker.get_current_task()
+        failures = Failures(Silent().say)
+        told = _Told(self._worker, self.name)
+        with self._busy:
+            job = _part_of(self.job(), box)
+            with working_on(job.root, alone=False) as hold:
+                outputs = begin(job, hold, overwrite=False, verify=False, say=Silent().say)
+                if outputs is None:
+                    return Outcome(0, failures)
+                journal = Journal(job.root, hold.check)
+                units = list(job.division.units(journal.done()))
+                meter = Meter(told, told.record, str(self._worker.name))
+                count, _ = predict_units(
+                    job, units, outputs, journal.mark, failures, meter,
+                    lambda: self._is_dropped(key),
+                )  # fmt: skip
+        return Outcome(count, failures)
+
+    def _is_dropped(self, key: Any) -> bool:  # noqa: ANN401
+        """Whether the task was cancelled, or the process that asked for it is gone."""
+        task = self._worker.state.tasks.get(key)
+        return task is None or task.state == "cancelled"
+
+    def _my_task(self) -> Task:
+        """The task with this worker's device and share of memory."""
+        params = self.task.inference_params
+        update: dict[str, Any] = {}
+        if params.memory == "auto":
+            update["memory"] = auto_memory(self.neighbours) / 1e9
+        devices = torch.cuda.device_count()
+        if params.device in ("auto", "cuda") and devices > 1 and isinstance(self._worker.name, int):
+            update["device"] = f"cuda:{self._worker.name % devices}"
+        return self.task.model_copy(update={"inference_params": params.model_copy(update=update)})
+
+
+class _Told:
+    """Progress of a worker, on its way to the process that hands out, about once a second."""
+
+    def __init__(self, worker: Worker, topic: str) -> None:
+        self.worker, self.topic = worker, topic
+        self.amount, self.last = 0.0, time.monotonic()
+
+    def __call__(self, amount: float, text: str) -> None:
+        self.amount += amount
+        if time.monotonic() - self.last > TELL_S:
+            shown = f"worker {self.worker.name}: {text}"
+            self.worker.log_event(self.topic, [self.amount, shown])
+            self.amount, self.last = 0.0, time.monotonic()
+
+    def record(self, values: Record) -> None:
+        """Figures of a unit, at once; in a list, as the scheduler adds its own key to a dict."""
+        self.worker.log_event(self.topic, [values])
+
+
+def predict_on_cluster(
+    task: Task,
+    predictor: Predictor,
+    client: Any,  # noqa: ANN401 -- distributed has no types
+    *,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> InferenceReport:
+    """As `predict`, by the workers of a Dask cluster, which see the same files; the same voxels.
+
+    Args:
+        task: the task.
+        predictor: the network.
+        client: a connected `distributed.Client`.
+        overwrite: delete an earlier result first.
+        reporter: told lines and progress.
+        should_stop: asked a few times a second.
+
+    Raises:
+        RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
+        RunError: the cluster is gone, or places could not be predicted; the same command continues.
+    """
+    reporter = reporter or Silent()
+    begun = time.monotonic()
+    workers = _workers(client)
+    params = task.inference_params
+    threads = params.threads or min(worker["nthreads"] for worker in workers.values())
+    task = _changed(task, threads=threads)
+    neighbours = max(Counter(worker["host"] for worker in workers.values()).values())
+    plugin = Predicting(task, pickle.dumps(predictor), neighbours)
+    job = prepare(_changed(task, device="cpu"), predictor, reporter.say)
+    places = {name: job.root / name for name in job.targets}
+    client.register_plugin(plugin)
+    try:
+        told: Manifest = client.submit(_manifest, plugin.name, pure=False).result()
+        job = replace(job, manifest=told, provenance=job.provenance | told)
+        if claim_for_parts(job, overwrite=overwrite, say=reporter.say) == "complete":
+            reporter.say(f"{job.root}: already complete")
+            return InferenceReport(job.root, places, was_complete=True)
+        with working_on(job.root, alone=False, say=reporter.say) as hold:
+            begin(job, hold, overwrite=False, verify=False, say=reporter.say)
+            hand = _HandingOut(job, client, plugin.name, Failures(reporter.say))
+            is_through = hand.run(len(workers), reporter, should_stop)
+            is_complete = is_through and complete(job, hold, reporter, should_stop)
+            is_through = is_complete or (is_through and not should_stop())
+    finally:
+        client.unregister_worker_plugin(plugin.name)
+    if is_through and (error := hand.failures.error(job.root)):
+        raise error
+    seconds = time.monotonic() - begun
+    return InferenceReport(job.root, places, hand.patches, seconds, is_through, is_complete)
+
+
+class _HandingOut:
+    """Boxes on their way to the workers: as many at a time as there are workers."""
+
+    def __init__(self, job: Job, client: Any, name: str, failures: Failures) -> None:  # noqa: ANN401
+        self.job, self.client, self.name, self.failures = job, client, name, failures
+        self.patches = 0
+        self._boxes: deque[Box] = deque()
+        self._running: dict[Any, Box] = {}
+
+    def run(self, workers: int, reporter: Reporter, should_stop: Callable[[], bool]) -> bool:
+        """Hand out the whole; whether it came to the end.
+
+        Raises:
+            VcmodelsError: what a worker raised that is no matter of a place.
+        """
+        boxes = self._cut(self.job.whole.region, BOXES_PER_WORKER * workers)
+        # The largest first (Graham 1969, doi 10.1137/0117039): the last one keeps all waiting.
+        self._boxes.extend(sorted(boxes, key=self._patches, reverse=True))
+        presence = _Presence(reporter.say)
+        reporter.say(f"{self.job.patches} patches in {len(self._boxes)} boxes on {workers} workers")
+        with reporter.bar("predict", self.job.patches) as advance:
+            self._listen(advance, reporter.record)
+            try:
+                while self._boxes or self._running:
+                    count = len(self.client.scheduler_info(n_workers=-1)["workers"])
+                    presence.note(count)
+                    self._submit(max(1, count))
+                    self._collect()
+                    if should_stop():
+                        return False
+            except (OSError, CancelledError) as error:
+                found = f"the Dask cluster is gone ({type(error).__name__})"
+                raise RunError("--dask", found, "the same command continues") from error
+            finally:
+                self.client.cancel(list(self._running))
+        return True
+
+    def _listen(self, advance: Advance, record: Callable[[Record], None]) -> None:
+        def hear(event: tuple[float, list[Any]]) -> None:
+            _, told = event
+            record(*told) if len(told) == 1 else advance(*told)
+
+        self.client.subscribe_topic(self.name, hear)
+
+    def _submit(self, most: int) -> None:
+        while self._boxes and len(self._running) < most:
+            box = self._boxes.popleft()
+            future = self.client.submit(_predict_box, self.name, box, pure=False, retries=1)
+            self._running[future] = box
+
+    def _collect(self) -> None:
+        """Take in what has ended; a box that failed twice is halved until a block is named."""
+        try:
+            ended: Any = wait(list(self._running), POLL_S, "FIRST_COMPLETED")
+        except TimeoutError:
+            return
+        for future in ended.done:
+            box = self._running.pop(future)
+            if future.status == "finished":
+                outcome: Outcome = future.result()
+                self.patches += outcome.patches
+                self.failures.merge(outcome.failures)
+                continue
+            error = future.exception()
+            if isinstance(error, NoWorkerError):
+                found = "no worker came for as long as no-workers-timeout says"
+                raise RunError("--dask", found, "start some; the same command continues")
+            if isinstance(error, VcmodelsError | OSError | CancelledError):
+                raise error
+            halves = self._cut(box, 2)
+            if halves != [box]:
+                self._boxes.extend(halves)
+            elif halves:
+                found = (
+                    f"failed twice ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+                )
+                self.failures.add(PlaceError(f"output at {box.origin}, {box.shape}", found), [box])
+
+    def _patches(self, box: Box) -> int:
+        """How many patches a box takes, if nothing of it is done yet."""
+        return _part_of(self.job, box).division.count_patches()
+
+    def _cut(self, region: Box, count: int) -> list[Box]:
+        """Boxes of about equal work that have something left to do."""
+        whole = self.job.whole
+        boxes = [
+            share(region, whole.wanted, whole.block, whole.grid.extent, Part(n, count))
+            for n in range(count)
+        ]
+        done = Journal(self.job.root).done()
+        return [b for b in boxes if any(_part_of(self.job, b).division.units(done))]
+
+
+class _Presence:
+    """Says once that all workers are gone, and when some are back: until then everything waits."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self._last_seen = time.monotonic()
+        self._has_said = False
+
+    def note(self, workers: int) -> None:
+        now = time.monotonic()
+        if workers:
+            if self._has_said:
+                self.say(f"workers are back: {workers}; continuing")
+            self._last_seen, self._has_said = now, False
+        elif now - self._last_seen > MOST_ALONE_S and not self._has_said:
+            seconds = now - self._last_seen
+            self.say(f"the cluster has had no worker for {seconds:.0f} s; waiting until some come")
+            self._has_said = True
+
+
+def _part_of(job: Job, box: Box) -> Job:
+    """The same job for a box of it."""
+    wanted = job.whole.wanted.within(box) if box.voxels else job.whole.wanted
+    return replace(job, division=replace(job.whole, region=box, wanted=wanted))
+
+
+def _workers(client: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
+    """What the scheduler knows of its workers.
+
+    Raises:
+        RefusedError: there is none.
+    """
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_S)
+    except TimeoutError as error:
+        raise RefusedError("--dask", "the cluster has no worker", "start some") from error
+    return client.scheduler_info(n_workers=-1)["workers"]
+
+
+def _changed(task: Task, **params: object) -> Task:
+    return task.model_copy(
+        update={"inference_params": task.inference_params.model_copy(update=params)}
+    )
+
+
+def _predicting(name: str) -> Predicting:
+    return get_worker().plugins[name]  # pyright: ignore[reportReturnType]
+
+
+def _manifest(name: str) -> Manifest:
+    return _predicting(name).job().manifest
+
+
+def _predict_box(name: str, box: Box) -> Outcome:
+    return _predicting(name).predict(box)

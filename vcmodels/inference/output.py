@@ -1,0 +1,491 @@
+"""The output group: its arrays, their attributes, and whose it is.
+
+OME-NGFF 0.4 and 0.5: `omero` (https://ngff.openmicroscopy.org/0.4/#omero-md) and `image-label`
+(https://ngff.openmicroscopy.org/0.4/#label-md).
+"""
+
+import platform
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vcmodels.checkpoint import Predictor
+from vcmodels.config import Task
+from vcmodels.errors import OutputError
+from vcmodels.geometry.boxes import Box, Shape, coarse_extent
+from vcmodels.geometry.grid import PatchGrid
+from vcmodels.inference.averaging import Written
+from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, of_today
+from vcmodels.inference.units import Mask
+from vcmodels.inference.writing import Output
+from vcmodels.targets.multiclass import MulticlassTarget
+from vcmodels.volumes import (
+    ChunkError,
+    Place,
+    Volume,
+    WritableArray,
+    coarse_grid,
+    create_array,
+    group_attributes,
+    is_array,
+    open_volume,
+    place_at,
+    set_group_attributes,
+    write_multiscale_group,
+)
+from vcmodels.volumes.backend import ArrayHandle
+from vcmodels.volumes.location import is_remote, parent
+
+KEY = "vcmodels"
+"""The attribute under which everything of ours stands."""
+_METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+
+
+def level_key(name: str, level: int) -> str:
+    """The path of a level's array in the output group."""
+    return f"{name}/{level}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of an output, all of them over the whole volume."""
+
+    root: Place
+    extent: Shape
+    chunks: Shape
+    """Along (z, y, x)."""
+    shards: Shape | None
+    dtype: np.dtype
+    zarr_format: Literal[2, 3]
+    spacing: tuple[float, float, float]
+    offset: tuple[float, float, float]
+    unit: str | None
+    factors: tuple[Shape, ...] = ((1, 1, 1),)
+    """Voxels of level 0 in one of each level, along (z, y, x)."""
+
+    @property
+    def block(self) -> Shape:
+        """What one writer must own: a shard, or a chunk."""
+        return self.shards or self.chunks
+
+    def open_arrays(
+        self, targets: Mapping[str, Written], provenance: Mapping[str, Any]
+    ) -> dict[str, Output]:
+        """Open the arrays; those that do not exist yet are created, with their metadata."""
+        outputs: dict[str, Output] = {}
+        for name, target in targets.items():
+            outputs[name] = self.open_level(name, target, 0)
+            self.describe(name, target, provenance, is_complete=False)
+        return outputs
+
+    def open_level(self, name: str, target: Written, level: int) -> Output:
+        """Open the array of a level of a target, which is created if it does not exist yet."""
+        place = self.location(name, level)
+        if is_array(place):
+            array = WritableArray(ArrayHandle(str(place), self.zarr_format, "r+"))
+        else:
+            array = self._create(name, target, level)
+        return Output(target, array, self.dtype)
+
+    def location(self, name: str, level: int) -> Place:
+        """Where the array of a level is."""
+        return self.root / level_key(name, level)
+
+    def step(self, level: int) -> Shape:
+        """Voxels of the level before in one of this level, 1 or 2 along (z, y, x)."""
+        pairs = zip(self.factors[level], self.factors[level - 1], strict=True)
+        z, y, x = (now // before for now, before in pairs)
+        return z, y, x
+
+    def clean(self, names: Iterable[str]) -> None:
+        """Delete what killed writes left in arrays that nobody writes to now."""
+        for name in names:
+            (self.root / name).sweep()
+
+    def _create(self, name: str, target: Written, level: int) -> WritableArray:
+        channels = target.output_channels(self.dtype)
+        lead = () if channels is None else (channels,)
+        extent = coarse_extent(self.extent, self.factors[level])
+        pairs = zip(self.chunks, extent, strict=True)
+        chunks = self.chunks if self.shards else tuple(min(pair) for pair in pairs)
+        spacing, offset = coarse_grid(self.spacing, self.offset, self.factors[level])
+        return create_array(
+            str(self.root),
+            level_key(name, level),
+            shape=(*lead, *extent),
+            chunks=(*lead, *chunks),
+            shards=None if self.shards is None else (*lead, *self.shards),
+            dtype=self.dtype,
+            zarr_format=self.zarr_format,
+            spacing=spacing,
+            offset=offset,
+            unit=self.unit,
+        )
+
+    def describe(
+        self, name: str, target: Written, provenance: Mapping[str, Any], *, is_complete: bool
+    ) -> None:
+        """Write the metadata of one target's group: axes, encoding, and how it was made.
+
+        Coarser levels are shown once they are complete.
+        """
+        factors = self.factors if is_complete else self.factors[:1]
+        has_channels = target.output_channels(self.dtype) is not None
+        write_multiscale_group(
+            str(self.root / name),
+            name=name,
+            axes=("c", "z", "y", "x") if has_channels else ("z", "y", "x"),
+            spacing=self.spacing,
+            offset=self.offset,
+            unit=self.unit,
+            levels=[str(level) for level in range(len(factors))],
+            factors=factors,
+            zarr_format=self.zarr_format,
+            display=display(target, self.dtype, self.extent[0], self.zarr_format),
+            attributes={
+                KEY: {
+                    "target": name,
+                    "kind": target.kind,
+                    "encoding": target.encoding(self.dtype),
+                    "complete": is_complete,
+                    "provenance": dict(provenance),
+                }
+            },
+        )
+
+    def note(self, manifest: Manifest, *, is_complete: bool) -> None:
+        """Write on the group what determines its content, and whether all of it is there."""
+        value: dict[str, Any] = {"manifest": manifest, "complete": is_complete}
+        if is_complete:
+            arrays = [
+                level_key(name, level)
+                for name in manifest["targets"]
+                for level in range(len(self.factors))
+            ]
+            value["stored_chunks"] = {array: count_stored(self.root, array) for array in arrays}
+        set_group_attributes(str(self.root), {KEY: value}, zarr_format=self.zarr_format)
+
+
+State = Literal["new", "resume", "complete"]
+
+
+def claim(
+    root: Place, manifest: Manifest, *, overwrite: bool = False, verify: bool = False
+) -> State:
+    """Find out what stands at the output, and refuse what is not this very run's.
+
+    Args:
+        root: the output group, held by this process.
+        manifest: what determines the result.
+        overwrite: delete an earlier result of ours first.
+        verify: take nothing for complete.
+
+    Raises:
+        OutputError: another run's result, something that is not ours, or a finished result that
+            has lost chunks since; nothing is changed.
+    """
+    if root.is_obstructed():
+        raise OutputError(str(root), "is in the way: a link or a file", "move it away")
+    journal = Journal(root)
+    started, noted = journal.manifest(), _attributes(root)
+    before = started if started is not None else noted.get("manifest")
+    if before is None and root.names() <= {FOLDER}:
+        return "new"
+    if not isinstance(before, dict):
+        raise OutputError(
+            str(root), "exists and was not written by vcmodels", "choose another output_dir or name"
+        )
+    if overwrite:
+        _delete(root, before, noted)
+        return "new"
+    changed = differences(of_today(before), manifest)
+    if changed:
+        is_input = all(line.startswith("input_content ") for line in changed)
+        what = "its chunks with their sizes and times (cp -p)" if is_input else "those values"
+        raise OutputError(
+            str(root),
+            f"holds another result: {'; '.join(changed[:6])}",
+            f"restore {what}, choose another output_dir, or run with --overwrite",
+        )
+    has_arrays = root.names() >= set(manifest["targets"])
+    if noted.get("complete") is True and has_arrays and not verify:
+        _require_whole(root, noted.get("stored_chunks", {}))
+        journal.remove()
+        return "complete"
+    return "resume"
+
+
+def count_stored(root: Place, array: str) -> int:
+    """How many chunks (or shards) of an array of the output are stored."""
+    volume = open_volume(str(root / array), key="output", channels="any")
+    return sum(1 for _ in volume.stored_blocks())
+
+
+def find_intact(
+    layout: Layout, outputs: Mapping[str, Output], say: Callable[[str], None]
+) -> dict[str, list[Box]]:
+    """The blocks that are stored and can be decoded, by array as the journal names them.
+
+    Those that cannot are told, each in a line.
+    """
+    found = {"": intact_blocks(outputs, say)}
+    for name, output in outputs.items():
+        for level in range(1, len(layout.factors)):
+            if is_array(layout.location(name, level)):
+                mine = {name: layout.open_level(name, output.target, level)}
+                found[level_key(name, level)] = intact_blocks(mine, say)
+    return found
+
+
+def intact_blocks(outputs: Mapping[str, Output], say: Callable[[str], None]) -> list[Box]:
+    """The blocks that every target has stored and that can be decoded, checksums and all."""
+    found: set[Box] | None = None
+    for output in outputs.values():
+        volume = open_volume(output.array.location, key="output", channels="any")
+        mine = {block for block in volume.stored_blocks() if _is_intact(volume, block, say)}
+        found = mine if found is None else found & mine
+    return sorted(found or ())
+
+
+def _is_intact(volume: Volume, block: Box, say: Callable[[str], None]) -> bool:
+    try:
+        volume.read(block)
+    except ChunkError as error:
+        say(f"damaged: {error.subject}: {error.found}")
+        return False
+    return True
+
+
+def _require_whole(root: Place, stored: Mapping[str, int]) -> None:
+    """Refuse a finished result of which chunks are gone: they would read as zeros.
+
+    Raises:
+        OutputError: naming the array.
+    """
+    for name, before in stored.items():
+        now = count_stored(root, name)
+        if now != before:
+            raise OutputError(
+                str(root / name),
+                f"is finished, but {now} chunks are stored, which were {before}",
+                "run with --verify, which predicts what is missing",
+            )
+
+
+def _attributes(root: Place) -> dict[str, Any]:
+    """What `Layout.note` wrote; empty where there is nothing of ours."""
+    try:
+        found = group_attributes(str(root)).get(KEY)
+    except FileNotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
+    """Delete the arrays of an earlier run, and nothing that is not ours."""
+    journal = Journal(root)
+    if noted:  # from here on nobody takes it for complete, whenever this is killed
+        set_group_attributes(str(root), {KEY: {**noted, "complete": False}})
+    journal.begin(before)  # anew: the slabs that it says are done are about to go
+    for name in before.get("targets", {}):
+        if Path(name).name == name:
+            (root / name).remove()
+    if root.names() <= {FOLDER, *_METADATA}:
+        root.delete(*_METADATA)
+    journal.remove()
+
+
+def refuse_inside_input(root: Place, locations: list[str]) -> None:
+    """Refuse an output that lies in an input's store, or an input that lies in the output.
+
+    Raises:
+        OutputError: naming both.
+    """
+    mine = _path(str(root))
+    for location in locations:
+        if _protocol(location) != _protocol(str(root)):
+            continue
+        store, array = _path(_store(location)), _path(location)
+        if mine == store or store in mine.parents or mine in (array, *array.parents):
+            raise OutputError(
+                "inference_params.output_dir",
+                f"the output {root} and the input {location} share a store",
+                "choose another output_dir",
+            )
+
+
+def _protocol(location: str) -> str:
+    return location.partition("://")[0] if is_remote(location) else ""
+
+
+def _path(location: str) -> PurePath:
+    """A location, without links, to be compared with others."""
+    return PurePosixPath(location) if is_remote(location) else Path(location).resolve()
+
+
+def _store(location: str) -> str:
+    """The outermost zarr group around an array."""
+    outermost, above = location, parent(location)
+    while above and any(place_at(above).holds(name) for name in _METADATA):
+        outermost, above = above, parent(above)
+    return outermost
+
+
+_WHITE, _AXES = "FFFFFF", {"x": "FF0000", "y": "00FF00", "z": "0000FF"}
+_CYCLE = tuple(_AXES.values())
+_WIDE = np.dtype(np.uint16)
+
+
+def display(
+    target: Written, dtype: np.dtype, depth: int, zarr_format: Literal[2, 3]
+) -> dict[str, Any]:
+    """`omero` for an image, `image-label` for classes; nothing where the range of values is open.
+
+    Args:
+        target: what is stored.
+        dtype: of the stored voxels.
+        depth: planes of the volume; viewers open in the middle.
+        zarr_format: 2 is for OME-NGFF 0.4, 3 for 0.5.
+    """
+    if isinstance(target, MulticlassTarget) and target.is_categorical:
+        version = {"version": "0.4"} if zarr_format == 2 else {}
+        return {"image-label": {**version, "colors": _class_colours(target)}}
+    limits = _window(target, dtype)
+    if limits is None:
+        return {}
+    low, high = limits
+    window = {"min": low, "max": high, "start": low, "end": high}
+    channels = [
+        {
+            "label": label,
+            "color": colour,
+            "active": is_active,
+            "coefficient": 1,
+            "family": "linear",
+            "inverted": False,
+            "window": window,
+        }
+        for label, colour, is_active in _channels(target, dtype)
+    ]
+    model = "greyscale" if len(channels) == 1 else "color"
+    return {"omero": {"channels": channels, "rdefs": {"defaultZ": depth // 2, "model": model}}}
+
+
+def _window(target: Written, dtype: np.dtype) -> tuple[float, float] | None:
+    """The stored values between which all lies; None where they are not known."""
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        return (-limits.max if limits.min else 0, limits.max)
+    try:
+        target.output_channels(_WIDE)
+    except ValueError:  # logits, or values without `output_range`
+        return None
+    code = target.encoding(_WIDE)  # integers cover the range of the values
+    low = code["offset"]
+    return low, low + code["scale"] * int(np.iinfo(_WIDE).max)
+
+
+def _channels(target: Written, dtype: np.dtype) -> list[tuple[str, str, bool]]:
+    """Name, colour, and whether it is shown at first, of each stored channel."""
+    count = target.output_channels(dtype) or 1
+    code = target.encoding(dtype)
+    if "vector_order" in code:
+        return [(axis, _AXES[axis], True) for axis in code["vector_order"]]
+    if isinstance(target, MulticlassTarget):
+        colours = _class_colours(target)
+        return [
+            (f"class {c['label-value']}", "{:02X}{:02X}{:02X}".format(*c["rgba"]), number > 0)
+            for number, c in enumerate(colours)
+        ]
+    if count == 1:
+        return [(str(code.get("quantity", target.kind)), _WHITE, True)]
+    names = [f"offset {offset}" for offset in code["offsets"]] if "offsets" in code else []
+    return [(names[n] if names else f"channel {n}", _CYCLE[n % 3], n < 3) for n in range(count)]
+
+
+def _class_colours(target: MulticlassTarget) -> list[dict[str, Any]]:
+    """The colours in which all pictures show the classes; that of class 0 is transparent."""
+    each = np.eye(target.channels, dtype=np.float32)[:, None]
+    colours = (255 * target.picture(each)[0]).round().astype(int).tolist()
+    return [
+        {"label-value": value, "rgba": [*colour, 255 if number else 0]}
+        for number, (value, colour) in enumerate(zip(target.values, colours, strict=True))
+    ]
+
+
+def make_manifest(
+    task: Task,
+    predictor: Predictor,
+    inputs: tuple[Volume, ...],
+    targets: Mapping[str, Written],
+    grid: PatchGrid,
+    layout: Layout,
+    mask: Mask | None,
+) -> Manifest:
+    """What determines the voxels, but for the manner in which the network is run."""
+    params = task.inference_params
+    dtype = layout.dtype
+    return {
+        "schema": 1,
+        "input": [redacted(volume.location) for volume in inputs],
+        "input_content": [volume.fingerprint() for volume in inputs],
+        "checkpoint_sha256": predictor.sha256,
+        "targets": {
+            name: {"channels": target.channels, **target.encoding(dtype)}
+            for name, target in targets.items()
+        },
+        "output_type": dtype.name,
+        "output_chunks": list(layout.chunks),
+        "output_shards": layout.shards and list(layout.shards),
+        "output_zarr_format": layout.zarr_format,
+        "pyramid": len(layout.factors) - 1,
+        "patch_size": list(grid.patch),
+        "overlap": list(params.overlaps),
+        "bbox": None if params.bbox is None else [list(pair) for pair in params.bbox],
+        "skip": params.skip.model_dump() | {"mask": mask and redacted(mask.volume.location)},
+        "mask_content": mask and mask.volume.fingerprint(),
+        "torch": torch.__version__,
+        "vcmodels": version("vcmodels"),
+    }
+
+
+def make_provenance(task: Task, predictor: Predictor, manifest: Manifest) -> dict[str, Any]:
+    members = (predictor, *predictor.others)
+    packages = ("vcmodels", "torch", "zarr", "numpy")
+    return {
+        **manifest,
+        "task": redacted_values(task.to_json()),
+        "checkpoint": _one_or_all([str(member.path) for member in members]),
+        "normalization": _one_or_all([member.normalization.to_dict() for member in members]),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+    }
+
+
+def _one_or_all(values: list[Any]) -> object:
+    """Of an ensemble all, in the order of the task, as the weights there."""
+    return values[0] if len(values) == 1 else values
+
+
+def redacted(location: str) -> str:
+    """A location without the secrets that a URL may hold: user, password, query."""
+    if not is_remote(location):
+        return location
+    return re.sub(r"://[^/@]*@", "://", location).split("?")[0]
+
+
+def redacted_values(value: object) -> object:
+    """`redacted` for every text in a JSON value."""
+    if isinstance(value, dict):
+        return {key: redacted_values(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [redacted_values(inner) for inner in value]
+    return redacted(value) if isinstance(value, str) else value

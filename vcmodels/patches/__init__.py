@@ -1,0 +1,1 @@
+"""Which patches of labelled volumes are worth training on: index, list, split, folds, sizes."""

@@ -1,0 +1,217 @@
+"""The patch list as a JSON file, used again while nothing that determines it has changed."""
+
+import json
+from collections.abc import Sequence
+from errno import EEXIST
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vcmodels.config import Task
+from vcmodels.data.volumes import TaskVolume
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.patches.find import (
+    Candidates,
+    PatchCriteria,
+    PatchList,
+    choose_patches,
+    ignored_values,
+    survey,
+)
+from vcmodels.reporting import Reporter, Silent
+from vcmodels.volumes.places import read_json, write_atomic
+
+SCHEMA = 1
+LARGEST_BYTES = 1 << 30
+
+
+class _UnusableError(Exception):
+    """Why a cache cannot be used, in words for a person."""
+
+
+def load_or_find_patches(
+    task: Task,
+    volumes: Sequence[TaskVolume],
+    reporter: Reporter | None = None,
+    candidates: Sequence[Candidates] | None = None,
+) -> PatchList:
+    """The patches of a task, from its cache when that is valid, else found anew and cached.
+
+    What was done, and why, is told in one line. A cache that cannot be written is told too and
+    changes nothing else. With `use_cache: false` the file is neither read nor written.
+
+    Args:
+        task: the resolved task.
+        volumes: all its volumes.
+        reporter: told what was done.
+        candidates: to find patches among, as from `survey`, when that was done already.
+
+    Raises:
+        TaskError: not one patch qualifies.
+        ChunkError: a label chunk cannot be read.
+    """
+    reporter = reporter or Silent()
+
+    def find() -> PatchList:
+        found = survey(task, volumes, reporter) if candidates is None else candidates
+        return choose_patches(task, found, reporter)
+
+    if not task.dataset_config.use_cache:
+        reporter.say("finding patches: use_cache is false")
+        return find()
+    path = task.cache_file
+    wanted = fingerprint(task, volumes)
+    try:
+        patches, note = _read(path, wanted, task.tr_params.patch_size, volumes)
+    except _UnusableError as reason:
+        reporter.say(f"finding patches: {reason}")
+    else:
+        reporter.say(f"{len(patches.rows)} patches from {path}{note}")
+        return patches
+    patches = find()
+    try:
+        if path.exists() and not path.is_file():  # /dev/null, which a rename would replace
+            raise FileExistsError(EEXIST, "is not a file")
+        write_atomic(path, document(patches, wanted, volumes))
+    except OSError as error:
+        reporter.say(f"the patch list is not kept: {path}: {error.strerror}")
+    return patches
+
+
+def fingerprint(task: Task, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
+    """All that determines the patch list, as JSON values that can be compared and named."""
+    criteria = PatchCriteria.of(task)
+    return {
+        "patch_size": list(criteria.patch),
+        "patch_stride": list(criteria.stride),
+        "min_bbox_percent": criteria.min_bbox_percent,
+        "min_labeled_ratio": criteria.min_labeled_ratio,
+        "labeled_ratio_of": criteria.labeled_ratio_of,
+        "origins count from": "the volume",  # once from the bbox
+        "volumes": [
+            {
+                "input": volume.inputs[0].location,
+                "region": [list(volume.region.origin), list(volume.region.end)],
+                "ref_label": volume.ref.location if volume.ref else None,
+                "label content": volume.ref.fingerprint() if volume.ref else None,
+                "ignore_label": list(ignored_values(task, volume.ref_target)),
+            }
+            for volume in volumes
+        ],
+    }
+
+
+def document(patches: PatchList, wanted: dict[str, Any], volumes: Sequence[TaskVolume]) -> bytes:
+    """The file: readable at the top, the rows in one compact line."""
+    head = {
+        "schema": SCHEMA,
+        "fingerprint": wanted,
+        "patch_size": list(patches.patch_size),
+        "volumes": [volume.name for volume in volumes],
+        "sha256": patches.digest(),
+    }
+    text = json.dumps(head, indent=1, ensure_ascii=False)
+    rows = json.dumps(patches.rows.tolist(), separators=(",", ":"))
+    return f'{text[:-2]},\n "patches": {rows}\n}}\n'.encode()
+
+
+def _read(
+    path: Path, wanted: dict[str, Any], patch: Shape, volumes: Sequence[TaskVolume]
+) -> tuple[PatchList, str]:
+    """The cached list and a note to show with it.
+
+    Raises:
+        _UnusableError: there is none, or it may not be used.
+    """
+    document = _parse(path)
+    if isinstance(document, list):
+        rows = _legacy_rows(document, path)
+        _check_inside(rows, patch, volumes, path)
+        return PatchList(patch, rows), " (a bare list: nothing tells whether it is up to date)"
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise _UnusableError(f"{path} is no patch list of schema {SCHEMA}")
+    found = document.get("fingerprint")
+    if found != wanted:
+        raise _UnusableError(f"{path} is out of date ({_difference(found, wanted)})")
+    patches = PatchList(patch, read_rows(document.get("patches"), path))
+    _check_inside(patches.rows, patch, volumes, path)
+    if document.get("patch_size") != list(patch) or document.get("sha256") != patches.digest():
+        raise _UnusableError(f"{path} was changed by hand or damaged")
+    return patches, ""
+
+
+def _parse(path: Path) -> object:
+    try:
+        if path.exists() and not path.is_file():  # /dev/full can be read for ever
+            raise _UnusableError(f"{path} is not a file")
+        if path.stat().st_size > LARGEST_BYTES:
+            raise _UnusableError(f"{path} is absurdly large")
+        return read_json(path)
+    except FileNotFoundError as error:
+        raise _UnusableError(f"there is no {path} yet") from error
+    except OSError as error:
+        raise _UnusableError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise _UnusableError(f"{path} is damaged ({type(error).__name__})") from error
+
+
+def read_rows(value: object, path: Path) -> np.ndarray:
+    """JSON rows as (n, 4) int64."""
+    if not isinstance(value, list) or not value:
+        raise _UnusableError(f"{path} holds no patches")
+    try:
+        rows = np.array(value)
+    except (ValueError, OverflowError) as error:
+        raise _UnusableError(f"{path} holds rows that are not four integers") from error
+    if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 4:
+        raise _UnusableError(f"{path} holds rows that are not four integers")
+    return rows
+
+
+def _legacy_rows(items: list[Any], path: Path) -> np.ndarray:
+    """Rows of the original's bare list of {"volume_idx", "start_pos"}, sorted, each once."""
+    try:
+        rows = [[item["volume_idx"], *item["start_pos"]] for item in items]
+    except (TypeError, KeyError) as error:
+        raise _UnusableError(f"{path} is a list of something else than patches") from error
+    return np.unique(read_rows(rows, path), axis=0)
+
+
+def _check_inside(
+    rows: np.ndarray, patch: Shape, volumes: Sequence[TaskVolume], path: Path
+) -> None:
+    """Every patch must lie in the used part of an existing volume (a thin one is padded)."""
+    if rows[:, 0].min() < 0 or rows[:, 0].max() >= len(volumes):
+        raise _UnusableError(f"{path} names volumes that the task does not have")
+    low = np.array([v.region.origin for v in volumes])[rows[:, 0]]
+    shape = np.array([v.region.shape for v in volumes])[rows[:, 0]]
+    offset = rows[:, 1:] - low
+    if (offset < 0).any() or (offset > np.maximum(shape - np.array(patch), 0)).any():
+        first = rows[((offset < 0) | (offset > np.maximum(shape - patch, 0))).any(axis=1)][0]
+        place = Box((int(first[1]), int(first[2]), int(first[3])), patch)
+        raise _UnusableError(f"{path} holds {place}, which is outside of volume {first[0]}")
+
+
+def _difference(found: object, wanted: object, key: str = "") -> str:
+    """The first few values in which two fingerprints differ."""
+    return "; ".join(_differences(found, wanted, key)[:3]) or "unknown reason"
+
+
+def _differences(found: object, wanted: object, key: str) -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [*wanted, *(k for k in found if k not in wanted)]
+        parts = [(f"{key}.{k}".lstrip("."), found.get(k), wanted.get(k)) for k in keys]
+    elif isinstance(found, list) and isinstance(wanted, list) and key == "volumes":
+        if len(found) != len(wanted):
+            return [f"{len(found)} volumes, now {len(wanted)}"]
+        parts = [
+            (f"volumes[{i}]", f, w) for i, (f, w) in enumerate(zip(found, wanted, strict=True))
+        ]
+    elif found == wanted:
+        return []
+    elif key.endswith("label content"):
+        return [f"{key} has changed"]
+    else:
+        return [f"{key} was {found}, now {wanted}"]
+    return [difference for k, f, w in parts for difference in _differences(f, w, k)]

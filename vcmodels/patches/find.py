@@ -1,0 +1,264 @@
+"""Which patches are worth training on: those that hold enough labelled voxels."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from vcmodels.config import Task
+from vcmodels.data.volumes import TaskVolume
+from vcmodels.devices import machine_bytes
+from vcmodels.errors import TaskError
+from vcmodels.geometry.boxes import Shape
+from vcmodels.patches.density import PatchDensity, PatchGrid, patch_density, patch_grid
+from vcmodels.patches.index import LabelIndex, cell_shape
+from vcmodels.patches.index_build import Indexer, Wanted
+from vcmodels.reporting import Reporter, Silent
+
+BYTES_PER_CELL = 10
+"""Plane sets, labelled voxels and those of one value."""
+BYTES_PER_PATCH = 72
+"""Number, labelled voxels and box, sorted; the share of each, and the row of the list."""
+
+
+@dataclass(frozen=True)
+class PatchList:
+    """The patches of a task."""
+
+    patch_size: Shape
+    rows: np.ndarray
+    """(n, 4) int64, ascending: volume number, then the patch's origin z, y, x in that volume."""
+
+    def digest(self) -> str:
+        """A sha256 of the rows; equal lists have equal ones on every machine."""
+        return hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PatchCriteria:
+    """What makes a patch worth training on, from the task."""
+
+    patch: Shape
+    stride: Shape
+    min_bbox_percent: float
+    """Least share of the patch that the bounding box of its labelled voxels fills."""
+    min_labeled_ratio: float
+    """Least share of labelled voxels in that box, or in the patch."""
+    labeled_ratio_of: Literal["box", "patch"] = "box"
+
+    @classmethod
+    def of(cls, task: Task) -> "PatchCriteria":
+        config, patch = task.dataset_config, task.tr_params.patch_size
+        return cls(
+            patch,
+            patch_stride(task),
+            config.min_bbox_percent,
+            config.min_labeled_ratio,
+            config.labeled_ratio_of,
+        )
+
+    @property
+    def takes_everything(self) -> bool:
+        """Whether patches without labels qualify, too."""
+        return self.min_bbox_percent <= 0 and self.min_labeled_ratio <= 0
+
+    def shares(self, density: PatchDensity, grid: PatchGrid) -> tuple[np.ndarray, np.ndarray]:
+        """Per patch: the share that the labels' box fills, and the labelled ratio, both float64.
+
+        A patch that reaches over a thin region counts with the voxels inside.
+        """
+        whole = grid.patch_voxels
+        of = np.maximum(density.box, 1) if self.labeled_ratio_of == "box" else whole
+        return density.box / whole, density.labelled / of
+
+
+def patch_stride(task: Task) -> Shape:
+    """The step between candidate patches: the task's, or half a patch."""
+    if task.dataset_config.patch_stride is not None:
+        return task.dataset_config.patch_stride
+    z, y, x = (max(n // 2, 1) for n in task.tr_params.patch_size)
+    return z, y, x
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidate patches of one volume and what the reference label holds there."""
+
+    volume: TaskVolume
+    grid: PatchGrid
+    density: PatchDensity | None
+    """Of the candidates that hold labels; None without a reference label."""
+    values: list[int] | None
+    """The labelled values that occur; None when they are not told apart."""
+
+    def chosen(self, criteria: PatchCriteria) -> np.ndarray:
+        """The origins (n, 3) int64 of the candidates that qualify, ascending."""
+        if self.density is None or criteria.takes_everything:
+            return self.grid.rows(np.arange(prod(self.grid.counts)))
+        return self.grid.rows(self.density.places[self.enough(criteria)])
+
+    def enough(self, criteria: PatchCriteria) -> np.ndarray:
+        """Which of the candidates that hold labels qualify: (n,) bool."""
+        assert self.density is not None, "no reference label"
+        share, ratio = criteria.shares(self.density, self.grid)
+        return (share >= criteria.min_bbox_percent) & (ratio >= criteria.min_labeled_ratio)
+
+
+def find_patches(
+    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
+) -> PatchList:
+    """`survey`, then `choose_patches`."""
+    reporter = reporter or Silent()
+    return choose_patches(task, survey(task, volumes, reporter), reporter)
+
+
+def survey(
+    task: Task,
+    volumes: Sequence[TaskVolume],
+    reporter: Reporter | None = None,
+    *,
+    dask: str | None = None,
+    stride: Shape | None = None,
+) -> list[Candidates]:
+    """All candidate patches of all volumes, before any threshold.
+
+    Volumes without `ref_label` give every patch of their grid. Of a label that is not in the index
+    yet, each stored chunk is decoded once.
+
+    Args:
+        task: the resolved task.
+        volumes: all its volumes.
+        reporter: told the progress, and why an index is not kept.
+        dask: address of a scheduler whose workers decode; threads of this process when None.
+        stride: step between candidates; the task's when None.
+
+    Raises:
+        TaskError: the labels are more than this machine can index.
+        ChunkError: a label chunk cannot be read.
+    """
+    criteria = PatchCriteria.of(task)
+    cell = cell_shape(criteria.patch, criteria.stride)
+    criteria = replace(criteria, stride=stride or criteria.stride)
+    indexer = Indexer.of(task, reporter or Silent(), dask)
+    grids = [
+        patch_grid(v.inputs[0].box, v.region, criteria.patch, criteria.stride, cell)
+        for v in volumes
+    ]
+    labels = [
+        Wanted(v.ref, grid.frame, v.region, cell, ignored_values(task, v.ref_target))
+        for v, grid in zip(volumes, grids, strict=True)
+        if v.ref is not None
+    ]
+    for volume, grid in zip(volumes, grids, strict=True):
+        _refuse_too_large(volume, grid, cell, criteria)
+    with closing(indexer.indexes(labels)) as indexes:
+        return [_candidates(v, g, indexes) for v, g in zip(volumes, grids, strict=True)]
+
+
+def _candidates(volume: TaskVolume, grid: PatchGrid, indexes: Iterator[LabelIndex]) -> Candidates:
+    """One volume's, taking the next index when it has a reference label."""
+    if volume.ref is None:
+        return Candidates(volume, grid, None, None)
+    index = next(indexes)
+    return Candidates(volume, grid, patch_density(index, grid), index.values)
+
+
+def choose_patches(task: Task, candidates: Sequence[Candidates], reporter: Reporter) -> PatchList:
+    """Those of the candidates that meet the task's thresholds.
+
+    Raises:
+        TaskError: not one does; names the best one and the threshold that blocks it.
+    """
+    criteria = PatchCriteria.of(task)
+    found = [one.chosen(criteria) for one in candidates]
+    rows = np.concatenate(
+        [np.insert(origins, 0, number, axis=1) for number, origins in enumerate(found)]
+    )
+    if not len(rows):
+        raise _nothing_qualifies(candidates, criteria)
+    empty = [
+        c.volume.name for c, origins in zip(candidates, found, strict=True) if not len(origins)
+    ]
+    if empty:
+        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        reporter.say(f"no patch qualifies in {len(empty)} of {len(candidates)} volumes: {shown}")
+    return PatchList(criteria.patch, rows)
+
+
+def ignored_values(task: Task, label: str | None) -> tuple[int, ...]:
+    """The stored values of a label that count as unlabelled, besides 0."""
+    target = task.dataset_config.targets.get(label or "")
+    ignore = target.ignore_label if target is not None else None
+    if ignore is None:
+        return ()
+    return (ignore,) if isinstance(ignore, int) else tuple(ignore)
+
+
+def _nothing_qualifies(candidates: Sequence[Candidates], criteria: PatchCriteria) -> TaskError:
+    """What came nearest to qualifying, and which threshold blocks it."""
+    best: tuple[float, float, float, str] | None = None
+    enough_box = False
+    for one in candidates:
+        if one.density is None or not len(one.density.places):
+            continue
+        share, ratio = criteria.shares(one.density, one.grid)
+        enough_box |= bool((share >= criteria.min_bbox_percent).any())
+        score = np.minimum(
+            share / max(criteria.min_bbox_percent, 1e-9),
+            ratio / max(criteria.min_labeled_ratio, 1e-9),
+        )
+        at = int(score.argmax())
+        if best is None or score[at] > best[0]:
+            origin = tuple(one.grid.rows(one.density.places[at : at + 1])[0].tolist())
+            place = f"(z, y, x) = {origin} of {one.volume.name}"
+            best = float(score[at]), float(share[at]), float(ratio[at]), place
+    if best is None:
+        found = "no patch qualifies: the reference labels hold no labelled voxel"
+        remedy = "check ref_label, bbox and ignore_label"
+        return TaskError("dataset_config.min_labeled_ratio", found, remedy)
+    _, share, ratio, place = best
+    blocking = "dataset_config.min_labeled_ratio"
+    if not enough_box or share < criteria.min_bbox_percent:
+        blocking = "dataset_config.min_bbox_percent"
+    found = (
+        f"no patch qualifies; the best, at {place}, has a labelled box of {share:.4g} of the patch "
+        f"(wanted {criteria.min_bbox_percent:g}) and a labelled ratio of {ratio:.4g} "
+        f"(wanted {criteria.min_labeled_ratio:g})"
+    )
+    return TaskError(blocking, found, "lower it, or choose a smaller patch_size")
+
+
+def _refuse_too_large(
+    volume: TaskVolume, grid: PatchGrid, cell: Shape, criteria: PatchCriteria
+) -> None:
+    """Memory goes with the cells and patches where something is stored.
+
+    Raises:
+        TaskError: they cannot be held.
+    """
+    region, ref = volume.region, volume.ref
+    cells, patches = (
+        prod(-(-n // c) for n, c in zip(region.shape, cell, strict=True)),
+        prod(grid.counts),
+    )
+    if ref is not None and ref.listing is not None and not criteria.takes_everything:
+        units = sum(1 for _ in ref.stored_blocks(within=region))
+        near = prod(
+            -(-(u + p) // s)
+            for u, p, s in zip(ref.storage_unit, grid.patch, criteria.stride, strict=True)
+        )
+        cells = min(
+            cells, units * prod(-(-u // c) for u, c in zip(ref.storage_unit, cell, strict=True))
+        )
+        patches = min(patches, units * near)
+    needed, there = BYTES_PER_CELL * cells + BYTES_PER_PATCH * patches, machine_bytes()
+    if needed > there:
+        found = (
+            f"finding patches in {region.shape} voxels needs {needed / 2**30:,.0f} GiB, "
+            f"the machine has {there / 2**30:,.0f} GiB"
+        )
+        raise TaskError(f"{volume.key}.bbox", found, "give the part that is labelled as bbox")

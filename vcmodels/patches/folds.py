@@ -1,0 +1,212 @@
+"""Cross-validation: k folds that divide whole volumes or groups, or each volume into k slabs.
+
+Fold i is the validation side of run i. Folds by slab replace a volume by at most three: the slab of
+this fold, and what is left of the volume before and behind it, a guard band away. Each is a box that
+nothing reads across (see `split`), so that no voxel is on both sides; over the k runs, every voxel
+is validated on once.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from vcmodels.config import Task
+from vcmodels.config.train_params import FoldConfig
+from vcmodels.data.volumes import TaskVolume, units_of
+from vcmodels.errors import TaskError
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.patches.density import patch_grid
+from vcmodels.patches.find import PatchCriteria, ignored_values
+from vcmodels.patches.index import cell_shape
+from vcmodels.patches.index_build import Indexer, Wanted
+from vcmodels.patches.split import guard_width
+from vcmodels.reporting import Reporter, Silent
+
+
+def shuffled(items: Sequence[int], seed: int) -> list[int]:
+    """The items in an order that depends on the seed alone."""
+    return np.random.Generator(np.random.Philox(key=[seed, 3])).permutation(items).tolist()
+
+
+Profiles = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Per axis, labelled voxels of each layer of cells of a region."""
+
+
+def fold_volumes(
+    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
+) -> list[TaskVolume]:
+    """The volumes of one fold, each with its `split`; unchanged when the task has no folds.
+
+    Volumes with a `split` of their own stay as they are. A slab that is validated on keeps the name
+    of its volume.
+
+    Raises:
+        TaskError: as `all_folds`.
+    """
+    folds = task.tr_params.folds
+    if folds is None:
+        return list(volumes)
+    if folds.index is None:
+        raise ValueError("the task is a whole cross-validation: choose one fold of it")
+    return all_folds(task, volumes, reporter)[folds.index]
+
+
+def all_folds(
+    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
+) -> list[list[TaskVolume]]:
+    """The volumes of each fold: a function of the volumes, their labels, the seed and the folds.
+
+    Raises:
+        TaskError: there are not enough volumes or groups, or a volume is too short for its slabs.
+    """
+    folds = task.tr_params.folds
+    assert folds is not None
+    undecided = [n for n, volume in enumerate(volumes) if volume.split is None]
+    if not undecided:
+        return [list(volumes)] * folds.count
+    by = how_divided(folds, [volumes[n] for n in undecided])
+    profiles = labelled_profiles(task, [volumes[n] for n in undecided], reporter or Silent())
+    labelled = dict(zip(undecided, profiles, strict=True))
+    if by == "slab":
+        parts = {n: _slabs(task, volumes[n], labelled[n]) for n in undecided}
+        return [
+            [part for n, v in enumerate(volumes) for part in (parts[n][i] if n in parts else [v])]
+            for i in range(folds.count)
+        ]
+    units = units_of(volumes, undecided)
+    sizes = {u: sum(round(labelled[n][0].sum()) for n in unit) for u, unit in enumerate(units)}
+    fold_of = divide(sizes, folds.count, task.tr_params.seed)
+    of_volume = {n: fold_of[u] for u, unit in enumerate(units) for n in unit}
+    return [
+        [
+            replace(v, split="val" if of_volume[n] == i else "train") if n in of_volume else v
+            for n, v in enumerate(volumes)
+        ]
+        for i in range(folds.count)
+    ]
+
+
+def how_divided(
+    folds: FoldConfig, undecided: Sequence[TaskVolume]
+) -> Literal["volume", "group", "slab"]:
+    """As `folds.by` says; when it is left out whole volumes or groups, if there are enough.
+
+    Raises:
+        TaskError: there are not enough, or slabs would divide a group.
+    """
+    units = len(units_of(undecided, range(len(undecided))))
+    grouped = [volume for volume in undecided if volume.group is not None]
+    by = folds.by or ("volume" if units >= folds.count or grouped else "slab")
+    if by == "slab" and grouped:
+        found = f'is "slab", which would put group {grouped[0].group} on both sides'
+        raise TaskError("tr_params.folds.by", found, 'use "group", or remove the group')
+    if by == "group" and len(grouped) < len(undecided):
+        lacking = next(volume for volume in undecided if volume.group is None)
+        raise TaskError(f"{lacking.key}.group", 'is not set, and folds.by is "group"', "give one")
+    if by != "slab" and units < folds.count:
+        what = f"{units} groups" if grouped else f"{units} volumes"
+        found = f"{what} cannot be divided into {folds.count} folds"
+        remedy = "lower it" if grouped else 'lower it, or set "by": "slab"'
+        raise TaskError("tr_params.folds.count", found, remedy)
+    return by
+
+
+def divide(sizes: Mapping[int, int], count: int, seed: int) -> dict[int, int]:
+    """A fold for each volume or group: the largest first, each to the fold that holds least so far.
+
+    Args:
+        sizes: labelled voxels of each; those of equal size are shuffled.
+        count: of folds; each gets one when there are enough.
+        seed: of the shuffle.
+    """
+    order = sorted(shuffled(sorted(sizes), seed), key=lambda n: -sizes[n])
+    held = [(0, 0)] * count  # labelled voxels, volumes
+    fold_of: dict[int, int] = {}
+    for n in order:
+        fold = min(range(count), key=lambda i: held[i])
+        fold_of[n] = fold
+        held[fold] = held[fold][0] + sizes[n], held[fold][1] + 1
+    return fold_of
+
+
+def labelled_profiles(
+    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter
+) -> list[Profiles]:
+    """Of each volume, from the index that finds its patches; without `ref_label`, of all voxels."""
+    criteria = PatchCriteria.of(task)
+    cell = cell_shape(criteria.patch, criteria.stride)
+    labels = [
+        Wanted(
+            v.ref,
+            patch_grid(v.ref.box, v.region, criteria.patch, criteria.stride, cell).frame,
+            v.region,
+            cell,
+            ignored_values(task, v.ref_target),
+        )
+        for v in volumes
+        if v.ref is not None
+    ]
+    found: list[Profiles] = []
+    with closing(Indexer.of(task, reporter).indexes(labels)) as indexes:
+        for volume in volumes:
+            if volume.ref is None:
+                layers = [-(-n // c) for n, c in zip(volume.region.shape, cell, strict=True)]
+                z, y, x = (np.full(count, volume.region.voxels / count) for count in layers)
+                found.append((z, y, x))
+            else:
+                index = next(indexes)
+                found.append(index.profiles(index.plan.cells(volume.region)))
+    return found
+
+
+def _slabs(task: Task, volume: TaskVolume, profiles: Profiles) -> list[list[TaskVolume]]:
+    """For each fold its slab, and what is trained on before and behind it."""
+    folds, patch = task.tr_params.folds, task.tr_params.patch_size
+    assert folds is not None
+    guards, region = guard_width(task, patch), volume.region
+    cell = cell_shape(patch, PatchCriteria.of(task).stride)
+    cuts = [
+        _cuts(region.origin[a], region.end[a], profiles[a], cell[a], folds.count) for a in range(3)
+    ]
+    room = [int(np.diff(cuts[a]).min()) / patch[a] for a in range(3)]
+    axis = int(np.argmax(room))
+    low, high = region.origin[axis], region.end[axis]
+    found: list[list[TaskVolume]] = []
+    for start, end in pairwise(cuts[axis]):
+        before, behind = (low, start - guards[axis]), (end + guards[axis], high)
+        trained = [pair for pair in (before, behind) if pair[1] - pair[0] >= patch[axis]]
+        if room[axis] < 1 or not trained:
+            raise _too_short(volume, folds.count, guards)
+        parts = [replace(volume, region=_slab(region, axis, start, end), split="val")]
+        for number, (first, last) in enumerate(trained):
+            box, name = _slab(region, axis, first, last), f"{volume.name}#train{number}"
+            parts.append(replace(volume, region=box, split="train", name=name))
+        found.append(parts)
+    return found
+
+
+def _too_short(volume: TaskVolume, count: int, guards: Shape) -> TaskError:
+    found = (
+        f"volume {volume.name} with region {volume.region.shape} cannot be cut into {count} "
+        f"slabs of at least a patch with a guard band of {guards} voxels"
+    )
+    remedy = "lower it, patch_size or split_guard, or give more volumes"
+    return TaskError("tr_params.folds.count", found, remedy)
+
+
+def _cuts(start: int, end: int, profile: np.ndarray, cell: int, count: int) -> list[int]:
+    """Borders of slabs with about equally many labelled voxels: the nearest between layers of cells."""
+    below = np.concatenate([[0], np.cumsum(profile)]) / max(profile.sum(), 1)
+    inner = np.abs(below - np.arange(1, count)[:, None] / count).argmin(axis=1)
+    zero = start // cell * cell
+    return [start, *np.clip(zero + inner * cell, start, end).tolist(), end]
+
+
+def _slab(region: Box, axis: int, start: int, end: int) -> Box:
+    low, high = list(region.origin), list(region.end)
+    low[axis], high[axis] = start, end
+    return Box.between(low, high)

@@ -1,0 +1,362 @@
+"""The label index: what answers any question about labelled patches without reading a voxel again.
+
+Counts add and plane sets unite, so the cells that two pieces share can be merged afterwards.
+
+Space is cut into small cells. For each cell the index holds how many of its voxels have which value
+and, for each axis, which of the cell's planes hold any label. Counts add and plane sets unite, so
+the exact bounding box and density of every patch made of whole cells follow from the index.
+
+The cells are kept in bricks, boxes of whole storage units of the label: a brick is made, stored,
+checked and replaced as one, and where no unit is stored there is none.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import gcd, prod
+
+import numpy as np
+
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.volumes import Volume
+
+MOST_VALUES = 64
+"""Distinct values of a piece that are counted one by one: classes, not the ids of instances."""
+UNCOUNTED = int(np.iinfo(np.int64).min)
+"""Stands for all labelled voxels together where their values are not told apart."""
+
+_LARGEST = np.iinfo(np.int64).max
+_SAMPLE = 4096
+
+
+@dataclass
+class Cells:
+    """Labelled voxels of a box of cells."""
+
+    box: Box
+    """Which cells, in cells from the start of the index."""
+    planes: np.ndarray
+    """(3, *cells) uint16: per axis, bit i is set when plane i of the cell holds a label."""
+    counts: dict[int, np.ndarray] = field(default_factory=dict)
+    """(*cells) uint16 by stored value, 0 left out: voxels with it. `UNCOUNTED`: see there."""
+
+    @classmethod
+    def empty(cls, box: Box) -> "Cells":
+        """Cells without labels."""
+        return cls(box, np.zeros((3, *box.shape), np.uint16))
+
+    def add(self, other: "Cells") -> None:
+        """Merge cells that lie within these; a voxel may be in one of the two only."""
+        place = other.box.slices(within=self.box)
+        self.planes[(slice(None), *place)] |= other.planes
+        for value, counts in other.counts.items():
+            if value not in self.counts:
+                self.counts[value] = np.zeros(self.box.shape, np.uint16)
+            self.counts[value][place] += counts
+
+    def cropped(self) -> "Cells":
+        """Those of the smallest box that holds all that is not zero."""
+        used = self.planes.any(axis=0)
+        for counts in self.counts.values():
+            used |= counts > 0
+        places = np.argwhere(used)
+        if not len(places):
+            return Cells.empty(Box(self.box.origin, (0, 0, 0)))
+        start, end = (places.min(axis=0), places.max(axis=0) + 1)
+        start, end = (edge + self.box.origin for edge in (start, end))
+        box = Box.between(start.tolist(), end.tolist())
+        place = box.slices(within=self.box)
+        counts = {value: array[place].copy() for value, array in self.counts.items()}
+        return Cells(box, self.planes[(slice(None), *place)].copy(), counts)
+
+
+def cells_of(
+    stored: np.ndarray, piece: Box, start: Shape, cell: Shape, ignore: Sequence[int]
+) -> Cells:
+    """The cells that a piece of a label touches, counting its voxels alone.
+
+    A voxel is labelled when it is finite, not zero in all channels, and no ignore label in all. The
+    planes are those of labelled voxels; counted is every value but 0, the ignored ones too.
+
+    Args:
+        stored: (S, *piece.shape), any dtype.
+        piece: where it is in the volume.
+        start: the voxel at which cell (0, 0, 0) begins; at or before the piece.
+        cell: voxels of a cell, each 1 to 16.
+        ignore: stored values that count as unlabelled.
+    """
+    low = [(o - s) // c for o, s, c in zip(piece.origin, start, cell, strict=True)]
+    high = [-((s - e) // c) for e, s, c in zip(piece.end, start, cell, strict=True)]
+    box = Box.between(low, high)
+    first = [s + i * c for s, i, c in zip(start, low, cell, strict=True)]
+    before = [o - f for o, f in zip(piece.origin, first, strict=True)]
+    total = [n * c for n, c in zip(box.shape, cell, strict=True)]
+    pads = [(b, t - b - n) for t, b, n in zip(total, before, piece.shape, strict=True)]
+
+    def whole_cells(mask: np.ndarray) -> np.ndarray:
+        padded = np.pad(mask, pads) if any(map(any, pads)) else mask
+        return np.ascontiguousarray(padded).view(np.uint8)
+
+    masks = value_masks(stored)
+    if masks is None:
+        mask = labelled_mask(stored, ignore)
+        masks = {UNCOUNTED: mask} if mask.any() else {}
+    labelled = [mask for value, mask in masks.items() if value not in ignore]
+    counts: dict[int, np.ndarray] = {}
+    planes = np.zeros((3, *box.shape), np.uint16)
+    if len(labelled) == 1 and len(masks) == 1:
+        (value,) = masks
+        counts[value] = _summarise(whole_cells(masks[value]), box.shape, cell, planes)
+    elif masks:
+        for value, mask in masks.items():
+            counts[value] = _summarise(whole_cells(mask), box.shape, cell)
+        if labelled:
+            _summarise(whole_cells(np.logical_or.reduce(labelled)), box.shape, cell, planes)
+    return Cells(box, planes, counts)
+
+
+def labelled_mask(stored: np.ndarray, ignore: Sequence[int] = ()) -> np.ndarray:
+    """Which voxels are labelled: stored (S, Z, Y, X), any dtype -> (Z, Y, X) bool."""
+    labelled = _any_channel(stored != 0)
+    for value in ignore:
+        labelled &= _any_channel(stored != value)
+    if stored.dtype.kind == "f":
+        labelled &= np.isfinite(stored).all(axis=0)
+    return labelled
+
+
+def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
+    """The voxels of each value but 0; None when values are not to be told apart.
+
+    That is so for floats, several channels, more than `MOST_VALUES` values, and values beyond int64,
+    which no class has.
+    """
+    if stored.dtype.kind not in "iub" or len(stored) != 1:
+        return None
+    labels = stored[0]
+    if labels.dtype == bool or (labels.dtype == np.uint8 and labels.max() <= 1):
+        mask = labels.view(bool)  # the usual mask needs no comparison
+        return {1: mask} if mask.any() else {}
+    # An odd step meets all columns of chunks, whose sides are even; sorting all voxels takes 7 ms.
+    sample = np.unique(labels.ravel()[:: labels.size // _SAMPLE | 1])
+    is_beyond = labels.dtype == np.uint64 and labels.max() > _LARGEST
+    if len(sample) > MOST_VALUES + 1 or is_beyond:
+        return None
+    masks = {value: labels == value for value in sample.tolist() if value}
+    rest = labels != 0
+    if np.count_nonzero(rest) > sum(map(np.count_nonzero, masks.values())):
+        for mask in masks.values():
+            rest &= ~mask
+        more = np.unique(labels[rest]).tolist()
+        if len(masks) + len(more) > MOST_VALUES:
+            return None
+        masks |= {value: labels == value for value in more}
+    return masks if len(masks) <= MOST_VALUES else None
+
+
+def _any_channel(mask: np.ndarray) -> np.ndarray:
+    return mask[0] if len(mask) == 1 else np.logical_or.reduce(mask, axis=0)
+
+
+def _summarise(
+    mask: np.ndarray, cells: Shape, cell: Shape, planes: np.ndarray | None = None
+) -> np.ndarray:
+    """Reduce a mask of whole cells to its counts (*cells) uint16 and, where asked, its planes.
+
+    One pass over the voxels packs each line of a cell along x into the bits of a word; the rest is
+    unions and bit counts of an eighth of the data.
+
+    Args:
+        mask: whole cells of 0 and 1, contiguous uint8.
+        cells: how many cells there are.
+        cell: voxels of a cell.
+        planes: (3, *cells) uint16, into which the plane sets are written.
+    """
+    (nz, ny, nx), (cz, cy, cx) = cells, cell
+    lines = _packed(mask, cx)
+    if planes is not None:
+        over_z = np.bitwise_or.reduce(lines.reshape(nz, cz, -1), axis=1).reshape(nz, ny, cy, nx)
+        over_y = _unite(lines.reshape(nz * cz * ny, cy, nx)).reshape(nz, cz, ny, nx)
+        planes[0] = _as_bits((over_y != 0).transpose(0, 2, 3, 1))
+        planes[1] = _as_bits((over_z != 0).transpose(0, 1, 3, 2))
+        planes[2] = np.bitwise_or.reduce(over_z, axis=2)
+    voxels = np.bitwise_count(lines).reshape(nz, cz, -1)
+    columns = np.add.reduce(voxels, axis=1, dtype=np.uint16).reshape(nz, ny, cy, nx)
+    return np.add.reduce(columns, axis=2, dtype=np.uint16)
+
+
+def _packed(mask: np.ndarray, length: int) -> np.ndarray:
+    """The lines of `length` voxels as words, voxel i as bit i: (n,) uint16."""
+    if length % 8 == 0:  # lines end with bytes, and packing all of them as one is twice as fast
+        packed = np.packbits(mask, bitorder="little").reshape(-1, length // 8)
+    else:
+        packed = np.packbits(mask.reshape(-1, length), axis=1, bitorder="little")
+    return packed.view("<u2").ravel() if packed.shape[1] == 2 else packed.ravel().astype(np.uint16)
+
+
+def _unite(rows: np.ndarray) -> np.ndarray:
+    """The union over axis 1. Halves at a time: reductions with a short inner axis are slow."""
+    while rows.shape[1] > 1:
+        half = (rows.shape[1] + 1) // 2
+        rows = rows[:, :half] | rows[:, -half:]
+    return rows[:, 0]
+
+
+def _as_bits(planes: np.ndarray) -> np.ndarray:
+    """(cells z, y, x, up to 16) bool -> (cells z, y, x) uint16, plane i as bit i."""
+    weights = np.left_shift(1, np.arange(planes.shape[3])).astype(np.uint16)
+    return (planes * weights).sum(axis=3, dtype=np.uint16)
+
+
+LONGEST_CELL = 16  # planes of a cell are the bits of a uint16
+BRICK_SIDE = 512
+"""About how many voxels a brick is long: the work that a kill loses, and what a bbox reads more."""
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """What an index counts, in which cells, and how it is divided."""
+
+    region: Box
+    """Cells start at its origin, and voxels outside of it are not counted."""
+    cell: Shape
+    """Voxels of a cell along (z, y, x), each 1 to 16."""
+    ignore: tuple[int, ...]
+    """Stored values that count as unlabelled, besides 0; ascending."""
+    unit: Shape
+    """Voxels of a storage unit of the label."""
+
+    @classmethod
+    def of(
+        cls, volume: Volume, region: Box, cell: Shape, ignore: Iterable[int] = ()
+    ) -> "IndexPlan":
+        """The plan for a label; the region lies inside of it."""
+        return cls(region, cell, tuple(sorted(set(ignore))), volume.storage_unit)
+
+    @property
+    def brick(self) -> Shape:
+        """Storage units of a brick."""
+        z, y, x = (max(round(BRICK_SIDE / n), 1) for n in self.unit)
+        return z, y, x
+
+    def brick_of(self, unit: Shape) -> Shape:
+        """The brick that holds a storage unit."""
+        z, y, x = (i // n for i, n in zip(unit, self.brick, strict=True))
+        return z, y, x
+
+    def brick_box(self, brick: Shape) -> Box:
+        """The voxels of a brick that are counted."""
+        sides = [n * u for n, u in zip(self.brick, self.unit, strict=True)]
+        start = [i * n for i, n in zip(brick, sides, strict=True)]
+        end = [(i + 1) * n for i, n in zip(brick, sides, strict=True)]
+        return Box.between(start, end).intersect(self.region)
+
+    def bricks(self, within: Box) -> tuple[range, range, range]:
+        """Along each axis, the bricks that touch a box of voxels."""
+        z, y, x = (
+            range(o // (n * u), -(-e // (n * u)))
+            for o, e, n, u in zip(within.origin, within.end, self.brick, self.unit, strict=True)
+        )
+        return z, y, x
+
+    def voxels(self, cells: Box) -> Box:
+        """The voxels of a box of cells that are counted."""
+        triples = list(zip(self.region.origin, cells.origin, cells.end, self.cell, strict=True))
+        start = [r + o * c for r, o, _, c in triples]
+        return Box.between(start, [r + e * c for r, _, e, c in triples]).intersect(self.region)
+
+    def cells(self, box: Box) -> Box:
+        """The cells that a box of voxels in the region touches."""
+        pairs = list(zip(box.origin, box.end, self.region.origin, self.cell, strict=True))
+        low = [(o - r) // c for o, _, r, c in pairs]
+        high = [-((r - e) // c) for _, e, r, c in pairs]
+        return Box.between(low, high)
+
+
+@dataclass(frozen=True)
+class LabelIndex:
+    """Labelled voxels of a label, per cell; memory is only used where something is labelled."""
+
+    plan: IndexPlan
+    bricks: Mapping[Shape, Cells]
+    """By brick, the cells that hold anything; a cell at a border may be in several, in parts."""
+
+    @property
+    def values(self) -> list[int] | None:
+        """The stored values that occur, but 0 and those ignored; None if they are not counted."""
+        found = {value for cells in self.bricks.values() for value in cells.counts}
+        return None if UNCOUNTED in found else sorted(found - set(self.plan.ignore))
+
+    def occupied(self, within: Box) -> Box:
+        """The smallest box of cells that holds all bricks' cells in a box of cells."""
+        parts = [cells.box.intersect(within) for cells in self._touching(within)]
+        parts = [part for part in parts if part.voxels]
+        if not parts:
+            return Box(within.origin, (0, 0, 0))
+        low = np.min([part.origin for part in parts], axis=0)
+        return Box.between(low.tolist(), np.max([part.end for part in parts], axis=0).tolist())
+
+    def gather(
+        self, box: Box, values: Iterable[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The cells of a box, dense.
+
+        Args:
+            box: in cells; may reach out of the region, where nothing is labelled.
+            values: count these alone; all labelled voxels when None.
+
+        Returns:
+            counts: (*box.shape) uint16.
+            planes: (3, *box.shape) uint16, of all labelled voxels.
+        """
+        counts, planes = np.zeros(box.shape, np.uint16), np.zeros((3, *box.shape), np.uint16)
+        for cells in self._touching(box):
+            part = cells.box.intersect(box)
+            if not part.voxels:
+                continue
+            to, here = part.slices(within=box), part.slices(within=cells.box)
+            planes[(slice(None), *to)] |= cells.planes[(slice(None), *here)]
+            for value, counted in cells.counts.items():
+                if value in values if values is not None else value not in self.plan.ignore:
+                    counts[to] += counted[here]
+        return counts, planes
+
+    def totals(self, box: Box) -> dict[int, int]:
+        """Voxels of each value in a box of cells; 0 and values that do not occur are left out."""
+        found: dict[int, int] = {}
+        for cells in self._touching(box):
+            part = cells.box.intersect(box)
+            if part.voxels:
+                here = part.slices(within=cells.box)
+                for value, counted in cells.counts.items():
+                    found[value] = found.get(value, 0) + int(counted[here].sum(dtype=np.int64))
+        return {value: count for value, count in found.items() if count}
+
+    def profiles(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Along each axis, the labelled voxels (n,) int64 of each layer of a box of cells."""
+        found = tuple(np.zeros(n, np.int64) for n in box.shape)
+        for cells in self._touching(box):
+            part = cells.box.intersect(box)
+            here, to = part.slices(within=cells.box), part.slices(within=box)
+            for value, counted in cells.counts.items():
+                if part.voxels and value not in self.plan.ignore:
+                    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
+                        found[axis][to[axis]] += counted[here].sum(axis=others, dtype=np.int64)
+        return found[0], found[1], found[2]
+
+    def _touching(self, box: Box) -> Iterator[Cells]:
+        """The bricks whose cells may touch a box of cells."""
+        spans = self.plan.bricks(within=self.plan.voxels(box))
+        if prod(map(len, spans)) >= len(self.bricks):
+            yield from self.bricks.values()
+        else:
+            yield from (self.bricks[i] for i in product(*spans) if i in self.bricks)
+
+
+def cell_shape(patch: Shape, stride: Shape) -> Shape:
+    """Per axis, the largest common divisor of patch and stride that is at most 16."""
+    z, y, x = (
+        max(d for d in range(1, LONGEST_CELL + 1) if gcd(p, s) % d == 0)
+        for p, s in zip(patch, stride, strict=True)
+    )
+    return z, y, x

@@ -1,0 +1,1 @@
+"""Pictures of slices: overlays of predictions, previews of augmentation, where patches lie."""

@@ -1,0 +1,1 @@
+"""From a patch to a batch on the training device: drawing order, reading, workers."""

@@ -1,0 +1,366 @@
+"""From a draw number to a sample: read, check, normalise, augment, and say which voxels count.
+
+They run where the crops are: in a worker when the training device is the CPU, else on the device.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vcmodels.augment import (
+    ImageInterpolation,
+    LabelCrop,
+    SpatialTransform,
+    apply_intensity,
+    apply_spatial,
+    sample_spatial,
+)
+from vcmodels.config import Task
+from vcmodels.data.labels import (
+    StoredLabel,
+    derived,
+    empty_crop,
+    sample_key,
+    shared_labels,
+    widest_margin,
+)
+from vcmodels.data.normalization import Normalization, check_finite
+from vcmodels.data.volumes import TaskVolume
+from vcmodels.errors import RunError
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.patches.find import patch_stride
+from vcmodels.samples.order import (
+    DrawOrder,
+    HardOrder,
+    QualifyingShifts,
+    Stream,
+    draw_weights,
+    draws_of_epoch,
+    generator,
+    hard_share,
+    jittered,
+    pushed_inside,
+)
+from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Spacing, Target
+from vcmodels.volumes import Volume
+from vcmodels.volumes.chunk_cache import CachedVolume, ChunkCache
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample is from."""
+
+    volume: str
+    origin: Shape
+    """Of the patch, (z, y, x) in voxels of the volume."""
+
+    def __str__(self) -> str:
+        return f"volume {self.volume} at (z, y, x) = {self.origin}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One patch as read: its augmentation is still to come (`data.finishing`)."""
+
+    draw: int
+    image: Tensor
+    """(C, *crop) float32, normalised."""
+    labels: dict[str, LabelCrop]
+    """By `sample_key`: the label of each target that is stored, and the ids that others are derived
+    from, with the widest margin that any of these needs."""
+    transform: SpatialTransform
+    place: Place
+    spacing: Spacing
+    """Of the volume."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Per target with a pseudo-label, how much it counts; 0 is not at all. Others count as 1."""
+
+
+class PatchDataset(Dataset[Sample]):
+    """Samples by draw number: `dataset[k]` is a pure function of the seed, k and its row.
+
+    The row is one of the seed and k, too, unless losses have a say (`HardOrder`). For training,
+    patches come in random order, shifted and augmented; otherwise row after row, as they are. No
+    voxel outside of a volume's region is ever read: the image is continued there by reflection, and
+    labels do not count.
+
+    Args:
+        task: the resolved task.
+        volumes: all volumes of the task.
+        rows: (n, 4) patches to draw from: volume number, z, y, x.
+        regions: per volume, what may be read.
+        normalization: statistics, as fitted on the training regions.
+        seed: of all randomness.
+        augment: whether this is for training.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        volumes: Sequence[TaskVolume],
+        rows: np.ndarray,
+        regions: Sequence[Box | None],
+        normalization: Normalization,
+        *,
+        seed: int,
+        augment: bool,
+    ) -> None:
+        self.patch: Shape = task.tr_params.patch_size
+        self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
+        self.rows, self.seed, self.augment = rows, seed, augment
+        self._volumes, self._regions = tuple(volumes), tuple(regions)
+        # A validation reads each patch once.
+        self._sources = cached_volumes(task, volumes) if augment else self._volumes
+        self._normalization = normalization
+        self.augmentations = tuple(task.augment) if augment else ()
+        self._interpolation: ImageInterpolation = task.tr_params.image_interpolation
+        jitter = augment and task.tr_params.patch_jitter
+        self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
+        self._shifts = QualifyingShifts(task, volumes) if jitter == "qualifying" else None
+        self.order = self._make_order(task) if augment else None
+        self._labels_of = shared_labels(self.targets)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, draw: int) -> int:
+        """The row of the patch list that a draw takes."""
+        return self.order.row(draw) if self.order else draw
+
+    def place(self, draw: int) -> Place:
+        """Where a draw reads, without reading it."""
+        volume, _, patch = self._patch(draw, self.row(draw))
+        return Place(volume.name, patch.origin)
+
+    def __getitem__(self, draw: int) -> Sample:
+        """The sample of a draw, any number from 0 on; as `sample`."""
+        return self.sample(draw, self.row(draw))
+
+    def sample(self, draw: int, row: int) -> Sample:
+        """The sample of a draw that takes this row: the same in every process.
+
+        Raises:
+            RunError: a value that is not finite or not allowed, or a chunk that cannot be read;
+                names volume and place.
+        """
+        volume, region, patch = self._patch(draw, row)
+        place = Place(volume.name, patch.origin)
+        try:
+            transform, patch = self._move(draw, volume.spacing, region, patch)
+            image = self._image(volume, region, transform.input_box(patch, volume.spacing))
+            labels = {
+                key: self._label(key, sharing, volume, region, transform, patch)
+                for key, sharing in self._labels_of.items()
+            }
+        except (OSError, MemoryError) as error:
+            raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
+        # What a network has said is nothing to measure another by.
+        weights = {n: w if self.augment else 0.0 for n, w in volume.pseudo.items()}
+        return Sample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)
+
+    def _make_order(self, task: Task) -> DrawOrder | HardOrder:
+        weights = draw_weights(task, self._volumes, self.rows)
+        if share := hard_share(task):
+            return HardOrder(self.seed, weights, share, draws_of_epoch(task))
+        return DrawOrder(self.seed, weights)
+
+    def _patch(self, draw: int, row: int) -> tuple[TaskVolume, Box, Box]:
+        """Volume, region and patch of a draw."""
+        number, *origin = self.rows[row].tolist()
+        region = self._regions[number]
+        assert region is not None, "a patch in a volume that this side does not use"
+        patch = Box((origin[0], origin[1], origin[2]), self.patch)
+        rng = generator(self.seed, draw, Stream.JITTER)
+        if self._shifts is not None:
+            patch = self._shifts.moved(number, patch, region, rng)
+        elif any(self._reach):
+            patch = jittered(patch, region, self._reach, rng)
+        return self._sources[number], region, patch
+
+    def _move(
+        self, draw: int, spacing: Spacing, region: Box, patch: Box
+    ) -> tuple[SpatialTransform, Box]:
+        """The geometric augmentation of a draw, and the patch moved for it.
+
+        A crop that would reach out of the region is moved into it where it fits: real voxels teach
+        more than padding. (Turned patches of unequal sides would otherwise be padded at borders.)
+        """
+        if not self.augmentations:
+            return SpatialTransform.IDENTITY, patch
+        rng = generator(self.seed, draw, Stream.SPACE)
+        transform = sample_spatial(
+            self.augmentations, rng, self.patch, spacing, self._interpolation
+        )
+        crop = transform.input_box(patch, spacing)
+        moved = pushed_inside(crop, region)
+        z, y, x = (
+            o + new - old
+            for o, new, old in zip(patch.origin, moved.origin, crop.origin, strict=True)
+        )
+        return transform, Box((z, y, x), patch.shape)
+
+    def _image(self, volume: TaskVolume, region: Box, crop: Box) -> np.ndarray:
+        """The normalised crop (C, Z, Y, X) float32."""
+        parts = [v.read(crop, within=region, pad="reflect") for v in volume.inputs]
+        for part, source in zip(parts, volume.inputs, strict=True):
+            check_finite(part, crop, source.location, inside=region)
+        image = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._normalization.apply(image, self._normalization.volumes.get(volume.name))
+
+    def _label(
+        self,
+        key: str,
+        sharing: Sequence[Target],
+        volume: TaskVolume,
+        region: Box,
+        transform: SpatialTransform,
+        patch: Box,
+    ) -> LabelCrop:
+        """What the label of one target, or of all that share a source, is made from."""
+        target = sharing[0]
+        margin = widest_margin(sharing, volume.spacing)
+        crop = transform.input_box(patch.grow(margin), volume.spacing)
+        array = volume.labels.get(target.derive or key)
+        if array is None:
+            values, valid = empty_crop(target, crop.shape)
+        elif target.derive is None:
+            values, valid = StoredLabel(volume.name, array, region).values(target, crop)
+        else:
+            values, valid = StoredLabel(volume.name, array, region).ids(target.ignored, crop)
+        rules = target if target.derive is None else None
+        return LabelCrop(_tensor(values), _tensor(valid), rules, margin)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def describe_places(places: Sequence[Place], most: int = 3) -> str:
+    """Some places as text, for a message."""
+    shown = "; ".join(map(str, places[:most]))
+    return shown + (f"; and {len(places) - most} more" if len(places) > most else "")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One patch as the network gets it."""
+
+    image: Tensor
+    """(C, *patch) float32."""
+    labels: dict[str, Tensor]
+    """(L, *patch) float32 per target."""
+    valid: dict[str, Tensor]
+    """(V, *patch) bool per target, V being 1 or L."""
+    place: Place
+    weights: Mapping[str, float]
+    """As of the sample."""
+
+
+@torch.no_grad()
+def finish(sample: Sample, dataset: PatchDataset) -> Finished:
+    """What a sample of the dataset becomes, on the device that it is on.
+
+    Space comes first: labels are derived from what the ids look like by then, and noise that was
+    added before would be smoothed by the resampling. On the CPU the result is the same to the bit in
+    every process, however many threads it has.
+    """
+    with _one_thread() if sample.image.device.type == "cpu" else nullcontext():
+        image, crops = sample.image, sample.labels
+        if not sample.transform.is_identity:
+            image, crops = apply_spatial(
+                sample.transform, image, crops, dataset.patch, sample.spacing
+            )
+        if dataset.augmentations:
+            rng = generator(dataset.seed, sample.draw, Stream.INTENSITY)
+            image = apply_intensity(dataset.augmentations, image, rng)
+        labels: dict[str, Tensor] = {}
+        valid: dict[str, Tensor] = {}
+        for name, target in dataset.targets.items():
+            label, counts = _label(target, crops[sample_key(name, target)], sample.spacing)
+            labels[name] = label
+            valid[name] = counts if sample.weights.get(name, 1.0) > 0 else torch.zeros_like(counts)
+        return Finished(image, labels, valid, sample.place, sample.weights)
+
+
+def finished(dataset: PatchDataset, draw: int, row: int) -> Finished:
+    """The patch of a draw that takes this row, made here; as `PatchDataset.sample` otherwise."""
+    return finish(dataset.sample(draw, row), dataset)
+
+
+def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> tuple[Tensor, Tensor]:
+    """Label and valid voxels of a patch, from its own crop or derived from that of ids."""
+    if target.derive is None:
+        return crop.values, crop.valid
+    return derived(target, crop.values, crop.valid, crop.margin, spacing)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over many voxels are rounded otherwise by another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # takes a tenth of a microsecond
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+AUTO_BYTES = 500_000_000
+"""In all processes together: memory must not grow with the volumes unless someone asks for it."""
+
+
+def cached_volumes(task: Task, volumes: Sequence[TaskVolume]) -> tuple[TaskVolume, ...]:
+    """The volumes, read through a cache that they share if `chunk_cache_gb` asks for one.
+
+    Each process that gets a copy fills one of its own.
+    """
+    budget = worker_budget(task, volumes)
+    if not budget:
+        return tuple(volumes)
+    cache = ChunkCache(budget)
+
+    def cached(volume: Volume) -> Volume:
+        return CachedVolume.of(volume, cache)
+
+    return tuple(
+        replace(
+            volume,
+            inputs=tuple(map(cached, volume.inputs)),
+            labels={name: cached(label) for name, label in volume.labels.items()},
+        )
+        for volume in volumes
+    )
+
+
+def worker_budget(task: Task, volumes: Sequence[TaskVolume]) -> int:
+    """Bytes that each reading process may keep.
+
+    Patches come in random order: of volumes that do not fit, a cache would serve just the share that
+    does, so `auto` keeps all or nothing.
+    """
+    settings = task.tr_params
+    # torchrun tells how many trainers share this host's memory.
+    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = trainers * max(settings.num_dataloader_workers, 1)
+    if settings.chunk_cache_gb != "auto":
+        return int(settings.chunk_cache_gb * 1e9) // processes
+    needed = _decoded_bytes(volumes)
+    return needed if processes * needed <= AUTO_BYTES else 0
+
+
+def _decoded_bytes(volumes: Iterable[TaskVolume]) -> int:
+    """Of all arrays, those that several volumes share counted once."""
+    arrays = {
+        array.location: array.channels * prod(array.extent) * array.dtype.itemsize
+        for volume in volumes
+        for array in (*volume.inputs, *volume.labels.values())
+    }
+    return sum(arrays.values())

@@ -1,0 +1,177 @@
+"""Where a run stands: counters, pace, which checkpoint is the best, and when to stop early."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+
+from vcmodels.config.task import epoch_curves
+from vcmodels.config.train_params import TrainingParams
+from vcmodels.errors import RunError, TaskError
+from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Sense
+from vcmodels.training.step import StepResult
+
+
+@dataclass
+class Counters:
+    """Where a run stands, besides the learner's own state. All of it goes into the checkpoint."""
+
+    epoch: int = 0
+    best: float = math.inf
+    """Of the curve that chooses the best checkpoint, or the negative of one that rises."""
+    bad_steps: int = 0
+    watched: str = ""
+    """The curve of early stopping and its sense, such as "min val/loss"; empty without."""
+    least_cost: float = math.inf
+    """Of that curve, as `best`."""
+    stale_epochs: int = 0
+    """Since that curve improved."""
+    loss_sums: dict[str, float] = field(default_factory=dict)
+    loss_counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, result: StepResult) -> None:
+        """Count the losses of a step towards the epoch's means."""
+        for name, value in result.losses.items():
+            if math.isfinite(value):
+                self.loss_sums[name] = self.loss_sums.get(name, 0.0) + value
+                self.loss_counts[name] = self.loss_counts.get(name, 0) + 1
+
+    def end_epoch(self, targets: Mapping[str, object]) -> dict[str, float]:
+        """The mean training loss per target; the sums start anew.
+
+        Raises:
+            RunError: a target had no valid voxel in the whole epoch: its head learns nothing.
+        """
+        for name in targets:
+            if not self.loss_counts.get(name):
+                raise RunError(
+                    f"dataset_config.targets.{name}",
+                    f"not one valid label voxel in epoch {self.epoch + 1}",
+                    "see it with vcmodels preview; check ignore_label, loss_only_on_label, the "
+                    "thresholds that choose patches and, if it is derived, how far around a patch "
+                    "it looks (clip, max_extent), or remove the target",
+                )
+        means = {name: self.loss_sums[name] / self.loss_counts[name] for name in targets}
+        self.loss_sums, self.loss_counts = {}, {}
+        self.epoch += 1
+        return means
+
+
+@dataclass
+class Pace:
+    """Times one epoch by the wall clock, from when it is made."""
+
+    device: torch.device
+    begun: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    """Seconds in which no batch was ready."""
+    steps: int = 0
+    seconds: float = 0.0
+    """For the steps; validation and saving come after."""
+
+    def end_steps(self) -> None:
+        """The last step of the epoch was done."""
+        self.seconds = time.perf_counter() - self.begun
+
+    def words(self, patches_per_step: int) -> str:
+        """What is shown beside the bar: patches a second and the share of time without a batch."""
+        seconds = max(time.perf_counter() - self.begun, 1e-9)
+        patches = self.steps * patches_per_step / seconds
+        return f"{patches:.3g} patches/s, {100 * self.waited / seconds:.0f} % waiting"
+
+    def scalars(self, patches_per_step: int) -> dict[str, float]:
+        """The curves of an epoch that ends now."""
+        seconds = max(self.seconds, 1e-9)
+        scalars = {
+            "speed/patches_per_s": self.steps * patches_per_step / seconds,
+            "speed/data_wait": self.waited / seconds,
+            "speed/epoch_minutes": (time.perf_counter() - self.begun) / 60,
+        }
+        if self.device.type == "cuda":
+            scalars["speed/memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return scalars
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A curve that says how good the network is."""
+
+    curve: str
+    sense: Sense
+
+    def cost(self, scalars: Mapping[str, float]) -> float:
+        """What is the lower, the better the network: the value, or its negative.
+
+        Infinity when the curve has no value, or none that is finite.
+        """
+        value = scalars.get(self.curve, math.nan)
+        return (value if self.sense == "min" else -value) if math.isfinite(value) else math.inf
+
+
+def best_watch(settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> Watch:
+    """The curve that chooses the best checkpoint."""
+    curve = settings.best_metric
+    return Watch(curve, epoch_curves(targets)[curve])
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """The rule by which a run ends early. What it remembers is in the counters."""
+
+    watch: Watch
+    patience: int
+    min_delta: float
+
+    @classmethod
+    def of(cls, settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> Self | None:
+        """The rule of a task, if it has one."""
+        given = settings.early_stopping
+        if given is None:
+            return None
+        curve = given.metric or settings.best_metric
+        sense = epoch_curves(targets)[curve] if given.mode == "auto" else given.mode
+        return cls(Watch(curve, sense), given.patience, given.min_delta)
+
+    def require(self, validates: bool) -> None:
+        """Refuse to wait for a curve that will not come.
+
+        Raises:
+            TaskError: it is of the validation, and there is none.
+        """
+        if self.watch.curve.startswith("val/") and not validates:
+            found = f'is "{self.watch.curve}", but there are no validation patches'
+            remedy = "lower tr_val_split, or watch epoch/train_loss_<target>"
+            raise TaskError("tr_params.early_stopping.metric", found, remedy)
+
+    def see(self, counters: Counters, scalars: Mapping[str, float]) -> None:
+        """Count an epoch that has just ended, with the values of its curves."""
+        if counters.watched != self._watched:  # the rule was changed on the way
+            counters.watched, counters.least_cost, counters.stale_epochs = (
+                self._watched,
+                math.inf,
+                0,
+            )
+        cost = self.watch.cost(scalars)
+        if cost < counters.least_cost - self.min_delta:
+            counters.least_cost, counters.stale_epochs = cost, 0
+        else:
+            counters.stale_epochs += 1
+
+    def is_over(self, counters: Counters) -> bool:
+        """Whether there were too many epochs without an improvement."""
+        return counters.watched == self._watched and counters.stale_epochs >= self.patience
+
+    def reason(self, counters: Counters) -> str:
+        """In words, when and why the run ended."""
+        return (
+            f"stopped early after epoch {counters.epoch}: {self.watch.curve} has not improved for "
+            f"{counters.stale_epochs} epochs"
+        )
+
+    @property
+    def _watched(self) -> str:
+        return f"{self.watch.sense} {self.watch.curve}"

@@ -1,0 +1,202 @@
+"""The stored chunks of an array: from one listing of its files, or asked one by one."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice, product
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+from vcmodels.errors import VolumeError
+from vcmodels.volumes.location import join
+from vcmodels.volumes.nodes import Node
+from vcmodels.volumes.remote import StoredFile, list_files, patiently, remote_files
+
+_ANY_CHUNK = re.compile(r"(c[./])?\d+([./]\d+)*")
+
+
+@dataclass(frozen=True)
+class ChunkNames:
+    """How the file of a chunk is named: `0.1.2`, `0/1/2`, `c/0/1/2`, `c.0.1.2`."""
+
+    prefix: str
+    separator: str
+    counts: tuple[int, ...]
+    """How many stored units (chunks, or shards) there are along each axis of the array."""
+
+    @classmethod
+    def of(cls, node: Node, counts: tuple[int, ...]) -> "ChunkNames":
+        """The naming that the metadata of an array declares."""
+        if node.zarr_format == 2:
+            return cls("", str(node.document.get("dimension_separator") or "."), counts)
+        encoding = cast("dict[str, Any]", node.document.get("chunk_key_encoding") or {})
+        options = cast("dict[str, Any]", encoding.get("configuration") or {})
+        if encoding.get("name") == "v2":
+            return cls("", str(options.get("separator", ".")), counts)
+        separator = str(options.get("separator", "/"))
+        return cls(f"c{separator}", separator, counts)
+
+    def name(self, index: tuple[int, ...]) -> str:
+        """The file of a chunk, relative to the array."""
+        return self.prefix + self.separator.join(map(str, index))
+
+    def index(self, name: str) -> tuple[int, ...] | None:
+        """The chunk that a file holds; None when it is not a chunk of this array."""
+        if not name.startswith(self.prefix):
+            return None
+        parts = name[len(self.prefix) :].split(self.separator)
+        if len(parts) != len(self.counts):
+            return None
+        if not all(p.isdecimal() and (p == "0" or p[0] != "0") for p in parts):
+            return None
+        index = tuple(map(int, parts))
+        return index if all(i < n for i, n in zip(index, self.counts, strict=True)) else None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The chunk files of an array, sorted by chunk index."""
+
+    files: dict[tuple[int, ...], StoredFile]
+    spatial: frozenset[tuple[int, int, int]]
+    """The spatial part of the indices, for quick look-up."""
+
+
+def list_chunks(node: Node, names: ChunkNames, first: int, key: str) -> Listing | None:
+    """List the stored chunks of an array; None where the store cannot be listed.
+
+    Args:
+        node: the array.
+        names: its chunk naming.
+        first: which axis of the array is z (1 with channels first, else 0).
+        key: the dotted task key, for messages.
+
+    Raises:
+        VolumeError: there are chunks, but all of them are named otherwise.
+    """
+    files = list_files(node.location, key)
+    if files is None:
+        return None
+    found: dict[tuple[int, ...], StoredFile] = {}
+    stray = None
+    for file in files:
+        index = names.index(file.name)
+        if index is not None:
+            found[index] = file
+        elif _ANY_CHUNK.fullmatch(file.name):
+            stray = file.name
+    if stray and not found:
+        raise misnamed_error(key, node, names, stray)
+    ordered = {index: found[index] for index in sorted(found)}
+    spatial = frozenset((i[first], i[first + 1], i[first + 2]) for i in ordered)
+    return Listing(ordered, spatial)
+
+
+def misnamed_chunk(node: Node, names: ChunkNames, key: str) -> str | None:
+    """A file that shows that the chunks are named otherwise than the metadata says.
+
+    zarr reads such an array as zeros without a word. Stops at the first file that settles it.
+    """
+    stray = None
+    for file in list_files(node.location, key) or ():
+        if names.index(file.name) is not None:
+            return None
+        if stray is None and _ANY_CHUNK.fullmatch(file.name):
+            stray = file.name
+    return stray
+
+
+def misnamed_error(key: str, node: Node, names: ChunkNames, stray: str) -> VolumeError:
+    """What to tell about an array whose chunks are named otherwise than its metadata says."""
+    expected = names.name((0,) * len(names.counts))
+    found = (
+        f"0 of {prod(names.counts)} chunks found in {node.location}: "
+        f"its metadata expects names like {expected}, the files look like {stray}"
+    )
+    return VolumeError(key, found, "correct the separator in the metadata")
+
+
+def indices_between(start: tuple[int, ...], end: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """All chunk indices from `start` to `end`, the latter not included."""
+    return product(*(range(a, b) for a, b in zip(start, end, strict=True)))
+
+
+def silent_damage(path: Path, node: Node) -> str | None:
+    """What is wrong with a local chunk file that zarr 3.1 and numcodecs 0.16 do not notice.
+
+    An empty shard and a folder in a chunk's place read as the fill value, and a blosc chunk that
+    was cut short can decode to noise (all seen).
+    """
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return None  # not stored; or not to be reached, which the read will tell
+    if path.is_dir():
+        return "is a folder"
+    if not size:
+        return "is empty"
+    if not _is_blosc(node):
+        return None
+    with path.open("rb") as file:
+        header = file.read(16)
+    # Bytes 12 to 15 of a blosc 1 header are the compressed size, header included.
+    stated = int.from_bytes(header[12:], "little")
+    return None if stated == size else f"has {size} bytes and should have {stated}"
+
+
+def _is_blosc(node: Node) -> bool:
+    """Whether the files of an array are bare blosc buffers."""
+    if node.zarr_format == 2:
+        compressor = cast("dict[str, Any]", node.document.get("compressor") or {})
+        return compressor.get("id") == "blosc"
+    codecs = cast("list[dict[str, Any]]", node.document.get("codecs") or [{}])
+    return codecs[-1].get("name") == "blosc"
+
+
+def fingerprint(metadata: bytes, files: dict[tuple[int, ...], StoredFile] | None) -> str:
+    """A sha256 that changes when the array does: metadata, and chunk names, sizes and stamps."""
+    digest = hashlib.sha256(metadata)
+    if files is not None:
+        for file in sorted(files.values()):
+            digest.update(f"\0{file.name}\0{file.size}\0{file.stamp}".encode())
+    return digest.hexdigest()
+
+
+PROBES = 64
+"""Requests at a time."""
+_BATCH = 16 * PROBES
+
+
+def probe_chunks(
+    location: str, names: ChunkNames, indices: Iterable[tuple[int, ...]]
+) -> Iterator[tuple[tuple[int, ...], StoredFile]]:
+    """Those of the chunks that exist, in order, with size and ETag (or time).
+
+    Raises:
+        RemoteError: the server answers neither yes nor no, after some tries.
+    """
+
+    def probe(index: tuple[int, ...]) -> StoredFile | None:
+        return _probe(location, names.name(index))
+
+    rest = iter(indices)
+    with ThreadPoolExecutor(PROBES) as pool:
+        while batch := list(islice(rest, _BATCH)):
+            files = pool.map(probe, batch)
+            for index, file in zip(batch, files, strict=True):
+                if file is not None:
+                    yield index, file
+
+
+def _probe(location: str, name: str) -> StoredFile | None:
+    """One file, None when it is not there."""
+    place = join(location, name)
+    try:
+        info = patiently("asked for", place, lambda: remote_files(place).info(place))
+    except FileNotFoundError:
+        return None
+    stamp = next((info[k] for k in ("ETag", "Last-Modified") if k in info), "")
+    return StoredFile(name, int(info.get("size") or 0), str(stamp))
