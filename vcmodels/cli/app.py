@@ -21,6 +21,7 @@ from vcmodels.cli.arguments import (
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, patches, preview
 from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.init import init
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
@@ -63,6 +64,7 @@ def _refuse_arguments(error: Exception, session: Session) -> NoReturn:
     raise RefusedError(command, message, f"see {command} --help") from error
 
 
+app.command()(init)
 app.command()(train)
 
 
