@@ -33,7 +33,7 @@ def epoch_curves(targets: Mapping[str, AnyTarget]) -> dict[str, Sense]:
 
 Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
 Percentile = Annotated[float, Field(ge=0, le=100)]
-Spacing = Annotated[float, Field(gt=0, le=1e12)]
+VoxelSide = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class NormalizationConfig(Section):
@@ -95,7 +95,7 @@ class VolumeEntry(Section):
     """Which level of OME-Zarr groups is read."""
     channel_axis: Literal["first", "last"] | None = None
     """Where the channels of 4D arrays are, if neither shape nor metadata tell."""
-    spacing: tuple[Spacing, Spacing, Spacing] | None = None
+    spacing: tuple[VoxelSide, VoxelSide, VoxelSide] | None = None
     """Voxel size along (z, y, x), if the store does not tell."""
 
     @property

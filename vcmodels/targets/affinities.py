@@ -13,9 +13,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.fields.instances import Offset, affinities, longest_offset
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.targets.base import Spacing
 from vcmodels.targets.binary import MaskTarget
 from vcmodels.targets.stored import OUTPUT_DTYPES, check_dtype
 from vcmodels.targets.vector_math import signed_permutation

@@ -19,12 +19,11 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
 from vcmodels.section import Fraction, Section
 
-Spacing = tuple[float, float, float]
 Interpolation = Literal["nearest", "linear"]
 Sense = Literal["min", "max"]
 """Whether less or more of a metric is better."""

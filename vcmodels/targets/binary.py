@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from vcmodels.fields.distance import inner
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses import MASK_LOSSES, LossBlock
 from vcmodels.metrics.overlap import confusion, dice, iou, ratio
-from vcmodels.targets.base import Sense, Spacing, Sums, Target
+from vcmodels.targets.base import Sense, Sums, Target
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
     check_dtype,

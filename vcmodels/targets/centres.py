@@ -10,12 +10,12 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.fields.instances import Lengths, centre_heat, heat_reach
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
 from vcmodels.metrics.overlap import ratio
 from vcmodels.metrics.regression import correlation, error_sums, moment_sums
 from vcmodels.section import Extent, PatchShape
-from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
+from vcmodels.targets.base import Interpolation, Sense, Sums, Target
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,

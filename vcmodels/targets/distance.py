@@ -12,11 +12,11 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.fields.distance import inner, known_distance, voxels_within
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
 from vcmodels.metrics.overlap import masked_sum, ratio
 from vcmodels.metrics.regression import error_sums
-from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
+from vcmodels.targets.base import Interpolation, Sense, Sums, Target
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,

@@ -18,12 +18,12 @@ from torch import Tensor
 from vcmodels.fields.distance import voxels_within
 from vcmodels.fields.instances import instance_boundaries
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
 from vcmodels.metrics.overlap import ratio
 from vcmodels.metrics.regression import angle_sums
 from vcmodels.section import Section
-from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
+from vcmodels.targets.base import Interpolation, Sense, Sums, Target
 from vcmodels.targets.stored import any_channel, check_dtype, countable, encode_float
 from vcmodels.targets.vector_math import (
     SHORTEST,

@@ -12,11 +12,11 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.fields.instances import centre_offsets
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
 from vcmodels.metrics.overlap import ratio
 from vcmodels.metrics.regression import angle_sums, endpoint_sums
-from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums
+from vcmodels.targets.base import Interpolation, Sense, Sums
 from vcmodels.targets.centres import PieceTarget
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
