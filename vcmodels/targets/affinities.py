@@ -37,8 +37,10 @@ class AffinitiesTarget(MaskTarget):
 
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
     default_loss: ClassVar[LossBlock] = {"bce": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset(
-        {"bce", "focal", "soft_dice", "soft_jaccard", "tversky", "focal_tversky"}
+    # A channel is of pairs of voxels, most of them joined: it has neither a shape nor a rare class,
+    # and the hardest voxels of all channels would be those of the longest offset.
+    excluded_losses: ClassVar[frozenset[str]] = frozenset(
+        {"topk_ce", "generalised_dice", "cldice", "skeleton_recall", "boundary"}
     )
     label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label", "label_smoothing"})
     is_derivable: ClassVar[bool] = True

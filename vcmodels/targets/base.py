@@ -19,9 +19,10 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
-from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
+from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
 from vcmodels.section import Fraction, Section
 
 Interpolation = Literal["nearest", "linear"]
@@ -62,20 +63,28 @@ class Target(Section):
     metric: ClassVar[str]
     """The metric, of those that `summarise` returns, that best tells a good prediction."""
     default_loss: ClassVar[LossBlock]
-    allowed_losses: ClassVar[frozenset[str]]
+    predicts: ClassVar[Compared]
+    """What its losses compare: all of `LOSSES` that do are allowed, but for `excluded_losses`."""
+    excluded_losses: ClassVar[frozenset[str]] = frozenset()
     default_interpolation: ClassVar[Interpolation] = "nearest"
     is_derivable: ClassVar[bool] = False
     """Whether `derive` is understood."""
     label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label"})
     """Of `loss_only_on_label`, `label_smoothing` and `dilate_label`, those that change something."""
 
+    @classmethod
+    def allowed_losses(cls) -> frozenset[str]:
+        """Names of the losses that the kind may be trained with."""
+        fitting = {name for name, loss in LOSSES.items() if loss.fits(cls.predicts)}
+        return frozenset(fitting - cls.excluded_losses)
+
     @field_validator("loss")
     @classmethod
     def _check_loss(cls, loss: LossBlock | None) -> LossBlock | None:
         names = [loss] if isinstance(loss, str) else loss or ()
         for name in names:
-            if name not in cls.allowed_losses:
-                allowed = ", ".join(sorted(cls.allowed_losses))
+            if name not in cls.allowed_losses():
+                allowed = ", ".join(sorted(cls.allowed_losses()))
                 raise ValueError(f'no loss "{name}" for this kind; choose from {allowed}')
         if loss is not None:
             parse_loss(loss)

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.fields.distance import inner
 from vcmodels.geometry.boxes import Shape, Spacing
-from vcmodels.losses import MASK_LOSSES, LossBlock
+from vcmodels.losses import LossBlock
 from vcmodels.metrics.overlap import confusion, dice, iou, ratio
 from vcmodels.targets.base import Sense, Sums, Target
 from vcmodels.targets.stored import (
@@ -76,7 +77,7 @@ class MaskTarget(Target):
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[LossBlock] = {"bce": 1.0, "soft_dice": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", *MASK_LOSSES})
+    predicts: ClassVar[Compared] = "masks"
 
     label_keys: ClassVar[frozenset[str]] = frozenset(
         {"loss_only_on_label", "label_smoothing", "dilate_label"}

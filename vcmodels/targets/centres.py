@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.fields.instances import Lengths, centre_heat, heat_reach
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
@@ -80,7 +81,9 @@ class CentresTarget(PieceTarget):
     # The slope of l2 through a sigmoid vanishes where the network is sure that there is no centre,
     # which is nearly everywhere.
     default_loss: ClassVar[LossBlock] = {"bce": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", "l2"})
+    predicts: ClassVar[Compared] = "values"
+    # The first leads to the median, which is 0 nearly everywhere; the second is half of l2 in [0, 1].
+    excluded_losses: ClassVar[frozenset[str]] = frozenset({"l1", "smooth_l1"})
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:

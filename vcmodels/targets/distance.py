@@ -11,6 +11,7 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.fields.distance import inner, known_distance, voxels_within
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
@@ -55,7 +56,9 @@ class DistanceTarget(Target):
     metric: ClassVar[str] = "mae"
     default_interpolation: ClassVar[Interpolation] = "linear"
     default_loss: ClassVar[LossBlock] = {"l1": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1"})
+    predicts: ClassVar[Compared] = "values"
+    # A signed distance is no probability.
+    excluded_losses: ClassVar[frozenset[str]] = frozenset({"bce"})
     is_derivable: ClassVar[bool] = True
 
     @model_validator(mode="after")

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from vcmodels.losses import MASK_LOSSES, LossBlock
+from vcmodels.comparison import Compared
+from vcmodels.losses import LossBlock
 from vcmodels.metrics.overlap import class_confusion, dice, ratio
 from vcmodels.targets.base import Sense, Sums, Target
 from vcmodels.targets.stored import (
@@ -64,7 +65,7 @@ class MulticlassTarget(Target):
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[LossBlock] = {"ce": 1.0, "soft_dice": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"ce", *MASK_LOSSES})
+    predicts: ClassVar[Compared] = "classes"
     label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label", "label_smoothing"})
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.fields.distance import voxels_within
 from vcmodels.fields.instances import instance_boundaries
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
@@ -88,7 +89,7 @@ class NormalsTarget(Target):
     metric: ClassVar[str] = "angle_deg"
     is_derivable: ClassVar[bool] = True
     default_loss: ClassVar[LossBlock] = {"cosine": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"cosine", "axial_cosine", "unit_length"})
+    predicts: ClassVar[Compared] = "directions"
 
     @model_validator(mode="after")
     def _check_loss_fits(self) -> Self:

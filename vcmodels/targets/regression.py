@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.losses.registry import LossBlock
 from vcmodels.metrics.overlap import ratio
 from vcmodels.metrics.regression import error_sums
@@ -54,7 +55,7 @@ class RegressionTarget(Target):
     metric: ClassVar[str] = "mae"
     default_interpolation: ClassVar[Interpolation] = "linear"
     default_loss: ClassVar[LossBlock] = {"smooth_l1": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1", "bce"})
+    predicts: ClassVar[Compared] = "values"
 
     @model_validator(mode="after")
     def _check_range_and_loss(self) -> Self:

@@ -11,6 +11,7 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.fields.instances import centre_offsets
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
@@ -69,7 +70,7 @@ class VectorTarget(PieceTarget):
     metric: ClassVar[str] = "endpoint_error"
     default_interpolation: ClassVar[Interpolation] = "linear"
     default_loss: ClassVar[LossBlock] = {"smooth_l1": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1", "cosine"})
+    predicts: ClassVar[Compared] = "vectors"
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
