@@ -91,6 +91,8 @@ def test_metrics_by_hand():
     raw = BinaryTarget(activation="none")
     logits = torch.logit(prediction)
     assert raw.summarise(raw.measure(logits, label, valid)) == pytest.approx(wanted)
+    logits.data.view(-1)[:4] = torch.tensor([1e-9, 1e-30, -1e-9, 0.0])  # all of them round to 0.5
+    assert raw.summarise(raw.measure(logits, label, valid)) == pytest.approx(wanted)
     nothing = target.measure(prediction, label, torch.zeros_like(valid))
     assert all(math.isnan(v) for v in target.summarise(nothing).values())
 

@@ -503,6 +503,6 @@ def test_metrics_are_named_with_the_sense_in_which_they_improve(case):
     perfect = target.as_prediction(label)
     found = target.summarise(target.measure(perfect, label, valid))
     spoiled = target.summarise(target.measure(predict(target, logits_of(target)), label, valid))
-    assert found.keys() == target.metrics.keys()
-    for name, sense in target.metrics.items():
+    assert found.keys() == target.figures.keys()
+    for name, sense in target.figures.items():
         assert (found[name] < spoiled[name]) if sense == "min" else (found[name] > spoiled[name])

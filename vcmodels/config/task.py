@@ -27,7 +27,7 @@ def epoch_curves(targets: Mapping[str, AnyTarget]) -> dict[str, Sense]:
     found: dict[str, Sense] = {"val/loss": "min"}
     for name, target in targets.items():
         found |= {f"val/loss_{name}": "min", f"epoch/train_loss_{name}": "min"}
-        found |= {f"val/{metric}_{name}": sense for metric, sense in target.metrics.items()}
+        found |= {f"val/{figure}_{name}": sense for figure, sense in target.figures.items()}
     return found
 
 

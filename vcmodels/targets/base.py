@@ -23,14 +23,19 @@ from vcmodels.comparison import Compared
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
+from vcmodels.metrics.registry import (
+    Metrics,
+    Sense,
+    Sums,
+    fitting_metrics,
+    measure,
+    measure_volume,
+    senses,
+    summarise,
+)
 from vcmodels.section import Fraction, Section
 
 Interpolation = Literal["nearest", "linear"]
-Sense = Literal["min", "max"]
-"""Whether less or more of a metric is better."""
-
-Sums = dict[str, Tensor]
-"""Named sums over valid voxels (float64, on the CPU); they add over patches, blocks and ranks."""
 
 
 class Target(Section):
@@ -61,11 +66,13 @@ class Target(Section):
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
     """How people see it best: a field of colours, or regions outlined on the image."""
     metric: ClassVar[str]
-    """The metric, of those that `summarise` returns, that best tells a good prediction."""
+    """The figure that shows best how good a prediction is."""
     default_loss: ClassVar[LossBlock]
     predicts: ClassVar[Compared]
-    """What its losses compare: all of `LOSSES` that do are allowed, but for `excluded_losses`."""
+    """What losses and metrics must compare: the kind takes all of `LOSSES` that do, and is measured
+    by all of `METRICS` that do, but for those that it excludes."""
     excluded_losses: ClassVar[frozenset[str]] = frozenset()
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset()
     default_interpolation: ClassVar[Interpolation] = "nearest"
     is_derivable: ClassVar[bool] = False
     """Whether `derive` is understood."""
@@ -288,24 +295,59 @@ class Target(Section):
         """What the largest code of an integer stands for in a stored root of `dispersion`; its unit."""
         return 0.5, "probability"
 
-    @abstractmethod
+    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction and label in the form that metrics compare: see `Compared`.
+
+        Args:
+            prediction: (B, P, Z, Y, X) float32, as from `unblend` or `decode`.
+            label: (B, L, Z, Y, X) float32.
+        """
+        return prediction, label
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What figures of single classes are named after: all classes but the background."""
+        return ()
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics of this target, by name."""
+        fitting = fitting_metrics(self.predicts)
+        return {name: m for name, m in fitting.items() if name not in self.excluded_metrics}
+
+    @property
+    def figures(self) -> dict[str, Sense]:
+        """The figures that `summarise` returns, and whether less or more of each is better."""
+        return senses(self.metrics, self.class_names)
+
     def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums over the valid voxels from which `summarise` computes the metrics.
+        """Sums over the valid voxels from which `summarise` computes the figures.
 
         Args:
             prediction: (B, P, Z, Y, X) float32, as from `unblend` or `decode`.
             label: (B, L, Z, Y, X) float32.
             valid: (B, V, Z, Y, X) bool.
         """
+        return measure(self.metrics, *self.comparable(prediction, label), valid)
 
-    @property
-    @abstractmethod
-    def metrics(self) -> dict[str, Sense]:
-        """The metrics that `summarise` returns, and whether less or more of each is better."""
-
-    @abstractmethod
     def summarise(self, sums: Sums) -> dict[str, float]:
-        """Metrics of all that was measured; NaN where nothing was valid."""
+        """Figures of all that was measured; NaN where nothing was valid."""
+        return summarise(self.metrics, sums, self.class_names)
+
+    def measure_volume(
+        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
+    ) -> dict[str, float]:
+        """The figures that need a volume whole.
+
+        Args:
+            prediction: (P, Z, Y, X) float32, as from `decode`.
+            label: (L, Z, Y, X) float32, as from `read_label`.
+            valid: (V, Z, Y, X) bool.
+            spacing: length of a voxel along (z, y, x).
+        """
+        pair = self.comparable(torch.from_numpy(prediction)[None], torch.from_numpy(label)[None])
+        found, wanted = (tensor[0].numpy() for tensor in pair)
+        return measure_volume(self.metrics, found, wanted, valid, spacing, self.class_names)
 
     @abstractmethod
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:

@@ -12,8 +12,7 @@ from vcmodels.comparison import Compared
 from vcmodels.fields.distance import inner
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses import LossBlock
-from vcmodels.metrics.overlap import confusion, dice, iou, ratio
-from vcmodels.targets.base import Sense, Sums, Target
+from vcmodels.targets.base import Target
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -68,6 +67,10 @@ CERTAIN_LOGIT = 10.0
 """The logit that stands for a labelled voxel: probability 0.99995."""
 
 
+LEAST_FOREGROUND = 0.5 + 2**-24
+"""The least float32 above a half, to which the probability of a logit below 1e-7 would be rounded down."""
+
+
 class MaskTarget(Target):
     """A mask; the prediction is the probability of the foreground."""
 
@@ -113,23 +116,14 @@ class MaskTarget(Target):
     def blend_channels(self) -> int:
         return 1
 
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Counts of voxels above probability 0.5 (logit 0) against the label."""
-        return confusion(self._is_foreground(prediction), label > 0.5, valid)
-
-    @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"dice": "max", "iou": "max", "precision": "max", "recall": "max"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Dice, IoU, precision and recall; NaN where the fraction is 0 / 0."""
-        hits, predicted, labelled = sums["hits"], sums["predicted"], sums["labelled"]
-        return {
-            "dice": dice(hits, predicted, labelled),
-            "iou": iou(hits, predicted, labelled),
-            "precision": ratio(hits, predicted),
-            "recall": ratio(hits, labelled),
-        }
+    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities: of logits too, of which the positive ones stay above a half."""
+        if self.activation == "sigmoid":
+            return prediction, label
+        probability = prediction.sigmoid()
+        return torch.where(
+            prediction > 0, probability.clamp(min=LEAST_FOREGROUND), probability
+        ), label
 
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """round(max * probability) in integer dtypes (NaN is 0), the value itself in floats."""
@@ -164,9 +158,6 @@ class MaskTarget(Target):
         grey = prediction[0] if self.activation == "sigmoid" else prediction[0] > 0
         grey = np.clip(np.nan_to_num(grey.astype(np.float32)), 0, 1)
         return np.repeat(grey[..., None], 3, axis=-1)
-
-    def _is_foreground(self, prediction: Tensor) -> Tensor:
-        return prediction > (0.5 if self.activation == "sigmoid" else 0.0)
 
 
 class BinaryTarget(MaskTarget):

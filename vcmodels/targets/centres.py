@@ -13,10 +13,8 @@ from vcmodels.comparison import Compared
 from vcmodels.fields.instances import Lengths, centre_heat, heat_reach
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.overlap import ratio
-from vcmodels.metrics.regression import correlation, error_sums, moment_sums
 from vcmodels.section import Extent, PatchShape
-from vcmodels.targets.base import Interpolation, Sense, Sums, Target
+from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
@@ -84,6 +82,7 @@ class CentresTarget(PieceTarget):
     predicts: ClassVar[Compared] = "values"
     # The first leads to the median, which is 0 nearly everywhere; the second is half of l2 in [0, 1].
     excluded_losses: ClassVar[frozenset[str]] = frozenset({"l1", "smooth_l1"})
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"rmse", "sign_accuracy"})
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
@@ -129,19 +128,6 @@ class CentresTarget(PieceTarget):
     @property
     def blend_channels(self) -> int:
         return 1
-
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of absolute errors and of the moments of heat and label."""
-        errors = error_sums(prediction, label, valid)
-        return {"absolute": errors["absolute"], **moment_sums(prediction, label, valid)}
-
-    @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"correlation": "max", "mae": "min"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Pearson's correlation with the label, and the mean absolute error."""
-        return {"correlation": correlation(sums), "mae": ratio(sums["absolute"], sums["n"])}
 
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """round(max * heat) in integer dtypes (NaN is 0), the value itself in floats."""

@@ -15,9 +15,8 @@ from vcmodels.comparison import Compared
 from vcmodels.fields.distance import inner, known_distance, voxels_within
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.overlap import masked_sum, ratio
-from vcmodels.metrics.regression import error_sums
-from vcmodels.targets.base import Interpolation, Sense, Sums, Target
+from vcmodels.metrics.registry import Metrics
+from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
@@ -59,6 +58,7 @@ class DistanceTarget(Target):
     predicts: ClassVar[Compared] = "values"
     # A signed distance is no probability.
     excluded_losses: ClassVar[frozenset[str]] = frozenset({"bce"})
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"correlation", "rmse"})
     is_derivable: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -130,26 +130,15 @@ class DistanceTarget(Target):
         """In the unit of the spacing."""
         return label * self.clip
 
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of absolute errors in the unit of the spacing, and of voxels on the right side."""
-        sums = error_sums(prediction, label * self.clip, valid)
-        right = (prediction > 0) == (label > 0)
-        return {
-            "absolute": sums["absolute"],
-            "values": sums["values"],
-            "right": masked_sum(right, valid),
-        }
+    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in the unit of the spacing."""
+        return prediction, label * self.clip
 
     @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"mae": "min", "sign_accuracy": "max"} if self.signed else {"mae": "min"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Mean absolute error in the unit of the spacing; the share of right signs, if signed."""
-        mae = {"mae": ratio(sums["absolute"], sums["values"])}
-        if not self.signed:
-            return mae
-        return {**mae, "sign_accuracy": ratio(sums["right"], sums["values"])}
+    def metrics(self) -> Metrics:
+        """Unsigned distances have no sign that could be right."""
+        found = super().metrics
+        return {name: m for name, m in found.items() if self.signed or name != "sign_accuracy"}
 
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """The distance in floats; [-clip, clip], or [0, clip], on 0..max in integers (NaN is 0)."""

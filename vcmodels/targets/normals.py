@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
@@ -21,10 +22,8 @@ from vcmodels.fields.instances import instance_boundaries
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
-from vcmodels.metrics.overlap import ratio
-from vcmodels.metrics.regression import angle_sums
 from vcmodels.section import Section
-from vcmodels.targets.base import Interpolation, Sense, Sums, Target
+from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.stored import any_channel, check_dtype, countable, encode_float
 from vcmodels.targets.vector_math import (
     SHORTEST,
@@ -257,20 +256,12 @@ class NormalsTarget(Target):
     def deviation_scale(self) -> tuple[float, str]:
         return 90.0, "degrees"
 
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of angles; a missing prediction counts as 90 degrees."""
-        return angle_sums(prediction, label, valid, axial=self._is_axial)
-
-    @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"angle_deg": "min", "within_10_deg": "max"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Mean angle in degrees, and the share of voxels within 10 degrees."""
-        return {
-            "angle_deg": ratio(sums["degrees"], sums["voxels"]),
-            "within_10_deg": ratio(sums["close"], sums["voxels"]),
-        }
+    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors; axes with the sign that brings them nearer to their label."""
+        if not self._is_axial:
+            return prediction, label
+        is_opposite = (prediction * label).sum(1, keepdim=True) < 0
+        return torch.where(is_opposite, -prediction, prediction), label
 
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """Codes in `vector_order`; (0, 0, 0) stands for the zero vector, "no prediction"."""

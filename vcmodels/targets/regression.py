@@ -12,10 +12,8 @@ from torch import Tensor
 
 from vcmodels.comparison import Compared
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.overlap import ratio
-from vcmodels.metrics.regression import error_sums
 from vcmodels.section import Section
-from vcmodels.targets.base import Interpolation, Sense, Sums, Target
+from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
     any_channel,
@@ -56,6 +54,7 @@ class RegressionTarget(Target):
     default_interpolation: ClassVar[Interpolation] = "linear"
     default_loss: ClassVar[LossBlock] = {"smooth_l1": 1.0}
     predicts: ClassVar[Compared] = "values"
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"correlation", "sign_accuracy"})
 
     @model_validator(mode="after")
     def _check_range_and_loss(self) -> Self:
@@ -102,21 +101,6 @@ class RegressionTarget(Target):
     def deviation_scale(self) -> tuple[float, str]:
         low, high = self._range()
         return (high - low) / 2 * self.channels**0.5, "value"
-
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of absolute and squared errors."""
-        return error_sums(prediction, label, valid)
-
-    @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"mae": "min", "rmse": "min"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Mean absolute error and root mean squared error, over channels too."""
-        return {
-            "mae": ratio(sums["absolute"], sums["values"]),
-            "rmse": ratio(sums["squared"], sums["values"]) ** 0.5,
-        }
 
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """The value in floats; `output_range` mapped to 0..max in integers (clipped, NaN is 0)."""

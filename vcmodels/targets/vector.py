@@ -15,9 +15,7 @@ from vcmodels.comparison import Compared
 from vcmodels.fields.instances import centre_offsets
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.overlap import ratio
-from vcmodels.metrics.regression import angle_sums, endpoint_sums
-from vcmodels.targets.base import Interpolation, Sense, Sums
+from vcmodels.targets.base import Interpolation
 from vcmodels.targets.centres import PieceTarget
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
@@ -156,24 +154,6 @@ class VectorTarget(PieceTarget):
         length = "unit of the spacing" if self.units == "physical" else "voxels"
         unit_name = length if self.transforms_as == "displacement" else f"slope, {self.units}"
         return (high - low) / 2 * 3**0.5, unit_name
-
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of the distances between end points, and of angles where the label has a direction."""
-        directed = valid & (label.square().sum(1, keepdim=True) > SHORTEST**2)
-        angles = angle_sums(prediction, label, directed, axial=False)
-        distances = endpoint_sums(prediction, label, valid)
-        return distances | {"degrees": angles["degrees"], "directed": angles["voxels"]}
-
-    @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"endpoint_error": "min", "angle_deg": "min"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Mean distance between end points, in `units`, and mean angle in degrees."""
-        return {
-            "endpoint_error": ratio(sums["distance"], sums["voxels"]),
-            "angle_deg": ratio(sums["degrees"], sums["directed"]),
-        }
 
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """Components in `vector_order`: values in floats, `output_range` on 0..max in integers."""
