@@ -12,10 +12,10 @@ from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.train_params import SamplingConfig, TrainingParams
 from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.metrics.registry import Sense
 from vcmodels.models import AnyModel
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Sense
 from vcmodels.volumes.location import expand_location, is_remote
 
 

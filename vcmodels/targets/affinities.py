@@ -16,7 +16,6 @@ from vcmodels.fields.instances import Offset, affinities, longest_offset
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
 from vcmodels.targets.binary import MaskTarget
-from vcmodels.targets.stored import OUTPUT_DTYPES, check_dtype
 from vcmodels.targets.vector_math import signed_permutation
 
 NEIGHBOURS: tuple[Offset, ...] = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
@@ -126,10 +125,6 @@ class AffinitiesTarget(MaskTarget):
                 counts[(channel, *to)] = valid[(source, *taken)]
         return torch.where(counts, turned, 0.0), counts
 
-    @property
-    def blend_channels(self) -> int:
-        return self.channels
-
     def dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
         """In the mean over the offsets, each of which is a prediction of its own."""
         del mean
@@ -137,11 +132,6 @@ class AffinitiesTarget(MaskTarget):
 
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         return {**super().encoding(dtype), "offsets": [list(offset) for offset in self.offsets]}
-
-    def output_channels(self, dtype: np.dtype) -> int | None:
-        super().output_channels(dtype)
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return self.channels
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """The first three channels as red, green and blue; white is the inside of an instance."""

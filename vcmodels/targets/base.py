@@ -1,7 +1,15 @@
 """The contract of a target kind: everything the rest of the code asks of one.
 
 A kind is one file: what its head predicts, how stored labels become tensors, how its values change
-under a geometric transform, its losses and metrics, and its encoding on disk with the inverse.
+under a geometric transform, and its encoding on disk. It must say
+
+- `predicts`, `default_loss`, `metric`: what is compared, with what, and which figure counts;
+- `read_label`: stored labels as tensors, and the voxels that count;
+- `blendable`: what of its logits overlapping patches average;
+- `meaning`: what stored predictions are, for whoever reads them;
+- `picture`: how people see them.
+
+The rest has defaults, right for scalars in [0, 1] that no transform changes.
 
 Shapes: S channels stored on disk, L in the label tensor, M where it is resampled, C logits, A
 blended, P predicted. `valid` has V channels: 1, or L where each channel may be unknown on its own.
@@ -12,33 +20,24 @@ after the geometric augmentation, so that the label is right whatever the patch 
 """
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from vcmodels.comparison import Compared
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
-from vcmodels.metrics.registry import (
-    Metrics,
-    Sense,
-    Sums,
-    fitting_metrics,
-    measure,
-    measure_volume,
-    senses,
-    summarise,
-)
-from vcmodels.section import Fraction, Section
+from vcmodels.section import Fraction
+from vcmodels.targets.scoring import Scoring
+from vcmodels.targets.stored import Storage
 
 Interpolation = Literal["nearest", "linear"]
 
 
-class Target(Section):
+class Target(Scoring, Storage):
     """Keys that every kind shares. `tr_params` fills the ones that are left out."""
 
     channels: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -63,21 +62,16 @@ class Target(Section):
     dilate_label: Annotated[int, Field(ge=0, le=64)] | bool | None = None
     """Grow a mask by a ball of this radius in voxels (true is 1) when it is read; kind `binary`."""
 
-    drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
-    """How people see it best: a field of colours, or regions outlined on the image."""
-    metric: ClassVar[str]
-    """The figure that shows best how good a prediction is."""
     default_loss: ClassVar[LossBlock]
-    predicts: ClassVar[Compared]
-    """What losses and metrics must compare: the kind takes all of `LOSSES` that do, and is measured
-    by all of `METRICS` that do, but for those that it excludes."""
     excluded_losses: ClassVar[frozenset[str]] = frozenset()
-    excluded_metrics: ClassVar[frozenset[str]] = frozenset()
+    """Those of `LOSSES` that compare what the kind predicts and do not suit it all the same."""
     default_interpolation: ClassVar[Interpolation] = "nearest"
     is_derivable: ClassVar[bool] = False
     """Whether `derive` is understood."""
     label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label"})
     """Of `loss_only_on_label`, `label_smoothing` and `dilate_label`, those that change something."""
+    drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
+    """How people see it best: a field of colours, or regions outlined on the image."""
 
     @classmethod
     def allowed_losses(cls) -> frozenset[str]:
@@ -111,39 +105,13 @@ class Target(Section):
             raise ValueError("this kind cannot be derived from another label; leave out derive")
         return self
 
-    @property
-    def interpolation(self) -> Interpolation:
-        """How the label is resampled by a free rotation or an elastic warp."""
-        return self.label_interpolation or self.default_interpolation
+    # --- the label: from the disk, or from another label, through a geometric transform
 
     @property
     def ignored(self) -> tuple[int, ...]:
         """The values of `ignore_label`."""
         values = self.ignore_label
         return tuple(values) if isinstance(values, list) else () if values is None else (values,)
-
-    @property
-    def losses(self) -> tuple[LossTerm, ...]:
-        """The losses with their weights and options."""
-        return parse_loss(self.default_loss if self.loss is None else self.loss)
-
-    @property
-    def glyph(self) -> Literal["arrow", "line"] | None:
-        """How a person sees the label's vectors: by arrows, or by lines where the sign means nothing.
-
-        None for labels that are no vectors; the others have the components (z, y, x).
-        """
-        return None
-
-    @property
-    def stored_channels(self) -> int | None:
-        """Channels of the label array on disk; None when it has no channel axis (Z, Y, X)."""
-        return None
-
-    @property
-    def turns_freely(self) -> bool:
-        """Whether a label may be rotated, scaled and warped; otherwise only mirrored and turned."""
-        return True
 
     @property
     def label_margin(self) -> int:
@@ -165,11 +133,6 @@ class Target(Section):
         Raises:
             ValueError: a value that the kind cannot have; the message names it and its (z, y, x).
         """
-
-    @property
-    def smoothing(self) -> float:
-        """How far the loss pulls hard labels towards uniform; 0 for kinds without hard labels."""
-        return self.label_smoothing or 0.0
 
     def source_margin(self, spacing: Spacing) -> Shape:
         """Voxels around a patch, on each side, that `derive_label` needs of its source."""
@@ -197,6 +160,16 @@ class Target(Section):
         """
         raise NotImplementedError(f"{type(self).__name__} is not derivable")
 
+    @property
+    def interpolation(self) -> Interpolation:
+        """How the label is resampled by a free rotation or an elastic warp."""
+        return self.label_interpolation or self.default_interpolation
+
+    @property
+    def turns_freely(self) -> bool:
+        """Whether a label may be rotated, scaled and warped; otherwise only mirrored and turned."""
+        return True
+
     def spread(self, label: Tensor) -> Tensor:
         """What of a label may be averaged: (L, Z, Y, X) -> (M, Z, Y, X), for `linear` resampling."""
         return label
@@ -223,6 +196,13 @@ class Target(Section):
         del jacobian, spacing
         return label, valid
 
+    # --- the loss
+
+    @property
+    def losses(self) -> tuple[LossTerm, ...]:
+        """The losses with their weights and options."""
+        return parse_loss(self.default_loss if self.loss is None else self.loss)
+
     def loss_input(self, loss: str, logits: Tensor) -> Tensor:
         """What the loss of this name takes: the logits, or their activation. Same shape."""
         del loss
@@ -245,36 +225,27 @@ class Target(Section):
         """
         # Before an activation: the gradient of a sigmoid at NaN is NaN, and 0 times that too.
         logits = keep_valid(logits, valid)
+        smoothing = self.label_smoothing or 0.0
         terms = [
-            term(self.loss_input(term.name, logits), label, valid, weight, self.smoothing)
+            term(self.loss_input(term.name, logits), label, valid, weight, smoothing)
             for term in self.losses
         ]
         return torch.stack(terms).sum()
+
+    # --- the prediction: of overlapping patches, of several views, at coarser levels
 
     @abstractmethod
     def blendable(self, logits: Tensor) -> Tensor:
         """What overlapping patches may average: (B, C, Z, Y, X) logits -> (B, A, Z, Y, X) float32."""
 
     @property
-    def is_categorical(self) -> bool:
-        """Whether stored predictions are ids, of which a coarser level keeps the most frequent."""
-        return False
-
-    def averageable(self, prediction: Tensor) -> Tensor:
-        """What of decoded predictions a coarser level averages, for `unblend` to turn back.
-
-        (P, Z, Y, X) float32 -> (A, Z, Y, X) float32.
-        """
-        return prediction
+    def blend_channels(self) -> int:
+        """A: how many channels `blendable` returns."""
+        return self.channels
 
     def unblend(self, blended: Tensor) -> Tensor:
         """The prediction, (A, Z, Y, X) or (B, A, Z, Y, X) averages -> the same with P channels."""
         return blended
-
-    @property
-    @abstractmethod
-    def blend_channels(self) -> int:
-        """A: how many channels `blendable` returns."""
 
     def dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
         """How far predictions of one voxel lie apart, squared: their uncertainty.
@@ -295,86 +266,31 @@ class Target(Section):
         """What the largest code of an integer stands for in a stored root of `dispersion`; its unit."""
         return 0.5, "probability"
 
-    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Prediction and label in the form that metrics compare: see `Compared`.
-
-        Args:
-            prediction: (B, P, Z, Y, X) float32, as from `unblend` or `decode`.
-            label: (B, L, Z, Y, X) float32.
-        """
-        return prediction, label
-
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """What figures of single classes are named after: all classes but the background."""
-        return ()
+    def is_categorical(self) -> bool:
+        """Whether stored predictions are ids, of which a coarser level keeps the most frequent."""
+        return False
 
-    @property
-    def metrics(self) -> Metrics:
-        """The metrics of this target, by name."""
-        fitting = fitting_metrics(self.predicts)
-        return {name: m for name, m in fitting.items() if name not in self.excluded_metrics}
+    def averageable(self, prediction: Tensor) -> Tensor:
+        """What of decoded predictions a coarser level averages, for `unblend` to turn back.
 
-    @property
-    def figures(self) -> dict[str, Sense]:
-        """The figures that `summarise` returns, and whether less or more of each is better."""
-        return senses(self.metrics, self.class_names)
-
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums over the valid voxels from which `summarise` computes the figures.
-
-        Args:
-            prediction: (B, P, Z, Y, X) float32, as from `unblend` or `decode`.
-            label: (B, L, Z, Y, X) float32.
-            valid: (B, V, Z, Y, X) bool.
+        (P, Z, Y, X) float32 -> (A, Z, Y, X) float32.
         """
-        return measure(self.metrics, *self.comparable(prediction, label), valid)
+        return prediction
 
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Figures of all that was measured; NaN where nothing was valid."""
-        return summarise(self.metrics, sums, self.class_names)
-
-    def measure_volume(
-        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
-    ) -> dict[str, float]:
-        """The figures that need a volume whole.
-
-        Args:
-            prediction: (P, Z, Y, X) float32, as from `decode`.
-            label: (L, Z, Y, X) float32, as from `read_label`.
-            valid: (V, Z, Y, X) bool.
-            spacing: length of a voxel along (z, y, x).
-        """
-        pair = self.comparable(torch.from_numpy(prediction)[None], torch.from_numpy(label)[None])
-        found, wanted = (tensor[0].numpy() for tensor in pair)
-        return measure_volume(self.metrics, found, wanted, valid, spacing, self.class_names)
-
-    @abstractmethod
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """The stored form, on one fixed global scale: (P, Z, Y, X) -> (S', Z, Y, X) of `dtype`.
-
-        Values outside the range of `dtype` are clipped, never wrapped.
-        """
-
-    @abstractmethod
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        """Attributes that let a reader undo `encode`: JSON values, written beside the array."""
-
-    @abstractmethod
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Undo `encode` to within half a step: (S', Z, Y, X) -> (P, Z, Y, X) float32."""
-
-    @abstractmethod
-    def output_channels(self, dtype: np.dtype) -> int | None:
-        """S': channels of the stored prediction; None when it is written as (Z, Y, X).
-
-        Raises:
-            ValueError: this kind cannot be stored as `dtype`; the message names those it can.
-        """
+    # --- what people see
 
     def as_prediction(self, label: Tensor) -> Tensor:
         """The label as a perfect prediction would be: (B, L, Z, Y, X) -> (B, P, Z, Y, X)."""
         return label
+
+    @property
+    def glyph(self) -> Literal["arrow", "line"] | None:
+        """How a person sees the label's vectors: by arrows, or by lines where the sign means nothing.
+
+        None for labels that are no vectors; the others have the components (z, y, x).
+        """
+        return None
 
     @abstractmethod
     def picture(self, prediction: np.ndarray) -> np.ndarray:

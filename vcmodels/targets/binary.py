@@ -14,13 +14,8 @@ from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses import LossBlock
 from vcmodels.targets.base import Target
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     check_dtype,
     countable,
-    decode_range,
-    encode_float,
-    encode_range,
-    range_attributes,
     refuse_first,
 )
 
@@ -93,7 +88,7 @@ class MaskTarget(Target):
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """1 where the stored value is above 0, grown by `dilate_label`; ignored voxels stay so."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         if stored.dtype.kind in "if":
             negative = (stored < 0) & valid
             if negative.any():
@@ -112,10 +107,6 @@ class MaskTarget(Target):
         """Probabilities, or the logits themselves without an activation."""
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float()
 
-    @property
-    def blend_channels(self) -> int:
-        return 1
-
     def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities: of logits too, of which the positive ones stay above a half."""
         if self.activation == "sigmoid":
@@ -125,29 +116,14 @@ class MaskTarget(Target):
             prediction > 0, probability.clamp(min=LEAST_FOREGROUND), probability
         ), label
 
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """round(max * probability) in integer dtypes (NaN is 0), the value itself in floats."""
-        self.output_channels(dtype)
-        if self.activation == "none":
-            return encode_float(prediction, dtype)
-        return encode_range(prediction, 0.0, 1.0, dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        quantity = "probability" if self.activation == "sigmoid" else "logit"
-        return {
-            "kind": type(self).model_fields["kind"].default,
-            "quantity": quantity,
-            **range_attributes(0.0, 1.0, dtype),
-        }
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        return decode_range(stored, 0.0, 1.0)
+    @property
+    def meaning(self) -> dict[str, Any]:
+        return {"quantity": "probability" if self.activation == "sigmoid" else "logit"}
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.activation == "none":
             check_dtype(dtype, ("float16", "float32"), 'activation "none" writes raw logits')
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return None
+        return super().output_channels(dtype)
 
     def as_prediction(self, label: Tensor) -> Tensor:
         """The label itself, or a logit of its sign without an activation."""

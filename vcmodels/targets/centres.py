@@ -17,12 +17,7 @@ from vcmodels.section import Extent, PatchShape
 from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
-    check_dtype,
     countable,
-    decode_range,
-    encode_range,
-    range_attributes,
     refuse_first,
 )
 
@@ -94,7 +89,7 @@ class CentresTarget(PieceTarget):
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The value in [0, 1], stored * scale + offset; NaN does not count."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         code = self.label_encoding
         with np.errstate(over="ignore", invalid="ignore"):
             label = stored.astype(np.float32) * np.float32(code.scale) + np.float32(code.offset)
@@ -126,23 +121,8 @@ class CentresTarget(PieceTarget):
         return logits.float().sigmoid()
 
     @property
-    def blend_channels(self) -> int:
-        return 1
-
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """round(max * heat) in integer dtypes (NaN is 0), the value itself in floats."""
-        self.output_channels(dtype)
-        return encode_range(prediction, 0.0, 1.0, dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        return {"kind": self.kind, "quantity": "heat", **range_attributes(0.0, 1.0, dtype)}
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        return decode_range(stored, 0.0, 1.0)
-
-    def output_channels(self, dtype: np.dtype) -> int | None:
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return None
+    def meaning(self) -> dict[str, Any]:
+        return {"quantity": "heat"}
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Heat as grey."""

@@ -19,13 +19,8 @@ from vcmodels.metrics.registry import Metrics
 from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     any_channel,
-    check_dtype,
     countable,
-    decode_range,
-    encode_range,
-    range_attributes,
 )
 
 
@@ -73,7 +68,7 @@ class DistanceTarget(Target):
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(stored * scale + offset) / clip, cut to [-1, 1] (unsigned: [0, 1]); NaN does not count."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         factor = np.float32(self.label_encoding.scale / self.clip)
         with np.errstate(over="ignore", invalid="ignore"):
             label = stored.astype(np.float32) * factor
@@ -119,10 +114,6 @@ class DistanceTarget(Target):
         return self.loss_input("", logits.float()).clamp(self._lowest, 1) * self.clip
 
     @property
-    def blend_channels(self) -> int:
-        return 1
-
-    @property
     def deviation_scale(self) -> tuple[float, str]:
         return (1 - self._lowest) / 2 * self.clip, "unit of the spacing"
 
@@ -140,24 +131,15 @@ class DistanceTarget(Target):
         found = super().metrics
         return {name: m for name, m in found.items() if self.signed or name != "sign_accuracy"}
 
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """The distance in floats; [-clip, clip], or [0, clip], on 0..max in integers (NaN is 0)."""
-        self.output_channels(dtype)
-        return encode_range(prediction, self._lowest * self.clip, self.clip, dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+    @property
+    def meaning(self) -> dict[str, Any]:
         meaning = {"quantity": "distance", "signed": self.signed, "clip": self.clip}
-        if self.signed:
-            meaning["positive"] = self.positive
-        code = range_attributes(self._lowest * self.clip, self.clip, dtype)
-        return {"kind": self.kind, **meaning, **code}
+        return meaning | ({"positive": self.positive} if self.signed else {})
 
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        return decode_range(stored, self._lowest * self.clip, self.clip)
-
-    def output_channels(self, dtype: np.dtype) -> int | None:
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return None
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """[-clip, clip], or [0, clip]."""
+        return self._lowest * self.clip, self.clip
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """White at the surface, the darker the farther; signed: red if positive, blue if negative."""

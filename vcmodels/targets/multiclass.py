@@ -15,12 +15,8 @@ from vcmodels.losses import LossBlock
 from vcmodels.metrics.overlap import likeliest_class
 from vcmodels.targets.base import Target
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     check_dtype,
     countable,
-    decode_range,
-    encode_range,
-    range_attributes,
     refuse_first,
 )
 
@@ -106,7 +102,7 @@ class MulticlassTarget(Target):
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The index of each voxel's class, as float32; 0 where not valid."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         index = self._classes_of(stored)
         unknown = (index < 0) & valid
         if unknown.any():
@@ -178,10 +174,6 @@ class MulticlassTarget(Target):
         return logits.float().softmax(1)
 
     @property
-    def blend_channels(self) -> int:
-        return self.channels
-
-    @property
     def deviation_scale(self) -> tuple[float, str]:
         """Views that are each sure of another class are nearly 1 from their mean."""
         return 1.0, "probability"
@@ -191,34 +183,37 @@ class MulticlassTarget(Target):
         """The stored values."""
         return tuple(str(value) for value in self.values[1:])
 
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """The likeliest class's value, or round(max * p) per class; NaN is never the likeliest."""
-        self.output_channels(dtype)
-        if self.output == "probabilities":
-            return encode_range(prediction, 0.0, 1.0, dtype)
-        return np.asarray(self.values).astype(dtype)[likeliest_class(prediction).cpu().numpy()]
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        if self.output == "classes":
-            return {"kind": self.kind, "quantity": "class", "label_values": self.values}
-        attributes = range_attributes(0.0, 1.0, dtype)
-        quantity = {"quantity": "probability", "label_values": self.values}
-        return {"kind": self.kind, **quantity, **attributes}
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Probabilities; from stored classes, 1 for the class and 0 for the others."""
-        if self.output == "probabilities":
-            return decode_range(stored, 0.0, 1.0)
-        index = _positions(stored, self.values)
-        return (index == np.arange(self.channels).reshape(-1, 1, 1, 1)).astype(np.float32)
+    @property
+    def meaning(self) -> dict[str, Any]:
+        quantity = "class" if self.output == "classes" else "probability"
+        return {"quantity": quantity, "label_values": self.values}
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.output == "probabilities":
-            check_dtype(dtype, OUTPUT_DTYPES)
+            super().output_channels(dtype)
             return self.channels
         fits = [name for name in CLASS_DTYPES if _holds(np.dtype(name), self.values)]
         check_dtype(dtype, tuple(fits), f"label values are {_shorten(self.values)}")
         return None
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """The likeliest class's value, or round(max * p) per class; NaN is never the likeliest."""
+        if self.output == "probabilities":
+            return super().encode(prediction, dtype)
+        self.output_channels(dtype)
+        return np.asarray(self.values).astype(dtype)[likeliest_class(prediction).cpu().numpy()]
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        if self.output == "probabilities":
+            return super().encoding(dtype)
+        return {"kind": self.kind, **self.meaning}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Probabilities; from stored classes, 1 for the class and 0 for the others."""
+        if self.output == "probabilities":
+            return super().decode(stored)
+        index = _positions(stored, self.values)
+        return (index == np.arange(self.channels).reshape(-1, 1, 1, 1)).astype(np.float32)
 
     def as_prediction(self, label: Tensor) -> Tensor:
         """Probability 1 for the labelled class."""

@@ -156,7 +156,7 @@ class NormalsTarget(Target):
     def _read_slab(self, stored: np.ndarray, label: np.ndarray, valid: np.ndarray) -> None:
         """`read_label` into `label` and `valid`."""
         scale, offset, shortest = self._label_scale(stored.dtype)
-        valid[:] = countable(stored, self)
+        valid[:] = countable(stored, self.ignored, self.loss_only_on_label)
         valid &= any_channel(stored != 0)
         if self.label_encoding and self.label_encoding.zero_code is not None:
             valid &= any_channel(stored != self.label_encoding.zero_code)
@@ -263,6 +263,10 @@ class NormalsTarget(Target):
         is_opposite = (prediction * label).sum(1, keepdim=True) < 0
         return torch.where(is_opposite, -prediction, prediction), label
 
+    @property
+    def meaning(self) -> dict[str, Any]:
+        return {"vector_order": self.vector_order, "orientation": self.orientation}
+
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """Codes in `vector_order`; (0, 0, 0) stands for the zero vector, "no prediction"."""
         self.output_channels(dtype)
@@ -279,8 +283,7 @@ class NormalsTarget(Target):
 
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         scale, offset = LINEAR_CODES[dtype.name]
-        order = {"vector_order": self.vector_order, "orientation": self.orientation}
-        return {"kind": self.kind, **order, "scale": scale, "offset": offset, "zero_code": 0}
+        return {"kind": self.kind, **self.meaning, "scale": scale, "offset": offset, "zero_code": 0}
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
         """Vectors (z, y, x), of length 1 to within half a step; 0 where nothing was predicted."""

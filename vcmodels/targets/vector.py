@@ -19,14 +19,9 @@ from vcmodels.targets.base import Interpolation
 from vcmodels.targets.centres import PieceTarget
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     any_channel,
     check_dtype,
     countable,
-    decode_range,
-    encode_float,
-    encode_range,
-    range_attributes,
 )
 from vcmodels.targets.vector_math import SHORTEST, apply_matrix, push_forward, unit, voxel_jacobian
 
@@ -91,7 +86,7 @@ class VectorTarget(PieceTarget):
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Components (z, y, x), stored * scale + offset; `zero_code` and NaN do not count."""
         code = self.label_encoding
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         if code.zero_code is not None:
             valid &= any_channel(stored != code.zero_code)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -145,41 +140,40 @@ class VectorTarget(PieceTarget):
         return logits.float()
 
     @property
-    def blend_channels(self) -> int:
-        return 3
-
-    @property
     def deviation_scale(self) -> tuple[float, str]:
-        low, high = self._range()
+        low, high = self.value_range
         length = "unit of the spacing" if self.units == "physical" else "voxels"
         unit_name = length if self.transforms_as == "displacement" else f"slope, {self.units}"
         return (high - low) / 2 * 3**0.5, unit_name
 
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """Components in `vector_order`: values in floats, `output_range` on 0..max in integers."""
-        self.output_channels(dtype)
-        vectors = prediction.flip(0) if self.vector_order == "xyz" else prediction
-        if dtype.kind == "f":
-            return encode_float(vectors, dtype)
-        return encode_range(vectors, *self._range(), dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        meaning = {
+    @property
+    def meaning(self) -> dict[str, Any]:
+        return {
             "vector_order": self.vector_order,
             "transforms_as": self.transforms_as,
             "units": self.units,
         }
-        return {"kind": self.kind, **meaning, **range_attributes(*self._range(), dtype)}
 
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Components (z, y, x)."""
-        return np.ascontiguousarray(self._in_other_order(decode_range(stored, *self._range())))
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """`output_range`."""
+        low, high = self.output_range or (0.0, 1.0)
+        return low, high
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.output_range is None:
             check_dtype(dtype, ("float16", "float32"), 'integers need "output_range": [low, high]')
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return 3
+        return super().output_channels(dtype)
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """Components in `vector_order`."""
+        return super().encode(
+            prediction.flip(0) if self.vector_order == "xyz" else prediction, dtype
+        )
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Components (z, y, x)."""
+        return np.ascontiguousarray(self._in_other_order(super().decode(stored)))
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Direction as colour, (n + 1) / 2 of (x, y, z) as (R, G, B), and length as brightness.
@@ -199,10 +193,6 @@ class VectorTarget(PieceTarget):
             return label, valid
         direction = unit(label)
         return direction, valid & (direction != 0).any(1, keepdim=True)
-
-    def _range(self) -> tuple[float, float]:
-        low, high = self.output_range or (0.0, 1.0)
-        return low, high
 
     def _in_other_order(self, vectors: np.ndarray) -> np.ndarray:
         """Between `vector_order` and (z, y, x); its own inverse."""
