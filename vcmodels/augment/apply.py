@@ -26,13 +26,12 @@ from vcmodels.augment.base import (
 from vcmodels.augment.resample import read_nearest, read_smooth, turn_tensor
 from vcmodels.augment.transform import (
     ImageInterpolation,
-    Spacing,
     SpatialTransform,
     centred,
     jacobian_field,
     read_positions,
 )
-from vcmodels.geometry.boxes import Shape, grow_shape
+from vcmodels.geometry.boxes import Shape, Spacing, grow_shape
 from vcmodels.geometry.symmetries import IDENTITY, Symmetry
 from vcmodels.targets.base import Target
 

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
-from vcmodels.augment.transform import Lattice, Spacing
-from vcmodels.geometry.boxes import Shape
+from vcmodels.augment.transform import Lattice
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.section import Fraction, Section
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.symmetries import IDENTITY as UNTURNED
 from vcmodels.geometry.symmetries import Symmetry
 
@@ -94,7 +94,6 @@ def _spline_weights(
     return np.where(near < 1, 2 / 3 - near**2 + near**3 / 2, far**3 / 6).astype(np.float32)
 
 
-Spacing = tuple[float, float, float]
 ImageInterpolation = Literal["linear", "cubic"]
 
 

@@ -124,7 +124,7 @@ def _kind_of_loss(block: Mapping[str, Any]) -> str | None:
     names = set(losses)
     channels = block.get("channels", 1)
     for kind, target in KINDS.items():
-        if names <= target.allowed_losses and not (kind == "binary" and channels != 1):
+        if names <= target.allowed_losses() and not (kind == "binary" and channels != 1):
             return kind
     return None
 

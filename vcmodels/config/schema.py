@@ -165,7 +165,7 @@ def _losses() -> str:
         table_row(
             f"`{kind}`",
             " + ".join(f"{t.factor:g} {t.name}" for t in parse_loss(target.default_loss)),
-            ", ".join(sorted(target.allowed_losses)),
+            ", ".join(sorted(target.allowed_losses())),
             ", ".join(f"`{key}`" for key in sorted(target.label_keys)),
         )
         for kind, target in KINDS.items()
@@ -271,20 +271,20 @@ def _row_of(name: str) -> str:
         for key, default in _keywords(name).items()
         if key not in ("weight", "label_smoothing")
     )
-    kinds = ", ".join(kind for kind, target in KINDS.items() if name in target.allowed_losses)
+    kinds = ", ".join(kind for kind, target in KINDS.items() if name in target.allowed_losses())
     summary, paper = _summary(name)
     return table_row(f"`{name}`", summary, options, kinds, paper)
 
 
 def _summary(name: str) -> tuple[str, str]:
     """The first sentence of a loss's docstring, and the paper that it names."""
-    paragraphs = (inspect.getdoc(LOSSES[name]) or "").split("\n\n")
+    paragraphs = (inspect.getdoc(LOSSES[name].function) or "").split("\n\n")
     papers = [text.removeprefix("Paper: ") for text in paragraphs if text.startswith("Paper: ")]
     return paragraphs[0].split("; ")[0].rstrip("."), "; ".join(papers).rstrip(".")
 
 
 def _keywords(name: str) -> dict[str, object]:
-    parameters = inspect.signature(LOSSES[name]).parameters.values()
+    parameters = inspect.signature(LOSSES[name].function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

@@ -12,10 +12,10 @@ from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.train_params import SamplingConfig, TrainingParams
 from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.metrics.registry import Sense
 from vcmodels.models import AnyModel
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Sense
 from vcmodels.volumes.location import expand_location, is_remote
 
 
@@ -27,13 +27,13 @@ def epoch_curves(targets: Mapping[str, AnyTarget]) -> dict[str, Sense]:
     found: dict[str, Sense] = {"val/loss": "min"}
     for name, target in targets.items():
         found |= {f"val/loss_{name}": "min", f"epoch/train_loss_{name}": "min"}
-        found |= {f"val/{metric}_{name}": sense for metric, sense in target.metrics.items()}
+        found |= {f"val/{figure}_{name}": sense for figure, sense in target.figures.items()}
     return found
 
 
 Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
 Percentile = Annotated[float, Field(ge=0, le=100)]
-Spacing = Annotated[float, Field(gt=0, le=1e12)]
+VoxelSide = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class NormalizationConfig(Section):
@@ -95,7 +95,7 @@ class VolumeEntry(Section):
     """Which level of OME-Zarr groups is read."""
     channel_axis: Literal["first", "last"] | None = None
     """Where the channels of 4D arrays are, if neither shape nor metadata tell."""
-    spacing: tuple[Spacing, Spacing, Spacing] | None = None
+    spacing: tuple[VoxelSide, VoxelSide, VoxelSide] | None = None
     """Voxel size along (z, y, x), if the store does not tell."""
 
     @property

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vcmodels.errors import RunError
 from vcmodels.fields.distance import inner
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing, Target
+from vcmodels.targets.base import Target
 from vcmodels.targets.stored import LabelError, known, refuse_first
 from vcmodels.volumes import Volume
 

@@ -13,10 +13,10 @@ from vcmodels.data.labels import Label
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, blocks_of
+from vcmodels.metrics.registry import Sums
 from vcmodels.pictures.overlay import Scored, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Sums
 from vcmodels.volumes import (
     Place,
     Volume,

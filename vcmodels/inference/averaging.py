@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.inference.network import Forward, in_full, turn_tensor, turned_back
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
     check_dtype,

@@ -20,7 +20,7 @@ from vcmodels.devices import (
     place,
 )
 from vcmodels.errors import OutputError, TaskError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape, level_factors
+from vcmodels.geometry.boxes import Box, Shape, Spacing, level_factors
 from vcmodels.geometry.grid import BoxSet, PatchGrid, column_edges
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.inference.averaging import Averaged, Member, Written, deviations
@@ -48,7 +48,6 @@ from vcmodels.inference.units import (
 )
 from vcmodels.models.fused import fused
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing
 from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
 
 CHUNK = 128

@@ -12,7 +12,7 @@ from vcmodels.augment.resample import turn_tensor
 from vcmodels.config.inference_params import Tta
 from vcmodels.devices import CompiledOrEager, autocast, is_out_of_memory
 from vcmodels.errors import RunError
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import (
     IDENTITY,
     Symmetry,
@@ -22,7 +22,7 @@ from vcmodels.geometry.symmetries import (
     quarter_turn,
 )
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing, Target
+from vcmodels.targets.base import Target
 
 
 class Forward:

@@ -14,15 +14,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vcmodels.losses.masked import region_pair, split_weight, weigh
+from vcmodels.losses.masked import NotNegative, region_pair, split_weight, weigh
 
 SMOOTH = 1.0
 """Voxels added above and below the fraction: a class that is absent and not predicted scores 1."""
 SLOPE_FLOOR = 1e-6
 """Added under the root of `focal_tversky`, whose slope at a perfect score would be infinite."""
 SPACE = (0, 2, 3, 4)
-
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 def soft_dice(

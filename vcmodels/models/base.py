@@ -7,8 +7,8 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from vcmodels.geometry.boxes import Shape
-from vcmodels.models.plan import Spacing, StepMemory
+from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.models.plan import StepMemory
 from vcmodels.section import Section
 
 Outputs = dict[str, tuple[Tensor, ...]]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite, prod
 
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.models.blocks import squeezed_features
 
 AXES = ("z", "y", "x")
@@ -30,8 +30,6 @@ MIN_EDGE = 4
 """Voxels that halving must leave along an axis."""
 MIN_EDGE_ASKED = 2
 """The same where `num_levels` asks for more levels than `MIN_EDGE` allows."""
-
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.models.base import (
     FeatureMix,
     LevelSummary,
@@ -24,7 +24,6 @@ from vcmodels.models.base import (
 from vcmodels.models.blocks import ConvBlock, ResidualBlock, initialise
 from vcmodels.models.plan import (
     Level,
-    Spacing,
     StepMemory,
     Topology,
     check_divisible,

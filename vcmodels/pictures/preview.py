@@ -14,7 +14,7 @@ from vcmodels.augment import AnyAugmentation
 from vcmodels.config import Task
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.patches.cache import load_or_find_patches
 from vcmodels.patches.folds import fold_volumes
 from vcmodels.patches.sizes import open_planned, recorded_task
@@ -31,7 +31,6 @@ from vcmodels.pictures.slices import (
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.samples.dataset import PatchDataset, Place, finish
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -34,7 +34,7 @@ from vcmodels.data.labels import (
 from vcmodels.data.normalization import Normalization, check_finite
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.patches.find import patch_stride
 from vcmodels.samples.order import (
     DrawOrder,
@@ -49,7 +49,7 @@ from vcmodels.samples.order import (
     pushed_inside,
 )
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing, Target
+from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
 from vcmodels.volumes.chunk_cache import CachedVolume, ChunkCache
 

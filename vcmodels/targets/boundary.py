@@ -7,8 +7,7 @@ from torch import Tensor
 
 from vcmodels.fields.distance import voxels_within
 from vcmodels.fields.instances import instance_boundaries
-from vcmodels.geometry.boxes import Shape
-from vcmodels.targets.base import Spacing
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.targets.binary import MaskTarget
 
 

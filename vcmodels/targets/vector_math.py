@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcmodels.geometry.boxes import Spacing
+
 SHORTEST = 1e-6
 """Vectors below this length have no direction."""
 
@@ -70,7 +72,7 @@ def push_forward(vectors: Tensor, jacobian: Tensor) -> Tensor:
     return torch.stack([p * z + q * y + r * x for p, q, r in adjugate]) / determinant
 
 
-def voxel_jacobian(jacobian: Tensor, spacing: tuple[float, float, float]) -> Tensor:
+def voxel_jacobian(jacobian: Tensor, spacing: Spacing) -> Tensor:
     """The Jacobian between voxel positions, D^-1 J D for the diagonal D of the spacing.
 
     A signed permutation stays one: it moves voxels onto voxels, of nearly equal length or not.

@@ -11,8 +11,8 @@ import torch
 from vcmodels.config.task import epoch_curves
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.errors import RunError, TaskError
+from vcmodels.metrics.registry import Sense
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Sense
 from vcmodels.training.step import StepResult
 
 

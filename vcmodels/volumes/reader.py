@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from vcmodels.errors import RunError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.volumes.backend import ArrayHandle, ZarrArray
 from vcmodels.volumes.listing import (
     ChunkNames,
@@ -27,7 +27,7 @@ from vcmodels.volumes.listing import (
     silent_damage,
 )
 from vcmodels.volumes.location import is_remote, join
-from vcmodels.volumes.ngff import Grid, Spacing, find_grid, level_location, read_multiscale
+from vcmodels.volumes.ngff import Grid, find_grid, level_location, read_multiscale
 from vcmodels.volumes.nodes import (
     ChannelAxis,
     Channels,
