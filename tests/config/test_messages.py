@@ -3,9 +3,11 @@ import pickle
 import re
 
 import pytest
+from torch import nn
 
 from vcmodels.config import parse_task
 from vcmodels.config.messages import Fault, dotted, fault_at, nearest, shown
+from vcmodels.config.values import check_name, check_target_name
 from vcmodels.errors import FaultError, TaskError
 
 TRAINING, INFERENCE = "tr_params", "inference_params"
@@ -204,3 +206,12 @@ def test_the_remedy_of_a_check_ends_its_message(good):
     text = r"^inference_params\.bbox: \[9, 4\) is empty along y; give start < end$"
     with pytest.raises(TaskError, match=text):
         parse_task(good, "task.json")
+
+
+def test_what_torch_uses_itself_names_no_target(good):
+    used = [name for name in dir(nn.ModuleDict()) if check_name(name)]
+    assert len(used) > 50
+    for name in [*used, "_apply"]:
+        with pytest.raises(FaultError, match=r"torch cannot name|reserved"):
+            check_target_name(name)
+    assert check_target_name("_sheet") == "_sheet"

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from vcmodels.augment.geometric import Axes, Plane
 from vcmodels.config.values import (
-    Amp,
     BatchSize,
     BoundingBox,
     Compile,
@@ -15,10 +14,10 @@ from vcmodels.config.values import (
     Location,
     Locations,
     Overlap,
-    Workers,
+    WorkerCount,
 )
 from vcmodels.errors import FaultError
-from vcmodels.section import PatchShape, Section
+from vcmodels.section import Amp, PatchShape, Section
 
 
 class Tta(Section):
@@ -131,7 +130,7 @@ class InferenceParams(Section):
     batch_size: BatchSize | None = None
     """Patches predicted together on a GPU, that of the training when null; always 1 on a CPU, where
     more are slower."""
-    num_dataloader_workers: Workers | None = None
+    num_dataloader_workers: WorkerCount | None = None
     """Threads that read the input; that of the training when null."""
     device: Device = "auto"
     """As in `tr_params`."""

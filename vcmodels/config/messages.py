@@ -13,19 +13,11 @@ from pydantic_core import ErrorDetails
 from vcmodels.config.values import DEVICE_PATTERN, DEVICE_RULE, NAME_RULE
 from vcmodels.errors import FaultError, TaskError
 
-
-def as_object(value: object) -> dict[str, Any] | None:
-    """The value as an object with its keys, None if it is no object."""
-    return cast(dict[str, Any], value) if isinstance(value, dict) else None
-
-
-def as_list(value: object) -> list[object] | None:
-    """The value as a list, None if it is none."""
-    return cast(list[object], value) if isinstance(value, list) else None
-
-
+Block = dict[str, Any]
+"""An object of a task file, as it is parsed."""
 KeyPath = tuple[str | int, ...]
 """Keys and list indices that lead to a value of the task."""
+Schema = Mapping[str, Any]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$\-]+")
 _MAX_TEXT = 60
@@ -100,7 +92,25 @@ def listed(choices: Iterable[object]) -> str:
     return ", ".join(texts[:24]) + (", ..." if len(texts) > 24 else "")
 
 
-Schema = Mapping[str, Any]
+def as_object(value: object) -> Block | None:
+    """The value if it is an object with keys, else None."""
+    return cast(Block, value) if isinstance(value, dict) else None
+
+
+def as_list(value: object) -> list[object] | None:
+    """The value if it is a list, else None."""
+    return cast(list[object], value) if isinstance(value, list) else None
+
+
+def value_at(path: KeyPath, data: object) -> object:
+    """The value at `path`, None where there is none."""
+    for part in path:
+        if isinstance(part, int):
+            items = as_list(data) or []
+            data = items[part] if part < len(items) else None
+        else:
+            data = (as_object(data) or {}).get(part)
+    return data
 
 
 def section_keys(schema: Schema) -> dict[str, set[str]]:
@@ -148,17 +158,6 @@ def _child(schema: Schema, part: str | int) -> Schema | None:
     if part in schema.get("properties", {}):
         return schema["properties"][part]
     return as_object(schema.get("additionalProperties"))
-
-
-def value_at(path: KeyPath, data: object) -> object:
-    """The value at `path`, None where there is none."""
-    for part in path:
-        if isinstance(part, int):
-            items = as_list(data) or []
-            data = items[part] if part < len(items) else None
-        else:
-            data = (as_object(data) or {}).get(part)
-    return data
 
 
 def wanted(schema: Schema, root: Schema) -> str:

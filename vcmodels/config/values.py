@@ -1,13 +1,11 @@
-"""The small types of the task file: names, locations, boxes, overlaps, the `wandb` block."""
+"""The small types of the task file: names, locations, boxes, numbers in a range."""
 
 import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from torch import nn
 
 from vcmodels.errors import FaultError
-from vcmodels.section import Section
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
@@ -19,12 +17,32 @@ VOLUME_KEYS = (
     "channel_axis", "spacing",
 )  # fmt: skip
 """Keys of a volume entry that can therefore name no target."""
+INSIDE_DATASET = ("volume_paths", "targets")
+"""Keys of `dataset_config` that may also stand at the top level of the file."""
 
 _RESERVED = {
     # Device names of Windows, with any extension: such a file cannot be copied there.
     *("con", "prn", "aux", "nul", "conin$", "conout$"),
     *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)),
 }
+_MODULE_ATTRIBUTES = {
+    "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init",
+    "children", "clear", "compile", "cpu", "cuda", "double", "dump_patches", "eval",
+    "extra_repr", "float", "forward", "get_buffer", "get_extra_state", "get_parameter",
+    "get_submodule", "half", "ipu", "items", "keys", "load_state_dict", "modules", "mtia",
+    "named_buffers", "named_children", "named_modules", "named_parameters", "parameters",
+    "pop", "register_backward_hook", "register_buffer", "register_forward_hook",
+    "register_forward_pre_hook", "register_full_backward_hook",
+    "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
+    "register_load_state_dict_pre_hook", "register_module", "register_parameter",
+    "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_",
+    "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty",
+    "train", "training", "type", "update", "values", "xpu", "zero_grad",
+}  # fmt: skip
+"""What an `nn.ModuleDict` has besides its parts and what starts with an underscore.
+
+Written out, so that a task file is read without torch.
+"""
 _RESERVED_TARGETS = {*VOLUME_KEYS, "labels", "all", "zarr.json", "attributes", "metadata"}
 
 
@@ -51,9 +69,18 @@ def check_target_name(name: str) -> str:
     if name.lower() in _RESERVED_TARGETS:
         raise FaultError("the name is reserved, it has another meaning", "choose another")
     check_name(name)
-    if "." in name or hasattr(nn.ModuleDict(), name):
+    if "." in name or _is_attribute(name):
         raise FaultError("torch cannot name a part of a network so", "choose another")
     return name
+
+
+def _is_attribute(name: str) -> bool:
+    """Whether torch has a use of its own for this name of a part of a network."""
+    if not name.startswith("_"):
+        return name in _MODULE_ATTRIBUTES
+    from torch import nn  # late: takes a second, and hardly any name starts so
+
+    return hasattr(nn.ModuleDict(), name)
 
 
 Pair = tuple[Annotated[int, Field(ge=0, le=2**40)], Annotated[int, Field(ge=1, le=2**40)]]
@@ -79,26 +106,11 @@ Location = Annotated[str, Field(min_length=1, max_length=4096)]
 Locations = Location | Annotated[list[Location], Field(min_length=1)]
 BoundingBox = Annotated[tuple[Pair, Pair, Pair], AfterValidator(check_bbox)]
 """[[z0, z1], [y0, y1], [x0, x1]], in voxels of the level that is read; ends excluded."""
-Share = Annotated[float, Field(ge=0, lt=1)]
-Overlap = Share | tuple[Share, Share, Share]
+OverlapShare = Annotated[float, Field(ge=0, lt=1)]
+Overlap = OverlapShare | tuple[OverlapShare, OverlapShare, OverlapShare]
 Device = Annotated[str, Field(pattern=DEVICE_PATTERN)] | Annotated[int, Field(ge=-1, le=1023)]
-Amp = Literal["auto", "off", "bf16", "fp16"]
 Compile = Literal["auto"] | bool
-Workers = Annotated[int, Field(ge=0, le=256)]
+WorkerCount = Annotated[int, Field(ge=0, le=256)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
 IgnoreLabel = int | list[int]
-
-
-Name = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class WandbConfig(Section):
-    """Send what TensorBoard shows to Weights & Biases, too; needs the package `wandb`."""
-
-    project: Name
-    """The project there; it is made if it is missing."""
-    entity: Name | None = None
-    """User or team that it belongs to; your default one when null."""
-    mode: Literal["online", "offline"] = "online"
-    """`offline` writes into the run folder, for `wandb sync` to send later."""

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from vcmodels.config import Task
-from vcmodels.config.train_params import SamplingConfig
+from vcmodels.config.task import SamplingConfig
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
