@@ -171,9 +171,9 @@ def _check_legacy_types(name: str, block: Block) -> None:
 def infer_kind(name: str, block: Mapping[str, Any]) -> tuple[Block, list[str]]:
     """Add `kind` to the block of a target, and replace `loss_fn` and `loss_kwargs` by `loss`.
 
-    A `kind` that is there is kept. Otherwise the first of these that speaks decides: `loss_fn`,
+    A `kind` that is there is kept. Otherwise the first of these that is there decides: `loss_fn`,
     the names in `loss`, `activation`, the target's name ("normals" with 3 channels), one channel
-    (a mask, as in the original). With `derive` only the target's name speaks: it is that of a kind.
+    (a mask, as in the original). With `derive` only the target's name decides: it is the name of a kind.
 
     Args:
         name: of the target.
@@ -184,7 +184,7 @@ def infer_kind(name: str, block: Mapping[str, Any]) -> tuple[Block, list[str]]:
         than it was written.
 
     Raises:
-        TaskError: the kind cannot be told, or a `loss_fn` or one of its arguments is not known.
+        TaskError: the kind is not clear, or a `loss_fn` or one of its arguments is not known.
     """
     key = f"dataset_config.targets.{name}"
     result = dict(block)

@@ -59,20 +59,19 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
     """
     path = Path(path)
     data, about = read_run_task(path) if path.is_dir() else (read_task_file(path), list[str]())
-    task, notes = _parse(data, str(path), overrides)
+    task, notes = parse_task(data, str(path), overrides)
     return LoadedTask(task, about + notes, path)
 
 
-def parse_task(data: Block, source: str) -> tuple[Task, list[str]]:
+def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tuple[Task, list[str]]:
     """Validate a task that is in memory; `source` is what messages call it.
+
+    Returns:
+        The task, and what a person should know of how it was read.
 
     Raises:
         TaskError: as `load_task`.
     """
-    return _parse(data, source, ())
-
-
-def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, list[str]]:
     document = as_object(checked(data))
     if document is None:
         raise TaskError(source, "this is no object", "give the sections of a task")
@@ -102,7 +101,7 @@ LOCATIONS = {
     "dataset_config": ("cache_file", "index_dir"),
     "inference_params": ("input_path", "output_dir", "checkpoint_path"),
 }
-"""Keys that hold paths, besides those of the volumes and `inference_params.skip.mask`."""
+"""Keys that hold paths, next to those of the volumes and `inference_params.skip.mask`."""
 
 
 def read_run_task(folder: Path) -> tuple[Block, list[str]]:

@@ -253,7 +253,7 @@ def faults_of(error: ValidationError, data: object, root: Schema) -> list[Fault]
         found.setdefault(fault.path, fault)
     # Alternatives of a union each complain; where one got further into the value, it was meant.
     parents = {path[:length] for path in found for length in range(len(path))}
-    # A required key that is misspelt is both missing and unknown; the second tells more.
+    # A required key that is misspelt is both missing and unknown; the second says more.
     misspelt = {(*f.path[:-1], f.meant) for f in found.values() if f.meant is not None}
     return [
         fault
@@ -322,7 +322,7 @@ def real_path(location: Sequence[str | int], data: object, is_missing: bool) -> 
     """The path in the file of a place that pydantic names.
 
     pydantic adds a part for each alternative of a union (`int`, `list[int]`, a tag) and `[key]`;
-    those are no keys of the value, which is how they are told apart.
+    those are no keys of the value, by which they are known.
     """
     path: list[str | int] = []
     for index, part in enumerate(location):

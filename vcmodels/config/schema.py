@@ -52,7 +52,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _describe_inherited(definitions: dict[str, Any]) -> None:
-    """A member that only changes the default of a key of its base loses the text beside it."""
+    """A member that only changes the default of a key of its base loses the text under it."""
     texts = {"p": Augmentation.model_fields["p"].description, "name": "Which one it is."}
     for section in definitions.values():
         for key, value in section.get("properties", {}).items():
@@ -61,7 +61,7 @@ def _describe_inherited(definitions: dict[str, Any]) -> None:
 
 
 def _accept_names(schema: dict[str, Any]) -> None:
-    """What the file may hold at its top level beside the sections."""
+    """What the file may hold at its top level next to the sections."""
     dataset = schema["$defs"]["DatasetConfig"]
     inside = {key: dataset["properties"][key] for key in INSIDE_DATASET}
     for key, value in inside.items():

@@ -39,7 +39,7 @@ _MODULE_ATTRIBUTES = {
     "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty",
     "train", "training", "type", "update", "values", "xpu", "zero_grad",
 }  # fmt: skip
-"""What an `nn.ModuleDict` has besides its parts and what starts with an underscore.
+"""The attributes of an `nn.ModuleDict`, without those that start with an underscore.
 
 Written out, so that a task file is read without torch.
 """

@@ -10,7 +10,7 @@ The rule is that of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z
 
 So a thin or coarsely sampled z is neither pooled nor mixed until the other axes have caught up.
 
-An axis of `m * 2^k` voxels with m of 4 to 7 is what `topology` halves k times, so these lengths, four
+An axis of `m * 2^k` voxels with m of 4 to 7 is what `plan_strides` halves k times, so these lengths, four
 to an octave, are the only ones tried. From the patch that covers the volume, the physically longest
 axes are cut one length at a time, together where they tie, until a step fits: nnU-Net's rule (Isensee
 et al. 2021), but with physically cubic patches where that one keeps the proportions of the volume.

@@ -1,7 +1,7 @@
 """Distances to the surface of a mask or of instances, in the unit of the spacing.
 
-The distance of a voxel is that from its centre to the nearest face between a voxel of its own side
-and one of the other. Labels are cut at `clip`, and divided by it for the network.
+The distance of a voxel is measured from its centre to the nearest face between a voxel of its own
+side and one of the other. Labels are cut at `clip`, and divided by it for the network.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self
