@@ -105,14 +105,14 @@ def schema(
 ) -> None:
     """Print the JSON Schema of the task file."""
     from vcmodels.config import task_schema
-    from vcmodels.config.schema import document, document_losses
+    from vcmodels.config.schema import loss_page, task_page
 
     context.obj.begin()
     if losses:
-        Console().write(document_losses())
+        Console().write(loss_page())
         return
     content = task_schema()
-    Console().write(document(content) if markdown else json.dumps(content, indent=2) + "\n")
+    Console().write(task_page(content) if markdown else json.dumps(content, indent=2) + "\n")
 
 
 @app.command()

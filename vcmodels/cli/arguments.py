@@ -1,4 +1,4 @@
-"""Arguments and options that commands share, and those that are written in a way of their own."""
+"""Arguments and options that commands share, what is parsed from them, and the task they name."""
 
 import re
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ Debug = Annotated[
 
 
 def load(path: Path, overrides: list[str] | None, console: Console) -> "Task":
-    """Read a task file, and tell what of it was read otherwise than it was written."""
+    """Read a task file, and report what of it was read otherwise than it was written."""
     from vcmodels.config import load_task  # late: `--help` needs none of it
 
     loaded = load_task(path, overrides or ())
@@ -87,7 +87,7 @@ def with_folds(overrides: Sequence[str] | None, count: int | None) -> list[str]:
 
 
 def one_fold(task: "Task", fold: int | None) -> "Task":
-    """The task of a fold, if one is asked for; how many there are, those that were begun tell, too.
+    """The task of a fold, if one is asked for; the folds that were begun count, too.
 
     Raises:
         RefusedError: there is no such fold.

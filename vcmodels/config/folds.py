@@ -47,21 +47,14 @@ def fold_task(task: Task, index: int) -> Task:
         found = f"is {folds.index}, and fold {index} is asked for"
         raise TaskError("tr_params.folds.index", found, "remove it: each fold then has a folder")
     cache = config.cache_file and PurePath(config.cache_file)
-    moved = {
-        "folds": folds.model_copy(update={"index": index}),
-        "ckpt_out_base": _inside(settings.ckpt_out_base, name),
-        "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, task.run_dir.name),
-    }
-    return task.model_copy(
-        update={
-            "tr_params": settings.model_copy(update=moved),
-            "dataset_config": config.model_copy(
-                update={"cache_file": cache and str(cache.with_stem(f"{cache.stem}.{name}"))}
-            ),
-            "inference_params": task.inference_params.model_copy(
-                update={"output_dir": _inside(task.inference_params.output_dir, name)}
-            ),
-        }
+    return task.with_values(
+        tr_params={
+            "folds": folds.model_copy(update={"index": index}),
+            "ckpt_out_base": _inside(settings.ckpt_out_base, name),
+            "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, task.run_dir.name),
+        },
+        dataset_config={"cache_file": cache and str(cache.with_stem(f"{cache.stem}.{name}"))},
+        inference_params={"output_dir": _inside(task.inference_params.output_dir, name)},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, Augmentation
 from vcmodels.config.messages import Schema, as_object, branches, wanted
 from vcmodels.config.task import Scheme, Task
+from vcmodels.config.values import INSIDE_DATASET
 from vcmodels.losses import LOSSES
 from vcmodels.losses.registry import parse_loss
 from vcmodels.targets import KINDS
@@ -51,7 +52,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _describe_inherited(definitions: dict[str, Any]) -> None:
-    """A member that only changes the default of a key of its base loses the text beside it."""
+    """A member that only changes the default of a key of its base loses the text under it."""
     texts = {"p": Augmentation.model_fields["p"].description, "name": "Which one it is."}
     for section in definitions.values():
         for key, value in section.get("properties", {}).items():
@@ -60,9 +61,9 @@ def _describe_inherited(definitions: dict[str, Any]) -> None:
 
 
 def _accept_names(schema: dict[str, Any]) -> None:
-    """What the file may hold at its top level beside the sections."""
+    """What the file may hold at its top level next to the sections."""
     dataset = schema["$defs"]["DatasetConfig"]
-    inside = {key: dataset["properties"][key] for key in ("volume_paths", "targets")}
+    inside = {key: dataset["properties"][key] for key in INSIDE_DATASET}
     for key, value in inside.items():
         also = f"The same as dataset_config.{key}."
         schema["properties"][key] = {**value, "description": also}
@@ -109,7 +110,7 @@ Task files of the original load as they are; each of these is accepted with a no
 | `inference_params.load_all`, `model_config.basic_module` | ignored |
 """
 
-_NEEDED = {"`dataset_config`": ("volume_paths", "targets")}
+_NEEDED = {"`dataset_config`": INSIDE_DATASET}
 """Here or at the top level, so the schema cannot say it."""
 _LISTS = {
     "augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS),
@@ -121,8 +122,8 @@ _LISTS = {
 _LABEL_KEY = "NAME of a target"
 
 
-def document(schema: Schema) -> str:
-    """The whole page, ending in a newline."""
+def task_page(schema: Schema) -> str:
+    """`docs/task-file.md`: a table of the keys of every section, ending in a newline."""
     top = schema["properties"]
     parts = [_HEAD, *_sections(schema)]
     parts.append(_table("Top level", _only(schema, ("augment", "overrides")), schema))
@@ -257,8 +258,8 @@ another loss.
 """
 
 
-def document_losses() -> str:
-    """The whole page, ending in a newline."""
+def loss_page() -> str:
+    """`docs/losses.md`: a table of all losses, ending in a newline."""
     smoothed = [name for name in LOSSES if "label_smoothing" in _keywords(name)]
     rows = "\n".join(_row_of(name) for name in LOSSES)
     foot = f"`label_smoothing` acts on {', '.join(f'`{name}`' for name in smoothed)}."

@@ -1,7 +1,7 @@
 """One volume on a Dask cluster: boxes of it are tasks, and this process hands them out.
 
 A worker gets the network once, as a plugin, and makes a job of it at its first box. It predicts a
-box as a part is predicted (`sharing`): it holds the output with the others and keeps a journal, so
+box as a part is predicted (`units`): it holds the output with the others and keeps a journal, so
 that a box which is handed out again, after its worker was lost, continues.
 """
 

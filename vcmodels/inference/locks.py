@@ -1,6 +1,6 @@
-"""Who may write to an output: one process alone, or several that share the work.
+"""Who may write to an output: one process, or several that share the work.
 
-A lease is an object that its process writes anew every few seconds. One that was not for a minute
+A lease is an object that its process writes again every few seconds. One that was not for a minute
 is void, and so is one whose process is known to have ended, as it ran on this machine. Leases rest
 on conditional writes (`If-None-Match`, `If-Match`), of which the server lets just one through.
 

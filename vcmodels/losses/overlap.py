@@ -1,4 +1,4 @@
-"""Losses on the overlap of prediction and label: Dice, Jaccard, Tversky and their kin.
+"""Losses on the overlap of prediction and label: Dice, Jaccard, Tversky and similar ones.
 
 All compare sums over what they are given: training gives them one sample at a time, and weighs the
 samples by their valid voxels.

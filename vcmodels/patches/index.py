@@ -1,10 +1,9 @@
 """The label index: what answers any question about labelled patches without reading a voxel again.
 
-Counts add and plane sets unite, so the cells that two pieces share can be merged afterwards.
-
 Space is cut into small cells. For each cell the index holds how many of its voxels have which value
 and, for each axis, which of the cell's planes hold any label. Counts add and plane sets unite, so
-the exact bounding box and density of every patch made of whole cells follow from the index.
+the exact bounding box and density of every patch made of whole cells follow from the index, and
+cells that two pieces of a label share are merged afterwards.
 
 The cells are kept in bricks, boxes of whole storage units of the label: a brick is made, stored,
 checked and replaced as one, and where no unit is stored there is none.

@@ -30,7 +30,7 @@ from vcmodels.patches.index import (
     labelled_mask,
 )
 from vcmodels.patches.index_store import IndexStore
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Advance, Reporter
 from vcmodels.volumes import Volume, is_remote
 from vcmodels.volumes.remote import StoredFile
 
@@ -38,7 +38,6 @@ MOST_THREADS = 8
 REMOTE_THREADS = 32  # they wait for the network, not for a core
 IN_FLIGHT = 2  # results waiting per worker, which bounds the memory
 
-Advance = Callable[[float, str], None]
 Units = Mapping[Shape, tuple[StoredFile, ...]]
 """Storage units by index, with their files; none where the fill value alone makes it a label."""
 Bricks = dict[Shape, Units]

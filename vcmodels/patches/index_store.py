@@ -1,8 +1,8 @@
 """The label index on disk: Zarr, one chunk for a brick, sealed against all that could be wrong.
 
 A brick is sealed with a hash over what was read (the label's metadata, and name, size and time of
-each of its stored units) and what was found. One comparison tells a brick that is out of date, torn
-by a kill, of another label or changed by hand, and such a brick is made anew.
+each of its stored units) and what was found. One comparison finds a brick that is out of date, torn
+by a kill, of another label or changed by hand, and such a brick is made again.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """From a draw number to a sample: read, check, normalise, augment, and say which voxels count.
 
-They run where the crops are: in a worker when the training device is the CPU, else on the device.
+Augmentation runs where the crops are: in a worker when the training device is the CPU, else on the
+device.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Batches on the training device: read and made by worker processes, one batch ahead of the step.
 
-On a CUDA device batches are copied and finished on a stream beside that of the training step, by a
+On a CUDA device batches are copied and finished on a stream next to the one of the training step, by a
 thread of their own: copies start from pinned memory and overlap with the step, and what has to wait
 for a result, such as a test for valid voxels, waits for that stream alone. On the CPU there is
 nothing to do, and the same calls do nothing.

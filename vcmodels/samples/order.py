@@ -1,19 +1,20 @@
-"""Which patch is drawn when: functions of (seed, draw number) alone.
+"""Which patch is drawn when: functions of (seed, draw number) only.
 
 Counter-based generators (Philox; Salmon et al. 2011, SC) need no state: draw k is the same in every
 process, with any number of workers, and after any resume.
 
-Losses change from step to step, and a resumed run must draw as if it had never stopped. So the order
-of an epoch is a function of (seed, draw number, losses known at its start) alone; what is measured
-on the way waits for the next epoch, and a checkpoint holds both.
+Where patches with a high loss are preferred: losses change from step to step, and a resumed run must
+draw as if it had never stopped. So the order of an epoch is a function only of (seed, draw number,
+losses known at its start); what is measured on the way waits for the next epoch, and a checkpoint
+holds both.
 
-A share F of the draws is made for a class c with probability q_c, and for a patch in proportion to
+Where labels are preferred: a share F of the draws is made for a class c with probability q_c, and for a patch in proportion to
 its n_c voxels of that class (as nnU-Net takes a voxel of a random class; Isensee et al. 2021); the
 others take any patch. That is one weight for each patch,
 
     (1 - F) w / sum(w) + F sum_c q_c w n_c / sum(w n_c),
 
-with w the weight of its volume, so that draws stay a function of (seed, draw number) alone.
+with w the weight of its volume, so that draws stay a function only of (seed, draw number).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from vcmodels.config import Task
-from vcmodels.config.train_params import SamplingConfig
+from vcmodels.config.task import SamplingConfig
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box

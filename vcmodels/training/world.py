@@ -1,4 +1,4 @@
-"""The processes of one training, which `torchrun` starts: who is who, and what they tell each other."""
+"""The processes of one training, which `torchrun` starts: who is who, and what they report to each other."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
