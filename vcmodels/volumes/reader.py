@@ -336,7 +336,7 @@ _METADATA_ERRORS = (
 def open_volume(
     location: str,
     *,
-    key: str,
+    key: str | None = None,
     level: int = 0,
     channels: Channels = None,
     channel_axis: ChannelAxis | None = None,
@@ -345,7 +345,7 @@ def open_volume(
 
     Args:
         location: an array, or an OME-Zarr group; a local path or a URL, already expanded.
-        key: the dotted task key, for messages.
+        key: the dotted task key, for messages; the location where None.
         level: which level of an OME-Zarr group.
         channels: how many channels are expected: None for a plain (Z, Y, X) array, a number for an
             array with that many (1 also takes a plain one), "any" for whatever is there.
@@ -356,6 +356,7 @@ def open_volume(
             expected axes.
     """
     location = location.rstrip("/")
+    key = key or location
     node, grid = _resolve(location, level, key)
     dtype = stored_dtype(node, key)
     handle = ArrayHandle(node.location, node.zarr_format, "r")
