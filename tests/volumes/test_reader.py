@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import open_volume, reader, remote
+from vcmodels.volumes import open_volume, reader, remote, volume_of_array
 
 FAR = 25  # how far outside the padded reads of these tests may lie
 
@@ -36,6 +36,35 @@ def test_six_layouts_give_the_same_numbers(tmp_path, stores, any_layout):
         volume.read(Box((-2, 3, 5), (9, 9, 9)), pad="reflect")[0],
         padded_by_numpy(data, volume.box, Box((-2, 3, 5), (9, 9, 9)), "reflect"),
     )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_array_in_memory_is_read_as_a_stored_one(tmp_path, stores, order):
+    data = stores.numbers()
+    stored = open_volume(stores.write(tmp_path / "a.zarr", data), key="input")
+    volume = volume_of_array(data.astype(data.dtype.newbyteorder(order)), spacing=stored.spacing)
+    for name in ("extent", "channels", "channel_axis", "dtype", "spacing", "box"):
+        assert getattr(volume, name) == getattr(stored, name)
+    for box, pad in ((Box((-2, 3, 5), (9, 9, 9)), "reflect"), (volume.box, "zero")):
+        block = volume.read(box, pad=pad)
+        np.testing.assert_array_equal(block, stored.read(box, pad=pad))
+        assert block.dtype == stored.read(box).dtype
+        assert not np.shares_memory(block, data)
+    assert list(volume.stored_blocks()) == [volume.box]
+    assert volume.missing_blocks() == 0
+    again = pickle.loads(pickle.dumps(volume))
+    np.testing.assert_array_equal(again.read(again.box)[0], data)
+
+
+def test_arrays_in_memory_are_told_apart_by_their_values(stores):
+    data = stores.numbers()
+    other = data.copy()
+    other[1, 2, 3] += 1
+    marks = [volume_of_array(values).fingerprint() for values in (data, data.copy(), other)]
+    assert marks[0] == marks[1] != marks[2]
+    assert volume_of_array(np.stack([data, other])).read(Box((1, 2, 3), (1, 1, 1))).shape[0] == 2
+    with pytest.raises(ValueError, match=r"label has shape \(7, 8\); give \(Z, Y, X\)"):
+        volume_of_array(data[0], key="label")
 
 
 @pytest.mark.parametrize("pad", ["reflect", "edge", "zero"])

@@ -1,5 +1,6 @@
 """Opening and reading volumes: any layout in, `(C, Z, Y, X)` blocks out, padded at the borders."""
 
+import hashlib
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -324,6 +325,69 @@ class Volume:
         kind = "shard" if self.shards else "chunk"
         remedy = f'restore it, or delete it to read {self.fill_value:g} there ("{self.key}")'
         return ChunkError(self.location, f"{kind} {index}: {found}", remedy)
+
+
+@dataclass(frozen=True)
+class ArrayVolume(Volume):
+    """An array in memory, wherever a stored volume may stand."""
+
+    values: np.ndarray[Any, Any] = field(repr=False, compare=False)
+    """(C, Z, Y, X)."""
+
+    def fingerprint(self) -> str:
+        """A sha256 of the values."""
+        digest = hashlib.sha256(f"{self.values.shape} {self.dtype}".encode())
+        digest.update(np.ascontiguousarray(self.values).data)
+        return digest.hexdigest()
+
+    @cached_property
+    def listing(self) -> Listing | None:
+        """None: all of it is there."""
+        return None
+
+    def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
+        return np.array(self.values[(slice(None), *box.slices())], self.dtype, order="C")
+
+
+def volume_of_array(
+    values: np.ndarray[Any, Any], *, key: str = "array", spacing: Spacing = (1.0, 1.0, 1.0)
+) -> Volume:
+    """An array as a volume that is its own only chunk; the values are not copied.
+
+    Args:
+        values: (Z, Y, X) or (C, Z, Y, X).
+        key: what names it in messages.
+        spacing: length of a voxel along (z, y, x).
+
+    Raises:
+        ValueError: another number of axes, or no voxel.
+    """
+    if values.ndim not in (3, 4) or not values.size:
+        raise ValueError(f"{key} has shape {values.shape}; give (Z, Y, X) or (C, Z, Y, X)")
+    channels = values if values.ndim == 4 else values[None]
+    axis = "first" if values.ndim == 4 else None
+    extent = _spatial(values.shape, axis)
+    location = f"{key} in memory at {id(values):#x}"
+    node = Node(location, "array", 3, {}, {}, b"")
+    return ArrayVolume(
+        location=location,
+        key=key,
+        extent=extent,
+        channels=len(channels),
+        channel_axis=axis,
+        dtype=values.dtype.newbyteorder("="),
+        chunks=extent,
+        shards=None,
+        spacing=spacing,
+        offset=(0.0, 0.0, 0.0),
+        unit=None,
+        fill_value=0.0,
+        attributes={},
+        node=node,
+        names=ChunkNames.of(node, (1,) * values.ndim),
+        handle=ArrayHandle(location, 3, "r"),
+        values=channels,
+    )
 
 
 MAX_CHUNK_BYTES = 8 * 2**30
