@@ -190,11 +190,11 @@ def report(
         found = report_folds(task)
     else:
         loaded = load(task, set_, console)
-        found = report_folds(loaded.run_dir, loaded)
+        found = report_folds(loaded.run_dir, loaded.tr_params.folds)
     if as_json:
         console.write(json.dumps(found.to_json(), indent=2) + "\n")
     else:
-        say_report(found, console)
+        write_report(found, console)
 
 
 @cv.command()
@@ -237,8 +237,8 @@ def evaluate(
     return 0
 
 
-def say_report(report: "FoldReport", console: Console) -> None:
-    """Print the figures as a table, and which folds are not finished."""
+def write_report(report: "FoldReport", console: Console) -> None:
+    """Write the figures as a table, and which folds are not finished."""
     headers = [f"fold {fold.index}" for fold in report.folds]
     table = _folds_table([*headers, "mean", "sd", "last: mean", "sd"])
     epochs = [str(fold.best_epoch or "-") for fold in report.folds]

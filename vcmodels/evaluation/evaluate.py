@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -164,10 +165,16 @@ def evaluate(
         regions = held_out_regions(mine, held_out, predicted)
     else:
         regions = given_regions(mine, _box(bbox), predicted)
-    names, targets = params.output_targets, task.dataset_config.targets
-    wanted = {name: t for name, t in targets.items() if names == "all" or name in names}
+    wanted = wanted_targets(task.dataset_config.targets, params.output_targets)
     root = result_root(params.output_dir, task.tr_params.model_name)
     return score_result(root, wanted, regions, overlay=overlay, reporter=reporter)
+
+
+def wanted_targets(
+    targets: Mapping[str, AnyTarget], names: Literal["all"] | Sequence[str]
+) -> dict[str, AnyTarget]:
+    """Those of some targets that `output_targets` names."""
+    return {name: one for name, one in targets.items() if names == "all" or name in names}
 
 
 def score_result(
