@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,3 +93,5 @@ def test_inputs_come_in_the_order_of_their_names(tmp_path):
         paths.append(array.location)
     assert [volume.location for volume in open_inputs(paths)] == paths
     assert [volume.location for volume in open_inputs(paths[1])] == paths[1:]
+    opened = open_volume(paths[0])
+    assert open_inputs([opened, Path(paths[1])]) == (opened, *open_inputs(paths[1]))

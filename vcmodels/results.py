@@ -1,6 +1,7 @@
 """A stored prediction: what it was made of, where it lies, whether it is whole, how it is opened."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from vcmodels.errors import OutputError, TaskError, VolumeError
@@ -14,13 +15,14 @@ from vcmodels.volumes import (
     place_at,
 )
 
+Input = str | Path | Volume
 INPUT, OUTPUT = "inference_params.input_path", "inference_params.output_dir"
 KEY = "vcmodels"
 """The attribute of a group that holds everything of ours."""
 
 
 def open_inputs(
-    paths: str | Sequence[str] | None,
+    inputs: Input | Sequence[Input] | None,
     *,
     level: int = 0,
     channel_axis: Literal["first", "last"] | None = None,
@@ -28,26 +30,27 @@ def open_inputs(
     """The arrays that `input_path` names, in its order; only metadata is read.
 
     Args:
-        paths: one location or several, as they stand in the task.
+        inputs: one or several, as paths, as URLs or already opened.
         level: of an OME-Zarr group.
         channel_axis: where the channels are, when the store does not say.
 
     Raises:
-        TaskError: nothing is named, or a name cannot be expanded.
+        TaskError: nothing is named, or a variable in a path is not set.
         VolumeError: an array is missing or damaged.
     """
-    if not paths:
+    if isinstance(inputs, str | Path | Volume):
+        inputs = [inputs]
+    if not inputs:
         raise TaskError(INPUT, "is not set", "name the volume to predict")
     return tuple(
-        open_volume(
-            _expanded(path, INPUT),
-            key=INPUT,
-            level=level,
-            channels="any",
-            channel_axis=channel_axis,
-        )
-        for path in ([paths] if isinstance(paths, str) else paths)
+        one if isinstance(one, Volume) else _open_input(str(one), level, channel_axis)
+        for one in inputs
     )
+
+
+def _open_input(path: str, level: int, channel_axis: Literal["first", "last"] | None) -> Volume:
+    location = _expanded(path, INPUT)
+    return open_volume(location, key=INPUT, level=level, channels="any", channel_axis=channel_axis)
 
 
 def result_root(folder: str | None, name: str) -> Place:
@@ -58,12 +61,21 @@ def result_root(folder: str | None, name: str) -> Place:
         name: its `model_name`.
 
     Raises:
-        TaskError: no folder is named, or it is a URL that cannot be written to.
+        TaskError: no folder is named, or as for `group_place`.
     """
     if not folder:
         raise TaskError(OUTPUT, "is not set", "name the folder for the result")
+    return group_place(folder) / f"{name}.zarr"
+
+
+def group_place(location: str) -> Place:
+    """A folder or URL that a result is written to.
+
+    Raises:
+        TaskError: it is a URL that cannot be written to, or a variable in it is not set.
+    """
     try:
-        return place_at(_expanded(folder, OUTPUT)) / f"{name}.zarr"
+        return place_at(_expanded(location, OUTPUT))
     except OutputError as error:
         raise TaskError(OUTPUT, f"{error.subject} {error.found}", error.remedy) from error
 

@@ -19,7 +19,7 @@ from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing, Sums
-from vcmodels.volumes import Place, Volume, volume_of_array
+from vcmodels.volumes import ArrayVolume, Place, Volume
 
 BLOCK: Shape = (128, 128, 128)
 
@@ -60,7 +60,9 @@ def score(
 
 
 def _as_volume(values: Volume | np.ndarray, name: str) -> Volume:
-    return values if isinstance(values, Volume) else volume_of_array(np.asarray(values), key=name)
+    if isinstance(values, Volume):
+        return values
+    return ArrayVolume.of(np.asarray(values), (1.0, 1.0, 1.0), name)
 
 
 def sum_volume(label: Label, prediction: Volume, box: Box, block: Shape = BLOCK) -> Sums:
@@ -142,7 +144,7 @@ def evaluate(
     """The metrics of the stored prediction of `inference_params.input_path`, by target.
 
     Scored are the targets that were predicted and whose label the task has on that volume, where
-    the run's `splits.json` holds voxels out of training.
+    the run held voxels out of training.
 
     Args:
         task: its inference must have been run.

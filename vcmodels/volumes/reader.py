@@ -327,69 +327,6 @@ class Volume:
         return ChunkError(self.location, f"{kind} {index}: {found}", remedy)
 
 
-@dataclass(frozen=True)
-class ArrayVolume(Volume):
-    """An array in memory, wherever a stored volume may stand."""
-
-    values: np.ndarray[Any, Any] = field(repr=False, compare=False)
-    """(C, Z, Y, X)."""
-
-    def fingerprint(self) -> str:
-        """A sha256 of the values."""
-        digest = hashlib.sha256(f"{self.values.shape} {self.dtype}".encode())
-        digest.update(np.ascontiguousarray(self.values).data)
-        return digest.hexdigest()
-
-    @cached_property
-    def listing(self) -> Listing | None:
-        """None: all of it is there."""
-        return None
-
-    def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
-        return np.array(self.values[(slice(None), *box.slices())], self.dtype, order="C")
-
-
-def volume_of_array(
-    values: np.ndarray[Any, Any], *, key: str = "array", spacing: Spacing = (1.0, 1.0, 1.0)
-) -> Volume:
-    """An array as a volume that is its own only chunk; the values are not copied.
-
-    Args:
-        values: (Z, Y, X) or (C, Z, Y, X).
-        key: what names it in messages.
-        spacing: length of a voxel along (z, y, x).
-
-    Raises:
-        ValueError: another number of axes, or no voxel.
-    """
-    if values.ndim not in (3, 4) or not values.size:
-        raise ValueError(f"{key} has shape {values.shape}; give (Z, Y, X) or (C, Z, Y, X)")
-    channels = values if values.ndim == 4 else values[None]
-    axis = "first" if values.ndim == 4 else None
-    extent = _spatial(values.shape, axis)
-    location = f"{key} in memory at {id(values):#x}"
-    node = Node(location, "array", 3, {}, {}, b"")
-    return ArrayVolume(
-        location=location,
-        key=key,
-        extent=extent,
-        channels=len(channels),
-        channel_axis=axis,
-        dtype=values.dtype.newbyteorder("="),
-        chunks=extent,
-        shards=None,
-        spacing=spacing,
-        offset=(0.0, 0.0, 0.0),
-        unit=None,
-        fill_value=0.0,
-        attributes={},
-        node=node,
-        names=ChunkNames.of(node, (1,) * values.ndim),
-        handle=ArrayHandle(location, 3, "r"),
-        values=channels,
-    )
-
-
 MAX_CHUNK_BYTES = 8 * 2**30
 _METADATA_ERRORS = (
     *(ValueError, TypeError, KeyError, NotImplementedError, OSError),
@@ -497,3 +434,63 @@ def _check_chunk_size(node: Node, chunks: tuple[int, ...], dtype: np.dtype[Any],
 def _spatial(shape: tuple[int, ...], axis: ChannelAxis | None) -> Shape:
     z, y, x = shape[1:] if axis == "first" else shape[:3]
     return int(z), int(y), int(x)
+
+
+@dataclass(frozen=True)
+class ArrayVolume(Volume):
+    """An array in memory that is read as a volume is; all of it counts as stored."""
+
+    values: np.ndarray[Any, Any] = field(kw_only=True, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, values: np.ndarray[Any, Any], spacing: Spacing, name: str) -> "ArrayVolume":
+        """The volume of (Z, Y, X) or (C, Z, Y, X) values, which messages call by the name.
+
+        Raises:
+            ValueError: another number of axes, or no voxel.
+        """
+        if values.ndim not in (3, 4) or not values.size:
+            raise ValueError(f"{name} has shape {values.shape}; give (Z, Y, X) or (C, Z, Y, X)")
+        values = values if values.ndim == 4 else values[None]
+        depth, height, width = values.shape[1:]
+        z, y, x = (min(n, MEMORY_CHUNK) for n in (depth, height, width))
+        node = Node(name, "array", 3, {}, {}, b"")
+        counts = (-(-depth // z), -(-height // y), -(-width // x))
+        return cls(
+            location=name,
+            key=name,
+            extent=(depth, height, width),
+            channels=len(values),
+            channel_axis="first",
+            dtype=values.dtype.newbyteorder("="),
+            chunks=(z, y, x),
+            shards=None,
+            spacing=spacing,
+            offset=(0.0, 0.0, 0.0),
+            unit=None,
+            fill_value=0.0,
+            attributes={},
+            node=node,
+            names=ChunkNames("", "/", (1, *counts)),
+            handle=ArrayHandle(name, 3, "r"),
+            values=values,
+        )
+
+    @cached_property
+    def listing(self) -> Listing | None:
+        """None: there is no store to list."""
+        return None
+
+    def fingerprint(self) -> str:
+        """A sha256 of the values."""
+        digest = hashlib.sha256(f"{self.values.shape} {self.dtype}".encode())
+        digest.update(np.ascontiguousarray(self.values, self.dtype).data)
+        return digest.hexdigest()
+
+    def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
+        # A copy: readers change what they get.
+        return np.array(self.values[(slice(None), *box.slices())], self.dtype, order="C")
+
+
+MEMORY_CHUNK = 128
+"""Edge of the blocks in which an array in memory is looked at, in voxels."""
