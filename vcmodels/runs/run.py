@@ -15,7 +15,7 @@ from vcmodels.runs.records import (
     PATCHES,
     SPLITS,
     TASK,
-    Record,
+    JsonObject,
     is_run,
     model_name,
     read_task,
@@ -126,7 +126,7 @@ class Run:
         """Whether a training has begun in the folder; a task file is not enough."""
         return is_run(self.folder)
 
-    def task(self) -> Record:
+    def task(self) -> JsonObject:
         """The resolved task as JSON values; {} when it cannot be read."""
         return read_task(self.folder)
 
@@ -154,7 +154,7 @@ class Run:
             raise self._damaged(type(error).__name__) from error
         if not isinstance(saved, dict):
             raise self._damaged("not an object")
-        document = cast(Record, saved)
+        document = cast(JsonObject, saved)
         try:
             volumes = tuple(str(name) for name in document["volumes"])
             train, val = (
