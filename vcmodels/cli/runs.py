@@ -19,7 +19,6 @@ from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
     from vcmodels.runs.survey import Figure, RunStatus
-if TYPE_CHECKING:
     from vcmodels.workflows.fold_report import Figures, FoldReport
 
 
@@ -111,7 +110,7 @@ def _compare(found: Sequence["RunStatus"], as_json: bool, console: Console) -> N
 
 
 def _rows(found: Sequence["RunStatus"]) -> list[tuple[str, list[str]]]:
-    """What is to be compared of runs besides their tasks: (name, a cell for each run)."""
+    """The rows under the tasks: (name, a cell for each run)."""
     rows = [
         ("state", [run.state for run in found]),
         ("epochs", [f"{run.epoch}/{run.max_epoch}" for run in found]),
@@ -153,7 +152,7 @@ def _table() -> Table:
 
 
 def _width() -> int:
-    """Of the terminal, or as `COLUMNS` says."""
+    """Characters in a line: of the terminal, or as `COLUMNS` says."""
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return shutil.get_terminal_size().columns
     return UNLIMITED

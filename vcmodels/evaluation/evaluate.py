@@ -319,7 +319,7 @@ def held_out_regions(
 def given_regions(
     volumes: Sequence[TaskVolume], box: Box, predicted: Box | None
 ) -> list[ScoredRegion]:
-    """A box, once for each set of label arrays: that of a volume has the labels of all its entries.
+    """A box, once for each set of label arrays that the entries of one volume have.
 
     Args:
         volumes: of one input; several entries of a task may be parts of it.

@@ -47,12 +47,12 @@ class RunStatus:
     """The `model_name` of its task."""
     state: RunState
     reason: str
-    """Of what failed or is damaged, in words; else empty."""
+    """Why it failed or is damaged, in words; else empty."""
     epoch: int
     """Epochs that have ended."""
     max_epoch: int | None
     best_epoch: int | None
-    """Of the best checkpoint, as the log tells; None before an epoch has ended."""
+    """Of the best checkpoint, as the log says; None before an epoch has ended."""
     best_loss: float | None
     last_loss: float | None
     figures: Mapping[str, Figure]
@@ -119,7 +119,7 @@ def read_status(folder: Path) -> RunStatus:
 def _state(
     folder: Path, name: str, start: JsonObject, epoch: int, most: float
 ) -> tuple[RunState, str]:
-    """The state of a run, and why."""
+    """The state of a run, and the reason for it."""
     if _is_held(folder):
         return "training", ""
     outcome = str(start.get("outcome", ""))
@@ -136,10 +136,10 @@ def _state(
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether a training holds the lock of its folder; looked at with a lock of its own."""
+    """Whether a training holds the lock of its folder; a shared lock is tried."""
     with suppress(OSError), (folder / LOCK).open() as lock:
         try:
-            # Shared, and given back at once: two lists do not see each other as trainings.
+            # Shared, so that two lists do not see each other as trainings.
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -147,7 +147,7 @@ def _is_held(folder: Path) -> bool:
 
 
 def _damage(folder: Path, name: str, *, are_saved: bool) -> str:
-    """What is wrong with the files; that there is no checkpoint is only if some were saved."""
+    """What is wrong with the files; a missing checkpoint is, once some were saved."""
     if not name:
         return f"{TASK} cannot be read"
     run = Run(folder, name)
@@ -164,7 +164,7 @@ def _damage(folder: Path, name: str, *, are_saved: bool) -> str:
 
 
 def _best(log: Sequence[JsonObject], rule: Mapping[str, Any]) -> JsonObject:
-    """The epoch of the best checkpoint: as long as its curve has no value, that is the newest one."""
+    """The log of the epoch of the best checkpoint: of the newest one while its curve has no value."""
     curve, sign = rule.get("curve", "val/loss"), -1 if rule.get("sense") == "max" else 1
     known = [line for line in log if curve in line] or log[-1:]
     return min(known, key=lambda line: sign * line.get(curve, 0.0), default={})

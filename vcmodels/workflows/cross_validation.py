@@ -110,7 +110,7 @@ def run_all(
 
 
 def _same_package() -> dict[str, str]:
-    """Variables by which a child finds this package, whatever lies in the working directory."""
+    """Variables by which a child finds this package, not one in the working directory."""
     package = str(Path(vcmodels.__file__).parents[1])
     others = os.environ.get("PYTHONPATH")
     path = f"{package}{os.pathsep}{others}" if others else package

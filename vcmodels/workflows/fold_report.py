@@ -40,7 +40,7 @@ class FoldStatus:
     index: int
     folder: Path
     state: str = NOT_BEGUN
-    """As `vcmodels runs` has it, or that it was not begun."""
+    """As `vcmodels runs` shows it, or that it was not begun."""
     reason: str = ""
     epoch: int = 0
     max_epoch: int | None = None
