@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vcmodels import results
 from vcmodels.checkpoint import Predictor
 from vcmodels.config import Task
 from vcmodels.devices import (
@@ -19,7 +20,7 @@ from vcmodels.devices import (
     machine_bytes,
     place,
 )
-from vcmodels.errors import OutputError, TaskError, VolumeError
+from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, level_factors
 from vcmodels.geometry.grid import BoxSet, PatchGrid, column_edges
 from vcmodels.geometry.symmetries import Symmetry
@@ -48,7 +49,8 @@ from vcmodels.inference.units import (
 )
 from vcmodels.models.fused import fused
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
+from vcmodels.targets.base import Spacing
+from vcmodels.volumes import Place, Volume
 
 CHUNK = 128
 MOST_LENGTH = 10**7
@@ -99,8 +101,6 @@ def open_inputs(task: Task, predictor: Predictor, say: Callable[[str], None]) ->
     """
     key = "inference_params.input_path"
     params = task.inference_params
-    if not params.input_path:
-        raise TaskError(key, "is not set", "name the volume to predict")
     trained = predictor.task.dataset_config.normalization
     if task.dataset_config.normalization != trained:
         raise TaskError(
@@ -109,16 +109,8 @@ def open_inputs(task: Task, predictor: Predictor, say: Callable[[str], None]) ->
             f"the checkpoint was trained with {trained.model_dump()}",
             "restore it: another normalisation gives wrong predictions",
         )
-    paths = [params.input_path] if isinstance(params.input_path, str) else params.input_path
-    inputs = tuple(
-        open_volume(
-            _expanded(path, key),
-            key=key,
-            level=params.level,
-            channels="any",
-            channel_axis=params.channel_axis,
-        )
-        for path in paths
+    inputs = results.open_inputs(
+        params.input_path, level=params.level, channel_axis=params.channel_axis
     )
     if max(inputs[0].extent) > MOST_LENGTH:
         found = f"{inputs[0].location} has shape {inputs[0].extent}"
@@ -133,13 +125,6 @@ def open_inputs(task: Task, predictor: Predictor, say: Callable[[str], None]) ->
         raise VolumeError(key, found, "give the same channels in the same order")
     _compare_spacing(inputs[0], predictor, say)
     return inputs
-
-
-def _expanded(path: str, key: str) -> str:
-    try:
-        return expand_location(path)
-    except VolumeError as error:
-        raise TaskError(key, error.found, error.remedy) from error
 
 
 def _compare_spacing(volume: Volume, predictor: Predictor, say: Callable[[str], None]) -> None:
@@ -165,23 +150,6 @@ def region_of(task: Task, volume: Volume) -> Box:
         found = f"{[list(pair) for pair in bbox]} is not inside the volume, shape {volume.extent}"
         raise TaskError("inference_params.bbox", found, "give [[z0, z1], [y0, y1], [x0, x1]]")
     return region
-
-
-def output_root(task: Task) -> Place:
-    """`<output_dir>/<model_name>.zarr`.
-
-    Raises:
-        TaskError: no folder is named, or it is a URL that cannot be written to.
-    """
-    key, folder = "inference_params.output_dir", task.inference_params.output_dir
-    if not folder:
-        raise TaskError(key, "is not set", "name the folder for the result")
-    try:
-        return place_at(expand_location(folder)) / f"{task.tr_params.model_name}.zarr"
-    except OutputError as error:
-        raise TaskError(key, f"{error.subject} {error.found}", error.remedy) from error
-    except VolumeError as error:
-        raise TaskError(key, error.found, error.remedy) from error
 
 
 def checked_patch(task: Task, predictor: Predictor) -> Shape:
@@ -316,7 +284,7 @@ def prepare(
 def _layout(task: Task, inputs: Sequence[Volume]) -> Layout:
     """Where the result goes, and how it is stored: on the grid of the first input."""
     params, first = task.inference_params, inputs[0]
-    root = output_root(task)
+    root = results.result_root(params.output_dir, task.tr_params.model_name)
     refuse_inside_input(root, [volume.location for volume in inputs])
     chunks, shards = output_chunks(task, first.extent)
     levels = None if params.pyramid == "auto" else params.pyramid or 0

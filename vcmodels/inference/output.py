@@ -24,6 +24,7 @@ from vcmodels.inference.averaging import Written
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, of_today
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
+from vcmodels.results import KEY, our_attributes
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
     ChunkError,
@@ -32,7 +33,6 @@ from vcmodels.volumes import (
     WritableArray,
     coarse_grid,
     create_array,
-    group_attributes,
     is_array,
     open_volume,
     place_at,
@@ -42,8 +42,6 @@ from vcmodels.volumes import (
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.location import is_remote, parent
 
-KEY = "vcmodels"
-"""The attribute under which everything of ours stands."""
 _METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 
 
@@ -193,7 +191,7 @@ def claim(
     if root.is_obstructed():
         raise OutputError(str(root), "is in the way: a link or a file", "move it away")
     journal = Journal(root)
-    started, noted = journal.manifest(), _attributes(root)
+    started, noted = journal.manifest(), our_attributes(root)
     before = started if started is not None else noted.get("manifest")
     if before is None and root.names() <= {FOLDER}:
         return "new"
@@ -276,15 +274,6 @@ def _require_whole(root: Place, stored: Mapping[str, int]) -> None:
                 f"is finished, but {now} chunks are stored, which were {before}",
                 "run with --verify, which predicts what is missing",
             )
-
-
-def _attributes(root: Place) -> dict[str, Any]:
-    """What `Layout.note` wrote; empty where there is nothing of ours."""
-    try:
-        found = group_attributes(str(root)).get(KEY)
-    except FileNotFoundError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.job import prepare
 from vcmodels.inference.journal import Manifest, differences, of_today
-from vcmodels.inference.output import KEY
 from vcmodels.inference.predict import load_predictor, predict
 from vcmodels.reporting import Reporter
+from vcmodels.results import KEY
 from vcmodels.volumes import Place, Volume, group_attributes, open_volume, place_at
 
 VERSIONS = ("torch", "vcmodels")

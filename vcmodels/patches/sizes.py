@@ -60,14 +60,15 @@ class Plan:
 
 
 def open_planned(
-    task: Task, reporter: Reporter, recorded: Task | None = None
+    task: Task, reporter: Reporter, recorded: Task | None = None, sharing: int = 1
 ) -> tuple[Task, list[TaskVolume]]:
     """Open the volumes of a task and fill in the sizes that it leaves out, with a line said.
 
     Args:
         task: the resolved task; returned as it is when it leaves nothing out.
         reporter: told what `open_volumes` finds odd, and the sizes.
-        recorded: the task of the run that is continued: its sizes are taken, none is planned anew.
+        recorded: the task of the run that is continued: its sizes are taken, none is planned again.
+        sharing: how many trainings are to divide the memory of the device.
 
     Raises:
         VolumeError, TaskError: as `open_volumes`.
@@ -80,7 +81,7 @@ def open_planned(
         sizes, origin = recorded.tr_params, "as the run has them"
         full = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
     else:
-        plan, origin = plan_sizes(task, volumes), "planned, `vcmodels plan` says why"
+        plan, origin = plan_sizes(task, volumes, sharing), "planned, `vcmodels plan` says why"
         full = fill_sizes(task, plan.patch, plan.batch)
     settings = full.tr_params
     reporter.say(
@@ -100,13 +101,18 @@ def recorded_task(task: Task) -> Task | None:
     return None
 
 
-def plan_sizes(task: Task, volumes: Sequence[TaskVolume]) -> Plan:
+def plan_sizes(task: Task, volumes: Sequence[TaskVolume], sharing: int = 1) -> Plan:
     """Patch and batch size by closed-form arithmetic; what the task gives is kept.
+
+    Args:
+        task: may leave either out.
+        volumes: of the task, opened.
+        sharing: how many trainings are to divide the memory of the device.
 
     Raises:
         TaskError: the network takes none of the patches, or a step with none of them fits.
     """
-    settings, budget = task.tr_params, _budget(task)
+    settings, budget = task.tr_params, _budget(task, sharing)
     reasons = [f"memory {gigabytes(budget.step_bytes)}: {budget.reason}"]
     least, tried = settings.given_batch_size or BATCH_SIZE, list[Tried]()
     patch = settings.given_patch_size
@@ -133,7 +139,7 @@ def plan_sizes(task: Task, volumes: Sequence[TaskVolume]) -> Plan:
     return Plan(patch, batch, tried, [*reasons, _reading(volumes[0], patch)])
 
 
-def _budget(task: Task) -> Budget:
+def _budget(task: Task, sharing: int) -> Budget:
     settings = task.tr_params
     device = choose_device(settings.device, "tr_params.device")
     value = 4 if choose_amp(settings.amp, device) is None else 2
@@ -143,7 +149,7 @@ def _budget(task: Task) -> Budget:
         return Budget(given, value, f"tr_params.memory_gb, {precision}")
     there, target = memory_bytes(device), int(task.model.memory_target_gb * 1e9)
     share = DEVICE_SHARE if device.type == "cuda" else MACHINE_SHARE
-    shared = int(share * there)
+    shared = int(share * there / sharing)
     of = f"{share:.0%} of {gigabytes(there)} ({device.type})"
     reason = of if shared < target else f"what the network is meant for; {of} would be there"
     return Budget(min(shared, target), value, f"{reason}, {precision}")
