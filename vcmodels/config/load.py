@@ -206,20 +206,16 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
         data, said = read_run(path)
     else:
         data = read_task_file(path)
-    task, notes = _parse(data, str(path), overrides)
+    task, notes = parse_task(data, str(path), overrides)
     return LoadedTask(task, said + notes, path)
 
 
-def parse_task(data: dict[str, Any], source: str) -> tuple[Task, list[str]]:
+def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tuple[Task, list[str]]:
     """Validate a task that is in memory; `source` is what messages call it.
 
     Raises:
         TaskError: as `load_task`.
     """
-    return _parse(data, source, ())
-
-
-def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, list[str]]:
     raw = as_object(checked(data))
     if raw is None:
         raise TaskError(source, "this is no object", "give the sections of a task")

@@ -2,7 +2,7 @@
 
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at
-from vcmodels.volumes.reader import ChunkError, Volume, open_volume
+from vcmodels.volumes.reader import ArrayVolume, ChunkError, Volume, open_volume
 from vcmodels.volumes.writer import (
     WritableArray,
     coarse_grid,
@@ -14,6 +14,7 @@ from vcmodels.volumes.writer import (
 )
 
 __all__ = [
+    "ArrayVolume",
     "ChunkError",
     "LocalPlace",
     "ObjectPlace",

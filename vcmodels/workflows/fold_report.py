@@ -238,9 +238,8 @@ def score_held_out(
                 raise RefusedError(str(one.run_dir), what, "restore the volumes, or --restart")
             reporter.say(f"fold {index}: {name}")
             part = prediction_task(one, volumes[name], region)
-            report = inference.run_inference(
-                part, checkpoint=str(checkpoint), reporter=reporter, should_stop=should_stop
-            )
+            options = inference.RunOptions(reporter=reporter, should_stop=should_stop)
+            report = inference.run_inference(part, str(checkpoint), options)
             if not report.is_through:
                 return None
             scores = evaluation.evaluate(part, bbox=region, reporter=reporter)
