@@ -7,10 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from vcmodels.checkpoint import Predictor
+from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
-from vcmodels.inference import InferenceReport, predict
+from vcmodels.inference import (
+    InferenceReport,
+    Predictor,
+    Request,
+    RunOptions,
+    predict_request,
+    request_of,
+)
 from vcmodels.volumes import create_array, open_volume
 
 
@@ -79,24 +86,30 @@ class Workplace:
         )
         return task
 
-    def predictor(self, task: Task) -> Predictor:
+    def trained(self, task: Task, **changes) -> TrainedNetwork:
         # The identity takes any patch, so the patch of the "training" is the one asked for.
         patch = task.inference_params.patch_size
-        return Predictor(
-            module=self.network.eval(),
-            task=task,
-            targets=dict(task.dataset_config.targets),
-            normalization=Normalization("none"),
-            patch=patch,
-            spacing=(1.0, 1.0, 1.0),
-            in_channels=1,
-            sha256="0" * 64,
-            path=Path("net_best.pth"),
-        )
+        values = {
+            "module": self.network.eval(),
+            "task": task,
+            "targets": dict(task.dataset_config.targets),
+            "normalization": Normalization("none"),
+            "patch": patch,
+            "spacing": (1.0, 1.0, 1.0),
+            "in_channels": 1,
+            "sha256": "0" * 64,
+            "path": Path("net_best.pth"),
+        }
+        return TrainedNetwork(**(values | changes))
+
+    def predictor(self, task: Task, **changes) -> Predictor:
+        return Predictor((self.trained(task, **changes),))
+
+    def request(self, task: Task, **changes) -> Request:
+        return request_of(task, (self.trained(task, **changes),))
 
     def run(self, *, options=None, **inference) -> InferenceReport:
-        task = self.task(**inference)
-        return predict(task, self.predictor(task), **(options or {}))
+        return predict_request(self.request(self.task(**inference)), RunOptions(**(options or {})))
 
     def read(self, target: str = "value") -> np.ndarray:
         volume = open_volume(

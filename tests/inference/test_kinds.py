@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from vcmodels.checkpoint import build_predictor, load_checkpoint, save_checkpoint
+from vcmodels.checkpoint import build_network, load_checkpoint, save_checkpoint
 from vcmodels.config import parse_task
 from vcmodels.data.normalization import ChannelStatistics, Normalization
 from vcmodels.errors import RunError, VolumeError
-from vcmodels.inference import run_inference
+from vcmodels.inference import RunOptions, run_inference
 from vcmodels.volumes import create_array, open_volume
 
 EXTENT = (20, 33, 26)
@@ -108,7 +108,7 @@ def test_a_prediction_is_the_network_applied_by_hand(place):
     task = make_task(place, overlap=0, output_targets=["sheet"], output_type="float32")
     save(place, task)
     run_inference(task)
-    predictor = build_predictor(load_checkpoint(place / "run" / "net_best.pth"))
+    predictor = build_network(load_checkpoint(place / "run" / "net_best.pth"))
     images = [stored_input(place, name)[0, :16, :16, :16] for name in ("ct", "dose")]
     image = torch.from_numpy(predictor.normalization.apply(np.stack(images).astype(np.float32)))[
         None
@@ -146,7 +146,7 @@ def test_statistics_per_volume_are_those_of_the_new_volume(place):
         place, {"scheme": "zscore", "per": "volume"}, output_targets=["depth"], output_type="float32",
         input_path=paths,
     )  # fmt: skip
-    run_inference(other, overwrite=True)
+    run_inference(other, options=RunOptions(overwrite=True))
     np.testing.assert_allclose(stored(place, "depth")[1], before, atol=1e-4)
 
 

@@ -56,7 +56,7 @@ def test_a_continued_run_takes_its_sizes_from_its_checkpoint(planned_task):
     assert after["task"]["tr_params"]["patch_size"] == patch
     assert (after["step"], after["patch_size"]) == (4, patch)
     assert recorded_task(bigger).tr_params.patch_size == tuple(patch)
-    assert load_predictor(bigger).patch == tuple(patch)
+    assert load_predictor(task.run_dir).patch == tuple(patch)
 
     assert train(bigger, reporter=reporter, restart=True) == 0
     assert load_checkpoint(task.run_dir / "tiny_last.pth").state["patch_size"] == list(

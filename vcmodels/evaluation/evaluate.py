@@ -12,14 +12,13 @@ from vcmodels.config import Task
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape, blocks_of
+from vcmodels.geometry.boxes import Box, Shape, Spacing, blocks_of
 from vcmodels.metrics.registry import Sums
 from vcmodels.pictures.overlay import Scored, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing, Sums
 from vcmodels.volumes import (
     ArrayVolume,
     Place,

@@ -8,9 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from vcmodels import inference
 from vcmodels.config import Task
-from vcmodels.config.folds import fold_task
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import CheckpointError, RefusedError
@@ -22,6 +20,9 @@ from vcmodels.evaluation.evaluate import (
     wanted_targets,
 )
 from vcmodels.geometry.boxes import Box
+from vcmodels.inference.predict import predict_request
+from vcmodels.inference.predictor import load_predictor
+from vcmodels.inference.request import Request, RunOptions, changed, with_section
 from vcmodels.reporting import Reporter
 from vcmodels.results import result_root
 from vcmodels.runs.records import read_log
@@ -298,19 +299,25 @@ def _predict(
     task: Task, part: HeldOutPart, reporter: Reporter, should_stop: Callable[[], bool]
 ) -> bool:
     """Predict a held-out part with the best checkpoint of its fold; false after a stop."""
-    pairs = zip(part.box.origin, part.box.end, strict=True)
-    changed = {
-        "input_path": [image.location for image in part.volume.inputs],
-        "output_dir": str(part.folder),
-        "bbox": tuple(pairs),
-        "level": 0,
-        "pyramid": 0,
-    }
-    params = task.inference_params.model_copy(update=changed)
-    one = fold_task(task, part.fold).model_copy(update={"inference_params": params})
-    report = inference.run_inference(
-        one, checkpoint=str(part.run.best), reporter=reporter, should_stop=should_stop
+    asked, volumes = task.inference_params, part.volume.inputs
+    params = changed(
+        asked,
+        input_path=[volume.location for volume in volumes],
+        output_dir=str(part.folder),
+        bbox=tuple(zip(part.box.origin, part.box.end, strict=True)),
+        level=0,
+        pyramid=0,
     )
+    request = Request(
+        networks=load_predictor(part.run.best).networks,
+        inputs=volumes,
+        output=result_root(params.output_dir, task.tr_params.model_name),
+        params=params,
+        targets=task.dataset_config.targets,
+        record=with_section(part.run.task(), params),
+    )
+    options = RunOptions(reporter=reporter, should_stop=should_stop)
+    report = predict_request(request, options)
     return report.is_through
 
 
