@@ -29,6 +29,7 @@ from vcmodels.config.task import Task
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
 from vcmodels.runs.records import TASK, is_run, starting_folder
 from vcmodels.section import PatchShape
@@ -229,7 +230,7 @@ def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, l
     raw.setdefault("dataset_config", {})
     model = as_object(raw.setdefault("model_config", {}))
     if model is not None:
-        model.setdefault("name", "residual_unet")
+        model.setdefault("name", DEFAULT_MODEL)
     schema = task_schema()
     faults = fold_labels(raw, schema)
     if faults:
