@@ -5,10 +5,10 @@ from torch import nn
 from vcmodels.models import ResidualUNet
 from vcmodels.models.blocks import InstanceNorm
 from vcmodels.models.fused import (
+    ChannelsLastMix,
     FusedDecoderLevel,
     FusedNorm,
     FusedResidualBlock,
-    Mix,
     fused,
     moments,
 )
@@ -77,7 +77,7 @@ def test_the_activations_stay_channels_last():
 
     twin = fused(trained(in_channels=1).to(memory_format=CL))
     for module in twin.modules():
-        if isinstance(module, FusedNorm | FusedResidualBlock | FusedDecoderLevel | Mix):
+        if isinstance(module, FusedNorm | FusedResidualBlock | FusedDecoderLevel | ChannelsLastMix):
             module.register_forward_hook(lambda _module, _images, result: results.append(result))
     with torch.inference_mode():
         twin(torch.randn(1, 1, 8, 16, 24).to(memory_format=CL))

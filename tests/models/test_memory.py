@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vcmodels.models import ResidualUNet
+from vcmodels.models import Model, ResidualUNet
 from vcmodels.models.plan import BYTES_PER_WEIGHT
 
 PATCH, THIN = (16, 24, 32), (8, 32, 48)
@@ -64,6 +64,22 @@ def test_so_it_is_in_half_precision(case):
     network, image, memory = case
     found = kept_bytes(network, image, half=True) - 2 * memory.parameters
     assert 0.75 * found < memory.kept_bytes(2) < 1.15 * found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [*CASES, ({"base_features": 32}, THREE, (64, 96, 128), (2.5, 1.0, 1.0))],
+    ids=[*IDS, "wide"],
+)
+def test_a_pass_on_the_meta_device_counts_the_same_as_the_closed_form(arguments):
+    options, heads, patch, spacing = arguments
+    config = ResidualUNet(**{"base_features": 8, **options})
+    closed = config.estimate(2, heads, patch, spacing)
+    counted = Model.estimate(config, 2, heads, patch, spacing)
+    assert (counted.parameters, counted.passing) == (closed.parameters, closed.passing)
+    # The form leaves out what grows with channels alone: statistics and gates.
+    assert counted.normalised == pytest.approx(closed.normalised, rel=0.005)
+    assert counted.convolved == pytest.approx(closed.convolved, rel=0.005)
 
 
 class Peak(TorchDispatchMode):

@@ -141,8 +141,8 @@ def _say_network(task: Task, volumes: Sequence[TaskVolume], console: Console) ->
     summary = task.model.describe(first.channels, heads, settings.patch_size, first.spacing)
     table = _table("level", "features", "stride", "kernel", "shape", "parameters")
     for row in summary.rows:
-        sizes = (_times(size) for size in (row.stride, row.kernel, row.shape))
-        table.add_row(row.name, str(row.features), *sizes, f"{row.parameters:,}")
+        sizes = (_times(size) if size else "" for size in (row.stride, row.kernel, row.shape))
+        table.add_row(row.name, str(row.features or ""), *sizes, f"{row.parameters:,}")
     _print(console, table)
     listed = ", ".join(f"{name} ({channels})" for name, channels in heads.items())
     console.say(

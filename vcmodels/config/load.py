@@ -30,6 +30,7 @@ from vcmodels.config.task import Task
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
 from vcmodels.runs.records import TASK, is_run, starting_folder
 from vcmodels.section import PatchShape
@@ -81,7 +82,7 @@ def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tupl
     document.setdefault("dataset_config", {})
     model = as_object(document.setdefault("model_config", {}))
     if model is not None:
-        model.setdefault("name", "residual_unet")
+        model.setdefault("name", DEFAULT_MODEL)
     faults = _fold_labels(document)
     if faults:
         raise task_error(faults)

@@ -231,6 +231,7 @@ def unknown_key(path: KeyPath, schema: Schema, valid: Sequence[str]) -> Fault:
     """The fault of a key that is not one of `valid`."""
     key = str(path[-1])
     homes = [home for home, keys in section_keys(schema).items() if key in keys]
+    homes = [home for home in homes if (home,) != path[:-1]]  # of another network, for example
     if homes:  # before a key here that is merely spelt alike
         return Fault(path, "unknown key here", f"move it to {homes[0] or 'the top level'}")
     guess = nearest(key, valid)

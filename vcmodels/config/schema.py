@@ -13,6 +13,7 @@ from vcmodels.config.task import Scheme, Task
 from vcmodels.config.values import INSIDE_DATASET
 from vcmodels.losses import LOSSES
 from vcmodels.losses.registry import parse_loss
+from vcmodels.models import MODELS, Model
 from vcmodels.targets import KINDS
 
 _LABEL = {
@@ -26,11 +27,12 @@ _LABEL = {
 
 def task_schema() -> dict[str, Any]:
     """The schema that `vcmodels schema` prints and that editors complete from."""
-    return copy.deepcopy(_schema())
+    return copy.deepcopy(_schema(tuple(MODELS.values())))
 
 
 @functools.cache
-def _schema() -> dict[str, Any]:
+def _schema(_models: tuple[type[Model], ...]) -> dict[str, Any]:
+    """The schema while these are the networks."""
     schema = Task.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     volume, dataset = definitions["VolumeEntry"], definitions["DatasetConfig"]

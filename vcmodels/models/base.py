@@ -1,18 +1,19 @@
 """The contract of a model: a block of the task file that plans, describes and builds a network."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from vcmodels.geometry.boxes import Shape, Spacing
-from vcmodels.models.plan import StepMemory
+from vcmodels.models.plan import StepMemory, counted_memory
 from vcmodels.section import Section
 
-Outputs = dict[str, tuple[Tensor, ...]]
-"""Logits by head, full resolution first; coarser ones follow only in training with supervision."""
+Logits = dict[str, tuple[Tensor, ...]]
+"""By head, full resolution first; coarser ones follow only in training with supervision."""
 
 
 class FeatureMix(NamedTuple):
@@ -36,15 +37,15 @@ def mix_samples(values: Tensor, share: Tensor | float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """One row of the network table."""
+    """One row of the network table; a network without levels has rows of parameters only."""
 
     name: str
-    features: int
-    stride: Shape
-    kernel: Shape
-    shape: Shape
-    """Length along (z, y, x) of one patch there."""
     parameters: int
+    features: int | None = None
+    stride: Shape | None = None
+    kernel: Shape | None = None
+    shape: Shape | None = None
+    """Length along (z, y, x) of one patch there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +56,42 @@ class NetworkSummary:
     memory: StepMemory
 
 
+_OF_TARGETS = ("heads", "decoders")
+
+
+def part_of(name: str) -> str:
+    """The part of a network to which a dotted name belongs: `encoder`, `heads.sheet`.
+
+    Parts that begin with `heads.` or `decoders.` go on with a target and are of that one alone, so
+    that another task takes over everything else. Freezing and weight transfer go by parts.
+    """
+    words = name.split(".")
+    return ".".join(words[: 2 if words[0] in _OF_TARGETS else 1])
+
+
+def part_names(names: Iterable[str]) -> list[str]:
+    """The parts that some dotted names belong to, each once, in their order."""
+    return list(dict.fromkeys(part_of(name) for name in names))
+
+
+def target_of(part: str) -> str | None:
+    """The target to which a part belongs alone; None for what all targets share."""
+    _, _, target = part.partition(".")
+    return target or None
+
+
 class Model(Section):
-    """One kind of network. It takes ints and tuples, never the task."""
+    """One kind of network. It takes ints and tuples, never the task.
+
+    A member has a `name` of its own and `build`. The rest has defaults, which run the network on the
+    meta device, where tensors have shapes and no values.
+    """
 
     mixes_features: ClassVar[bool] = False
     """Whether the networks take `mix`, for manifold mixup."""
 
-    @abstractmethod
-    def check_patch(self, patch: Shape, spacing: Spacing, planned: Shape | None = None) -> None:
-        """Refuse a patch size that the network cannot take.
-
-        Args:
-            patch: length along (z, y, x) of what the network is to see.
-            spacing: voxel size along (z, y, x) that it was, or will be, planned for.
-            planned: the patch size that it was planned for: a trained network keeps its levels.
-
-        Raises:
-            ValueError: naming the axis, what was found and the nearest good values.
-        """
-
-    @property
-    @abstractmethod
-    def memory_target_gb(self) -> float:
-        """Memory that it is meant to be trained with; the planner takes no more unasked."""
-
-    @abstractmethod
-    def estimate(
-        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
-    ) -> StepMemory:
-        """What training needs, in closed form: no network is built.
-
-        Raises:
-            ValueError: as `check_patch`.
-        """
+    name: str
+    """Which network."""
 
     @abstractmethod
     def build(
@@ -95,11 +99,10 @@ class Model(Section):
     ) -> nn.Module:
         """The network with fresh weights, drawn from torch's global generator.
 
-        Its forward is `(image, targets: Collection[str] | None = None) -> Outputs`: the image is
+        Its forward is `(image, targets: Collection[str] | None = None) -> Logits`: the image is
         (B, C, Z, Y, X), the logits are those of all heads or of `targets` alone. Where
         `mixes_features` it also takes `mix: FeatureMix | None = None`, and `encoder_levels` is the
-        number of its levels. What belongs to one target alone is named `heads.<target>` and
-        `decoders.<target>`: another task may take over everything else.
+        number of its levels. `part_of` says how weights are named.
 
         Args:
             in_channels: channels of the image.
@@ -111,7 +114,61 @@ class Model(Section):
             ValueError: as `check_patch`.
         """
 
-    @abstractmethod
+    def check_patch(self, patch: Shape, spacing: Spacing, planned: Shape | None = None) -> None:
+        """Refuse a patch size that the network cannot take: here, one with which a pass fails.
+
+        Args:
+            patch: length along (z, y, x) of what the network is to see.
+            spacing: voxel size along (z, y, x) that it was, or will be, planned for.
+            planned: the patch size that it was planned for: a trained network keeps its levels.
+
+        Raises:
+            ValueError: with what was found and, after a full stop, what to do.
+        """
+        network = self.outline(1, {"any": 1}, planned or patch, spacing)
+        try:
+            found = tuple(network(torch.empty(1, 1, *patch, device="meta"))["any"][0].shape[2:])
+        except RuntimeError as error:  # of torch, about shapes that do not fit each other
+            reason = str(error).splitlines()[0].replace(". ", ", ").rstrip(".")
+            raise ValueError(
+                f"patch_size {list(patch)} does not fit {self.name} ({reason}). Choose another"
+            ) from error
+        if found != patch:
+            raise ValueError(
+                f"patch_size {list(patch)} does not fit {self.name}, whose logits have "
+                f"{list(found)} voxels. Choose another"
+            )
+
+    @property
+    def memory_target_gb(self) -> float:
+        """Memory that it is meant to be trained with; the planner takes no more unasked."""
+        return 8.0  # nnU-Net's, for its default plan
+
+    def outline(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> nn.Module:
+        """The network on the meta device, without values; torch's generators stay as they are.
+
+        Raises:
+            ValueError: as `check_patch`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    return self.build(in_channels, heads, patch, spacing)
+            except RuntimeError:  # some constructors compute with values
+                return self.build(in_channels, heads, patch, spacing).to("meta")
+
+    def estimate(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> StepMemory:
+        """What training needs: here, counted on a pass; a model may know it in closed form.
+
+        Raises:
+            ValueError: as `check_patch`.
+        """
+        return counted_memory(self.outline(in_channels, heads, patch, spacing), in_channels, patch)
+
     def describe(
         self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
     ) -> NetworkSummary:
@@ -120,3 +177,10 @@ class Model(Section):
         Raises:
             ValueError: as `check_patch`.
         """
+        sizes: dict[str, int] = {}
+        network = self.outline(in_channels, heads, patch, spacing)
+        for name, parameter in network.named_parameters():
+            part = part_of(name)
+            sizes[part] = sizes.get(part, 0) + parameter.numel()
+        rows = tuple(LevelSummary(part, size) for part, size in sizes.items())
+        return NetworkSummary(rows, self.estimate(in_channels, heads, patch, spacing))

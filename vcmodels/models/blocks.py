@@ -4,6 +4,8 @@ Everything is written as plain tensor arithmetic that `torch.compile` fuses into
 the activations, in any memory format; on a CPU those passes, not the convolutions, are the cost.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,7 +64,8 @@ class SqueezeExcitation(nn.Module):
     def forward(self, mean: Tensor, variance: Tensor) -> Tensor:
         """(B, C) float32 statistics of what the norm sees -> (B, C) float32 in (0, 1)."""
         # Autocast would run this in bfloat16, whose sigmoid knows 1 and next 0.996; it costs nothing.
-        with torch.autocast(mean.device.type, enabled=False):
+        # The meta device has no autocast, and refuses even to be asked for none.
+        with nullcontext() if mean.is_meta else torch.autocast(mean.device.type, enabled=False):
             statistics = torch.cat([mean, torch.sqrt(variance + 1e-5)], dim=1)
             return torch.sigmoid(self.excite(F.relu(self.squeeze(statistics))))
 

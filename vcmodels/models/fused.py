@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcmodels.models.blocks import SLOPE, ConvBlock, InstanceNorm, ResidualBlock
-from vcmodels.models.residual_unet import DecoderLevel
+from vcmodels.models.unet import DecoderLevel
 
 
 def fused(module: nn.Module) -> nn.Module:
@@ -80,7 +80,7 @@ class FusedResidualBlock(nn.Module):
         self.shortcut: nn.Module = block.shortcut
         match list(block.shortcut):
             case [nn.Conv3d() as mix]:
-                self.shortcut = Mix(mix)
+                self.shortcut = ChannelsLastMix(mix)
             case [nn.AvgPool3d() as pool, nn.Conv3d() as mix]:
                 self.shortcut = _pooling_convolution(pool, mix)
 
@@ -90,7 +90,7 @@ class FusedResidualBlock(nn.Module):
         return F.leaky_relu_(total, SLOPE)
 
 
-class Mix(nn.Module):
+class ChannelsLastMix(nn.Module):
     """A 1x1x1 convolution whose result is channels-last, even that of a single channel.
 
     Torch cannot tell in which order the voxels of one channel lie, and adding a contiguous result to

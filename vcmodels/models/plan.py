@@ -21,6 +21,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite, prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Shape, Spacing
@@ -271,6 +276,72 @@ def _gate_parameters(features: int) -> int:
     return 2 * features * hidden + hidden + hidden * features + features
 
 
+_PRODUCTS = {
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    *("linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm", "einsum"),
+    "scaled_dot_product_attention",
+}
+"""What autocast runs in half precision: convolutions and products of matrices."""
+
+
+class _Products(TorchFunctionMode):
+    """Notes what convolutions and products of matrices read, and the most values that one gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: dict[int, Tensor] = {}  # by storage; alive, so that no key comes twice
+        self.most = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if func.__name__ in _PRODUCTS:
+            self.read |= {_storage(x): x for x in args if isinstance(x, Tensor)}
+            self.most = max(self.most, result.numel())
+        return result
+
+
+def counted_memory(network: nn.Module, in_channels: int, patch: Shape) -> StepMemory:
+    """Count the weights of a network, and the values that autograd keeps in a pass.
+
+    What convolutions and products of matrices read is taken to be kept in their precision, the rest
+    as it is in a pass in float32.
+
+    Args:
+        network: on the meta device, in training mode; a `Model` says what its forward is.
+        in_channels: channels of the image.
+        patch: length along (z, y, x).
+    """
+    weights = {_storage(x) for x in (*network.parameters(), *network.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        kept.setdefault(_storage(x), x)
+        return x
+
+    products, image = _Products(), torch.empty(1, in_channels, *patch, device="meta")
+    with products, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        logits = network(image)
+    sizes = {
+        key: x.untyped_storage().nbytes() // 4 for key, x in kept.items() if key not in weights
+    }
+    convolved = sum(size for key, size in sizes.items() if key in products.read)
+    passing = PASSING_MAPS * products.most
+    passing += LOSS_MAPS * sum(x.numel() for maps in logits.values() for x in maps)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return StepMemory(parameters, sum(sizes.values()) - convolved, convolved, passing)
+
+
+def _storage(x: Tensor) -> int:
+    """A number for the memory of a tensor, which views share, also where it has no address."""
+    return x.untyped_storage()._cdata
+
+
 LONGEST = 1024
 """Voxels along an axis that are tried at most."""
 SHORTEST = 2 * MIN_EDGE
@@ -312,7 +383,7 @@ def candidates(longest: Shape, spacing: Spacing) -> Iterator[Shape]:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class PatchTrial:
     """A patch that the network takes, and what a step with it needs."""
 
     patch: Shape
@@ -321,7 +392,7 @@ class Tried:
 
 def plan_patch(
     longest: Shape, spacing: Spacing, budget: int, step_bytes: Callable[[Shape], int | None]
-) -> list[Tried]:
+) -> list[PatchTrial]:
     """The candidates up to the first that fits the budget.
 
     Args:
@@ -333,11 +404,11 @@ def plan_patch(
     Returns:
         Those that the network takes, the planned one last; if that exceeds the budget, all do.
     """
-    tried: list[Tried] = []
+    tried: list[PatchTrial] = []
     for patch in candidates(longest, spacing):
         needed = step_bytes(patch)
         if needed is not None:
-            tried.append(Tried(patch, needed))
+            tried.append(PatchTrial(patch, needed))
             if needed <= budget:
                 break
     return tried

@@ -1,38 +1,19 @@
-"""A residual U-Net with squeeze-and-excitation, planned per axis, with one decoder per target.
+"""A residual U-Net with squeeze-and-excitation.
 
-Ronneberger et al. 2015 (arXiv:1505.04597) for the shape, Isensee et al. 2024 (arXiv:2404.09556,
-"ResEnc") for a deep residual encoder with light decoders, Hu et al. 2018 for the gates.
+Isensee et al. 2024 (arXiv:2404.09556, "ResEnc") for a deep residual encoder with light decoders,
+Hu et al. 2018 (arXiv:1709.01507) for the gates.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
-from typing import Annotated, ClassVar, Literal, cast
+from collections.abc import Mapping
+from typing import Literal
 
-import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from pydantic import Field
+from torch import nn
 
 from vcmodels.geometry.boxes import Shape, Spacing
-from vcmodels.models.base import (
-    FeatureMix,
-    LevelSummary,
-    Model,
-    NetworkSummary,
-    Outputs,
-    mix_samples,
-)
-from vcmodels.models.blocks import ConvBlock, ResidualBlock, initialise
-from vcmodels.models.plan import (
-    Level,
-    StepMemory,
-    Topology,
-    check_divisible,
-    plan_topology,
-    step_memory,
-)
-
-Features = Annotated[int, Field(ge=1, le=4096)]
-Repeats = Annotated[int, Field(ge=1, le=32)]
+from vcmodels.models.blocks import ResidualBlock
+from vcmodels.models.plan import StepMemory, step_memory
+from vcmodels.models.unet import Repeats, UNet
 
 MEMORY_TARGETS_GB = {"S": 8.0, "M": 8.0, "L": 24.0}
 """nnU-Net's, for its default plan, ResEnc M and ResEnc L."""
@@ -40,25 +21,15 @@ RESENC_BLOCKS = (1, 3, 4, 6)
 """The deeper levels have as many as the last."""
 
 
-class ResidualUNet(Model):
+class ResidualUNet(UNet):
     """A residual U-Net with squeeze-and-excitation; levels are planned from patch and spacing."""
 
-    mixes_features: ClassVar[bool] = True
-
-    name: Literal["residual_unet"] = "residual_unet"
+    name: Literal["residual_unet"] = "residual_unet"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which network."""
     preset: Literal["S", "M", "L"] = "S"
     """How deep, and for how much memory a patch is planned: S one block per level, 8 GB; M the
-    encoder of nnU-Net's ResEnc, 8 GB; L the same, 24 GB. The keys below, and `tr_params.memory_gb`,
+    encoder of nnU-Net's ResEnc, 8 GB; L the same, 24 GB. The other keys, and `tr_params.memory_gb`,
     have the last word."""
-    f_maps: Annotated[tuple[Features, ...], Field(min_length=2)] | None = None
-    """Features per level, full resolution first; `base_features` doubled per level when left out."""
-    num_levels: Annotated[int, Field(ge=2, le=12)] | None = None
-    """Levels; as many as patch size and spacing allow when left out."""
-    base_features: Features = 32
-    """Features of the first level where `f_maps` is left out."""
-    max_features: Features = 320
-    """Cap of the doubling where `f_maps` is left out."""
     blocks_per_level: Repeats | tuple[Repeats, ...] | Literal["resenc"] = Field(
         default_factory=lambda given: 1 if given.get("preset", "S") == "S" else "resenc"
     )
@@ -66,48 +37,8 @@ class ResidualUNet(Model):
     6, ...); `resenc` when left out with preset M or L."""
     squeeze_excitation: bool = True
     """Gate every residual block by the statistics of its patch."""
-    decoder: Literal["separate", "shared"] = "separate"
-    """One decoder per target, or one for all with a 1x1x1 head per target."""
-    decoder_blocks: Repeats = 1
-    """Convolutions per level of a decoder."""
-    deep_supervision: bool = False
-    """Also return coarser logits in training, from all but the two deepest levels."""
-
-    @model_validator(mode="after")
-    def _levels_agree(self) -> "ResidualUNet":
-        if self.f_maps and self.num_levels and len(self.f_maps) != self.num_levels:
-            raise ValueError(
-                f"f_maps has {len(self.f_maps)} entries and num_levels is {self.num_levels}: "
-                "they must be equal, or leave one out"
-            )
-        return self
-
-    def plan(self, patch: Shape, spacing: Spacing) -> Topology:
-        """The levels for one patch size and voxel spacing.
-
-        Raises:
-            ValueError: as `check_patch`.
-        """
-        return plan_topology(
-            patch,
-            spacing,
-            num_levels=self.num_levels,
-            features=self.f_maps,
-            base_features=self.base_features,
-            max_features=self.max_features,
-        )
-
-    def check_patch(self, patch: Shape, spacing: Spacing, planned: Shape | None = None) -> None:
-        topology = self.plan(planned or patch, spacing)
-        self.blocks(len(topology.levels))
-        check_divisible(patch, topology.divisor)
 
     def blocks(self, levels: int) -> tuple[int, ...]:
-        """Residual blocks of every level of the encoder.
-
-        Raises:
-            ValueError: `blocks_per_level` lists another number of levels.
-        """
         if self.blocks_per_level == "resenc":
             return (*RESENC_BLOCKS, *RESENC_BLOCKS[-1:] * levels)[:levels]
         if isinstance(self.blocks_per_level, int):
@@ -119,32 +50,10 @@ class ResidualUNet(Model):
             )
         return self.blocks_per_level
 
-    def build(
-        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
-    ) -> "ResidualUNetNetwork":
-        network = ResidualUNetNetwork(self, in_channels, heads, self.plan(patch, spacing))
-        initialise(network)
-        return network
-
-    def describe(
-        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
-    ) -> NetworkSummary:
-        topology = self.plan(patch, spacing)
-        with torch.device("meta"):  # Shapes without storage: exact, and done in milliseconds.
-            network = ResidualUNetNetwork(self, in_channels, heads, topology)
-        rows = [
-            _summarise(f"encoder {i}", level, part)
-            for i, (level, part) in enumerate(
-                zip(topology.levels, network.encoder.levels, strict=True)
-            )
-        ]
-        for name, decoder in network.decoders.items():
-            upward = list(enumerate(reversed(cast(Decoder, decoder).levels)))[::-1]
-            rows += [_summarise(f"{name} {i}", topology.levels[i], part) for i, part in upward]
-        for name, head in network.heads.items():
-            level = replace(topology.levels[0], features=heads[name], kernel=(1, 1, 1))
-            rows.append(_summarise(f"{name} head", level, head))
-        return NetworkSummary(tuple(rows), self.estimate(in_channels, heads, patch, spacing))
+    def block(self, inputs: int, outputs: int, kernel: Shape, stride: Shape) -> nn.Module:
+        return ResidualBlock(
+            inputs, outputs, kernel, stride, squeeze_excitation=self.squeeze_excitation
+        )
 
     @property
     def memory_target_gb(self) -> float:
@@ -165,165 +74,3 @@ class ResidualUNet(Model):
             squeeze_excitation=self.squeeze_excitation,
             supervised=self.supervised(levels),
         )
-
-    def supervised(self, levels: int) -> int:
-        """Of so many levels, those that have logits in training."""
-        # The two deepest levels see too little detail to be worth a loss (nnU-Net weighs them 0).
-        return max(levels - 2, 1) if self.deep_supervision else 1
-
-
-def _summarise(name: str, level: Level, part: nn.Module) -> LevelSummary:
-    parameters = sum(p.numel() for p in part.parameters())
-    return LevelSummary(name, level.features, level.stride, level.kernel, level.shape, parameters)
-
-
-class ResidualUNetNetwork(nn.Module):
-    """The network of a `ResidualUNet`; every length must be a multiple of the plan's divisor."""
-
-    def __init__(
-        self,
-        config: ResidualUNet,
-        in_channels: int,
-        heads: Mapping[str, int],
-        topology: Topology,
-    ) -> None:
-        super().__init__()
-        levels = topology.levels
-        self.divisor = topology.divisor
-        self.shared_decoder = config.decoder == "shared"
-        self.encoder = Encoder(
-            in_channels, levels, config.blocks(len(levels)), config.squeeze_excitation
-        )
-        names = ["decoder"] if self.shared_decoder else list(heads)
-        self.decoders = nn.ModuleDict(
-            {name: Decoder(levels, config.decoder_blocks) for name in names}
-        )
-        supervised = config.supervised(len(levels))
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.ModuleList(head(level.features, channels) for level in levels[:supervised])
-                for name, channels in heads.items()
-            }
-        )
-
-    @property
-    def encoder_levels(self) -> int:
-        """How many levels the encoder has."""
-        return len(self.encoder.levels)
-
-    def forward(
-        self,
-        image: Tensor,
-        targets: Collection[str] | None = None,
-        mix: FeatureMix | None = None,
-    ) -> Outputs:
-        """(B, C, Z, Y, X) -> logits (B, channels, Z, Y, X) by target.
-
-        Args:
-            image: float32, or the autocast dtype; lengths that the plan's divisor divides.
-            targets: the heads to compute; all of them when None. The others cost nothing.
-            mix: the features of the encoder to mix between samples.
-
-        Raises:
-            ValueError: a length along (z, y, x) is not a multiple of the divisor.
-            KeyError: a target has no head.
-        """
-        check_divisible((image.shape[2], image.shape[3], image.shape[4]), self.divisor)
-        skips = self.encoder(image, mix)
-        shared = self.decoders["decoder"](skips) if self.shared_decoder else None
-        outputs: Outputs = {}
-        for name in self.heads if targets is None else targets:
-            maps = self.decoders[name](skips) if shared is None else shared
-            heads = cast(nn.ModuleList, self.heads[name])
-            used = heads if self.training else heads[:1]
-            outputs[name] = tuple(head(x) for head, x in zip(used, maps, strict=False))
-        return outputs
-
-
-class Encoder(nn.Module):
-    """The path down; every level is entered by a strided convolution."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        levels: tuple[Level, ...],
-        blocks: tuple[int, ...],
-        squeeze_excitation: bool,
-    ) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList()
-        inputs = in_channels
-        for level, repeats in zip(levels, blocks, strict=True):
-            stages = []
-            for i in range(repeats):
-                stride = level.stride if i == 0 else (1, 1, 1)
-                stages.append(
-                    ResidualBlock(
-                        inputs,
-                        level.features,
-                        level.kernel,
-                        stride,
-                        squeeze_excitation=squeeze_excitation,
-                    )
-                )
-                inputs = level.features
-            self.levels.append(nn.Sequential(*stages))
-
-    def forward(self, x: Tensor, mix: FeatureMix | None = None) -> list[Tensor]:
-        """(B, C, Z, Y, X) -> the features of every level, full resolution first.
-
-        Features are mixed at one level and, for the decoders, at all above it: what those see is
-        then of both samples everywhere.
-        """
-        maps: list[Tensor] = []
-        for depth, level in enumerate(self.levels):
-            x = level(x)
-            maps.append(x)
-            if mix is not None and depth == mix.level:
-                maps = [mix_samples(features, mix.share) for features in maps]
-                x = maps[-1]
-        return maps
-
-
-class Decoder(nn.Module):
-    """The path up, from the deepest level to full resolution."""
-
-    def __init__(self, levels: tuple[Level, ...], blocks: int) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList(
-            DecoderLevel(deeper, level, blocks)
-            for deeper, level in reversed(list(zip(levels[1:], levels[:-1], strict=True)))
-        )
-
-    def forward(self, skips: list[Tensor]) -> list[Tensor]:
-        """The encoder's features -> the decoder's of every level but the deepest, finest first."""
-        x = skips[-1]
-        maps: list[Tensor] = []
-        for level, skip in zip(self.levels, reversed(skips[:-1]), strict=True):
-            x = level(x, skip)
-            maps.append(x)
-        return maps[::-1]
-
-
-class DecoderLevel(nn.Module):
-    """Bring the deeper features up, put the encoder's beside them, and mix both."""
-
-    def __init__(self, deeper: Level, level: Level, blocks: int) -> None:
-        super().__init__()
-        self.up = nn.ConvTranspose3d(
-            deeper.features, level.features, deeper.stride, deeper.stride, bias=False
-        )
-        mixed = [
-            ConvBlock((2 if i == 0 else 1) * level.features, level.features, level.kernel)
-            for i in range(blocks)
-        ]
-        self.mix = nn.Sequential(*mixed)
-
-    def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
-        """(B, deeper, Z/s, ...), (B, C, Z, Y, X) -> (B, C, Z, Y, X)."""
-        return self.mix(torch.cat([self.up(deeper), skip], dim=1))
-
-
-def head(features: int, channels: int) -> nn.Conv3d:
-    """The 1x1x1 convolution to the logits of one target."""
-    return nn.Conv3d(features, channels, 1)

@@ -20,8 +20,8 @@ from vcmodels.models.plan import (
     BATCH_SIZE,
     LONGEST,
     MIN_EDGE,
+    PatchTrial,
     StepMemory,
-    Tried,
     length_at_least,
     length_at_most,
     plan_batch,
@@ -53,7 +53,7 @@ class Plan:
 
     patch: Shape
     batch: int
-    tried: list[Tried]
+    tried: list[PatchTrial]
     """Patches from the largest to the planned one; [] for one that was given."""
     reasons: list[str]
     """A line for each decision."""
@@ -114,7 +114,7 @@ def plan_sizes(task: Task, volumes: Sequence[TaskVolume], sharing: int = 1) -> P
     """
     settings, budget = task.tr_params, _budget(task, sharing)
     reasons = [f"memory {gigabytes(budget.step_bytes)}: {budget.reason}"]
-    least, tried = settings.given_batch_size or BATCH_SIZE, list[Tried]()
+    least, tried = settings.given_batch_size or BATCH_SIZE, list[PatchTrial]()
     patch = settings.given_patch_size
     if patch is None:
         longest, room = _longest(task, volumes)
@@ -185,7 +185,7 @@ def _room(task: Task, volumes: Sequence[TaskVolume], extent: int) -> int:
 
 def _try_patches(
     task: Task, first: TaskVolume, longest: Shape, budget: Budget, batch: int
-) -> list[Tried]:
+) -> list[PatchTrial]:
     """As `plan_patch`, for the task's network."""
     refused: list[ValueError] = []
 

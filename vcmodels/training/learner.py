@@ -15,6 +15,7 @@ from vcmodels.checkpoint import load_weights, refuse_not_finite, strip_prefixes
 from vcmodels.config import Task
 from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.errors import CheckpointError
+from vcmodels.models.base import part_names, part_of, target_of
 from vcmodels.samples.loader import Batch
 from vcmodels.samples.order import hard_share
 from vcmodels.targets import AnyTarget
@@ -23,8 +24,6 @@ from vcmodels.training.optimiser import (
     average_weights,
     build_optimizer,
     freezing_of,
-    part_names,
-    part_of,
     rate_factor,
     set_rate,
 )
@@ -101,7 +100,7 @@ def transfer(
     if partial:
         fresh = set(misfits)
     else:
-        own = {part for part in part_names([*wanted, *given]) if _target(part) in targets}
+        own = {part for part in part_names([*wanted, *given]) if target_of(part) in targets}
         _refuse_shared(given, wanted, misfits, own, source)
         torn = set(part_names(misfits))
         fresh = {name for name in wanted if part_of(name) in torn}
@@ -135,12 +134,6 @@ def _refuse_shared(
             "use the model_config and input channels that it was trained with, or set "
             'tr_params.load_weights_only to "partial"',
         )
-
-
-def _target(part: str) -> str | None:
-    """The target to which a part belongs, if it is of one alone."""
-    _, _, target = part.partition(".")
-    return target or None
 
 
 def _shape(name: str, tensors: Mapping[str, Tensor]) -> str:

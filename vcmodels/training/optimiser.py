@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.errors import TaskError
+from vcmodels.models.base import part_names
 
 OptimizerName = Literal["AdamW", "SGD", "Adam"]
 ScheduleName = Literal["poly", "cosine", "constant"]
@@ -212,17 +213,3 @@ def freezing_of(network: nn.Module, settings: TrainingParams) -> Freezing:
 def lies_in(name: str, part: str) -> bool:
     """Whether the dotted `name` is `part` or inside of it."""
     return name == part or name.startswith(f"{part}.")
-
-
-def part_of(name: str) -> str:
-    """The part of a network to which a dotted name belongs: `encoder`, `heads.sheet`.
-
-    Heads and decoders are parts of one target each (see `vcmodels.models.base`).
-    """
-    words = name.split(".")
-    return ".".join(words[: 2 if words[0] in ("heads", "decoders") else 1])
-
-
-def part_names(names: Iterable[str]) -> list[str]:
-    """The parts that some dotted names belong to, each once, in their order."""
-    return list(dict.fromkeys(part_of(name) for name in names))

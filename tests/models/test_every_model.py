@@ -1,0 +1,345 @@
+"""What every network promises, held up to all of them and to one that is registered from here."""
+
+import json
+import os
+import pickle
+import re
+import signal
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vcmodels.checkpoint import load_checkpoint
+from vcmodels.cli import main
+from vcmodels.config import parse_task, task_schema
+from vcmodels.errors import TaskError
+from vcmodels.models import MODELS, Model
+from vcmodels.models.base import part_names, part_of, target_of
+from vcmodels.models.blocks import InstanceNorm
+from vcmodels.models.fused import fused
+from vcmodels.training.learner import Learner
+from vcmodels.volumes import open_volume
+
+
+class ThreeLayers(nn.Module):
+    """Two convolutions that all targets share, and one for each."""
+
+    def __init__(self, in_channels: int, heads: Mapping[str, int], width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv3d(in_channels, width, 3, padding=1),
+            nn.LeakyReLU(),
+            nn.Conv3d(width, width, 3, padding=1),
+            nn.LeakyReLU(),
+        )
+        self.heads = nn.ModuleDict({name: nn.Conv3d(width, n, 1) for name, n in heads.items()})
+
+    def forward(self, image: Tensor, targets: Collection[str] | None = None):
+        features = self.body(image)
+        return {name: (self.heads[name](features),) for name in targets or self.heads}
+
+
+class TinyConv(Model):
+    """Three convolutions."""
+
+    name: Literal["tiny_conv"] = "tiny_conv"
+    width: int = 5
+
+    def build(self, in_channels, heads, patch, spacing):
+        return ThreeLayers(in_channels, heads, self.width)
+
+
+OPTIONS = {
+    "residual_unet": {"f_maps": [4, 6, 8]},
+    "plain_unet": {"f_maps": [4, 6, 8], "decoder": "shared"},
+    "tiny_conv": {},
+}
+"""Keys that make a network small."""
+DEEP = {
+    "residual_unet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
+    "plain_unet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
+}
+"""Keys with which there are logits of two levels."""
+PATCH, SPACING, HEADS = (16, 24, 32), (1.0, 1.0, 1.0), {"sheet": 1, "normals": 3}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(MODELS, "tiny_conv", TinyConv)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=OPTIONS)
+def model(request) -> Model:
+    return MODELS[request.param].model_validate_json(json.dumps(OPTIONS[request.param]))
+
+
+def build(model: Model, heads=HEADS) -> nn.Module:
+    return model.build(2, heads, PATCH, SPACING)
+
+
+def test_all_networks_are_here():
+    assert OPTIONS.keys() == MODELS.keys()
+    assert all(model.model_fields["name"].default == name for name, model in MODELS.items())
+
+
+def test_every_head_has_its_channels_at_full_resolution(model):
+    outputs = build(model)(torch.randn(2, 2, *PATCH))
+    assert {name: tuple(maps[0].shape) for name, maps in outputs.items()} == {
+        "sheet": (2, 1, *PATCH),
+        "normals": (2, 3, *PATCH),
+    }
+
+
+def test_only_the_heads_that_are_asked_for_are_computed(model):
+    network, image = build(model).eval(), torch.randn(1, 2, *PATCH)
+    everything, ran = network(image), []
+    for name in HEADS:
+        network.heads[name].register_forward_hook(lambda *_, name=name: ran.append(name))
+        for part in network.heads[name].children():
+            part.register_forward_hook(lambda *_, name=name: ran.append(name))
+    found = network(image, ["normals"])
+    assert list(found) == ["normals"]
+    assert set(ran) == {"normals"}
+    torch.testing.assert_close(found["normals"][0], everything["normals"][0], atol=0, rtol=0)
+    with pytest.raises(KeyError, match="distance"):
+        network(image, ["distance"])
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_coarser_logits_come_in_training_only(name):
+    network = build(MODELS[name].model_validate_json(json.dumps(DEEP[name])))
+    image = torch.randn(1, 2, *PATCH)
+    assert [tuple(x.shape[2:]) for x in network(image)["sheet"]] == [PATCH, (8, 12, 16)]
+    assert [tuple(x.shape[2:]) for x in network.eval()(image)["sheet"]] == [PATCH]
+
+
+@pytest.mark.parametrize("patch", [(16, 24, 32), (8, 12, 16), (16, 26, 32), (13, 24, 32)], ids=str)
+def test_the_patches_that_are_refused_are_those_that_fail(model, patch):
+    """A network planned for one patch takes another, or says why not before anything is read."""
+    network = build(model)
+    try:
+        outputs = network(torch.randn(1, 2, *patch))
+        fits = all(maps[0].shape[2:] == patch for maps in outputs.values())
+    except (RuntimeError, ValueError):
+        fits = False
+    assert fits == (model.name == "tiny_conv" or (patch[0] % 4 == 0 and patch[1] % 4 == 0))
+    if fits:
+        model.check_patch(patch, SPACING, planned=PATCH)
+        return
+    with pytest.raises(ValueError, match=f"patch_size {re.escape(str(list(patch)))} .*"):
+        model.check_patch(patch, SPACING, planned=PATCH)
+
+
+def kept_bytes(network: nn.Module, image: Tensor) -> int:
+    """Of the storages that autograd really holds after a pass in float32, without the weights."""
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        network(image)
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    return sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in weights)
+
+
+def test_the_estimate_is_what_a_step_keeps(model):
+    network, memory = build(model), model.estimate(2, HEADS, PATCH, SPACING)
+    image = torch.randn(1, 2, *PATCH).contiguous(memory_format=torch.channels_last_3d)
+    found = kept_bytes(network.to(memory_format=torch.channels_last_3d), image)
+    assert memory.parameters == sum(p.numel() for p in network.parameters())
+    assert memory.kept_bytes() == pytest.approx(found, rel=0.01)
+    assert 0.5 * found <= memory.kept_bytes(2) < found
+    assert memory.step_bytes(1) > found + 16 * memory.parameters
+
+
+def test_the_table_has_every_parameter_and_costs_no_weights(model):
+    before = torch.get_rng_state()
+    summary = model.describe(2, HEADS, PATCH, SPACING)
+    assert torch.equal(torch.get_rng_state(), before)
+    count = sum(p.numel() for p in build(model).parameters())
+    assert sum(row.parameters for row in summary.rows) == count
+    assert summary.memory == model.estimate(2, HEADS, PATCH, SPACING)
+
+
+def test_weights_follow_from_the_seed_and_go_into_another_network(model):
+    networks = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        networks.append(build(model).eval())
+    image = torch.randn(1, 2, *PATCH)
+    first, again, other = ([x[0] for x in network(image).values()] for network in networks)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    networks[2].load_state_dict(networks[0].state_dict())
+    other = [x[0] for x in networks[2](image).values()]
+    assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_what_is_named_after_a_target_is_of_that_target_alone(model):
+    """So that a task with other targets takes over all the rest, and freezing means what it says."""
+    reached: dict[str, set[str]] = {}
+    for target in HEADS:
+        network = build(model)
+        sum(x.square().sum() for x in network(torch.randn(1, 2, *PATCH))[target]).backward()
+        for name, parameter in network.named_parameters():
+            users = reached.setdefault(name, set())
+            users |= {target} if parameter.grad is not None else set()
+    assert all(reached.values())
+    for name, users in reached.items():
+        of = target_of(part_of(name))
+        assert users == ({of} if of in HEADS else set(HEADS)), name
+    assert {f"heads.{name}" for name in HEADS} <= set(part_names(reached))
+
+
+def test_the_fused_network_is_the_network(model):
+    network = build(model).eval()
+    for module in network.modules():
+        if isinstance(module, InstanceNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.5)
+    image = torch.randn(1, 2, *PATCH).to(memory_format=torch.channels_last_3d)
+    twin = fused(network)
+    with torch.inference_mode():
+        expected, found = network(image), twin(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = twin(image)
+    for name, (logits,) in expected.items():
+        torch.testing.assert_close(found[name][0], logits, atol=2e-5, rtol=1e-4)
+        assert (half[name][0].float() - logits).std() < 0.03 * logits.std()
+
+
+def test_networks_and_their_blocks_travel_to_other_processes(model):
+    assert pickle.loads(pickle.dumps(model)) == model
+    network, image = build(model).eval(), torch.randn(1, 2, *PATCH)
+    copied = pickle.loads(pickle.dumps(network))
+    for a, b in zip(network(image).values(), copied(image).values(), strict=True):
+        torch.testing.assert_close(a[0], b[0], atol=0, rtol=0)
+
+
+def test_a_task_names_it_and_its_keys(sheet_task, model):
+    block = {"name": model.name, **OPTIONS[model.name]}
+    task, _ = parse_task(sheet_task | {"model_config": block}, "task.json")
+    assert task.model == model
+    again, _ = parse_task(task.to_json(), "task.json")
+    assert again.model == model
+    mapping = task_schema()["properties"]["model_config"]["discriminator"]["mapping"]
+    assert mapping.keys() == MODELS.keys()
+    with pytest.raises(TaskError, match=r"model_config\.widht: unknown key; .*"):
+        parse_task(sheet_task | {"model_config": block | {"widht": 3}}, "task.json")
+
+
+def test_a_network_that_nobody_registered_is_refused(sheet_task, monkeypatch):
+    monkeypatch.delitem(MODELS, "tiny_conv")
+    with pytest.raises(
+        TaskError, match=r'model_config\.name: found "tiny_conv".* "plain_unet", "residual_unet"'
+    ):
+        parse_task(sheet_task | {"model_config": {"name": "tiny_conv"}}, "task.json")
+
+
+@pytest.fixture
+def command(sheet_task, model, tmp_path, monkeypatch):
+    """Runs a command on the phantom with the network; returns its exit code."""
+    monkeypatch.chdir(tmp_path)
+    sheet_task["model_config"] = {"name": model.name, **OPTIONS[model.name]}
+    sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 3, "freeze": []}
+
+    def run(word, folder="run", **settings):
+        sheet_task["tr_params"] |= {"ckpt_out_base": str(tmp_path / folder), **settings}
+        Path("task.json").write_text(json.dumps(sheet_task))
+        return main([word, "task.json"])
+
+    return run
+
+
+def trained(folder: str) -> dict[str, Tensor]:
+    return load_checkpoint(Path(folder, "tiny_last.pth")).state["model"]
+
+
+def test_it_trains_continues_exactly_and_predicts(command, monkeypatch, tmp_path):
+    assert command("train", "whole") == 0
+    original = Learner.train_step
+
+    def stopped(self, batches, **kwargs):
+        if self.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batches, **kwargs)
+
+    with monkeypatch.context() as context:
+        context.setattr(Learner, "train_step", stopped)
+        assert command("train", "parts") == 128 + signal.SIGTERM
+    assert command("train", "parts") == 0
+    whole, parts = trained("whole"), trained("parts")
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+    assert command("infer", "parts") == 0
+    (place,) = (tmp_path / "out").glob("*.zarr")
+    volume = open_volume(str(place / "sheet"), key="sheet", channels="any")
+    assert np.unique(volume.read(volume.box)).size > 3
+
+
+def test_a_frozen_part_stays_as_it_began(command, model):
+    part = part_names(name for name, _ in build(model).named_parameters())[0]
+    assert command("train", "frozen", max_steps_per_epoch=1, freeze=[part]) == 0
+    torch.manual_seed(0)  # as the task has it by default
+    begun = model.build(1, HEADS, (16, 16, 16), (7.91, 7.91, 7.91)).state_dict()
+    for name, value in trained("frozen").items():
+        assert torch.equal(value, begun[name]) == (part_of(name) == part), name
+
+
+class Halving(nn.Module):
+    """Comes back to full resolution by doubling, so that an odd length grows by one."""
+
+    def __init__(self, in_channels: int, heads: Mapping[str, int], *, has_skip: bool) -> None:
+        super().__init__()
+        # A constructor that computes with values, as those of transformers do.
+        rates = [rate.item() for rate in torch.linspace(0.1, 0.3, 2)]
+        self.down = nn.Conv3d(in_channels, 4, 3, 2, 1)
+        self.drop = nn.Dropout(rates[0])
+        self.up = nn.ConvTranspose3d(4, 2, 2, 2)
+        self.heads = nn.ModuleDict({name: nn.Conv3d(2, n, 1) for name, n in heads.items()})
+        self.has_skip = has_skip
+
+    def forward(self, image: Tensor, targets: Collection[str] | None = None):
+        features = self.up(self.drop(self.down(image)))
+        if self.has_skip:
+            features = features + image[:, :1]
+        return {name: (self.heads[name](features),) for name in targets or self.heads}
+
+
+class HalvingModel(Model):
+    name: Literal["halving"] = "halving"
+    has_skip: bool = False
+
+    def build(self, in_channels, heads, patch, spacing):
+        return Halving(in_channels, heads, has_skip=self.has_skip)
+
+
+@pytest.mark.parametrize(
+    ("has_skip", "message"),
+    [
+        (False, r"\[8, 9, 10\] does not fit halving, whose logits have \[8, 10, 10\] voxels\. "),
+        (True, r"\[8, 9, 10\] does not fit halving \(.+\)\. Choose another"),
+    ],
+)
+def test_a_network_without_a_check_refuses_what_a_pass_cannot_do(has_skip, message):
+    model = HalvingModel(has_skip=has_skip)
+    model.check_patch((8, 12, 10), SPACING)
+    with pytest.raises(ValueError, match=message):
+        model.check_patch((8, 9, 10), SPACING)
+
+
+def test_a_constructor_that_computes_with_values_can_be_estimated():
+    model, state = HalvingModel(), torch.get_rng_state()
+    memory = model.estimate(1, HEADS, (8, 12, 10), SPACING)
+    assert torch.equal(torch.get_rng_state(), state)
+    image = torch.randn(1, 1, 8, 12, 10)
+    network = model.build(1, HEADS, (8, 12, 10), SPACING)
+    assert memory.kept_bytes() == pytest.approx(kept_bytes(network, image), rel=0.01)
