@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,14 @@ def test_the_lists_above_name_what_the_library_has():
     assert REFUSED.keys() <= VALUE_ONLY.keys()
     assert set(ACCEPTED) >= FIXED | OPTIONS.keys()
     assert len(ACCEPTED) == 36
+
+
+def test_the_page_lists_what_is_accepted():
+    page = (ROOT / "docs" / "augmentation.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]*\| (?:float|8 bit) \| (yes|no) \| \d+ \|$", page, re.M)
+    assert dict(rows) == {name: "no" if name in FIXED else "yes" for name in ACCEPTED}
+    assert f"albumentations {library().__version__} and default options" in page
+    assert f"has {len(VALUE_ONLY)} transforms" in page
 
 
 @pytest.mark.parametrize("name", sorted(transform_classes().keys() - VALUE_ONLY))

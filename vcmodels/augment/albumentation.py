@@ -44,7 +44,7 @@ class Albumentation(IntensityAugmentation):
     axis: Axis = "z"
     """The axis that the slices are stacked along."""
     slices: Literal["alike", "each"] = "alike"
-    """`alike`: one draw for all slices of a patch, to the grain of a noise; `each`: one for each."""
+    """`alike`: one draw for all slices of a patch, noise and all; `each`: a draw for each slice."""
 
     @field_validator("transform")
     @classmethod
@@ -117,7 +117,7 @@ def find_class(name: str) -> type[Any]:
         remedy = _suggested(name, transform_classes()) or "docs/augmentation.md lists them"
         raise ValueError(f'"{name}" is no transform of albumentations; {remedy}')
     if not issubclass(found, library().ImageOnlyTransform):
-        remedy = "use flip, quarter_turn, affine, shear or elastic"
+        remedy = "use flip, quarter_turn, affine, shear, elastic or blank_boxes"
         raise ValueError(f"{name} changes places or labels too, and cannot turn vectors; {remedy}")
     if "metadata_key" in inspect.signature(found).parameters:
         raise ValueError(f"{name} needs a second image or other data with each image; remove it")
