@@ -52,7 +52,7 @@ REFUSED = {
     "TextImage": OTHER_DATA,
     "ToFloat": "does nothing to a grey picture",
     "ToGray": COLOURS,
-    "ToRGB": r"makes float32 \(32, 40, 3\)",
+    "ToRGB": r"makes float32 \(96, 112, 3\)",
     "ToSepia": "does nothing to a grey picture",
 }
 ACCEPTED = sorted(VALUE_ONLY.keys() - REFUSED)

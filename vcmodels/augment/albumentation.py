@@ -66,13 +66,13 @@ class Albumentation(IntensityAugmentation):
         scaled = image.sub(low).div_(span).cpu()
         stacks = scaled.movedim(1 + AXES.index(self.axis), 1).numpy()
         seeds = self._seeds(stacks.shape[1], rng)
-        for stack in stacks:
-            for picture, seed in zip(stack, seeds, strict=True):
-                try:
+        try:
+            for stack in stacks:
+                for picture, seed in zip(stack, seeds, strict=True):
                     picture[:] = changed(transform, picture, seed)
-                except ValueError as error:
-                    remedy = "take larger patches, another axis or another transform"
-                    raise RunError("augment", str(error), remedy) from error
+        except ValueError as error:
+            remedy = "take larger patches, another axis or another transform"
+            raise RunError("augment", str(error), remedy) from error
         return scaled.to(image.device).mul_(span).add_(low)
 
     def _seeds(self, slices: int, rng: np.random.Generator) -> Sequence[int]:
@@ -120,7 +120,7 @@ def find_class(name: str) -> type[Any]:
         remedy = "use flip, quarter_turn, affine, shear, elastic or blank_boxes"
         raise ValueError(f"{name} changes places or labels too, and cannot turn vectors; {remedy}")
     if "metadata_key" in inspect.signature(found).parameters:
-        raise ValueError(f"{name} needs a second image or other data with each image; remove it")
+        raise ValueError(f"{name} needs a second image or other data with each image; name another")
     return found
 
 
@@ -208,14 +208,15 @@ def _reason(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, ValidationError):  # its metaclass raises the text, of many lines, again
         first = cause.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        key = ".".join(map(str, first["loc"]))
+        return f"{key}: {first['msg'].removeprefix('Value error, ')}"
     text = str(error).partition("\n")[0].replace("; ", ", ")
     return text or type(error).__name__
 
 
 def _trial_picture() -> np.ndarray:
-    """A smooth grey picture (32, 40) float32 that spans 0 to 1."""
-    y, x = np.linspace(0, 5, 32)[:, None], np.linspace(0, 7, 40)
+    """A smooth grey picture (96, 112) float32 that spans 0 to 1."""
+    y, x = np.linspace(0, 5, 96)[:, None], np.linspace(0, 7, 112)
     waves = np.sin(y + x) + np.cos(y * x / 4)
     return ((waves - waves.min()) / np.ptp(waves)).astype(np.float32)
 
