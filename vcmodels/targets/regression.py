@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.errors import FaultError
 from vcmodels.losses.registry import LossBlock
 from vcmodels.metrics.overlap import ratio
 from vcmodels.metrics.regression import error_sums
@@ -61,7 +62,7 @@ class RegressionTarget(Target):
         if self.output_range and self.output_range[0] >= self.output_range[1]:
             raise ValueError(f"output_range must be [low, high], got {self.output_range}")
         if self._has_bce and self.activation != "sigmoid":
-            raise ValueError('loss "bce" regresses probabilities; it needs activation "sigmoid"')
+            raise FaultError('loss "bce" regresses probabilities', 'it needs activation "sigmoid"')
         return self
 
     @property
