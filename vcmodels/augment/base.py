@@ -96,7 +96,7 @@ class IntensityAugmentation(Augmentation):
     """A change of the image's values that leaves every voxel, and so all labels, in place."""
 
     per_channel: bool = False
-    """Draw anew for each input channel; else all channels change alike."""
+    """Draw again for each input channel; else all channels change alike."""
 
     @abstractmethod
     def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -250,7 +250,7 @@ def jacobian_field(
 def _spline(
     offsets: np.ndarray, basis: Sequence[np.ndarray], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The separable product of control values (3, kz, ky, kx) with a basis, but for its last step.
+    """The separable product of control values (3, kz, ky, kx) with a basis, without its last step.
 
     Returns:
         (3, Z, kz) and (3, kz, Y X) float32, whose batched product is the field.
