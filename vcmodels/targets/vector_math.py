@@ -41,7 +41,7 @@ def pull_back(vectors: Tensor, jacobian: Tensor) -> Tensor:
             d p_i / d q_j.
 
     Returns:
-        (3, Z, Y, X); unit vectors, save for a signed permutation, which keeps the lengths.
+        (3, Z, Y, X); unit vectors, except for a signed permutation, which keeps the lengths.
     """
     turned, is_exact = apply_matrix(vectors, jacobian.transpose(0, 1))
     return turned if is_exact else unit(turned)
@@ -172,7 +172,7 @@ def outer_eigenvalues(
 
 
 def _main_column(zz: Tensor, yy: Tensor, xx: Tensor, zy: Tensor, zx: Tensor, yx: Tensor) -> Tensor:
-    """The column through the largest diagonal entry: of a semi-definite matrix never 0 in vain."""
+    """The column through the largest diagonal entry: of a semi-definite matrix 0 only if all of it is."""
     first, second = (zz >= yy) & (zz >= xx), yy >= xx
     return torch.stack(
         [
