@@ -15,7 +15,7 @@ Compared = Literal["masks", "classes", "values", "vectors", "directions"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparator:
     """Something that compares predictions with labels.
 
     Raises:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vcmodels.comparison import Comparison
+from vcmodels.comparison import Comparator
 from vcmodels.metrics.overlap import confusion, masked_sum
 from vcmodels.metrics.registry import (
     METRICS,
@@ -92,4 +92,4 @@ def test_a_misspelt_form_is_refused():
     with pytest.raises(ValueError, match='nothing compares "mask"; choose from masks, classes'):
         VolumeMetric(lambda *_: {}, {}, compares="mask")
     with pytest.raises(ValueError, match='nothing compares "value"'):
-        Comparison(compares=("masks", "value"))
+        Comparator(compares=("masks", "value"))

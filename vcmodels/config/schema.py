@@ -250,7 +250,7 @@ pseudo-label) pulls a tenth as hard; one without a voxel that counts costs 0. Al
 float32. Losses on regions average over the classes; where one takes `include_background`, class 0 is
 left out by default.
 
-`cldice`, `skeleton_recall`, `boundary` and `unit_length` judge one thing alone: use them beside
+`cldice`, `skeleton_recall`, `boundary` and `unit_length` judge one thing only: use them together with
 another loss.
 
 `tr_params.loss_balance` says how the losses of several targets are added.

@@ -50,7 +50,7 @@ def ce(
 ) -> Tensor:
     """Mean cross-entropy of the softmax, weighted by `class_weights` of the labelled class.
 
-    With class weights the mean is that of `torch.nn.CrossEntropyLoss`: the sum over voxels is
+    With class weights the mean is the one of `torch.nn.CrossEntropyLoss`: the sum over voxels is
     divided by the sum of the weights of their classes, so that a common factor of all classes
     cancels.
 

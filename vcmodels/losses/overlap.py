@@ -1,4 +1,4 @@
-"""Losses on the overlap of prediction and label: Dice, Jaccard, Tversky and similar ones.
+"""Losses on the overlap of prediction and label: Dice, Jaccard, Tversky and variants.
 
 All compare sums over what they are given: training gives them one sample at a time, and weighs the
 samples by their valid voxels.
@@ -124,7 +124,7 @@ def focal_tversky(
     """(1 - Tversky index)^(1 / gamma), averaged over the classes; arguments as for `tversky`.
 
     A class that is almost right keeps a steep slope. In the paper alpha is the weight of the
-    false *negatives*; here it is that of the false positives in both losses.
+    false *negatives*; here it weighs the false positives in both losses.
 
     Paper: Abraham & Khan 2019, "A novel focal Tversky loss function with improved attention U-Net
     for lesion segmentation" (arXiv:1810.07842).

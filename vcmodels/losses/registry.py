@@ -1,8 +1,8 @@
 """Losses by name, and the `loss` block of a target: names, weights and options, checked.
 
-All of them compute in float32 whatever autocast hands them, give exactly zero gradient where
-`valid` is false, and return 0 with zero gradient when nothing is valid. Keyword-only parameters
-besides `weight` and `label_smoothing` are options that the task file may set.
+All of them compute in float32 under autocast too, give exactly zero gradient where `valid` is false,
+and return 0 with zero gradient when nothing is valid. Keyword-only parameters other than `weight` and
+`label_smoothing` are options that the task file may set.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
-from vcmodels.comparison import Compared, Comparison
+from vcmodels.comparison import Comparator, Compared
 from vcmodels.errors import FaultError
 from vcmodels.losses.cross_entropy import bce, ce, focal, topk_ce
 from vcmodels.losses.overlap import (
@@ -30,7 +30,7 @@ from vcmodels.losses.shape import boundary, cldice, skeleton_recall
 
 
 @dataclass(frozen=True)
-class Loss(Comparison):
+class Loss(Comparator):
     """A loss, and what it compares: every target kind that predicts it takes the loss."""
 
     function: Callable[..., Tensor]

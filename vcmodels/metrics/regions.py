@@ -1,4 +1,4 @@
-"""Metrics of whole regions: what a sum over single voxels cannot know."""
+"""Metrics of whole regions, which need more than sums over voxels."""
 
 import math
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def regions(
 def centroid_distance(
     prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
 ) -> dict[str, list[float]]:
-    """How far the centre of each predicted region lies from that of the labelled one.
+    """How far the centre of each predicted region lies from the centre of the labelled one.
 
     In the unit of the spacing; NaN where one of the two regions is empty. Arguments as for
     `regions`, and the length of a voxel along (z, y, x).

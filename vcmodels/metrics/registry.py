@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from vcmodels.comparison import Compared, Comparison
+from vcmodels.comparison import Comparator, Compared
 from vcmodels.geometry.boxes import Spacing
 from vcmodels.metrics.overlap import accuracy, confusion, dice, iou, precision, ratio, recall
 from vcmodels.metrics.regions import centroid_distance
@@ -35,13 +35,13 @@ Sense = Literal["min", "max"]
 """Whether less or more of a figure is better."""
 Sums = dict[str, Tensor]
 """Named sums over valid voxels (float64, on the CPU); they add over patches, blocks and ranks."""
-Figure = float | Sequence[float]
+FigureValues = float | Sequence[float]
 """A number, or one for each class but the background (for masks: of the mask)."""
 Measure = Callable[[Tensor, Tensor, Tensor], Sums]
 
 
 @dataclass(frozen=True)
-class Metric(Comparison):
+class Metric(Comparator):
     """A figure of all voxels that count; with `by_class`, also one for each class.
 
     `summarise` turns sums into the figure: NaN where nothing was measured, a list with `by_class`.
@@ -50,25 +50,25 @@ class Metric(Comparison):
     measure: Measure
     """(prediction, label, valid) -> sums over the valid voxels. Metrics that share it share its
     sums, which are then made once."""
-    summarise: Callable[[Sums], Figure]
+    summarise: Callable[[Sums], FigureValues]
     better: Sense
     by_class: bool = False
 
 
 @dataclass(frozen=True)
-class VolumeMetric(Comparison):
+class VolumeMetric(Comparator):
     """One or several figures of a whole volume.
 
     `function` takes a prediction (C, Z, Y, X), its label (L, Z, Y, X), valid (V, Z, Y, X) bool and
     the length of a voxel along (z, y, x), and returns the figures that `better` names.
     """
 
-    function: Callable[[np.ndarray, np.ndarray, np.ndarray, Spacing], Mapping[str, Figure]]
+    function: Callable[[np.ndarray, np.ndarray, np.ndarray, Spacing], Mapping[str, FigureValues]]
     better: Mapping[str, Sense]
 
     def __call__(
         self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
-    ) -> Mapping[str, Figure]:
+    ) -> Mapping[str, FigureValues]:
         """The figures by name."""
         return self.function(prediction, label, valid, spacing)
 
@@ -98,7 +98,7 @@ Metrics = Mapping[str, Metric | VolumeMetric]
 
 
 def fitting_metrics(predicted: Compared) -> dict[str, Metric | VolumeMetric]:
-    """Those of `METRICS` that compare what is predicted."""
+    """The members of `METRICS` that compare what is predicted."""
     return {name: metric for name, metric in METRICS.items() if metric.fits(predicted)}
 
 
@@ -115,7 +115,7 @@ def measure(metrics: Metrics, prediction: Tensor, label: Tensor, valid: Tensor) 
     """The sums over the valid voxels of all metrics that are made of sums.
 
     Args:
-        metrics: those of whole volumes are passed over.
+        metrics: a `VolumeMetric` is passed over.
         prediction: (B, C, Z, Y, X) float32, in the form that the metrics compare.
         label: (B, L, Z, Y, X) float32, in the same.
         valid: (B, V, Z, Y, X) bool.
@@ -154,7 +154,7 @@ def measure_volume(
     """The figures of a whole volume.
 
     Args:
-        metrics: those that are made of sums are passed over.
+        metrics: a `Metric` is passed over.
         prediction: (C, Z, Y, X) float32, in the form that the metrics compare.
         label: (L, Z, Y, X) float32, in the same.
         valid: (V, Z, Y, X) bool.
@@ -181,7 +181,7 @@ def _owners(metrics: Metrics) -> dict[Measure, str]:
     return owners
 
 
-def _named(name: str, figure: Figure, classes: Sequence[str]) -> dict[str, float]:
+def _named(name: str, figure: FigureValues, classes: Sequence[str]) -> dict[str, float]:
     """A figure by its name; one by class as the mean of the known ones, then each on its own."""
     if not isinstance(figure, Sequence):
         return {name: float(figure)}

@@ -16,7 +16,7 @@ blended, P predicted. `valid` has V channels: 1, or L where each channel may be 
 
 A label comes from a stored array (`read_label`), or it is derived from the array of another label
 (`derive`): that one is read and moved as ids, with a margin, and `derive_label` computes from them
-after the geometric augmentation, so that the label is right whatever the patch went through.
+after the geometric augmentation, so that the label is right for any transform.
 """
 
 from abc import abstractmethod
@@ -65,7 +65,7 @@ class Target(Scoring, Storage):
 
     default_loss: ClassVar[LossBlock]
     excluded_losses: ClassVar[frozenset[str]] = frozenset()
-    """Those of `LOSSES` that compare what the kind predicts and do not suit it all the same."""
+    """Losses that compare what the kind predicts and still do not suit it."""
     default_interpolation: ClassVar[Interpolation] = "nearest"
     is_derivable: ClassVar[bool] = False
     """Whether `derive` is understood."""
@@ -146,7 +146,7 @@ class Target(Scoring, Storage):
         """Compute the label of a patch from another label around it.
 
         The result is the crop of what the whole volume would give: nothing outside the margin may
-        have a say.
+        change it.
 
         Args:
             source: (1, Z + 2m, Y + 2m, X + 2m) float32, m being `source_margin`: whole numbers, 0

@@ -23,7 +23,7 @@ class BoundaryTarget(MaskTarget):
     """With `derive`: thickness on each side of a surface, counted in the shortest side of a voxel; a
     voxel is within when its centre is."""
     between: Literal["all", "instances"] = "all"
-    """With `derive`: whether an instance ends where the background begins (`all`), or only beside
+    """With `derive`: whether an instance ends where the background begins (`all`), or only next to
     another one (`instances`)."""
 
     is_derivable: ClassVar[bool] = True
@@ -42,6 +42,6 @@ class BoundaryTarget(MaskTarget):
     def derive_label(
         self, source: Tensor, valid: Tensor, spacing: Spacing
     ) -> tuple[Tensor, Tensor]:
-        """1 within `width` of another id; see `fields.pairs.instance_boundaries`."""
+        """1 within `width` of another id; see `fields.instances.instance_boundaries`."""
         width, with_background = self.width * min(spacing), self.between == "all"
         return instance_boundaries(source, valid, width, spacing, with_background=with_background)

@@ -28,7 +28,7 @@ class PieceTarget(Target):
 
     max_extent: Extent | PatchShape | None = None
     """With `derive`: length of the longest instance in voxels, for all axes or (z, y, x). Longer
-    ones do not count: they have no centre that a patch could tell."""
+    ones do not count: no patch shows where their centre is."""
     keep_cut: bool = False
     """With `derive`: count instances that end at the border of the volume or at ignored voxels, as
     if what is seen were all of them."""
@@ -110,7 +110,7 @@ class CentresTarget(PieceTarget):
     def derive_label(
         self, source: Tensor, valid: Tensor, spacing: Spacing
     ) -> tuple[Tensor, Tensor]:
-        """Gaussians around the centres of the connected pieces of instances; see `fields.centres`."""
+        """Gaussians around the centres of the connected pieces of instances; see `fields.instances`."""
         margin, sigma = self.source_margin(spacing), self._sigma(spacing)
         return centre_heat(source, valid, sigma, self.longest, margin, keep_cut=self.keep_cut)
 

@@ -22,8 +22,8 @@ from vcmodels.targets.stored import (
 )
 
 WEIGHT_RANGE = (0.1, 10.0)
-"""Least and largest class weight that counting gives: a class of a few voxels must not be all that
-the network hears of."""
+"""Least and largest class weight that counting gives: a class of a few voxels must not outweigh all
+others."""
 CLASS_DTYPES = ("uint8", "uint16", "int8", "int16", "int32", "float16", "float32")
 # Okabe & Ito's palette (distinct for the colour-blind), class 0 black; it repeats after 8.
 COLOURS = np.array(
@@ -155,7 +155,7 @@ class MulticlassTarget(Target):
         occurs = counts > 0
         weights = np.ones(self.channels)
         weights[occurs] = (np.median(counts[occurs]) / counts[occurs]).clip(*WEIGHT_RANGE)
-        assert isinstance(self.loss, dict), "options are given in a dictionary alone"
+        assert isinstance(self.loss, dict), "options are given in a dictionary only"
         loss = {
             name: options | {"class_weights": weights.round(4).tolist()}
             if isinstance(options, dict) and options.get("class_weights") == "counted"

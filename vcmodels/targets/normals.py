@@ -48,7 +48,7 @@ LINEAR_CODES: Mapping[str, tuple[float, float]] = {
 """(scale, offset) of component = code * scale + offset, by dtype."""
 SLAB_VOXELS = 2**17
 """Read at once: what their arithmetic needs stays in the cache of a core."""
-OUTPUT_DTYPES = ("uint8", "uint16", "int8", "int16", "float16", "float32")
+NORMALS_DTYPES = ("uint8", "uint16", "int8", "int16", "float16", "float32")
 
 
 class VectorEncoding(Section):
@@ -59,7 +59,7 @@ class VectorEncoding(Section):
     offset: float = 0.0
     """Added after the factor."""
     zero_code: int | None = None
-    """A code that means "unlabelled" where all three components hold it, besides 0."""
+    """A code that means "unlabelled" where all three components hold it, in addition to 0."""
 
 
 class NormalsTarget(Target):
@@ -293,7 +293,7 @@ class NormalsTarget(Target):
         return np.ascontiguousarray(self._in_other_order(vectors))
 
     def output_channels(self, dtype: np.dtype) -> int | None:
-        check_dtype(dtype, OUTPUT_DTYPES)
+        check_dtype(dtype, NORMALS_DTYPES)
         return 3
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ class RegressionTarget(Target):
         return np.where(valid, label, np.float32(0)), valid
 
     def loss_input(self, loss: str, logits: Tensor) -> Tensor:
-        """The activated output; `bce` takes the logits, for it is that of a sigmoid."""
+        """The activated output; `bce` takes the logits, for it applies the sigmoid itself."""
         return logits if loss == "bce" else self.blendable(logits)
 
     def blendable(self, logits: Tensor) -> Tensor:

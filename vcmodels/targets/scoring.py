@@ -28,11 +28,11 @@ class Scoring(Section):
     """
 
     predicts: ClassVar[Compared]
-    """What losses and metrics must compare to be of use: all of them that do are."""
+    """What losses and metrics must compare; all that do are allowed, but for the excluded ones."""
     metric: ClassVar[str]
     """The figure that shows best how good a prediction is."""
     excluded_metrics: ClassVar[frozenset[str]] = frozenset()
-    """Those of `METRICS` that compare what the kind predicts and say little about it."""
+    """Metrics that compare what the kind predicts and say little about it."""
 
     def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Prediction and label in the form that metrics compare: see `Compared`.

@@ -106,7 +106,7 @@ class VectorTarget(PieceTarget):
     def derive_label(
         self, source: Tensor, valid: Tensor, spacing: Spacing
     ) -> tuple[Tensor, Tensor]:
-        """The way to the centre of the connected piece of an instance; see `fields.centres`."""
+        """The way to the centre of the connected piece of an instance; see `fields.instances`."""
         longest = self.longest
         offsets, known = centre_offsets(source, valid, longest, longest, keep_cut=self.keep_cut)
         if self.units == "physical":
@@ -179,7 +179,7 @@ class VectorTarget(PieceTarget):
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Direction as colour, (n + 1) / 2 of (x, y, z) as (R, G, B), and length as brightness.
 
-        The brightest is as long as `output_range` reaches, or else the longest of the slice.
+        The brightest is as long as `output_range` reaches, or else as the longest of the slice.
         """
         finite = np.nan_to_num(prediction[::-1].astype(np.float32)).clip(-1e15, 1e15)
         vectors = np.moveaxis(finite, 0, -1)
