@@ -13,7 +13,7 @@ from vcmodels.data.labels import Label
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, blocks_of
-from vcmodels.pictures.overlay import Scored, write_overlay
+from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Sums
@@ -174,7 +174,7 @@ def _draw(
     scores: Mapping[str, Mapping[str, float]],
 ) -> None:
     scored = {
-        name: Scored(
+        name: DrawnTarget(
             label,
             prediction,
             ", ".join(f"{key} {value:.3g}" for key, value in list(scores[name].items())[:2]),
