@@ -9,7 +9,7 @@ import typer
 from vcmodels.cli import Session
 from vcmodels.cli.arguments import (
     Debug,
-    Fold,
+    FoldIndex,
     Overrides,
     TaskFile,
     load,
@@ -174,7 +174,7 @@ def evaluate(
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part into this PNG.")
     ] = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     debug: Debug = False,
 ) -> None:
     """Score what infer wrote against the labels, on the part that was held out of training."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Fold, Overrides, TaskFile, load, load_one
+from vcmodels.cli.arguments import Debug, FoldIndex, Overrides, TaskFile, load, load_one
 from vcmodels.cli.console import Console
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def patches(
             metavar="ADDRESS", help="Read labels on this Dask cluster, as tcp://host:8786."
         ),
     ] = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     debug: Debug = False,
 ) -> None:
     """Find the patches to train on, show what other thresholds would give, write their cache."""
@@ -112,7 +112,7 @@ def preview(
         int, typer.Option(min=0, max=100, help="Patches to show the whole list on.")
     ] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draws; else the task's.")] = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     debug: Debug = False,
 ) -> None:
     """Draw patches and their labels before and after each transform of the task's augmentation."""

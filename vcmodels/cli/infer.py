@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Fold, Overrides, Quiet, load, one_fold
+from vcmodels.cli.arguments import Debug, FoldIndex, Overrides, Quiet, load, one_fold
 from vcmodels.cli.console import Console, JsonLines
 from vcmodels.errors import RefusedError
 
@@ -54,7 +54,7 @@ def infer(
         str | None,
         typer.Option(metavar="all|I,J,...", help="Use the best checkpoints of these folds."),
     ] = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier result at the output first.")
     ] = False,

@@ -7,8 +7,8 @@ import typer
 
 from vcmodels.cli.arguments import (
     Debug,
-    Fold,
     FoldCount,
+    FoldIndex,
     Overrides,
     Quiet,
     TaskFile,
@@ -31,7 +31,7 @@ def train(
         bool, typer.Option("--restart", help="Move an earlier run aside and begin anew.")
     ] = False,
     folds: FoldCount = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, max=100, metavar="N", help="Train N folds at once.")
     ] = 1,

@@ -14,7 +14,7 @@ from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, blocks_of
 from vcmodels.metrics.registry import Sums
-from vcmodels.pictures.overlay import Scored, write_overlay
+from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root
 from vcmodels.runs.run import Run
@@ -262,11 +262,11 @@ def _draw(
     scores: Scores,
 ) -> None:
     """Draw slices of a region, with the first two metrics of each target that has a label there."""
-    scored: dict[str, Scored] = {}
+    scored: dict[str, DrawnTarget] = {}
     for name, target in targets.items():
         if label := region.label(name, target):
             figures = [f"{key} {value:.3g}" for key, value in list(scores[name].items())[:2]]
-            scored[name] = Scored(label, predictions[name], ", ".join(figures))
+            scored[name] = DrawnTarget(label, predictions[name], ", ".join(figures))
     write_overlay(path, region.volume.inputs[0], scored, region.box)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what augmentation does: every transform of a task's list alone, then the whole list."""
+"""Pictures of what augmentation does: each transform of a task's list, then the whole list."""
 
 import json
 import re
@@ -27,6 +27,8 @@ from vcmodels.pictures.slices import (
     draw_label,
     look_of,
     physical,
+    stretched,
+    window_of,
 )
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.samples.dataset import PatchDataset, Place, finish
@@ -130,8 +132,6 @@ CELL = 1.75
 """Inches of the longer side of a panel."""
 GAP, PAIR_GAP, LEFT, RIGHT, TOP, BOTTOM = 0.05, 0.22, 0.3, 1.2, 0.92, 0.08
 DPI = 110
-WINDOW = (0.5, 99.5)
-"""Percentiles of the untouched image that are black and white, in all panels."""
 
 
 def write_figure(
@@ -141,7 +141,7 @@ def write_figure(
     patches: Sequence[Patch],
     targets: Mapping[str, AnyTarget],
 ) -> None:
-    """Draw a patch, the first, beside what transforms make of it.
+    """Draw a patch, the first, next to what transforms make of it.
 
     Args:
         path: the PNG.
@@ -156,7 +156,8 @@ def write_figure(
     sheet = _Sheet(patches[0].image.shape[1:], spacing, len(patches), 1 + len(targets))
     FigureCanvasAgg(sheet.figure)
     sheet.head(title, caption)
-    grey = _grey(patches)
+    window = window_of(patches[0].image[0])  # one for all: a change of contrast shall show
+    grey = [stretched(patch.image[0], window) for patch in patches]
     channels = len(patches[0].image)
     sheet.name_row(0, "image" if channels == 1 else f"channel 1 of {channels}")
     for column, plane, axes in sheet.panels(0):
@@ -166,7 +167,7 @@ def write_figure(
     for row, (name, target) in enumerate(targets.items(), start=1):
         labels = np.stack([physical(target, patch.labels[name], spacing) for patch in patches])
         valid = np.stack([patch.valid[name] for patch in patches])
-        look = look_of(target, row - 1, labels, valid)
+        look = look_of(target, labels, valid)
         sheet.name_row(row, name)
         for column, plane, axes in sheet.panels(row):
             part = _slice(grey[column], labels[column], valid[column], plane, spacing)
@@ -264,12 +265,6 @@ class _Sheet:
             self.figure.text(left / across, place, text, size=7.5, color=colour, va="top")
 
 
-def _grey(patches: Sequence[Patch]) -> list[np.ndarray]:
-    """The first channel of each image in [0, 1], on the scale of the first patch."""
-    low, high = np.percentile(patches[0].image[0], WINDOW)
-    return [np.clip((p.image[0] - low) / max(high - low, 1e-6), 0, 1) for p in patches]
-
-
 def _slice(
     grey: np.ndarray,
     label: np.ndarray,
@@ -312,7 +307,7 @@ def write_preview(
             replaced.
         samples: patches that the whole list is shown on.
         seed: of the draws; the task's when None.
-        reporter: told the progress.
+        reporter: where the progress goes.
 
     Returns:
         The folder and the PNGs in it.
