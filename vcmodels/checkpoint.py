@@ -95,7 +95,7 @@ def _verified_body(path: Path) -> tuple[bytes, str]:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise CheckpointError(str(path), "no such file", "check checkpoint_path") from error
+        raise CheckpointError(str(path), "no such file", "check the path") from error
     except OSError as error:
         raise CheckpointError(str(path), f"cannot be read ({error.strerror})") from error
     body, trailer = data[:-TRAILER_LENGTH], data[-TRAILER_LENGTH:]

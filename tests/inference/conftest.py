@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from vcmodels.checkpoint import TrainedNetwork
+from vcmodels.checkpoint import TrainedNetwork, save_checkpoint
 from vcmodels.config import Task, parse_task
-from vcmodels.data.normalization import Normalization
+from vcmodels.data.normalization import ChannelStatistics, Normalization
 from vcmodels.inference import (
     InferenceReport,
     Predictor,
@@ -133,3 +133,81 @@ def workplace(tmp_path):
         return Workplace(folder, values, chunks, **more)
 
     return make
+
+
+EXTENT = (20, 33, 26)
+TARGETS = {
+    "sheet": {"channels": 1, "activation": "sigmoid"},
+    "organ": {"channels": 3, "kind": "multiclass", "label_values": [0, 2, 7]},
+    "depth": {"channels": 1, "kind": "regression"},
+    "normals": {"channels": 3, "kind": "normals"},
+    "fibre": {"channels": 3, "kind": "normals", "orientation": "axial"},
+}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with two inputs, to be stacked as channels."""
+    rng = np.random.default_rng(0)
+    for name, dtype, top in (("ct", "uint8", 255), ("dose", "uint16", 60000)):
+        values = rng.integers(0, top, EXTENT).astype(dtype)
+        array = create_array(
+            str(tmp_path / "in.zarr"), name, shape=EXTENT, chunks=(8, 16, 16), dtype=dtype,
+            spacing=(2.0, 0.5, 0.25), unit="micrometer",
+        )  # fmt: skip
+        array.write(open_volume(str(tmp_path / "in.zarr" / name), key="x").box, values[None])
+    return tmp_path
+
+
+def make_task(place, normalization="zscore", **inference):
+    task, _ = parse_task(
+        {
+            "tr_params": {
+                "model_name": "net",
+                "patch_size": [16, 16, 16],
+                "ckpt_out_base": str(place / "run"),
+                "num_dataloader_workers": 1,
+            },
+            "model_config": {"name": "residual_unet", "f_maps": [4, 8]},
+            "inference_params": {
+                "input_path": [str(place / "in.zarr/ct"), str(place / "in.zarr/dose")],
+                "output_dir": str(place / "out"),
+                "output_targets": ["sheet", "organ", "normals", "fibre"],
+                "output_chunks": [16, 16, 16],
+                "device": "cpu",
+            }
+            | inference,
+            "dataset_config": {
+                "normalization": normalization,
+                "volume_paths": [{"input": ["a", "b"], **{name: name for name in TARGETS}}],
+                "targets": TARGETS,
+            },
+        },
+        "test",
+    )
+    return task
+
+
+def save(place, task, per="global", *, seed=0, name="run/net_best.pth"):
+    torch.manual_seed(seed)
+    heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
+    spacing = (2.0, 0.5, 0.25)
+    network = task.model.build(2, heads, (16, 16, 16), spacing)
+    stats = tuple(
+        ChannelStatistics(m, s, 0, 2 * m, 0, 2 * m, m, s) for m, s in ((128.0, 70.0), (3e4, 2e4))
+    )
+    normalization = Normalization("zscore", per, channels=stats if per == "global" else ())
+    state = {
+        "schema": 1, "task": task.to_json(), "model": network.state_dict(), "ema": None,
+        "in_channels": 2, "patch_size": [16, 16, 16], "spacing": list(spacing),
+        "normalization": normalization.to_dict(),
+    }  # fmt: skip
+    path = place / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, state)
+    return path
+
+
+def stored(place, name):
+    volume = open_volume(str(place / "out/net.zarr" / name), key="x", channels="any")
+    return volume, volume.read(volume.box)
