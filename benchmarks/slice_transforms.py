@@ -18,7 +18,13 @@ import numpy as np
 import torch
 from pydantic import JsonValue, ValidationError
 
-from vcmodels.augment.albumentation import Albumentation, build, changed, library, transform_classes
+from vcmodels.augment.albumentation import (
+    Albumentation,
+    build_transform,
+    library,
+    transform_classes,
+    transform_picture,
+)
 from vcmodels.geometry.boxes import Box
 from vcmodels.phantom import write_phantom
 from vcmodels.volumes import open_volume
@@ -41,7 +47,7 @@ OURS = {
 }
 """The augmentations of this package that do much the same, in three dimensions."""
 SHOWN: tuple[tuple[str, dict[str, JsonValue]], ...] = (
-    ("MotionBlur", {"blur_limit": [9, 9], "allow_shifted": False}),
+    ("MotionBlur", {"blur_limit": [9, 9], "direction_range": [0, 0]}),
     ("Defocus", {"radius": [3, 3]}),
     ("GlassBlur", {"max_delta": 2, "iterations": 1}),
     ("CLAHE", {"clip_limit": [4, 4]}),
@@ -77,7 +83,9 @@ def table() -> list[str]:
         except ValidationError:
             continue
         like = ", ".join(f"`{ours}`" for ours in OURS.get(name, "").split(", ") if ours)
-        drawn = [changed(build(name, {}), noise_picture(), seed) for seed in range(4)]
+        drawn = [
+            transform_picture(build_transform(name, {}), noise_picture(), seed) for seed in range(4)
+        ]
         values = "8 bit" if all(map(is_eight_bit, drawn)) else "float"
         draws = any(not np.array_equal(drawn[0], other) for other in drawn)
         rows.append(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy.ndimage import center_of_mass
 
 from vcmodels.augment import apply_intensity
 from vcmodels.augment.albumentation import Albumentation, library, transform_classes
@@ -167,6 +168,20 @@ def test_options_reach_the_library():
     assert flat.diff(dim=-1).abs().mean() < fine.diff(dim=-1).abs().mean()
 
 
+def test_motion_blur_can_leave_structures_where_their_labels_are():
+    image = torch.zeros(1, 1, 41, 41)
+    image[..., 20, 20] = 1
+    still = {"blur_limit": [3, 9], "allow_shifted": False, "direction_range": [0, 0]}
+    moved = {True: [], False: []}
+    for seed in range(20):
+        for options in (still, {"blur_limit": [3, 9]}):
+            blurred = change(use("MotionBlur", options=options), image, seed)[0, 0].numpy()
+            off = np.subtract(center_of_mass(blurred), 20)
+            moved[options is still].append(np.linalg.norm(off))
+    assert max(moved[True]) < 1e-3
+    assert max(moved[False]) > 1  # which docs/augmentation.md warns of
+
+
 def test_channels_get_the_same_draw_unless_each_has_its_own():
     image = textured((1, 3, 24, 28)).expand(2, -1, -1, -1).clone()
     first, second = change(use("SaltAndPepper"), image)
@@ -237,6 +252,16 @@ def test_training_with_a_worker_is_that_without_to_the_bit(sheet_task, tmp_path)
     without = weights("without", augment=False)
     assert all(torch.equal(here[name], there[name]) for name in here)
     assert not all(torch.equal(here[name], without[name]) for name in here)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_does_not_matter():
+    image = textured()
+    kept = use("MotionBlur", axis="y")
+    there = change(kept, image.cuda())
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), change(kept, image), atol=1e-4, rtol=1e-4)
 
 
 CHILD = """

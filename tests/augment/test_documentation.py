@@ -1,11 +1,15 @@
 """`docs/augmentation.md` names every transform with its probability, and which are the default."""
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
 
+from pydantic import TypeAdapter
+
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 
+LIST = TypeAdapter(list[AnyAugmentation])
 PAGE = Path(__file__).parents[2] / "docs" / "augmentation.md"
 
 
@@ -23,3 +27,12 @@ def test_the_table_has_a_row_for_every_transform():
         named = re.findall(r"`(\w+)`", parameters)
         fields = kinds[name].model_fields.keys() - {"name", "p", "per_channel"}
         assert set(named) == fields, name
+
+
+def test_the_lists_of_the_page_are_valid():
+    blocks = re.findall(r"^```json\n(.+?)^```", PAGE.read_text(), re.M | re.S)
+    names = [
+        [a.name for a in LIST.validate_json(json.dumps(json.loads(f"{{{b}}}")["augment"]))]
+        for b in blocks
+    ]
+    assert [len(listed) for listed in names] == [5, 2]
