@@ -1,22 +1,15 @@
 """One fold of a cross-validation as a task of its own, and where its files lie."""
 
-import re
 from pathlib import Path, PurePath
 
 from vcmodels.config.task import Task
 from vcmodels.errors import RefusedError, TaskError
-
-
-def fold_name(index: int) -> str:
-    """The folder of a fold, inside that of the cross-validation."""
-    return f"fold_{index}"
+from vcmodels.runs.run import Run, fold_name
 
 
 def fold_folders(folder: Path) -> dict[int, Path]:
     """The folders of folds that are in that of a cross-validation, by number, in its order."""
-    numbers = [re.fullmatch(r"fold_(0|[1-9][0-9]*)", place.name) for place in folder.glob("fold_*")]
-    found = {index: folder / fold_name(index) for index in sorted(int(n[1]) for n in numbers if n)}
-    return {index: place for index, place in found.items() if place.is_dir()}
+    return {index: run.folder for index, run in Run(folder).folds().items()}
 
 
 def is_cross_validation(task: Task) -> bool:

@@ -12,7 +12,7 @@ from vcmodels.volumes.places import read_json, write_json
 
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
 ENVIRONMENT = "environment.json"
-SPLITS = "splits.json"
+SPLITS, PATCHES = "splits.json", "patches.json"
 SCHEMA = 1
 
 Record = dict[str, Any]
@@ -39,9 +39,13 @@ def read_task(folder: Path) -> Record:
     return {}
 
 
-def model_name(task: Mapping[str, Any]) -> str:
-    """The `model_name` of a task, with which the names of its checkpoints begin; "" without one."""
-    settings = cast(object, task.get("tr_params"))
+def model_name(document: Mapping[str, Any]) -> str:
+    """The `model_name` of a task, with which the names of its checkpoints begin; "" without one.
+
+    Args:
+        document: the task as JSON values.
+    """
+    settings = cast(object, document.get("tr_params"))
     name = cast(Record, settings).get("model_name") if isinstance(settings, dict) else None
     return name if isinstance(name, str) else ""
 

@@ -21,8 +21,9 @@ from vcmodels.runs.records import (
     read_starts,
     read_task,
 )
+from vcmodels.runs.run import Run
 
-State = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
+RunState = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
 
 _OF_ZARR = {"zarr.json", ".zarray", ".zgroup"}
 _NOT_RUNS = ("before-", ".")  # of earlier runs that were moved aside; hidden
@@ -38,13 +39,13 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunStatus:
     """How a run stands, as its small files say."""
 
     folder: Path
     name: str
     """The `model_name` of its task."""
-    state: State
+    state: RunState
     reason: str
     """Of what failed or is damaged, in words; else empty."""
     epoch: int
@@ -85,7 +86,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
             yield Path(place)
 
 
-def read_run(folder: Path) -> Run:
+def read_status(folder: Path) -> RunStatus:
     """How the run in a folder stands."""
     task, log, starts = read_task(folder), read_log(folder), read_starts(folder)
     settings = _block(task.get("tr_params"))
@@ -96,7 +97,7 @@ def read_run(folder: Path) -> Run:
     state, reason = _state(folder, name, start, epoch, most or math.inf)
     targets = list(_block(_block(task.get("dataset_config")).get("targets")))
     minutes = [line["speed/epoch_minutes"] for line in log if "speed/epoch_minutes" in line]
-    return Run(
+    return RunStatus(
         folder,
         name,
         state,
@@ -115,7 +116,7 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _state(folder: Path, name: str, start: Record, epoch: int, most: float) -> tuple[State, str]:
+def _state(folder: Path, name: str, start: Record, epoch: int, most: float) -> tuple[RunState, str]:
     """The state of a run, and why."""
     if _is_held(folder):
         return "training", ""
@@ -123,7 +124,7 @@ def _state(folder: Path, name: str, start: Record, epoch: int, most: float) -> t
     # The first line of the log is written before the first checkpoints.
     if damage := _damage(folder, name, are_saved=epoch > 1 or outcome == "complete"):
         return "damaged", damage
-    if outcome == "complete" or (epoch >= most and (folder / f"{name}_last.pth").exists()):
+    if outcome == "complete" or (epoch >= most and Run(folder, name).last.exists()):
         return "complete", ""
     if outcome.startswith("failed"):
         return "failed", outcome.removeprefix("failed").lstrip(": ")
@@ -147,7 +148,8 @@ def _damage(folder: Path, name: str, *, are_saved: bool) -> str:
     """What is wrong with the files; that there is no checkpoint is only if some were saved."""
     if not name:
         return f"{TASK} cannot be read"
-    for path in (folder / f"{name}_last.pth", folder / f"{name}_best.pth"):
+    run = Run(folder, name)
+    for path in (run.last, run.best):
         try:
             if not is_sealed(path):
                 return f"{path.name} is cut short"

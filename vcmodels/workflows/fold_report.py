@@ -16,7 +16,7 @@ from vcmodels.errors import RefusedError
 from vcmodels.inference.ensemble import choose_checkpoints
 from vcmodels.reporting import Reporter
 from vcmodels.runs.records import read_log
-from vcmodels.runs.survey import read_run
+from vcmodels.runs.survey import read_status
 from vcmodels.training.other_folds import begun_folds
 from vcmodels.volumes.places import read_json
 
@@ -147,7 +147,7 @@ def report_folds(folder: Path, task: Task | None = None) -> FoldReport:
 
 
 def _read_fold(index: int, folder: Path, task: Task) -> Fold:
-    run, by_epoch = read_run(folder), {int(line["epoch"]): line for line in read_log(folder)}
+    run, by_epoch = read_status(folder), {int(line["epoch"]): line for line in read_log(folder)}
     best, last = run.best_epoch, max(by_epoch, default=None)
     return Fold(
         index,
