@@ -7,7 +7,7 @@ import torch
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.samples import dataset
-from vcmodels.samples.dataset import PatchDataset, cached_volumes, finished, worker_budget
+from vcmodels.samples.dataset import PatchDataset, cached_volumes, make_sample, worker_budget
 from vcmodels.volumes.chunk_cache import CachedVolume
 
 SHAPE = (14, 18, 44)
@@ -78,7 +78,7 @@ def test_patches_are_the_same_through_a_cache(build):
         dataset = PatchDataset(
             task, volumes, rows, [volumes[0].region], Normalization("none"), seed=3, augment=True
         )
-        patches.append([finished(dataset, draw, draw % 3) for draw in range(12)])
+        patches.append([make_sample(dataset, draw, draw % 3) for draw in range(12)])
     for others in patches[1:]:
         for one, other in zip(patches[0], others, strict=True):
             assert one.place == other.place

@@ -22,7 +22,7 @@ from vcmodels.errors import RunError
 from vcmodels.patches.find import find_patches
 from vcmodels.patches.split import split_patches
 from vcmodels.samples import workers
-from vcmodels.samples.dataset import PatchDataset, finish
+from vcmodels.samples.dataset import PatchDataset, finish_sample
 from vcmodels.samples.loader import batches
 
 SHAPE = (14, 18, 44)
@@ -77,7 +77,7 @@ def stream(dataset, first_draw=0, draws=10, batch_size=3, workers=0, **options):
 
 
 def finished_here(dataset, draw):
-    return finish(dataset[draw], dataset)
+    return finish_sample(dataset[draw], dataset)
 
 
 def finished(dataset, **options):
@@ -120,7 +120,7 @@ def test_patches_have_the_same_bits_however_many_threads_make_them(dataset):
     images, before = [], torch.get_num_threads()
     for threads in (1, 2, 3, 4):
         torch.set_num_threads(threads)
-        images.append(finish(sample, changed).image)
+        images.append(finish_sample(sample, changed).image)
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert all(torch.equal(images[0], other) for other in images[1:])
@@ -154,10 +154,10 @@ def test_closing_does_not_wait_for_a_worker_that_hangs(dataset):
     started = time.monotonic()
     made.close()
     (process,) = workers._running[dataset].pool._processes.values()
-    workers.let_go(dataset)
+    workers.stop_workers(dataset)
     assert time.monotonic() - started < 5
     assert not process.is_alive()
-    workers.let_go(dataset)  # nothing to do
+    workers.stop_workers(dataset)  # nothing to do
 
 
 def test_an_abandoned_iterator_leaves_the_workers_usable(dataset):
@@ -198,7 +198,7 @@ def test_an_error_keeps_its_parts_across_the_process_border(dataset, workers):
 
 def test_workers_have_the_environment_of_the_moment(dataset, monkeypatch):
     finished(dataset, workers=1)  # the server that forks them runs from here on
-    workers.let_go(dataset)
+    workers.stop_workers(dataset)
     monkeypatch.setenv("VCMODELS_TOLD", "later")
     dataset.does = "asks"
     with pytest.raises(RunError, match="environment: later"):

@@ -12,8 +12,8 @@ from tensorboard.summary.writer import event_file_writer
 from vcmodels.config import parse_task
 from vcmodels.training.curves import (
     Board,
+    CurveSink,
     EventWriter,
-    Sink,
     append_json_line,
     cut_json_lines,
     hyperparameters,
@@ -33,7 +33,7 @@ def read_scalars(folder, tag):
 
 def open_board(folder, step, say=print, **contents):
     facts = {"task": {}, "parameters": {}, "metrics": []} | contents
-    return Board([Sink("TensorBoard", lambda: EventWriter(folder, step, **facts))], say)
+    return Board([CurveSink("TensorBoard", lambda: EventWriter(folder, step, **facts))], say)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ class Recorder:
 @pytest.mark.parametrize("breaks_after", range(4))
 def test_all_writers_are_told_the_same_and_one_that_breaks_is_left_out(breaks_after):
     said, good, bad = [], Recorder(), Recorder(breaks_after)
-    board = Board([Sink("bad", lambda: bad), Sink("good", lambda: good)], said.append)
+    board = Board([CurveSink("bad", lambda: bad), CurveSink("good", lambda: good)], said.append)
     board.scalars({"loss": 1.0, "nan": float("nan")}, 1)
     board.pictures({"image": np.zeros((4, 4, 3), np.float32)}, 1)
     board.flush()

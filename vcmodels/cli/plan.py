@@ -12,7 +12,7 @@ from vcmodels.cli.console import Console
 from vcmodels.config import Task
 from vcmodels.config.folds import fold_task
 from vcmodels.config.load import fill_sizes
-from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
+from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import fingerprint
 from vcmodels.patches.sizes import gigabytes, open_planned, plan_sizes, recorded_task
 from vcmodels.targets import AnyTarget
@@ -23,7 +23,7 @@ MOST_VOLUMES = 20
 MOST_TRIED = 4
 
 
-def say_sizes(task: Task, console: Console) -> None:
+def report_sizes(task: Task, console: Console) -> None:
     """Print the patch and batch size for a task, and why; what it gives is kept.
 
     Raises:
@@ -40,11 +40,11 @@ def say_sizes(task: Task, console: Console) -> None:
     for reason in plan.reasons:
         console.say(reason)
     full = fill_sizes(task, plan.patch, plan.batch)
-    _say_network(full, volumes, console)
+    _report_network(full, volumes, console)
     console.say(f'"patch_size": {list(plan.patch)}, "batch_size": {plan.batch}')
 
 
-def say_plan(task: Task, console: Console) -> None:
+def report_plan(task: Task, console: Console) -> None:
     """Open the volumes and print what the task would do.
 
     Raises:
@@ -54,9 +54,9 @@ def say_plan(task: Task, console: Console) -> None:
     _print(console, _volume_table(volumes, task.dataset_config.targets))
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
-    say_missing(volumes, console)
+    report_missing(volumes, console)
     console.say(_cached_patches(task, volumes))
-    _say_network(task, volumes, console)
+    _report_network(task, volumes, console)
     console.say(_run_folders(task))
 
 
@@ -135,7 +135,7 @@ def _run_folders(task: Task) -> str:
     )
 
 
-def _say_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:
+def _report_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:
     settings = task.tr_params
     heads, first = task.heads, volumes[0]
     summary = task.model.describe(first.channels, heads, settings.patch_size, first.spacing)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vcmodels.config import Task
+from vcmodels.config.task import Scheme
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, cut_block
@@ -162,7 +163,6 @@ def _middle(block: Box) -> Box:
     return pieces[len(pieces) // 2]
 
 
-Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
 Per = Literal["global", "volume", "patch"]
 
 

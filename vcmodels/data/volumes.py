@@ -148,10 +148,10 @@ def check_patch(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -
     """
     _check_network(task, volumes[0].spacing)
     _check_margins(task, volumes)
-    _say_short(task, volumes, reporter)
+    _report_short(task, volumes, reporter)
 
 
-def say_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
+def report_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
     """Tell how many chunks are not stored: a mask, or a copy that was cut short, reads as fill."""
     for volume in volumes[:MOST_TOLD]:
         arrays = [("input", image) for image in volume.inputs] + list(volume.labels.items())
@@ -327,7 +327,7 @@ def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
         )
 
 
-def _say_short(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
+def _report_short(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
     patch = task.tr_params.patch_size
     short = [v for v in volumes if any(n < p for n, p in zip(v.region.shape, patch, strict=True))]
     if short:

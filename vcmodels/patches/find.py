@@ -14,7 +14,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape
-from vcmodels.patches.density import PatchDensity, PatchGrid, patch_density, patch_grid
+from vcmodels.patches.density import CandidateGrid, PatchDensity, patch_density, patch_grid
 from vcmodels.patches.index import LabelIndex, cell_shape
 from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.reporting import Reporter, Silent
@@ -66,7 +66,7 @@ class PatchCriteria:
         """Whether patches without labels qualify, too."""
         return self.min_bbox_percent <= 0 and self.min_labeled_ratio <= 0
 
-    def shares(self, density: PatchDensity, grid: PatchGrid) -> tuple[np.ndarray, np.ndarray]:
+    def shares(self, density: PatchDensity, grid: CandidateGrid) -> tuple[np.ndarray, np.ndarray]:
         """Per patch: the share that the labels' box fills, and the labelled ratio, both float64.
 
         A patch that reaches over a thin region counts with the voxels inside.
@@ -89,7 +89,7 @@ class Candidates:
     """The candidate patches of one volume and what the reference label holds there."""
 
     volume: TaskVolume
-    grid: PatchGrid
+    grid: CandidateGrid
     density: PatchDensity | None
     """Of the candidates that hold labels; None without a reference label."""
     values: list[int] | None
@@ -159,7 +159,9 @@ def survey(
         return [_candidates(v, g, indexes) for v, g in zip(volumes, grids, strict=True)]
 
 
-def _candidates(volume: TaskVolume, grid: PatchGrid, indexes: Iterator[LabelIndex]) -> Candidates:
+def _candidates(
+    volume: TaskVolume, grid: CandidateGrid, indexes: Iterator[LabelIndex]
+) -> Candidates:
     """One volume's, taking the next index when it has a reference label."""
     if volume.ref is None:
         return Candidates(volume, grid, None, None)
@@ -233,7 +235,7 @@ def _nothing_qualifies(candidates: Sequence[Candidates], criteria: PatchCriteria
 
 
 def _refuse_too_large(
-    volume: TaskVolume, grid: PatchGrid, cell: Shape, criteria: PatchCriteria
+    volume: TaskVolume, grid: CandidateGrid, cell: Shape, criteria: PatchCriteria
 ) -> None:
     """Memory goes with the cells and patches where something is stored.
 

@@ -30,7 +30,7 @@ from vcmodels.patches.index import (
     labelled_mask,
 )
 from vcmodels.patches.index_store import IndexStore
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Advance, Reporter
 from vcmodels.volumes import Volume, is_remote
 from vcmodels.volumes.remote import StoredFile
 
@@ -38,7 +38,6 @@ MOST_THREADS = 8
 REMOTE_THREADS = 32  # they wait for the network, not for a core
 IN_FLIGHT = 2  # results waiting per worker, which bounds the memory
 
-Advance = Callable[[float, str], None]
 Units = Mapping[Shape, tuple[StoredFile, ...]]
 """Storage units by index, with their files; none where the fill value alone makes it a label."""
 Bricks = dict[Shape, Units]
@@ -75,7 +74,7 @@ def index_label(
         else:
             bricks[brick] = cells.cropped()
             advance(len(units) * prod(plan.unit), "")
-    told = _told_speed(advance, plan)
+    told = _speed_reporter(advance, plan)
     for brick, cells in _made(volume, plan, missing, pool, told):
         if store:
             store.save(brick, cells, _files(wanted[brick]))
@@ -212,7 +211,7 @@ def _limited(cells: Cells, plan: IndexPlan) -> Cells:
     return Cells(cells.box, cells.planes, {UNCOUNTED: labelled})
 
 
-def _told_speed(advance: Advance, plan: IndexPlan) -> Callable[[], None]:
+def _speed_reporter(advance: Advance, plan: IndexPlan) -> Callable[[], None]:
     """Tells of each decoded unit, with the speed since the first."""
     begun, done, voxels = time.perf_counter(), 0, prod(plan.unit)
 

@@ -29,7 +29,7 @@ from vcmodels.pictures.slices import (
     physical,
 )
 from vcmodels.reporting import Reporter, Silent
-from vcmodels.samples.dataset import PatchDataset, Place, finish
+from vcmodels.samples.dataset import PatchDataset, PatchOrigin, finish_sample
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing
 
@@ -53,7 +53,7 @@ class Patch:
     """(L, Z, Y, X) float32 per target."""
     valid: Mapping[str, np.ndarray]
     """(Z, Y, X) bool per target: where any channel counts."""
-    place: Place
+    place: PatchOrigin
     spacing: Spacing
     """Of the volume."""
 
@@ -87,7 +87,7 @@ class PatchSource:
             seed=self.seed, augment=True,
         )  # fmt: skip
         sample = dataset[draw]
-        patch = finish(sample, dataset)
+        patch = finish_sample(sample, dataset)
         return Patch(
             patch.image.numpy(),
             {name: label.numpy() for name, label in patch.labels.items()},

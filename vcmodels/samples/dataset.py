@@ -38,9 +38,9 @@ from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.patches.find import patch_stride
 from vcmodels.samples.order import (
     DrawOrder,
-    HardOrder,
-    QualifyingShifts,
+    LossWeightedOrder,
     Stream,
+    ThresholdJitter,
     draw_weights,
     draws_of_epoch,
     generator,
@@ -55,7 +55,7 @@ from vcmodels.volumes.chunk_cache import CachedVolume, ChunkCache
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchOrigin:
     """Where a sample is from."""
 
     volume: str
@@ -67,7 +67,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Sample:
+class RawSample:
     """One patch as read: its augmentation is still to come (`data.finishing`)."""
 
     draw: int
@@ -77,17 +77,17 @@ class Sample:
     """By `sample_key`: the label of each target that is stored, and the ids that others are derived
     from, with the widest margin that any of these needs."""
     transform: SpatialTransform
-    place: Place
+    place: PatchOrigin
     spacing: Spacing
     """Of the volume."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Per target with a pseudo-label, how much it counts; 0 is not at all. Others count as 1."""
 
 
-class PatchDataset(Dataset[Sample]):
+class PatchDataset(Dataset[RawSample]):
     """Samples by draw number: `dataset[k]` is a pure function of the seed, k and its row.
 
-    The row is one of the seed and k, too, unless losses have a say (`HardOrder`). For training,
+    The row is one of the seed and k, too, unless losses have a say (`LossWeightedOrder`). For training,
     patches come in random order, shifted and augmented; otherwise row after row, as they are. No
     voxel outside of a volume's region is ever read: the image is continued there by reflection, and
     labels do not count.
@@ -124,7 +124,7 @@ class PatchDataset(Dataset[Sample]):
         self._interpolation: ImageInterpolation = task.tr_params.image_interpolation
         jitter = augment and task.tr_params.patch_jitter
         self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
-        self._shifts = QualifyingShifts(task, volumes) if jitter == "qualifying" else None
+        self._shifts = ThresholdJitter(task, volumes) if jitter == "qualifying" else None
         self.order = self._make_order(task) if augment else None
         self._labels_of = shared_labels(self.targets)
 
@@ -135,16 +135,16 @@ class PatchDataset(Dataset[Sample]):
         """The row of the patch list that a draw takes."""
         return self.order.row(draw) if self.order else draw
 
-    def place(self, draw: int) -> Place:
+    def place(self, draw: int) -> PatchOrigin:
         """Where a draw reads, without reading it."""
         volume, _, patch = self._patch(draw, self.row(draw))
-        return Place(volume.name, patch.origin)
+        return PatchOrigin(volume.name, patch.origin)
 
-    def __getitem__(self, draw: int) -> Sample:
+    def __getitem__(self, draw: int) -> RawSample:
         """The sample of a draw, any number from 0 on; as `sample`."""
         return self.sample(draw, self.row(draw))
 
-    def sample(self, draw: int, row: int) -> Sample:
+    def sample(self, draw: int, row: int) -> RawSample:
         """The sample of a draw that takes this row: the same in every process.
 
         Raises:
@@ -152,7 +152,7 @@ class PatchDataset(Dataset[Sample]):
                 names volume and place.
         """
         volume, region, patch = self._patch(draw, row)
-        place = Place(volume.name, patch.origin)
+        place = PatchOrigin(volume.name, patch.origin)
         try:
             transform, patch = self._move(draw, volume.spacing, region, patch)
             image = self._image(volume, region, transform.input_box(patch, volume.spacing))
@@ -164,12 +164,12 @@ class PatchDataset(Dataset[Sample]):
             raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
         # What a network has said is nothing to measure another by.
         weights = {n: w if self.augment else 0.0 for n, w in volume.pseudo.items()}
-        return Sample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)
+        return RawSample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)
 
-    def _make_order(self, task: Task) -> DrawOrder | HardOrder:
+    def _make_order(self, task: Task) -> DrawOrder | LossWeightedOrder:
         weights = draw_weights(task, self._volumes, self.rows)
         if share := hard_share(task):
-            return HardOrder(self.seed, weights, share, draws_of_epoch(task))
+            return LossWeightedOrder(self.seed, weights, share, draws_of_epoch(task))
         return DrawOrder(self.seed, weights)
 
     def _patch(self, draw: int, row: int) -> tuple[TaskVolume, Box, Box]:
@@ -243,14 +243,14 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def describe_places(places: Sequence[Place], most: int = 3) -> str:
+def describe_places(places: Sequence[PatchOrigin], most: int = 3) -> str:
     """Some places as text, for a message."""
     shown = "; ".join(map(str, places[:most]))
     return shown + (f"; and {len(places) - most} more" if len(places) > most else "")
 
 
 @dataclass(frozen=True)
-class Finished:
+class Sample:
     """One patch as the network gets it."""
 
     image: Tensor
@@ -259,13 +259,13 @@ class Finished:
     """(L, *patch) float32 per target."""
     valid: dict[str, Tensor]
     """(V, *patch) bool per target, V being 1 or L."""
-    place: Place
+    place: PatchOrigin
     weights: Mapping[str, float]
     """As of the sample."""
 
 
 @torch.no_grad()
-def finish(sample: Sample, dataset: PatchDataset) -> Finished:
+def finish_sample(sample: RawSample, dataset: PatchDataset) -> Sample:
     """What a sample of the dataset becomes, on the device that it is on.
 
     Space comes first: labels are derived from what the ids look like by then, and noise that was
@@ -287,12 +287,12 @@ def finish(sample: Sample, dataset: PatchDataset) -> Finished:
             label, counts = _label(target, crops[sample_key(name, target)], sample.spacing)
             labels[name] = label
             valid[name] = counts if sample.weights.get(name, 1.0) > 0 else torch.zeros_like(counts)
-        return Finished(image, labels, valid, sample.place, sample.weights)
+        return Sample(image, labels, valid, sample.place, sample.weights)
 
 
-def finished(dataset: PatchDataset, draw: int, row: int) -> Finished:
+def make_sample(dataset: PatchDataset, draw: int, row: int) -> Sample:
     """The patch of a draw that takes this row, made here; as `PatchDataset.sample` otherwise."""
-    return finish(dataset.sample(draw, row), dataset)
+    return finish_sample(dataset.sample(draw, row), dataset)
 
 
 def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,14 @@ from torch import Tensor
 
 from vcmodels.augment import LabelCrop
 from vcmodels.reporting import STOP_SIGNALS
-from vcmodels.samples.dataset import Finished, PatchDataset, Place, Sample, finish, finished
+from vcmodels.samples.dataset import (
+    PatchDataset,
+    PatchOrigin,
+    RawSample,
+    Sample,
+    finish_sample,
+    make_sample,
+)
 from vcmodels.samples.workers import read_ahead, workers_of
 
 Item = TypeVar("Item")
@@ -97,7 +104,7 @@ class SideStream:
         # The allocator keeps pinned memory until the copy is done.
         return tensor.contiguous().pin_memory().to(self.device, non_blocking=True)
 
-    def moved_sample(self, sample: Sample) -> Sample:
+    def moved_sample(self, sample: RawSample) -> RawSample:
         """A sample with all its tensors on the device."""
         labels = {key: self._moved_label(label) for key, label in sample.labels.items()}
         return replace(sample, image=self.moved(sample.image), labels=labels)
@@ -120,7 +127,7 @@ class Batch:
     """(B, L, *patch) float32 per target."""
     valid: dict[str, Tensor]
     """(B, V, *patch) bool per target, V being 1 or L."""
-    places: tuple[Place, ...]
+    places: tuple[PatchOrigin, ...]
     weight: dict[str, Tensor | None] = field(default_factory=dict)
     """(B, 1, 1, 1, 1) float32 per target, how much each sample counts in the loss; None: all alike.
     """
@@ -168,7 +175,7 @@ def batches(
         yield batch
 
 
-def stacked(patches: Sequence[Finished], side: SideStream) -> Batch:
+def stacked(patches: Sequence[Sample], side: SideStream) -> Batch:
     """One batch of patches, on the device that they are on."""
     first = patches[0]
     return Batch(
@@ -187,7 +194,7 @@ def _made_here(
     here = SideStream(device, None)
     for draws in groups:
         samples = (here.moved_sample(dataset[draw]) for draw in draws)
-        yield stacked([finish(sample, dataset) for sample in samples], here)
+        yield stacked([finish_sample(sample, dataset) for sample in samples], here)
 
 
 def _made_by_workers(
@@ -201,12 +208,12 @@ def _made_by_workers(
     """Batches as they become ready on the side stream, each with the mark to wait for."""
     options = (dataset, groups, workers, timeout_s, stopping)
     if side.device.type == "cpu":
-        for patches in read_ahead(finished, *options):
+        for patches in read_ahead(make_sample, *options):
             yield stacked(patches, side), None
         return
     for samples in read_ahead(PatchDataset.sample, *options):
         with side.working():
-            patches = [finish(side.moved_sample(sample), dataset) for sample in samples]
+            patches = [finish_sample(side.moved_sample(sample), dataset) for sample in samples]
             batch = stacked(patches, side)
             mark = side.mark()
         yield batch, mark
@@ -219,7 +226,7 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(np.stack([part.numpy() for part in parts]))
 
 
-def _weight(name: str, patches: Sequence[Finished], side: SideStream) -> Tensor | None:
+def _weight(name: str, patches: Sequence[Sample], side: SideStream) -> Tensor | None:
     if not any(name in patch.weights for patch in patches):
         return None
     weights = [patch.weights.get(name, 1.0) for patch in patches]

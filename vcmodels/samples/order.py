@@ -30,7 +30,7 @@ from vcmodels.config.train_params import SamplingConfig
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
-from vcmodels.patches.density import PatchGrid, patch_density, patch_grid
+from vcmodels.patches.density import CandidateGrid, patch_density, patch_grid
 from vcmodels.patches.find import Candidates, PatchCriteria, ignored_values, survey
 from vcmodels.patches.index import LabelIndex, cell_shape
 from vcmodels.patches.index_build import Indexer, Wanted
@@ -133,7 +133,7 @@ def draws_of_epoch(task: Task) -> int:
     return task.tr_params.max_steps_per_epoch * draws_of_step(task)
 
 
-class HardOrder:
+class LossWeightedOrder:
     """A `DrawOrder` for each epoch, with weights that follow the last loss of each patch.
 
     Args:
@@ -254,7 +254,7 @@ def voxels_held(
     criteria = PatchCriteria.of(task)
     cell = cell_shape(criteria.patch, criteria.stride)
     names = [config.label or volume.ref_target for volume in volumes]
-    grids: dict[int, PatchGrid] = {}
+    grids: dict[int, CandidateGrid] = {}
     labels: list[Wanted] = []
     for number, (volume, name) in enumerate(zip(volumes, names, strict=True)):
         if name is not None and name in volume.labels and (rows[:, 0] == number).any():
@@ -310,7 +310,7 @@ def _class_shares(config: SamplingConfig, held: Mapping[str, np.ndarray]) -> dic
     return {name: weight / total for name, weight in wanted.items() if weight}
 
 
-def _places(grid: PatchGrid, origins: np.ndarray, volume: TaskVolume) -> np.ndarray:
+def _places(grid: CandidateGrid, origins: np.ndarray, volume: TaskVolume) -> np.ndarray:
     """Flat numbers in the grid of patches (n, 3) of the list.
 
     Raises:
@@ -331,7 +331,7 @@ TRIES = 32
 """Shifts that are drawn before a patch stays where it is."""
 
 
-class QualifyingShifts:
+class ThresholdJitter:
     """Shifts by whole cells, for which the label index says exactly what a patch holds.
 
     Args:

@@ -24,7 +24,7 @@ from vcmodels.training.run_folder import may_change
 from vcmodels.volumes.places import read_json, write_atomic, write_json
 
 
-class Writer(Protocol):
+class CurveWriter(Protocol):
     """One place where curves and pictures are shown, by optimiser step."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -45,11 +45,11 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
-class Sink:
+class CurveSink:
     """A writer that is still to be opened."""
 
     name: str
-    open: Callable[[], Writer]
+    open: Callable[[], CurveWriter]
     failures: tuple[type[Exception], ...] = (OSError,)
     """What it raises when it cannot go on."""
 
@@ -61,13 +61,13 @@ class Board:
     reason to lose the run.
     """
 
-    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
+    def __init__(self, sinks: Sequence[CurveSink], say: Callable[[str], None]) -> None:
         self.say = say
-        self.writers: dict[Sink, Writer] = {}
+        self.writers: dict[CurveSink, CurveWriter] = {}
         for sink in sinks:
             self._try(sink, lambda s=sink: self.writers.update({s: s.open()}))
 
-    def _try(self, sink: Sink, write: Callable[[], object]) -> None:
+    def _try(self, sink: CurveSink, write: Callable[[], object]) -> None:
         try:
             write()
         except sink.failures as error:
@@ -307,10 +307,10 @@ def open_board(task: Task, step: int, say: Callable[[str], None]) -> Board:
             metrics=main_curves(task),
         )
 
-    sinks = [Sink("TensorBoard", events)]
+    sinks = [CurveSink("TensorBoard", events)]
     if task.tr_params.wandb is not None:
         # Of whatever a service and its client raise, nothing is worth a training.
-        sinks.append(Sink("Weights & Biases", lambda: WandbWriter(task), (Exception,)))
+        sinks.append(CurveSink("Weights & Biases", lambda: WandbWriter(task), (Exception,)))
     return Board(sinks, say)
 
 

@@ -15,15 +15,15 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.patches.class_counts import count_classes
 from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Reporter
-from vcmodels.samples.dataset import PatchDataset, Place
+from vcmodels.samples.dataset import PatchDataset, PatchOrigin
 from vcmodels.samples.loader import Batch, batches
-from vcmodels.samples.order import HardOrder, draws_of_step
-from vcmodels.samples.workers import let_go
+from vcmodels.samples.order import LossWeightedOrder, draws_of_step
+from vcmodels.samples.workers import stop_workers
 from vcmodels.targets import MulticlassTarget
 from vcmodels.targets.stored import LabelError
 from vcmodels.training.world import World
 
-Counts = dict[str, list[int]]
+ClassCounts = dict[str, list[int]]
 """Voxels of each class, by target."""
 
 
@@ -33,7 +33,7 @@ def count_or_recall(
     regions: Sequence[Box | None],
     saved: Mapping[str, list[int]],
     reporter: Reporter,
-) -> Counts:
+) -> ClassCounts:
     """The counts of every target that needs them: those of the run, or else counted now.
 
     Args:
@@ -47,7 +47,7 @@ def count_or_recall(
         TaskError: a label has no voxel that counts, or a value that is no class.
         ChunkError: a label chunk cannot be read.
     """
-    counts: Counts = {}
+    counts: ClassCounts = {}
     indexer = Indexer.of(task, reporter)
     for name, target in _needing(task).items():
         if name in saved:
@@ -128,17 +128,17 @@ class Feed:
         """End the processes that read patches."""
         for dataset in (self.training, self.validation):
             if dataset is not None:
-                let_go(dataset)
+                stop_workers(dataset)
 
-    def places(self, step: int) -> list[Place]:
+    def places(self, step: int) -> list[PatchOrigin]:
         """Where the samples of a step are from, those of all processes."""
         per_step = draws_of_step(self.task)
         return [self.training.place(draw) for draw in range(step * per_step, (step + 1) * per_step)]
 
     @property
-    def hard(self) -> HardOrder | None:
+    def hard(self) -> LossWeightedOrder | None:
         """The order of the training patches when losses have a say in it."""
-        return self.training.order if isinstance(self.training.order, HardOrder) else None
+        return self.training.order if isinstance(self.training.order, LossWeightedOrder) else None
 
     def take_losses(self, step: int, losses: Sequence[float]) -> None:
         """Keep the losses of the samples of a step, in their order, for the epochs to come."""

@@ -15,6 +15,7 @@ from vcmodels.checkpoint import load_weights, refuse_not_finite, strip_prefixes
 from vcmodels.config import Task
 from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.errors import CheckpointError
+from vcmodels.models.base import Outputs
 from vcmodels.samples.loader import Batch
 from vcmodels.samples.order import hard_share
 from vcmodels.targets import AnyTarget
@@ -29,7 +30,6 @@ from vcmodels.training.optimiser import (
     set_rate,
 )
 from vcmodels.training.step import (
-    Outputs,
     PendingResult,
     draw_mix,
     mean_over_targets,

@@ -138,7 +138,7 @@ def versions(learner: Learner) -> dict[str, str | int | bool]:
 
 
 @dataclass(frozen=True)
-class Origin:
+class StartingPoint:
     """The checkpoints that a training may start from, one of them at most."""
 
     resumed: Checkpoint | None
@@ -149,7 +149,7 @@ class Origin:
     """Whether the given one has no more to give than its weights."""
 
     @classmethod
-    def of(cls, task: Task, run: RunFolder, *, restart: bool) -> "Origin":
+    def of(cls, task: Task, run: RunFolder, *, restart: bool) -> "StartingPoint":
         """Load what there is; with `restart` the run's own is left out.
 
         Raises:
@@ -173,7 +173,7 @@ class Origin:
         return self.resumed or (None if self.weights_only else self.given)
 
 
-def completion(task: Task, origin: Origin) -> str | None:
+def completion(task: Task, origin: StartingPoint) -> str | None:
     """In words, why the run has ended for good; None if it goes on."""
     if origin.resumed is None:
         return None
@@ -184,7 +184,7 @@ def completion(task: Task, origin: Origin) -> str | None:
     return early.reason(counters) if early is not None and early.is_over(counters) else None
 
 
-def start(learner: Learner, task: Task, origin: Origin, reporter: Reporter) -> Counters:
+def start(learner: Learner, task: Task, origin: StartingPoint, reporter: Reporter) -> Counters:
     """Give the learner the state that it starts from.
 
     Raises:

@@ -18,12 +18,9 @@ from torch.nn import functional as F
 
 from vcmodels.config.train_params import Mixup
 from vcmodels.errors import TaskError
-from vcmodels.models.base import FeatureMix, mix_samples
+from vcmodels.models.base import FeatureMix, Outputs, mix_samples
 from vcmodels.samples.loader import Batch
 from vcmodels.targets import AnyTarget
-
-Outputs = Mapping[str, tuple[Tensor, ...]]
-"""Logits (B, C, Z, Y, X) of each target, full resolution first."""
 
 
 def voxel_counts(batch: Batch) -> dict[str, Tensor]:
@@ -106,7 +103,7 @@ _STREAM = 0x6D69780A
 
 
 @dataclass(frozen=True)
-class Mix:
+class BatchMix:
     """How the samples of one batch are mixed."""
 
     share: float
@@ -136,7 +133,7 @@ class Mix:
 
 def draw_mix(
     settings: Mixup | None, levels: int, *, seed: int, step: int, number: int
-) -> Mix | None:
+) -> BatchMix | None:
     """How to mix a batch; a function of the arguments, so that a resumed run mixes alike.
 
     Args:
@@ -154,7 +151,7 @@ def draw_mix(
     random = np.random.default_rng((seed, _STREAM, step, number))
     is_mixed, share = random.random() < settings.p, random.beta(settings.alpha, settings.alpha)
     level = int(random.integers(-1, levels)) if settings.manifold else -1
-    return Mix(float(share), None if level < 0 else level) if is_mixed else None
+    return BatchMix(float(share), None if level < 0 else level) if is_mixed else None
 
 
 def require_pairs(settings: Mixup | None, samples: int) -> None:

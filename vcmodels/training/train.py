@@ -12,7 +12,7 @@ import torch
 
 from vcmodels.config import Task
 from vcmodels.data.normalization import Normalization, fit_normalization
-from vcmodels.data.volumes import TaskVolume, say_missing
+from vcmodels.data.volumes import TaskVolume, report_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
 from vcmodels.patches.cache import document, fingerprint, load_or_find_patches
@@ -29,13 +29,20 @@ from vcmodels.training.loop import Loop
 from vcmodels.training.other_folds import begun_sibling, require_alike
 from vcmodels.training.progress import EarlyStop
 from vcmodels.training.run_folder import RunFolder, resolved_task
-from vcmodels.training.start import Origin, compile_pays, completion, lasting_facts, session, start
+from vcmodels.training.start import (
+    StartingPoint,
+    compile_pays,
+    completion,
+    lasting_facts,
+    session,
+    start,
+)
 from vcmodels.training.step import require_pairs
 from vcmodels.training.world import World, local_device
 
 
 @dataclass(frozen=True)
-class Findings:
+class DataSummary:
     """Which patches there are, and the statistics of those to train on."""
 
     split: Split
@@ -52,7 +59,9 @@ class Findings:
         }
 
 
-def find(run: RunFolder, volumes: list[TaskVolume], origin: Origin, reporter: Reporter) -> Findings:
+def find(
+    run: RunFolder, volumes: list[TaskVolume], origin: StartingPoint, reporter: Reporter
+) -> DataSummary:
     """Find and divide the patches, and measure the volumes; what a checkpoint knows is taken from it.
 
     The run folder keeps the patches and how they are divided.
@@ -73,11 +82,11 @@ def find(run: RunFolder, volumes: list[TaskVolume], origin: Origin, reporter: Re
         normalization = fit_normalization(task, volumes, regions)
     saved = {} if origin.continued is None else origin.continued.state.get("class_counts", {})
     counts = count_or_recall(task, volumes, regions, saved, reporter)
-    return Findings(split, normalization, counts)
+    return DataSummary(split, normalization, counts)
 
 
 def datasets(
-    task: Task, volumes: list[TaskVolume], findings: Findings
+    task: Task, volumes: list[TaskVolume], findings: DataSummary
 ) -> tuple[PatchDataset, PatchDataset | None]:
     """The training patches, and as many validation patches as one validation looks at."""
     settings, split = task.tr_params, findings.split
@@ -130,7 +139,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
     with StopSignals() as stop, ExitStack() as held, world.together():
         held.callback(world.leave)
         world.once(lambda: held.enter_context(run) and None)
-        origin = Origin.of(task, run, restart=restart)
+        origin = StartingPoint.of(task, run, restart=restart)
         if (ended := completion(task, origin)) is not None:
             reporter.say(f"{run.path}: already complete ({ended})")
             return 0
@@ -164,7 +173,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
 
 
 def open_volumes(
-    task: Task, origin: Origin, device: torch.device, world: World, reporter: Reporter
+    task: Task, origin: StartingPoint, device: torch.device, world: World, reporter: Reporter
 ) -> tuple[Task, list[TaskVolume]]:
     """The task with its sizes filled in, and the volumes of this run: all, or those of its fold.
 
@@ -179,7 +188,7 @@ def open_volumes(
     if early := EarlyStop.of(planned.tr_params, planned.dataset_config.targets):
         is_cut = planned.tr_params.tr_val_split < 1
         early.require(validates=is_cut or any(volume.split == "val" for volume in folded))
-    say_missing(folded, reporter)
+    report_missing(folded, reporter)
     return planned, folded
 
 
