@@ -16,9 +16,9 @@ from vcmodels.patches.find import (
     PatchCriteria,
     PatchList,
     choose_patches,
-    ignored_values,
     survey,
 )
+from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.volumes.places import read_json, write_atomic
 
@@ -51,19 +51,20 @@ def load_or_find_patches(
         TaskError: not one patch qualifies.
         ChunkError: a label chunk cannot be read.
     """
-    reporter = reporter or Silent()
+    criteria, reporter = PatchCriteria.of(task), reporter or Silent()
 
     def find() -> PatchList:
-        found = survey(task, volumes, reporter) if candidates is None else candidates
-        return choose_patches(task, found, reporter)
+        found = candidates
+        if found is None:
+            found = survey(volumes, criteria, Indexer.of(task, reporter))
+        return choose_patches(found, criteria, reporter)
 
     if not task.dataset_config.use_cache:
         reporter.say("finding patches: use_cache is false")
         return find()
-    path = task.cache_file
-    wanted = fingerprint(task, volumes)
+    path, wanted = task.cache_file, fingerprint(criteria, volumes)
     try:
-        patches, note = _read(path, wanted, task.tr_params.patch_size, volumes)
+        patches, note = _read(path, wanted, criteria.patch, volumes)
     except _UnusableListError as reason:
         reporter.say(f"finding patches: {reason}")
     else:
@@ -79,9 +80,8 @@ def load_or_find_patches(
     return patches
 
 
-def fingerprint(task: Task, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
+def fingerprint(criteria: PatchCriteria, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
     """All that determines the patch list, as JSON values that can be compared and named."""
-    criteria = PatchCriteria.of(task)
     return {
         "patch_size": list(criteria.patch),
         "patch_stride": list(criteria.stride),
@@ -95,7 +95,7 @@ def fingerprint(task: Task, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
                 "region": [list(volume.region.origin), list(volume.region.end)],
                 "ref_label": volume.ref.location if volume.ref else None,
                 "label content": volume.ref.fingerprint() if volume.ref else None,
-                "ignore_label": list(ignored_values(task, volume.ref_target)),
+                "ignore_label": list(volume.ref_ignored),
             }
             for volume in volumes
         ],

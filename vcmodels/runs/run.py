@@ -22,9 +22,6 @@ from vcmodels.runs.records import (
 )
 from vcmodels.volumes.places import read_json, write_json
 
-Regions = tuple[Box | None, ...]
-"""A part of each volume, in the order of the task; None where a volume has none."""
-
 
 def fold_name(index: int) -> str:
     """The folder of a fold, inside that of the cross-validation."""
@@ -37,8 +34,9 @@ class Splits:
 
     volumes: tuple[str, ...]
     """Names, in the order of the task."""
-    train_regions: Regions
-    val_regions: Regions
+    train_regions: tuple[Box | None, ...]
+    """Per volume; None where it has no part in that side."""
+    val_regions: tuple[Box | None, ...]
     document: Mapping[str, Any]
     """All of the file, as JSON values: these three, and what determined them."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vcmodels.augment import (
+    AnyAugmentation,
     ImageInterpolation,
     LabelCrop,
     SpatialTransform,
@@ -22,7 +24,7 @@ from vcmodels.augment import (
     apply_spatial,
     sample_spatial,
 )
-from vcmodels.config import Task
+from vcmodels.config import TrainingParams
 from vcmodels.data.labels import (
     StoredLabel,
     derived,
@@ -35,17 +37,12 @@ from vcmodels.data.normalization import Normalization, check_finite
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.patches.find import patch_stride
 from vcmodels.samples.order import (
     DrawOrder,
+    Jitter,
     LossWeightedOrder,
     Stream,
-    ThresholdJitter,
-    draw_weights,
-    draws_of_epoch,
     generator,
-    hard_share,
-    jittered,
     pushed_inside,
 )
 from vcmodels.targets import AnyTarget
@@ -68,7 +65,7 @@ class PatchOrigin:
 
 @dataclass(frozen=True)
 class RawSample:
-    """One patch as read: its augmentation is still to come (`data.finishing`)."""
+    """One patch as read: its augmentation is still to come (`finish_sample`)."""
 
     draw: int
     image: Tensor
@@ -84,52 +81,78 @@ class RawSample:
     """Per target with a pseudo-label, how much it counts; 0 is not at all. Others count as 1."""
 
 
-class PatchDataset(Dataset[RawSample]):
+@dataclass(frozen=True)
+class Variation:
+    """How training patches are drawn, shifted and augmented."""
+
+    seed: int
+    """Of all randomness."""
+    order: DrawOrder | LossWeightedOrder
+    jitter: Jitter | None = None
+    augmentations: tuple[AnyAugmentation, ...] = ()
+    interpolation: ImageInterpolation = "linear"
+    """Of the image, where a transform resamples it."""
+
+
+class PatchItem(TypedDict):
+    """A sample as `torch.utils.data.default_collate` stacks it."""
+
+    image: Tensor
+    """(C, *patch) float32."""
+    labels: dict[str, Tensor]
+    """(L, *patch) float32 per target."""
+    valid: dict[str, Tensor]
+    """(V, *patch) bool per target, V being 1 or L."""
+    weight: dict[str, Tensor]
+    """Scalar float32 per target: how much the sample counts in its loss."""
+
+
+class PatchDataset(Dataset[PatchItem]):
     """Samples by draw number: `dataset[k]` is a pure function of the seed, k and its row.
 
-    The row is one of the seed and k, too, unless losses have a say (`LossWeightedOrder`). For training,
-    patches come in random order, shifted and augmented; otherwise row after row, as they are. No
-    voxel outside of a volume's region is ever read: the image is continued there by reflection, and
-    labels do not count.
+    The row is one of the seed and k, too, unless losses have a say (`LossWeightedOrder`). For
+    training, patches come in random order, shifted and augmented, and draws go on without end: draws
+    `n` to `2n - 1` are the patches of a second epoch, changed otherwise. Else they come row after
+    row, as they are. No voxel outside of a volume's region is ever read: the image is continued
+    there by reflection, and labels do not count.
+
+    A `DataLoader` takes it as it is. For other draws in the second epoch, give it those as its
+    `sampler`; with worker processes, `multiprocessing_context="forkserver"`, as Zarr's threads do
+    not survive a fork.
 
     Args:
-        task: the resolved task.
         volumes: all volumes of the task.
         rows: (n, 4) patches to draw from: volume number, z, y, x.
         regions: per volume, what may be read.
+        targets: what labels are made for.
+        patch: voxels of a patch along (z, y, x).
         normalization: statistics, as fitted on the training regions.
-        seed: of all randomness.
-        augment: whether this is for training.
+        variation: of training patches; None for row after row.
     """
 
     def __init__(
         self,
-        task: Task,
         volumes: Sequence[TaskVolume],
         rows: np.ndarray,
         regions: Sequence[Box | None],
+        targets: Mapping[str, AnyTarget],
+        patch: Shape,
         normalization: Normalization,
-        *,
-        seed: int,
-        augment: bool,
+        variation: Variation | None = None,
     ) -> None:
-        self.patch: Shape = task.tr_params.patch_size
-        self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
-        self.rows, self.seed, self.augment = rows, seed, augment
+        self.rows, self.patch, self.variation = rows, patch, variation
+        self.targets: dict[str, AnyTarget] = dict(targets)
         self._volumes, self._regions = tuple(volumes), tuple(regions)
-        # A validation reads each patch once.
-        self._sources = cached_volumes(task, volumes) if augment else self._volumes
         self._normalization = normalization
-        self.augmentations = tuple(task.augment) if augment else ()
-        self._interpolation: ImageInterpolation = task.tr_params.image_interpolation
-        jitter = augment and task.tr_params.patch_jitter
-        self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
-        self._shifts = ThresholdJitter(task, volumes) if jitter == "qualifying" else None
-        self.order = self._make_order(task) if augment else None
         self._labels_of = shared_labels(self.targets)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def order(self) -> DrawOrder | LossWeightedOrder | None:
+        """By which training patches are drawn; None for row after row."""
+        return self.variation.order if self.variation else None
 
     def row(self, draw: int) -> int:
         """The row of the patch list that a draw takes."""
@@ -140,12 +163,23 @@ class PatchDataset(Dataset[RawSample]):
         volume, _, patch = self._patch(draw, self.row(draw))
         return PatchOrigin(volume.name, patch.origin)
 
-    def __getitem__(self, draw: int) -> RawSample:
-        """The sample of a draw, any number from 0 on; as `sample`."""
-        return self.sample(draw, self.row(draw))
+    def __getitem__(self, draw: int) -> PatchItem:
+        """The tensors of a draw, any number from 0 on.
 
-    def sample(self, draw: int, row: int) -> RawSample:
-        """The sample of a draw that takes this row: the same in every process.
+        Raises:
+            RunError: as `read`.
+        """
+        sample = make_sample(self, draw, self.row(draw))
+        weight = {name: torch.tensor(sample.weights.get(name, 1.0)) for name in sample.labels}
+        return {
+            "image": sample.image,
+            "labels": sample.labels,
+            "valid": sample.valid,
+            "weight": weight,
+        }
+
+    def read(self, draw: int, row: int) -> RawSample:
+        """What a draw that takes this row reads: the same in every process.
 
         Raises:
             RunError: a value that is not finite or not allowed, or a chunk that cannot be read;
@@ -163,14 +197,8 @@ class PatchDataset(Dataset[RawSample]):
         except (OSError, MemoryError) as error:
             raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
         # What a network has said is nothing to measure another by.
-        weights = {n: w if self.augment else 0.0 for n, w in volume.pseudo.items()}
+        weights = {n: w if self.variation else 0.0 for n, w in volume.pseudo.items()}
         return RawSample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)
-
-    def _make_order(self, task: Task) -> DrawOrder | LossWeightedOrder:
-        weights = draw_weights(task, self._volumes, self.rows)
-        if share := hard_share(task):
-            return LossWeightedOrder(self.seed, weights, share, draws_of_epoch(task))
-        return DrawOrder(self.seed, weights)
 
     def _patch(self, draw: int, row: int) -> tuple[TaskVolume, Box, Box]:
         """Volume, region and patch of a draw."""
@@ -178,12 +206,10 @@ class PatchDataset(Dataset[RawSample]):
         region = self._regions[number]
         assert region is not None, "a patch in a volume that this side does not use"
         patch = Box((origin[0], origin[1], origin[2]), self.patch)
-        rng = generator(self.seed, draw, Stream.JITTER)
-        if self._shifts is not None:
-            patch = self._shifts.moved(number, patch, region, rng)
-        elif any(self._reach):
-            patch = jittered(patch, region, self._reach, rng)
-        return self._sources[number], region, patch
+        if self.variation and self.variation.jitter:
+            rng = generator(self.variation.seed, draw, Stream.JITTER)
+            patch = self.variation.jitter.moved(number, patch, region, rng)
+        return self._volumes[number], region, patch
 
     def _move(
         self, draw: int, spacing: Spacing, region: Box, patch: Box
@@ -193,11 +219,12 @@ class PatchDataset(Dataset[RawSample]):
         A crop that would reach out of the region is moved into it where it fits: real voxels teach
         more than padding. (Turned patches of unequal sides would otherwise be padded at borders.)
         """
-        if not self.augmentations:
+        given = self.variation
+        if given is None or not given.augmentations:
             return SpatialTransform.IDENTITY, patch
-        rng = generator(self.seed, draw, Stream.SPACE)
+        rng = generator(given.seed, draw, Stream.SPACE)
         transform = sample_spatial(
-            self.augmentations, rng, self.patch, spacing, self._interpolation
+            given.augmentations, rng, self.patch, spacing, given.interpolation
         )
         crop = transform.input_box(patch, spacing)
         moved = pushed_inside(crop, region)
@@ -278,9 +305,9 @@ def finish_sample(sample: RawSample, dataset: PatchDataset) -> Sample:
             image, crops = apply_spatial(
                 sample.transform, image, crops, dataset.patch, sample.spacing
             )
-        if dataset.augmentations:
-            rng = generator(dataset.seed, sample.draw, Stream.INTENSITY)
-            image = apply_intensity(dataset.augmentations, image, rng)
+        if (given := dataset.variation) and given.augmentations:
+            rng = generator(given.seed, sample.draw, Stream.INTENSITY)
+            image = apply_intensity(given.augmentations, image, rng)
         labels: dict[str, Tensor] = {}
         valid: dict[str, Tensor] = {}
         for name, target in dataset.targets.items():
@@ -291,8 +318,8 @@ def finish_sample(sample: RawSample, dataset: PatchDataset) -> Sample:
 
 
 def make_sample(dataset: PatchDataset, draw: int, row: int) -> Sample:
-    """The patch of a draw that takes this row, made here; as `PatchDataset.sample` otherwise."""
-    return finish_sample(dataset.sample(draw, row), dataset)
+    """The sample of a draw that takes this row, made here; as `PatchDataset.read` otherwise."""
+    return finish_sample(dataset.read(draw, row), dataset)
 
 
 def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> tuple[Tensor, Tensor]:
@@ -317,12 +344,11 @@ AUTO_BYTES = 500_000_000
 """In all processes together: memory must not grow with the volumes unless someone asks for it."""
 
 
-def cached_volumes(task: Task, volumes: Sequence[TaskVolume]) -> tuple[TaskVolume, ...]:
-    """The volumes, read through a cache that they share if `chunk_cache_gb` asks for one.
+def cached_volumes(volumes: Sequence[TaskVolume], budget: int) -> tuple[TaskVolume, ...]:
+    """The volumes, read through a cache of `budget` bytes that they share; as they are for 0.
 
     Each process that gets a copy fills one of its own.
     """
-    budget = worker_budget(task, volumes)
     if not budget:
         return tuple(volumes)
     cache = ChunkCache(budget)
@@ -340,13 +366,12 @@ def cached_volumes(task: Task, volumes: Sequence[TaskVolume]) -> tuple[TaskVolum
     )
 
 
-def worker_budget(task: Task, volumes: Sequence[TaskVolume]) -> int:
-    """Bytes that each reading process may keep.
+def worker_budget(settings: TrainingParams, volumes: Sequence[TaskVolume]) -> int:
+    """Bytes that each reading process may keep, as `chunk_cache_gb` asks for.
 
     Patches come in random order: of volumes that do not fit, a cache would serve just the share that
     does, so `auto` keeps all or nothing.
     """
-    settings = task.tr_params
     # torchrun tells how many trainers share this host's memory.
     trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     processes = trainers * max(settings.num_dataloader_workers, 1)

@@ -193,7 +193,7 @@ def _made_here(
     """Batches made by the calling thread, on its own stream."""
     here = SideStream(device, None)
     for draws in groups:
-        samples = (here.moved_sample(dataset[draw]) for draw in draws)
+        samples = (here.moved_sample(dataset.read(draw, dataset.row(draw))) for draw in draws)
         yield stacked([finish_sample(sample, dataset) for sample in samples], here)
 
 
@@ -211,7 +211,7 @@ def _made_by_workers(
         for patches in read_ahead(make_sample, *options):
             yield stacked(patches, side), None
         return
-    for samples in read_ahead(PatchDataset.sample, *options):
+    for samples in read_ahead(PatchDataset.read, *options):
         with side.working():
             patches = [finish_sample(side.moved_sample(sample), dataset) for sample in samples]
             batch = stacked(patches, side)

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vcmodels.checkpoint import load_weights, refuse_not_finite, strip_prefixes
-from vcmodels.config import Task
+from vcmodels.config import TrainingParams
 from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.errors import CheckpointError
 from vcmodels.models.base import Outputs
 from vcmodels.samples.loader import Batch
-from vcmodels.samples.order import hard_share
 from vcmodels.targets import AnyTarget
 from vcmodels.training.optimiser import (
     LossBalance,
@@ -155,19 +154,29 @@ class Learner:
 
     In a world of several processes each has a learner with the same state, and takes its share of
     the samples of a step; the gradient is that of all.
+
+    Args:
+        network: with a head for each target.
+        targets: what is learnt, by name.
+        settings: how.
+        device: where.
+        world: the processes of this training; this one only when None.
+        measures_samples: whether to report the loss of each sample.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        task: Task,
-        total_steps: int,
+        targets: Mapping[str, AnyTarget],
+        settings: TrainingParams,
         device: torch.device,
         world: World | None = None,
+        *,
+        measures_samples: bool = False,
     ) -> None:
-        settings = task.tr_params
-        self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
-        self.settings, self.device, self.total_steps = settings, device, total_steps
+        self.targets: dict[str, AnyTarget] = dict(targets)
+        self.settings, self.device = settings, device
+        self.total_steps = settings.max_epoch * settings.max_steps_per_epoch
         self.world = world or World()
         self.network = place(network, device)
         self.freezing = freezing_of(self.network, settings)
@@ -175,7 +184,7 @@ class Learner:
         self.averaged = copy.deepcopy(self.network).eval() if settings.ema_decay else None
         self.tell_eager: Callable[[str], None] | None = None
         self._prepare()
-        self.measures_samples = hard_share(task) > 0
+        self.measures_samples = measures_samples
         weights = {name: target.weight for name, target in self.targets.items()}
         self.balance = LossBalance(weights, settings.loss_balance).to(device)
         self.trained = nn.ModuleList([self.network, self.balance])

@@ -18,8 +18,8 @@ from vcmodels.config.folds import fold_task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import choose_device, memory_bytes
 from vcmodels.errors import RefusedError
-from vcmodels.patches.folds import all_folds
-from vcmodels.patches.sizes import DEVICE_SHARE, MACHINE_SHARE, open_planned
+from vcmodels.patches.resolve import resolve
+from vcmodels.patches.sizes import DEVICE_SHARE, MACHINE_SHARE
 from vcmodels.reporting import Reporter, StopSignals
 from vcmodels.training.other_folds import begun_folds
 from vcmodels.training.run_folder import RunFolder
@@ -156,8 +156,9 @@ def cross_validate(
     begun = None if restart else next((one for _, _, one in begun_folds(task.run_dir)), None)
     environments = _devices(task, jobs)
     shared = _sharing_memory(task, environments.count(environments[0]))
-    full, volumes = open_planned(shared, reporter, begun)
-    for line in fold_lines(all_folds(full, volumes, reporter)):
+    resolved = resolve(shared, reporter, recorded=begun)
+    full = resolved.task
+    for line in fold_lines(resolved.folds):
         reporter.say(line)
     if restart:
         _move_aside(full, reporter)
@@ -202,9 +203,10 @@ def _move_aside(task: Task, reporter: Reporter) -> None:
     """Rename the earlier runs of all folds, when none of them is in use."""
     folds = task.tr_params.folds
     assert folds is not None
-    every = [fold_task(task, index) for index in range(folds.count)]
+    every = [fold_task(task, index).run_dir for index in range(folds.count)]
+    name = task.tr_params.model_name
     with ExitStack() as stack:
-        runs = [stack.enter_context(RunFolder(one)) for one in every if one.run_dir.is_dir()]
+        runs = [stack.enter_context(RunFolder(one, name)) for one in every if one.is_dir()]
         for run in runs:
             if (aside := run.move_aside()) is not None:
                 reporter.say(f"moved the earlier run to {aside}")
