@@ -13,6 +13,7 @@ from vcmodels.config.train_params import SamplingConfig, TrainingParams
 from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import AnyModel
+from vcmodels.runs.run import Run
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Sense
@@ -173,9 +174,9 @@ class Task(Section):
     def cache_file(self) -> Path:
         """Where the patch list is kept, absolute."""
         given = self.dataset_config.cache_file
-        return (
-            _local("dataset_config.cache_file", given) if given else self.run_dir / "patches.json"
-        )
+        if given:
+            return _local("dataset_config.cache_file", given)
+        return Run(self.run_dir).patches
 
     @property
     def index_dir(self) -> Path:

@@ -42,7 +42,7 @@ def settle_groups(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
 
 
 def units_of(volumes: "Sequence[TaskVolume]", numbers: Iterable[int]) -> list[list[int]]:
-    """The numbers of volumes that stay together: those of a group, else each alone.
+    """The numbers of volumes that stay together: those of a group, else each by itself.
 
     In the order of their first volume.
     """
@@ -117,7 +117,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
 
     Args:
         task: the resolved task.
-        reporter: told what is odd but allowed, such as a volume that lacks a target.
+        reporter: shows what is odd but allowed, such as a volume that lacks a target.
 
     Raises:
         VolumeError: an array is missing, damaged, or does not fit the others.
@@ -161,7 +161,7 @@ def check_patch(
 
 
 def report_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
-    """Tell how many chunks are not stored: a mask, or a copy that was cut short, reads as fill."""
+    """Report how many chunks are not stored: a mask, or a copy that was cut short, reads as fill."""
     for volume in volumes[:MOST_TOLD]:
         arrays = [("input", image) for image in volume.inputs] + list(volume.labels.items())
         missing = [(name, array, array.missing_blocks()) for name, array in arrays]
@@ -323,7 +323,7 @@ def _unique(name: str, used: dict[str, int]) -> str:
 
 
 def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
-    """All volumes must have as many channels as the first; a differing voxel size is told."""
+    """All volumes must have as many channels as the first; a differing voxel size is reported."""
     first = volumes[0]
     for volume in volumes[1:]:
         if volume.channels != first.channels:

@@ -36,15 +36,15 @@ def load_or_find_patches(
     reporter: Reporter | None = None,
     candidates: Sequence[Candidates] | None = None,
 ) -> PatchList:
-    """The patches of a task, from its cache when that is valid, else found anew and cached.
+    """The patches of a task, from its cache when that is valid, else found again and cached.
 
-    What was done, and why, is told in one line. A cache that cannot be written is told too and
+    What was done, and why, is reported in one line. A cache that cannot be written is reported and
     changes nothing else. With `use_cache: false` the file is neither read nor written.
 
     Args:
         task: the resolved task.
         volumes: all its volumes.
-        reporter: told what was done.
+        reporter: shows what was done.
         candidates: to find patches among, as from `survey`, when that was done already.
 
     Raises:

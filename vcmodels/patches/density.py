@@ -1,4 +1,4 @@
-"""How much label the patches of a grid hold, from the label index alone."""
+"""How much label the patches of a grid hold, from only the label index."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -116,12 +116,12 @@ def patch_density(
 ) -> PatchDensity:
     """The exact labelled voxels and bounding box of every patch of the grid that has any.
 
-    The cost is that of the cells that hold labels, not of the grid.
+    The cost grows with the cells that hold labels, not of the grid.
 
     Args:
         index: made for the grid's frame, or cells that fit it.
         grid: of the candidates.
-        values: count voxels with these stored values alone (the box is that of all labels).
+        values: count only voxels with these stored values (the box is around all labels).
 
     Raises:
         ValueError: a patch of the grid is not made of whole cells of the index.

@@ -92,7 +92,7 @@ class Candidates:
     density: PatchDensity | None
     """Of the candidates that hold labels; None without a reference label."""
     values: list[int] | None
-    """The labelled values that occur; None when they are not told apart."""
+    """The labelled values that occur; None when they are counted together."""
 
     def chosen(self, criteria: PatchCriteria) -> np.ndarray:
         """The origins (n, 3) int64 of the candidates that qualify, ascending."""
@@ -110,7 +110,7 @@ class Candidates:
 def find_patches(
     task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
 ) -> PatchList:
-    """The patches of a task, found anew: `survey`, then `choose_patches`."""
+    """The patches of a task, found without a cache: `survey`, then `choose_patches`."""
     criteria, reporter = PatchCriteria.of(task), reporter or Silent()
     candidates = survey(volumes, criteria, Indexer.of(task, reporter))
     return choose_patches(candidates, criteria, reporter)
@@ -132,7 +132,7 @@ def survey(
         volumes: all volumes of the task.
         criteria: their patch and stride say where candidates are.
         indexer: gives the indexes of the reference labels.
-        stride: step between candidates, a multiple of the cell; that of the criteria when None.
+        stride: step between candidates, a multiple of the cell; the one of the criteria when None.
 
     Raises:
         TaskError: the labels are more than this machine can index.

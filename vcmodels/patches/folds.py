@@ -26,7 +26,7 @@ from vcmodels.patches.split import guard_width
 
 
 def shuffled(items: Sequence[int], seed: int) -> list[int]:
-    """The items in an order that depends on the seed alone."""
+    """The items in an order that depends only on the seed."""
     return np.random.Generator(np.random.Philox(key=[seed, 3])).permutation(items).tolist()
 
 

@@ -1,8 +1,8 @@
 """The label index on disk: Zarr, one chunk for a brick, sealed against all that could be wrong.
 
 A brick is sealed with a hash over what was read (the label's metadata, and name, size and time of
-each of its stored units) and what was found. One comparison tells a brick that is out of date, torn
-by a kill, of another label or changed by hand, and such a brick is made anew.
+each of its stored units) and what was found. One comparison finds a brick that is out of date, torn
+by a kill, of another label or changed by hand, and such a brick is made again.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class _UnusableIndexError(Exception):
 
 
 class IndexStore:
-    """The stored bricks of one label and plan. Nothing here is fatal: what fails is told once.
+    """The stored bricks of one label and plan. Nothing here is fatal: what fails is reported once.
 
     Three arrays: `cells` (plane sets along z, y, x, then labelled voxels), `values` (voxels of each
     value, for bricks that hold other than one labelled value) and `seals` (hash and values).
@@ -44,7 +44,7 @@ class IndexStore:
         folder: of all indexes; made when needed.
         volume: the label.
         plan: what is counted.
-        say: told, once, why the index is not kept.
+        say: called, once, with why the index is not kept.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class IndexStore:
         self._writer(name).write(place, whole)
 
     def _is_plain(self, values: Sequence[int]) -> bool:
-        """Whether the labelled voxels of a brick tell all its counts."""
+        """Whether all counts of a brick follow from its labelled voxels."""
         return not values or (len(values) == 1 and values[0] not in self.plan.ignore)
 
     def _digest(self, cells: Cells, files: Sequence[StoredFile]) -> bytes:

@@ -42,7 +42,7 @@ def resolve(
 
     Args:
         task: as it was loaded.
-        reporter: told what `open_volumes` finds odd, and sizes that are filled in.
+        reporter: shows what `open_volumes` finds odd, and sizes that are filled in.
         recorded: a task with sizes, which are taken where this one leaves them out; "run" is the one
             that the run folder holds, if it does; None plans them.
         reads_labels: divide the volumes into `folds`, by their labels; all volumes are given else.
@@ -76,7 +76,7 @@ def recorded_task(run: Run) -> Task | None:
 def _with_sizes(
     task: Task, volumes: Sequence[TaskVolume], recorded: Task | None, reporter: Reporter
 ) -> Task:
-    """The task with a recorded patch and batch size, or planned ones, which are told."""
+    """The task with a recorded patch and batch size, or planned ones, which are reported."""
     if recorded is not None:
         sizes, origin = recorded.tr_params, "as the run has them"
         full = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)

@@ -298,7 +298,7 @@ def _refuse_groups(volumes: Sequence[TaskVolume]) -> None:
 
 
 def _refuse_empty(split: Split, share: float) -> None:
-    """Both sides need at least one patch; validation may be left out by `tr_val_split: 1` alone."""
+    """Both sides need at least one patch; only `tr_val_split: 1` leaves out validation."""
     for side, rows in (("train", split.train), ("validate", split.val)):
         if not len(rows) and (side == "train" or share < 1):
             found = f"there is no patch left to {side} on"

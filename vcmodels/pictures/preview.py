@@ -61,7 +61,7 @@ class Patch:
 class PatchSource:
     """Where patches come from: the volumes, patch list and normalisation of a task.
 
-    The statistics for normalisation are of all the labelled data, not of the training split alone.
+    The statistics for normalisation are of all the labelled data, not only of the training split.
     """
 
     def __init__(self, resolved: Resolved, seed: int, reporter: Reporter) -> None:

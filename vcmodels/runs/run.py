@@ -15,7 +15,7 @@ from vcmodels.runs.records import (
     PATCHES,
     SPLITS,
     TASK,
-    Record,
+    JsonObject,
     is_run,
     model_name,
     read_task,
@@ -24,7 +24,7 @@ from vcmodels.volumes.places import read_json, write_json
 
 
 def fold_name(index: int) -> str:
-    """The folder of a fold, inside that of the cross-validation."""
+    """The name of the folder of a fold, in the folder of its cross-validation."""
     return f"fold_{index}"
 
 
@@ -124,7 +124,7 @@ class Run:
         """Whether a training has begun in the folder; a task file is not enough."""
         return is_run(self.folder)
 
-    def task(self) -> Record:
+    def task(self) -> JsonObject:
         """The resolved task as JSON values; {} when it cannot be read."""
         return read_task(self.folder)
 
@@ -152,7 +152,7 @@ class Run:
             raise self._damaged(type(error).__name__) from error
         if not isinstance(saved, dict):
             raise self._damaged("not an object")
-        document = cast(Record, saved)
+        document = cast(JsonObject, saved)
         try:
             volumes = tuple(str(name) for name in document["volumes"])
             train, val = (

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from vcmodels.runs.records import (
     LOCK,
     TASK,
-    Record,
+    JsonObject,
     is_run,
     is_sealed,
     model_name,
@@ -52,7 +52,7 @@ class RunStatus:
     """Epochs that have ended."""
     max_epoch: int | None
     best_epoch: int | None
-    """Of the best checkpoint, as the log tells; None before an epoch has ended."""
+    """Of the best checkpoint, as the log says; None before an epoch has ended."""
     best_loss: float | None
     last_loss: float | None
     figures: Mapping[str, Figure]
@@ -116,7 +116,9 @@ def read_status(folder: Path) -> RunStatus:
     )
 
 
-def _state(folder: Path, name: str, start: Record, epoch: int, most: float) -> tuple[RunState, str]:
+def _state(
+    folder: Path, name: str, start: JsonObject, epoch: int, most: float
+) -> tuple[RunState, str]:
     """The state of a run, and why."""
     if _is_held(folder):
         return "training", ""
@@ -161,7 +163,7 @@ def _damage(folder: Path, name: str, *, are_saved: bool) -> str:
     return ""
 
 
-def _best(log: Sequence[Record], rule: Mapping[str, Any]) -> Record:
+def _best(log: Sequence[JsonObject], rule: Mapping[str, Any]) -> JsonObject:
     """The epoch of the best checkpoint: as long as its curve has no value, that is the newest one."""
     curve, sign = rule.get("curve", "val/loss"), -1 if rule.get("sense") == "max" else 1
     known = [line for line in log if curve in line] or log[-1:]
@@ -169,7 +171,7 @@ def _best(log: Sequence[Record], rule: Mapping[str, Any]) -> Record:
 
 
 def _figures(
-    targets: Sequence[str], metrics: Mapping[str, Any], best: Record, last: Record
+    targets: Sequence[str], metrics: Mapping[str, Any], best: JsonObject, last: JsonObject
 ) -> dict[str, Figure]:
     """The main metrics; in a run that does not name them, the first one of each target."""
     found: dict[str, Figure] = {}
@@ -191,7 +193,7 @@ def _block(value: object) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
 
 
-def _device(start: Record) -> str:
+def _device(start: JsonObject) -> str:
     device, processes = str(start.get("device", "")), start.get("processes", 1)
     return device if processes == 1 else f"{processes} x {device}"
 

@@ -323,7 +323,7 @@ def make_sample(dataset: PatchDataset, draw: int, row: int) -> Sample:
 
 
 def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> tuple[Tensor, Tensor]:
-    """Label and valid voxels of a patch, from its own crop or derived from that of ids."""
+    """Label and valid voxels of a patch, from its own crop or derived from the crop of ids."""
     if target.derive is None:
         return crop.values, crop.valid
     return derived(target, crop.values, crop.valid, crop.margin, spacing)
@@ -372,7 +372,7 @@ def worker_budget(settings: TrainingParams, volumes: Sequence[TaskVolume]) -> in
     Patches come in random order: of volumes that do not fit, a cache would serve just the share that
     does, so `auto` keeps all or nothing.
     """
-    # torchrun tells how many trainers share this host's memory.
+    # torchrun says how many trainers share this host's memory.
     trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     processes = trainers * max(settings.num_dataloader_workers, 1)
     if settings.chunk_cache_gb != "auto":

@@ -1,8 +1,8 @@
 """Batches on the training device: read and made by worker processes, one batch ahead of the step.
 
-On a CUDA device batches are copied and finished on a stream beside that of the training step, by a
+On a CUDA device batches are copied and finished on a stream next to the one of the training step, by a
 thread of their own: copies start from pinned memory and overlap with the step, and what has to wait
-for a result, such as a test for valid voxels, waits for that stream alone. On the CPU there is
+for a result, such as a test for valid voxels, waits only for that stream. On the CPU there is
 nothing to do, and the same calls do nothing.
 """
 
@@ -222,7 +222,7 @@ def _made_by_workers(
 def _stack(parts: Sequence[Tensor]) -> Tensor:
     if parts[0].device.type != "cpu":
         return torch.stack(list(parts))
-    # Not torch's: this thread's copy would wake threads of its own beside those of the step.
+    # Not torch's: this thread's copy would wake threads of its own next to those of the step.
     return torch.from_numpy(np.stack([part.numpy() for part in parts]))
 
 

@@ -1,10 +1,10 @@
-"""Which patch is drawn when: functions of (seed, draw number) alone.
+"""Which patch is drawn when: functions of only the seed and the draw number.
 
 Counter-based generators (Philox; Salmon et al. 2011, SC) need no state: draw k is the same in every
 process, with any number of workers, and after any resume.
 
 Losses change from step to step, and a resumed run must draw as if it had never stopped. So the order
-of an epoch is a function of (seed, draw number, losses known at its start) alone; what is measured
+of an epoch is a function of only the seed, the draw number and the losses known at its start; what is measured
 on the way waits for the next epoch, and a checkpoint holds both.
 
 A share F of the draws is made for a class c with probability q_c, and for a patch in proportion to
@@ -176,7 +176,7 @@ class LossWeightedOrder:
         return self._order.row(draw)
 
     def take(self, first_draw: int, losses: Sequence[float]) -> None:
-        """Note the losses of consecutive draws of this epoch; those not finite tell nothing."""
+        """Note the losses of consecutive draws of this epoch; those not finite say nothing."""
         for draw, loss in enumerate(losses, first_draw):
             if np.isfinite(loss):
                 self._new[self.row(draw)] = loss

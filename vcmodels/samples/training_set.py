@@ -50,7 +50,7 @@ def training_set(resolved: Resolved, reporter: Reporter | None = None) -> PatchD
 
     Args:
         resolved: the task and its volumes.
-        reporter: told what is found.
+        reporter: shows what is found.
 
     Raises:
         TaskError: no patch qualifies, or the volumes cannot be divided.

@@ -79,7 +79,7 @@ class Slots:
         self._free: list[Slot] = []
 
     def take(self) -> Slot | None:
-        """A free slot or a new one; None while no answer has told how large they have to be."""
+        """A free slot or a new one; None while no answer has shown how large they have to be."""
         while self._free:
             slot = self._free.pop()
             if slot.address.size >= self.size:
@@ -218,24 +218,27 @@ class WorkerPool:
             future = self.pool.submit(_do, job, draw, row, slot and slot.address)
         return Request(draw, slot, future)
 
-    def answer(self, asked: Request[Answer], timeout_s: float, stopping: Future[None]) -> Answer:
+    def answer(self, request: Request[Answer], timeout_s: float, stopping: Future[None]) -> Answer:
         """What a worker answers, unless this is to stop; in the memory of the slot."""
-        both: list[Future[Any]] = [asked.future, stopping]
+        both: list[Future[Any]] = [request.future, stopping]
         done, _ = wait_for(both, timeout_s, FIRST_COMPLETED)
         if stopping.done():
             raise CancelledError
         if not done:
             raise TimeoutError
         try:
-            return self.slots.unpack(asked.future.result(), asked.slot)
+            return self.slots.unpack(request.future.result(), request.slot)
         finally:
-            del asked, both, done  # an error holds this frame, and must not be held by it
+            del request, both, done  # an error holds this frame, and must not be held by it
 
-    def forget(self, asked: Request[Answer]) -> None:
+    def forget(self, request: Request[Answer]) -> None:
         """Do without an answer, or with what was made of it; its slot is free when it is written."""
-        slots, slot = self.slots, asked.slot  # not more: the future must not keep the workers alive
-        asked.future.cancel()
-        asked.future.add_done_callback(lambda _: slots.give(slot))
+        slots, slot = (
+            self.slots,
+            request.slot,
+        )  # not more: the future must not keep the workers alive
+        request.future.cancel()
+        request.future.add_done_callback(lambda _: slots.give(slot))
 
     def stop(self, *, kill: bool = False) -> None:
         """Let the workers go; with `kill`, also those that hang."""
@@ -309,7 +312,7 @@ def read_ahead(
                 workers.forget(taken.pop())
     except BrokenProcessPool as error:
         _running.pop(dataset, None)
-        places = describe_places([dataset.place(asked.draw) for asked in waiting])
+        places = describe_places([dataset.place(request.draw) for request in waiting])
         found = f"a worker process died (out of memory, or killed) while reading {places}"
         remedy = "lower it, or see what the system's log says about memory"
         raise RunError("tr_params.num_dataloader_workers", found, remedy) from error

@@ -38,7 +38,7 @@ class CurveWriter(Protocol):
         ...
 
     def flush(self) -> None:
-        """Bring what was added to where a viewer beside the run sees it."""
+        """Bring what was added to where a viewer of the running training sees it."""
         ...
 
     def close(self, *, is_failed: bool) -> None:
@@ -89,7 +89,7 @@ class Board:
             self._try(sink, lambda w=writer: w.pictures(pictures, step))
 
     def flush(self) -> None:
-        """Bring what was added to where a viewer beside the run sees it."""
+        """Bring what was added to where a viewer of the running training sees it."""
         for sink, writer in list(self.writers.items()):
             self._try(sink, writer.flush)
 
@@ -105,7 +105,7 @@ class Board:
         self.close(is_failed=error is not None)
 
     def close(self, *, is_failed: bool = False) -> None:
-        """Flush and close; a failed training is shown as one where that can be told."""
+        """Flush and close; a failed training is shown as one where the place knows of such."""
         for sink, writer in list(self.writers.items()):
             self._try(sink, lambda w=writer: w.close(is_failed=is_failed))
 
@@ -157,7 +157,7 @@ class EventWriter:
             step: the steps done; what these wrote after it is hidden: a curve never doubles back.
             document: the task as JSON values, shown as text.
             parameters: for the table of runs, under "HParams".
-            metrics: the curves whose last values stand beside them.
+            metrics: the curves whose last values stand next to them.
         """
         self.last = step
         self.events = SummaryWriter(str(folder), purge_step=step + 1)

@@ -43,7 +43,7 @@ def count_or_recall(
         regions: per volume, the training region.
         saved: what the checkpoint has that is continued: its weights must not change.
         indexer: gives the label indexes, which know most of the counts.
-        reporter: told that voxels are counted.
+        reporter: shows that voxels are counted.
 
     Raises:
         TaskError: a label has no voxel that counts, or a value that is no class.
@@ -70,7 +70,7 @@ def count_or_recall(
 def weighted_targets(
     targets: Mapping[str, AnyTarget], counts: Mapping[str, list[int]], reporter: Reporter
 ) -> dict[str, MulticlassTarget]:
-    """The targets that need counts, with the weights that follow from them, which are told."""
+    """The targets that need counts, with the weights that follow from them, which are reported."""
     found = {name: t.with_counts(np.array(counts[name])) for name, t in _needing(targets).items()}
     for name, target in found.items():
         weights = next(

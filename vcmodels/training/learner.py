@@ -121,7 +121,7 @@ def _refuse_shared(
     own: Collection[str],
     source: str,
 ) -> None:
-    """Refuse weights of another network, of which heads and decoders alone would be left out."""
+    """Refuse weights of another network, of which only heads and decoders would be left out."""
     extra = [name for name in given if name not in wanted]
     wrong = [name for name in [*misfits, *extra] if part_of(name) not in own]
     if wrong:
@@ -137,7 +137,7 @@ def _refuse_shared(
 
 
 def _target(part: str) -> str | None:
-    """The target to which a part belongs, if it is of one alone."""
+    """The target to which a part belongs, if it belongs to only one."""
     _, _, target = part.partition(".")
     return target or None
 
@@ -153,7 +153,7 @@ class Learner:
     run continues as if it had never stopped.
 
     In a world of several processes each has a learner with the same state, and takes its share of
-    the samples of a step; the gradient is that of all.
+    the samples of a step; the gradient is the mean over all.
 
     Args:
         network: with a head for each target.
@@ -213,7 +213,7 @@ class Learner:
         self.forward = CompiledOrEager(self.parallel or self.network, say)
 
     def _prepare(self) -> None:
-        """Wrap the network for its steps; anew when other weights learn than before."""
+        """Wrap the network for its steps; again when other weights learn than before."""
         self.parallel = self._parallel()
         self.forward: nn.Module = self.parallel or self.network
         if self.tell_eager is not None:
@@ -232,7 +232,7 @@ class Learner:
 
         Args:
             batches: this process' share of the samples, one micro-batch at least.
-            stops: whether this process wants to stop; told to all with the result.
+            stops: whether this process wants to stop; reported to all with the result.
         """
         rate = self._begin_step()
         counts = [voxel_counts(batch) for batch in batches]
@@ -332,7 +332,7 @@ class Learner:
         return self.world.sum(found)
 
     def _syncing(self, is_last: bool) -> AbstractContextManager[None]:
-        """Gradients travel with the last micro-batch alone."""
+        """Gradients travel only with the last micro-batch."""
         return nullcontext() if self.parallel is None or is_last else self.parallel.no_sync()
 
     def _apply(self, is_finite: Tensor) -> None:
@@ -340,7 +340,7 @@ class Learner:
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         else:
-            # How a scaler tells fused optimisers to do nothing, without waiting for the device.
+            # How a scaler makes fused optimisers do nothing, without waiting for the device.
             setattr(self.optimizer, "found_inf", (~is_finite).float())  # noqa: B010
             self.optimizer.step()
         self.scaler.update()

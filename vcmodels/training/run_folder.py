@@ -176,7 +176,7 @@ class RunFolder(Run):
         if self._held is None:
             return
         if self._has_begun:
-            with suppress(OSError):  # a full disk; it is told by what did not fit
+            with suppress(OSError):  # a full disk; what did not fit has reported it
                 end_start(self.folder, self.outcome if error is None else _failure(error))
         if isinstance(error, RefusedError) and self._made:
             self._unmake()
@@ -273,7 +273,7 @@ def _require_room(run: Run) -> None:
 
 
 def _lock(file: TextIO) -> None:
-    """Lock a file for this process alone.
+    """Lock a file for this process only.
 
     Raises:
         BlockingIOError: another one holds it.

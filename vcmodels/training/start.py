@@ -203,11 +203,11 @@ def start(
         learner: with random weights.
         origin: the checkpoint, if there is one.
         document: the task as JSON values.
-        reporter: told what is taken, and what is other than it was there.
+        reporter: shows what is taken, and what is other than it was there.
 
     Raises:
         CheckpointError: the checkpoint does not fit the network.
-        TaskError: it was trained with other optimiser or epochs, or as long as this run shall last.
+        TaskError: it was trained with other optimiser or epochs, or for as many epochs as this run has.
     """
     resumed, given = origin.resumed, origin.given
     if given is not None and origin.weights_only:

@@ -41,7 +41,7 @@ def sample_losses(
     found: dict[str, Tensor] = {}
     for name, target in targets.items():
         label, valid, weight = batch.labels[name], batch.valid[name], batch.weight.get(name)
-        # Split, not indexed: the gradient of all parts is put together once, where that of each
+        # Split, not indexed: the gradient of all parts is put together once, where the gradient of each
         # index would be a tensor of the whole batch.
         parts = zip(
             zip(*(logits.split(1) for logits in outputs[name]), strict=True),
@@ -118,7 +118,7 @@ class BatchMix:
         return replace(batch, image=mix_samples(batch.image, self.share))
 
     def through(self, network: nn.Module) -> Callable[[Tensor], Outputs]:
-        """The network, which mixes features where it shall."""
+        """The network, which mixes features at the level that was drawn."""
         if self.level is None:
             return network
         level = self.level
@@ -235,7 +235,7 @@ class PendingResult:
             self.values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self.values.copy_(values, non_blocking=True)
             self.arrived = torch.cuda.Event()
-            # The current stream is that of the current device, which may be another one.
+            # The current stream belongs to the current device, which may be another one.
             self.arrived.record(torch.cuda.current_stream(values.device))
         else:
             self.values = values

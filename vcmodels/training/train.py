@@ -1,4 +1,4 @@
-"""One training, told from top to bottom."""
+"""One training, from top to bottom."""
 
 import math
 import time
@@ -116,7 +116,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
     Args:
         task: the resolved task.
         reporter: where lines and progress bars go.
-        restart: move an earlier run aside and begin anew.
+        restart: move an earlier run aside and begin again.
 
     Returns:
         The exit code: 0 when finished, 128 + signal when stopped by one (the state is saved).
