@@ -13,7 +13,7 @@ from vcmodels.pictures import preview
 from vcmodels.pictures.preview import Patch, PatchSource, write_figure, write_preview
 from vcmodels.pictures.slices import LABEL_COLOUR, Slice, draw_label, look_of, physical
 from vcmodels.reporting import Silent
-from vcmodels.samples.dataset import Place
+from vcmodels.samples.dataset import PatchOrigin
 from vcmodels.targets import (
     BinaryTarget,
     DistanceTarget,
@@ -47,7 +47,7 @@ def patch_of(shape, seed=0, valid=True):
         rng.normal(size=(2, *shape)).astype(np.float32),
         {name: label.astype(np.float32) for name, label in labels.items()},
         {name: np.full(shape, valid) for name in labels},
-        Place("scan", (0, 0, 0)),
+        PatchOrigin("scan", (0, 0, 0)),
         (5.0, 1.0, 0.8),
     )
 

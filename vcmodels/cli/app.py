@@ -73,11 +73,11 @@ def check(
     context: typer.Context, task: TaskFile, set_: Overrides = None, debug: Debug = False
 ) -> None:
     """Validate a task and print its plan; nothing is trained and nothing written."""
-    from vcmodels.cli.plan import say_plan
+    from vcmodels.cli.plan import report_plan
 
     console = Console()
     context.obj.begin()
-    say_plan(load(task, set_, console), console)
+    report_plan(load(task, set_, console), console)
 
 
 @app.command()
@@ -85,11 +85,11 @@ def plan(
     context: typer.Context, task: TaskFile, set_: Overrides = None, debug: Debug = False
 ) -> None:
     """Plan patch and batch size from the volumes and the memory, and say why; writes nothing."""
-    from vcmodels.cli.plan import say_sizes
+    from vcmodels.cli.plan import report_sizes
 
     console = Console()
     context.obj.begin()
-    say_sizes(load(task, set_, console), console)
+    report_sizes(load(task, set_, console), console)
 
 
 @app.command()

@@ -36,17 +36,16 @@ def patches(
     """Find the patches to train on, show what other thresholds would give, write their cache."""
     from vcmodels.patches.cache import load_or_find_patches
     from vcmodels.patches.find import PatchCriteria, survey
-    from vcmodels.patches.folds import fold_volumes
-    from vcmodels.patches.sizes import open_planned, recorded_task
+    from vcmodels.patches.index_build import Indexer
+    from vcmodels.patches.resolve import resolve
     from vcmodels.pictures.patches import draw_patches
 
     console = Console()
     context.obj.begin()
-    loaded = load_one(task, set_, console, fold)
-    loaded, volumes = open_planned(loaded, console, recorded_task(loaded))
-    volumes = fold_volumes(loaded, volumes, console)
-    candidates = survey(loaded, volumes, console, dask=dask)
+    resolved = resolve(load_one(task, set_, console, fold), console)
+    loaded, volumes = resolved.task, resolved.volumes
     criteria = PatchCriteria.of(loaded)
+    candidates = survey(volumes, criteria, Indexer.of(loaded, console, dask))
     for line in threshold_table(candidates, criteria):
         console.say(line)
     path = picture or loaded.cache_file.with_suffix(".png")

@@ -14,6 +14,7 @@ from vcmodels.config.values import BoundingBox, FileName, Location, Locations, T
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.metrics.registry import Sense
 from vcmodels.models import AnyModel
+from vcmodels.runs.run import Run
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
@@ -179,9 +180,9 @@ class Task(Section):
     def cache_file(self) -> Path:
         """Where the patch list is kept, absolute."""
         given = self.dataset_config.cache_file
-        return (
-            _local("dataset_config.cache_file", given) if given else self.run_dir / "patches.json"
-        )
+        if given:
+            return _local("dataset_config.cache_file", given)
+        return Run(self.run_dir).patches
 
     @property
     def index_dir(self) -> Path:

@@ -16,6 +16,7 @@ from vcmodels.config.values import (
     Steps,
     WorkerCount,
 )
+from vcmodels.errors import TaskError
 from vcmodels.section import Amp, Fraction, PatchShape, Section
 
 RecipeName = Literal["adamw_constant", "adamw_poly", "adamw_cosine", "sgd_poly"]
@@ -240,12 +241,27 @@ class TrainingParams(Section):
 
     @property
     def patch_size(self) -> PatchShape:
-        """As given, or as planned once the volumes were opened."""
-        assert self.given_patch_size is not None, "not planned yet"
+        """As given, or as planned once the volumes were opened.
+
+        Raises:
+            TaskError: neither.
+        """
+        if self.given_patch_size is None:
+            raise _not_planned("patch_size")
         return self.given_patch_size
 
     @property
     def batch_size(self) -> int:
-        """As given, or as planned once the volumes were opened."""
-        assert self.given_batch_size is not None, "not planned yet"
+        """As given, or as planned once the volumes were opened.
+
+        Raises:
+            TaskError: neither.
+        """
+        if self.given_batch_size is None:
+            raise _not_planned("batch_size")
         return self.given_batch_size
+
+
+def _not_planned(key: str) -> TaskError:
+    found = "is left out, and is planned where the volumes are opened"
+    return TaskError(f"tr_params.{key}", found, "give one, or resolve the task first")

@@ -22,7 +22,7 @@ from vcmodels.volumes import Volume
 MOST_VALUES = 64
 """Distinct values of a piece that are counted one by one: classes, not the ids of instances."""
 UNCOUNTED = int(np.iinfo(np.int64).min)
-"""Stands for all labelled voxels together where their values are not told apart."""
+"""Stands for all labelled voxels together where their values are counted together."""
 
 _LARGEST = np.iinfo(np.int64).max
 _SAMPLE = 4096
@@ -72,7 +72,7 @@ class Cells:
 def cells_of(
     stored: np.ndarray, piece: Box, start: Shape, cell: Shape, ignore: Sequence[int]
 ) -> Cells:
-    """The cells that a piece of a label touches, counting its voxels alone.
+    """The cells that a piece of a label touches, counting only its voxels.
 
     A voxel is labelled when it is finite, not zero in all channels, and no ignore label in all. The
     planes are those of labelled voxels; counted is every value but 0, the ignored ones too.
@@ -125,7 +125,7 @@ def labelled_mask(stored: np.ndarray, ignore: Sequence[int] = ()) -> np.ndarray:
 
 
 def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
-    """The voxels of each value but 0; None when values are not to be told apart.
+    """The voxels of each value but 0; None when values are counted together.
 
     That is so for floats, several channels, more than `MOST_VALUES` values, and values beyond int64,
     which no class has.
@@ -302,7 +302,7 @@ class LabelIndex:
 
         Args:
             box: in cells; may reach out of the region, where nothing is labelled.
-            values: count these alone; all labelled voxels when None.
+            values: count only these; all labelled voxels when None.
 
         Returns:
             counts: (*box.shape) uint16.

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vcmodels.augment import AnyAugmentation
+from vcmodels.augment import AnyAugmentation, ImageInterpolation
 from vcmodels.config import Task
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.patches.cache import load_or_find_patches
-from vcmodels.patches.folds import fold_volumes
-from vcmodels.patches.sizes import open_planned, recorded_task
+from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.pictures.slices import (
     FIELD_COLOURS,
     PLANES,
@@ -31,7 +30,8 @@ from vcmodels.pictures.slices import (
     window_of,
 )
 from vcmodels.reporting import Reporter, Silent
-from vcmodels.samples.dataset import PatchDataset, Place, finish
+from vcmodels.samples.dataset import PatchDataset, PatchOrigin, Variation, finish_sample
+from vcmodels.samples.order import DrawOrder
 from vcmodels.targets import AnyTarget
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Patch:
     """(L, Z, Y, X) float32 per target."""
     valid: Mapping[str, np.ndarray]
     """(Z, Y, X) bool per target: where any channel counts."""
-    place: Place
+    place: PatchOrigin
     spacing: Spacing
     """Of the volume."""
 
@@ -62,33 +62,34 @@ class Patch:
 class PatchSource:
     """Where patches come from: the volumes, patch list and normalisation of a task.
 
-    The statistics for normalisation are of all the labelled data, not of the training split alone.
+    The statistics for normalisation are of all the labelled data, not only of the training split.
     """
 
-    def __init__(self, task: Task, seed: int, reporter: Reporter) -> None:
-        task, volumes = open_planned(task, reporter, recorded_task(task))
-        self.volumes = fold_volumes(task, volumes, reporter)
-        # The same place with and without a transform.
-        still = task.tr_params.model_copy(update={"patch_jitter": False})
-        self.task, self.seed = task.model_copy(update={"tr_params": still}), seed
+    def __init__(self, resolved: Resolved, seed: int, reporter: Reporter) -> None:
+        task, self.volumes, self.seed = resolved.task, resolved.volumes, seed
+        self.targets: Mapping[str, AnyTarget] = task.dataset_config.targets
+        self.patch_size = task.tr_params.patch_size
+        self.interpolation: ImageInterpolation = task.tr_params.image_interpolation
         self.regions = [volume.region for volume in self.volumes]
         self.rows = load_or_find_patches(task, self.volumes, reporter).rows
-        self.normalization = fit_normalization(task, self.volumes, self.regions)
-
-    @property
-    def targets(self) -> Mapping[str, AnyTarget]:
-        """The targets of the task."""
-        return self.task.dataset_config.targets
+        wanted = task.dataset_config.normalization
+        self.normalization = fit_normalization(wanted, self.volumes, self.regions)
 
     def patch(self, row: int, augmentations: Sequence[AnyAugmentation], draw: int = 0) -> Patch:
         """A patch of the list after the transforms of one draw."""
-        task = self.task.model_copy(update={"augment": list(augmentations)})
+        # Without jitter: the same place with and without a transform.
+        variation = Variation(
+            self.seed,
+            DrawOrder(self.seed, np.ones(1)),
+            augmentations=tuple(augmentations),
+            interpolation=self.interpolation,
+        )
         dataset = PatchDataset(
-            task, self.volumes, self.rows[[row]], self.regions, self.normalization,
-            seed=self.seed, augment=True,
+            self.volumes, self.rows[[row]], self.regions, self.targets, self.patch_size,
+            self.normalization, variation,
         )  # fmt: skip
-        sample = dataset[draw]
-        patch = finish(sample, dataset)
+        sample = dataset.read(draw, 0)
+        patch = finish_sample(sample, dataset)
         return Patch(
             patch.image.numpy(),
             {name: label.numpy() for name, label in patch.labels.items()},
@@ -111,7 +112,7 @@ class PatchSource:
 
     def _room(self, row: int) -> float:
         number, *origin = self.rows[row].tolist()
-        region, shape = self.regions[number], self.task.tr_params.patch_size
+        region, shape = self.regions[number], self.patch_size
         low, high = np.array(region.origin), np.array(region.end)
         box = Box((origin[0], origin[1], origin[2]), shape)
         gaps = np.minimum(np.array(box.origin) - low, high - np.array(box.end)) / shape
@@ -317,7 +318,8 @@ def write_preview(
         OutputError: the folder cannot be made.
     """
     reporter = reporter or Silent()
-    source = PatchSource(task, task.tr_params.seed if seed is None else seed, reporter)
+    seed = task.tr_params.seed if seed is None else seed
+    source = PatchSource(resolve(task, reporter), seed, reporter)
     folder = output or task.run_dir / "preview"
     try:
         folder.mkdir(parents=True, exist_ok=True)

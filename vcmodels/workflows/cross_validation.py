@@ -17,8 +17,7 @@ from vcmodels.config import Task, TrainingParams
 from vcmodels.config.folds import fold_task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RefusedError
-from vcmodels.patches.folds import all_folds
-from vcmodels.patches.sizes import open_planned
+from vcmodels.patches.resolve import resolve
 from vcmodels.reporting import Reporter, StopSignals
 from vcmodels.training.other_folds import begun_folds
 from vcmodels.training.run_folder import RunFolder
@@ -154,12 +153,13 @@ def cross_validate(
     begun = None if restart else next((one for _, _, one in begun_folds(task.run_dir)), None)
     environments = _environments(given.device, jobs)
     sharing = environments.count(environments[0])
-    full, volumes = open_planned(task, reporter, begun, sharing)
-    for line in fold_lines(all_folds(full, volumes, reporter)):
+    resolved = resolve(task, reporter, recorded=begun, sharing=sharing)
+    full = resolved.task
+    for line in fold_lines(resolved.folds):
         reporter.say(line)
     folds = [fold_task(full, index) for index in range(given.folds.count)]
     if restart:
-        _move_aside(folds, reporter)
+        _move_aside([one.run_dir for one in folds], given.model_name, reporter)
     words = [*words, *_planned_sizes(given, full.tr_params), *_shares(given, jobs)]
 
     def start(index: int) -> Callable[[int], Child]:
@@ -197,10 +197,10 @@ def fold_lines(folds: Sequence[Sequence[TaskVolume]]) -> list[str]:
     return lines
 
 
-def _move_aside(folds: Sequence[Task], reporter: Reporter) -> None:
+def _move_aside(folders: Sequence[Path], name: str, reporter: Reporter) -> None:
     """Rename the earlier runs of all folds, when none of them is in use."""
     with ExitStack() as stack:
-        runs = [stack.enter_context(RunFolder(one)) for one in folds if one.run_dir.is_dir()]
+        runs = [stack.enter_context(RunFolder(one, name)) for one in folders if one.is_dir()]
         for run in runs:
             if (aside := run.move_aside()) is not None:
                 reporter.say(f"moved the earlier run to {aside}")
