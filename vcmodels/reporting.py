@@ -65,6 +65,13 @@ class Silent:
         self.records.append(values)
 
 
+class Lines(Silent):
+    """Prints each line, for notebooks and scripts; progress and records stay silent."""
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)  # noqa: T201
+
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 ECHO_SECONDS = 2.0

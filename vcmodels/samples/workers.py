@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import weakref
 from collections import deque
@@ -17,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, chain, count, islice
 from mmap import mmap
@@ -202,19 +203,22 @@ class WorkerPool:
                 _start_fork_server()
         self.count = count
         self.slots = Slots()
+        data = pickle.dumps(dataset)
+        self._needs_main = b"__main__" in data
         self.pool = ProcessPoolExecutor(
             # As bytes: the pool must not keep the dataset alive, which stops it when it goes.
             count,
             mp_context=context,
             initializer=_start_worker,
             # Those of the server that forks them are from when it was started.
-            initargs=(pickle.dumps(dataset), dict(os.environ)),
+            initargs=(data, dict(os.environ)),
         )
 
     def ask(self, job: ReadJob[Answer], draw: int, row: int) -> Request[Answer]:
         """Give a draw to the next worker that is free."""
         slot = self.slots.take()
-        with _blocked_signals():  # what a new process inherits
+        # What a new process inherits, and runs.
+        with _blocked_signals(), nullcontext() if self._needs_main else _main_left_out():
             future = self.pool.submit(_do, job, draw, row, slot and slot.address)
         return Request(draw, slot, future)
 
@@ -337,6 +341,21 @@ def _blocked_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Start processes that do not run the main script: one that trains would train in each of them."""
+    main = sys.modules["__main__"]
+    names = [name for name in ("__file__", "__spec__") if hasattr(main, name)]
+    kept = {name: getattr(main, name) for name in names}
+    for name in names:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 def _start_fork_server() -> None:
