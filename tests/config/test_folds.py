@@ -1,7 +1,7 @@
 import pytest
 
 from vcmodels.config import parse_task
-from vcmodels.config.folds import fold_folders, fold_name, fold_task, is_cross_validation
+from vcmodels.config.folds import fold_task, is_cross_validation
 from vcmodels.errors import RefusedError, TaskError
 
 
@@ -50,14 +50,3 @@ def test_a_fold_that_is_not_there_is_refused(make):
         fold_task(make(count=3, index=1), 0)
     with pytest.raises(TaskError, match=r"tr_params.folds: is not set"):
         fold_task(make(), 0)
-
-
-def test_folders_of_folds_are_found_in_the_order_of_the_folds(tmp_path):
-    for index in (10, 0, 2):
-        (tmp_path / fold_name(index)).mkdir()
-    for other in ("fold_x", "fold_01", "fold_-1", "fold_1.old", "fold_\u0663", "my_fold_4"):
-        (tmp_path / other).mkdir()
-    (tmp_path / "fold_3").touch()
-    found = fold_folders(tmp_path)
-    assert list(found.items()) == [(n, tmp_path / fold_name(n)) for n in (0, 2, 10)]
-    assert fold_folders(tmp_path / "not there") == {}

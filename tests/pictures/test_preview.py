@@ -9,6 +9,7 @@ from PIL import Image
 
 from vcmodels.config import parse_task
 from vcmodels.errors import OutputError
+from vcmodels.patches.resolve import resolve
 from vcmodels.pictures import preview
 from vcmodels.pictures.preview import Patch, PatchSource, write_figure, write_preview
 from vcmodels.pictures.slices import LABEL_COLOUR, Slice, draw_label, look_of, physical
@@ -111,7 +112,7 @@ def test_the_seed_alone_decides_what_is_drawn(task_with, tmp_path, drawn):
 
 
 def test_the_patches_that_are_shown_hold_labels(task_with):
-    source = PatchSource(task_with([]), 0, Silent())
+    source = PatchSource(resolve(task_with([])), 0, Silent())
     rows = source.telling_rows(3)
     assert len(set(rows)) == 3
     for row in rows:
@@ -219,7 +220,7 @@ def test_a_patch_has_the_voxel_size_of_its_own_volume(task_with):
     entry = task.dataset_config.volume_paths[0]
     thick = entry.model_copy(update={"spacing": (3.0, 1.0, 1.0), "name": "thick"})
     config = task.dataset_config.model_copy(update={"volume_paths": [entry, thick]})
-    source = PatchSource(task.model_copy(update={"dataset_config": config}), 0, Silent())
+    source = PatchSource(resolve(task.model_copy(update={"dataset_config": config})), 0, Silent())
     rows = [int(np.flatnonzero(source.rows[:, 0] == number)[0]) for number in (0, 1)]
     patches = [source.patch(row, []) for row in rows]
     assert patches[1].place.volume == "thick"

@@ -4,11 +4,11 @@ from pathlib import Path
 from vcmodels.runs.records import (
     add_start,
     end_start,
-    is_run,
     read_log,
     read_starts,
     starting_folder,
 )
+from vcmodels.runs.run import Run
 
 
 def test_every_start_is_kept(tmp_path):
@@ -40,6 +40,6 @@ def test_a_log_is_read_up_to_what_a_kill_cut_short(tmp_path):
 
 def test_a_task_file_alone_makes_no_run(tmp_path):
     (tmp_path / "task.json").write_text("{}")
-    assert not is_run(tmp_path)
+    assert not Run(tmp_path).is_begun()
     (tmp_path / "splits.json").write_text("{}")
-    assert is_run(tmp_path)
+    assert Run(tmp_path).is_begun()

@@ -38,14 +38,23 @@ def test_kept_checkpoints_are_those_of_the_model_in_the_order_of_epochs(tmp_path
 
 
 def test_folds_are_found_by_number(tmp_path):
-    for name in ("fold_10", "fold_2", "fold_02", "fold_x", "my_fold_3"):
+    for name in (
+        "fold_10",
+        "fold_2",
+        "fold_0",
+        "fold_02",
+        "fold_x",
+        "fold_-1",
+        "fold_1.old",
+        "fold_\u0663",
+        "my_fold_3",
+    ):
         (tmp_path / name).mkdir()
     (tmp_path / "fold_4").touch()
     run = Run(tmp_path, "net")
-    assert {index: one.folder.name for index, one in run.folds().items()} == {
-        2: "fold_2",
-        10: "fold_10",
-    }
+    found = [(index, one.folder.name) for index, one in run.folds().items()]
+    assert found == [(0, "fold_0"), (2, "fold_2"), (10, "fold_10")]
+    assert Run(tmp_path / "not there").folds() == {}
     assert run.fold(7).best == tmp_path / "fold_7" / "net_best.pth"
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from vcmodels.config import parse_task
-from vcmodels.config.schema import document, document_losses, task_schema
+from vcmodels.config.schema import loss_page, task_page, task_schema
 from vcmodels.config.task import epoch_curves
 from vcmodels.errors import TaskError
 from vcmodels.losses import LOSSES, Loss
@@ -75,7 +75,8 @@ def test_a_task_that_names_them_trains_and_validates_with_them(newcomers):
     torch.manual_seed(0)
     network = task.model.build(1, {"depth": 1}, PATCH, (1.0, 1.0, 1.0))
     before = [p.detach().clone() for p in network.parameters()]
-    learner, given = Learner(network, task, 10, torch.device("cpu")), batch()
+    targets, given = task.dataset_config.targets, batch()
+    learner = Learner(network, targets, task.tr_params, torch.device("cpu"))
     logits = learner.run(learner.network, given)["depth"][0].detach().float()
     error = (logits - given.labels["depth"])[given.valid["depth"]].abs()
     wanted = torch.where(error < 0.25, error**2 / 2, 0.25 * (error - 0.125)) + 0.5 * error
@@ -103,9 +104,9 @@ def test_a_metric_of_whole_volumes_is_one_of_its_kind(newcomers):
 
 
 def test_the_pages_of_the_docs_and_the_messages_name_them(newcomers):
-    losses = next(line for line in document_losses().splitlines() if line.startswith("| `huber`"))
+    losses = next(line for line in loss_page().splitlines() if line.startswith("| `huber`"))
     assert losses == "| `huber` | Mean Huber loss | `delta` 1 | regression, centres, distance |  |"
-    assert "| bce, huber, l1, l2, smooth_l1 |" in document(task_schema())
+    assert "| bce, huber, l1, l2, smooth_l1 |" in task_page(task_schema())
     task = copy.deepcopy(TASK)
     task["dataset_config"]["targets"]["depth"]["loss"] = "hubert"
     with pytest.raises(TaskError, match="choose from bce, huber, l1, l2, smooth_l1"):
@@ -118,4 +119,4 @@ def test_the_pages_of_the_docs_and_the_messages_name_them(newcomers):
 def test_without_them_the_task_is_refused():
     with pytest.raises(TaskError, match='no loss "huber" for this kind'):
         parse_task(copy.deepcopy(TASK), "test")
-    assert "huber" not in document_losses()
+    assert "huber" not in loss_page()

@@ -37,7 +37,7 @@ def runs(
     debug: Debug = False,
 ) -> None:
     """List runs and how they stand; of two or more run folders, show how they differ."""
-    from vcmodels.runs.records import is_run
+    from vcmodels.runs.run import Run
     from vcmodels.runs.survey import find_runs, read_status
 
     console = Console()
@@ -46,7 +46,7 @@ def runs(
     for folder in given:
         if not folder.is_dir():
             raise RefusedError(str(folder), "no such folder", "name a folder that holds runs")
-    if len(given) > 1 and all(is_run(folder) for folder in given):
+    if len(given) > 1 and all(Run(folder).is_begun() for folder in given):
         _compare([read_status(folder) for folder in given], as_json, console)
         return
     places = dict.fromkeys(place for folder in given for place in find_runs(folder))

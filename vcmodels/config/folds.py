@@ -1,15 +1,10 @@
 """One fold of a cross-validation as a task of its own, and where its files lie."""
 
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from vcmodels.config.task import Task
 from vcmodels.errors import RefusedError, TaskError
-from vcmodels.runs.run import Run, fold_name
-
-
-def fold_folders(folder: Path) -> dict[int, Path]:
-    """The folders of folds that are in that of a cross-validation, by number, in its order."""
-    return {index: run.folder for index, run in Run(folder).folds().items()}
+from vcmodels.runs.run import fold_name
 
 
 def is_cross_validation(task: Task) -> bool:

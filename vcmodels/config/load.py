@@ -32,7 +32,8 @@ from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
-from vcmodels.runs.records import TASK, is_run, starting_folder
+from vcmodels.runs.records import TASK, starting_folder
+from vcmodels.runs.run import Run
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
@@ -114,7 +115,7 @@ def read_run_task(folder: Path) -> tuple[Block, list[str]]:
     Raises:
         TaskError: the folder holds no run, or its task cannot be read.
     """
-    if not is_run(folder):
+    if not Run(folder).is_begun():
         found = (
             f"is a folder, and no run: {TASK} and what a training writes beside it are not there"
         )

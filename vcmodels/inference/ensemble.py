@@ -10,7 +10,7 @@ import numpy as np
 
 from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
 from vcmodels.config import InferenceParams, Task
-from vcmodels.config.folds import fold_folders, fold_name, is_cross_validation
+from vcmodels.config.folds import is_cross_validation
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.geometry.boxes import Shape
@@ -18,6 +18,7 @@ from vcmodels.geometry.symmetries import SPACING_TOLERANCE, Symmetry
 from vcmodels.inference.journal import Manifest
 from vcmodels.inference.reading import Normalize
 from vcmodels.reporting import Reporter, Silent
+from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume, expand_location
 
@@ -61,24 +62,22 @@ def choose_checkpoints(
     if named:
         paths = [named] if isinstance(named, str) else named
         return [Path(expand_location(path)) for path in paths]
-    folder, best = task.run_dir, f"{task.tr_params.model_name}_best.pth"
-    begun = fold_folders(folder)
-    has_best = (folder / best).exists()
+    run = Run(task.run_dir, task.tr_params.model_name)
+    begun, has_best = run.folds(), run.best.exists()
     # The command line alone may have said that it is a cross-validation.
     if folds is not None or is_cross_validation(task) or (begun and not has_best):
         planned = task.tr_params.folds.count if task.tr_params.folds else 0
         every = range(max([planned, *(index + 1 for index in begun)]))
         wanted = every if folds is None or folds == "all" else sorted(set(folds))
-        return best_of_folds(folder, best, wanted, is_strict=wanted is not every, reporter=reporter)
+        return best_of_folds(run, wanted, is_strict=wanted is not every, reporter=reporter)
     if not has_best:
-        found = f"holds no {best}"
-        raise CheckpointError(str(folder), found, "train first, or give a checkpoint_path")
-    return [folder / best]
+        found = f"holds no {run.best.name}"
+        raise CheckpointError(str(run.folder), found, "train first, or give a checkpoint_path")
+    return [run.best]
 
 
 def best_of_folds(
-    folder: Path,
-    best: str,
+    run: Run,
     wanted: Sequence[int],
     *,
     is_strict: bool = False,
@@ -87,8 +86,7 @@ def best_of_folds(
     """The best checkpoint of each fold.
 
     Args:
-        folder: what the folders of the folds lie in.
-        best: the file in each.
+        run: the cross-validation.
         wanted: the folds to take.
         is_strict: refuse a fold that has none; else it is left out.
         reporter: told which are taken, and which have none.
@@ -97,15 +95,15 @@ def best_of_folds(
         CheckpointError: none has one, or one that is wanted has not.
     """
     reporter = reporter or Silent()
-    paths = {index: folder / fold_name(index) / best for index in wanted}
+    paths = {index: run.fold(index).best for index in wanted}
     lacking = [index for index, path in paths.items() if not path.exists()]
     if len(lacking) == len(paths) or (lacking and is_strict):
-        subject = str(paths[lacking[0]] if lacking else folder)
+        subject = str(paths[lacking[0]] if lacking else run.folder)
         raise CheckpointError(subject, "there is no such fold to predict with", "train it first")
     for index in lacking:
-        reporter.say(f"fold {index} has no {best} yet: it is left out")
+        reporter.say(f"fold {index} has no {run.best.name} yet: it is left out")
     taken = [index for index in paths if index not in lacking]
-    reporter.say(f"predicting with the best of folds {', '.join(map(str, taken))} in {folder}")
+    reporter.say(f"predicting with the best of folds {', '.join(map(str, taken))} in {run.folder}")
     return [paths[index] for index in taken]
 
 
@@ -118,7 +116,9 @@ def find_checkpoints(source: str | Path) -> list[Path]:
     path = Path(expand_location(str(source)))
     if not path.is_dir():
         return [path]
-    best = _best_in(path) or [b for fold in fold_folders(path).values() for b in _best_in(fold)]
+    best = _best_in(path) or [
+        b for fold in Run(path).folds().values() for b in _best_in(fold.folder)
+    ]
     if not best:
         raise CheckpointError(str(path), f"holds no {_BEST}", "train first, or name a checkpoint")
     return best

@@ -12,7 +12,6 @@ from vcmodels.volumes.places import read_json, write_json
 
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
 ENVIRONMENT = "environment.json"
-SPLITS, PATCHES = "splits.json", "patches.json"
 SCHEMA = 1
 
 JsonObject = dict[str, Any]
@@ -21,13 +20,6 @@ JsonObject = dict[str, Any]
 def now() -> str:
     """The time, as text that sorts and that any program reads."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a training has begun in the folder; a task file of the same name is not enough."""
-    return (folder / TASK).is_file() and any(
-        (folder / name).is_file() for name in (ENVIRONMENT, SPLITS)
-    )
 
 
 def read_task(folder: Path) -> JsonObject:

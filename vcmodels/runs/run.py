@@ -9,25 +9,14 @@ from typing import Any, cast
 
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
-from vcmodels.runs.records import (
-    LOCK,
-    LOG,
-    PATCHES,
-    SPLITS,
-    TASK,
-    JsonObject,
-    is_run,
-    model_name,
-    read_task,
-)
+from vcmodels.runs.records import ENVIRONMENT, LOCK, LOG, TASK, JsonObject, model_name, read_task
 from vcmodels.volumes.places import read_json, write_json
 
-Regions = tuple[Box | None, ...]
-"""A part of each volume, in the order of the task; None where a volume has none."""
+SPLITS, PATCHES = "splits.json", "patches.json"
 
 
 def fold_name(index: int) -> str:
-    """The folder of a fold, inside that of the cross-validation."""
+    """The name of the folder of a fold, in the folder of its cross-validation."""
     return f"fold_{index}"
 
 
@@ -37,8 +26,9 @@ class Splits:
 
     volumes: tuple[str, ...]
     """Names, in the order of the task."""
-    train_regions: Regions
-    val_regions: Regions
+    train_regions: tuple[Box | None, ...]
+    """Per volume; None where it has no part in that side."""
+    val_regions: tuple[Box | None, ...]
     document: Mapping[str, Any]
     """All of the file, as JSON values: these three, and what determined them."""
 
@@ -124,7 +114,8 @@ class Run:
 
     def is_begun(self) -> bool:
         """Whether a training has begun in the folder; a task file is not enough."""
-        return is_run(self.folder)
+        traces = (self.folder / ENVIRONMENT, self.splits_file)
+        return self.task_file.is_file() and any(trace.is_file() for trace in traces)
 
     def task(self) -> JsonObject:
         """The resolved task as JSON values; {} when it cannot be read."""

@@ -14,7 +14,6 @@ from vcmodels.runs.records import (
     LOCK,
     TASK,
     JsonObject,
-    is_run,
     is_sealed,
     model_name,
     read_log,
@@ -82,7 +81,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         folders[:] = sorted(f for f in folders if not f.startswith(_NOT_RUNS))
-        if is_run(Path(place)):
+        if Run(place).is_begun():
             yield Path(place)
 
 

@@ -173,7 +173,7 @@ ReadJob = Callable[[PatchDataset, int, int], Answer]
 
 
 @dataclass(frozen=True)
-class Request(Generic[Answer]):
+class DrawRequest(Generic[Answer]):
     """A draw that a worker is to answer."""
 
     draw: int
@@ -214,15 +214,17 @@ class WorkerPool:
             initargs=(data, dict(os.environ)),
         )
 
-    def ask(self, job: ReadJob[Answer], draw: int, row: int) -> Request[Answer]:
+    def ask(self, job: ReadJob[Answer], draw: int, row: int) -> DrawRequest[Answer]:
         """Give a draw to the next worker that is free."""
         slot = self.slots.take()
         # What a new process inherits, and runs.
         with _blocked_signals(), nullcontext() if self._needs_main else _main_left_out():
             future = self.pool.submit(_do, job, draw, row, slot and slot.address)
-        return Request(draw, slot, future)
+        return DrawRequest(draw, slot, future)
 
-    def answer(self, request: Request[Answer], timeout_s: float, stopping: Future[None]) -> Answer:
+    def answer(
+        self, request: DrawRequest[Answer], timeout_s: float, stopping: Future[None]
+    ) -> Answer:
         """What a worker answers, unless this is to stop; in the memory of the slot."""
         both: list[Future[Any]] = [request.future, stopping]
         done, _ = wait_for(both, timeout_s, FIRST_COMPLETED)
@@ -235,12 +237,10 @@ class WorkerPool:
         finally:
             del request, both, done  # an error holds this frame, and must not be held by it
 
-    def forget(self, request: Request[Answer]) -> None:
+    def forget(self, request: DrawRequest[Answer]) -> None:
         """Do without an answer, or with what was made of it; its slot is free when it is written."""
-        slots, slot = (
-            self.slots,
-            request.slot,
-        )  # not more: the future must not keep the workers alive
+        # Not more of this: the future must not keep the workers alive.
+        slots, slot = self.slots, request.slot
         request.future.cancel()
         request.future.add_done_callback(lambda _: slots.give(slot))
 
@@ -298,8 +298,8 @@ def read_ahead(
         RunError: a worker died or hangs; or what the job raised.
         CancelledError: `stopping` is done.
     """
-    waiting: deque[Request[Answer]] = deque()
-    taken: list[Request[Answer]] = []
+    waiting: deque[DrawRequest[Answer]] = deque()
+    taken: list[DrawRequest[Answer]] = []
     workers = workers_of(dataset, count)
     draws, ahead = chain.from_iterable(groups), 2 * max(count, *map(len, groups), 1)
     try:
