@@ -1,8 +1,8 @@
-"""What was started and what is finished, kept beside the arrays until the run is complete.
+"""What was started and what is finished, kept next to the arrays until the run is complete.
 
 `<output>/.vcmodels/manifest.json` says what determines the result; each process notes in `done-*.jsonl`
 files of its own each layer of blocks after its chunks are stored. A chunk that exists proves nothing:
-the ones that hold the fill value alone are never stored, and another run may have written the rest.
+the ones that hold only the fill value are never stored, and another run may have written the rest.
 
 Files are replaced, never appended to, so that the journal is the same on a disk and in an object
 store. They are kept short: a line costs a few kilobytes at most.
@@ -60,7 +60,7 @@ class Journal:
         return found
 
     def begin(self, manifest: Manifest) -> None:
-        """Start a journal; what an older one said is gone first."""
+        """Start a journal; what an older one holds is deleted first."""
         self._forget()
         text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False)
         self.folder.write(_MANIFEST, f"{text}\n".encode())
@@ -78,7 +78,7 @@ class Journal:
     def mark(self, *boxes: Box, array: str = "") -> None:
         """Note that all chunks of some boxes are stored; a kill leaves all of them noted, or none.
 
-        Those of level 0 of all targets, or of the `array` that is named.
+        The chunks of level 0 of all targets, or of the `array` that is named.
 
         Raises:
             RunError: this process may not write any more.

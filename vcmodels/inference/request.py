@@ -18,7 +18,7 @@ from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_
 
 INPUT, OUTPUT = "inference_params.input_path", "inference_params.output_dir"
 MOST_LENGTH = 10**7
-"""Voxels along an axis; more are damaged metadata, and their patches alone would fill the memory."""
+"""Voxels along an axis; more are damaged metadata, and even the list of their patches would fill the memory."""
 
 
 def _never() -> bool:
