@@ -8,7 +8,7 @@ import torch
 
 from tests.inference.conftest import EXTENT, make_task, save
 from vcmodels.errors import CheckpointError, RunError, TaskError, VolumeError
-from vcmodels.inference import load_predictor, predict_volume
+from vcmodels.inference import load_predictor, predict_volume, reproduce
 from vcmodels.inference.request import changed
 from vcmodels.reporting import Silent
 from vcmodels.volumes import create_array, open_volume
@@ -81,6 +81,7 @@ def test_values_are_those_of_a_file_of_floats_and_ids_are_integers(place, checkp
     predict_volume(predictor, paths, file, changed(params, output_type="float32"))
     for name, array in found.items():
         np.testing.assert_array_equal(array, stored(place, name))
+    assert reproduce(file, place / "again", reporter=Silent()).lines == []
     assert found["sheet"].dtype == found["normals"].dtype == np.float32
     assert found["organ"].dtype == np.uint8
     assert set(np.unique(found["organ"])) <= {0, 2, 7}

@@ -31,18 +31,21 @@ def infer(
     ],
     volume: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INPUT]...", help="As --input.", show_default=False),
+        typer.Argument(metavar="INPUT", help="As --input.", show_default=False),
     ] = None,
     set_: Overrides = None,
     input_: Annotated[
         list[str] | None,
-        typer.Option("--input", help="Predict this volume; several are stacked as channels."),
+        typer.Option(
+            "--input", metavar="PATH", help="Predict this volume; several are stacked as channels."
+        ),
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
             "-o",
+            metavar="DIR",
             help="Folder for the result; a name that ends in .zarr is the result itself.",
         ),
     ] = None,
