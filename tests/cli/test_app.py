@@ -300,7 +300,7 @@ def test_help_imports_nothing_heavy():
 def test_the_doors_lead_to_the_commands(door):
     done = run_python(*door, cwd=ROOT)
     assert done.returncode == 2
-    assert "Missing argument 'TASK'" in done.stderr
+    assert "Missing argument 'TASK" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
