@@ -47,7 +47,7 @@ class Checkpoint:
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool = True) -> None:
     """Write `state` (tensors and JSON-able values) atomically; the file that was there stays whole.
 
-    The previous generation is kept beside it as `<stem>.previous.pth`, so that two complete ones
+    The previous generation is kept next to it as `<stem>.previous.pth`, so that two complete ones
     exist from the second save on, unless `keep_previous` is false.
     """
     buffer = io.BytesIO()
@@ -159,7 +159,7 @@ def refuse_not_finite(weights: Mapping[str, Tensor], source: str) -> None:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """All that prediction needs, from one checkpoint alone."""
+    """All that prediction needs, from one checkpoint."""
 
     module: nn.Module
     """In eval mode, with the averaged (EMA) weights if the run kept them."""

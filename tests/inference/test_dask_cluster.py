@@ -122,7 +122,7 @@ def test_a_stopped_run_continues(workplace, reference, client):
 
 
 def test_without_workers_it_says_so_and_waits_for_others(workplace, reference, monkeypatch):
-    monkeypatch.setattr("vcmodels.inference.dask_cluster.MOST_ALONE_S", 0.3)
+    monkeypatch.setattr("vcmodels.inference.dask_cluster.MOST_WITHOUT_S", 0.3)
     work = workplace(volume(), network=PatchPosition("slow"))
     manner = {"processes": True, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=1, **manner) as cluster, Client(cluster) as client:

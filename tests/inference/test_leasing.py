@@ -100,7 +100,7 @@ def test_what_a_process_elsewhere_held_is_free_when_it_is_silent_for_long(root, 
 def test_who_waits_for_long_says_once_for_whom(root, monkeypatch, name):
     leave_behind(root, name)
     monkeypatch.setattr(locks, "VOID_S", 3.0)
-    monkeypatch.setattr(locks, "TELL_S", 0.2)
+    monkeypatch.setattr(locks, "REPORT_S", 0.2)
     reporter = Silent()
     with working_on(root, alone=True, reporter=reporter):
         pass

@@ -8,7 +8,7 @@ import torch
 
 from tests.inference.conftest import EXTENT, make_task, save
 from vcmodels.errors import CheckpointError, RunError, TaskError, VolumeError
-from vcmodels.inference import load_predictor, predict_volume
+from vcmodels.inference import load_predictor, predict_volume, reproduce
 from vcmodels.inference.request import changed
 from vcmodels.reporting import Silent
 from vcmodels.volumes import create_array, open_volume
@@ -81,6 +81,7 @@ def test_values_are_those_of_a_file_of_floats_and_ids_are_integers(place, checkp
     predict_volume(predictor, paths, file, changed(params, output_type="float32"))
     for name, array in found.items():
         np.testing.assert_array_equal(array, stored(place, name))
+    assert reproduce(file, place / "again", reporter=Silent()).lines == []
     assert found["sheet"].dtype == found["normals"].dtype == np.float32
     assert found["organ"].dtype == np.uint8
     assert set(np.unique(found["organ"])) <= {0, 2, 7}
@@ -152,3 +153,22 @@ def test_the_best_of_a_run_folder_is_loaded_and_of_folds_all(place, tmp_path):
         load_predictor(place / "run")
     with pytest.raises(CheckpointError, match=r"in.zarr: holds no \*_best.pth; train first"):
         load_predictor(place / "in.zarr")
+
+
+def test_statistics_per_volume_are_those_of_the_array(place):
+    """A brighter copy with more contrast gives the same prediction."""
+    task = make_task(place, {"scheme": "zscore", "per": "volume"}, output_targets=["normals"])
+    predictor, values = load_predictor(save(place, task, per="volume")), noise()
+    before = predictor.predict(values)["normals"]
+    brighter = values.astype(np.float32) * 3 + 100
+    np.testing.assert_allclose(predictor.predict(brighter)["normals"], before, atol=1e-4)
+    contrast = values.astype(np.float32)
+    contrast[0, :10] += 100
+    assert np.abs(predictor.predict(contrast)["normals"] - before).max() > 0.01
+
+
+def test_codes_that_a_kind_does_not_have_are_refused_and_its_values_are_there(place):
+    predictor = load_predictor(save(place, make_task(place, output_targets=["depth"])))
+    with pytest.raises(TaskError, match=r'output_type: target "depth" .*output_range'):
+        predictor.predict(noise(), encoded=True)
+    assert predictor.predict(noise())["depth"].dtype == np.float32

@@ -31,18 +31,21 @@ def infer(
     ],
     volume: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INPUT]...", help="As --input.", show_default=False),
+        typer.Argument(metavar="INPUT", help="As --input.", show_default=False),
     ] = None,
     set_: Overrides = None,
     input_: Annotated[
         list[str] | None,
-        typer.Option("--input", help="Predict this volume; several are stacked as channels."),
+        typer.Option(
+            "--input", metavar="PATH", help="Predict this volume; several are stacked as channels."
+        ),
     ] = None,
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
             "-o",
+            metavar="DIR",
             help="Folder for the result; a name that ends in .zarr is the result itself.",
         ),
     ] = None,
@@ -147,7 +150,7 @@ def _inputs(positional: Sequence[str] | None, option: Sequence[str] | None) -> l
     inputs = [*(positional or ()), *(option or ())]
     for name in inputs:
         if _is_checkpoint(Path(name)):
-            remedy = "give checkpoints first, or with --checkpoint beside a task file"
+            remedy = "give checkpoints first, or with --checkpoint next to a task file"
             raise RefusedError("--input", f"{name} is a checkpoint", remedy)
     return inputs
 
@@ -196,7 +199,7 @@ def _refuse_options_of_tasks(**given: object) -> None:
 
 
 def _of_checkpoint(source: Path, lines: Sequence[str]) -> Callable[[], "Request"]:
-    """What makes the request from a checkpoint, or the best of a run folder, alone.
+    """What makes the request from a checkpoint, or the best one of a run folder, and nothing else.
 
     Raises:
         RefusedError: no input or no output is named.

@@ -53,7 +53,7 @@ class Moments:
 
         Args:
             values: (B, A, Z, Y, X) float32, not changed.
-            weight: how much it counts, a number or for each voxel, 0 or more; that of the first
+            weight: how much it counts, a number or for each voxel, 0 or more; the first weight
                 must be above 0.
             variance: of the several.
         """

@@ -124,7 +124,7 @@ class Blender:
 
 
 class _Window:
-    """The weights of a patch; those of the last one are kept, for its neighbour has the same."""
+    """The weights of a patch; the last ones are kept, for the next patch often has the same."""
 
     def __init__(self, grid: PatchGrid, device: torch.device) -> None:
         self.axes, self.kinds = window_weights(grid, device)

@@ -31,7 +31,7 @@ from vcmodels.volumes import Volume
 Waiting = Literal["reader", "device", "writer"]
 WAITED: tuple[Waiting, ...] = ("reader", "device", "writer")
 MOST_SILENT_S = 60.0
-"""A unit may take hours: after so long it is told how far it is."""
+"""A unit may take hours: after so long a record says how far it is."""
 
 T = TypeVar("T")
 
@@ -41,19 +41,19 @@ class Meter:
 
     Args:
         advance: moves the bar.
-        tell: given a record when a unit ends, once a minute before that, and at a stop.
+        report: given a record when a unit ends, once a minute before that, and at a stop.
         worker: which of several this is; None for the only one.
     """
 
     def __init__(
         self,
         advance: Advance,
-        tell: Callable[[Record], None] = lambda _record: None,
+        report: Callable[[Record], None] = lambda _record: None,
         worker: str | None = None,
     ) -> None:
-        self.tell, self.worker = tell, worker
+        self.report, self.worker = report, worker
         self._advance = advance
-        self._begun = self._told = time.perf_counter()
+        self._begun = self._reported = time.perf_counter()
         self._counted = {"patches": 0.0, "voxels": 0.0, **dict.fromkeys(WAITED, 0.0)}
         self._before = dict(self._counted)
 
@@ -91,20 +91,20 @@ class Meter:
         self._counted["voxels"] += voxels
 
     def advance(self, patches: int, unit: Box) -> None:
-        """Move the bar, and tell how far the unit is if nothing was told for long."""
+        """Move the bar, and record how far the unit is if nothing was recorded for long."""
         now = time.perf_counter()
         seconds = max(now - self._begun, 1e-9)
         self._advance(patches, _text({k: v / seconds for k, v in self._counted.items()}))
-        if now - self._told > MOST_SILENT_S:
+        if now - self._reported > MOST_SILENT_S:
             self.record(unit, is_finished=False)
 
     def record(self, unit: Box, *, is_finished: bool) -> None:
-        """Tell what was done since the last record; docs/inference.md explains the keys."""
+        """Report what was done since the last record; docs/inference.md explains the keys."""
         now = time.perf_counter()
-        seconds = max(now - self._told, 1e-9)
+        seconds = max(now - self._reported, 1e-9)
         counted = {name: value - self._before[name] for name, value in self._counted.items()}
-        self._told, self._before = now, dict(self._counted)
-        self.tell(
+        self._reported, self._before = now, dict(self._counted)
+        self.report(
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "worker": self.worker,
@@ -128,7 +128,7 @@ def _text(rates: dict[str, float]) -> str:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in use now; its peak where the system does not tell."""
+    """Memory of this process that is in use now; its peak where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

@@ -37,9 +37,9 @@ from vcmodels.reporting import Advance, Record, Reporter, Silent
 BOXES_PER_WORKER = 4
 """So that those that end early have something left to do."""
 POLL_S = 0.2
-TELL_S = 1.0
-MOST_ALONE_S = 10.0
-"""Without a worker, before that is said."""
+REPORT_S = 1.0
+MOST_WITHOUT_S = 10.0
+"""Without a worker, before that is reported."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Predicting(WorkerPlugin):
         """Predict what is left of a box, until nobody waits for it any more."""
         key, name = self._worker.get_current_task(), str(self._worker.name)
         failures = Failures(Silent())
-        reporter = RemoteReporter(self._send, f"worker {name}", name, every_s=TELL_S)
+        reporter = RemoteReporter(self._send, f"worker {name}", name, every_s=REPORT_S)
         with self._busy:
             job = _part_of(self.job(), box)
             with working_on(job.root, alone=False, reporter=reporter) as hold:
@@ -260,7 +260,7 @@ class BoxScheduler:
 
 
 class WorkerWatch:
-    """Says once that all workers are gone, and when some are back: until then everything waits."""
+    """Reports once that all workers are gone, and when some are back: until then everything waits."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
@@ -273,7 +273,7 @@ class WorkerWatch:
             if self._has_said:
                 self.reporter.say(f"workers are back: {workers}; continuing")
             self._last_seen, self._has_said = now, False
-        elif now - self._last_seen > MOST_ALONE_S and not self._has_said:
+        elif now - self._last_seen > MOST_WITHOUT_S and not self._has_said:
             seconds = now - self._last_seen
             self.reporter.say(
                 f"the cluster has had no worker for {seconds:.0f} s; waiting until some come"

@@ -158,7 +158,7 @@ class RemoteReporter:
 
     Args:
         send: given the progress, and records; it may not wait for long.
-        title: the worker, beside the bar.
+        title: the worker, next to the bar.
         worker: the worker, in its records.
         every_s: seconds from one progress to the next; what is done in between is added up.
     """

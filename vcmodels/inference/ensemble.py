@@ -64,7 +64,7 @@ def choose_checkpoints(
         return [Path(expand_location(path)) for path in paths]
     run = Run(task.run_dir, task.tr_params.model_name)
     begun, has_best = run.folds(), run.best.exists()
-    # The command line alone may have said that it is a cross-validation.
+    # Only the command line may have said that it is a cross-validation.
     if folds is not None or is_cross_validation(task) or (begun and not has_best):
         planned = task.tr_params.folds.count if task.tr_params.folds else 0
         every = range(max([planned, *(index + 1 for index in begun)]))
@@ -108,7 +108,7 @@ def best_of_folds(
 
 
 def find_checkpoints(source: str | Path) -> list[Path]:
-    """The checkpoint at a path; of a run folder the best one, of a cross-validation those of its folds.
+    """The checkpoint at a path; of a run folder the best one, of a cross-validation one for each fold.
 
     Raises:
         CheckpointError: the folder holds none, or several runs.
@@ -131,7 +131,7 @@ def _best_in(folder: Path) -> list[Path]:
     """The best checkpoint of the one run in a folder; [] where there is none.
 
     Raises:
-        CheckpointError: there are those of several runs.
+        CheckpointError: several runs have one there.
     """
     found = sorted(folder.glob(_BEST))
     if len(found) > 1:

@@ -181,7 +181,7 @@ def make_pipeline(
         block: what one writer of the output must own.
         stored_bytes: of one voxel of all outputs together.
         part: which of several workers this is.
-        reporter: told what is done otherwise than one may expect.
+        reporter: told what is done in another way than one may expect.
 
     Raises:
         RefusedError: whatever a user can fix.
@@ -300,7 +300,7 @@ def _budget(params: InferenceParams, device: torch.device) -> int:
     """Bytes that accumulators, input and output may take."""
     wanted = params.memory
     budget = auto_memory() if wanted == "auto" else wanted * 1e9
-    if device.type == "cuda":  # the sums lie beside the network's activations
+    if device.type == "cuda":  # the sums lie next to the network's activations
         budget = min(budget, torch.cuda.mem_get_info(device)[0] / 2)
     return int(budget)
 
@@ -355,7 +355,7 @@ def _averaged(
 
 
 class _Heads(nn.Module):
-    """A network that computes some of its heads alone."""
+    """A network that computes only some of its heads."""
 
     def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()

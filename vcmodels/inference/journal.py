@@ -60,7 +60,7 @@ class Journal:
         return found
 
     def begin(self, manifest: Manifest) -> None:
-        """Start a journal; what an older one said is gone first."""
+        """Start a journal; what an older one holds is deleted first."""
         self._forget()
         text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False)
         self.folder.write(_MANIFEST, f"{text}\n".encode())
@@ -78,7 +78,7 @@ class Journal:
     def mark(self, *boxes: Box, array: str = "") -> None:
         """Note that all chunks of some boxes are stored; a kill leaves all of them noted, or none.
 
-        Those of level 0 of all targets, or of the `array` that is named.
+        The chunks of level 0 of all targets, or of the `array` that is named.
 
         Raises:
             RunError: this process may not write any more.

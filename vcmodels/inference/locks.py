@@ -33,8 +33,8 @@ VOID_S = 60.0
 LOST_S = 40.0
 """Time without a beat after which its own process takes it for lost, well before others do."""
 POLL_S = 0.5
-TELL_S = 5.0
-"""Of waiting, before that is said."""
+REPORT_S = 5.0
+"""Of waiting, before that is reported."""
 _SETUP, _HOLD = "setup", "hold-"
 
 
@@ -131,7 +131,7 @@ class LeasedHold:
 
     Args:
         root: the output group.
-        alone: as there.
+        alone: as of `LockedHold`.
         reporter: told whom it waits for, if that takes long.
 
     Raises:
@@ -204,18 +204,18 @@ class LeasedHold:
 
 
 class _Patience:
-    """Waits, and says once for whom when that takes long."""
+    """Waits, and reports once for whom when that takes long."""
 
     def __init__(self, root: ObjectPlace, reporter: Reporter) -> None:
         self.root, self.reporter = root, reporter
-        self._tell_at = _now() + TELL_S
-        self._has_said = False
+        self._report_at = _now() + REPORT_S
+        self._has_reported = False
 
     def wait(self, other: SeenLease | None) -> None:
         """Wait a moment for another process, if it still is there."""
-        if other and not self._has_said and _now() > self._tell_at:
+        if other and not self._has_reported and _now() > self._report_at:
             self.reporter.say(f"{self.root}: waiting for {other}")
-            self._has_said = True
+            self._has_reported = True
         time.sleep(POLL_S)
 
 
@@ -312,12 +312,12 @@ def _now() -> float:
 class LockedHold:
     """The right to write to an output, until it is given back or the process ends.
 
-    It is the lock of a file beside the output. It is got, and given back, inside `setting_up` alone,
+    It is the lock of a file next to the output. It is got, and given back, only inside `setting_up`,
     so that nobody sees a state in between.
 
     Args:
         root: the output group.
-        alone: keep all others off; else only those that want it alone.
+        alone: keep all others off; else only processes that want it for themselves.
 
     Raises:
         OutputError: another process holds it.

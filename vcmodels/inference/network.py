@@ -27,7 +27,7 @@ from vcmodels.targets.base import Target
 
 
 class Forward:
-    """Runs batches of patches through a network, for the chosen targets alone.
+    """Runs batches of patches through a network, only for the chosen targets.
 
     On the CPU a batch is one patch: the fused blocks take no more, without them more were slower (64^3,
     2 heads, one core, per patch in batches of 1 and 4: 563 and 790 ms in float32), and oneDNN picks
@@ -50,7 +50,7 @@ class Forward:
         batch: int,
     ) -> None:
         self.images = self.passes = 1
-        """How often a patch is normalised, and predicted: more than once by `Averaged` alone."""
+        """How often a patch is normalised, and predicted: more than once only by `Averaged`."""
         self.network, self.targets = network, targets
         self.device, self.amp = device, amp
         self.batch = 1 if device.type == "cpu" else batch

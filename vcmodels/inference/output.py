@@ -171,12 +171,12 @@ class Layout:
         set_group_attributes(str(self.root), {KEY: value}, zarr_format=self.zarr_format)
 
 
-State = Literal["new", "resume", "complete"]
+OutputState = Literal["new", "resume", "complete"]
 
 
 def claim(
     root: Place, manifest: Manifest, *, overwrite: bool = False, verify: bool = False
-) -> State:
+) -> OutputState:
     """Find out what stands at the output, and refuse what is not this very run's.
 
     Args:
@@ -282,7 +282,7 @@ def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
     journal = Journal(root)
     if noted:  # from here on nobody takes it for complete, whenever this is killed
         set_group_attributes(str(root), {KEY: {**noted, "complete": False}})
-    journal.begin(before)  # anew: the slabs that it says are done are about to go
+    journal.begin(before)  # again: the slabs that it has as done are about to go
     for name in before.get("targets", {}):
         if Path(name).name == name:
             (root / name).remove()
@@ -400,7 +400,7 @@ def _channels(target: OutputSpec, dtype: np.dtype) -> list[tuple[str, str, bool]
 
 
 def _class_colours(target: MulticlassTarget) -> list[dict[str, Any]]:
-    """The colours in which all pictures show the classes; that of class 0 is transparent."""
+    """The colours in which all pictures show the classes; class 0 is transparent."""
     each = np.eye(target.channels, dtype=np.float32)[:, None]
     colours = (255 * target.picture(each)[0]).round().astype(int).tolist()
     return [

@@ -12,7 +12,7 @@ from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
-from vcmodels.inference.output import State, claim, find_intact
+from vcmodels.inference.output import OutputState, claim, find_intact
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.request import (
@@ -137,7 +137,7 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
     return InferenceReport(job.root, job.places, count, seconds, is_through, is_complete)
 
 
-def claim_for_parts(job: Job, options: RunOptions) -> State:
+def claim_for_parts(job: Job, options: RunOptions) -> OutputState:
     """Find out what stands at the output before parts are started; `overwrite` deletes it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Trained networks, ready to predict: from checkpoints alone, and of arrays in memory."""
+"""Trained networks, ready to predict: loaded from checkpoints, used on arrays in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -152,7 +152,7 @@ def halve(target: OutputSpec, stored: np.ndarray, factor: Shape) -> np.ndarray:
 
     Values are averaged, not codes: vectors get their length back, axes are averaged as tensors.
     Classes give the most frequent, of equally frequent ones the lowest value. Where an axis ends
-    with an odd voxel, that one stands alone.
+    with an odd voxel, that one stands for itself.
 
     Args:
         target: what is stored.

@@ -26,7 +26,7 @@ from vcmodels.volumes.remote import RemoteError
 Normalize = Callable[[np.ndarray], np.ndarray]
 """(C, Z, Y, X) as stored -> float32."""
 Seen = Callable[[np.ndarray, Box], None]
-"""Told each tile, (C, Z, Y, X) as stored, and where it lies."""
+"""Given each tile, (C, Z, Y, X) as stored, and where it lies."""
 
 
 class RollingInput:
@@ -141,7 +141,7 @@ def _reflected(voxels: np.ndarray, inside: Box, box: Box) -> np.ndarray:
 
 
 class BackgroundMap:
-    """Which chunks of an array hold background alone, as far as they have been read."""
+    """Which chunks of an array hold only background, as far as they have been read."""
 
     def __init__(self, chunk: Shape, below: float) -> None:
         self.chunk, self.below = chunk, below

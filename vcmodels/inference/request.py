@@ -17,7 +17,7 @@ from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Place, Volume
 
 MOST_LENGTH = 10**7
-"""Voxels along an axis; more are damaged metadata, and their patches alone would fill the memory."""
+"""Voxels along an axis; more are damaged metadata, and even the list of their patches would fill the memory."""
 
 
 def _never() -> bool:

@@ -101,7 +101,7 @@ def _predict(
 ) -> Iterator[list[Tensor] | PlaceError]:
     """The averageable values of each patch that holds an image, or why there are none.
 
-    Patches of a batch that fails are tried once more, each alone.
+    Patches of a batch that fails are tried once more, one by one.
     """
     patches = [patch for patch in batch if patch.image is not None]
     if not patches:
@@ -196,7 +196,7 @@ class OutputQueue:
         self.checks = []
 
     def leave_out(self, patch: ReadPatch, reason: RunError) -> None:
-        """Say that a patch has no values, before anything that follows it is handed on."""
+        """Report that a patch has no values, before anything that follows it is handed on."""
         self.submit(partial(patch.unit.output.leave_out, patch.box, reason))
 
     def submit(self, work: Callable[[], None]) -> None:

@@ -34,7 +34,7 @@ WHOLE = Part(0, 1)
 
 
 def share(region: Box, wanted: BoxSet, block: Shape, extent: Shape, part: Part) -> Box:
-    """What of the region one worker predicts; a function of its arguments alone.
+    """What of the region one worker predicts; a function of its arguments and nothing else.
 
     The region is halved along its longest axis, between two layers of blocks, where the wanted
     voxels divide as the workers do; then the halves are, until each worker has its box. A box of one

@@ -28,7 +28,7 @@ class PlaceError(RunError):
 
 
 class Failures:
-    """What could not be predicted and why, each reason told once.
+    """What could not be predicted and why, each reason reported once.
 
     Args:
         reporter: told each reason when it is first met.
@@ -158,7 +158,7 @@ class UnitOutput:
     A brick is one row of output blocks (chunks, or shards) over the width of the unit. It is written
     when its last voxel is final, which is the only time that its blocks are touched, and forgotten;
     a layer of bricks is marked as done once all of them are on the disk. Blocks without a predicted
-    voxel hold the fill value alone and are not stored.
+    voxel hold only the fill value and are not stored.
 
     Args:
         unit: the part of the volume.
