@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
-from vcmodels.config.messages import Fault, listed, nearest, shown
+from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
 from vcmodels.config.task import DatasetConfig, Task, epoch_curves
 from vcmodels.config.values import check_target_name
 from vcmodels.errors import OutputError, VolumeError
@@ -165,10 +165,11 @@ def _patch_faults(task: Task) -> Iterator[Fault]:
                 path, f"{list(patch)} has {prod(patch):.3g} voxels", "give at most 1024^3 in all"
             )
             continue
-        errors = [_network_error(task, patch, spacing) for spacing in _SPACINGS]
-        if all(errors):  # otherwise `open_volumes` decides, which knows the spacing
-            found, _, remedy = str(errors[0]).partition(". ")
-            yield Fault(path, found, remedy or "change it, or model_config")
+        errors = [e for spacing in _SPACINGS if (e := _network_error(task, patch, spacing))]
+        if len(errors) == len(
+            _SPACINGS
+        ):  # otherwise `open_volumes` decides, which knows the spacing
+            yield fault_at(path, errors[0], "change it, or model_config")
     stride = task.dataset_config.patch_stride
     if stride and any(s > p for s, p in zip(stride, planned, strict=True)):
         found = f"{list(stride)} exceeds tr_params.patch_size {list(planned)}"

@@ -17,6 +17,7 @@ from vcmodels.config.values import (
     Overlap,
     Workers,
 )
+from vcmodels.errors import FaultError
 from vcmodels.section import PatchShape, Section
 
 
@@ -32,7 +33,7 @@ class Tta(Section):
     @model_validator(mode="after")
     def _check_any(self) -> Self:
         if not self.flips and not self.quarter_turns:
-            raise ValueError("names no view; give flips or quarter_turns, or null")
+            raise FaultError("names no view", "give flips or quarter_turns, or null")
         return self
 
 
@@ -49,7 +50,7 @@ class EnsembleParams(Section):
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
         if self.by == "variance" and self.weights is not None:
-            raise ValueError('weights are for "by": "mean"; leave them out')
+            raise FaultError('weights are for "by": "mean"', "leave them out")
         return self
 
 

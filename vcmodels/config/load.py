@@ -17,6 +17,7 @@ from vcmodels.config.messages import (
     Schema,
     as_list,
     as_object,
+    fault_at,
     faults_of,
     listed,
     shown,
@@ -159,13 +160,13 @@ def _filled(name: str, target: AnyTarget, task: Task) -> AnyTarget:
         for key, value in inherited.items()
         if key in understood and getattr(target, key) is None
     }
-    try:  # validated anew: a kind may check these keys against its own
+    try:  # validated again: a kind may check these keys against its own
         return type(target).model_validate({**target.model_dump(), **missing})
     except ValidationError as error:
-        text = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        found, _, remedy = text.partition("; ")
+        detail = error.errors()[0]
+        reason = detail.get("ctx", {}).get("error") or ValueError(detail["msg"])
         path = ("dataset_config", "targets", name)
-        raise task_error([Fault(path, found, remedy or "change it in tr_params")]) from error
+        raise task_error([fault_at(path, reason, "change it in tr_params")]) from error
 
 
 def _ignored(name: str, target: AnyTarget, task: Task) -> int | list[int] | None:

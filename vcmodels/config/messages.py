@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from vcmodels.config.values import DEVICE_PATTERN, DEVICE_RULE, NAME_RULE
-from vcmodels.errors import TaskError
+from vcmodels.errors import FaultError, TaskError
 
 
 def as_object(value: object) -> dict[str, Any] | None:
@@ -41,6 +41,19 @@ class Fault:
     remedy: str
     meant: str | None = None
     """The key that an unknown one was probably meant to be."""
+
+
+def fault_at(path: KeyPath, error: ValueError, remedy: str) -> Fault:
+    """What a check raised, as the fault of the value at `path`.
+
+    Args:
+        path: of the value.
+        error: as raised.
+        remedy: for an error that has none of its own.
+    """
+    if isinstance(error, FaultError):
+        return Fault(path, error.found, error.remedy)
+    return Fault(path, str(error), remedy)
 
 
 def task_error(faults: Sequence[Fault]) -> TaskError:
@@ -270,8 +283,7 @@ def _fault(detail: ErrorDetails, data: object, root: Schema) -> Fault:
     if kind.startswith("union_tag"):
         return _wrong_tag(path, str(context["discriminator"]).strip("'"), data, root)
     if kind == "value_error":
-        found, _, remedy = str(context["error"]).partition("; ")
-        return Fault(path, found, remedy or "correct it")
+        return fault_at(path, context["error"], "correct it")
     schema = schema_at(path, root, data)
     takes = wanted(schema, root)
     if kind == "missing":

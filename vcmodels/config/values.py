@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from torch import nn
 
+from vcmodels.errors import FaultError
 from vcmodels.section import Section
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
@@ -31,12 +32,13 @@ def check_name(name: str) -> str:
     """Return a name that is safe as a file name everywhere.
 
     Raises:
-        ValueError: it is not.
+        FaultError: it is not.
     """
     if not re.fullmatch(NAME_PATTERN, name) or name.endswith("."):
-        raise ValueError(f"the name is not safe as a file name; use {NAME_RULE}")
+        raise FaultError("the name is not safe as a file name", f"use {NAME_RULE}")
     if name.split(".")[0].lower() in _RESERVED or name.lower() == "zarr.json":
-        raise ValueError("the name is reserved by the file system or the store; choose another")
+        found = "the name is reserved by the file system or the store"
+        raise FaultError(found, "choose another")
     return name
 
 
@@ -44,13 +46,13 @@ def check_target_name(name: str) -> str:
     """Return a name that is also no key of a volume entry, and fits a Zarr store and a network.
 
     Raises:
-        ValueError: it is not.
+        FaultError: it is not.
     """
     if name.lower() in _RESERVED_TARGETS:
-        raise ValueError("the name is reserved, it has another meaning; choose another")
+        raise FaultError("the name is reserved, it has another meaning", "choose another")
     check_name(name)
     if "." in name or hasattr(nn.ModuleDict(), name):
-        raise ValueError("torch cannot name a part of a network so; choose another")
+        raise FaultError("torch cannot name a part of a network so", "choose another")
     return name
 
 
@@ -62,11 +64,11 @@ def check_bbox(bbox: tuple[Pair, Pair, Pair]) -> tuple[Pair, Pair, Pair]:
     """Return a box that is not empty.
 
     Raises:
-        ValueError: an axis ends before it starts.
+        FaultError: an axis ends before it starts.
     """
     for axis, (start, end) in zip("zyx", bbox, strict=True):
         if start >= end:
-            raise ValueError(f"[{start}, {end}) is empty along {axis}; give start < end")
+            raise FaultError(f"[{start}, {end}) is empty along {axis}", "give start < end")
     return bbox
 
 

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from vcmodels.config import Task
+from vcmodels.config.messages import fault_at, task_error
 from vcmodels.config.task import GroupAttribute, SplitAttribute, VolumeEntry
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import TaskError, VolumeError
@@ -342,8 +343,7 @@ def _check_network(task: Task, spacing: tuple[float, float, float]) -> None:
     try:
         task.model.check_patch(task.tr_params.patch_size, spacing)
     except ValueError as error:
-        found, _, remedy = str(error).partition(". ")
-        raise TaskError("tr_params.patch_size", found, remedy) from error
+        raise task_error([fault_at(("tr_params", "patch_size"), error, "")]) from error
 
 
 def _check_margins(task: Task, volumes: Sequence[TaskVolume]) -> None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
 from vcmodels.comparison import Comparator, Compared
+from vcmodels.errors import FaultError
 from vcmodels.losses.cross_entropy import bce, ce, focal, topk_ce
 from vcmodels.losses.overlap import (
     focal_tversky,
@@ -104,7 +105,7 @@ def parse_loss(block: LossBlock) -> tuple[LossTerm, ...]:
 
 def _term(name: str, value: float | Mapping[str, Any]) -> LossTerm:
     if name not in LOSSES:
-        raise ValueError(f'no loss "{name}"; choose from {", ".join(sorted(LOSSES))}')
+        raise FaultError(f'no loss "{name}"', f"choose from {', '.join(sorted(LOSSES))}")
     given = dict(value) if isinstance(value, Mapping) else {"weight": value}
     section = _options_of(LOSSES[name].function)
     known = list(section.model_fields)
@@ -112,7 +113,7 @@ def _term(name: str, value: float | Mapping[str, Any]) -> LossTerm:
         if option not in known:
             near = get_close_matches(option, known, n=1)
             hint = f'did you mean "{near[0]}"?' if near else f"it takes {', '.join(known)}"
-            raise ValueError(f'loss "{name}" has no option "{option}"; {hint}')
+            raise FaultError(f'loss "{name}" has no option "{option}"', hint)
     try:
         block = section.model_validate(given)
     except ValidationError as error:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite, prod
 
+from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.models.blocks import squeezed_features
 
@@ -145,13 +146,11 @@ def check_divisible(patch: Shape, divisor: Shape) -> None:
     """Refuse a patch that the pooling does not divide, or reduces to a single voxel.
 
     Raises:
-        ValueError: naming every axis that does not fit, its length and the nearest good ones.
+        FaultError: naming every axis that does not fit, its length and the nearest good ones.
     """
     if patch == divisor:
-        raise ValueError(
-            f"patch_size {list(patch)} leaves the deepest level one voxel, which an instance norm "
-            f"cannot take. Use twice that along an axis"
-        )
+        found = "leaves the deepest level one voxel, which an instance norm cannot take"
+        raise FaultError(f"patch_size {list(patch)} {found}", "Use twice that along an axis")
     faults = [
         f"{n} along {axis} is not a multiple of {d} (nearest: {', '.join(map(str, multiples_around(n, d)))})"
         for axis, n, d in zip(AXES, patch, divisor, strict=True)
@@ -159,9 +158,9 @@ def check_divisible(patch: Shape, divisor: Shape) -> None:
     ]
     if faults:
         good = [max(d, (n + d // 2) // d * d) for n, d in zip(patch, divisor, strict=True)]
-        raise ValueError(
-            f"patch_size {list(patch)} does not fit the network: {'; '.join(faults)}. "
-            f"Use {good}, or fewer levels with model_config.num_levels"
+        raise FaultError(
+            f"patch_size {list(patch)} does not fit the network: {'; '.join(faults)}",
+            f"Use {good}, or fewer levels with model_config.num_levels",
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from vcmodels.errors import FaultError
 from vcmodels.fields.instances import Offset, affinities, longest_offset
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
@@ -60,10 +61,8 @@ class AffinitiesTarget(MaskTarget):
                 "offsets must differ from each other, in more than direction, and from (0, 0, 0)"
             )
         if self.channels != len(self.offsets):
-            raise ValueError(
-                f"{len(self.offsets)} offsets make as many channels, got channels={self.channels}; "
-                "leave it out"
-            )
+            found = f"{len(self.offsets)} offsets make as many channels"
+            raise FaultError(f"{found}, got channels={self.channels}", "leave it out")
         return self
 
     @property

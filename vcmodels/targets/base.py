@@ -27,6 +27,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
+from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
@@ -86,7 +87,7 @@ class Target(Scoring, Storage):
         for name in names:
             if name not in cls.allowed_losses():
                 allowed = ", ".join(sorted(cls.allowed_losses()))
-                raise ValueError(f'no loss "{name}" for this kind; choose from {allowed}')
+                raise FaultError(f'no loss "{name}" for this kind', f"choose from {allowed}")
         if loss is not None:
             parse_loss(loss)
         return loss
@@ -96,13 +97,13 @@ class Target(Scoring, Storage):
     def _check_label_key(cls, value: float | bool | None, info: ValidationInfo) -> object:
         if value and info.field_name not in cls.label_keys:
             kind = cls.model_fields["kind"].default
-            raise ValueError(f'kind "{kind}" has no use for {info.field_name}; leave it out')
+            raise FaultError(f'kind "{kind}" has no use for {info.field_name}', "leave it out")
         return value
 
     @model_validator(mode="after")
     def _check_derive(self) -> Self:
         if self.derive is not None and not self.is_derivable:
-            raise ValueError("this kind cannot be derived from another label; leave out derive")
+            raise FaultError("this kind cannot be derived from another label", "leave out derive")
         return self
 
     # --- the label: from the disk, or from another label, through a geometric transform

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from vcmodels.errors import FaultError
 from vcmodels.fields.distance import voxels_within
 from vcmodels.fields.instances import instance_boundaries
 from vcmodels.geometry.boxes import Shape, Spacing
@@ -30,9 +31,9 @@ class BoundaryTarget(MaskTarget):
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
         if self.derive is None and (self.width, self.between) != (1.0, "all"):
-            raise ValueError("width and between are of use with derive only; leave them out")
+            raise FaultError("width and between are of use with derive only", "leave them out")
         if self.derive is not None and self.dilate_label:
-            raise ValueError('a derived boundary is grown by "width"; leave out dilate_label')
+            raise FaultError('a derived boundary is grown by "width"', "leave out dilate_label")
         return self
 
     def source_margin(self, spacing: Spacing) -> Shape:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.fields.instances import Lengths, centre_heat, heat_reach
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
@@ -37,11 +38,12 @@ class PieceTarget(Target):
     @model_validator(mode="after")
     def _check_extent(self) -> Self:
         if self.derive is not None and self.max_extent is None:
-            raise ValueError(
-                'derive needs to know how long an instance may be; give "max_extent" in voxels'
-            )
+            found = "derive needs to know how long an instance may be"
+            raise FaultError(found, 'give "max_extent" in voxels')
         if self.derive is None and (self.max_extent is not None or self.keep_cut):
-            raise ValueError("max_extent and keep_cut are of use with derive only; leave them out")
+            raise FaultError(
+                "max_extent and keep_cut are of use with derive only", "leave them out"
+            )
         return self
 
     @property
@@ -82,9 +84,9 @@ class CentresTarget(PieceTarget):
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
         if self.derive is not None and self.label_encoding != LinearEncoding():
-            raise ValueError("what is derived has no encoding; leave it out")
+            raise FaultError("what is derived has no encoding", "leave it out")
         if self.derive is None and (self.sigma, self.sigma_units) != (2.0, "voxels"):
-            raise ValueError("sigma is of use with derive only; leave it out")
+            raise FaultError("sigma is of use with derive only", "leave it out")
         return self
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.fields.distance import inner, known_distance, voxels_within
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
@@ -59,11 +60,11 @@ class DistanceTarget(Target):
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
         if not self.signed and self.positive != "outside":
-            raise ValueError('"positive" is of use with signed distances only; leave it out')
+            raise FaultError('"positive" is of use with signed distances only', "leave it out")
         if self.derive is None and self.surface_of != "mask":
-            raise ValueError('"surface_of" is of use with derive only; leave it out')
+            raise FaultError('"surface_of" is of use with derive only', "leave it out")
         if self.derive is not None and self.label_encoding != LinearEncoding():
-            raise ValueError("what is derived has no encoding; leave it out")
+            raise FaultError("what is derived has no encoding", "leave it out")
         return self
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

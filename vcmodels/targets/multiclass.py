@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.losses import LossBlock
 from vcmodels.metrics.overlap import likeliest_class
 from vcmodels.targets.base import Target
@@ -78,10 +79,8 @@ class MulticlassTarget(Target):
     def _check_remap(self) -> Self:
         for stored, value in (self.remap or {}).items():
             if value not in self.values:
-                raise ValueError(
-                    f"remap reads {stored} as {value}, which is no class; "
-                    f"the classes are {_shorten(self.values)}"
-                )
+                found = f"remap reads {stored} as {value}, which is no class"
+                raise FaultError(found, f"the classes are {_shorten(self.values)}")
         return self
 
     @model_validator(mode="after")

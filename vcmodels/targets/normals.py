@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.fields.distance import voxels_within
 from vcmodels.fields.instances import instance_boundaries
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
@@ -103,15 +104,14 @@ class NormalsTarget(Target):
     @model_validator(mode="after")
     def _check_derived_keys(self) -> Self:
         if self.derive is None and (self.smoothing_sigma, self.surface_of) != (1, "mask"):
-            raise ValueError(
-                "smoothing_sigma and surface_of are of use with derive; leave them out"
+            raise FaultError(
+                "smoothing_sigma and surface_of are of use with derive", "leave them out"
             )
         if self.surface_of == "instances" and not self._is_axial:
-            raise ValueError(
-                'a face between two instances has no outer side; give "orientation": "axial"'
-            )
+            found = "a face between two instances has no outer side"
+            raise FaultError(found, 'give "orientation": "axial"')
         if self.derive is not None and self.label_encoding is not None:
-            raise ValueError("what is derived has no encoding; leave it out")
+            raise FaultError("what is derived has no encoding", "leave it out")
         return self
 
     @property

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.losses.registry import LossBlock
 from vcmodels.section import Section
 from vcmodels.targets.base import Interpolation, Target
@@ -56,7 +57,7 @@ class RegressionTarget(Target):
         if self.output_range and self.output_range[0] >= self.output_range[1]:
             raise ValueError(f"output_range must be [low, high], got {self.output_range}")
         if self._has_bce and self.activation != "sigmoid":
-            raise ValueError('loss "bce" regresses probabilities; it needs activation "sigmoid"')
+            raise FaultError('loss "bce" regresses probabilities', 'it needs activation "sigmoid"')
         return self
 
     @property

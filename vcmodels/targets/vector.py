@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.fields.instances import centre_offsets
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
@@ -70,9 +71,9 @@ class VectorTarget(PieceTarget):
         if self.output_range and self.output_range[0] >= self.output_range[1]:
             raise ValueError(f"output_range must be [low, high], got {self.output_range}")
         if self.derive is not None and self.label_encoding != ComponentEncoding():
-            raise ValueError("what is derived has no encoding; leave it out")
+            raise FaultError("what is derived has no encoding", "leave it out")
         if self.derive is not None and self.transforms_as == "gradient":
-            raise ValueError('the way to a centre is no gradient; leave out "transforms_as"')
+            raise FaultError("the way to a centre is no gradient", 'leave out "transforms_as"')
         return self
 
     @property
