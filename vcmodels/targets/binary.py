@@ -63,7 +63,7 @@ CERTAIN_LOGIT = 10.0
 
 
 LEAST_FOREGROUND = 0.5 + 2**-24
-"""The least float32 above a half, to which the probability of a logit below 1e-7 would be rounded down."""
+"""The least float32 above a half; the probability of a logit below 1e-7 is rounded to the half."""
 
 
 class MaskTarget(Target):
@@ -112,9 +112,8 @@ class MaskTarget(Target):
         if self.activation == "sigmoid":
             return prediction, label
         probability = prediction.sigmoid()
-        return torch.where(
-            prediction > 0, probability.clamp(min=LEAST_FOREGROUND), probability
-        ), label
+        above = probability.clamp(min=LEAST_FOREGROUND)
+        return torch.where(prediction > 0, above, probability), label
 
     @property
     def meaning(self) -> dict[str, Any]:
