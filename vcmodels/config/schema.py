@@ -25,8 +25,13 @@ _LABEL = {
 
 
 def task_schema() -> dict[str, Any]:
-    """The schema that `vcmodels schema` prints and that editors complete from."""
+    """The JSON Schema of the task file."""
     return copy.deepcopy(_schema())
+
+
+def schema_text() -> str:
+    """`vcmodels/task.schema.json`: the schema as text, ending in a newline."""
+    return json.dumps(task_schema(), indent=2) + "\n"
 
 
 @functools.cache
