@@ -31,6 +31,16 @@ def test_help_and_schema_import_nothing_heavy():
     assert run("schema") == "0 [] True True"
 
 
+def test_the_config_imports_nothing_that_few_tasks_need():
+    program = (
+        "import sys, vcmodels.cli.plan; print({'scipy', 'skimage', 'dask'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
 def test_listing_runs_imports_no_torch(tmp_path):
     assert "torch" not in run("runs", str(tmp_path))
 
