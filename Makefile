@@ -33,6 +33,8 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 docs: venv
+	$(BIN)/python -c "from vcmodels.config.schema import schema_text; print(schema_text(), end='')" \
+		> vcmodels/task.schema.json
 	$(BIN)/vcmodels schema --markdown > docs/task-file.md
 	$(BIN)/vcmodels schema --losses > docs/losses.md
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vcmodels.config import load_task, task_schema
-from vcmodels.config.schema import loss_page, task_page
+from vcmodels.config.schema import loss_page, schema_text, task_page
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_documentation_is_current():
     page = (ROOT / "docs" / "task-file.md").read_text(encoding="utf-8")
     assert page == task_page(task_schema()), "run: vcmodels schema --markdown > docs/task-file.md"
+
+
+def test_the_schema_that_is_shipped_is_current():
+    shipped = (ROOT / "vcmodels" / "task.schema.json").read_text(encoding="utf-8")
+    assert shipped == schema_text(), "run: make docs"
 
 
 def test_the_page_of_losses_is_current():

@@ -1,11 +1,11 @@
 """The commands. Each imports what it needs itself, so that `--help` is there at once."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
+import vcmodels
 from vcmodels.cli import Session
 from vcmodels.cli.arguments import (
     Debug,
@@ -29,6 +29,9 @@ from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+SCHEMA_FILE = Path(vcmodels.__file__).with_name("task.schema.json")
+"""Made by `make docs`: building it takes two seconds, for all that it describes is imported."""
 
 app = typer.Typer(
     name="vcmodels",
@@ -104,15 +107,15 @@ def schema(
     debug: Debug = False,
 ) -> None:
     """Print the JSON Schema of the task file."""
+    if not markdown and not losses:
+        context.obj.begin()
+        Console().write(SCHEMA_FILE.read_text(encoding="utf-8"))
+        return
     from vcmodels.config import task_schema
     from vcmodels.config.schema import loss_page, task_page
 
     context.obj.begin()
-    if losses:
-        Console().write(loss_page())
-        return
-    content = task_schema()
-    Console().write(task_page(content) if markdown else json.dumps(content, indent=2) + "\n")
+    Console().write(loss_page() if losses else task_page(task_schema()))
 
 
 @app.command()

@@ -30,6 +30,11 @@ def task_schema() -> dict[str, Any]:
     return copy.deepcopy(_schema(tuple(MODELS.values())))
 
 
+def schema_text() -> str:
+    """`vcmodels/task.schema.json`: the schema as text, ending in a newline."""
+    return json.dumps(task_schema(), indent=2) + "\n"
+
+
 @functools.cache
 def _schema(_models: tuple[type[Model], ...]) -> dict[str, Any]:
     """The schema while these are the networks."""

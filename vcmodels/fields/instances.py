@@ -20,8 +20,6 @@ from math import ceil, floor, sqrt
 
 import numpy as np
 import torch
-from scipy.ndimage import find_objects
-from skimage.measure import label as label_regions
 from torch import Tensor
 
 from vcmodels.fields.distance import Lengths, Voxels, inner, voxels_within
@@ -212,6 +210,10 @@ class _Pieces:
 
 
 def _find_pieces(ids: Tensor, known: Tensor, longest: Voxels, keep_cut: bool) -> _Pieces:
+    # Late: both are slow to import, and most tasks derive nothing.
+    from scipy.ndimage import find_objects
+    from skimage.measure import label as label_regions
+
     seen = known[0].cpu().numpy()
     values = np.where(seen, ids[0].cpu().numpy(), 0).astype(np.int32)
     numbers = np.asarray(label_regions(values, background=0, connectivity=3))
