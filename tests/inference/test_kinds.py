@@ -9,7 +9,7 @@ from vcmodels.config import parse_task
 from vcmodels.data.normalization import ChannelStatistics, Normalization
 from vcmodels.errors import RunError, VolumeError
 from vcmodels.inference import run_inference
-from vcmodels.volumes import create_array, open_volume
+from vcmodels.volumes import Grid, create_array, open_volume
 
 EXTENT = (20, 33, 26)
 TARGETS = {
@@ -29,9 +29,13 @@ def place(tmp_path):
     for name, dtype, top in (("ct", "uint8", 255), ("dose", "uint16", 60000)):
         values = rng.integers(0, top, EXTENT).astype(dtype)
         array = create_array(
-            str(tmp_path / "in.zarr"), name, shape=EXTENT, chunks=(8, 16, 16), dtype=dtype,
-            spacing=(2.0, 0.5, 0.25), unit="micrometer",
-        )  # fmt: skip
+            str(tmp_path / "in.zarr"),
+            name,
+            shape=EXTENT,
+            chunks=(8, 16, 16),
+            dtype=dtype,
+            grid=Grid((2.0, 0.5, 0.25), unit="micrometer"),
+        )
         array.write(open_volume(str(tmp_path / "in.zarr" / name), key="x").box, values[None])
     return tmp_path
 

@@ -19,7 +19,6 @@ from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.remote import PatientStore
 
 ZarrFormat = Literal[2, 3]
-Index = tuple[slice, ...]
 _ZSTD_LEVEL = 3
 
 
@@ -32,8 +31,8 @@ class ZarrArray(Protocol):
     dtype: np.dtype[Any]
     fill_value: object
 
-    def __getitem__(self, where: Index) -> np.ndarray[Any, Any]: ...
-    def __setitem__(self, where: Index, values: np.ndarray[Any, Any]) -> None: ...
+    def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]: ...
+    def __setitem__(self, where: tuple[slice, ...], values: np.ndarray[Any, Any]) -> None: ...
     def with_config(self, config: Mapping[str, bool]) -> "ZarrArray": ...
 
 
