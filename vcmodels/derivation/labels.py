@@ -63,7 +63,7 @@ def stored_form(target: AnyTarget, label: np.ndarray, valid: np.ndarray) -> np.n
 
 
 def encoding(target: AnyTarget) -> dict[str, Any]:
-    """Attributes that tell a reader what the stored values mean."""
+    """Attributes that say what the stored values mean."""
     attributes = target.encoding(np.dtype(np.float32))
     if stored_dtype(target).kind == "i":
         return {**attributes, "quantity": "mask", "ignore_label": UNLABELLED}
@@ -142,7 +142,7 @@ def derive(
         output: a local folder.
         volume: name of the volume; the only one with the source when None.
         overwrite: replace what an earlier call has written there.
-        reporter: told the progress, and how to use the result.
+        reporter: gets the progress, and how to use the result.
 
     Returns:
         Where it is.

@@ -38,7 +38,7 @@ class Phantom(NamedTuple):
 
 
 def make_phantom(shape: Sequence[int], box: Box, seed: int = 0) -> Phantom:
-    """The phantom's arrays in a box: a function of shape, seed and position alone."""
+    """The phantom's arrays in a box: a function only of shape, seed and position."""
     scroll = Scroll(_shape(shape), seed)
     wide = box.grow((MARGIN, MARGIN, MARGIN))
     surface = scroll.surface(wide)

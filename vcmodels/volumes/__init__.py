@@ -1,5 +1,6 @@
 """All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
 
+from vcmodels.volumes.backend import Storage
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.multiscale import Blocks, Pyramid, write_volume
 from vcmodels.volumes.ngff import Grid
@@ -7,7 +8,6 @@ from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at, wh
 from vcmodels.volumes.reader import ChunkError, Volume, open_volume
 from vcmodels.volumes.writer import (
     Description,
-    Storage,
     WritableArray,
     coarse_grid,
     create_array,

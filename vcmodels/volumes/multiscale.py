@@ -11,21 +11,20 @@ import numpy as np
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape, coarse_box, coarse_extent, fine_box, level_factors
 from vcmodels.geometry.grid import slabs, tiles
+from vcmodels.volumes.backend import PLAIN, Storage
 from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.places import whole_folder
 from vcmodels.volumes.reader import Volume, open_volume
 from vcmodels.volumes.writer import (
     Description,
-    Storage,
     WritableArray,
     coarse_grid,
     create_array,
     write_multiscale_group,
 )
 
-Array = np.ndarray[Any, Any]
-Halve = Callable[[Array, Shape], Array]
+Halve = Callable[[np.ndarray, Shape], np.ndarray]
 """(S, Z, Y, X), and 1 or 2 along (z, y, x) -> the coarser voxels, of the same dtype."""
 THREADS = 4
 """How many blocks of a coarser level are computed at once."""
@@ -40,18 +39,18 @@ class Blocks:
     shape: tuple[int, ...]
     """(Z, Y, X), or (C, Z, Y, X)."""
     dtype: np.dtype[Any]
-    pieces: Iterable[tuple[Box, Array]]
+    pieces: Iterable[tuple[Box, np.ndarray]]
     """Boxes and their voxels, (C, Z, Y, X) of `dtype`, with C = 1 for (Z, Y, X). Pieces of whole
     chunks (or shards) are written once each; of others, a chunk is read and written again."""
 
     @classmethod
-    def of(cls, array: Array, piece: Shape) -> "Blocks":
+    def of(cls, array: np.ndarray, piece: Shape) -> "Blocks":
         """Cut an array, such as a memory map, which then is never read at once."""
         channels_first = array if array.ndim == 4 else array[None]
         native = array.dtype.newbyteorder("=")
         whole = Box((0, 0, 0), _extent(array.shape))
 
-        def pieces() -> Iterator[tuple[Box, Array]]:
+        def pieces() -> Iterator[tuple[Box, np.ndarray]]:
             for box in tiles(whole, piece):
                 yield box, channels_first[(slice(None), *box.slices())].astype(native)
 
@@ -68,16 +67,16 @@ class Pyramid:
     """What a coarser voxel has of the finer ones: the mean, or for labels the most frequent."""
 
 
-_VOXELS, _PLAIN = Grid(), Storage()
+_VOXELS = Grid()
 
 
 def write_volume(
     location: str,
-    source: Array | Blocks,
+    source: np.ndarray | Blocks,
     *,
     grid: Grid = _VOXELS,
     chunks: Shape = (128, 128, 128),
-    storage: Storage = _PLAIN,
+    storage: Storage = PLAIN,
     pyramid: Pyramid = Pyramid(),
     description: Description | None = None,
 ) -> Path:
@@ -93,7 +92,7 @@ def write_volume(
         chunks: along (z, y, x); channels are stored together.
         storage: the rest of how it is stored; shards along (z, y, x).
         pyramid: which coarser levels there are.
-        description: name (that of the folder when left out), attributes, display.
+        description: name, attributes, display; the folder's name when left out.
 
     Returns:
         Where it is.
@@ -120,7 +119,7 @@ def write_volume(
 
 def write_image(
     folder: Path,
-    source: Array | Blocks,
+    source: np.ndarray | Blocks,
     *,
     grid: Grid,
     chunks: Shape,
@@ -201,7 +200,7 @@ class CoarserLevel:
         }
         return sorted(found)
 
-    def values(self, block: Box) -> Array:
+    def values(self, block: Box) -> np.ndarray:
         """The voxels of a block, (S, Z, Y, X), computed chunk by chunk, few planes at a time."""
         channels = self.fine.channels
         found = np.full((channels, *block.shape), self.fine.fill_value, self.fine.dtype)
@@ -216,7 +215,7 @@ class CoarserLevel:
         return found
 
 
-def evened(stored: Array, factor: Shape) -> Array:
+def evened(stored: np.ndarray, factor: Shape) -> np.ndarray:
     """(S, Z, Y, X) with the last voxel of an axis twice where `factor` does not divide its length.
 
     A voxel that stands for itself twice changes neither a mean nor a majority.
@@ -225,24 +224,22 @@ def evened(stored: Array, factor: Shape) -> Array:
     return np.pad(stored, [(0, 0), *odd], mode="edge") if any(map(any, odd)) else stored
 
 
-def mean_of(stored: Array, factor: Shape) -> Array:
+def mean_of(stored: np.ndarray, factor: Shape) -> np.ndarray:
     """Means of `factor` voxels, as `Halve`; integers are rounded half to even."""
-    even = evened(stored, factor)
-    if even.dtype.kind == "b":
+    even, kind, size = evened(stored, factor), stored.dtype.kind, stored.dtype.itemsize
+    if kind == "b":
         return most_frequent(even, factor)
-    if even.dtype.kind in "ui" and even.dtype.itemsize < 8:
+    if kind in "ui" and size < 8:
         return mean_code(even, factor)
-    values = even.astype(np.float32 if even.dtype.itemsize < 4 else even.dtype)
-    if even.dtype.kind in "ui":
-        values = even.astype(np.float64)
+    values = even.astype(np.float64 if size == 8 else np.float32, copy=False)
     for axis, f in enumerate(factor, start=1):
         if f == 2:
             first, second = (values.take(range(n, values.shape[axis], 2), axis) for n in (0, 1))
-            values = (first + second) * values.dtype.type(0.5)
-    return (np.rint(values) if even.dtype.kind in "ui" else values).astype(even.dtype)
+            values = (first + second) * 0.5
+    return (np.rint(values) if kind in "ui" else values).astype(stored.dtype)
 
 
-def mean_code(stored: Array, factor: Shape) -> Array:
+def mean_code(stored: np.ndarray, factor: Shape) -> np.ndarray:
     """Means of integers below 8 bytes, rounded half to even, exactly; `factor` divides the lengths."""
     channels, depth, height, width = stored.shape
     fz, fy, fx = factor
@@ -258,7 +255,7 @@ def mean_code(stored: Array, factor: Shape) -> Array:
     return ((total + is_odd + (count // 2 - 1)) // count).astype(stored.dtype)
 
 
-def most_frequent(stored: Array, factor: Shape) -> Array:
+def most_frequent(stored: np.ndarray, factor: Shape) -> np.ndarray:
     """The most frequent of `factor` voxels, of equally frequent ones the lowest, as `Halve`."""
     even = evened(stored, factor)
     fz, fy, fx = factor

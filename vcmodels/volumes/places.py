@@ -55,7 +55,7 @@ def write_atomic(path: str | Path, data: bytes, keep: Path | None = None) -> Non
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # writing knows the handle alone
+            error.filename = str(path)  # writing knows only the handle
         raise
     sync_folder(path.parent)
 
@@ -167,7 +167,7 @@ def _locked(place: Path, key: str) -> Generator[None]:
 
 
 def _is_ours_to_lock(handle: int, path: Path) -> bool:
-    """Lock a file that was opened; in vain if another has it, or has just deleted it."""
+    """Lock an open file; false if another process holds it, or has just deleted it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.fstat(handle).st_ino == path.stat().st_ino
@@ -239,12 +239,12 @@ class LocalPlace:
         write_atomic(self.path / name, data)
 
     def delete(self, *names: str) -> None:
-        """Delete files, those of them that exist."""
+        """Delete files, where they exist."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Delete the folder with everything in it; a link is left alone."""
+        """Delete the folder with everything in it; a link stays."""
         if self.path.is_dir() and not self.path.is_symlink():
             shutil.rmtree(self.path)
 
@@ -331,7 +331,7 @@ class ObjectPlace:
         self._put(name, data)
 
     def delete(self, *names: str) -> None:
-        """Delete objects, those of them that exist."""
+        """Delete objects, where they exist."""
         self._delete([join(self.location, name) for name in names])
 
     def remove(self) -> None:
@@ -369,7 +369,7 @@ class ObjectPlace:
 
         Args:
             name: of the object.
-            data: that nobody else writes, so that it tells after a lost answer who was first.
+            data: which nobody else writes, so that it shows who was first when an answer is lost.
         """
         return self._put_if(name, data, IfNoneMatch="*")
 
@@ -387,7 +387,7 @@ class ObjectPlace:
         """An object and how old it is; None if there is none.
 
         Raises:
-            RemoteError: it cannot be had, or its server does not tell the time.
+            RemoteError: it cannot be had, or its server sends no time.
         """
         head = self._head(name)
         if head is None:

@@ -15,7 +15,7 @@ from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.grid import tiles
 from vcmodels.volumes import backend
-from vcmodels.volumes.backend import ArrayHandle, ZarrFormat
+from vcmodels.volumes.backend import PLAIN, ArrayHandle, Storage, ZarrFormat
 from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.ngff import Grid, Spacing
 from vcmodels.volumes.places import Place, place_at
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 
 @dataclass(frozen=True)
 class WritableArray:
-    """An array to write boxes into; cheap to pickle, opened anew in every process.
+    """An array to write boxes into; cheap to pickle, opened again in every process.
 
     Each chunk (or shard) is written whole, and renamed into place by zarr or put by one request, so
     that a kill leaves the old or the new one. Two writers must never touch the same chunk or shard:
@@ -70,7 +70,7 @@ class WritableArray:
             array[box.slices()] = data[0]
 
     def _is_full_of_values(self, box: Box, data: np.ndarray[Any, Any]) -> bool:
-        """Whether surely no chunk holds the fill value alone.
+        """Whether it is certain that no chunk holds only the fill value.
 
         Zarr finds that out, too, but compares each chunk four times, with care for NaN: a quarter of
         the CPU time of a prediction without a network.
@@ -112,20 +112,6 @@ class WritableArray:
                 os.close(handle)
 
 
-@dataclass(frozen=True)
-class Storage:
-    """How an array is stored, besides its chunks."""
-
-    zarr_format: ZarrFormat = 2
-    """2 (with "/" between chunk indices), or 3."""
-    shards: Sequence[int] | None = None
-    """Multiples of the chunks; version 3 only."""
-    fill_value: float = 0
-    """What chunks that are not stored read as."""
-    write_empty_chunks: bool = False
-    """Also store chunks that hold the fill value alone."""
-
-
 def create_array(
     root: str,
     name: str,
@@ -135,7 +121,7 @@ def create_array(
     dtype: np.dtype[Any] | type | str,
     grid: Grid | None = None,
     attributes: Mapping[str, Any] | None = None,
-    storage: Storage = Storage(),
+    storage: Storage = PLAIN,
 ) -> WritableArray:
     """Create an array in a store; groups above it are made as needed.
 
@@ -175,12 +161,10 @@ def create_array(
         str(location),
         shape=tuple(shape),
         chunks=tuple(chunks),
-        shards=tuple(shards) if shards else None,
         dtype=np.dtype(dtype).newbyteorder("="),
-        fill_value=storage.fill_value,
         axes=names,
         attributes=stored,
-        zarr_format=zarr_format,
+        storage=storage,
     )
     handle = ArrayHandle(str(location), zarr_format, "r+")
     return WritableArray(handle, storage.write_empty_chunks)
@@ -200,7 +184,7 @@ def coarse_grid(spacing: Spacing, offset: Spacing, factor: Shape) -> tuple[Spaci
 
 @dataclass(frozen=True)
 class Description:
-    """What the metadata of an image say besides its grid."""
+    """What the metadata of an image says, except for its grid."""
 
     name: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
