@@ -34,8 +34,7 @@ from held_out import (
 
 from vcmodels.checkpoint import load_checkpoint, save_checkpoint
 from vcmodels.config import load_task
-from vcmodels.data.volumes import open_volumes
-from vcmodels.patches.folds import fold_volumes
+from vcmodels.patches.resolve import resolve
 
 FOLDS = 5
 PROBE_STEPS = 100
@@ -197,8 +196,7 @@ def hippocampus_task(seed: int) -> dict[str, Any]:
 
 def hippocampus_score(task: Path, overrides: list[str]) -> float:
     """Mean Dice over classes and cases of the fold."""
-    resolved = load_task(task, overrides).task
-    volumes = fold_volumes(resolved, open_volumes(resolved))
+    volumes = resolve(load_task(task, overrides).task).volumes
     held_out = [Path(v.inputs[0].location).parent.name for v in volumes if v.split == "val"]
     return case_scores(task, overrides, held_out)["dice"]
 

@@ -13,7 +13,7 @@ import zarr
 
 from vcmodels.config import Task, load_task
 from vcmodels.evaluation import evaluate
-from vcmodels.inference import run_inference
+from vcmodels.inference import RunOptions, run_inference
 from vcmodels.volumes import expand_location
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +70,7 @@ def case_overrides(task: Path, overrides: Sequence[str], case: str) -> list[str]
 def predict_and_score(task: Path, overrides: Sequence[str]) -> dict[str, dict[str, float]]:
     """Predict `inference_params.input_path` and score what the run held out of it, by target."""
     resolved: Task = load_task(task, overrides).task
-    run_inference(resolved, overwrite=True)
+    run_inference(resolved, options=RunOptions(overwrite=True))
     return evaluate(resolved)
 
 

@@ -2,20 +2,30 @@
 
     python benchmarks/house.py            # the figures
     python benchmarks/house.py --list     # and what they count, by name
+    python benchmarks/house.py --walk     # and those of a task on its way through `infer`
 
-The code is read, not run. "Code lines" leave out blank lines, comments and docstrings.
+The code is read; only `--walk` runs it, on a tiny network. "Code lines" leave out blank lines,
+comments and docstrings.
 """
 
 import argparse
 import ast
 import io
+import json
 import re
+import sys
+import tempfile
+import threading
 import tokenize
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
+from types import FrameType
 
 PACKAGE = Path(__file__).resolve().parents[1] / "vcmodels"
 SHORT = 60
@@ -97,6 +107,94 @@ def parameters(function: Definition) -> list[str]:
     return [name for name in names if name not in ("self", "cls")]
 
 
+@dataclass
+class Walk:
+    """Where a whole task goes, from the call of `infer` until the first chunk is written."""
+
+    task_type: type
+    rows: dict[str, int]
+    """Of each package, counted from the top."""
+    rooms: list[str] = field(default_factory=list)
+    """Modules of the functions that get the task, in the order of the calls; twice if it returns."""
+    is_on: bool = False
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
+        """As `sys.setprofile` takes it."""
+        name = str(frame.f_globals.get("__name__"))
+        if event != "call" or not name.startswith("vcmodels."):
+            return
+        function = frame.f_code.co_name
+        if (name, function) == ("vcmodels.cli.infer", "infer"):
+            self.is_on = True
+        elif (name, function) == ("vcmodels.volumes.writer", "write"):
+            self.is_on = False
+        if self.is_on and self.rooms[-1:] != [name] and self._has_task(frame):
+            self.rooms.append(name)
+
+    def climbs(self) -> list[str]:
+        """The steps from one of these rooms into one of a higher row."""
+        steps = pairwise(self.rooms)
+        return [f"{old} -> {new}" for old, new in steps if self._row(new) < self._row(old)]
+
+    def _row(self, module: str) -> int:
+        return self.rows[module.split(".")[1]]
+
+    def _has_task(self, frame: FrameType) -> bool:
+        code = frame.f_code
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        given = [frame.f_locals.get(name) for name in names if name not in ("self", "cls")]
+        return any(isinstance(value, self.task_type) for value in given)
+
+
+def walk() -> Walk:
+    """Train a tiny network, predict with it, and follow the task."""
+    from vcmodels.cli import main
+    from vcmodels.config import Task
+    from vcmodels.phantom import write_phantom
+
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    rows = {name: row for row, text in enumerate(layers) for name in text.split(" | ")}
+    watch = Walk(Task, rows)
+    with tempfile.TemporaryDirectory() as folder:
+        scan, said = f"{folder}/scan.zarr", io.StringIO()
+        write_phantom(scan, shape=(24, 96, 56), seed=0, chunks=(16, 16, 16))
+        steps = {"max_epoch": 1, "max_steps_per_epoch": 1, "max_val_steps_per_epoch": 1}
+        volume = {"input": f"{scan}/ct", "sheet": f"{scan}/sheet"}
+        task = {
+            "tr_params": {
+                "model_name": "tiny",
+                "ckpt_out_base": f"{folder}/run",
+                **steps,
+                "patch_size": [16, 16, 16],
+                "num_dataloader_workers": 0,
+                "warmup_steps": 1,
+            },
+            "model_config": {"f_maps": [4, 8]},
+            "inference_params": {"input_path": f"{scan}/ct", "output_dir": f"{folder}/out"},
+            "dataset_config": {
+                "min_bbox_percent": 0.1,
+                "min_labeled_ratio": 0.01,
+                "volume_paths": [volume],
+                "targets": {"sheet": {"kind": "binary", "ignore_label": 2}},
+            },
+        }
+        path = Path(folder) / "task.json"
+        path.write_text(json.dumps(task))
+        with redirect_stdout(said), redirect_stderr(said):
+            main(["train", str(path)])
+            sys.setprofile(watch)
+            threading.setprofile(watch)
+            try:
+                code = main(["infer", str(path)])
+            finally:
+                sys.setprofile(None)
+                threading.setprofile(None)
+    if code or watch.is_on or not watch.rooms:
+        sys.exit(f"the prediction failed:\n{said.getvalue()}")
+    return watch
+
+
 def shown(name: str, value: object, must: str) -> None:
     print(f"{name:<62} {value!s:>16}   {must}")  # noqa: T201
 
@@ -104,7 +202,9 @@ def shown(name: str, value: object, must: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--list", action="store_true", help="name what is counted")
-    details = parser.parse_args().list
+    parser.add_argument("--walk", action="store_true", help="predict, and follow the task")
+    options = parser.parse_args()
+    details = options.list
     every = read_modules()
     rooms = [m for m in every if m.path.name != "__init__.py"]
     importers: dict[str, set[str]] = defaultdict(set)
@@ -164,13 +264,20 @@ def main() -> None:
     )
     shown(f"functions with more than {MOST_PARAMETERS} parameters", len(wide), "<= 3")
     shown("code lines", total, "<= 20,300")
+    watch = walk() if options.walk else None
+    if watch is not None:
+        rooms = f"{len(watch.rooms)} ({len(set(watch.rooms))} different)"
+        shown("rooms that a task enters, from infer to a chunk", rooms, "<= 22")
+        shown("  steps into a higher row", len(watch.climbs()), "<= 6")
     if details:
         for title, names in (
             ("small", small), ("task", tasks), ("model_copy", copies), ("splits.json", splits),
             ("twice", [f"{n}: {', '.join(h)}" for n, h in twice.items()]), ("cut", cut),
             ("wide", wide), ("longest", [longest[1]]),
+            ("rooms", watch.rooms if watch else ()), ("climbs", watch.climbs() if watch else ()),
         ):  # fmt: skip
-            print(f"\n{title}:", *sorted(names), sep="\n  ")  # noqa: T201
+            ordered = names if title in ("rooms", "climbs") else sorted(names)
+            print(f"\n{title}:", *ordered, sep="\n  ")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -33,14 +33,15 @@ from numcodecs import Zstd
 from torch import Tensor, nn
 from zarr.storage import LocalStore
 
-from vcmodels.checkpoint import Predictor
+from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.devices import keep_freed_memory
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference import predict
+from vcmodels.inference import InferenceReport, RunOptions, predict_request, request_of
 from vcmodels.inference.job import prepare
 from vcmodels.inference.network import Forward
+from vcmodels.reporting import Silent
 from vcmodels.volumes import create_array, open_volume
 
 CHUNK = 64
@@ -98,14 +99,28 @@ def make_task(folder: Path, patch: int, targets: dict[str, Any], **inference: An
     return task
 
 
-def make_predictor(task: Task, network: nn.Module | None = None) -> Predictor:
+def make_network(task: Task, network: nn.Module | None = None) -> TrainedNetwork:
     patch = task.tr_params.patch_size
     torch.manual_seed(0)
     module = network or task.model.build(1, HEADS, patch, (1.0, 1.0, 1.0))
-    return Predictor(
+    return TrainedNetwork(
         module.eval(), task, dict(task.dataset_config.targets), Normalization("none"), patch,
         (1.0, 1.0, 1.0), 1, "0" * 64, Path("benchmark"),
     )  # fmt: skip
+
+
+def predict(
+    task: Task, network: TrainedNetwork, *, overwrite: bool = False, dry_run: bool = False
+) -> InferenceReport:
+    options = RunOptions(overwrite=overwrite, dry_run=dry_run)
+    return predict_request(request_of(task, (network,)), options)
+
+
+def prepared(task: Task, network: TrainedNetwork) -> Forward:
+    """One network and one view, as a run would use them."""
+    forward = prepare(request_of(task, (network,)), Silent()).pipeline.forward
+    assert isinstance(forward, Forward)
+    return forward
 
 
 @contextmanager
@@ -134,7 +149,7 @@ def machinery() -> None:
                 costs = []
                 for _ in range(4):  # the first one imports
                     cpu = time.process_time()
-                    report = predict(task, make_predictor(task, Null()), overwrite=True)
+                    report = predict(task, make_network(task, Null()), overwrite=True)
                     costs.append((time.process_time() - cpu) / report.patches * 1e3)
                 emit(
                     "machinery", heads=name, patch=patch, overlap=overlap, pyramid=pyramid,
@@ -186,20 +201,19 @@ def overhead(size: int = 256) -> None:
         for manner in manners:
             with scratch() as folder:
                 make_input(folder, (size, size, size))
-                predictor = make_predictor(make_task(folder, patch, TARGETS))
+                network = make_network(make_task(folder, patch, TARGETS))
                 whole, one, first = (
                     make_task(folder, patch, TARGETS, overlap=overlap, bbox=box, **manner)
                     for box in (None, [[0, 16]] * 3, [[0, 16]] * 3)
                 )
-                predict(first, predictor, overwrite=True)  # fills caches
-                forward = prepare(whole, predictor, emit_note).forward
-                assert isinstance(forward, Forward)  # one network, one view
+                predict(first, network, overwrite=True)  # fills caches
+                forward = prepared(whole, network)
                 noise = torch.randn(1, 1, patch, patch, patch)
                 bare = [cpu_of(lambda f=forward, n=noise: f.logits(n), 6)]
                 costs: list[tuple[int, float]] = []
                 for task in (one, whole):
                     cpu = time.process_time()
-                    report = predict(task, predictor, overwrite=True)
+                    report = predict(task, network, overwrite=True)
                     costs.append((report.patches, time.process_time() - cpu))
                 bare.append(cpu_of(lambda f=forward, n=noise: f.logits(n), 6))
                 each = (costs[1][1] - costs[0][1]) / (costs[1][0] - costs[0][0])
@@ -215,12 +229,11 @@ def passes() -> None:
     for patch, rounds in ((64, 7), (96, 3), (128, 3)):
         with scratch() as folder:
             make_input(folder, (patch, patch, patch))
-            predictor = make_predictor(make_task(folder, patch, TARGETS))
-            networks: dict[str, Callable[[Tensor], object]] = {"as trained": predictor.module}
+            trained = make_network(make_task(folder, patch, TARGETS))
+            networks: dict[str, Callable[[Tensor], object]] = {"as trained": trained.module}
             for amp in ("off", "bf16"):
                 task = make_task(folder, patch, TARGETS, amp=amp, compile=False)
-                forward = prepare(task, predictor, emit_note).forward
-                assert isinstance(forward, Forward)  # one network, one view
+                forward = prepared(task, trained)
                 networks[f"fused, amp {amp}"] = forward.logits
             noise = torch.randn(1, 1, patch, patch, patch)
             with torch.inference_mode():
@@ -231,10 +244,6 @@ def passes() -> None:
             for name in networks:
                 cost = statistics.median(turn[name] for turn in turns)
                 emit("passes", patch=patch, network=name, cpu_ms=round(cost * 1e3))
-
-
-def emit_note(line: str) -> None:
-    emit("note", text=line)
 
 
 class Logits(nn.Module):
@@ -259,7 +268,7 @@ def peers(python: str, size: int = 256, overlap: float = 0.25) -> None:
             make_input(folder, (size, size, size))
             volume = open_volume(str(folder / "in.zarr/raw"), key="in")
             np.save(folder / "in.npy", volume.read(volume.box)[0])
-            network = Logits(make_predictor(make_task(folder, patch, TARGETS)).module)
+            network = Logits(make_network(make_task(folder, patch, TARGETS)).module)
             example = torch.zeros(1, 1, patch, patch, patch)
             torch.export.save(torch.export.export(network, (example,)), folder / "net.pt2")
             ours = f"import inference as b; b.predict_alone({str(folder)!r}, {patch}, {overlap})"
@@ -300,9 +309,9 @@ def predict_alone(folder: str, patch: int, overlap: float) -> None:
     """In a process of its own: predict with default settings, but for the threads."""
     torch.set_num_threads(1)
     task = make_task(Path(folder), patch, TARGETS, overlap=overlap)
-    predictor = make_predictor(task)
+    network = make_network(task)
     cpu = time.process_time()
-    report = predict(task, predictor)
+    report = predict(task, network)
     emit("alone", windows=report.patches, cpu_s=time.process_time() - cpu)
 
 
@@ -320,12 +329,12 @@ def grow(folder: str, limit: float | str, shape: Shape) -> None:
     """In a process of its own: predict, and tell how much memory that took at most."""
     settings = {"amp": "off", "compile": False, "memory": limit}
     small = make_task(Path(folder), 64, PLAIN, bbox=[[0, 64]] * 3, **settings)
-    predict(small, make_predictor(small, Null()), overwrite=True)
+    predict(small, make_network(small, Null()), overwrite=True)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = resident("VmRSS")
     task = make_task(Path(folder), 64, PLAIN, **settings)
-    report = predict(task, make_predictor(task, Null()), overwrite=True)
-    plan = predict(task, make_predictor(task, Null()), dry_run=True).estimate
+    report = predict(task, make_network(task, Null()), overwrite=True)
+    plan = predict(task, make_network(task, Null()), dry_run=True).estimate
     assert plan is not None
     emit(
         "memory", shape=shape, memory=limit, growth_mib=resident("VmHWM") - before,
@@ -349,7 +358,7 @@ def identity() -> None:
             for overlap in (0, 0.25, 0.5, 0.75):
                 settings = {"overlap": overlap, "output_type": "float32", "compile": False}
                 task = make_task(folder, 64, PLAIN, **settings)
-                predict(task, make_predictor(task, Null()), overwrite=True)
+                predict(task, make_network(task, Null()), overwrite=True)
                 out = open_volume(str(folder / "out/net.zarr/normals/0"), key="out", channels=3)
                 error = float(np.abs(out.read(out.box) - expected).max())
                 emit("identity", shape=shape, overlap=overlap, largest_error=error)
@@ -377,7 +386,7 @@ def chunks() -> None:
             put.clear()
             task = make_task(folder, 64, PLAIN, overlap=overlap, amp="off", compile=False)
             LocalStore.get, LocalStore.set = counting_get, counting_set
-            predict(task, make_predictor(task, Null()), overwrite=True)
+            predict(task, make_network(task, Null()), overwrite=True)
             LocalStore.get, LocalStore.set = get, set_
             emit(
                 "chunks", overlap=overlap, decoded_per_chunk=sum(got.values()) / len(got),
@@ -396,12 +405,12 @@ def workers() -> None:
     with scratch() as folder:
         make_input(folder, (512, 128, 128))
         task = make_task(folder, 64, TARGETS, threads=1)
-        predictor = make_predictor(task)
+        request = request_of(task, (make_network(task),))
         walls: list[float] = []
         for count in (1, 2):
             with dask_client(f"local:{count}") as client:
-                predict_on_cluster(task, predictor, client, overwrite=True)
-                report = predict_on_cluster(task, predictor, client, overwrite=True)
+                predict_on_cluster(request, client, RunOptions(overwrite=True))
+                report = predict_on_cluster(request, client, RunOptions(overwrite=True))
             walls.append(report.seconds)
             emit("workers", workers=count, windows=report.patches, wall_s=report.seconds)
         emit("workers", times_faster=walls[0] / walls[1])
@@ -420,7 +429,7 @@ def sparse(side: int = 10_000, present: int = 1_000) -> None:
         task = make_task(folder, 64, PLAIN, amp="off")
         before = resident("VmRSS")
         cpu, wall = time.process_time(), time.perf_counter()
-        report = predict(task, make_predictor(task, Null()))
+        report = predict(task, make_network(task, Null()))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         emit(
             "sparse", voxels=side**3, chunks=present, windows=report.patches, cpu_s=cpu, wall_s=wall,

@@ -28,7 +28,7 @@ from zarr.storage import LocalStore
 
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.patches.cache import document, read_rows
-from vcmodels.patches.density import PatchDensity, PatchGrid, patch_density, patch_grid
+from vcmodels.patches.density import CandidateGrid, PatchDensity, patch_density, patch_grid
 from vcmodels.patches.find import PatchList
 from vcmodels.patches.index import LabelIndex, cell_shape
 from vcmodels.patches.index_build import Indexer, Wanted, decoding_threads
@@ -238,7 +238,7 @@ def decode_all(label: Volume) -> None:
 
 def first_pass(
     label: Volume, kept: Path | None, patch: Shape = PATCH, stride: Shape = STRIDE
-) -> tuple[LabelIndex, tuple[PatchDensity, PatchGrid]]:
+) -> tuple[LabelIndex, tuple[PatchDensity, CandidateGrid]]:
     """All that a new process does: list, look into the store, decode, answer."""
     fresh = open_label(Path(label.location))
     cell = cell_shape(patch, stride)
@@ -256,7 +256,7 @@ def ask(index: LabelIndex) -> np.ndarray:
     return qualifying(patch_density(index, grid), grid)
 
 
-def qualifying(density: PatchDensity, grid: PatchGrid, *, of_patch: bool = False) -> np.ndarray:
+def qualifying(density: PatchDensity, grid: CandidateGrid, *, of_patch: bool = False) -> np.ndarray:
     """Origins (n, 3) of the patches that meet the thresholds."""
     share = density.box / grid.patch_voxels
     whole = grid.patch_voxels if of_patch else density.box

@@ -32,11 +32,12 @@ from vcmodels.config import Task, parse_task
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.patches.sizes import open_planned
+from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.reporting import Silent
 from vcmodels.samples import workers as data_workers
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.loader import Batch, batches
+from vcmodels.samples.training_set import augmented_set
 from vcmodels.training import train
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
@@ -125,8 +126,8 @@ def make_dataset(task: Task, step: int) -> PatchDataset:
     region, patch = volumes[0].region, task.tr_params.patch_size
     axes = [range(0, n - p + 1, step) for n, p in zip(region.shape, patch, strict=True)]
     rows = np.array([[0, *origin] for origin in product(*axes)])
-    fitted = fit_normalization(task, volumes, [region])
-    return PatchDataset(task, volumes, rows, [region], fitted, seed=0, augment=True)
+    fitted = fit_normalization(task.dataset_config.normalization, volumes, [region])
+    return augmented_set(Resolved(task, volumes), rows, [region], fitted)
 
 
 def loader(options: argparse.Namespace) -> None:
@@ -210,9 +211,9 @@ class Bare(nn.Module):
 
 def make_learner(task: Task, amp: str, *, compiled: bool) -> Learner:
     torch.manual_seed(0)
-    changed = {"tr_params": task.tr_params.model_copy(update={"amp": amp})}
+    settings = task.tr_params.model_copy(update={"amp": amp})
     network = task.model.build(1, task.heads, task.tr_params.patch_size, (1.0, 1.0, 1.0))
-    learner = Learner(network, task.model_copy(update=changed), 10_000, CPU)
+    learner = Learner(network, task.dataset_config.targets, settings, CPU)
     if compiled:
         learner.compile(lambda line: emit("note", line=line))
     return learner
@@ -232,7 +233,7 @@ def step(options: argparse.Namespace) -> None:
         task = make_task(entry, folder, options.patch)
         dataset = make_dataset(task, 32)
         learner = make_learner(task, "auto", compiled=options.compiled)
-        feed = Feed(dataset, None, task, CPU, World())
+        feed = Feed(dataset, None, task.tr_params, CPU, World())
         ready = next(iter(feed.train_batches(0, 1)))
         bare = Bare(learner)
         for _ in range(2):
@@ -280,7 +281,9 @@ def speed(options: argparse.Namespace) -> None:
     with scratch() as folder:
         entry = make_store(folder / "a.zarr", 128, 64, ("raw", "sheet", "normals"))
         task = make_task(entry, folder, options.patch, num_dataloader_workers=0)
-        (ready,) = Feed(make_dataset(task, 32), None, task, CPU, World()).train_batches(0, 1)
+        (ready,) = Feed(make_dataset(task, 32), None, task.tr_params, CPU, World()).train_batches(
+            0, 1
+        )
         eager = make_learner(task, "off", compiled=False)
         ours = make_learner(task, "auto", compiled=True)
         losses, gradients = [], []
@@ -398,7 +401,7 @@ def planner(options: argparse.Namespace) -> None:
             each.write(Box((0, 0, 0), corner), np.ones((1, *corner), np.uint8))
         task = make_task({"input": array.location, "sheet": label.location}, folder, 0)
         planned: list[Task] = []
-        cpu, wall = timed(lambda: planned.append(open_planned(task, Silent(), None)[0]))
+        cpu, wall = timed(lambda: planned.append(resolve(task, recorded=None).task))
         settings = planned[0].tr_params
         emit(
             "planner", cpu_s=cpu, wall_s=wall, patch=settings.patch_size, batch=settings.batch_size

@@ -95,7 +95,7 @@ def _verified_body(path: Path) -> tuple[bytes, str]:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise CheckpointError(str(path), "no such file", "check checkpoint_path") from error
+        raise CheckpointError(str(path), "no such file", "check the path") from error
     except OSError as error:
         raise CheckpointError(str(path), f"cannot be read ({error.strerror})") from error
     body, trailer = data[:-TRAILER_LENGTH], data[-TRAILER_LENGTH:]
@@ -158,8 +158,8 @@ def refuse_not_finite(weights: Mapping[str, Tensor], source: str) -> None:
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """All that prediction needs, from the checkpoint alone."""
+class TrainedNetwork:
+    """All that prediction needs, from one checkpoint alone."""
 
     module: nn.Module
     """In eval mode, with the averaged (EMA) weights if the run kept them."""
@@ -171,11 +171,9 @@ class Predictor:
     in_channels: int
     sha256: str
     path: Path
-    others: tuple["Predictor", ...] = ()
-    """Further networks of an ensemble, whose predictions are averaged with those of this one."""
 
 
-def build_predictor(checkpoint: Checkpoint) -> Predictor:
+def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
     """Rebuild the network of a checkpoint and load its weights.
 
     Raises:
@@ -194,7 +192,7 @@ def build_predictor(checkpoint: Checkpoint) -> Predictor:
     assert math.prod(patch) > 0
     module = task.model.build(in_channels, heads, patch, spacing)
     load_weights(module, weights, str(checkpoint.path))
-    return Predictor(
+    return TrainedNetwork(
         module.eval(),
         task,
         targets,

@@ -8,19 +8,18 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import config
 
 from vcmodels.errors import RefusedError
+from vcmodels.section import Amp
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
-
-Amp = Literal["auto", "off", "bf16", "fp16"]
 
 
 def choose_device(wanted: str | int, key: str) -> torch.device:

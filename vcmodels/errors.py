@@ -1,4 +1,4 @@
-"""Errors that a user can mend; the command line prints them as one line, without a traceback.
+"""Errors that a user can fix; the command line prints them as one line, without a traceback.
 
 A broken assumption of ours is an `assert` or a crash, never one of these.
 """
@@ -15,7 +15,7 @@ class VcmodelsError(Exception):
 
     exit_code = 1
     is_told = False
-    """Whether another process of the same job says it."""
+    """Whether another process of the same job reports it."""
 
     def __init__(self, subject: str, found: str, remedy: str = "") -> None:
         self.subject, self.found, self.remedy = subject, found, remedy
@@ -50,3 +50,22 @@ class OutputError(RefusedError):
 
 class RunError(VcmodelsError):
     """A failure while running; what was finished is kept and the same command resumes (exit 1)."""
+
+
+class FaultError(ValueError):
+    """What is wrong with one value of a task file; whoever knows its key makes a `TaskError` of it.
+
+    A `ValueError`, because pydantic collects those that a validator raises.
+
+    Args:
+        found: what was found, with the offending value.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, found: str, remedy: str) -> None:
+        self.found, self.remedy = found, remedy
+        super().__init__(f"{found}; {remedy}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Pickle by the two parts, as the errors above."""
+        return type(self), (self.found, self.remedy)

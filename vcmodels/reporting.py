@@ -11,19 +11,19 @@ from typing import Any, Protocol
 Record = dict[str, Any]
 """JSON values by name: what was done since the record before."""
 Advance = Callable[[float, str], None]
-"""Called with the amount of work just done and a short text to show beside the bar."""
+"""Called with the amount of work just done and a short text to show next to the bar."""
 
 
 def is_follower() -> bool:
     """Whether this is one of several processes of a job (torchrun's, say) but not the first.
 
-    The first speaks for all: what every one of them would say, it alone does.
+    The first speaks for all: what each of them would say, only the first says.
     """
     return os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def is_told_on_this_host() -> bool:
-    """Whether another process of the job says what is refused before they have met.
+    """Whether another process of the job reports what is refused before they have met.
 
     What is refused then is the same for all processes of a host: a task file, a device.
     """
@@ -34,7 +34,7 @@ class Reporter(Protocol):
     """Where lines and progress go."""
 
     def say(self, line: str) -> None:
-        """Tell one line."""
+        """Report one line."""
         ...
 
     def bar(self, name: str, total: float) -> AbstractContextManager[Advance]:

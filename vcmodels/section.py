@@ -1,6 +1,6 @@
 """The base of every block of the task file."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,3 +25,5 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Extent = Annotated[int, Field(ge=1, le=65536)]
 PatchShape = tuple[Extent, Extent, Extent]
 """Length along (z, y, x), in voxels."""
+Amp = Literal["auto", "off", "bf16", "fp16"]
+"""Precision of a network's convolutions."""

@@ -1,4 +1,4 @@
-"""Faults of scanners, of volumes and of single slices: where they are and what they leave alone."""
+"""Faults of scanners, of volumes and of single slices: where they are and what they leave as it is."""
 
 import numpy as np
 import pytest

@@ -93,7 +93,7 @@ def test_histogram_shift_moves_control_points_by_up_to_half_their_distance():
 
 
 def test_histogram_shift_is_smooth():
-    """Its slope does not jump at the control points, as that of joined lines would."""
+    """Its slope does not jump at the control points, as the slope of joined lines would."""
     ramp = np.linspace(0, 1, 20001, dtype=np.float32).reshape(1, 1, 1, -1)
     bent = change(HistogramShift(points=(3, 3), strength=(1, 1)), ramp)[0, 0, 0].astype(np.float64)
     slope = np.diff(bent[::20]) / np.diff(ramp[0, 0, 0, ::20].astype(np.float64))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,45 +122,72 @@ def test_a_quiet_training_says_errors_alone(task_file, sheet_task, capsys):
     assert (out, err.count("\n")) == ("", 1)
 
 
+def replace_prediction(monkeypatch, predict_request):
+    """Put a function in the place of the prediction; the request that it gets is the task's params.
+
+    Returns:
+        A list of the checkpoints that are loaded for it.
+    """
+    loaded = []
+
+    def load_predictor(*paths):
+        loaded.extend(paths)
+        return SimpleNamespace(networks=())
+
+    monkeypatch.setattr("vcmodels.inference.ensemble.choose_checkpoints", chosen_checkpoints)
+    monkeypatch.setattr(vcmodels.inference, "load_predictor", load_predictor)
+    monkeypatch.setattr(vcmodels.inference, "request_of", lambda task, _: task.inference_params)
+    monkeypatch.setattr(vcmodels.inference, "predict_request", predict_request)
+    return loaded
+
+
+def chosen_checkpoints(_task, named=None, **_options):
+    return [Path.cwd() / name for name in named or ["best.pth"]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_inference_says_so_and_exits_by_the_signal(
     task_file, sheet_task, monkeypatch, capsys, number
 ):
-    def run_inference(task, *, should_stop, **_options):
-        assert not should_stop()
+    def predict_request(_request, options):
+        assert not options.should_stop()
         os.kill(os.getpid(), number)
-        assert should_stop()
-        return vcmodels.inference.InferenceReport(task.run_dir, is_through=False)
+        assert options.should_stop()
+        return vcmodels.inference.InferenceReport(Path("out"), is_through=False)
 
-    monkeypatch.setattr(vcmodels.inference, "run_inference", run_inference)
+    replace_prediction(monkeypatch, predict_request)
     assert main(["infer", str(task_file(sheet_task))]) == 128 + number
     assert "stopped; the same command continues" in capsys.readouterr().out
 
 
 def test_a_signal_before_the_first_prediction_leaves_at_once(task_file, sheet_task, monkeypatch):
-    def run_inference(*_arguments, **_options):
+    def predict_request(_request, _options):
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the process should have left")
 
-    monkeypatch.setattr(vcmodels.inference, "run_inference", run_inference)
+    replace_prediction(monkeypatch, predict_request)
     with pytest.raises(SystemExit, match="143"):
         main(["infer", str(task_file(sheet_task))])
 
 
 def test_infer_passes_its_options_on(task_file, sheet_task, monkeypatch, capsys):
-    seen = {}
+    seen = []
 
-    def run_inference(task, **options):
-        seen.update(options)
-        return vcmodels.inference.InferenceReport(task.run_dir, {"sheet": Path("o/sheet")}, 5)
+    def predict_request(request, options):
+        seen.append((request, options))
+        return vcmodels.inference.InferenceReport(Path("o"), {"sheet": Path("o/sheet")}, 5)
 
-    monkeypatch.setattr(vcmodels.inference, "run_inference", run_inference)
+    loaded = replace_prediction(monkeypatch, predict_request)
     path = str(task_file(sheet_task))
     assert main(["infer", path, "--checkpoint", "c.pth", "--overwrite", "--dry-run"]) == 0
-    assert (seen["checkpoint"], seen["overwrite"], seen["dry_run"]) == (["c.pth"], True, True)
+    assert loaded == [Path.cwd() / "c.pth"]
+    (request, options), *_ = seen
+    assert (request.output_dir, options.overwrite, options.dry_run) == (
+        sheet_task["inference_params"]["output_dir"], True, True,
+    )  # fmt: skip
     assert "sheet: o/sheet" in capsys.readouterr().out
-    assert main(["infer", path, "--part", "2/3"]) == 0
-    assert seen["part"] == vcmodels.inference.Part(2, 3)
+    assert main(["infer", path, "--checkpoint", "c.pth", "--part", "2/3"]) == 0
+    assert seen[1][1].part == vcmodels.inference.Part(2, 3)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +204,6 @@ def test_infer_passes_its_options_on(task_file, sheet_task, monkeypatch, capsys)
 def test_parts_and_devices_that_make_no_sense_are_refused(
     task_file, sheet_task, monkeypatch, capsys, options, message
 ):
-    monkeypatch.setattr(vcmodels.inference, "load_predictor", lambda *_: None)
     assert main(["infer", str(task_file(sheet_task)), *options]) == 2
     assert message in capsys.readouterr().err
 
@@ -273,7 +300,7 @@ def test_help_imports_nothing_heavy():
 def test_the_doors_lead_to_the_commands(door):
     done = run_python(*door, cwd=ROOT)
     assert done.returncode == 2
-    assert "Missing argument 'TASK'" in done.stderr
+    assert "Missing argument 'TASK" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

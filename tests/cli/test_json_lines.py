@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import vcmodels.inference
-from tests.cli.test_app import Terminal
+from tests.cli.test_app import Terminal, replace_prediction
 from vcmodels.cli import main
 from vcmodels.cli.console import Console, Errors, JsonLines
 from vcmodels.errors import RefusedError
@@ -75,11 +74,11 @@ def test_commands_whose_stdout_is_their_result_put_no_records_there(capsys):
 
 
 def test_infer_logs_to_the_file_that_is_named(tmp_path, task_file, sheet_task, monkeypatch, capsys):
-    def fake(_task, *, reporter, **_options):
-        reporter.record({"patches": 7})
+    def predict_request(_request, options):
+        options.reporter.record({"patches": 7})
         return InferenceReport(Path("out"))
 
-    monkeypatch.setattr(vcmodels.inference, "run_inference", fake)
+    replace_prediction(monkeypatch, predict_request)
     path, log = str(task_file(sheet_task)), tmp_path / "log"
     assert main(["infer", path, "--log-json", str(log)]) == 0
     assert log.read_text() == '{"patches": 7}\n'

@@ -1,11 +1,14 @@
 import copy
+import pickle
 import re
 
 import pytest
+from torch import nn
 
 from vcmodels.config import parse_task
-from vcmodels.config.messages import dotted, nearest, shown
-from vcmodels.errors import TaskError
+from vcmodels.config.messages import Fault, dotted, fault_at, nearest, shown
+from vcmodels.config.values import check_name, check_target_name
+from vcmodels.errors import FaultError, TaskError
 
 TRAINING, INFERENCE = "tr_params", "inference_params"
 TARGETS, VOLUMES = "dataset_config.targets", "dataset_config.volume_paths"
@@ -178,3 +181,37 @@ def test_paths_and_values_are_shown_on_one_short_line():
 def test_the_nearest_key_disregards_case_and_dashes():
     assert nearest("PATCH-SIZE", ["batch_size", "patch_size"]) == "patch_size"
     assert nearest("zzz", ["batch_size"]) is None
+
+
+def test_what_a_check_found_and_its_remedy_are_never_cut_apart():
+    refused = pickle.loads(pickle.dumps(FaultError("a; b. c", "d; e")))
+    assert str(refused) == "a; b. c; d; e"
+    assert fault_at(("k", 0), refused, "correct it") == Fault(("k", 0), "a; b. c", "d; e")
+    plain = fault_at(("k",), ValueError("a; b. c"), "correct it")
+    assert plain == Fault(("k",), "a; b. c", "correct it")
+
+
+def test_a_target_that_tr_params_does_not_suit_is_told_what_to_change(good):
+    config = good["dataset_config"]
+    config["targets"] = {"t": {"kind": "boundary", "derive": "ids"}}
+    config["volume_paths"] = [{"input": "a.zarr", "ids": "b.zarr"}]
+    good["tr_params"] |= {"dilate_label": 2, "ignore_label": None}
+    text = 'targets.t: a derived boundary is grown by "width"; leave out dilate_label'
+    with pytest.raises(TaskError, match=f"{re.escape(text)}$"):
+        parse_task(good, "task.json")
+
+
+def test_the_remedy_of_a_check_ends_its_message(good):
+    good["inference_params"]["bbox"] = [[0, 4], [9, 4], [0, 4]]
+    text = r"^inference_params\.bbox: \[9, 4\) is empty along y; give start < end$"
+    with pytest.raises(TaskError, match=text):
+        parse_task(good, "task.json")
+
+
+def test_what_torch_uses_itself_names_no_target(good):
+    used = [name for name in dir(nn.ModuleDict()) if check_name(name)]
+    assert len(used) > 50
+    for name in [*used, "_apply"]:
+        with pytest.raises(FaultError, match=r"torch cannot name|reserved"):
+            check_target_name(name)
+    assert check_target_name("_sheet") == "_sheet"

@@ -5,23 +5,23 @@ from pathlib import Path
 import pytest
 
 from vcmodels.config import load_task, task_schema
-from vcmodels.config.schema import document, document_losses
+from vcmodels.config.schema import loss_page, task_page
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_documentation_is_current():
     page = (ROOT / "docs" / "task-file.md").read_text(encoding="utf-8")
-    assert page == document(task_schema()), "run: vcmodels schema --markdown > docs/task-file.md"
+    assert page == task_page(task_schema()), "run: vcmodels schema --markdown > docs/task-file.md"
 
 
 def test_the_page_of_losses_is_current():
     page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
-    assert page == document_losses(), "run: vcmodels schema --losses > docs/losses.md"
+    assert page == loss_page(), "run: vcmodels schema --losses > docs/losses.md"
 
 
 def test_every_key_is_documented():
-    page = document(task_schema())
+    page = task_page(task_schema())
     assert "|  |\n" not in page
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 100

@@ -7,9 +7,11 @@ from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes, settle_groups, units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
-from vcmodels.patches.find import find_patches
-from vcmodels.patches.folds import all_folds, fold_volumes
+from vcmodels.patches.find import PatchCriteria, find_patches
+from vcmodels.patches.folds import all_folds
+from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.split import split_patches
+from vcmodels.reporting import Silent
 from vcmodels.volumes import create_array
 from vcmodels.volumes.location import parent
 
@@ -21,6 +23,11 @@ def volume(number, group, voxels, split=None):
         f"v{number}", f"dataset_config.volume_paths.{number}", (), {}, None, None, region, split,
         1.0, (1.0, 1.0, 1.0), None, {}, group,
     )  # fmt: skip
+
+
+def divided(task, volumes):
+    indexer = Indexer(None, Silent())
+    return all_folds(task.tr_params, volumes, PatchCriteria.of(task), indexer)
 
 
 def with_folds(task, seed=0, **folds):
@@ -50,13 +57,11 @@ def test_no_group_is_on_both_sides_and_each_is_validated_on_once(
     free = [v for v in volumes if v.split is None]
     if free and len({v.group or v.name for v in free}) < count:
         with pytest.raises(TaskError, match=f"cannot be divided into {count} folds"):
-            all_folds(task, volumes)
+            divided(task, volumes)
         return
-    found = all_folds(task, volumes)
+    found = divided(task, volumes)
     assert len(found) == count
-    for index, parts in enumerate(found):
-        one = with_folds(task, seed, count=count, by="volume", index=index)
-        assert fold_volumes(one, volumes) == parts  # alone, as all together
+    for parts in found:
         sides = {}
         for part in parts:
             sides.setdefault(part.group or part.name, set()).add(part.split)
@@ -74,7 +79,7 @@ def test_folds_of_groups_hold_about_as_many_voxels(make_task):
     task = with_folds(make_task([{"input": "i", "sheet": "s"}]), count=4, by="group")
     held = [
         sum(v.region.shape[2] for v in parts if v.split == "val")
-        for parts in all_folds(task, volumes)
+        for parts in divided(task, volumes)
     ]
     largest = max(sum(v.region.shape[2] for v in volumes[n : n + 3]) for n in range(0, 30, 3))
     assert max(held) - min(held) <= largest
@@ -97,7 +102,7 @@ def test_units_are_groups_in_the_order_of_their_first_volume():
 def test_folds_that_would_divide_a_group_are_refused(make_task, groups, folds, match):
     volumes = [volume(n, group, 90) for n, group in enumerate(groups)]
     with pytest.raises(TaskError, match=match):
-        all_folds(with_folds(make_task([{"input": "i", "sheet": "s"}]), **folds), volumes)
+        divided(with_folds(make_task([{"input": "i", "sheet": "s"}]), **folds), volumes)
 
 
 def test_a_group_of_two_sides_is_refused():
@@ -122,7 +127,7 @@ def test_an_ordinary_split_divides_groups_as_wholes(make_task, entries):
     for seed in range(6):
         task = make_task(entries, seed=seed, tr_val_split=0.5)
         volumes = open_volumes(task)
-        split = split_patches(task, volumes, find_patches(task, volumes))
+        split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
         sides = [
             (a is not None, b is not None)
             for a, b in zip(split.train_regions, split.val_regions, strict=True)
@@ -136,13 +141,13 @@ def test_what_leaves_a_group_on_no_side_is_refused(make_task, entries):
     task = make_task(entries, split_mode="random")
     volumes = open_volumes(task)
     with pytest.raises(TaskError, match=r'split_mode: is "random", and the patches of group a'):
-        split_patches(task, volumes, find_patches(task, volumes))
+        split_patches(task.tr_params, volumes, find_patches(task, volumes))
     for entry in entries:
         entry["group"] = "a"
     task = make_task(entries)
     volumes = open_volumes(task)
     with pytest.raises(TaskError, match="the only one with patches, a, cannot be divided"):
-        split_patches(task, volumes, find_patches(task, volumes))
+        split_patches(task.tr_params, volumes, find_patches(task, volumes))
 
 
 def test_the_group_can_be_an_attribute_of_the_volume_or_the_group_around_it(make_task, tmp_path):

@@ -13,9 +13,10 @@ from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches.find import find_patches
+from vcmodels.patches.resolve import Resolved
 from vcmodels.patches.split import split_patches
-from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.loader import batches
+from vcmodels.samples.training_set import augmented_set, plain_set
 from vcmodels.targets import (
     AffinitiesTarget,
     BinaryTarget,
@@ -94,16 +95,15 @@ def build(make_task, world):
         config = task.dataset_config.model_copy(update=update)
         task = task.model_copy(update={"dataset_config": config})
         volumes = open_volumes(task)
-        split = split_patches(task, volumes, find_patches(task, volumes))
-        fitted = fit_normalization(task, volumes, split.train_regions)
+        split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+        fitted = fit_normalization(task.dataset_config.normalization, volumes, split.train_regions)
         rows, regions = (
             (split.train, split.train_regions)
             if side == "train"
             else (split.val, split.val_regions)
         )
-        return PatchDataset(
-            task, volumes, rows, regions, fitted, seed=7, augment=side == "train"
-        )  # fmt: skip
+        parts = (Resolved(task, volumes), rows, regions, fitted)
+        return augmented_set(*parts, seed=7) if side == "train" else plain_set(*parts)
 
     return make
 
@@ -129,7 +129,7 @@ def test_a_derived_label_is_that_of_the_whole_region_moved(build, ids, augment, 
     wanted = {"rim": rim_of(ids, valid), "wide": rim_of(ids, valid, 3)}
     turned = 0
     for draw in range(48 if side == "train" else len(dataset)):
-        sample = dataset[draw]
+        sample = dataset.read(draw, dataset.row(draw))
         assert set(sample.labels) == {"ids of cells but 9", "sheet"}
         batch = finish(dataset, [draw])
         voxels = batch.image.long().numpy()
@@ -167,7 +167,7 @@ def test_each_kind_is_that_of_the_whole_region_moved(build, augment, name):
     label, valid = volume.label(name, target, region).read(volume.inputs[0].box)
     assert np.abs(label).sum() > 50
     for draw in range(12):
-        transform = dataset[draw].transform
+        transform = dataset.read(draw, dataset.row(draw)).transform
         batch = finish(dataset, [draw])
         voxels = batch.image[0, 0].long().numpy()
         wanted, counts = (
@@ -191,7 +191,7 @@ def test_a_warped_derived_label_does_not_depend_on_who_shares_its_source(build):
 
 def test_only_targets_that_ignore_the_same_share_their_source(build):
     other = RIM.model_copy(update={"ignore_label": None})
-    sample = build({"a": RIM, "b": other, "c": RIM})[0]
+    sample = build({"a": RIM, "b": other, "c": RIM}).read(0, 0)
     assert set(sample.labels) == {"ids of cells but 9", "ids of cells"}
 
 

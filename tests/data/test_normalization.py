@@ -29,7 +29,9 @@ def fitted(make_task, store):
             entries.append({"input": inputs, "sheet": inputs[0], "name": f"v{n}"})
         task = make_task(entries, dataset={"normalization": scheme})
         volumes = open_volumes(task)
-        return fit_normalization(task, volumes, regions or [v.region for v in volumes])
+        return fit_normalization(
+            task.dataset_config.normalization, volumes, regions or [v.region for v in volumes]
+        )
 
     return fit
 

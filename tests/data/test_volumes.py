@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcmodels.data.volumes import open_volumes, say_missing
+from vcmodels.data.volumes import open_volumes, report_missing
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent
@@ -40,7 +40,7 @@ def test_chunks_that_are_not_stored_are_counted(make_task, entry, store):
     entry["input"] = store("holes", image)
     entry["sheet"] = store("whole", np.ones(SHAPE, np.uint8))
     volumes, reporter = open_volumes(make_task([entry])), Silent()
-    say_missing(volumes, reporter)
+    report_missing(volumes, reporter)
     assert reporter.lines == [f"{volumes[0].name}: chunks not stored, read as fill: input 1 of 8"]
 
 

@@ -64,6 +64,7 @@ class World:
     def split(self, val_regions, mode="spatial") -> None:
         (self.folder / "run").mkdir(exist_ok=True)
         split = {"volumes": ["scroll"], "val_regions": val_regions, "split_mode": mode}
+        split["train_regions"] = [None] * len(val_regions)
         write_json(self.folder / "run/splits.json", split)
 
     def task(self, targets=("sheet", "normals"), **inference):

@@ -1,10 +1,14 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.evaluation import evaluate
+from vcmodels.evaluation.evaluate import ScoredRegion, given_regions
+from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.distance import DistanceTarget
@@ -109,6 +113,21 @@ def test_a_prediction_of_other_settings_is_refused(world):
     )
     with pytest.raises(VolumeError, match=r"vector_order.*restore the target's keys"):
         evaluate(task.model_copy(update={"dataset_config": config}))
+
+
+def test_a_bbox_is_scored_once_for_each_set_of_labels(world):
+    task = world.task()
+    volume = open_volumes(task)[0]
+    upper, lower = (replace(volume, region=Box((z, 0, 0), (5, 14, 18))) for z in (0, 5))
+    other = replace(volume, labels={"sheet": volume.labels["sheet"]})
+    box = Box((2, 3, 4), (6, 7, 8))
+    assert given_regions([upper, lower], box, None) == [ScoredRegion(upper, box)]
+    regions = given_regions([upper, other, lower], box, Box((4, 0, 0), (6, 14, 18)))
+    assert regions == [
+        ScoredRegion(upper, Box((4, 3, 4), (4, 7, 8))), ScoredRegion(other, Box((4, 3, 4), (4, 7, 8))),
+    ]  # fmt: skip
+    with pytest.raises(TaskError, match="nothing of the predicted part was held out"):
+        given_regions([upper], box, Box((8, 0, 0), (2, 14, 18)))
 
 
 def test_a_derived_label_is_derived_from_the_used_part_alone(world):

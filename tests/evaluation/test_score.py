@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
+from vcmodels import evaluation
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import RunError
-from vcmodels.evaluation import score_volume
 from vcmodels.geometry.boxes import Box, blocks_of
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.centres import CentresTarget
+from vcmodels.targets.distance import DistanceTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 
 EXTENT = (10, 14, 18)
@@ -14,8 +15,7 @@ INNER = Box((1, 2, 3), (7, 9, 11))
 
 
 def score(target, prediction, array, box=INNER, **options):
-    label = Label(target, StoredLabel("scroll", array, array.box), (1.0, 1.0, 1.0))
-    return score_volume(label, prediction, box, **options)
+    return evaluation.score(prediction, array, target, box=box, **options)
 
 
 def masks(seed=0):
@@ -72,7 +72,7 @@ def test_nothing_labelled_scores_nan_and_reads_no_prediction(store, monkeypatch)
 
 def test_a_value_that_is_no_class_is_named_with_its_array(store):
     codes, label = masks()
-    with pytest.raises(RunError, match=r"label: volume scroll holds 2 at"):
+    with pytest.raises(RunError, match=r"label: volume label holds 2 at"):
         score(MulticlassTarget(channels=2), store("p", codes * 0), store("label", label), INNER)
 
 
@@ -107,8 +107,34 @@ def test_a_derived_label_scores_the_same_for_any_block(store, block):
     cells, heat = store("cells", ids), masks()[0]
     label = Label(target, StoredLabel("scroll", cells, cells.box), (1.0, 1.0, 1.0))
     whole, valid = label.read(cells.box)
-    scores = score_volume(label, store("prediction", heat), INNER, block=block)
+    scores = score(target, store("prediction", heat), cells, block=block)
     at = (0, *INNER.slices())
     errors = np.abs(heat[INNER.slices()] / 255 - whole[at])[valid[at]]
     assert scores["mae"] == pytest.approx(errors.mean(), abs=1e-6)
     assert whole[at].max() > 0.9
+
+
+def test_arrays_in_memory_score_as_stored_ones(store):
+    codes, label = masks()
+    target = BinaryTarget(ignore_label=2)
+    stored = score(target, store("prediction", codes), store("label", label), block=(3, 5, 4))
+    assert score(target, codes, label, block=(3, 5, 4)) == stored
+    certain = evaluation.score((codes > 127).astype(np.float32), label, target, box=INNER)
+    assert certain["dice"] == pytest.approx(stored["dice"], abs=1e-12)
+    everywhere = evaluation.score(codes, label == 1, BinaryTarget())
+    assert everywhere["dice"] == pytest.approx(dice(codes > 127.5, label == 1), abs=1e-9)
+    with pytest.raises(ValueError, match=r"prediction has shape \(18,\)"):
+        evaluation.score(codes[0, 0], label, target)
+
+
+def test_a_distance_is_measured_in_the_unit_of_the_spacing():
+    ids = np.zeros(EXTENT, np.uint8)
+    ids[3:] = 1  # the border lies between z = 2 and z = 3
+    target, spacing = DistanceTarget(derive="cells", clip=6.0), (2.0, 0.5, 0.5)
+    z = np.arange(EXTENT[0])[:, None, None]
+    distance = 2.0 * (2.5 - z)  # negative inside
+    exact = np.broadcast_to(np.clip(distance, -6, 6), EXTENT).astype(np.float32)
+    inner = Box((0, 6, 6), (10, 2, 6))
+    found = evaluation.score(exact, ids, target, spacing=spacing, box=inner)
+    assert found["mae"] == pytest.approx(0, abs=1e-5)
+    assert evaluation.score(exact, ids, target, box=inner)["mae"] > 0.5

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from tests.inference.conftest import Workplace
-from vcmodels.inference import Part, predict
+from vcmodels.inference import Part, RunOptions, predict_request, request_of
 
 CASES = {
     "plain": {"pyramid": "auto"},
@@ -54,12 +53,12 @@ def work_on(folder: Path, case: str, memory: float, parts: int, output: str | No
     work = workplace(folder, case)
     output = output or str(folder / "out")
     task = work.task(memory=memory, output_dir=output, **CASES[case])
-    predictor = work.predictor(task)
+    networks = [work.trained(task)]
     if case == "averaged":
-        other = replace(predictor, module=Slow(2.5e-4, 0.5).eval(), sha256="1" * 64)
-        predictor = replace(predictor, others=(other,))
+        networks += [work.trained(task, module=Slow(2.5e-4, 0.5).eval(), sha256="1" * 64)]
     for index in range(parts):
-        predict(task, predictor, part=Part(index, parts))
+        request = request_of(task, tuple(networks))
+        predict_request(request, RunOptions(part=Part(index, parts)))
 
 
 def main() -> None:

@@ -7,11 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from vcmodels.checkpoint import Predictor
+from vcmodels.checkpoint import TrainedNetwork, save_checkpoint
 from vcmodels.config import Task, parse_task
-from vcmodels.data.normalization import Normalization
-from vcmodels.inference import InferenceReport, predict
-from vcmodels.volumes import create_array, open_volume
+from vcmodels.data.normalization import ChannelStatistics, Normalization
+from vcmodels.inference import (
+    InferenceReport,
+    Predictor,
+    Request,
+    RunOptions,
+    predict_request,
+    request_of,
+)
+from vcmodels.volumes import Grid, create_array, open_volume
 
 
 @pytest.fixture(autouse=True)
@@ -79,24 +86,30 @@ class Workplace:
         )
         return task
 
-    def predictor(self, task: Task) -> Predictor:
+    def trained(self, task: Task, **changes) -> TrainedNetwork:
         # The identity takes any patch, so the patch of the "training" is the one asked for.
         patch = task.inference_params.patch_size
-        return Predictor(
-            module=self.network.eval(),
-            task=task,
-            targets=dict(task.dataset_config.targets),
-            normalization=Normalization("none"),
-            patch=patch,
-            spacing=(1.0, 1.0, 1.0),
-            in_channels=1,
-            sha256="0" * 64,
-            path=Path("net_best.pth"),
-        )
+        values = {
+            "module": self.network.eval(),
+            "task": task,
+            "targets": dict(task.dataset_config.targets),
+            "normalization": Normalization("none"),
+            "patch": patch,
+            "spacing": (1.0, 1.0, 1.0),
+            "in_channels": 1,
+            "sha256": "0" * 64,
+            "path": Path("net_best.pth"),
+        }
+        return TrainedNetwork(**(values | changes))
+
+    def predictor(self, task: Task, **changes) -> Predictor:
+        return Predictor((self.trained(task, **changes),))
+
+    def request(self, task: Task, **changes) -> Request:
+        return request_of(task, (self.trained(task, **changes),))
 
     def run(self, *, options=None, **inference) -> InferenceReport:
-        task = self.task(**inference)
-        return predict(task, self.predictor(task), **(options or {}))
+        return predict_request(self.request(self.task(**inference)), RunOptions(**(options or {})))
 
     def read(self, target: str = "value") -> np.ndarray:
         volume = open_volume(
@@ -120,3 +133,85 @@ def workplace(tmp_path):
         return Workplace(folder, values, chunks, **more)
 
     return make
+
+
+EXTENT = (20, 33, 26)
+TARGETS = {
+    "sheet": {"channels": 1, "activation": "sigmoid"},
+    "organ": {"channels": 3, "kind": "multiclass", "label_values": [0, 2, 7]},
+    "depth": {"channels": 1, "kind": "regression"},
+    "normals": {"channels": 3, "kind": "normals"},
+    "fibre": {"channels": 3, "kind": "normals", "orientation": "axial"},
+}
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with two inputs, to be stacked as channels."""
+    rng = np.random.default_rng(0)
+    for name, dtype, top in (("ct", "uint8", 255), ("dose", "uint16", 60000)):
+        values = rng.integers(0, top, EXTENT).astype(dtype)
+        array = create_array(
+            str(tmp_path / "in.zarr"),
+            name,
+            shape=EXTENT,
+            chunks=(8, 16, 16),
+            dtype=dtype,
+            grid=Grid((2.0, 0.5, 0.25), unit="micrometer"),
+        )
+        array.write(open_volume(str(tmp_path / "in.zarr" / name), key="x").box, values[None])
+    return tmp_path
+
+
+def make_task(place, normalization="zscore", **inference):
+    task, _ = parse_task(
+        {
+            "tr_params": {
+                "model_name": "net",
+                "patch_size": [16, 16, 16],
+                "ckpt_out_base": str(place / "run"),
+                "num_dataloader_workers": 1,
+            },
+            "model_config": {"name": "residual_unet", "f_maps": [4, 8]},
+            "inference_params": {
+                "input_path": [str(place / "in.zarr/ct"), str(place / "in.zarr/dose")],
+                "output_dir": str(place / "out"),
+                "output_targets": ["sheet", "organ", "normals", "fibre"],
+                "output_chunks": [16, 16, 16],
+                "device": "cpu",
+            }
+            | inference,
+            "dataset_config": {
+                "normalization": normalization,
+                "volume_paths": [{"input": ["a", "b"], **{name: name for name in TARGETS}}],
+                "targets": TARGETS,
+            },
+        },
+        "test",
+    )
+    return task
+
+
+def save(place, task, per="global", *, seed=0, name="run/net_best.pth"):
+    torch.manual_seed(seed)
+    heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
+    spacing = (2.0, 0.5, 0.25)
+    network = task.model.build(2, heads, (16, 16, 16), spacing)
+    stats = tuple(
+        ChannelStatistics(m, s, 0, 2 * m, 0, 2 * m, m, s) for m, s in ((128.0, 70.0), (3e4, 2e4))
+    )
+    normalization = Normalization("zscore", per, channels=stats if per == "global" else ())
+    state = {
+        "schema": 1, "task": task.to_json(), "model": network.state_dict(), "ema": None,
+        "in_channels": 2, "patch_size": [16, 16, 16], "spacing": list(spacing),
+        "normalization": normalization.to_dict(),
+    }  # fmt: skip
+    path = place / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, state)
+    return path
+
+
+def stored(place, name):
+    volume = open_volume(str(place / "out/net.zarr" / name), key="x", channels="any")
+    return volume, volume.read(volume.box)

@@ -12,10 +12,11 @@ from vcmodels.augment.resample import turn_tensor
 from vcmodels.config.inference_params import Tta
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES, IDENTITY, mirror
-from vcmodels.inference import predict
+from vcmodels.inference import RunOptions, predict_request, request_of
 from vcmodels.inference.averaging import Averaged, Member, Moments
 from vcmodels.inference.network import Forward, choose_views, turned_back
 from vcmodels.inference.units import Part
+from vcmodels.reporting import Silent
 from vcmodels.targets.affinities import AffinitiesTarget
 from vcmodels.targets.distance import DistanceTarget
 from vcmodels.targets.normals import NormalsTarget
@@ -101,7 +102,7 @@ def test_the_mean_over_all_views_of_fields_that_turn_with_the_image_is_one_view(
     network = Network(**{name: function for name, (_, function) in ANALYTIC.items()})
     patch = noise((1, 1, 5, 5, 5))
     one = Forward(network, targets, CPU, None, 1)(patch)
-    every = averaged(targets, CUBE_SYMMETRIES, network, with_deviation=True)(patch)
+    every = averaged(targets, CUBE_SYMMETRIES, network, with_uncertainty=True)(patch)
     for name, values in one.items():
         torch.testing.assert_close(every[name], values, atol=1e-6, rtol=0)
         # Of axes the angle comes from 1 - an eigenvalue, which is known to 1e-7 or so.
@@ -118,7 +119,7 @@ def test_pairs_are_averaged_over_the_views_that_know_them():
     target = AffinitiesTarget(offsets=((-1, 0, 0), (0, 2, 0)))
     network = Network(pairs=lambda image: torch.cat([position(image), position(image).cos()], 1))
     patch = noise((1, 1, 4, 5, 6))
-    views = choose_views(Tta(flips=("z", "y")), (4, 5, 6), [CUBIC], print)
+    views = choose_views(Tta(flips=("z", "y")), (4, 5, 6), [CUBIC], Silent())
     found = averaged({"pairs": target}, views, network)(patch)["pairs"][0].numpy()
     total, count = np.zeros((2, 4, 5, 6)), np.zeros((2, 4, 5, 6))
     for flips in ([], [0], [1], [0, 1]):
@@ -166,9 +167,9 @@ def test_views_that_disagree_weigh_a_network_down():
     target = {"depth": VectorTarget()}
     steady = Network(depth=lambda image: torch.zeros(1, 3, *image.shape[2:]))
     swaying = Network(depth=lambda image: 1 + position(image).repeat(1, 3, 1, 1, 1))
-    views = choose_views(Tta(flips=("z", "y", "x")), (4, 4, 4), [CUBIC], print)
+    views = choose_views(Tta(flips=("z", "y", "x")), (4, 4, 4), [CUBIC], Silent())
     patch = noise((1, 1, 4, 4, 4))
-    own = averaged(target, views, swaying, with_deviation=True)(patch)
+    own = averaged(target, views, swaying, with_uncertainty=True)(patch)
     mean = averaged(target, views, steady, swaying)(patch)["depth"]
     torch.testing.assert_close(mean, own["depth"] / 2)
     found = averaged(target, views, steady, swaying, by="variance")(patch)["depth"]
@@ -193,8 +194,8 @@ def test_views_that_disagree_weigh_a_network_down():
     ids=str,
 )  # fmt: skip
 def test_views_are_the_group_that_keeps_voxels_and_patch(tta, patch, spacing, count):
-    said = []
-    views = choose_views(Tta(**tta), patch, [CUBIC, spacing], said.append)
+    reporter = Silent()
+    views = choose_views(Tta(**tta), patch, [CUBIC, spacing], reporter)
     assert views[0] == IDENTITY
     assert len(set(views)) == len(views) == count
     assert {a @ b for a, b in combinations(views, 2)} <= set(views)
@@ -202,7 +203,7 @@ def test_views_are_the_group_that_keeps_voxels_and_patch(tta, patch, spacing, co
         assert view.turned_shape(patch) == patch
         assert view.is_lawful(spacing)
     asks_for_all = tta.get("quarter_turns") is True
-    assert bool(said) == (asks_for_all and (len(set(patch)) > 1 or len(set(spacing)) > 1))
+    assert bool(reporter.lines) == (asks_for_all and (len(set(patch)) > 1 or len(set(spacing)) > 1))
 
 
 class Position(nn.Module):
@@ -230,13 +231,12 @@ class Constant(nn.Module):
 def ensemble(work, *networks, options=None, shas=None, **inference):
     """Predict with several networks, in this order."""
     task = work.task(**inference)
-    first = work.predictor(task)
     shas = shas or range(1, len(networks) + 1)
-    members = [
-        replace(first, module=network.eval(), sha256=f"{sha:064x}")
+    members = tuple(
+        work.trained(task, module=network.eval(), sha256=f"{sha:064x}")
         for network, sha in zip(networks, shas, strict=True)
-    ]
-    return predict(task, replace(members[0], others=tuple(members[1:])), **(options or {}))
+    )
+    return predict_request(request_of(task, members), RunOptions(**(options or {})))
 
 
 def test_an_equivariant_network_gives_the_same_bytes_with_views(workplace):
@@ -322,11 +322,10 @@ def test_each_network_sees_the_image_in_its_own_normalisation(workplace):
 
     work = workplace(noise((9, 10, 11)))
     task = work.task()
-    first = work.predictor(task)
     stats = ChannelStatistics(0.5, 0.25, 0, 1, 0, 1, 0.5, 0.25)
     scaled = Normalization("zscore", channels=(stats,))
-    other = replace(first, normalization=scaled, sha256="1" * 64)
-    predict(task, replace(first, others=(other,)))
+    other = work.trained(task, normalization=scaled, sha256="1" * 64)
+    predict_request(request_of(task, (work.trained(task), other)))
     expected = (work.values + (work.values - 0.5) / 0.25) / 2
     np.testing.assert_allclose(work.read(), expected, atol=1e-6)
 
@@ -345,13 +344,13 @@ def test_each_network_sees_the_image_in_its_own_normalisation(workplace):
 def test_networks_that_do_not_fit_are_named(workplace, change, match):
     work = workplace(noise((9, 10, 11)))
     task = work.task()
-    first = work.predictor(task)
+    first = work.trained(task)
     task = task.model_copy(
         update={"inference_params": task.inference_params.model_copy(update={"patch_size": None})}
     )
     other = replace(first, **({"sha256": "1" * 64} | change))
     with pytest.raises(CheckpointError, match=match):
-        predict(task, replace(first, others=(other,)))
+        predict_request(request_of(task, (first, other)))
 
 
 @pytest.mark.parametrize(

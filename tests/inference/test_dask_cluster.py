@@ -14,6 +14,7 @@ from torch import nn
 from vcmodels.devices import dask_client
 from vcmodels.errors import RefusedError, RunError
 from vcmodels.geometry.boxes import Box
+from vcmodels.inference import RunOptions
 from vcmodels.inference.dask_cluster import predict_on_cluster
 from vcmodels.reporting import Silent
 
@@ -59,8 +60,8 @@ def reference(workplace):
 
 
 def run(work, client, **options):
-    task = work.task(overlap=0.3)
-    return predict_on_cluster(task, work.predictor(task), client, **options)
+    request = work.request(work.task(overlap=0.3))
+    return predict_on_cluster(request, client, RunOptions(**options))
 
 
 def test_a_cluster_gives_the_same_bytes(workplace, reference, client):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vcmodels.errors import TaskError
-from vcmodels.inference.averaging import Deviation, deviations
+from vcmodels.inference.averaging import Uncertainty, uncertainties
 from vcmodels.targets.affinities import AffinitiesTarget
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.distance import DistanceTarget
@@ -21,7 +21,7 @@ def root(target, logits):
     mean, variance = values.mean(0, keepdim=True), values.var(0, correction=0, keepdim=True)
     dispersion = target.dispersion(mean, variance)
     assert dispersion.shape == (1, 1, 1, 1, 1)
-    return float(Deviation(target).unblend(dispersion))
+    return float(Uncertainty(target).unblend(dispersion))
 
 
 @pytest.mark.parametrize("orientation", ["oriented", "axial"])
@@ -66,7 +66,7 @@ SURE = 30.0
 def test_deviations_are_what_is_stated_and_fit_the_scale(target, logits, expected):
     found = root(target, np.asarray(logits, np.float32))
     assert found == pytest.approx(expected, rel=1e-5)
-    written = Deviation(target)
+    written = Uncertainty(target)
     for name in ("uint8", "uint16", "float32"):
         dtype = np.dtype(name)
         code = written.encode(torch.full((1, 1, 1, 1), found), dtype)
@@ -80,4 +80,4 @@ def test_deviations_are_what_is_stated_and_fit_the_scale(target, logits, expecte
 def test_a_target_with_the_name_of_an_uncertainty_is_refused():
     targets = {"sheet": BinaryTarget(), "sheet_uncertainty": RegressionTarget()}
     with pytest.raises(TaskError, match='"sheet_uncertainty" would be the uncertainty of "sheet"'):
-        deviations(targets)
+        uncertainties(targets)

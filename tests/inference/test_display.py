@@ -13,8 +13,8 @@ from pydantic_zarr.v2 import ArraySpec, GroupSpec
 from torch import nn
 
 from tests.inference.test_ngff import validated
-from vcmodels.inference import predict
-from vcmodels.inference.averaging import Deviation
+from vcmodels.inference import predict_request
+from vcmodels.inference.averaging import Uncertainty
 from vcmodels.inference.output import display
 from vcmodels.targets import (
     AffinitiesTarget,
@@ -72,8 +72,8 @@ def test_a_viewer_draws_the_colours_of_our_own_pictures(target, channels, dtype)
         (DistanceTarget(channels=1, clip=10.0), F4, (-10, 10)),
         (DistanceTarget(channels=1, clip=10.0, signed=False), F4, (0, 10)),
         (VectorTarget(channels=3, output_range=[-4.0, 4.0]), F4, (-4, 4)),
-        (Deviation(BinaryTarget(channels=1)), F4, (0, 0.5)),
-        (Deviation(MulticlassTarget(channels=3)), U1, (0, 255)),
+        (Uncertainty(BinaryTarget(channels=1)), F4, (0, 0.5)),
+        (Uncertainty(MulticlassTarget(channels=3)), U1, (0, 255)),
     ],
 )
 def test_the_window_is_the_range_of_the_stored_values(target, dtype, window):
@@ -132,7 +132,7 @@ def predict_as(work, target, **inference):
     config = task.dataset_config.model_copy(update={"targets": {"value": target}})
     task = task.model_copy(update={"dataset_config": config})
     work.network = Repeating(target.channels)
-    predict(task, work.predictor(task))
+    predict_request(work.request(task))
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -9,7 +9,7 @@ from torch import nn
 
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
-from vcmodels.inference import Part, predict, predict_on
+from vcmodels.inference import Part, RunOptions, predict_on, predict_request
 from vcmodels.inference.writing import MOST_RUNNING, Failures, PlaceError
 from vcmodels.reporting import Silent
 
@@ -184,17 +184,17 @@ def test_a_part_that_fails_leaves_the_others_complete(workplace, reference):
     whole = damage(chunk)
     task = work.task(overlap=0.3, threads=1)
     with pytest.raises(RunError, match=r"chunk \(0, 0, 0\)"):
-        predict_on(task, work.predictor(task), ["cpu", "cpu"])
+        predict_on(work.request(task), ["cpu", "cpu"])
     rewrite(chunk, whole)
     for number in range(2):
-        report = predict(task, work.predictor(task), part=Part(number, 2))
+        report = predict_request(work.request(task), RunOptions(part=Part(number, 2)))
     assert report.is_complete
     assert work.hashes() == reference
 
 
 def test_when_nothing_works_any_more_it_stops():
     reporter = Silent()
-    failures = Failures(reporter.say)
+    failures = Failures(reporter)
     block = Box((0, 0, 0), BLOCK)
     for number in range(MOST_RUNNING - 1):
         failures.add(PlaceError("a", str(number)), [block])

@@ -12,6 +12,7 @@ from vcmodels.errors import OutputError, RunError
 from vcmodels.inference import locks
 from vcmodels.inference.journal import FOLDER
 from vcmodels.inference.locks import Lease, setting_up, working_on
+from vcmodels.reporting import Silent
 from vcmodels.volumes import place_at
 from vcmodels.volumes import remote as remote_module
 
@@ -36,9 +37,9 @@ def leave_behind(root, name=None, **owner):
 
 def test_of_two_that_want_it_alone_the_second_is_refused(root):
     with (
-        working_on(root, alone=True) as hold,
+        working_on(root, alone=True, reporter=Silent()) as hold,
         pytest.raises(OutputError, match=r"net\.zarr: in use by pid \d+ on host"),
-        working_on(root, alone=True),
+        working_on(root, alone=True, reporter=Silent()),
     ):
         pass
     assert not (root / FOLDER).names()
@@ -46,21 +47,24 @@ def test_of_two_that_want_it_alone_the_second_is_refused(root):
 
 
 def test_parts_share_it_keep_others_off_and_see_who_is_the_last(root):
-    with working_on(root, alone=False) as first:
+    with working_on(root, alone=False, reporter=Silent()) as first:
         assert first.is_sole()
-        with working_on(root, alone=False) as second:
+        with working_on(root, alone=False, reporter=Silent()) as second:
             assert not first.is_sole()
             assert not second.is_sole()
-            with pytest.raises(OutputError, match="in use"), working_on(root, alone=True):
+            with (
+                pytest.raises(OutputError, match="in use"),
+                working_on(root, alone=True, reporter=Silent()),
+            ):
                 pass
         assert first.is_sole()
-    with working_on(root, alone=True) as alone:
+    with working_on(root, alone=True, reporter=Silent()) as alone:
         assert alone.is_sole()
     assert not (root / FOLDER).names()
 
 
 def _hold_and_die(root, held):
-    with working_on(root, alone=True), setting_up(root):
+    with working_on(root, alone=True, reporter=Silent()), setting_up(root, Silent()):
         held.set()
         time.sleep(60)
 
@@ -72,12 +76,12 @@ def test_what_a_killed_process_of_this_machine_held_is_free_at_once(root):
     process.start()
     assert held.wait(60)
     with pytest.raises(OutputError, match=f"in use by pid {process.pid}"):
-        locks.LeasedHold(root, alone=True, say=print)
+        locks.LeasedHold(root, alone=True, reporter=Silent())
     assert "setup" in (root / FOLDER).names()
     process.kill()
     process.join()
     begun = time.monotonic()
-    with working_on(root, alone=True):
+    with working_on(root, alone=True, reporter=Silent()):
         pass
     assert time.monotonic() - begun < 20
     assert not (root / FOLDER).names()
@@ -87,7 +91,7 @@ def test_what_a_process_elsewhere_held_is_free_when_it_is_silent_for_long(root, 
     leave_behind(root)
     leave_behind(root, "setup")
     monkeypatch.setattr(locks, "VOID_S", 1.0)
-    with working_on(root, alone=True):
+    with working_on(root, alone=True, reporter=Silent()):
         assert len((root / FOLDER).names()) == 1
     assert not (root / FOLDER).names()
 
@@ -97,13 +101,13 @@ def test_who_waits_for_long_says_once_for_whom(root, monkeypatch, name):
     leave_behind(root, name)
     monkeypatch.setattr(locks, "VOID_S", 3.0)
     monkeypatch.setattr(locks, "TELL_S", 0.2)
-    said = []
-    with working_on(root, alone=True, say=said.append):
+    reporter = Silent()
+    with working_on(root, alone=True, reporter=reporter):
         pass
-    assert said == [f"{root}: waiting for pid 7 on host far"]
-    with working_on(root, alone=True, say=said.append):
+    assert reporter.lines == [f"{root}: waiting for pid 7 on host far"]
+    with working_on(root, alone=True, reporter=reporter):
         pass
-    assert len(said) == 1
+    assert len(reporter.lines) == 1
 
 
 def test_a_process_elsewhere_that_gives_a_sign_of_life_keeps_it(root, monkeypatch):
@@ -112,7 +116,10 @@ def test_a_process_elsewhere_that_gives_a_sign_of_life_keeps_it(root, monkeypatc
     assert lease.take()
     monkeypatch.setattr(locks, "_machine", lambda: "this")
     begun = time.monotonic()
-    with pytest.raises(OutputError, match="in use"), working_on(root, alone=False):
+    with (
+        pytest.raises(OutputError, match="in use"),
+        working_on(root, alone=False, reporter=Silent()),
+    ):
         pass
     assert time.monotonic() - begun < locks.VOID_S / 2
     lease.drop()
@@ -121,13 +128,13 @@ def test_a_process_elsewhere_that_gives_a_sign_of_life_keeps_it(root, monkeypatc
 def test_another_process_with_the_id_of_a_dead_one_is_not_taken_for_it(root):
     owner = {"machine": locks._machine(), "pid": 1, "started": "not the first process"}
     leave_behind(root, **owner)
-    with working_on(root, alone=True):
+    with working_on(root, alone=True, reporter=Silent()):
         pass
 
 
 @pytest.mark.parametrize("taken", ["deleted", "replaced"])
 def test_who_lost_it_notices_at_the_next_beat(root, taken):
-    with working_on(root, alone=True) as hold:
+    with working_on(root, alone=True, reporter=Silent()) as hold:
         (name,) = (root / FOLDER).names()
         hold.check()
         if taken == "deleted":
@@ -143,7 +150,7 @@ def test_who_lost_it_notices_at_the_next_beat(root, taken):
 def test_who_cannot_renew_it_takes_it_for_lost_before_others_do(root, s3, monkeypatch):
     assert locks.LOST_S < locks.VOID_S
     monkeypatch.setattr(locks, "LOST_S", 1.0)
-    with working_on(root, alone=True) as hold:
+    with working_on(root, alone=True, reporter=Silent()) as hold:
         (name,) = (root / FOLDER).names()
         time.sleep(1.5)
         hold.check()
@@ -170,7 +177,7 @@ def test_a_server_without_conditional_writes_is_refused(root, s3, monkeypatch):
     monkeypatch.setattr(s3, "has_conditions", False)
     with (
         pytest.raises(OutputError, match=r"no conditional writes.*; write to a folder, and copy"),
-        working_on(root, alone=True),
+        working_on(root, alone=True, reporter=Silent()),
     ):
         pass
 
@@ -182,7 +189,7 @@ def test_a_server_that_knows_no_conditional_writes_is_refused_for_that(root, s3,
     s3.fail("PUT", f"/{root.location[5:]}/{FOLDER}/{name}", *answers)
     with (
         pytest.raises(OutputError, match=r"no conditional writes.*; write to a folder, and copy"),
-        working_on(root, alone=True),
+        working_on(root, alone=True, reporter=Silent()),
     ):
         pass
     assert not (root / FOLDER).names()
@@ -199,7 +206,7 @@ def test_a_server_that_does_not_tell_the_time_is_refused(root, monkeypatch):
     monkeypatch.setattr(support._Quiet, "send_header", send_all_but_the_date)
     with (
         pytest.raises(OutputError, match=r"setup has no age \(.* no Date header\); write to a fol"),
-        working_on(root, alone=True),
+        working_on(root, alone=True, reporter=Silent()),
     ):
         pass
 

@@ -4,7 +4,7 @@ from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.config.folds import fold_task
 from vcmodels.errors import CheckpointError
-from vcmodels.inference.ensemble import best_of_folds, choose_checkpoints
+from vcmodels.inference.ensemble import choose_checkpoints
 from vcmodels.reporting import Silent
 from vcmodels.training import train
 from vcmodels.volumes import group_attributes
@@ -49,13 +49,16 @@ def test_folds_are_taken_when_nothing_else_is_there_or_the_task_is_folds(chosen,
 def test_a_fold_without_a_checkpoint_is_named(sheet_task, touch):
     touch("fold_0", "fold_2")
     sheet_task["tr_params"]["folds"] = {"count": 4}
-    task, lines = parse_task(sheet_task, "task.json")[0], []
-    assert [p.parent.name for p in best_of_folds(task, None, lines.append)] == ["fold_0", "fold_2"]
+    task, reporter = parse_task(sheet_task, "task.json")[0], Silent()
+    lines = reporter.lines
+    paths = choose_checkpoints(task, reporter=reporter)
+    assert [p.parent.name for p in paths] == ["fold_0", "fold_2"]
     assert lines[:2] == [f"fold {n} has no tiny_best.pth yet: it is left out" for n in (1, 3)]
     assert lines[2].startswith("predicting with the best of folds 0, 2 in ")
-    assert [p.parent.name for p in best_of_folds(task, [2, 0, 2])] == ["fold_0", "fold_2"]
+    paths = choose_checkpoints(task, folds=[2, 0, 2])
+    assert [p.parent.name for p in paths] == ["fold_0", "fold_2"]
     with pytest.raises(CheckpointError, match=r"fold_1.*tiny_best.pth: there is no such fold"):
-        best_of_folds(task, [0, 1])
+        choose_checkpoints(task, folds=[0, 1])
 
 
 def test_without_any_checkpoint_the_remedy_is_to_train(chosen):

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.inference import Part, cost, predict, predict_on
+from vcmodels.inference import Part, RunOptions, cost, predict_on, predict_request
 from vcmodels.inference.cost import Meter, peak_bytes, resident_bytes
 from vcmodels.reporting import Silent
 
@@ -86,17 +86,17 @@ def test_a_long_unit_is_told_in_between(workplace, monkeypatch):
 
 def test_parts_name_themselves(workplace):
     work, reporter = workplace(volume()), Silent()
-    task = work.task(memory=4e-4)
+    request = work.request(work.task(memory=4e-4))
     for index in range(2):
-        predict(task, work.predictor(task), part=Part(index, 2), reporter=reporter)
+        predict_request(request, RunOptions(part=Part(index, 2), reporter=reporter))
     assert {record["worker"] for record in reporter.records} == {"part 0/2", "part 1/2"}
 
 
 @pytest.mark.slow
 def test_devices_tell_through_the_process_that_watches(workplace):
     work, reporter = workplace(volume(), network=Sleepy()), Silent()
-    task = work.task(memory=4e-4)
-    report = predict_on(task, work.predictor(task), ["cpu", "cpu"], reporter=reporter)
+    request = work.request(work.task(memory=4e-4))
+    report = predict_on(request, ["cpu", "cpu"], RunOptions(reporter=reporter))
     assert {record["worker"] for record in reporter.records} == {"0 on cpu", "1 on cpu"}
     assert sum(record["patches"] for record in reporter.records) == report.patches
 

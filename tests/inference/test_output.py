@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +8,11 @@ import numpy as np
 import pytest
 
 from vcmodels.errors import OutputError, RunError, TaskError, VolumeError
-from vcmodels.inference import predict
-from vcmodels.inference.job import choose_targets
+from vcmodels.inference import predict_request, request_of
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import working_on
 from vcmodels.inference.output import refuse_inside_input
+from vcmodels.inference.request import choose_targets
 from vcmodels.reporting import Silent
 from vcmodels.targets import BoundaryTarget, CentresTarget, DistanceTarget, NormalsTarget
 from vcmodels.volumes import LocalPlace, WritableArray, create_array, open_volume
@@ -98,7 +97,7 @@ def test_two_processes_cannot_write_one_output(workplace):
     work = workplace(noise((9, 10, 11)))
     root_of(work).parent.mkdir(parents=True)
     with (
-        working_on(LocalPlace(root_of(work)), alone=True),
+        working_on(LocalPlace(root_of(work)), alone=True, reporter=Silent()),
         pytest.raises(OutputError, match=f"in use by pid {os.getpid()}"),
     ):
         work.run()
@@ -166,7 +165,7 @@ def test_what_cannot_run_is_refused_before_anything_is_written(workplace, settin
 def test_a_task_that_contradicts_the_checkpoint_is_refused(workplace):
     work = workplace(noise((9, 10, 11)))
     task = work.task()
-    predictor = work.predictor(task)
+    networks = (work.trained(task),)
     other = task.model_copy(
         update={
             "dataset_config": task.dataset_config.model_copy(
@@ -179,19 +178,18 @@ def test_a_task_that_contradicts_the_checkpoint_is_refused(workplace):
         }
     )
     with pytest.raises(TaskError, match=r"dataset_config\.normalization"):
-        predict(other, predictor)
+        request_of(other, networks)
 
 
 def test_a_target_that_the_checkpoint_lacks_or_learnt_otherwise_is_refused(workplace):
     work = workplace(noise((9, 10, 11)))
     task = work.task(output_targets=["value"])
-    predictor = work.predictor(task)
-    value = predictor.targets["value"]
+    value = task.dataset_config.targets["value"]
     with pytest.raises(TaskError, match='"value" is not in the checkpoint; choose from depth'):
-        predict(task, replace(predictor, targets={"depth": value}))
+        predict_request(work.request(task, targets={"depth": value}))
     changed = value.model_copy(update={"channels": 2})
     with pytest.raises(TaskError, match=r"targets\.value\.channels: is 1, .* trained with 2"):
-        predict(task, replace(predictor, targets={"value": changed}))
+        predict_request(work.request(task, targets={"value": changed}))
 
 
 AXIS, IDS = {"orientation": "axial"}, {"derive": "cells"}
@@ -214,14 +212,13 @@ AXIS, IDS = {"orientation": "axial"}, {"derive": "cells"}
 def test_how_a_label_came_about_may_differ_but_not_what_it_means(workplace, trained, now, refused):
     work = workplace(noise((9, 10, 11)))
     task = work.task()
-    config = task.dataset_config.model_copy(update={"targets": {"value": now}})
-    task = task.model_copy(update={"dataset_config": config})
-    predictor = replace(work.predictor(task), targets={"value": trained})
+    network = work.trained(task, targets={"value": trained})
+    given = {"value": now}, network, task.inference_params
     if refused is None:
-        assert choose_targets(task, predictor) == {"value": now}
+        assert choose_targets(*given) == {"value": now}
     else:
         with pytest.raises(TaskError, match=rf"targets\.value\.{refused}: is .* trained with"):
-            choose_targets(task, predictor)
+            choose_targets(*given)
 
 
 def test_a_full_disk_keeps_what_is_finished_and_the_run_continues(workplace, monkeypatch):

@@ -1,7 +1,6 @@
 import itertools
 import json
 from collections import Counter
-from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import nn
 
 from vcmodels.errors import OutputError, RunError
 from vcmodels.geometry.grid import patch_origins
-from vcmodels.inference import predict
+from vcmodels.inference import predict_request
 from vcmodels.inference.job import prepare
 from vcmodels.inference.network import Forward
 from vcmodels.reporting import Silent
@@ -203,8 +202,7 @@ def test_the_patch_is_that_of_the_checkpoint_when_the_task_names_none(workplace)
     """The task's own training may have had another."""
     work = workplace(noise((20, 21, 22)))
     task = work.task(patch_size=None)
-    predictor = replace(work.predictor(work.task()), patch=(4, 6, 8))
-    predict(task, predictor)
+    predict_request(work.request(task, patch=(4, 6, 8)))
     attributes = json.loads((work.folder / "out/net.zarr/value/.zattrs").read_text())
     assert attributes["vcmodels"]["provenance"]["patch_size"] == [4, 6, 8]
     assert task.tr_params.patch_size == (16, 16, 16)
@@ -229,7 +227,7 @@ def test_bf16_is_taken_by_itself_where_the_output_is_coarser(
     target = task.dataset_config.targets["value"].model_copy(update={"output_range": [0.0, 1.0]})
     config = task.dataset_config.model_copy(update={"targets": {"value": target}})
     task = task.model_copy(update={"dataset_config": config})
-    assert prepare(task, work.predictor(task), print).manifest["precision"] == precision
+    assert prepare(work.request(task), Silent()).manifest["precision"] == precision
 
 
 def test_memory_of_the_sums_does_not_grow_with_the_height(workplace):

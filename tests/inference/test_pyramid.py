@@ -1,5 +1,4 @@
 import json
-import sys
 from collections import Counter
 from itertools import product
 
@@ -10,8 +9,8 @@ import torch
 from vcmodels.errors import OutputError, RunError
 from vcmodels.geometry.boxes import coarse_extent, level_factors
 from vcmodels.geometry.grid import tiles
-from vcmodels.inference import Part
-from vcmodels.inference.averaging import Deviation
+from vcmodels.inference import Part, predict
+from vcmodels.inference.averaging import Uncertainty
 from vcmodels.inference.locks import LockedHold
 from vcmodels.inference.pyramid import halve
 from vcmodels.targets.binary import BinaryTarget
@@ -20,7 +19,6 @@ from vcmodels.targets.normals import NormalsTarget
 from vcmodels.targets.regression import RegressionTarget
 from vcmodels.volumes import open_volume
 
-RUN = sys.modules["vcmodels.inference.predict"]  # the function of this name hides it
 FACTORS = [(2, 2, 2), (1, 2, 2), (2, 1, 1)]
 
 
@@ -112,7 +110,7 @@ def test_a_signed_value_is_averaged_as_a_value_and_not_as_a_code():
 
 
 def test_deviations_are_averaged_as_squares():
-    target = Deviation(BinaryTarget())
+    target = Uncertainty(BinaryTarget())
     stored = np.float32([0.3, 0.4, 0, 0]).reshape(1, 1, 2, 2)
     assert halve(target, stored, (1, 2, 2)).item() == pytest.approx(0.25)
 
@@ -199,14 +197,14 @@ def test_the_last_of_several_parts_builds_it(workplace):
 
 
 def test_who_lost_the_output_writes_no_block_of_a_level(workplace, monkeypatch):
-    work, build, is_lost = workplace(noise((20, 18, 17))), RUN.build_pyramid, []
+    work, build, is_lost = workplace(noise((20, 18, 17))), predict.build_pyramid, []
 
     def check(_hold):
         if is_lost:
             raise RunError("out", "another may have taken over", "run the same command again")
 
     monkeypatch.setattr(LockedHold, "check", check)
-    monkeypatch.setattr(RUN, "build_pyramid", lambda *given: is_lost.append(1) or build(*given))
+    monkeypatch.setattr(predict, "build_pyramid", lambda *given: is_lost.append(1) or build(*given))
     with pytest.raises(RunError, match="taken over"):
         work.run(pyramid=1)
     assert (read(work, 0) != 0).any()

@@ -5,7 +5,7 @@ import pytest
 
 from vcmodels.cli import main
 from vcmodels.errors import OutputError
-from vcmodels.inference import Comparison, reproduce
+from vcmodels.inference import Comparison, Predictor, reproduce
 from vcmodels.reporting import Silent
 from vcmodels.volumes import group_attributes, open_volume, set_group_attributes
 from vcmodels.volumes.backend import ArrayHandle
@@ -19,9 +19,7 @@ def made(workplace, monkeypatch):
     settings = {"pyramid": "auto", "bbox": [[0, 12], [2, 10], [0, 11]], "overlap": 0.5}
     work.run(**settings)
     work.loaded = work.predictor(work.task(**settings))
-    monkeypatch.setattr(
-        "vcmodels.inference.reproduction.load_predictor", lambda _task, _checkpoint: work.loaded
-    )
+    monkeypatch.setattr("vcmodels.inference.reproduction.load_predictor", lambda _: work.loaded)
     work.root = work.folder / "out" / "net.zarr"
     return work
 
@@ -51,7 +49,7 @@ def test_one_other_voxel_is_named(made, level):
 
 def test_another_checkpoint_or_input_is_refused(made):
     was = made.loaded
-    made.loaded = replace(was, sha256="1" * 64)
+    made.loaded = Predictor((replace(was.networks[0], sha256="1" * 64),))
     with pytest.raises(OutputError, match="cannot be made again: checkpoint_sha256 was"):
         again(made)
     made.loaded = was

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vcmodels.inference import predict
+from vcmodels.inference import predict_request
 from vcmodels.targets import (
     KINDS,
     AffinitiesTarget,
@@ -62,7 +62,7 @@ def test_a_stored_prediction_decodes_to_what_the_network_said(workplace, target,
     config = task.dataset_config.model_copy(update={"targets": {"value": target}})
     task = task.model_copy(update={"dataset_config": config})
     work.network = Pointwise(target.channels)
-    predict(task, work.predictor(task))
+    predict_request(work.request(task))
 
     logits = work.network(torch.from_numpy(work.values)[None, None], ["value"])["value"][0]
     said = target.unblend(target.blendable(logits))[0].numpy()

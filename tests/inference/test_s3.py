@@ -266,8 +266,6 @@ def test_uploads_that_a_kill_left_are_dropped_and_those_of_others_are_not(work):
 def test_a_result_on_s3_is_made_again_from_its_attributes(work, monkeypatch, tmp_path):
     work.run()
     predictor = work.predictor(work.task())
-    monkeypatch.setattr(
-        "vcmodels.inference.reproduction.load_predictor", lambda _task, _checkpoint: predictor
-    )
+    monkeypatch.setattr("vcmodels.inference.reproduction.load_predictor", lambda _: predictor)
     found = reproduce(f"s3://{work.root}", tmp_path / "again", reporter=Silent())
     assert (found.is_whole, found.lines) == (True, [])

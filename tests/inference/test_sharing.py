@@ -12,7 +12,7 @@ from torch import nn
 from vcmodels.errors import OutputError, RunError, TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import BoxSet
-from vcmodels.inference import Part, predict, predict_on
+from vcmodels.inference import Part, RunOptions, predict_on, predict_request
 from vcmodels.inference.units import share
 
 
@@ -74,7 +74,7 @@ def test_a_part_that_is_none_is_refused():
 
 def run_part(work, part, **settings):
     task = work.task(overlap=0.3, threads=1, **settings)
-    return predict(task, work.predictor(task), part=part)
+    return predict_request(work.request(task), RunOptions(part=part))
 
 
 @pytest.fixture
@@ -130,29 +130,29 @@ def test_parts_at_the_same_time_give_the_same_bytes(workplace, reference):
 
 def test_a_part_neither_joins_a_whole_run_nor_overwrites(workplace):
     work = workplace(noise((9, 10, 11)))
-    task = work.task()
+    request = work.request(work.task())
     with pytest.raises(TaskError, match="--overwrite: is for the whole, part 0/2"):
-        predict(task, work.predictor(task), part=Part(0, 2), overwrite=True)
+        predict_request(request, RunOptions(part=Part(0, 2), overwrite=True))
     asked = itertools.count()
 
     def try_part():
         if next(asked) == 1:
             with pytest.raises(OutputError, match="in use by pid"):
-                predict(task, work.predictor(task), part=Part(0, 2))
+                predict_request(request, RunOptions(part=Part(0, 2)))
         return False
 
-    predict(task, work.predictor(task), should_stop=try_part)
+    predict_request(request, RunOptions(should_stop=try_part))
     assert next(asked) > 1
 
 
 def test_several_devices_give_the_bytes_of_one(workplace, reference):
     work = workplace(noise((20, 37, 41)), network=PatchPosition())
-    task = work.task(overlap=0.3, threads=1)
-    report = predict_on(task, work.predictor(task), ["cpu", "cpu"])
+    request = work.request(work.task(overlap=0.3, threads=1))
+    report = predict_on(request, ["cpu", "cpu"])
     assert report.is_complete
     assert work.hashes() == reference
-    assert predict_on(task, work.predictor(task), ["cpu", "cpu"]).was_complete  # at once
-    again = predict_on(task, work.predictor(task), ["cpu"], overwrite=True)
+    assert predict_on(request, ["cpu", "cpu"]).was_complete  # at once
+    again = predict_on(request, ["cpu"], RunOptions(overwrite=True))
     assert (again.was_complete, work.hashes()) == (False, reference)
 
 
@@ -160,9 +160,9 @@ def test_a_worker_that_dies_does_not_stop_the_others(workplace):
     values = noise((40, 10, 11))
     values[39, 9, 10] = 2
     work = workplace(values, network=Dying())
-    task = work.task(overlap=0, threads=1)
+    request = work.request(work.task(overlap=0, threads=1))
     with pytest.raises(RunError, match=r"worker 1 on device cpu: ended with code 1; .*continues"):
-        predict_on(task, work.predictor(task), ["cpu", "cpu"])
+        predict_on(request, ["cpu", "cpu"])
     done = sorted(work.hashes())
     assert {f"value/0/{z}/0/0" for z in (0, 1)} <= set(done)
     assert not [name for name in done if name.startswith("value/0/4")]

@@ -67,7 +67,7 @@ class Case:
         return f"{self.name}-{self.channels}{self.content}-{self.valid_channels}valid-{options}"
 
     def __call__(self, logits, label, valid, **kwargs):
-        return LOSSES[self.name](logits, label, valid, **kwargs, **self.options)
+        return LOSSES[self.name].function(logits, label, valid, **kwargs, **self.options)
 
     def example(self, seed=0, batch=2, shape=SHAPE):
         """Random logits, label and a valid mask of about half the voxels."""
@@ -85,7 +85,7 @@ class Case:
 
 def cases():
     for name, kinds in TAKES.items():
-        keywords = inspect.signature(LOSSES[name]).parameters
+        keywords = inspect.signature(LOSSES[name].function).parameters
         smoothing = [{"label_smoothing": 0.2}] if "label_smoothing" in keywords else []
         for options in [{}, *smoothing, *filter(None, [OPTIONS.get(name)])]:
             for kind in kinds:
@@ -105,7 +105,9 @@ def test_every_loss_and_every_option_has_a_case():
     assert set(TAKES) == set(LOSSES)
     for name, loss in LOSSES.items():
         keywords = {
-            p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY
+            p.name
+            for p in inspect.signature(loss.function).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
         }
         assert keywords - {"weight", "label_smoothing"} == set(OPTIONS.get(name, {})), name
 

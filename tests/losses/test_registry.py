@@ -16,11 +16,13 @@ def test_a_name_weights_and_options_mean_the_same_loss():
     logits, label, valid = sample()
     for block in ("bce", {"bce": 1}, {"bce": {"weight": 1}}, {"bce": {}}):
         (term,) = parse_loss(block)
-        assert term(logits, label, valid, None, 0.0) == LOSSES["bce"](logits, label, valid)
+        assert term(logits, label, valid, None, 0.0) == LOSSES["bce"].function(logits, label, valid)
     first, second = parse_loss({"bce": {"weight": 2, "pos_weight": 3.0}, "focal": 0.5})
-    wanted = 2 * LOSSES["bce"](logits, label, valid, pos_weight=3.0)
+    wanted = 2 * LOSSES["bce"].function(logits, label, valid, pos_weight=3.0)
     assert first(logits, label, valid, None, 0.0) == wanted
-    assert second(logits, label, valid, None, 0.0) == 0.5 * LOSSES["focal"](logits, label, valid)
+    assert second(logits, label, valid, None, 0.0) == 0.5 * LOSSES["focal"].function(
+        logits, label, valid
+    )
 
 
 def test_smoothing_and_weights_reach_the_losses_that_take_them():
@@ -28,7 +30,7 @@ def test_smoothing_and_weights_reach_the_losses_that_take_them():
     weight = torch.tensor([0.5, 2.0]).view(2, 1, 1, 1, 1)
     for name, taken in (("bce", {"label_smoothing": 0.2}), ("focal", {})):
         (term,) = parse_loss(name)
-        wanted = LOSSES[name](logits, label, valid, weight=weight, **taken)
+        wanted = LOSSES[name].function(logits, label, valid, weight=weight, **taken)
         assert term(logits, label, valid, weight, 0.2) == wanted
 
 

@@ -1,45 +1,82 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
-from vcmodels.metrics.overlap import class_confusion, confusion, dice, iou, masked_sum, ratio
+from vcmodels.metrics.overlap import (
+    accuracy,
+    confusion,
+    dice,
+    iou,
+    likeliest_class,
+    masked_sum,
+    precision,
+    ratio,
+    recall,
+)
 
 SHAPE = (6, 7, 8)
+COUNTS = ("hits", "predicted", "labelled")
 
 
-def test_confusion_counts_valid_voxels_only():
+def counted(predicted, labelled, valid):
+    """The voxels of one class, by NumPy."""
+    parts = (predicted & labelled & valid, predicted & valid, labelled & valid)
+    return [float(part.sum()) for part in parts]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("valid_channels", [1, 3])
+def test_confusion_of_masks_counts_valid_voxels_of_background_and_foreground(
+    channels, valid_channels
+):
     rng = np.random.default_rng(0)
-    p, t, v = (rng.random((2, 1, *SHAPE)) > 0.4 for _ in range(3))
-    found = confusion(*map(torch.from_numpy, (p, t, v)))
-    wanted = {"hits": (p & t & v), "predicted": p & v, "labelled": t & v, "voxels": v}
-    assert {k: float(x) for k, x in found.items()} == {k: w.sum() for k, w in wanted.items()}
+    share = rng.random((2, channels, *SHAPE)).astype(np.float32)
+    share[0, 0, 0, 0, 0] = 0.5
+    label = rng.random((2, channels, *SHAPE)) > 0.4
+    valid = rng.random((2, min(channels, valid_channels), *SHAPE)) > 0.4
+    tensors = (torch.from_numpy(a) for a in (share, label.astype(np.float32), valid))
+    found = confusion(*tensors)
+    whole = np.broadcast_to(valid, label.shape)
+    assert [found[key][1].item() for key in COUNTS] == counted(share > 0.5, label, whole)
+    assert [found[key][0].item() for key in COUNTS] == counted(share <= 0.5, ~label, whole)
+    assert found["voxels"] == whole.sum()
     assert all(x.dtype == torch.float64 for x in found.values())
 
 
-def test_class_confusion_is_confusion_of_each_class():
+def test_confusion_of_classes_is_that_of_each_class():
     rng = np.random.default_rng(0)
-    p, t = (torch.from_numpy(rng.integers(0, 5, (2, 1, *SHAPE))) for _ in range(2))
-    v = torch.from_numpy(rng.random((2, 1, *SHAPE)) > 0.4)
-    t[~v] = p[~v]
-    t[0, 0, 0, 0, 0], v[0, 0, 0, 0, 0] = -1000, False
-    found = class_confusion(p, t, v, 6)
+    scores = rng.random((2, 6, *SHAPE)).astype(np.float32)
+    index, label = scores.argmax(1, keepdims=True), rng.integers(0, 5, (2, 1, *SHAPE))
+    valid = rng.random((2, 1, *SHAPE)) > 0.4
+    label[0, 0, 0, 0, 0], valid[0, 0, 0, 0, 0] = -1000, False
+    tensors = (torch.from_numpy(a) for a in (scores, label.astype(np.float32), valid))
+    found = confusion(*tensors)
     for c in range(6):
-        wanted = confusion(p == c, t == c, v)
-        assert {k: float(x[c]) for k, x in found.items() if k != "voxels"} == {
-            k: float(x) for k, x in wanted.items() if k != "voxels"
-        }
-    assert found["voxels"] == v.sum()
+        assert [found[key][c].item() for key in COUNTS] == counted(index == c, label == c, valid)
+    assert found["voxels"] == valid.sum()
+    assert accuracy(found) == (index == label)[valid].mean()
 
 
-def test_dice_and_iou_by_hand():
-    counts = torch.tensor(2.0), torch.tensor(3.0), torch.tensor(4.0)
-    assert dice(*counts) == 4 / 7
-    assert iou(*counts) == 2 / 5
-    nothing = torch.zeros(3).unbind()
-    assert math.isnan(dice(*nothing))
-    assert math.isnan(iou(*nothing))
+def test_figures_by_hand():
+    sums = {"hits": [9.0, 2.0, 0.0], "predicted": [9.0, 3.0, 0.0], "labelled": [12.0, 4.0, 0.0]}
+    sums = {key: torch.tensor(values) for key, values in sums.items()}
+    sums["voxels"] = torch.tensor(16.0)
+    wanted = {dice: 4 / 7, iou: 2 / 5, precision: 2 / 3, recall: 1 / 2}
+    for figure, value in wanted.items():
+        found, absent = figure(sums)
+        assert found == value
+        assert math.isnan(absent)
+    assert accuracy(sums) == 11 / 16
     assert math.isnan(ratio(0, 0))
+
+
+def test_the_likeliest_class_is_the_first_largest_that_is_a_number():
+    scores = torch.tensor([[0.2, 0.1, 0.7], [0.5, 0.5, 0.0], [math.nan, 0.3, 0.4], [math.nan] * 3])
+    found = likeliest_class(scores.T.reshape(3, 1, 1, 4))
+    assert found.flatten().tolist() == [2, 0, 2, 0]
+    assert found.shape == (1, 1, 1, 4)
 
 
 def test_sums_do_not_lose_small_values_in_large_ones():

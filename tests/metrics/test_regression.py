@@ -6,7 +6,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vcmodels.metrics.regression import angle_sums, angles_deg, error_sums
+from vcmodels.metrics.regression import (
+    angle_sums,
+    angles_deg,
+    close_share,
+    correlation,
+    endpoint_error,
+    endpoint_sums,
+    error_sums,
+    mean_absolute,
+    mean_angle,
+    moment_sums,
+    root_mean_square,
+    sign_accuracy,
+    sign_sums,
+)
 
 SHAPE = (6, 7, 8)
 
@@ -15,13 +29,11 @@ def vectors(seed):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(2, 3, *SHAPE))).float()
 
 
-@pytest.mark.parametrize("axial", [False, True])
-def test_angles_are_those_of_the_arc_cosine(axial):
+def test_angles_are_those_of_the_arc_cosine():
     a, b = vectors(0).double(), vectors(1).double()
     cosine = (a * b).sum(1, keepdim=True) / (a.norm(dim=1) * b.norm(dim=1))[:, None]
-    wanted = torch.rad2deg(torch.acos(cosine.abs() if axial else cosine))
-    found = angles_deg(a.float(), b.float(), axial=axial).double()
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-4)
+    found = angles_deg(a.float(), b.float()).double()
+    torch.testing.assert_close(found, torch.rad2deg(torch.acos(cosine)), rtol=1e-6, atol=1e-4)
 
 
 @settings(max_examples=25, deadline=None)
@@ -30,13 +42,17 @@ def test_small_angles_keep_their_digits(degrees):
     a = math.radians(degrees)
     turned = torch.tensor([math.cos(a), math.sin(a), 0]).view(1, 3, 1, 1, 1)
     still = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1)
-    assert angles_deg(turned, still, axial=False).item() == pytest.approx(degrees, rel=1e-5)
+    assert angles_deg(turned, still).item() == pytest.approx(degrees, rel=1e-5)
 
 
-@pytest.mark.parametrize("axial", [False, True])
-def test_a_missing_prediction_is_90_degrees_off(axial):
+def test_a_missing_prediction_is_90_degrees_off_and_a_missing_label_does_not_count():
     label = vectors(0)
-    assert (angles_deg(torch.zeros_like(label), label, axial=axial) == 90).all()
+    valid = torch.ones(2, 1, *SHAPE, dtype=torch.bool)
+    assert (angles_deg(torch.zeros_like(label), label) == 90).all()
+    label[1] *= 1e-8
+    sums = angle_sums(torch.zeros_like(label), label, valid)
+    assert mean_angle(sums) == 90
+    assert sums["directed"] == math.prod(SHAPE)
 
 
 def test_angle_sums_by_hand():
@@ -44,12 +60,9 @@ def test_angle_sums_by_hand():
     angles = torch.deg2rad(torch.tensor([0.0, 5.0, 175.0, 45.0]))
     found = torch.stack([angles.cos(), angles.sin(), 0 * angles]).view(1, 3, 1, 1, 4)
     valid = torch.tensor([True, True, True, False]).view(1, 1, 1, 1, 4)
-    sums = angle_sums(found, label, valid, axial=False)
-    assert sums["degrees"].item() == pytest.approx(180, rel=1e-5)
-    assert (sums["close"], sums["voxels"]) == (2, 3)
-    sums = angle_sums(found, label, valid, axial=True)
-    assert sums["degrees"].item() == pytest.approx(10, rel=1e-5)
-    assert (sums["close"], sums["voxels"]) == (3, 3)
+    sums = angle_sums(found, label, valid)
+    assert mean_angle(sums) == pytest.approx(60, rel=1e-5)
+    assert close_share(sums) == pytest.approx(2 / 3)
 
 
 def test_error_sums_are_those_of_the_valid_values():
@@ -60,3 +73,23 @@ def test_error_sums_are_those_of_the_valid_values():
     torch.testing.assert_close(sums["absolute"], error.abs().sum())
     torch.testing.assert_close(sums["squared"], error.square().sum())
     assert sums["values"] == error.numel()
+    assert mean_absolute(sums) == pytest.approx(float(error.abs().mean()))
+    assert root_mean_square(sums) == pytest.approx(float(error.square().mean().sqrt()))
+
+
+def test_endpoints_and_signs_are_those_of_the_valid_values():
+    a, b = vectors(0), vectors(1)
+    b[0, 0, 0, 0, 0] = a[0, 0, 0, 0, 0] = 0
+    valid = torch.rand(2, 1, *SHAPE) > 0.5
+    distance = (a - b).double().norm(dim=1, keepdim=True)[valid].mean()
+    assert endpoint_error(endpoint_sums(a, b, valid)) == pytest.approx(float(distance), rel=1e-6)
+    right = ((a > 0) == (b > 0))[valid.expand_as(a)].double().mean()
+    assert sign_accuracy(sign_sums(a, b, valid)) == pytest.approx(float(right))
+
+
+def test_correlation_is_that_of_numpy():
+    a, b = vectors(0), vectors(1) + 0.5 * vectors(0)
+    valid = torch.rand(2, 3, *SHAPE) > 0.5
+    wanted = np.corrcoef(a[valid].numpy(), b[valid].numpy())[0, 1]
+    assert correlation(moment_sums(a, b, valid)) == pytest.approx(wanted, abs=1e-6)
+    assert math.isnan(correlation(moment_sums(torch.ones_like(b), b, valid)))

@@ -6,9 +6,11 @@ from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
 from vcmodels.patches.find import find_patches
-from vcmodels.patches.folds import _cuts, divide, fold_volumes
+from vcmodels.patches.folds import _cuts, divide
+from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.patches.split import load_or_split
-from vcmodels.samples.dataset import PatchDataset
+from vcmodels.runs.run import Run
+from vcmodels.samples.training_set import augmented_set
 from vcmodels.volumes import Volume
 from vcmodels.volumes.places import read_json
 
@@ -47,7 +49,7 @@ def test_slabs_share_no_voxel_and_all_are_validated_on_once(
     validated, sums = np.zeros(labels.shape, np.uint8), []
     for index in range(4):
         task = fold_task(make_task, [entry], tmp_path, count=4, index=index)
-        parts = fold_volumes(task, open_volumes(task))
+        parts = resolve(task).volumes
         train, val = ([p.region for p in parts if p.split == side] for side in ("train", "val"))
         on_train, on_val = marked(labels.shape, train), marked(labels.shape, val)
         assert on_train.max() == on_val.max() == 1
@@ -66,9 +68,13 @@ def test_no_read_for_training_reaches_a_voxel_of_validation(
 ):
     for index in range(3):
         task = fold_task(make_task, [entry], tmp_path, count=3, index=index)
-        volumes = fold_volumes(task, open_volumes(task))
-        split = load_or_split(task, volumes, find_patches(task, volumes))
-        normalization = fit_normalization(task, volumes, split.train_regions)
+        volumes = resolve(task).volumes
+        split = load_or_split(
+            Run(task.run_dir), task.tr_params, volumes, find_patches(task, volumes)
+        )
+        normalization = fit_normalization(
+            task.dataset_config.normalization, volumes, split.train_regions
+        )
         held = marked(labels.shape, [box for box in split.val_regions if box])
         touched = np.zeros(labels.shape, bool)
         read = Volume._read_inside
@@ -80,15 +86,8 @@ def test_no_read_for_training_reaches_a_voxel_of_validation(
         with monkeypatch.context() as patch:
             patch.setattr(Volume, "_read_inside", recording)
             rotated = task.model_copy(update={"augment": list(DEFAULT_AUGMENTATIONS)})
-            dataset = PatchDataset(
-                rotated,
-                volumes,
-                split.train,
-                split.train_regions,
-                normalization,
-                seed=0,
-                augment=True,
-            )
+            resolved = Resolved(rotated, volumes)
+            dataset = augmented_set(resolved, split.train, split.train_regions, normalization)
             for draw in range(40):
                 dataset[draw]
         assert touched.any()
@@ -112,7 +111,7 @@ def test_whole_volumes_are_divided_by_their_labels(make_task, store, labels, tmp
     seen = []
     for index in range(3):
         task = fold_task(make_task, entries, tmp_path, count=3, index=index)
-        volumes = fold_volumes(task, open_volumes(task))
+        volumes = resolve(task).volumes
         assert [v.name for v in volumes] == [f"v{n}" for n in range(6)]
         assert {v.split for v in volumes} == {"train", "val"}
         seen += [v.name for v in volumes if v.split == "val"]
@@ -122,7 +121,7 @@ def test_whole_volumes_are_divided_by_their_labels(make_task, store, labels, tmp
 def test_volumes_with_a_split_of_their_own_stay(make_task, entry, tmp_path):
     own = {**entry, "split": "train", "name": "own"}
     task = fold_task(make_task, [own, entry], tmp_path, count=2, index=0)
-    first = fold_volumes(task, open_volumes(task))[0]
+    first = resolve(task).volumes[0]
     assert (first.name, first.split, first.region) == ("own", "train", first.inputs[0].box)
 
 
@@ -148,7 +147,7 @@ def test_cuts_are_the_nearest_between_layers():
 def test_what_cannot_be_cut_is_refused(make_task, entry, tmp_path):
     task = fold_task(make_task, [entry], tmp_path, count=20, index=0)
     with pytest.raises(TaskError, match=r"folds.count: volume v with region .* 20 slabs"):
-        fold_volumes(task, open_volumes(task))
+        resolve(task)
     task = fold_task(make_task, [entry], tmp_path, count=2, index=0, by="volume")
     with pytest.raises(TaskError, match="1 volumes cannot be divided into 2 folds"):
-        fold_volumes(task, open_volumes(task))
+        resolve(task)

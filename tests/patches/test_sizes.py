@@ -7,8 +7,10 @@ from vcmodels.config import parse_task
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
 from vcmodels.patches import sizes as patch_sizes
-from vcmodels.patches.sizes import open_planned, plan_sizes, recorded_task
+from vcmodels.patches.resolve import recorded_task, resolve
+from vcmodels.patches.sizes import plan_sizes
 from vcmodels.reporting import Silent
+from vcmodels.runs.run import Run
 
 
 @pytest.fixture
@@ -41,8 +43,9 @@ def make(tmp_path, monkeypatch):
     return build
 
 
-def planned(task):
-    return plan_sizes(task, open_volumes(task))
+def planned(task, volumes=None):
+    volumes = open_volumes(task) if volumes is None else volumes
+    return plan_sizes(task.tr_params, task.model, task.heads, volumes)
 
 
 def test_memory_is_given_or_the_targets_of_the_preset_or_what_is_there(make, monkeypatch):
@@ -63,7 +66,7 @@ def test_a_plan_is_that_of_nnunet_and_takes_no_time(make):
     task = make((512, 512, 512), tr_val_split=1, memory_gb=24)
     volumes = open_volumes(task)
     started = time.perf_counter()
-    plan = plan_sizes(task, volumes)
+    plan = planned(task, volumes)
     assert time.perf_counter() - started < 1
     assert (plan.patch, plan.batch) == ((192, 192, 192), 2)
     assert plan.tried[-1].patch == plan.patch
@@ -99,19 +102,19 @@ def test_volumes_that_a_group_keeps_whole_are_not_cut(make):
 def test_beside_a_validation_volume_the_others_are_trained_on_whole(make):
     volumes = open_volumes(make((40, 96, 56), entry={"split": "val"}))
     task = make((40, 96, 56))
-    assert plan_sizes(task, [*volumes, *open_volumes(task)]).patch == (40, 96, 56)
+    assert planned(task, [*volumes, *open_volumes(task)]).patch == (40, 96, 56)
     volumes = open_volumes(make((40, 96, 56), entry={"split": "train"}))
-    assert plan_sizes(task, [*volumes, *open_volumes(make((40, 96, 56)))]).patch == (40, 32, 56)
+    assert planned(task, [*volumes, *open_volumes(make((40, 96, 56)))]).patch == (40, 32, 56)
 
 
 def test_the_median_volume_is_covered_and_the_batch_grows_to_a_share_of_all(make):
     """nnU-Net plans 9 patches of 40 x 56 x 40 for the 260 cases of the hippocampus, too."""
     task = make((36, 50, 35), (20, 20, 20), (60, 90, 80))
     usual, small, large = open_volumes(task)
-    plan = plan_sizes(task, [small, *[usual] * 258, large])
+    plan = planned(task, [small, *[usual] * 258, large])
     assert (plan.patch, plan.batch) == ((40, 56, 40), 9)
     few = make((36, 50, 35), split_mode="random", memory_gb=0.45)  # two of them need 0.38
-    assert plan_sizes(few, open_volumes(few) * 260).batch == 2
+    assert planned(few, open_volumes(few) * 260).batch == 2
 
 
 def test_a_given_batch_makes_the_patch_smaller(make):
@@ -123,7 +126,7 @@ def test_a_given_batch_makes_the_patch_smaller(make):
 
 def test_what_is_given_stays_and_nothing_is_said(make):
     task, reporter = make((40, 96, 56), patch_size=[16, 32, 32]), Silent()
-    full, _ = open_planned(task, reporter)
+    full = resolve(task, reporter).task
     assert full is task
     assert task.tr_params.batch_size == 2
     assert not [line for line in reporter.lines if "patch_size" in line]
@@ -132,17 +135,17 @@ def test_what_is_given_stays_and_nothing_is_said(make):
 
 def test_the_planned_patch_obeys_the_other_keys(make):
     with pytest.raises(TaskError, match=r"network takes none of the patches .*give one"):
-        open_planned(make((8, 12, 12), model={"num_levels": 6}), Silent())
+        resolve(make((8, 12, 12), model={"num_levels": 6}))
     task = make((40, 96, 56))
     config = task.dataset_config.model_copy(update={"patch_stride": (64, 64, 64)})
     with pytest.raises(TaskError, match=r"^dataset_config\.patch_stride: .*exceeds tr_params"):
-        open_planned(task.model_copy(update={"dataset_config": config}), Silent())
+        resolve(task.model_copy(update={"dataset_config": config}))
 
 
 def test_a_recorded_task_that_cannot_be_read_is_none(make):
     task = make((40, 96, 56))
-    assert recorded_task(task) is None
+    assert recorded_task(Run(task.run_dir)) is None
     task.run_dir.mkdir()
     for text in ("{", "[]", '{"tr_params": {}}'):
         (task.run_dir / "task.json").write_text(text)
-        assert recorded_task(task) is None
+        assert recorded_task(Run(task.run_dir)) is None

@@ -11,6 +11,7 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.patches.find import find_patches
 from vcmodels.patches.split import best_cut, load_or_split, rows_inside, split_patches
 from vcmodels.reporting import Silent
+from vcmodels.runs.run import Run
 
 SHAPE = (20, 25, 64)
 
@@ -59,7 +60,7 @@ def test_cut_leaves_the_guard_between_the_sides_and_beats_every_other_cut(
     region = Box((5, 6, 7), extent)
     settings = type("S", (), {"tr_val_split": share})
     task = type("T", (), {"tr_params": settings})
-    cut = best_cut(region, origins, patch, (guard,) * 3, task)
+    cut = best_cut(region, origins, patch, (guard,) * 3, task.tr_params.tr_val_split)
 
     scores = []
     for axis in range(3):
@@ -84,7 +85,7 @@ def test_cut_leaves_the_guard_between_the_sides_and_beats_every_other_cut(
 
 def test_spatial_sides_share_no_voxel_and_come_near_the_wanted_share(prepare):
     task, volumes, patches = prepare(tr_val_split=0.7)
-    split = split_patches(task, volumes, patches)
+    split = split_patches(task.tr_params, volumes, patches)
     train, val = (touched(rows, (8, 8, 8), SHAPE) for rows in (split.train, split.val))
     assert not (train & val).any()
     assert len(split.train) / (len(split.train) + len(split.val)) == pytest.approx(0.7, abs=0.1)
@@ -94,7 +95,7 @@ def test_spatial_sides_share_no_voxel_and_come_near_the_wanted_share(prepare):
 
 def test_guard_width_is_the_tasks(prepare):
     task, volumes, patches = prepare(split_guard=3)
-    split = split_patches(task, volumes, patches)
+    split = split_patches(task.tr_params, volumes, patches)
     one, other = split.train_regions[0], split.val_regions[0]
     assert max(o - e for o, e in zip(other.origin, one.end, strict=True)) == 3
 
@@ -102,25 +103,25 @@ def test_guard_width_is_the_tasks(prepare):
 def test_a_volume_too_short_for_the_guard_is_an_error_with_remedies(prepare):
     task, volumes, patches = prepare([(9, 9, 17)])
     with pytest.raises(TaskError, match=r"patch_size: volume v0 .* cannot be cut .* split_mode"):
-        split_patches(task, volumes, patches)
+        split_patches(task.tr_params, volumes, patches)
 
 
 def test_many_short_volumes_are_divided_as_wholes(prepare):
     task, volumes, patches = prepare([(9, 8, 11)] * 10, tr_val_split=0.8)
-    split = split_patches(task, volumes, patches)
+    split = split_patches(task.tr_params, volumes, patches)
     trained = {int(n) for n in split.train[:, 0]}
     validated = {int(n) for n in split.val[:, 0]}
     assert len(trained) == 8
     assert trained | validated == set(range(10))
     assert not trained & validated
     other, _, _ = prepare([(9, 8, 11)] * 10, entries=[{"input": v.inputs[0].location} for v in volumes], seed=5)  # fmt: skip
-    assert {int(n) for n in split_patches(other, volumes, patches).val[:, 0]} != validated
+    assert {int(n) for n in split_patches(other.tr_params, volumes, patches).val[:, 0]} != validated
 
 
 def test_volumes_with_a_split_of_their_own_are_kept_whole(prepare):
     entries = [{"split": "train"}, {"split": "val"}, {}]
     task, volumes, patches = prepare([SHAPE, (9, 9, 9), SHAPE], entries)
-    split = split_patches(task, volumes, patches)
+    split = split_patches(task.tr_params, volumes, patches)
     assert split.train_regions[:2] == [volumes[0].region, None]
     assert split.val_regions[:2] == [None, volumes[1].region]
     assert split.train_regions[2] is not None
@@ -135,13 +136,13 @@ def test_parts_of_one_array_that_overlap_across_the_sides_are_refused(prepare, s
     ]
     task, volumes, patches = prepare([SHAPE, SHAPE], entries)
     with pytest.raises(TaskError, match="shares voxels with the validation part of v1"):
-        split_patches(task, volumes, patches)
+        split_patches(task.tr_params, volumes, patches)
 
 
 def test_random_split_divides_the_patches_and_says_that_voxels_are_shared(prepare):
     task, volumes, patches = prepare(split_mode="random", tr_val_split=0.75)
     reporter = Silent()
-    split = split_patches(task, volumes, patches, reporter)
+    split = split_patches(task.tr_params, volumes, patches, reporter)
     assert len(split.train) == round(0.75 * len(patches.rows))
     both = np.concatenate([split.train, split.val])
     np.testing.assert_array_equal(np.unique(both, axis=0), patches.rows)
@@ -151,17 +152,17 @@ def test_random_split_divides_the_patches_and_says_that_voxels_are_shared(prepar
 def test_only_validation_volumes_is_an_error(prepare):
     task, volumes, patches = prepare(entries=[{"split": "val"}])
     with pytest.raises(TaskError, match="no patch left to train on"):
-        split_patches(task, volumes, patches)
+        split_patches(task.tr_params, volumes, patches)
 
 
 @pytest.mark.parametrize("mode", ["spatial", "random"])
 def test_saved_split_is_used_again(prepare, mode):
     task, volumes, patches = prepare(split_mode=mode)
-    first = load_or_split(task, volumes, patches)
+    first = load_or_split(Run(task.run_dir), task.tr_params, volumes, patches)
     saved = json.loads((task.run_dir / "splits.json").read_text())
     assert saved["seed"] == 0
     assert saved["patches"]["count"] == len(patches.rows)
-    again = load_or_split(task, volumes, patches)
+    again = load_or_split(Run(task.run_dir), task.tr_params, volumes, patches)
     np.testing.assert_array_equal(again.train, first.train)
     np.testing.assert_array_equal(again.val, first.val)
     assert again.to_dict() == first.to_dict() == saved
@@ -169,10 +170,10 @@ def test_saved_split_is_used_again(prepare, mode):
 
 def test_saved_split_of_another_patch_list_is_refused(prepare):
     task, volumes, patches = prepare()
-    load_or_split(task, volumes, patches)
+    load_or_split(Run(task.run_dir), task.tr_params, volumes, patches)
     other = type(patches)(patches.patch_size, patches.rows[1:])
     with pytest.raises(TaskError, match="made from another patch list"):
-        load_or_split(task, volumes, other)
+        load_or_split(Run(task.run_dir), task.tr_params, volumes, other)
 
 
 @pytest.mark.parametrize(
@@ -188,16 +189,16 @@ def test_saved_split_of_another_patch_list_is_refused(prepare):
 )
 def test_damaged_or_edited_split_is_refused(prepare, damage, message):
     task, volumes, patches = prepare()
-    load_or_split(task, volumes, patches)
+    load_or_split(Run(task.run_dir), task.tr_params, volumes, patches)
     path = task.run_dir / "splits.json"
     path.write_text(damage(path.read_text()))
     with pytest.raises(TaskError, match=message):
-        load_or_split(task, volumes, patches)
+        load_or_split(Run(task.run_dir), task.tr_params, volumes, patches)
 
 
 def test_a_share_of_one_trains_on_everything_and_validates_on_nothing(prepare):
     task, volumes, patches = prepare(tr_val_split=1.0)
-    split = split_patches(task, volumes, patches)
+    split = split_patches(task.tr_params, volumes, patches)
     assert np.array_equal(split.train, patches.rows)
     assert split.train_regions == [volumes[0].region]
     assert split.val_regions == [None]

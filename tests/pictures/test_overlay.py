@@ -4,7 +4,7 @@ from PIL import Image
 
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.geometry.boxes import Box
-from vcmodels.pictures.overlay import Scored, write_overlay
+from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.pictures.slices import Panel, draw_panel
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.normals import NormalsTarget
@@ -29,8 +29,8 @@ def scored(store):
         array = store(name, values)
         return Label(target, StoredLabel("scroll", array, array.box), (1.0, 1.0, 1.0))
 
-    sheet = Scored(label(BinaryTarget(), "l", mask), store("p", mask * 255), "dice 1.000")
-    normals = Scored(label(NormalsTarget(channels=3), "n", code), store("m", code))
+    sheet = DrawnTarget(label(BinaryTarget(), "l", mask), store("p", mask * 255), "dice 1.000")
+    normals = DrawnTarget(label(NormalsTarget(channels=3), "n", code), store("m", code))
     return store("raw", np.full(EXTENT, 7, np.uint8)), {"sheet": sheet, "normals": normals}
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from vcmodels.pictures.slices import (
+    DIM,
     GAP,
     LABEL_COLOUR,
-    OUTSIDE_DIM,
     PREDICTION_COLOUR,
     TINT,
-    UNCOUNTED,
+    UNLABELLED_COLOUR,
     draw_row,
     telling_slice,
 )
@@ -44,7 +44,7 @@ def test_a_mask_is_tinted_where_labelled_and_outlined_where_predicted(image):
         draw_row(BinaryTarget(activation="sigmoid"), image, label, valid, prediction)
     )
     assert (truth[20:60, 20:60] == 1).all()
-    assert (truth[:, 100:] == UNCOUNTED).all()
+    assert (truth[:, 100:] == UNLABELLED_COLOUR).all()
     assert found[40, 40] == pytest.approx([0.9] * 3)
     np.testing.assert_allclose(
         over[25, 25], (1 - TINT) * grey[25, 25] + TINT * np.array(LABEL_COLOUR), atol=1e-6
@@ -52,7 +52,7 @@ def test_a_mask_is_tinted_where_labelled_and_outlined_where_predicted(image):
     assert over[30, 40] == pytest.approx(PREDICTION_COLOUR)  # its border
     np.testing.assert_allclose(over[65, 65], grey[65, 65], atol=1e-6)  # predicted, not labelled
     for y, x in ((5, 150), (90, 150)):
-        np.testing.assert_allclose(over[y, x], OUTSIDE_DIM * grey[y, x], atol=1e-6)
+        np.testing.assert_allclose(over[y, x], DIM * grey[y, x], atol=1e-6)
 
 
 def test_classes_keep_their_colours(image):

@@ -11,9 +11,9 @@ from vcmodels.config import parse_task
 from vcmodels.errors import OutputError
 from vcmodels.pictures import preview
 from vcmodels.pictures.preview import Patch, PatchSource, write_figure, write_preview
-from vcmodels.pictures.slices import Slice, draw_label, look_of, physical
+from vcmodels.pictures.slices import LABEL_COLOUR, Slice, draw_label, look_of, physical
 from vcmodels.reporting import Silent
-from vcmodels.samples.dataset import Place
+from vcmodels.samples.dataset import PatchOrigin
 from vcmodels.targets import (
     BinaryTarget,
     DistanceTarget,
@@ -47,7 +47,7 @@ def patch_of(shape, seed=0, valid=True):
         rng.normal(size=(2, *shape)).astype(np.float32),
         {name: label.astype(np.float32) for name, label in labels.items()},
         {name: np.full(shape, valid) for name in labels},
-        Place("scan", (0, 0, 0)),
+        PatchOrigin("scan", (0, 0, 0)),
         (5.0, 1.0, 0.8),
     )
 
@@ -146,7 +146,7 @@ def draw(name, label, valid=None, size=None, across=(0, 2)):
     label = np.asarray(label, np.float32)
     shape = label.shape[1:]
     valid = np.ones(shape, bool) if valid is None else valid
-    look = look_of(TARGETS[name], 0, label[None, :, None], valid[None, None])
+    look = look_of(TARGETS[name], label[None, :, None], valid[None, None])
     canvas = axes()
     size = size or (float(shape[0]), float(shape[1]))
     draw_label(canvas, look, Slice(np.full(shape, 0.5, np.float32), label, valid, size, across))
@@ -187,12 +187,13 @@ def test_a_label_that_does_not_count_is_dark_and_no_region_there():
     assert (ground[:, :4] > 2 * ground[:, 4:5]).all()
     assert (fill[..., 3] > 0).sum() == 4 * 4
     assert (fill[4:, :4, 3] > 0).all()
+    np.testing.assert_allclose(fill[5, 0, :3], LABEL_COLOUR, atol=1e-6)  # as in all pictures
 
 
 def test_classes_have_the_colours_of_their_kind_and_the_names_of_their_values():
     label = np.arange(3)[None, :, None].repeat(5, 2)
     look = look_of(
-        TARGETS["parts"], 0, label[None, :, None].astype(np.float32), np.ones((1, 1, 3, 5), bool)
+        TARGETS["parts"], label[None, :, None].astype(np.float32), np.ones((1, 1, 3, 5), bool)
     )
     assert list(look.names) == ["4", "9"]
     assert len(set(look.names.values())) == 2
@@ -227,7 +228,7 @@ def test_a_patch_has_the_voxel_size_of_its_own_volume(task_with):
 
 def test_fields_before_and_after_share_one_scale():
     label = np.stack([np.full((1, 2, 3, 4), -2.0), np.full((1, 2, 3, 4), 7.0)])
-    assert look_of(TARGETS["depth"], 0, label, np.ones((2, 2, 3, 4), bool)).limits == (-2, 7)
+    assert look_of(TARGETS["depth"], label, np.ones((2, 2, 3, 4), bool)).limits == (-2, 7)
 
 
 def test_matplotlib_is_imported_late_and_without_its_global_state(tmp_path):

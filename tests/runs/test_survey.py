@@ -4,11 +4,11 @@ import json
 import pytest
 
 from vcmodels.runs.records import add_start, end_start
-from vcmodels.runs.survey import Figure, find_runs, read_run
+from vcmodels.runs.survey import Figure, find_runs, read_status
 
 
 def test_a_run_is_read_from_its_small_files(make_run):
-    run = read_run(make_run("x"))
+    run = read_status(make_run("x"))
     assert (run.name, run.state, run.epoch, run.max_epoch) == ("m", "complete", 4, 4)
     assert (run.best_epoch, run.best_loss, run.last_loss) == (3, 0.5, 1.5)
     assert run.figures == {
@@ -21,19 +21,19 @@ def test_a_run_is_read_from_its_small_files(make_run):
 def test_several_processes_are_told(make_run):
     folder = make_run("x")
     add_start(folder, {"device": "cuda", "processes": 4})
-    assert read_run(folder).device == "4 x cuda"
+    assert read_status(folder).device == "4 x cuda"
 
 
 def test_the_best_epoch_is_that_of_the_best_checkpoint(make_run):
     folder = make_run("x")
     for sense, epoch, dice in (("max", 4, 0.4), ("min", 1, 0.1)):
         add_start(folder, {"best": {"curve": "val/dice_sheet", "sense": sense}})
-        run = read_run(folder)
+        run = read_status(folder)
         assert (run.best_epoch, run.figures["sheet"].best) == (epoch, dice)
     add_start(folder, {"best": {"curve": "val/nothing", "sense": "min"}})
-    assert read_run(folder).best_epoch == 4  # without a value each epoch is the best so far
+    assert read_status(folder).best_epoch == 4  # without a value each epoch is the best so far
     (folder / "log.jsonl").unlink()
-    assert read_run(folder).best_epoch is None
+    assert read_status(folder).best_epoch is None
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_best_epoch_is_that_of_the_best_checkpoint(make_run):
     ],
 )
 def test_the_state_of_a_run(make_run, epochs, outcome, state, reason):
-    run = read_run(make_run("x", epochs=epochs, outcome=outcome))
+    run = read_status(make_run("x", epochs=epochs, outcome=outcome))
     assert run.state == state
     assert reason in run.reason
     assert bool(reason) == bool(run.reason)
@@ -57,12 +57,12 @@ def test_a_run_that_is_held_is_being_trained(make_run):
     folder = make_run("x", outcome="")
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert read_run(folder).state == "training"
-        assert read_run(folder).state == "training"
-    assert read_run(folder).state == "complete"
+        assert read_status(folder).state == "training"
+        assert read_status(folder).state == "training"
+    assert read_status(folder).state == "complete"
     with (folder / ".lock").open() as lock:  # by another list of runs
         fcntl.flock(lock, fcntl.LOCK_SH)
-        assert read_run(folder).state == "complete"
+        assert read_status(folder).state == "complete"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_damaged_run_is_named(make_run, name, content, reason):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    run = read_run(folder)
+    run = read_status(folder)
     assert (run.state, run.reason) == ("damaged", reason)
 
 
@@ -93,17 +93,17 @@ def test_a_kill_before_the_first_save_damages_nothing(make_run, missing, most):
     (folder / "task.json").write_text(json.dumps(task))
     for name in missing:
         (folder / name).unlink()
-    assert read_run(folder).state == "killed"
+    assert read_status(folder).state == "killed"
     end_start(folder, "failed: disk full")
-    assert read_run(folder).state == "failed"
+    assert read_status(folder).state == "failed"
     end_start(folder, "complete")
-    assert read_run(folder).state == "damaged"
+    assert read_status(folder).state == "damaged"
 
 
 def test_a_run_without_validation_has_no_figures(make_run):
     folder = make_run("x")
     (folder / "log.jsonl").write_text('{"step": 10, "epoch": 1.0, "epoch/train_loss_sheet": 1.0}\n')
-    run = read_run(folder)
+    run = read_status(folder)
     assert (run.epoch, run.best_epoch, run.best_loss, run.minutes) == (1, 1, None, None)
     assert run.figures == {"sheet": Figure("dice", None, None)}
 

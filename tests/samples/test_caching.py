@@ -6,8 +6,10 @@ import torch
 
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.volumes import open_volumes
+from vcmodels.patches.resolve import Resolved
 from vcmodels.samples import dataset
-from vcmodels.samples.dataset import PatchDataset, cached_volumes, finished, worker_budget
+from vcmodels.samples.dataset import cached_volumes, make_sample, worker_budget
+from vcmodels.samples.training_set import augmented_set
 from vcmodels.volumes.chunk_cache import CachedVolume
 
 SHAPE = (14, 18, 44)
@@ -46,28 +48,32 @@ def build(make_task, store):
 def test_budget_of_a_process(build, monkeypatch, asked, workers, most, budget):
     monkeypatch.setattr(dataset, "AUTO_BYTES", most)
     task, volumes = build(chunk_cache_gb=asked, num_dataloader_workers=workers)
-    assert worker_budget(task, volumes) == budget
-    (found,) = cached_volumes(task, volumes)
+    assert worker_budget(task.tr_params, volumes) == budget
+    (found,) = cached_volumes(volumes, budget)
     arrays = [*found.inputs, *found.labels.values()]
     assert {isinstance(array, CachedVolume) for array in arrays} == {budget > 0}
     if budget:
         assert len({id(array.cache) for array in arrays}) == 1
 
 
+def budget_of(task, volumes):
+    return worker_budget(task.tr_params, volumes)
+
+
 def test_processes_of_one_host_share_what_may_be_kept(build, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     monkeypatch.setattr(dataset, "AUTO_BYTES", 6 * DECODED)
     asked = {"num_dataloader_workers": 2}
-    assert worker_budget(*build(chunk_cache_gb="auto", **asked)) == DECODED
-    assert worker_budget(*build(chunk_cache_gb=0.6, **asked)) == 100_000_000
+    assert budget_of(*build(chunk_cache_gb="auto", **asked)) == DECODED
+    assert budget_of(*build(chunk_cache_gb=0.6, **asked)) == 100_000_000
     monkeypatch.setattr(dataset, "AUTO_BYTES", 6 * DECODED - 1)
-    assert worker_budget(*build(chunk_cache_gb="auto", **asked)) == 0
+    assert budget_of(*build(chunk_cache_gb="auto", **asked)) == 0
 
 
 def test_an_array_in_several_volumes_counts_once(build, monkeypatch):
     monkeypatch.setattr(dataset, "AUTO_BYTES", DECODED)
     task, volumes = build(chunk_cache_gb="auto", num_dataloader_workers=1)
-    assert worker_budget(task, [*volumes, *volumes]) == DECODED
+    assert worker_budget(task.tr_params, [*volumes, *volumes]) == DECODED
 
 
 def test_patches_are_the_same_through_a_cache(build):
@@ -75,10 +81,11 @@ def test_patches_are_the_same_through_a_cache(build):
     for asked in (0, 0.00001, "auto"):
         task, volumes = build(chunk_cache_gb=asked)
         rows = np.array([[0, 0, 0, 0], [0, 8, 11, 36], [0, 4, 5, 9]])
-        dataset = PatchDataset(
-            task, volumes, rows, [volumes[0].region], Normalization("none"), seed=3, augment=True
+        regions = [volumes[0].region]
+        dataset = augmented_set(
+            Resolved(task, volumes), rows, regions, Normalization("none"), seed=3
         )
-        patches.append([finished(dataset, draw, draw % 3) for draw in range(12)])
+        patches.append([make_sample(dataset, draw, draw % 3) for draw in range(12)])
     for others in patches[1:]:
         for one, other in zip(patches[0], others, strict=True):
             assert one.place == other.place

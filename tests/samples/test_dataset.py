@@ -8,9 +8,10 @@ from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches.find import find_patches
+from vcmodels.patches.resolve import Resolved
 from vcmodels.patches.split import split_patches
-from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.loader import batches
+from vcmodels.samples.training_set import augmented_set, plain_set
 from vcmodels.volumes import Volume
 from vcmodels.volumes.chunk_cache import CachedVolume
 
@@ -35,18 +36,21 @@ def build(make_task, store):
         sections = {"patch_size": [6, 7, 8], "split_guard": 4, **sections}
         task = make_task(entries, dataset=dataset, **sections)
         volumes = open_volumes(task)
-        split = split_patches(task, volumes, find_patches(task, volumes))
-        fitted = fit_normalization(task, volumes, split.train_regions)
+        split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+        fitted = fit_normalization(task.dataset_config.normalization, volumes, split.train_regions)
         is_train = side == "train"
         rows, regions = (
             (split.train, split.train_regions) if is_train else (split.val, split.val_regions)
         )
-        return PatchDataset(
-            task, volumes, rows, regions, fitted, seed=7,
-            augment=is_train if augment_now is None else augment_now,
-        )  # fmt: skip
+        parts = (Resolved(task, volumes), rows, regions, fitted)
+        is_augmented = is_train if augment_now is None else augment_now
+        return augmented_set(*parts, seed=7) if is_augmented else plain_set(*parts)
 
     return make
+
+
+def read(dataset, draw):
+    return dataset.read(draw, dataset.row(draw))
 
 
 def finish(dataset, draws):
@@ -120,7 +124,7 @@ def test_nothing_outside_of_the_own_region_is_read(build, store, image, monkeypa
         tr_val_split=0.1 if side == "train" else 0.9,
     )
     for draw in range(60 if side == "train" else len(dataset)):
-        dataset[draw]
+        read(dataset, draw)
     (region,) = dataset._regions
     assert min(region.shape) < 12
     assert touched[region.slices()].mean() > 0.9
@@ -132,7 +136,7 @@ def test_padding_of_a_thin_volume_is_reflected_and_does_not_count(build, store):
     thin = np.arange(4 * 9 * 30, dtype=np.float32).reshape(4, 9, 30)
     entry = {"input": store("raw", thin), "sheet": store("sheet", np.ones(thin.shape, np.uint8))}
     dataset = build([entry], augment_now=False)
-    sample = dataset[0]
+    sample = read(dataset, 0)
     _, y, x = sample.place.origin
     assert sample.image.shape == (1, 6, 7, 8)
     assert sample.labels["sheet"].valid[0].sum(dim=(1, 2)).tolist() == [56] * 4 + [0] * 2
@@ -153,7 +157,7 @@ def test_a_volume_without_a_target_gives_no_valid_voxel_for_it(build, store, ima
     dataset = build(entries, targets=targets, augment=MOVES)
     seen = set()
     for draw in range(30):
-        sample = dataset[draw]
+        sample = read(dataset, draw)
         seen.add(sample.place.volume)
         has, lacks = ("sheet", "normals") if sample.place.volume == "a" else ("normals", "sheet")
         assert sample.labels[has].valid.all()
@@ -171,7 +175,7 @@ def test_ignore_label_and_only_on_label_reach_the_valid_mask(build, store, image
     sections = {"augment": [], "patch_jitter": False}
     for only, wanted in ((False, stored != 2), (True, stored == 1)):
         target = {"kind": "binary", "ignore_label": 2, "loss_only_on_label": only}
-        sample = build([entry], targets={"sheet": target}, **sections)[3]
+        sample = read(build([entry], targets={"sheet": target}, **sections), 3)
         part = wanted[Box(sample.place.origin, (6, 7, 8)).slices()]
         np.testing.assert_array_equal(sample.labels["sheet"].valid[0], part)
 
@@ -187,7 +191,7 @@ def test_dilation_sees_labels_beyond_the_patch(build, store, image):
     )
     region, compared = dataset._regions[0].grow((-2, -2, -2)), 0
     for draw in range(len(dataset)):
-        sample = dataset[draw]
+        sample = read(dataset, draw)
         patch = Box(sample.place.origin, (6, 7, 8))
         part = patch.intersect(region)  # the region's own border cannot see beyond
         found = sample.labels["sheet"].values[0][part.slices(within=patch)]
@@ -200,7 +204,7 @@ def test_validation_is_in_order_unchanged_and_repeatable(build, store, image):
     entry = {"input": store("raw", image), "sheet": store("sheet", (image > 0).astype(np.uint8))}
     dataset = build([entry], "val", augment=MOVES + FREE)
     for draw in range(len(dataset)):
-        one, two = dataset[draw], dataset[draw]
+        one, two = read(dataset, draw), read(dataset, draw)
         assert one.transform.is_identity
         assert one.place.origin == tuple(dataset.rows[draw, 1:].tolist())
         assert torch.equal(one.image, two.image)
@@ -232,7 +236,7 @@ def test_channels_are_stacked_and_normalised_each(build, store, image):
         "input": [store("raw", image), store("more", 100 + 7 * image)],
         "sheet": store("sheet", (image > 0).astype(np.uint8)),
     }
-    sample = build([entry], scheme="zscore", augment_now=False)[0]
+    sample = read(build([entry], scheme="zscore", augment_now=False), 0)
     assert sample.image.shape[0] == 2
     np.testing.assert_allclose(sample.image[0], sample.image[1], atol=1e-4)
 
@@ -245,7 +249,7 @@ def test_statistics_of_its_own_volume_are_used(build, store, image):
     dataset = build(entries, scheme={"scheme": "zscore", "per": "volume"}, augment_now=False)
     assert isinstance(dataset._normalization, Normalization)
     half = len(dataset) // 2
-    np.testing.assert_allclose(dataset[0].image, dataset[half].image, atol=1e-4)
+    np.testing.assert_allclose(read(dataset, 0).image, read(dataset, half).image, atol=1e-4)
 
 
 def test_each_volume_is_turned_by_its_own_voxel_size(build, store):

@@ -5,7 +5,9 @@ import pytest
 
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
-from vcmodels.patches.find import find_patches
+from vcmodels.patches.find import PatchCriteria, find_patches
+from vcmodels.patches.index_build import Indexer
+from vcmodels.reporting import Silent
 from vcmodels.samples.order import DrawOrder, draw_weights
 
 
@@ -43,9 +45,15 @@ def make(make_task, store, organs):
     return build
 
 
+def weights_of(task, volumes, rows):
+    config, indexer = task.dataset_config, Indexer(None, Silent())
+    criteria = PatchCriteria.of(task)
+    return draw_weights(config.sampling, volumes, rows, config.targets, criteria, indexer)
+
+
 def test_without_sampling_the_volumes_weigh(make):
     task, volumes, rows, _ = make(None, weights=(3, 1))
-    found = draw_weights(task, volumes, rows)
+    found = weights_of(task, volumes, rows)
     np.testing.assert_allclose(found / found[-1], np.where(rows[:, 0] == 0, 3, 1))
 
 
@@ -57,14 +65,14 @@ def test_balanced_draws_follow_the_voxels_of_each_class(make, weights):
     for value in (1, 2, 5):
         counts = np.array([(part == value).sum() for part in parts])
         wanted += 0.2 * base * counts / (base * counts).sum()
-    found = draw_weights(task, volumes, rows)
+    found = weights_of(task, volumes, rows)
     np.testing.assert_allclose(found, wanted)
     assert found.sum() == pytest.approx(1)
 
 
 def test_each_class_is_met_as_often_as_asked(make):
     task, volumes, rows, parts = make({"foreground": 1, "classes": {"1": 1, "5": 3}})
-    order = DrawOrder(0, draw_weights(task, volumes, rows))
+    order = DrawOrder(0, weights_of(task, volumes, rows))
     drawn = Counter(order.row(draw) for draw in range(20 * len(rows)))
     rare = sum(n for row, n in drawn.items() if (parts[row] == 5).any())
     assert rare / drawn.total() == pytest.approx(0.75, abs=0.05)
@@ -75,7 +83,7 @@ def test_foreground_alone_prefers_patches_with_labels(make):
     task, volumes, rows, parts = make({"foreground": 0.5, "label": "organ"}, **everything)
     has = np.array([part.any() for part in parts], float)
     wanted = 0.5 / len(rows) + 0.5 * has / has.sum()
-    np.testing.assert_allclose(draw_weights(task, volumes, rows), wanted)
+    np.testing.assert_allclose(weights_of(task, volumes, rows), wanted)
 
 
 def test_a_class_that_no_patch_holds_is_refused(make):
@@ -83,7 +91,7 @@ def test_a_class_that_no_patch_holds_is_refused(make):
     with pytest.raises(
         TaskError, match=r"sampling.classes: no training patch holds 4; there are 1, 2, 5"
     ):
-        draw_weights(task, volumes, rows)
+        weights_of(task, volumes, rows)
 
 
 def test_values_that_are_not_counted_are_refused(make, store, organs):
@@ -100,10 +108,10 @@ def test_values_that_are_not_counted_are_refused(make, store, organs):
     task = task.model_copy(update={"dataset_config": config})
     opened = open_volumes(task)
     with pytest.raises(TaskError, match="holds too many values"):
-        draw_weights(task, opened, find_patches(task, opened).rows)
+        weights_of(task, opened, find_patches(task, opened).rows)
 
 
 def test_rows_of_another_grid_are_refused(make):
     task, volumes, rows, _ = make({"classes": "balanced"})
     with pytest.raises(TaskError, match="was not found with this task"):
-        draw_weights(task, volumes, rows + np.array([0, 1, 0, 0]))
+        weights_of(task, volumes, rows + np.array([0, 1, 0, 0]))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from vcmodels.samples.order import DrawOrder, HardOrder, hardness
+from vcmodels.samples.order import DrawOrder, LossWeightedOrder, hardness
 
 LENGTH = 12
 losses_and_weights = st.lists(
@@ -23,7 +23,9 @@ losses_and_weights = st.lists(
 def order_of(losses, weights=None, share=0.5, length=LENGTH, seed=3):
     """An order that knows these losses."""
     losses = np.array(losses, np.float32)
-    order = HardOrder(seed, np.ones(len(losses)) if weights is None else weights, share, length)
+    order = LossWeightedOrder(
+        seed, np.ones(len(losses)) if weights is None else weights, share, length
+    )
     none = torch.zeros(0)
     order.restore({"losses": torch.from_numpy(losses), "new_rows": none.long(), "new_losses": none})
     return order
@@ -76,12 +78,12 @@ def test_the_hardest_tenth_takes_more_than_a_third_of_the_hard_draws():
 
 def test_without_losses_the_weights_alone_decide():
     weights = np.array([1.0, 2, 3, 4])
-    order, plain = HardOrder(7, weights, 0.5, LENGTH), DrawOrder(7, weights, LENGTH)
+    order, plain = LossWeightedOrder(7, weights, 0.5, LENGTH), DrawOrder(7, weights, LENGTH)
     assert [order.row(k) for k in range(36)] == [plain.row(k) for k in range(36)]
 
 
 def test_losses_count_from_the_next_epoch_on_and_the_last_one_does():
-    order = HardOrder(0, np.ones(6), 1.0, 60)
+    order = LossWeightedOrder(0, np.ones(6), 1.0, 60)
     before = drawn(order)
     order.take(0, [float(row == 4) for row in before[:30]])
     order.take(30, [9.0 + (row == 4) for row in before[30:]])
@@ -118,11 +120,11 @@ def test_a_restored_order_continues_in_and_between_epochs(taken):
     one.take(LENGTH, losses[1][:taken])
     state = {key: value.clone() for key, value in one.state().items()}
     whole = epochs(one, 1)
-    other = HardOrder(3, np.ones(5), 0.5, LENGTH)
+    other = LossWeightedOrder(3, np.ones(5), 0.5, LENGTH)
     other.restore(state)
     assert epochs(other, 1) == whole
 
 
 def test_the_state_is_small():
-    state = HardOrder(0, np.ones(1000), 0.5, LENGTH).state()
+    state = LossWeightedOrder(0, np.ones(1000), 0.5, LENGTH).state()
     assert sum(value.nbytes for value in state.values()) == 4000

@@ -20,10 +20,12 @@ from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
 from vcmodels.patches.find import find_patches
+from vcmodels.patches.resolve import Resolved
 from vcmodels.patches.split import split_patches
 from vcmodels.samples import workers
-from vcmodels.samples.dataset import PatchDataset, finish
+from vcmodels.samples.dataset import PatchDataset, finish_sample, make_sample
 from vcmodels.samples.loader import batches
+from vcmodels.samples.training_set import augmented_set
 
 SHAPE = (14, 18, 44)
 CPU = torch.device("cpu")
@@ -34,14 +36,14 @@ class Slow(PatchDataset):
 
     does = ""
 
-    def sample(self, draw, row):
+    def read(self, draw, row):
         if draw == 5 and self.does == "hangs":
             time.sleep(60)
         if draw == 5 and self.does == "asks":
             raise RunError("environment", os.environ.get("VCMODELS_TOLD", "nothing"))
         if draw == 5 and self.does == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().sample(draw, row)
+        return super().read(draw, row)
 
 
 @pytest.fixture
@@ -59,10 +61,11 @@ def dataset(make_task, store):
         augment=[{"name": "flip", "p": 0.5}, {"name": "affine", "p": 0.5}, {"name": "noise"}],
     )
     volumes = open_volumes(task)
-    split = split_patches(task, volumes, find_patches(task, volumes))
-    fitted = fit_normalization(task, volumes, split.train_regions)
-    made = Slow(task, volumes, split.train, split.train_regions, fitted, seed=3, augment=True)
-    made.task = task
+    split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+    fitted = fit_normalization(task.dataset_config.normalization, volumes, split.train_regions)
+    resolved = Resolved(task, volumes)
+    made = augmented_set(resolved, split.train, split.train_regions, fitted, seed=3)
+    made.__class__ = Slow
     return made
 
 
@@ -77,7 +80,7 @@ def stream(dataset, first_draw=0, draws=10, batch_size=3, workers=0, **options):
 
 
 def finished_here(dataset, draw):
-    return finish(dataset[draw], dataset)
+    return make_sample(dataset, draw, dataset.row(draw))
 
 
 def finished(dataset, **options):
@@ -114,13 +117,16 @@ def test_starting_at_a_draw_equals_continuing(dataset, workers):
 def test_patches_have_the_same_bits_however_many_threads_make_them(dataset):
     """The patch is so large that torch divides its sums; Gamma needs a mean and a deviation."""
     image = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 60, 61, 62))).float()
-    sample = replace(dataset[0], image=image, labels={}, transform=SpatialTransform.IDENTITY)
+    sample = replace(
+        dataset.read(0, dataset.row(0)), image=image, labels={}, transform=SpatialTransform.IDENTITY
+    )
     changed = copy.copy(dataset)
-    changed.targets, changed.augmentations = {}, (Gamma(p=1), Contrast(p=1))
+    changed.targets = {}
+    changed.variation = replace(dataset.variation, augmentations=(Gamma(p=1), Contrast(p=1)))
     images, before = [], torch.get_num_threads()
     for threads in (1, 2, 3, 4):
         torch.set_num_threads(threads)
-        images.append(finish(sample, changed).image)
+        images.append(finish_sample(sample, changed).image)
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert all(torch.equal(images[0], other) for other in images[1:])
@@ -129,9 +135,10 @@ def test_patches_have_the_same_bits_however_many_threads_make_them(dataset):
 def test_values_change_after_the_geometry(dataset):
     """Noise that came first would be averaged over neighbours by the rotation."""
     still = copy.copy(dataset)
-    still.augmentations = (Affine(p=1), Noise(p=1, deviation=(1, 1)))
+    both = (Affine(p=1), Noise(p=1, deviation=(1, 1)))
+    still.variation = replace(dataset.variation, augmentations=both)
     plain = copy.copy(still)
-    plain.augmentations = still.augmentations[:1]
+    plain.variation = replace(dataset.variation, augmentations=both[:1])
     draws = range(20)
     noise = [finished_here(still, k).image - finished_here(plain, k).image for k in draws]
     assert torch.cat(noise).std().item() == pytest.approx(1, abs=0.03)
@@ -154,10 +161,10 @@ def test_closing_does_not_wait_for_a_worker_that_hangs(dataset):
     started = time.monotonic()
     made.close()
     (process,) = workers._running[dataset].pool._processes.values()
-    workers.let_go(dataset)
+    workers.stop_workers(dataset)
     assert time.monotonic() - started < 5
     assert not process.is_alive()
-    workers.let_go(dataset)  # nothing to do
+    workers.stop_workers(dataset)  # nothing to do
 
 
 def test_an_abandoned_iterator_leaves_the_workers_usable(dataset):
@@ -198,7 +205,7 @@ def test_an_error_keeps_its_parts_across_the_process_border(dataset, workers):
 
 def test_workers_have_the_environment_of_the_moment(dataset, monkeypatch):
     finished(dataset, workers=1)  # the server that forks them runs from here on
-    workers.let_go(dataset)
+    workers.stop_workers(dataset)
     monkeypatch.setenv("VCMODELS_TOLD", "later")
     dataset.does = "asks"
     with pytest.raises(RunError, match="environment: later"):
@@ -227,8 +234,7 @@ def test_workers_are_of_this_version_whatever_the_working_directory_holds(
 
 
 def test_workers_leave_when_the_dataset_is_let_go(dataset):
-    rows, volumes, regions = dataset.rows, dataset._volumes, dataset._regions
-    other = Slow(dataset.task, volumes, rows, regions, dataset._normalization, seed=3, augment=True)
+    other = copy.copy(dataset)
     finished(other, workers=1)
     (process,) = workers._running[other].pool._processes.values()
     del other

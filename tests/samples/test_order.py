@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.samples.order import DrawOrder, Stream, generator, jittered
+from vcmodels.samples.order import DrawOrder, FreeJitter, Stream, generator
 
 
 def test_each_cycle_is_another_permutation():
@@ -46,7 +46,7 @@ def test_streams_and_draws_are_independent():
 def test_jitter_stays_in_reach_and_region(seed):
     region = Box((3, 4, 5), (20, 9, 6))
     box = Box((4, 4, 5), (8, 8, 8))  # longer than the region along x
-    moved = jittered(box, region, (4, 4, 4), np.random.default_rng(seed))
+    moved = FreeJitter((4, 4, 4)).moved(0, box, region, np.random.default_rng(seed))
     assert moved.shape == box.shape
     assert moved.origin[2] == 5
     assert abs(moved.origin[0] - 4) <= 4
@@ -55,8 +55,7 @@ def test_jitter_stays_in_reach_and_region(seed):
 
 def test_jitter_reaches_the_last_voxels():
     region, box = Box((0, 0, 0), (30, 8, 8)), Box((20, 0, 0), (8, 8, 8))
-    ends = {
-        jittered(box, region, (4, 4, 4), generator(0, n, Stream.JITTER)).end[0] for n in range(200)
-    }
+    jitter, random = FreeJitter((4, 4, 4)), [generator(0, n, Stream.JITTER) for n in range(200)]
+    ends = {jitter.moved(0, box, region, rng).end[0] for rng in random}
     assert max(ends) == 30
     assert min(ends) == 24

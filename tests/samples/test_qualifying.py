@@ -7,8 +7,9 @@ from vcmodels.config import Task
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.patches.find import PatchCriteria, find_patches
+from vcmodels.patches.resolve import Resolved
 from vcmodels.patches.split import split_patches
-from vcmodels.samples.dataset import PatchDataset
+from vcmodels.samples.training_set import augmented_set
 
 
 @pytest.fixture
@@ -24,11 +25,10 @@ def entry(store):
 
 def training(task: Task):
     volumes = open_volumes(task)
-    split = split_patches(task, volumes, find_patches(task, volumes))
-    statistics = fit_normalization(task, volumes, split.train_regions)
-    dataset = PatchDataset(
-        task, volumes, split.train, split.train_regions, statistics, seed=3, augment=True
-    )
+    split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+    fitted = fit_normalization(task.dataset_config.normalization, volumes, split.train_regions)
+    resolved = Resolved(task, volumes)
+    dataset = augmented_set(resolved, split.train, split.train_regions, fitted, seed=3)
     return dataset, volumes[0], split.train_regions[0]
 
 

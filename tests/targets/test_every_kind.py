@@ -297,7 +297,7 @@ def test_averaging_equal_predictions_changes_nothing(case, seed, count):
 
 def losses_of(case):
     """The target with each of its losses alone, where that loss fits the case."""
-    for name in sorted(case.target.allowed_losses):
+    for name in sorted(case.target.allowed_losses()):
         try:
             yield PARSER.validate_python({**case.block, "loss": name})
         except ValidationError:  # such as the cosine of axes
@@ -311,7 +311,7 @@ def test_every_loss_of_a_kind_fits_one_of_its_cases():
     for kind, target in KINDS.items():
         fitting = {t.loss for case, t in LOSSES if case.block["kind"] == kind}
         # The length of a vector is a term beside its direction.
-        assert target.allowed_losses - fitting <= {"unit_length"}
+        assert target.allowed_losses() - fitting <= {"unit_length"}
 
 
 @pytest.mark.parametrize(
@@ -503,6 +503,6 @@ def test_metrics_are_named_with_the_sense_in_which_they_improve(case):
     perfect = target.as_prediction(label)
     found = target.summarise(target.measure(perfect, label, valid))
     spoiled = target.summarise(target.measure(predict(target, logits_of(target)), label, valid))
-    assert found.keys() == target.metrics.keys()
-    for name, sense in target.metrics.items():
+    assert found.keys() == target.figures.keys()
+    for name, sense in target.figures.items():
         assert (found[name] < spoiled[name]) if sense == "min" else (found[name] > spoiled[name])

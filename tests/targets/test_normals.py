@@ -236,6 +236,17 @@ def test_opposite_vectors_are_0_or_180_degrees_apart(orientation):
     assert target.compute_loss(-label, label, valid).item() == pytest.approx(wanted, abs=1e-5)
 
 
+def test_the_angle_of_axes_is_that_of_the_nearer_ends():
+    target, label = NormalsTarget(orientation="axial"), torch.from_numpy(random_units())[None]
+    prediction = torch.from_numpy(random_units(1))[None]
+    valid = torch.rand(1, 1, *SHAPE) > 0.3
+    cosine = (prediction * label).sum(1, keepdim=True).abs().double()
+    wanted = torch.rad2deg(torch.acos(cosine))[valid]
+    found = target.summarise(target.measure(prediction, label, valid))
+    assert found["angle_deg"] == pytest.approx(float(wanted.mean()), rel=1e-5)
+    assert found["within_10_deg"] == pytest.approx(float((wanted <= 10).double().mean()))
+
+
 # --- encoding on disk
 
 

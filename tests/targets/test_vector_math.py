@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vcmodels.targets.vector_math import outer_products, principal_axes, pull_back, unit
@@ -35,14 +35,29 @@ def mean_moments(seed, count, sharpness):
     return outer_products(unit(torch.from_numpy(noisy).float())).mean(0)
 
 
+def shortfall(gap):
+    """How much of the largest eigenvalue an axis may miss, `gap` being what the second lacks.
+
+    In float32 the eigenvalue is off by up to 1e-8 / gap, for it is found with an arc cosine that is
+    the steeper the nearer the two are. The axis turns towards the second one by the share that this
+    error has of what it leaves of the gap, and loses the square of it. So it is within 3e-6 from a
+    gap of 4e-4 on; of two that differ by less than 1e-4 it is one or the other.
+    """
+    error = 1e-8 / gap.clamp(min=1e-12)
+    turned = torch.where(error < gap, error / (gap - error), torch.inf)
+    return 1e-6 + gap * turned.square().clamp(max=1)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 8), sharpness=st.floats(0, 20))
+@example(seed=129106517, count=2, sharpness=0.0)
 def test_principal_axes_reach_the_largest_eigenvalue(seed, count, sharpness):
     moments = mean_moments(seed, count, sharpness)
-    largest = torch.linalg.eigvalsh(matrices(moments))[:, -1]
+    _, second, largest = torch.linalg.eigvalsh(matrices(moments)).unbind(-1)
     axes = principal_axes(moments)
     torch.testing.assert_close(axes.norm(dim=0), torch.ones(SHAPE))
-    torch.testing.assert_close(rayleigh(axes, moments), largest, rtol=0, atol=2e-6)
+    missing = largest - rayleigh(axes, moments)
+    assert (missing.abs() <= shortfall(largest - second)).all()
 
 
 @pytest.mark.parametrize("gap", [0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-2])

@@ -12,8 +12,8 @@ from tensorboard.summary.writer import event_file_writer
 from vcmodels.config import parse_task
 from vcmodels.training.curves import (
     Board,
+    CurveSink,
     EventWriter,
-    Sink,
     append_json_line,
     cut_json_lines,
     hyperparameters,
@@ -32,8 +32,8 @@ def read_scalars(folder, tag):
 
 
 def open_board(folder, step, say=print, **contents):
-    facts = {"task": {}, "parameters": {}, "metrics": []} | contents
-    return Board([Sink("TensorBoard", lambda: EventWriter(folder, step, **facts))], say)
+    facts = {"document": {}, "parameters": {}, "metrics": []} | contents
+    return Board([CurveSink("TensorBoard", lambda: EventWriter(folder, step, **facts))], say)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_resumed_curve_never_doubles_back(tmp_path):
 @pytest.mark.usefixtures("_ordered_files")
 def test_the_task_is_there_once_for_each_start_that_counts(tmp_path):
     for step in (0, 0, 3, 3):  # each was killed before its first checkpoint
-        board = open_board(tmp_path, step, task={"seed": step})
+        board = open_board(tmp_path, step, document={"seed": step})
         for later in range(step + 1, 6):
             board.scalars({"loss": later}, later)
         board.close()
@@ -72,21 +72,22 @@ def test_the_task_is_there_once_for_each_start_that_counts(tmp_path):
 
 def test_runs_are_compared_by_what_sets_them_apart(sheet_task, tmp_path):
     task = parse_task(sheet_task, "task.json")[0]
-    parameters = hyperparameters(task)
+    curves = main_curves(task.dataset_config.targets)
+    parameters = hyperparameters(task.to_json())
     assert parameters["tr_params.initial_lr"] == 1e-3
     assert parameters["tr_params.patch_size"] == "[16, 16, 16]"
     assert parameters["model_config.f_maps"] == "[4, 8]"
     assert parameters["dataset_config.targets.sheet.weight"] == 1
     assert not {"tr_params.ckpt_out_base", "tr_params.device"} & parameters.keys()
-    assert main_curves(task) == ["val/loss", "val/dice_sheet", "val/angle_deg_normals"]
-    board = open_board(tmp_path, 0, parameters=parameters, metrics=main_curves(task))
+    assert curves == ["val/loss", "val/dice_sheet", "val/angle_deg_normals"]
+    board = open_board(tmp_path, 0, parameters=parameters, metrics=curves)
     board.scalars({"val/dice_sheet": 0.5}, 3)
     board.close()
     content = read(tmp_path).PluginTagToContent(metadata.PLUGIN_NAME)
     start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
     assert start.hparams["tr_params.initial_lr"].number_value == 1e-3
     experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
-    assert {info.name.tag for info in experiment.metric_infos} == set(main_curves(task))
+    assert {info.name.tag for info in experiment.metric_infos} == set(curves)
 
 
 @pytest.mark.parametrize(("is_failed", "ends"), [(False, True), (True, False)])
@@ -137,7 +138,7 @@ class Recorder:
 @pytest.mark.parametrize("breaks_after", range(4))
 def test_all_writers_are_told_the_same_and_one_that_breaks_is_left_out(breaks_after):
     said, good, bad = [], Recorder(), Recorder(breaks_after)
-    board = Board([Sink("bad", lambda: bad), Sink("good", lambda: good)], said.append)
+    board = Board([CurveSink("bad", lambda: bad), CurveSink("good", lambda: good)], said.append)
     board.scalars({"loss": 1.0, "nan": float("nan")}, 1)
     board.pictures({"image": np.zeros((4, 4, 3), np.float32)}, 1)
     board.flush()

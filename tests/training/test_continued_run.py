@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.cli import main
 from vcmodels.runs.records import read_starts
-from vcmodels.runs.survey import read_run
+from vcmodels.runs.survey import read_status
 from vcmodels.training.learner import Learner
 
 
@@ -69,7 +69,7 @@ def test_a_run_folder_continues_its_run_from_anywhere(project, tmp_path, monkeyp
     with monkeypatch.context() as context:
         stop_at(context, 4)
         assert train("task.json") == 143
-    assert read_run(run).state == "stopped"
+    assert read_status(run).state == "stopped"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     capsys.readouterr()
@@ -102,12 +102,12 @@ def test_a_fold_is_continued_from_anywhere(project, tmp_path, monkeypatch):
         assert train("task.json", "--folds", 2, "--fold", 1, *words) == 143
     monkeypatch.chdir(tmp_path)
     assert train("project/runs/x/fold_1") == 0
-    assert read_run(project / "runs" / "x" / "fold_1").state == "complete"
+    assert read_status(project / "runs" / "x" / "fold_1").state == "complete"
 
 
 def test_a_run_folder_says_how_it_went(project, capsys):
     assert train("task.json", "--set", "tr_params.best_metric=val/dice_sheet") == 0
-    run = read_run(project / "runs" / "x")
+    run = read_status(project / "runs" / "x")
     assert read_starts(run.folder)[0]["best"] == {"curve": "val/dice_sheet", "sense": "max"}
     assert (run.state, run.epoch, run.max_epoch, run.device) == ("complete", 2, 2, "cpu")
     assert run.figures.keys() == {"sheet", "normals"}

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vcmodels.config import parse_task
 from vcmodels.reporting import Silent
-from vcmodels.runs.survey import State
+from vcmodels.runs.survey import RunState
 from vcmodels.training import train
 from vcmodels.training.run_folder import MAY_CHANGE
 
@@ -100,7 +100,7 @@ def test_the_keys_that_may_change_are_listed():
 
 
 def test_every_state_of_a_run_is_explained():
-    assert [row[0] for row in rows("Many runs")] == list(get_args(State))
+    assert [row[0] for row in rows("Many runs")] == list(get_args(RunState))
 
 
 def test_every_message_is_one_that_there_is():

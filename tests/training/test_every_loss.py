@@ -63,13 +63,13 @@ def part(batch: Batch, start: int, end: int) -> Batch:
 )
 def test_accumulated_batches_learn_what_the_large_one_does(case, target):
     task, _ = parse_task(TASK, "test")
-    config = task.dataset_config.model_copy(update={"targets": {"it": target}})
-    task = task.model_copy(update={"dataset_config": config})
     torch.manual_seed(0)
     network, batch = OneConvolution(target.channels), batch_of(case)
     found = []
     for ends in ([3], [1, 2, 3]):
-        learner = Learner(copy.deepcopy(network), task, 10, torch.device("cpu"))
+        learner = Learner(
+            copy.deepcopy(network), {"it": target}, task.tr_params, torch.device("cpu")
+        )
         micro = [part(batch, a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         result = learner.train_step(micro).read()
         found.append((result.losses["it"], result.gradient_norm, learner.network.conv.weight))

@@ -59,7 +59,7 @@ def losses(settings: dict) -> list[dict[str, float]]:
     task, _ = parse_task(block, "golden")
     torch.manual_seed(0)
     network = task.model.build(1, task.heads, PATCH, (1.0, 1.0, 1.0))
-    learner = Learner(network, task, STEPS, torch.device("cpu"))
+    learner = Learner(network, task.dataset_config.targets, task.tr_params, torch.device("cpu"))
     micro = range(task.tr_params.gradient_accumulation)
     found = []
     for step in range(STEPS):

@@ -68,7 +68,7 @@ def make_learner(task, steps):
     torch.manual_seed(0)
     heads = {name: target.channels for name, target in task.dataset_config.targets.items()}
     network = task.model.build(2, heads, PATCH, SPACING)
-    return Learner(network, task, steps, torch.device("cpu"))
+    return Learner(network, task.dataset_config.targets, task.tr_params, torch.device("cpu"))
 
 
 def cells(rng, shape):

@@ -14,7 +14,7 @@ from vcmodels.errors import TaskError
 from vcmodels.models import ResidualUNet
 from vcmodels.models.base import FeatureMix, mix_samples
 from vcmodels.samples.loader import Batch
-from vcmodels.training.step import Mix, draw_mix, partners, require_pairs
+from vcmodels.training.step import BatchMix, draw_mix, partners, require_pairs
 
 SHAPE = (8, 8, 16)
 
@@ -64,7 +64,7 @@ def batch(seed=0, size=3):
 
 def test_each_sample_is_mixed_with_the_one_before_it():
     given = batch()
-    mixed = Mix(0.25).batch(given)
+    mixed = BatchMix(0.25).batch(given)
     for index in range(3):
         wanted = 0.25 * given.image[index] + 0.75 * given.image[index - 1]
         torch.testing.assert_close(mixed.image[index], wanted)
@@ -85,7 +85,7 @@ def test_a_whole_share_is_one_of_the_two(share):
 
 def test_losses_against_both_labels_are_that_against_the_mixed_one():
     """For a cross-entropy, which is linear in the label: Zhang et al. 2018, equation 1."""
-    given, mix = batch(), Mix(0.3)
+    given, mix = batch(), BatchMix(0.3)
     logits = torch.randn(3, 1, *SHAPE)
 
     def loss(label):
@@ -104,7 +104,7 @@ def network(**config):
 def test_features_and_all_skips_above_are_mixed():
     """An oracle from the parts: levels are run by hand, each sample by itself."""
     net, image, level, share = network(), batch().image, 1, 0.3
-    found = Mix(share, level).through(net)(image)
+    found = BatchMix(share, level).through(net)(image)
     assert not torch.equal(found["a"][0], net(image)["a"][0])
     maps = []
     for index in range(3):
@@ -126,7 +126,7 @@ def test_features_and_all_skips_above_are_mixed():
 
 def test_the_gradient_reaches_both_samples():
     net, image = network(), batch().image.requires_grad_()
-    outputs = Mix(0.3, 2).through(net)(image)
+    outputs = BatchMix(0.3, 2).through(net)(image)
     outputs["a"][0][0].square().sum().backward()
     assert image.grad[0].any()
     assert image.grad[2].any()
@@ -137,7 +137,7 @@ def test_levels_are_those_of_the_encoder():
     assert network().encoder_levels == 3
     with torch.no_grad():
         for level in range(3):
-            Mix(0.5, level).through(network())(batch().image)
+            BatchMix(0.5, level).through(network())(batch().image)
 
 
 @pytest.mark.parametrize("level", [0, 2])

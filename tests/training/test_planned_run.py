@@ -9,8 +9,9 @@ from vcmodels.config import load_task
 from vcmodels.errors import TaskError
 from vcmodels.inference import load_predictor
 from vcmodels.patches import sizes as patch_sizes
-from vcmodels.patches.sizes import open_planned, recorded_task
+from vcmodels.patches.resolve import recorded_task, resolve
 from vcmodels.reporting import Silent
+from vcmodels.runs.run import Run
 from vcmodels.training import train
 
 
@@ -43,11 +44,11 @@ def test_a_continued_run_takes_its_sizes_from_its_checkpoint(planned_task):
     assert written["tr_params"] == saved["task"]["tr_params"]
     patch, batch = written["tr_params"]["patch_size"], written["tr_params"]["batch_size"]
     assert patch == saved["patch_size"]
-    first, _ = open_planned(planned_task(64_000_000), Silent())
+    first = resolve(planned_task(64_000_000), recorded=None).task
     assert sizes(first) == (tuple(patch), batch)
 
     bigger = planned_task(640_000_000, "tr_params.max_epoch=2", "tr_params.memory_gb=auto")
-    anew, _ = open_planned(bigger, Silent())
+    anew = resolve(bigger, recorded=None).task
     assert sizes(anew) != sizes(first)
     (task.run_dir / "task.json").unlink()  # the checkpoint alone decides
     assert train(bigger, reporter=reporter) == 0
@@ -55,8 +56,8 @@ def test_a_continued_run_takes_its_sizes_from_its_checkpoint(planned_task):
     after = load_checkpoint(task.run_dir / "tiny_last.pth").state
     assert after["task"]["tr_params"]["patch_size"] == patch
     assert (after["step"], after["patch_size"]) == (4, patch)
-    assert recorded_task(bigger).tr_params.patch_size == tuple(patch)
-    assert load_predictor(bigger).patch == tuple(patch)
+    assert recorded_task(Run(bigger.run_dir)).tr_params.patch_size == tuple(patch)
+    assert load_predictor(task.run_dir).patch == tuple(patch)
 
     assert train(bigger, reporter=reporter, restart=True) == 0
     assert load_checkpoint(task.run_dir / "tiny_last.pth").state["patch_size"] == list(

@@ -19,7 +19,7 @@ def learner(sheet_task):
     task, _ = parse_task(sheet_task, "test")
     torch.manual_seed(0)
     network = task.model.build(1, {"sheet": 1, "normals": 3}, PATCH, (1.0, 1.0, 1.0))
-    return Learner(network, task, 10, torch.device("cpu"))
+    return Learner(network, task.dataset_config.targets, task.tr_params, torch.device("cpu"))
 
 
 def batch(weight=None):

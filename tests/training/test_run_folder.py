@@ -14,22 +14,27 @@ from vcmodels.config import load_task, parse_task
 from vcmodels.errors import OutputError, RefusedError, RunError
 from vcmodels.runs.records import read_starts
 from vcmodels.training import run_folder
-from vcmodels.training.run_folder import RunFolder
+from vcmodels.training.run_folder import RunFolder, newest_checkpoint
 
 
 @pytest.fixture
-def run(sheet_task):
-    return RunFolder(parse_task(sheet_task, "task.json")[0])
+def task(sheet_task):
+    return parse_task(sheet_task, "task.json")[0]
+
+
+@pytest.fixture
+def run(task):
+    return RunFolder(task.run_dir, "tiny")
 
 
 def fill(run, name="tiny", epochs=2, checkpoints=()):
     """The folder of a run of this name that wrote so many epochs and kept these checkpoints."""
-    run.path.mkdir(parents=True)
-    (run.path / "task.json").write_text(json.dumps({"tr_params": {"model_name": name}}))
-    (run.path / "splits.json").write_text("{}")
-    (run.path / "log.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in range(epochs)))
+    run.folder.mkdir(parents=True)
+    (run.folder / "task.json").write_text(json.dumps({"tr_params": {"model_name": name}}))
+    (run.folder / "splits.json").write_text("{}")
+    (run.folder / "log.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in range(epochs)))
     for checkpoint in checkpoints:
-        (run.path / checkpoint).write_bytes(b"")
+        (run.folder / checkpoint).write_bytes(b"")
 
 
 @pytest.mark.parametrize(
@@ -44,10 +49,10 @@ def fill(run, name="tiny", epochs=2, checkpoints=()):
     ],
     ids=["another run", "no last", "previous"],
 )
-def test_nothing_begins_over_what_another_training_left(run, there, match):
+def test_nothing_begins_over_what_another_training_left(run, task, there, match):
     fill(run, **there)
     with pytest.raises(RefusedError, match=match):
-        run.newest_checkpoint()
+        newest_checkpoint(run, task)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +63,16 @@ def test_nothing_begins_over_what_another_training_left(run, there, match):
     ],
     ids=["killed in the first epoch", "nothing was saved"],
 )
-def test_what_has_no_state_to_lose_begins_anew(run, there):
+def test_what_has_no_state_to_lose_begins_anew(run, task, there):
     fill(run, **there)
-    assert run.newest_checkpoint() is None
+    assert newest_checkpoint(run, task) is None
 
 
-def test_a_task_file_is_not_written_over(run):
-    run.path.mkdir(parents=True)
-    (run.path / "task.json").write_text("{}")
+def test_a_task_file_is_not_written_over(run, task):
+    run.folder.mkdir(parents=True)
+    (run.folder / "task.json").write_text("{}")
     with pytest.raises(OutputError, match=r"task\.json: no run wrote it, and this one would"):
-        run.newest_checkpoint()
+        newest_checkpoint(run, task)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,7 @@ def test_how_a_training_ended_is_recorded(run, error, outcome):
     def attempt():
         with run:
             run.begin({"device": "cpu"})
-            assert "outcome" not in read_starts(run.path)[0]
+            assert "outcome" not in read_starts(run.folder)[0]
             run.outcome = "complete"
             if error is not None:
                 raise error
@@ -93,14 +98,14 @@ def test_how_a_training_ended_is_recorded(run, error, outcome):
     else:
         with pytest.raises(type(error), match=r"."):
             attempt()
-    (start,) = read_starts(run.path)
+    (start,) = read_starts(run.folder)
     assert start["device"] == "cpu"
     assert start["outcome"].startswith(outcome)
 
 
 def test_a_lock_that_is_looked_at_for_an_instant_stops_nobody(run):
-    run.path.mkdir(parents=True)
-    with (run.path / ".lock").open("w") as other:
+    run.folder.mkdir(parents=True)
+    with (run.folder / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_SH)
         threading.Timer(0.1, lambda: fcntl.flock(other, fcntl.LOCK_UN)).start()
         with run:
@@ -108,8 +113,8 @@ def test_a_lock_that_is_looked_at_for_an_instant_stops_nobody(run):
 
 
 def test_a_lock_that_is_held_is_waited_for_no_longer_than_that(run):
-    run.path.mkdir(parents=True)
-    with (run.path / ".lock").open("w") as other:
+    run.folder.mkdir(parents=True)
+    with (run.folder / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         started = time.monotonic()
         with pytest.raises(OutputError, match="in use by"), run:
@@ -122,14 +127,17 @@ def test_a_file_system_without_locks_is_named(run, monkeypatch):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(OutputError, match=f"{run.path}: cannot be locked: Function not impl"), run:
+    with (
+        pytest.raises(OutputError, match=f"{run.folder}: cannot be locked: Function not impl"),
+        run,
+    ):
         pass
 
 
 def test_a_lock_that_was_removed_while_it_was_waited_for_holds_nothing(run, monkeypatch):
     """As by a training that was refused, between the opening and the locking of this one."""
     lock = run_folder._lock
-    removals = [lambda: shutil.rmtree(run.path), (run.path / ".lock").unlink]
+    removals = [lambda: shutil.rmtree(run.folder), (run.folder / ".lock").unlink]
 
     def lock_late(file):
         if removals:
@@ -139,25 +147,17 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_holds_nothing(run, monk
     monkeypatch.setattr(run_folder, "_lock", lock_late)
     with run:
         assert not removals
-        with pytest.raises(OutputError, match=f"in use by pid {os.getpid()}"), RunFolder(run.task):
+        with (
+            pytest.raises(OutputError, match=f"in use by pid {os.getpid()}"),
+            RunFolder(run.folder, "tiny"),
+        ):
             pass
 
 
-@pytest.mark.parametrize(
-    ("config", "is_written"),
-    [({}, False), ({"use_cache": False}, True), ({"cache_file": "elsewhere.json"}, True)],
-)
-def test_the_patch_list_is_always_in_the_folder(sheet_task, config, is_written):
-    sheet_task["dataset_config"] |= config
-    with RunFolder(parse_task(sheet_task, "task.json")[0]) as run:
-        run.keep_patches(lambda: b"list")
-        assert (run.path / "patches.json").exists() == is_written
-
-
-def test_a_resolved_task_is_written_whole(run, tmp_path):
+def test_a_resolved_task_is_written_whole(run, task):
     with run:
-        run.write_task()
+        run.write_task(task.to_json())
         run.begin({})
-    written = json.loads((run.path / "task.json").read_text())
-    assert written == run.task.to_json()
-    assert load_task(run.path).task == run.task
+    written = json.loads((run.folder / "task.json").read_text())
+    assert written == task.to_json()
+    assert load_task(run.folder).task == task

@@ -69,7 +69,9 @@ def made():
 
 def stepped(made, batches):
     task, network = made
-    learner = Learner(copy.deepcopy(network), task, 10, torch.device("cpu"))
+    learner = Learner(
+        copy.deepcopy(network), task.dataset_config.targets, task.tr_params, torch.device("cpu")
+    )
     result = learner.train_step(batches).read()
     return result, learner
 

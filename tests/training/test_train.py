@@ -318,7 +318,7 @@ def test_a_checkpoint_that_cannot_be_continued_is_refused_before_any_work(
 def test_a_second_training_on_the_folder_is_refused(sheet_task):
     parsed, _ = parse_task(sheet_task, "task.json")
     with (
-        RunFolder(parsed),
+        RunFolder(parsed.run_dir, "tiny"),
         pytest.raises(OutputError, match=rf"in use by pid {os.getpid()} on host"),
     ):
         run(sheet_task)
@@ -460,7 +460,7 @@ def test_a_run_goes_on_in_another_precision(sheet_task):
     sheet_task["tr_params"]["max_epoch"] = 1
     run(sheet_task)
     task, _ = parse_task(sheet_task, "task.json")
-    learner = Learner(build(task), task, 3, torch.device("cpu"))
+    learner = Learner(build(task), task.dataset_config.targets, task.tr_params, torch.device("cpu"))
     learner.scaler = torch.amp.GradScaler("cpu", enabled=True)
     learner.restore(last(sheet_task), "last")  # its scaler was off
     assert learner.scaler.get_scale() == 65536

@@ -115,12 +115,11 @@ def test_an_end_that_never_comes_is_not_waited_for(task, monkeypatch):
     assert "`wandb sync` sends the rest" in said[0]
 
 
-def test_where_it_is_not_installed_the_task_is_refused(task, sheet_task, monkeypatch):
+def test_where_it_is_not_installed_the_task_is_refused(task, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(RefusedError, match=r"tr_params\.wandb: the package wandb is not installed"):
-        require_wandb(task)
-    del sheet_task["tr_params"]["wandb"]
-    require_wandb(parse_task(sheet_task, "task.json")[0])
+        require_wandb(task.tr_params.wandb)
+    require_wandb(None)
 
 
 def test_the_package_itself_takes_these_calls(task, monkeypatch):

@@ -184,7 +184,14 @@ def test_no_flipped_bit_in_our_own_arrays_changes_a_voxel_unnoticed(
     tmp_path, stores, version, shards
 ):
     data = np.random.default_rng(0).normal(120, 10, (1, 6, 7, 8)).astype("uint8")
-    array = create_array(str(tmp_path / "a"), "raw", shape=(6, 7, 8), chunks=(2, 3, 3), dtype="u1", storage=Storage(version, shards=shards))  # fmt: skip
+    array = create_array(
+        str(tmp_path / "a"),
+        "raw",
+        shape=(6, 7, 8),
+        chunks=(2, 3, 3),
+        dtype="u1",
+        storage=Storage(version, shards=shards),
+    )
     array.write(Box((0, 0, 0), (6, 7, 8)), data)
     volume = open_volume(array.location, key=KEY)
     chunk = tmp_path / "a" / "raw" / ("0/0/0" if version == 2 else "c/0/0/0")

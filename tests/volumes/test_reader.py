@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import open_volume, reader, remote
+from vcmodels.volumes import ArrayVolume, open_volume, reader, remote
 
 FAR = 25  # how far outside the padded reads of these tests may lie
 
@@ -36,6 +36,41 @@ def test_six_layouts_give_the_same_numbers(tmp_path, stores, any_layout):
         volume.read(Box((-2, 3, 5), (9, 9, 9)), pad="reflect")[0],
         padded_by_numpy(data, volume.box, Box((-2, 3, 5), (9, 9, 9)), "reflect"),
     )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_array_in_memory_is_read_as_a_stored_one(tmp_path, stores, order):
+    data = stores.numbers()
+    stored = open_volume(stores.write(tmp_path / "a.zarr", data), key="input")
+    swapped = data.astype(data.dtype.newbyteorder(order))
+    volume = ArrayVolume.of(swapped, stored.spacing, "scan")
+    for name in ("extent", "channels", "dtype", "spacing", "box"):
+        assert getattr(volume, name) == getattr(stored, name)
+    for box, pad in ((Box((-2, 3, 5), (9, 9, 9)), "reflect"), (volume.box, "zero")):
+        block = volume.read(box, pad=pad)
+        np.testing.assert_array_equal(block, stored.read(box, pad=pad))
+        assert block.dtype == stored.read(box).dtype
+        assert not np.shares_memory(block, data)
+    assert list(volume.stored_blocks()) == [volume.box]
+    assert volume.missing_blocks() == 0
+    again = pickle.loads(pickle.dumps(volume))
+    np.testing.assert_array_equal(again.read(again.box)[0], data)
+
+
+def test_arrays_in_memory_are_told_apart_by_their_values(stores):
+    data, spacing = stores.numbers(), (2.0, 1.0, 1.0)
+    other = data.copy()
+    other[1, 2, 3] += 1
+    arrays = data, data.copy(), other
+    marks = [ArrayVolume.of(values, spacing, "scan").fingerprint() for values in arrays]
+    assert marks[0] == marks[1] != marks[2]
+    both = ArrayVolume.of(np.stack([data, other]), spacing, "scan")
+    assert both.read(Box((1, 2, 3), (1, 1, 1)))[:, 0, 0, 0].tolist() == [
+        data[1, 2, 3],
+        other[1, 2, 3],
+    ]
+    with pytest.raises(ValueError, match=r"label has shape \(7, 8\); give \(Z, Y, X\)"):
+        ArrayVolume.of(data[0], spacing, "label")
 
 
 @pytest.mark.parametrize("pad", ["reflect", "edge", "zero"])

@@ -157,8 +157,7 @@ def test_folds_at_once_plan_for_their_part_of_a_device(
     del sheet_task["tr_params"]["patch_size"], sheet_task["tr_params"]["batch_size"]
     sheet_task["tr_params"] |= {"folds": {"count": 3, "by": "slab"}, "amp": "off"}
     memory, share = 0.02e9, 0.9 if devices else 0.25
-    for module in (cross_validation, patch_sizes):
-        monkeypatch.setattr(module, "memory_bytes", lambda device: memory / share)
+    monkeypatch.setattr(patch_sizes, "memory_bytes", lambda device: memory / share)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     folds(jobs=jobs)

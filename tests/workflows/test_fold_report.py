@@ -106,7 +106,7 @@ def test_folds_of_the_command_line_are_found_by_a_task_without_them(
     write_fold(1, [(0.5, 0.5)] * EPOCHS)
     del sheet_task["tr_params"]["folds"]
     plain = parse_task(sheet_task, "task.json")[0]
-    assert len(report_folds(plain.run_dir, plain).folds) == 4
+    assert len(report_folds(plain.run_dir, plain.tr_params.folds).folds) == 4
 
 
 def test_where_no_fold_was_begun_there_is_nothing_to_report(tmp_path):

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +13,17 @@ from vcmodels.config import load_task
 from vcmodels.config.folds import fold_task
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import CheckpointError, RefusedError
+from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent
+from vcmodels.runs.run import Run
 from vcmodels.training import train
-from vcmodels.workflows.fold_report import Scored, figures_of, prediction_task, score_held_out
+from vcmodels.workflows.fold_report import (
+    HeldOutPart,
+    HeldOutScore,
+    figures_of,
+    held_out_parts,
+    score_held_out,
+)
 
 
 @pytest.fixture
@@ -48,18 +55,19 @@ def test_each_part_is_scored_by_the_fold_that_did_not_see_it(task, tmp_path, cap
     ]  # fmt: skip
     slabs = np.zeros((24, 96, 56), int)
     for one in scored[::2]:
-        slabs[tuple(slice(*pair) for pair in one.region)] += 1
+        slabs[one.box.slices()] += 1
     assert (slabs[:16] == 1).all()
 
     one = scored[2]
     alone = fold_task(loaded, 1)
+    region = tuple(zip(one.box.origin, one.box.end, strict=True))
     params = alone.inference_params.model_copy(
-        update={"bbox": tuple(one.region), "output_dir": str(tmp_path / "alone")}
+        update={"bbox": region, "output_dir": str(tmp_path / "alone")}
     )
     alone = alone.model_copy(update={"inference_params": params})
     best = str(tmp_path / "run" / "fold_1" / "tiny_best.pth")
     inference.run_inference(alone, checkpoint=best)
-    assert evaluation.evaluate(alone, bbox=one.region) == one.scores
+    assert evaluation.evaluate(alone, bbox=region) == one.scores
 
     capsys.readouterr()
     assert main(["cv", "evaluate", str(task), "--json"]) == 0
@@ -74,29 +82,52 @@ def test_each_part_is_scored_by_the_fold_that_did_not_see_it(task, tmp_path, cap
 
 
 def test_each_volume_has_a_folder_of_its_own(task):
-    fold = fold_task(load_task(task).task, 0)
-    volume = open_volumes(fold)[0]
+    loaded = load_task(task).task
+    run, volume = Run(loaded.run_dir).fold(0), open_volumes(loaded)[0]
     names = ["a/b", "a_b", "a%2Fb", "a%b", "a", "a/b/c"]
-    places = [
-        Path(prediction_task(fold, replace(volume, name=name), []).inference_params.output_dir)
-        for name in names
-    ]
+    volumes = [replace(volume, name=name) for name in names]
+    places = [HeldOutPart(0, run, one, volume.region).folder for one in volumes]
     assert len(set(places)) == len(names)
-    assert {place.parent for place in places} == {fold.run_dir / "held_out"}
+    assert {place.parent for place in places} == {fold_task(loaded, 0).run_dir / "held_out"}
 
 
 def test_a_fold_counts_once_however_many_volumes_it_has():
-    region = [(0, 1)] * 3
+    box = Box((1, 2, 3), (4, 5, 6))
     scored = [
-        Scored(0, "a", region, {"t": {"dice": 0.2}}),
-        Scored(0, "b", region, {"t": {"dice": 0.4}}),
-        Scored(0, "c", region, {"t": {"dice": math.nan}}),
-        Scored(2, "d", region, {"t": {"dice": 0.8, "iou": 0.5}}),
+        HeldOutScore(0, "a", box, {"t": {"dice": 0.2}}),
+        HeldOutScore(0, "b", box, {"t": {"dice": 0.4}}),
+        HeldOutScore(0, "c", box, {"t": {"dice": math.nan}}),
+        HeldOutScore(2, "d", box, {"t": {"dice": 0.8, "iou": 0.5}}),
     ]
+    assert scored[2].to_json() == {
+        "fold": 0, "volume": "c", "region": [[1, 5], [2, 7], [3, 9]], "scores": {"t": {"dice": None}},
+    }  # fmt: skip
     found = figures_of(scored, 3)
     assert found["t", "dice"].values == (pytest.approx(0.3), None, 0.8)
     assert found["t", "dice"].mean == pytest.approx(0.55)
     assert found["t", "iou"].values == (None, None, 0.5)
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_predicted(task):
+    loaded = load_task(task).task
+    run, volumes = Run(loaded.run_dir, "tiny"), open_volumes(loaded)
+    folds = [run.fold(0), run.fold(1)]
+    regions = [[[0, 8], [0, 96], [0, 56]], None]
+    for fold in folds:
+        fold.folder.mkdir(parents=True)
+        fold.best.write_bytes(b"")
+    with pytest.raises(RefusedError, match=r"fold_0/splits.json: is not there; train this fold"):
+        held_out_parts(folds, volumes)
+    split = {"volumes": ["part", "fixed"], "train_regions": [None, None], "val_regions": regions}
+    folds[0].write_splits(split)
+    folds[1].write_splits(split | {"volumes": ["other", "fixed"]})
+    with pytest.raises(RefusedError, match="fold 1 validates on other, which the task does not"):
+        held_out_parts(folds, volumes)
+    folds[1].write_splits(split | {"val_regions": regions[::-1]})
+    parts = held_out_parts(folds, volumes)
+    assert [(part.fold, part.volume.name, part.box) for part in parts] == [
+        (0, "part", Box((0, 0, 0), (8, 96, 56))), (1, "fixed", Box((0, 0, 0), (8, 96, 56))),
+    ]  # fmt: skip
 
 
 def test_a_single_fold_is_no_cross_validation(sheet_task, task_file):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vcmodels.augment.albumentation import Albumentation
 from vcmodels.augment.apply import LabelCrop, apply_intensity, apply_spatial, sample_spatial
 from vcmodels.augment.artefacts import (
     BiasField,
@@ -50,7 +51,8 @@ AnyAugmentation = Annotated[
     | Rings
     | MissingSlices
     | ShiftedSlices
-    | BlurredSlices,
+    | BlurredSlices
+    | Albumentation,
     Field(discriminator="name"),
 ]
 

@@ -1,9 +1,6 @@
 """A list of augmentations applied to a sample: one geometry for all of it, then changes of values.
 
-All are plain torch, so that they run where the image is. Of albumentations 2.0.8's volume
-transforms only `RandomGamma`, `CoarseDropout3D` and `ShotNoise` are neither slice by slice nor
-broken; they take 1.2 (with two channels 5), 3 and 2 times as long as the few lines here, and
-`ShotNoise` assumes sRGB.
+All except `Albumentation` are plain torch, so that they run where the image is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +23,12 @@ from vcmodels.augment.base import (
 from vcmodels.augment.resample import read_nearest, read_smooth, turn_tensor
 from vcmodels.augment.transform import (
     ImageInterpolation,
-    Spacing,
     SpatialTransform,
     centred,
     jacobian_field,
     read_positions,
 )
-from vcmodels.geometry.boxes import Shape, grow_shape
+from vcmodels.geometry.boxes import Shape, Spacing, grow_shape
 from vcmodels.geometry.symmetries import IDENTITY, Symmetry
 from vcmodels.targets.base import Target
 
@@ -91,7 +87,7 @@ class Sources:
         labels: Mapping[str, LabelCrop],
         interpolation: ImageInterpolation,
     ) -> Self:
-        """All that has to be done but once for a crop."""
+        """What is done once for each crop."""
         spread = {
             name: label.target.spread(label.values)
             for name, label in labels.items()
@@ -187,7 +183,7 @@ def apply_spatial(
     """Turn a crop into the patch, values of vector labels included. Nothing is written in place.
 
     The image is interpolated as the transform says, each label as its target says. A label that is
-    interpolated linearly is averaged over the valid neighbours alone (normalised convolution;
+    interpolated linearly is averaged over its valid neighbours only (normalised convolution;
     Knutsson and Westin 1993, CVPR). A voxel is valid when the voxel nearest to where it was read is.
 
     Args:

@@ -112,7 +112,7 @@ Shifts = Annotated[tuple[Shift, Shift], AfterValidator(ordered)]
 
 
 class SliceAugmentation(IntensityAugmentation):
-    """A fault of a few slices across one axis, drawn anew for each of them."""
+    """A fault of a few slices across one axis, drawn again for each of them."""
 
     count: Counts = (1, 3)
     """Fewest and most slices."""

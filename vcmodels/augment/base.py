@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
-from vcmodels.augment.transform import Lattice, Spacing
-from vcmodels.geometry.boxes import Shape
+from vcmodels.augment.transform import Lattice
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.section import Fraction, Section
 
@@ -96,7 +96,7 @@ class IntensityAugmentation(Augmentation):
     """A change of the image's values that leaves every voxel, and so all labels, in place."""
 
     per_channel: bool = False
-    """Draw anew for each input channel; else all channels change alike."""
+    """Draw again for each input channel; else all channels change alike."""
 
     @abstractmethod
     def change(self, image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -15,8 +15,8 @@ from vcmodels.augment.base import (
     Factors,
     LinearAugmentation,
 )
-from vcmodels.augment.transform import FOLDING_LIMIT, Lattice, Spacing, control_points
-from vcmodels.geometry.boxes import Shape
+from vcmodels.augment.transform import FOLDING_LIMIT, Lattice, control_points
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import (
     IDENTITY,
     Symmetry,

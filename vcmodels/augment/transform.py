@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.symmetries import IDENTITY as UNTURNED
 from vcmodels.geometry.symmetries import Symmetry
 
@@ -94,7 +94,6 @@ def _spline_weights(
     return np.where(near < 1, 2 / 3 - near**2 + near**3 / 2, far**3 / 6).astype(np.float32)
 
 
-Spacing = tuple[float, float, float]
 ImageInterpolation = Literal["linear", "cubic"]
 
 
@@ -251,7 +250,7 @@ def jacobian_field(
 def _spline(
     offsets: np.ndarray, basis: Sequence[np.ndarray], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The separable product of control values (3, kz, ky, kx) with a basis, but for its last step.
+    """The separable product of control values (3, kz, ky, kx) with a basis, without its last step.
 
     Returns:
         (3, Z, kz) and (3, kz, Y X) float32, whose batched product is the field.

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "vcmodels") -> i
     session = Session(program)
     for number in STOP_SIGNALS:
         signal.signal(number, session.stop)
-    _mend_streams()
+    _secure_streams()
     try:
         os.getcwd()  # noqa: PTH109 -- only asked whether it is there
         from vcmodels.cli.app import run  # late: typer takes a fifth of a second
@@ -78,7 +78,7 @@ def _fail(session: Session, message: str, code: int) -> int:
     return code
 
 
-def _mend_streams() -> None:
+def _secure_streams() -> None:
     """Make writing to stdout and stderr safe: closed ones lead nowhere, no text is unprintable."""
     for number in (0, 1, 2):
         try:

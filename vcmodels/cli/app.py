@@ -9,7 +9,7 @@ import typer
 from vcmodels.cli import Session
 from vcmodels.cli.arguments import (
     Debug,
-    Fold,
+    FoldIndex,
     Overrides,
     TaskFile,
     load,
@@ -21,6 +21,7 @@ from vcmodels.cli.arguments import (
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, patches, preview
 from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.init import init
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
@@ -63,6 +64,7 @@ def _refuse_arguments(error: Exception, session: Session) -> NoReturn:
     raise RefusedError(command, message, f"see {command} --help") from error
 
 
+app.command()(init)
 app.command()(train)
 
 
@@ -71,11 +73,11 @@ def check(
     context: typer.Context, task: TaskFile, set_: Overrides = None, debug: Debug = False
 ) -> None:
     """Validate a task and print its plan; nothing is trained and nothing written."""
-    from vcmodels.cli.plan import say_plan
+    from vcmodels.cli.plan import report_plan
 
     console = Console()
     context.obj.begin()
-    say_plan(load(task, set_, console), console)
+    report_plan(load(task, set_, console), console)
 
 
 @app.command()
@@ -83,11 +85,11 @@ def plan(
     context: typer.Context, task: TaskFile, set_: Overrides = None, debug: Debug = False
 ) -> None:
     """Plan patch and batch size from the volumes and the memory, and say why; writes nothing."""
-    from vcmodels.cli.plan import say_sizes
+    from vcmodels.cli.plan import report_sizes
 
     console = Console()
     context.obj.begin()
-    say_sizes(load(task, set_, console), console)
+    report_sizes(load(task, set_, console), console)
 
 
 @app.command()
@@ -103,14 +105,14 @@ def schema(
 ) -> None:
     """Print the JSON Schema of the task file."""
     from vcmodels.config import task_schema
-    from vcmodels.config.schema import document, document_losses
+    from vcmodels.config.schema import loss_page, task_page
 
     context.obj.begin()
     if losses:
-        Console().write(document_losses())
+        Console().write(loss_page())
         return
     content = task_schema()
-    Console().write(document(content) if markdown else json.dumps(content, indent=2) + "\n")
+    Console().write(task_page(content) if markdown else json.dumps(content, indent=2) + "\n")
 
 
 @app.command()
@@ -172,7 +174,7 @@ def evaluate(
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part into this PNG.")
     ] = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     debug: Debug = False,
 ) -> None:
     """Score what infer wrote against the labels, on the part that was held out of training."""

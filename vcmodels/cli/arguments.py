@@ -1,4 +1,4 @@
-"""Arguments and options that commands share, and those that are written in a way of their own."""
+"""Arguments and options that commands share, what is parsed from them, and the task they name."""
 
 import re
 from collections.abc import Sequence
@@ -31,16 +31,13 @@ Debug = Annotated[
     bool,
     typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors."),
 ]
-
-
-def load(path: Path, overrides: list[str] | None, console: Console) -> "Task":
-    """Read a task file, and tell what of it was read otherwise than it was written."""
-    from vcmodels.config import load_task  # late: `--help` needs none of it
-
-    loaded = load_task(path, overrides or ())
-    for note in loaded.notes:
-        console.say(f"note: {note}")
-    return loaded.task
+FoldCount = Annotated[
+    int | None,
+    typer.Option("--folds", min=2, max=100, metavar="K", help="Cross-validate with K folds."),
+]
+FoldIndex = Annotated[
+    int | None, typer.Option("--fold", min=0, metavar="I", help="Only this fold, from 0.")
+]
 
 
 def three_numbers(option: str, text: str) -> tuple[int, int, int]:
@@ -71,13 +68,14 @@ def spans(option: str, text: str) -> list[tuple[int, int]]:
     return found
 
 
-FoldCount = Annotated[
-    int | None,
-    typer.Option("--folds", min=2, max=100, metavar="K", help="Cross-validate with K folds."),
-]
-Fold = Annotated[
-    int | None, typer.Option("--fold", min=0, metavar="I", help="Only this fold, from 0.")
-]
+def load(path: Path, overrides: list[str] | None, console: Console) -> "Task":
+    """Read a task file, and report what of it was read otherwise than it was written."""
+    from vcmodels.config import load_task  # late: `--help` needs none of it
+
+    loaded = load_task(path, overrides or ())
+    for note in loaded.notes:
+        console.say(f"note: {note}")
+    return loaded.task
 
 
 def with_folds(overrides: Sequence[str] | None, count: int | None) -> list[str]:
@@ -87,7 +85,7 @@ def with_folds(overrides: Sequence[str] | None, count: int | None) -> list[str]:
 
 
 def one_fold(task: "Task", fold: int | None) -> "Task":
-    """The task of a fold, if one is asked for; how many there are, those that were begun tell, too.
+    """The task of a fold, if one is asked for; the folds that were begun count, too.
 
     Raises:
         RefusedError: there is no such fold.

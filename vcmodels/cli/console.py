@@ -42,7 +42,7 @@ class Console:
         self.write(line + "\n")
 
     def write(self, text: str) -> None:
-        """Write text as it is; of several processes of a job the first alone does."""
+        """Write text as it is; of several processes of a job only the first does."""
         if self._is_quiet or is_follower():
             return
         try:
@@ -105,7 +105,7 @@ class Console:
 
 
 class Errors(Console):
-    """Tells on stderr, where stdout is for a result alone."""
+    """Writes to stderr, where stdout is only for a result."""
 
     def write(self, text: str) -> None:
         """Write text as it is."""
@@ -161,7 +161,7 @@ class JsonLines:
         self._has_complained = False
 
     def append(self, values: Record) -> str:
-        """Add a line; what to tell a person about it, once: the disk is full, say."""
+        """Add a line; returns what to report about it, once: the disk is full, say."""
         line = f"{json.dumps(values)}\n".encode()
         if self._is_torn:
             line = b"\n" + line

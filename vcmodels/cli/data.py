@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Fold, Overrides, TaskFile, load, load_one
+from vcmodels.cli.arguments import Debug, FoldIndex, Overrides, TaskFile, load, load_one
 from vcmodels.cli.console import Console
 
 if TYPE_CHECKING:
@@ -30,23 +30,22 @@ def patches(
             metavar="ADDRESS", help="Read labels on this Dask cluster, as tcp://host:8786."
         ),
     ] = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     debug: Debug = False,
 ) -> None:
     """Find the patches to train on, show what other thresholds would give, write their cache."""
     from vcmodels.patches.cache import load_or_find_patches
     from vcmodels.patches.find import PatchCriteria, survey
-    from vcmodels.patches.folds import fold_volumes
-    from vcmodels.patches.sizes import open_planned, recorded_task
+    from vcmodels.patches.index_build import Indexer
+    from vcmodels.patches.resolve import resolve
     from vcmodels.pictures.patches import draw_patches
 
     console = Console()
     context.obj.begin()
-    loaded = load_one(task, set_, console, fold)
-    loaded, volumes = open_planned(loaded, console, recorded_task(loaded))
-    volumes = fold_volumes(loaded, volumes, console)
-    candidates = survey(loaded, volumes, console, dask=dask)
+    resolved = resolve(load_one(task, set_, console, fold), console)
+    loaded, volumes = resolved.task, resolved.volumes
     criteria = PatchCriteria.of(loaded)
+    candidates = survey(volumes, criteria, Indexer.of(loaded, console, dask))
     for line in threshold_table(candidates, criteria):
         console.say(line)
     path = picture or loaded.cache_file.with_suffix(".png")
@@ -112,7 +111,7 @@ def preview(
         int, typer.Option(min=0, max=100, help="Patches to show the whole list on.")
     ] = 3,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draws; else the task's.")] = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     debug: Debug = False,
 ) -> None:
     """Draw patches and their labels before and after each transform of the task's augmentation."""

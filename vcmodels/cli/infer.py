@@ -1,29 +1,51 @@
 """The commands `infer` and `reproduce`."""
 
+import json
 import re
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vcmodels.cli.arguments import Debug, Fold, Overrides, Quiet, TaskFile, load, one_fold
+from vcmodels.cli.arguments import Debug, FoldIndex, Overrides, Quiet, load, one_fold
 from vcmodels.cli.console import Console, JsonLines
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
-    from vcmodels.config import Task
-    from vcmodels.inference import InferenceReport, Part
+    from vcmodels.inference import InferenceReport, Part, Request
     from vcmodels.reporting import StopSignals
 
 
 def infer(
     context: typer.Context,
-    task: TaskFile,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TASK|CHECKPOINT",
+            help="A task file, a run folder, or a checkpoint, which needs nothing else.",
+        ),
+    ],
+    volume: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[INPUT]...", help="As --input.", show_default=False),
+    ] = None,
     set_: Overrides = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Predict this volume; several are stacked as channels."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the result; a name that ends in .zarr is the result itself.",
+        ),
+    ] = None,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(help="Use this checkpoint, or several; else that of the task or the run."),
@@ -32,12 +54,12 @@ def infer(
         str | None,
         typer.Option(metavar="all|I,J,...", help="Use the best checkpoints of these folds."),
     ] = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier result at the output first.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read the result, and mend what is damaged or missing.")
+        bool, typer.Option("--verify", help="Read the result, and fix what is damaged or missing.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")
@@ -65,28 +87,28 @@ def infer(
     from vcmodels.reporting import StopSignals
 
     context.obj.begin()
-    asked = _Asked(checkpoint, overwrite, verify, dry_run, part, devices, dask)
-    asked.require_one_engine()
+    engine = InferOptions(overwrite, verify, dry_run, part, devices, dask)
+    engine.require_one()
     console = Console(has_records=True, is_quiet=quiet)
-    loaded = one_fold(load(task, set_, console), fold)
-    if not checkpoint:
-        checkpoint = _of_folds(loaded, folds, console)
-    elif folds:
-        raise RefusedError("--folds", "goes with no --checkpoint", "leave one out")
-    asked = replace(asked, checkpoint=checkpoint)
+    inputs = _inputs(volume, input_)
+    lines = [*(set_ or ()), *_place_overrides(inputs, output)]
+    if _is_checkpoint(source) or (inputs and source.is_dir()):
+        _refuse_options_of_tasks(checkpoint=checkpoint, folds=folds, fold=fold)
+        make_request = _of_checkpoint(source, lines)
+    else:
+        make_request = _of_task(source, lines, checkpoint, folds, fold, console)
     with ExitStack() as stack:
         if log_json and not dry_run:
             console.log = stack.enter_context(JsonLines(log_json))
         stop = stack.enter_context(StopSignals())
-        report = _run(loaded, asked, console, stop)
-    return _tell(report, stop.exit_code, console)
+        report = _run(lambda: _placed(make_request(), output), engine, console, stop)
+    return _end(report, stop.exit_code, console)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The options, as they were written."""
+class InferOptions:
+    """The options that say how and by whom a run is done, as they were written."""
 
-    checkpoint: Sequence[str] | None
     overwrite: bool
     verify: bool
     dry_run: bool
@@ -94,7 +116,7 @@ class _Asked:
     devices: str | None
     dask: str | None
 
-    def require_one_engine(self) -> None:
+    def require_one(self) -> None:
         """Refuse options that exclude each other.
 
         Raises:
@@ -111,65 +133,169 @@ class _Asked:
                 raise RefusedError(option, found, "leave one out")
 
 
-def _run(task: "Task", asked: _Asked, console: Console, stop: "StopSignals") -> "InferenceReport":
+INPUT_PATH, OUTPUT_DIR = "inference_params.input_path", "inference_params.output_dir"
+
+
+def _inputs(positional: Sequence[str] | None, option: Sequence[str] | None) -> list[str]:
+    """The volumes that are named, in either way.
+
+    Raises:
+        RefusedError: both ways are used, or a checkpoint stands where a volume should.
+    """
+    if positional and option:
+        raise RefusedError("--input", f"is given, and so is {positional[0]}", "leave one out")
+    inputs = [*(positional or ()), *(option or ())]
+    for name in inputs:
+        if _is_checkpoint(Path(name)):
+            remedy = "give checkpoints first, or with --checkpoint beside a task file"
+            raise RefusedError("--input", f"{name} is a checkpoint", remedy)
+    return inputs
+
+
+def _place_overrides(inputs: Sequence[str], output: str | None) -> Iterator[str]:
+    """What input and output are as `--set` lines, which the result keeps."""
+    if inputs:
+        yield f"{INPUT_PATH}={json.dumps(inputs if len(inputs) > 1 else inputs[0])}"
+    if output:
+        folder = output.rstrip("/").rpartition("/")[0] or "." if _is_group(output) else output
+        yield f"{OUTPUT_DIR}={json.dumps(folder)}"
+
+
+def _is_group(output: str) -> bool:
+    """Whether an output is named as the result itself, not as the folder for it."""
+    return output.rstrip("/").endswith(".zarr")
+
+
+def _placed(request: "Request", output: str | None) -> "Request":
+    """The request with the result itself at the output, if that is named so."""
+    from vcmodels.results import group_place
+
+    if output is None or not _is_group(output):
+        return request
+    return replace(request, output=group_place(output.rstrip("/")))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    from vcmodels.runs.records import is_sealed
+
+    with suppress(OSError):
+        return path.suffix == ".pth" or is_sealed(path)
+    return False
+
+
+def _refuse_options_of_tasks(**given: object) -> None:
+    """Refuse options that choose among the checkpoints of a task.
+
+    Raises:
+        RefusedError: one is given next to a checkpoint, or to a run folder with an input.
+    """
+    for name, value in given.items():
+        if value not in (None, []):
+            remedy = "leave it out, or name a task file instead of the checkpoint"
+            raise RefusedError(f"--{name}", "goes with a task file", remedy)
+
+
+def _of_checkpoint(source: Path, lines: Sequence[str]) -> Callable[[], "Request"]:
+    """What makes the request from a checkpoint, or the best of a run folder, alone.
+
+    Raises:
+        RefusedError: no input or no output is named.
+    """
+    from vcmodels import inference
+
+    named = {line.partition("=")[0].strip() for line in lines}
+    for key, option, what in (
+        (INPUT_PATH, "--input", "volume to predict"),
+        (OUTPUT_DIR, "--output", "folder for the result"),
+    ):
+        if key not in named:
+            remedy = f"name the {what}: vcmodels infer {source} INPUT -o OUTPUT"
+            raise RefusedError(option, "is missing", remedy)
+
+    def make() -> "Request":
+        predictor = inference.load_predictor(source)
+        return inference.request_of(predictor.task_with(lines), predictor.networks)
+
+    return make
+
+
+def _of_task(
+    source: Path,
+    lines: list[str],
+    checkpoint: Sequence[str] | None,
+    folds: str | None,
+    fold: int | None,
+    console: Console,
+) -> Callable[[], "Request"]:
+    """What makes the request from a task file, or the task of a run folder.
+
+    Raises:
+        RefusedError: the task is not valid, or the options do not fit it.
+    """
+    from vcmodels import inference
+    from vcmodels.inference.ensemble import choose_checkpoints
+
+    task = one_fold(load(source, lines, console), fold)
+    if checkpoint and folds:
+        raise RefusedError("--folds", "goes with no --checkpoint", "leave one out")
+    wanted = None if folds is None else _folds(folds)
+
+    def make() -> "Request":
+        paths = choose_checkpoints(task, checkpoint, folds=wanted, reporter=console)
+        return inference.request_of(task, inference.load_predictor(*paths).networks)
+
+    return make
+
+
+def _run(
+    make_request: Callable[[], "Request"],
+    engine: InferOptions,
+    console: Console,
+    stop: "StopSignals",
+) -> "InferenceReport":
     """Predict with the engine that was asked for."""
     from vcmodels import inference
+    from vcmodels.devices import dask_client
 
     def should_stop() -> bool:
         stop.defer()  # asked after each batch: before the first, nothing waits to be written
         return stop.is_stopped()
 
-    if not asked.dask and not asked.devices:
-        return inference.run_inference(
-            task,
-            checkpoint=asked.checkpoint,
-            part=_part(asked.part) if asked.part else inference.WHOLE,
-            overwrite=asked.overwrite,
-            verify=asked.verify,
-            dry_run=asked.dry_run,
-            reporter=console,
-            should_stop=should_stop,
-        )
-    if asked.devices:
-        devices = _devices(asked.devices)
-        predictor = inference.load_predictor(task, asked.checkpoint)
-        return inference.predict_on(
-            task, predictor, devices,
-            overwrite=asked.overwrite, reporter=console, should_stop=should_stop,
-        )  # fmt: skip
-    from vcmodels.devices import dask_client
+    options = inference.RunOptions(
+        part=_part(engine.part) if engine.part else inference.WHOLE,
+        overwrite=engine.overwrite,
+        verify=engine.verify,
+        dry_run=engine.dry_run,
+        reporter=console,
+        should_stop=should_stop,
+    )
+    if engine.devices:
+        devices = _devices(engine.devices)
+        return inference.predict_on(make_request(), devices, options)
+    if not engine.dask:
+        return inference.predict_request(make_request(), options)
     from vcmodels.inference.dask_cluster import predict_on_cluster  # late: it imports dask
 
-    assert asked.dask
-    with dask_client(asked.dask) as client:
-        predictor = inference.load_predictor(task, asked.checkpoint)
-        return predict_on_cluster(
-            task, predictor, client,
-            overwrite=asked.overwrite, reporter=console, should_stop=should_stop,
-        )  # fmt: skip
+    with dask_client(engine.dask) as client:
+        return predict_on_cluster(make_request(), client, options)
 
 
-def _of_folds(task: "Task", folds: str | None, console: Console) -> list[str] | None:
-    """The checkpoints of folds, when those are asked for or are what was trained.
+def _folds(text: str) -> list[int] | Literal["all"]:
+    """The folds in a list, or all of them.
 
     Raises:
-        RefusedError: the list names no folds, or one that has no checkpoint.
+        RefusedError: the text names none.
     """
-    from vcmodels.inference.ensemble import best_of_folds, is_trained_in_folds
-
-    wanted: list[int] | None = None
-    if folds is not None and folds != "all":
-        parts = folds.replace(" ", "").split(",")
-        if not all(re.fullmatch(r"\d{1,2}", part) for part in parts):
-            raise RefusedError("--folds", f'found "{folds}"', 'give "all", or a list as in 0,2')
-        wanted = [int(part) for part in parts]
-    elif folds is None and (task.inference_params.checkpoint_path or not is_trained_in_folds(task)):
-        return None
-    return [str(path) for path in best_of_folds(task, wanted, console.say)]
+    if text == "all":
+        return "all"
+    parts = text.replace(" ", "").split(",")
+    if not all(re.fullmatch(r"\d{1,2}", part) for part in parts):
+        raise RefusedError("--folds", f'found "{text}"', 'give "all", or a list as in 0,2')
+    return [int(part) for part in parts]
 
 
-def _tell(report: "InferenceReport", stopped: int, console: Console) -> int:
-    """Say what was done; the exit code."""
+def _end(report: "InferenceReport", stopped: int, console: Console) -> int:
+    """Say what was done; returns the exit code."""
     if report.estimate is not None:
         for line in report.estimate.lines():
             console.say(line)

@@ -12,9 +12,11 @@ from vcmodels.cli.console import Console
 from vcmodels.config import Task
 from vcmodels.config.folds import fold_task
 from vcmodels.config.load import fill_sizes
-from vcmodels.data.volumes import TaskVolume, open_volumes, say_missing
+from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import fingerprint
-from vcmodels.patches.sizes import gigabytes, open_planned, plan_sizes, recorded_task
+from vcmodels.patches.find import PatchCriteria
+from vcmodels.patches.resolve import resolve
+from vcmodels.patches.sizes import gigabytes, plan_sizes
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 from vcmodels.volumes.places import read_json
@@ -23,14 +25,14 @@ MOST_VOLUMES = 20
 MOST_TRIED = 4
 
 
-def say_sizes(task: Task, console: Console) -> None:
+def report_sizes(task: Task, console: Console) -> None:
     """Print the patch and batch size for a task, and why; what it gives is kept.
 
     Raises:
         RefusedError: the volumes do not fit the task, or nothing fits the memory.
     """
     volumes = open_volumes(task, console)
-    plan = plan_sizes(task, volumes)
+    plan = plan_sizes(task.tr_params, task.model, task.heads, volumes)
     if plan.tried:
         table = _table("patch", "step", "")
         for tried in plan.tried[-MOST_TRIED:]:
@@ -40,23 +42,24 @@ def say_sizes(task: Task, console: Console) -> None:
     for reason in plan.reasons:
         console.say(reason)
     full = fill_sizes(task, plan.patch, plan.batch)
-    _say_network(full, volumes, console)
+    _report_network(full, volumes, console)
     console.say(f'"patch_size": {list(plan.patch)}, "batch_size": {plan.batch}')
 
 
-def say_plan(task: Task, console: Console) -> None:
+def report_plan(task: Task, console: Console) -> None:
     """Open the volumes and print what the task would do.
 
     Raises:
         RefusedError: the volumes do not fit the task, or the network not the patch and spacing.
     """
-    task, volumes = open_planned(task, console, recorded_task(task))
+    resolved = resolve(task, console, reads_labels=False)
+    task, volumes = resolved.task, resolved.volumes
     _print(console, _volume_table(volumes, task.dataset_config.targets))
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
-    say_missing(volumes, console)
+    report_missing(volumes, console)
     console.say(_cached_patches(task, volumes))
-    _say_network(task, volumes, console)
+    _report_network(task, volumes, console)
     console.say(_run_folders(task))
 
 
@@ -119,7 +122,8 @@ def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
         return f"patches: will be found anew, {path} cannot be read ({type(error).__name__})"
     cache = cast(dict[str, object], document) if isinstance(document, dict) else {}
     rows = cache.get("patches")
-    if cache.get("fingerprint") != fingerprint(task, volumes) or not isinstance(rows, list):
+    wanted = fingerprint(PatchCriteria.of(task), volumes)
+    if cache.get("fingerprint") != wanted or not isinstance(rows, list):
         return f"patches: will be found anew, {path} is out of date"
     return f"patches: {len(cast(list[object], rows))} in {path}"
 
@@ -135,7 +139,7 @@ def _run_folders(task: Task) -> str:
     )
 
 
-def _say_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:
+def _report_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:
     settings = task.tr_params
     heads, first = task.heads, volumes[0]
     summary = task.model.describe(first.channels, heads, settings.patch_size, first.spacing)

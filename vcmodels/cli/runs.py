@@ -18,8 +18,7 @@ from vcmodels.cli.console import UNLIMITED, Console, Errors, number, write_table
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
-    from vcmodels.runs.survey import Figure, Run
-if TYPE_CHECKING:
+    from vcmodels.runs.survey import Figure, RunStatus
     from vcmodels.workflows.fold_report import Figures, FoldReport
 
 
@@ -39,7 +38,7 @@ def runs(
 ) -> None:
     """List runs and how they stand; of two or more run folders, show how they differ."""
     from vcmodels.runs.records import is_run
-    from vcmodels.runs.survey import find_runs, read_run
+    from vcmodels.runs.survey import find_runs, read_status
 
     console = Console()
     context.obj.begin()
@@ -48,10 +47,10 @@ def runs(
         if not folder.is_dir():
             raise RefusedError(str(folder), "no such folder", "name a folder that holds runs")
     if len(given) > 1 and all(is_run(folder) for folder in given):
-        _compare([read_run(folder) for folder in given], as_json, console)
+        _compare([read_status(folder) for folder in given], as_json, console)
         return
     places = dict.fromkeys(place for folder in given for place in find_runs(folder))
-    found = sorted(map(read_run, places), key=lambda run: run.changed)
+    found = sorted(map(read_status, places), key=lambda run: run.changed)
     if as_json:
         _write_json([run.to_json() for run in found], console)
     elif found:
@@ -63,7 +62,7 @@ def runs(
             console.say(f"{run.folder}: {run.state}: {run.reason}")
 
 
-def _list_table(found: Sequence["Run"], width: int) -> Table:
+def _list_table(found: Sequence["RunStatus"], width: int) -> Table:
     """A line for each run, the one that changed last at the end; or one for each target."""
     table = _table()
     for header in ("run", "state", "epoch", "val loss", "best"):
@@ -86,7 +85,7 @@ def _list_table(found: Sequence["Run"], width: int) -> Table:
     return table
 
 
-def _compare(found: Sequence["Run"], as_json: bool, console: Console) -> None:
+def _compare(found: Sequence["RunStatus"], as_json: bool, console: Console) -> None:
     from vcmodels.runs.records import differing_keys, shown
 
     differing = {
@@ -110,8 +109,8 @@ def _compare(found: Sequence["Run"], as_json: bool, console: Console) -> None:
     write_table(table, console, _width())
 
 
-def _rows(found: Sequence["Run"]) -> list[tuple[str, list[str]]]:
-    """What is to be compared of runs besides their tasks: (name, a cell for each run)."""
+def _rows(found: Sequence["RunStatus"]) -> list[tuple[str, list[str]]]:
+    """The rows under the tasks: (name, a cell for each run)."""
     rows = [
         ("state", [run.state for run in found]),
         ("epochs", [f"{run.epoch}/{run.max_epoch}" for run in found]),
@@ -153,7 +152,7 @@ def _table() -> Table:
 
 
 def _width() -> int:
-    """Of the terminal, or as `COLUMNS` says."""
+    """Characters in a line: of the terminal, or as `COLUMNS` says."""
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return shutil.get_terminal_size().columns
     return UNLIMITED
@@ -190,11 +189,11 @@ def report(
         found = report_folds(task)
     else:
         loaded = load(task, set_, console)
-        found = report_folds(loaded.run_dir, loaded)
+        found = report_folds(loaded.run_dir, loaded.tr_params.folds)
     if as_json:
         console.write(json.dumps(found.to_json(), indent=2) + "\n")
     else:
-        say_report(found, console)
+        write_report(found, console)
 
 
 @cv.command()
@@ -237,8 +236,8 @@ def evaluate(
     return 0
 
 
-def say_report(report: "FoldReport", console: Console) -> None:
-    """Print the figures as a table, and which folds are not finished."""
+def write_report(report: "FoldReport", console: Console) -> None:
+    """Write the figures as a table, and which folds are not finished."""
     headers = [f"fold {fold.index}" for fold in report.folds]
     table = _folds_table([*headers, "mean", "sd", "last: mean", "sd"])
     epochs = [str(fold.best_epoch or "-") for fold in report.folds]

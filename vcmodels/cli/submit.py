@@ -127,7 +127,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _hand_over(text: str, path: Path | None, console: Console) -> int:
-    """Give the script to sbatch, and tell what it answers; its exit code.
+    """Give the script to sbatch and report its answer; returns the exit code.
 
     Raises:
         RefusedError: there is no sbatch.

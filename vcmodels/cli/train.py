@@ -7,8 +7,8 @@ import typer
 
 from vcmodels.cli.arguments import (
     Debug,
-    Fold,
     FoldCount,
+    FoldIndex,
     Overrides,
     Quiet,
     TaskFile,
@@ -31,7 +31,7 @@ def train(
         bool, typer.Option("--restart", help="Move an earlier run aside and begin anew.")
     ] = False,
     folds: FoldCount = None,
-    fold: Fold = None,
+    fold: FoldIndex = None,
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, max=100, metavar="N", help="Train N folds at once.")
     ] = 1,
@@ -62,14 +62,14 @@ def _train_all(
     task: "Task", words: list[str], *, jobs: int, restart: bool, console: Console
 ) -> int:
     """Train all folds, and say how they compare; the exit code."""
-    from vcmodels.cli.runs import say_report
+    from vcmodels.cli.runs import write_report
     from vcmodels.workflows.cross_validation import cross_validate
     from vcmodels.workflows.fold_report import report_folds
 
     code = cross_validate(task, words, jobs=jobs, restart=restart, reporter=console)
     if code <= 1:
         with suppress(RefusedError):  # not one fold has begun
-            say_report(report_folds(task.run_dir, task), console)
+            write_report(report_folds(task.run_dir, task.tr_params.folds), console)
     shared = task.tr_params.tensorboard_log_dir
     curves = task.tensorboard_dir.parent if shared else task.run_dir
     console.say(f"curves: tensorboard --logdir {curves}")

@@ -1,21 +1,104 @@
-"""What must agree between the keys of a task; no file is opened."""
+"""What must agree between the keys of a task; no file is opened.
+
+The checks stand in the order in which `check_task` makes them.
+"""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path as FilePath
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
-from vcmodels.config.messages import Fault, listed, nearest, shown
+from vcmodels.config.inference_params import InferenceParams
+from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
 from vcmodels.config.task import DatasetConfig, Task, epoch_curves
+from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import check_target_name
 from vcmodels.errors import OutputError, VolumeError
+from vcmodels.models import AnyModel
+from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
 
+MAX_PATCH_VOXELS = 2**30
+_SPACINGS = ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0), (1.0, 4.0, 1.0), (1.0, 1.0, 4.0))
+"""What the voxels may be like: a coarse axis is halved less often. The volumes will show."""
+_STORE_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
-def derive_faults(config: DatasetConfig) -> Iterator[Fault]:
+
+def check_task(task: Task) -> list[Fault]:
+    """The faults between keys, in the order of the file."""
+    settings, config, targets = task.tr_params, task.dataset_config, task.dataset_config.targets
+    return [
+        *_patch_faults(task),
+        *_target_faults(targets, task.inference_params),
+        *_derive_faults(config),
+        *_turn_faults(targets, task.augment),
+        *_volume_faults(config),
+        *_pseudo_faults(config),
+        *_output_faults(task),
+        *_mixup_faults(settings, config, task.model),
+        *_curve_faults(settings, targets),
+        *_start_faults(settings),
+    ]
+
+
+def _patch_faults(task: Task) -> Iterator[Fault]:
+    """A patch size that the network cannot take, or that no machine can."""
+    planned = task.tr_params.given_patch_size
+    if planned is None:
+        return  # checked once the volumes are open
+    patches = {"tr_params": planned}
+    inference = task.inference_params.patch_size
+    if inference is not None and inference != planned:
+        patches["inference_params"] = inference
+    for section, patch in patches.items():
+        path = (section, "patch_size")
+        if prod(patch) > MAX_PATCH_VOXELS:
+            yield Fault(
+                path, f"{list(patch)} has {prod(patch):.3g} voxels", "give at most 1024^3 in all"
+            )
+        elif error := _network_error(task.model, patch, None if patch == planned else planned):
+            yield fault_at(path, error, "change it, or model_config")
+    stride = task.dataset_config.patch_stride
+    if stride and any(s > p for s, p in zip(stride, planned, strict=True)):
+        found = f"{list(stride)} exceeds tr_params.patch_size {list(planned)}"
+        yield Fault(("dataset_config", "patch_stride"), found, "give at most the patch size")
+
+
+def _network_error(
+    model: AnyModel, patch: PatchShape, planned: PatchShape | None
+) -> ValueError | None:
+    """Why the network takes the patch at no spacing; `open_volumes` decides, which knows it."""
+    errors: list[ValueError] = []
+    for spacing in _SPACINGS:
+        try:
+            model.check_patch(patch, spacing, planned=planned)
+        except ValueError as error:
+            errors.append(error)
+    return errors[0] if len(errors) == len(_SPACINGS) else None
+
+
+def _target_faults(targets: Mapping[str, AnyTarget], inference: InferenceParams) -> Iterator[Fault]:
+    """Names of targets that differ too little, and outputs that name none."""
+    lowered: dict[str, str] = {}
+    for name in targets:
+        path = ("dataset_config", "targets", name)
+        other = lowered.setdefault(name.lower(), name)
+        if other != name:
+            yield Fault(path, f"differs from {shown(other)} only in case", "rename one of them")
+    if inference.output_targets == "all":
+        return
+    path = ("inference_params", "output_targets")
+    for name in inference.output_targets:
+        if name not in targets:
+            yield Fault(path, f"{shown(name)} is no target", f"targets are {listed(targets)}")
+    if len(set(inference.output_targets)) != len(inference.output_targets):
+        yield Fault(path, "names a target twice", "name each once")
+
+
+def _derive_faults(config: DatasetConfig) -> Iterator[Fault]:
     """Faults of `derive`: it names a stored label that is a mask or holds ids."""
     for name, target in config.targets.items():
         if target.derive is not None:
@@ -57,28 +140,7 @@ def _stored_too(name: str, target: AnyTarget, config: DatasetConfig) -> Iterator
             yield Fault(("dataset_config", "volume_paths", index, name), found, remedy)
 
 
-def pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
-    """Faults of `pseudo`: it names labels of its volume, and leaves some to validate against."""
-    for index, volume in enumerate(config.volume_paths):
-        path = ("dataset_config", "volume_paths", index)
-        derived = {
-            name: target.derive
-            for name, target in config.targets.items()
-            if target.derive in volume.labels
-        }
-        for name in volume.pseudo:
-            if name not in volume.labels and name not in derived:
-                found, remedy = "is no label of this volume", f"it has {listed(volume.labels)}"
-                yield Fault((*path, "pseudo", name), found, remedy)
-        stored = [name for name in volume.labels if name in config.targets]
-        labels = {**derived, **dict.fromkeys(stored, "")}
-        are_pseudo = all({n, source} & volume.pseudo.keys() for n, source in labels.items())
-        if volume.split == "val" and labels and are_pseudo:
-            found = "all labels of this volume are pseudo-labels, which are not validated against"
-            yield Fault((*path, "split"), found, 'give "train", or true labels')
-
-
-def turn_faults(
+def _turn_faults(
     targets: Mapping[str, AnyTarget], augment: Sequence[AnyAugmentation]
 ) -> Iterator[Fault]:
     """Faults of labels that may be mirrored and turned, but that the list rotates or warps."""
@@ -90,122 +152,8 @@ def turn_faults(
             yield Fault(("dataset_config", "targets", name), found, remedy)
 
 
-def recipe_faults(task: Task) -> Iterator[Fault]:
-    """Keys of `tr_params` that exclude each other, do nothing alone, or name what there is not."""
-    yield from _mixup_faults(task)
-    yield from _curve_faults(task)
-    settings = task.tr_params
-    if settings.freeze_epochs is not None and not settings.freeze:
-        found = "is given, but nothing is frozen"
-        yield Fault(("tr_params", "freeze_epochs"), found, "name what in freeze, or remove it")
-    if settings.load_weights_only and settings.checkpoint_path is None:
-        found = "is given, but no weights are: checkpoint_path is not set"
-        yield Fault(("tr_params", "load_weights_only"), found, "set checkpoint_path, or remove it")
-
-
-def _mixup_faults(task: Task) -> Iterator[Fault]:
-    settings, sampling = task.tr_params, task.dataset_config.sampling
-    if settings.mixup is not None:
-        path = ("tr_params", "mixup")
-        if settings.given_batch_size == 1:
-            found = "needs two patches to mix, tr_params.batch_size is 1"
-            yield Fault(path, found, "raise it, or remove mixup")
-        if sampling is not None and sampling.hard > 0:
-            found = "and dataset_config.sampling.hard exclude each other"
-            yield Fault(path, found, "remove one: the loss of a mixed patch is of two")
-        if settings.mixup.manifold and not task.model.mixes_features:
-            found = f"{task.model.name} cannot mix the features of its levels"
-            yield Fault((*path, "manifold"), found, "set it to false: the image alone is mixed")
-
-
-def _curve_faults(task: Task) -> Iterator[Fault]:
-    settings, curves = task.tr_params, epoch_curves(task.dataset_config.targets)
-    named: dict[tuple[str, ...], str | None] = {("best_metric",): settings.best_metric}
-    if settings.early_stopping is not None:
-        named["early_stopping", "metric"] = settings.early_stopping.metric
-    for path, curve in named.items():
-        if curve is not None and curve not in curves:
-            found = f"{shown(curve)} is no curve of this run"
-            yield Fault(("tr_params", *path), found, f"give one of {listed(curves)}")
-
-
-MAX_PATCH_VOXELS = 2**30
-_STORE_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-_SPACINGS = ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0), (1.0, 4.0, 1.0), (1.0, 1.0, 4.0))
-"""What the voxels may be like: a coarse axis is halved less often. The volumes will tell."""
-
-
-def check_task(task: Task) -> list[Fault]:
-    """The faults between keys, in the order of the file."""
-    return [
-        *_patch_faults(task),
-        *_target_faults(task),
-        *derive_faults(task.dataset_config),
-        *turn_faults(task.dataset_config.targets, task.augment),
-        *_volume_faults(task),
-        *pseudo_faults(task.dataset_config),
-        *_output_faults(task),
-        *recipe_faults(task),
-    ]
-
-
-def _patch_faults(task: Task) -> Iterator[Fault]:
-    """A patch size that the network cannot take, or that no machine can."""
-    planned = task.tr_params.given_patch_size
-    if planned is None:
-        return  # checked once the volumes are open
-    patches = {"tr_params": planned}
-    inference = task.inference_params.patch_size
-    if inference is not None and inference != planned:
-        patches["inference_params"] = inference
-    for section, patch in patches.items():
-        path = (section, "patch_size")
-        if prod(patch) > MAX_PATCH_VOXELS:
-            yield Fault(
-                path, f"{list(patch)} has {prod(patch):.3g} voxels", "give at most 1024^3 in all"
-            )
-            continue
-        errors = [_network_error(task, patch, spacing) for spacing in _SPACINGS]
-        if all(errors):  # otherwise `open_volumes` decides, which knows the spacing
-            found, _, remedy = str(errors[0]).partition(". ")
-            yield Fault(path, found, remedy or "change it, or model_config")
-    stride = task.dataset_config.patch_stride
-    if stride and any(s > p for s, p in zip(stride, planned, strict=True)):
-        found = f"{list(stride)} exceeds tr_params.patch_size {list(planned)}"
-        yield Fault(("dataset_config", "patch_stride"), found, "give at most the patch size")
-
-
-def _network_error(
-    task: Task, patch: tuple[int, int, int], spacing: tuple[float, float, float]
-) -> ValueError | None:
-    planned = task.tr_params.patch_size
-    try:
-        task.model.check_patch(patch, spacing, planned=None if patch == planned else planned)
-    except ValueError as error:
-        return error
-    return None
-
-
-def _target_faults(task: Task) -> Iterator[Fault]:
-    targets = task.dataset_config.targets
-    lowered: dict[str, str] = {}
-    for name in targets:
-        path = ("dataset_config", "targets", name)
-        other = lowered.setdefault(name.lower(), name)
-        if other != name:
-            yield Fault(path, f"differs from {shown(other)} only in case", "rename one of them")
-    wanted = task.inference_params.output_targets
-    for name in () if isinstance(wanted, str) else wanted:
-        if name not in targets:
-            path = ("inference_params", "output_targets")
-            yield Fault(path, f"{shown(name)} is no target", f"targets are {listed(targets)}")
-    if not isinstance(wanted, str) and len(set(wanted)) != len(wanted):
-        path = ("inference_params", "output_targets")
-        yield Fault(path, "names a target twice", "name each once")
-
-
-def _volume_faults(task: Task) -> Iterator[Fault]:
-    config = task.dataset_config
+def _volume_faults(config: DatasetConfig) -> Iterator[Fault]:
+    """Volumes without a label or with the name of another, targets without a volume."""
     labelled = {name for volume in config.volume_paths for name in volume.labels}
     names: dict[str, int] = {}
     for index, volume in enumerate(config.volume_paths):
@@ -227,8 +175,30 @@ def _volume_faults(task: Task) -> Iterator[Fault]:
             yield Fault(("dataset_config", "targets", name), found, remedy)
 
 
+def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
+    """Faults of `pseudo`: it names labels of its volume, and leaves some to validate against."""
+    for index, volume in enumerate(config.volume_paths):
+        path = ("dataset_config", "volume_paths", index)
+        derived = {
+            name: target.derive
+            for name, target in config.targets.items()
+            if target.derive in volume.labels
+        }
+        for name in volume.pseudo:
+            if name not in volume.labels and name not in derived:
+                found, remedy = "is no label of this volume", f"it has {listed(volume.labels)}"
+                yield Fault((*path, "pseudo", name), found, remedy)
+        stored = [name for name in volume.labels if name in config.targets]
+        labels = {**derived, **dict.fromkeys(stored, "")}
+        are_pseudo = all({n, source} & volume.pseudo.keys() for n, source in labels.items())
+        if volume.split == "val" and labels and are_pseudo:
+            found = "all labels of this volume are pseudo-labels, which are not validated against"
+            yield Fault((*path, "split"), found, 'give "train", or true labels')
+
+
 def _output_faults(task: Task) -> Iterator[Fault]:
     """Results and run files may not lie inside a store that is read."""
+    inputs = list(_inputs(task))
     outputs = {
         ("inference_params", "output_dir"): task.inference_params.output_dir,
         ("tr_params", "ckpt_out_base"): task.tr_params.ckpt_out_base,
@@ -236,9 +206,49 @@ def _output_faults(task: Task) -> Iterator[Fault]:
         ("dataset_config", "cache_file"): task.dataset_config.cache_file,
     }
     for path, text in outputs.items():
-        found = _store_around(task, text) if text else None
+        found = _store_around(text, inputs) if text else None
         if found:
             yield Fault(path, found, "write elsewhere")
+
+
+def _mixup_faults(
+    settings: TrainingParams, config: DatasetConfig, model: AnyModel
+) -> Iterator[Fault]:
+    """Faults of `mixup`: two patches are there to mix, and what looks at single ones is off."""
+    if settings.mixup is None:
+        return
+    path = ("tr_params", "mixup")
+    if settings.given_batch_size == 1:
+        found = "needs two patches to mix, tr_params.batch_size is 1"
+        yield Fault(path, found, "raise it, or remove mixup")
+    if config.sampling is not None and config.sampling.hard > 0:
+        found = "and dataset_config.sampling.hard exclude each other"
+        yield Fault(path, found, "remove one: the loss of a mixed patch is of two")
+    if settings.mixup.manifold and not model.mixes_features:
+        found = f"{model.name} cannot mix the features of its levels"
+        yield Fault((*path, "manifold"), found, "set it to false: the image alone is mixed")
+
+
+def _curve_faults(settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> Iterator[Fault]:
+    """Curves that choose the best checkpoint or end the run, but that there are not."""
+    curves = epoch_curves(targets)
+    named: dict[tuple[str, ...], str | None] = {("best_metric",): settings.best_metric}
+    if settings.early_stopping is not None:
+        named["early_stopping", "metric"] = settings.early_stopping.metric
+    for path, curve in named.items():
+        if curve is not None and curve not in curves:
+            found = f"{shown(curve)} is no curve of this run"
+            yield Fault(("tr_params", *path), found, f"give one of {listed(curves)}")
+
+
+def _start_faults(settings: TrainingParams) -> Iterator[Fault]:
+    """Keys about a start from other weights that have nothing to act on."""
+    if settings.freeze_epochs is not None and not settings.freeze:
+        found = "is given, but nothing is frozen"
+        yield Fault(("tr_params", "freeze_epochs"), found, "name what in freeze, or remove it")
+    if settings.load_weights_only and settings.checkpoint_path is None:
+        found = "is given, but no weights are: checkpoint_path is not set"
+        yield Fault(("tr_params", "load_weights_only"), found, "set checkpoint_path, or remove it")
 
 
 def refuse_in_input(task: Task, key: str, place: str) -> None:
@@ -247,17 +257,22 @@ def refuse_in_input(task: Task, key: str, place: str) -> None:
     Raises:
         OutputError: naming the store and the key of the input.
     """
-    found = _store_around(task, place)
+    found = _store_around(place, _inputs(task))
     if found:
         raise OutputError(key, found, "write elsewhere")
 
 
-def _store_around(task: Task, text: str) -> str | None:
-    """In words, the input's store in which a place lies; None if it lies in none."""
+def _store_around(text: str, inputs: Iterable[tuple[str, str]]) -> str | None:
+    """In words, the input's store in which a place lies; None if it lies in none.
+
+    Args:
+        text: the place, as in the task file.
+        inputs: the key and the place of everything that is read.
+    """
     place = _real(text)
     if place is None:
         return None
-    for key, given in _inputs(task):
+    for key, given in inputs:
         location = _real(given)
         store = location and _store_of(location)
         if store and (place == store or store in place.parents):
@@ -266,6 +281,7 @@ def _store_around(task: Task, text: str) -> str | None:
 
 
 def _inputs(task: Task) -> Iterator[tuple[str, str]]:
+    """The key and the place of everything that the task reads."""
     given = task.inference_params.input_path
     for text in [given] if isinstance(given, str) else given or []:
         yield "inference_params.input_path", text
@@ -280,7 +296,11 @@ def _real(text: str) -> FilePath | None:
         return None
     try:
         return FilePath(os.path.realpath(expand_location(text)))
-    except (VolumeError, OSError, ValueError):  # what is wrong with it is told when it is opened
+    except (
+        VolumeError,
+        OSError,
+        ValueError,
+    ):  # what is wrong with it is reported when it is opened
         return None
 
 
@@ -298,13 +318,12 @@ def _store_of(place: FilePath) -> FilePath:
     return store
 
 
-def output_notes(task: Task) -> list[str]:
-    """What inference will refuse, said before a training is spent on it."""
-    params = task.inference_params
+def output_notes(params: InferenceParams, targets: Mapping[str, AnyTarget]) -> list[str]:
+    """What inference will refuse, reported before a training is spent on it."""
     if params.output_dir is None:
         return []
     notes: list[str] = []
-    for name, target in task.dataset_config.targets.items():
+    for name, target in targets.items():
         if params.output_targets == "all" or name in params.output_targets:
             try:
                 target.output_channels(params.dtype)

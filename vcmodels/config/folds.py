@@ -1,22 +1,15 @@
 """One fold of a cross-validation as a task of its own, and where its files lie."""
 
-import re
 from pathlib import Path, PurePath
 
 from vcmodels.config.task import Task
 from vcmodels.errors import RefusedError, TaskError
-
-
-def fold_name(index: int) -> str:
-    """The folder of a fold, inside that of the cross-validation."""
-    return f"fold_{index}"
+from vcmodels.runs.run import Run, fold_name
 
 
 def fold_folders(folder: Path) -> dict[int, Path]:
     """The folders of folds that are in that of a cross-validation, by number, in its order."""
-    numbers = [re.fullmatch(r"fold_(0|[1-9][0-9]*)", place.name) for place in folder.glob("fold_*")]
-    found = {index: folder / fold_name(index) for index in sorted(int(n[1]) for n in numbers if n)}
-    return {index: place for index, place in found.items() if place.is_dir()}
+    return {index: run.folder for index, run in Run(folder).folds().items()}
 
 
 def is_cross_validation(task: Task) -> bool:
@@ -47,21 +40,14 @@ def fold_task(task: Task, index: int) -> Task:
         found = f"is {folds.index}, and fold {index} is asked for"
         raise TaskError("tr_params.folds.index", found, "remove it: each fold then has a folder")
     cache = config.cache_file and PurePath(config.cache_file)
-    moved = {
-        "folds": folds.model_copy(update={"index": index}),
-        "ckpt_out_base": _inside(settings.ckpt_out_base, name),
-        "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, task.run_dir.name),
-    }
-    return task.model_copy(
-        update={
-            "tr_params": settings.model_copy(update=moved),
-            "dataset_config": config.model_copy(
-                update={"cache_file": cache and str(cache.with_stem(f"{cache.stem}.{name}"))}
-            ),
-            "inference_params": task.inference_params.model_copy(
-                update={"output_dir": _inside(task.inference_params.output_dir, name)}
-            ),
-        }
+    return task.with_values(
+        tr_params={
+            "folds": folds.model_copy(update={"index": index}),
+            "ckpt_out_base": _inside(settings.ckpt_out_base, name),
+            "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, task.run_dir.name),
+        },
+        dataset_config={"cache_file": cache and str(cache.with_stem(f"{cache.stem}.{name}"))},
+        inference_params={"output_dir": _inside(task.inference_params.output_dir, name)},
     )
 
 

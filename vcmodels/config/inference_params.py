@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from vcmodels.augment.geometric import Axes, Plane
 from vcmodels.config.values import (
-    Amp,
     BatchSize,
     BoundingBox,
     Compile,
@@ -15,9 +14,10 @@ from vcmodels.config.values import (
     Location,
     Locations,
     Overlap,
-    Workers,
+    WorkerCount,
 )
-from vcmodels.section import PatchShape, Section
+from vcmodels.errors import FaultError
+from vcmodels.section import Amp, PatchShape, Section
 
 
 class Tta(Section):
@@ -32,7 +32,7 @@ class Tta(Section):
     @model_validator(mode="after")
     def _check_any(self) -> Self:
         if not self.flips and not self.quarter_turns:
-            raise ValueError("names no view; give flips or quarter_turns, or null")
+            raise FaultError("names no view", "give flips or quarter_turns, or null")
         return self
 
 
@@ -49,7 +49,7 @@ class EnsembleParams(Section):
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
         if self.by == "variance" and self.weights is not None:
-            raise ValueError('weights are for "by": "mean"; leave them out')
+            raise FaultError('weights are for "by": "mean"', "leave them out")
         return self
 
 
@@ -130,7 +130,7 @@ class InferenceParams(Section):
     batch_size: BatchSize | None = None
     """Patches predicted together on a GPU, that of the training when null; always 1 on a CPU, where
     more are slower."""
-    num_dataloader_workers: Workers | None = None
+    num_dataloader_workers: WorkerCount | None = None
     """Threads that read the input; that of the training when null."""
     device: Device = "auto"
     """As in `tr_params`."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from vcmodels.config.checks import check_task, output_notes
 from vcmodels.config.legacy import lift, modernise
 from vcmodels.config.messages import (
+    Block,
     Fault,
     KeyPath,
-    Schema,
     as_list,
     as_object,
+    fault_at,
     faults_of,
     listed,
     shown,
@@ -27,7 +28,7 @@ from vcmodels.config.read import apply_overrides, checked, read_task_file
 from vcmodels.config.schema import task_schema
 from vcmodels.config.task import Task
 from vcmodels.config.train_params import TrainingParams
-from vcmodels.config.values import VOLUME_KEYS
+from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
@@ -35,151 +36,6 @@ from vcmodels.runs.records import TASK, is_run, starting_folder
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
-
-
-def fold_labels(task: dict[str, Any], schema: Schema) -> list[Fault]:
-    """Gather the label keys of every volume entry under `labels`, in place.
-
-    A label of null is left out: the volume lacks that target.
-
-    Returns:
-        A fault for each key that is neither a key of a volume, nor a target, nor what a target is
-        derived from.
-    """
-    config = as_object(task.get("dataset_config")) or {}
-    targets = as_object(config.get("targets"))
-    sources = _sources(targets or {})
-    names = list(dict.fromkeys([*(targets or ()), *sources]))
-    faults: list[Fault] = []
-    for index, entry in enumerate(as_list(config.get("volume_paths")) or []):
-        block = as_object(entry)
-        if block is not None:
-            path = ("dataset_config", "volume_paths", index)
-            if targets:
-                faults += _unknown(block, path, schema, names, sources)
-            _fold(block)
-    return faults
-
-
-def _sources(targets: dict[str, Any]) -> dict[str, str]:
-    """By what they are derived from, the targets; no text is told by the validation."""
-    blocks = {name: as_object(target) or {} for name, target in targets.items()}
-    return {
-        source: name
-        for name, block in blocks.items()
-        if isinstance(source := block.get("derive"), str)
-    }
-
-
-def _unknown(
-    block: dict[str, Any], path: KeyPath, schema: Schema, names: list[str], sources: dict[str, str]
-) -> list[Fault]:
-    """Faults of keys that name nothing; both lists are told, as either may be what is wrong."""
-    strange = [key for key in block if key not in VOLUME_KEYS and key not in names]
-    labels = [key for key in block if key not in VOLUME_KEYS]
-    faults: list[Fault] = []
-    for key in strange:
-        fault = unknown_key((*path, key), schema, [*VOLUME_KEYS, *names])
-        found = (
-            f"is no target and no key of a volume (targets: {listed(names)}, "
-            f"labels of this volume: {listed(labels)})"
-        )
-        remedy = fault.remedy
-        if fault.meant in sources and fault.meant not in block:
-            derived = f"dataset_config.targets.{sources[fault.meant]}"
-            remedy = f"did you mean {shown(fault.meant)}, which {derived} is derived from?"
-        faults.append(Fault(fault.path, found, remedy))
-    return faults
-
-
-def _fold(block: dict[str, Any]) -> None:
-    labels = {
-        key: block.pop(key) for key in list(block) if key not in VOLUME_KEYS and key != "labels"
-    }
-    labels = {key: value for key, value in labels.items() if value is not None}
-    block["labels"] = labels
-
-
-def fill_in(task: Task) -> Task:
-    """The task with `tr_params`' label keys where targets use them, and its workers for inference.
-
-    Where the patch size is given, the batch size need not be planned either.
-
-    Raises:
-        TaskError: a target cannot take a value that `tr_params` gives it.
-    """
-    settings, config = task.tr_params, task.dataset_config
-    sources = [target.derive for target in config.targets.values() if target.derive]
-    check_ignored_names(settings, list(dict.fromkeys([*config.targets, *sources])))
-    if settings.given_patch_size is not None:
-        task = fill_sizes(task, None, BATCH_SIZE)
-    targets = {name: _filled(name, target, task) for name, target in config.targets.items()}
-    inference = task.inference_params
-    if inference.num_dataloader_workers is None:
-        workers = {"num_dataloader_workers": settings.num_dataloader_workers}
-        inference = inference.model_copy(update=workers)
-    return task.model_copy(
-        update={
-            "inference_params": inference,
-            "dataset_config": config.model_copy(update={"targets": targets}),
-        }
-    )
-
-
-def fill_sizes(task: Task, patch: PatchShape | None, batch: int | None) -> Task:
-    """The task with these as its patch and batch size, where it leaves them out."""
-    settings = task.tr_params
-    filled = {
-        "given_patch_size": settings.given_patch_size or patch,
-        "given_batch_size": settings.given_batch_size or batch,
-    }
-    return task.model_copy(update={"tr_params": settings.model_copy(update=filled)})
-
-
-def check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:
-    """Refuse an `ignore_label` for a target that there is not."""
-    if isinstance(settings.ignore_label, dict):
-        for name in settings.ignore_label:
-            if name not in targets:
-                path = ("tr_params", "ignore_label", name)
-                fault = Fault(path, "is no target", f"targets are {listed(targets)}")
-                raise task_error([fault])
-
-
-def _filled(name: str, target: AnyTarget, task: Task) -> AnyTarget:
-    settings = task.tr_params
-    inherited: dict[str, Any] = {
-        "ignore_label": _ignored(name, target, task),
-        "loss_only_on_label": settings.loss_only_on_label,
-        "label_smoothing": settings.label_smoothing,
-        "dilate_label": settings.dilate_label,
-    }
-    understood = {"ignore_label", *target.label_keys}
-    missing = {
-        key: value
-        for key, value in inherited.items()
-        if key in understood and getattr(target, key) is None
-    }
-    try:  # validated anew: a kind may check these keys against its own
-        return type(target).model_validate({**target.model_dump(), **missing})
-    except ValidationError as error:
-        text = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        found, _, remedy = text.partition("; ")
-        path = ("dataset_config", "targets", name)
-        raise task_error([Fault(path, found, remedy or "change it in tr_params")]) from error
-
-
-def _ignored(name: str, target: AnyTarget, task: Task) -> int | list[int] | None:
-    """What a target ignores: by its own name, or as the label that it is derived from does."""
-    ignore = task.tr_params.ignore_label
-    if target.ignore_label is not None:
-        return target.ignore_label
-    if isinstance(ignore, dict) and name in ignore:
-        return ignore[name]
-    source = task.dataset_config.targets.get(target.derive or "")
-    if source is not None and source.ignore_label is not None:
-        return source.ignore_label
-    return ignore.get(target.derive or name) if isinstance(ignore, dict) else ignore
 
 
 @dataclass(frozen=True)
@@ -202,48 +58,43 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
     Raises:
         TaskError: the file or a key in it is not valid; one line that says where and what to do.
     """
-    path, said = Path(path), list[str]()
-    if path.is_dir():
-        data, said = read_run(path)
-    else:
-        data = read_task_file(path)
-    task, notes = _parse(data, str(path), overrides)
-    return LoadedTask(task, said + notes, path)
+    path = Path(path)
+    data, about = read_run_task(path) if path.is_dir() else (read_task_file(path), list[str]())
+    task, notes = parse_task(data, str(path), overrides)
+    return LoadedTask(task, about + notes, path)
 
 
-def parse_task(data: dict[str, Any], source: str) -> tuple[Task, list[str]]:
+def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tuple[Task, list[str]]:
     """Validate a task that is in memory; `source` is what messages call it.
+
+    Returns:
+        The task, and what a person should know of how it was read.
 
     Raises:
         TaskError: as `load_task`.
     """
-    return _parse(data, source, ())
-
-
-def _parse(data: object, source: str, overrides: Sequence[str]) -> tuple[Task, list[str]]:
-    raw = as_object(checked(data))
-    if raw is None:
+    document = as_object(checked(data))
+    if document is None:
         raise TaskError(source, "this is no object", "give the sections of a task")
-    lift(raw)
-    apply_overrides(raw, overrides)
-    notes = modernise(raw)
-    raw.setdefault("dataset_config", {})
-    model = as_object(raw.setdefault("model_config", {}))
+    lift(document)
+    apply_overrides(document, overrides)
+    notes = modernise(document)
+    document.setdefault("dataset_config", {})
+    model = as_object(document.setdefault("model_config", {}))
     if model is not None:
         model.setdefault("name", DEFAULT_MODEL)
-    schema = task_schema()
-    faults = fold_labels(raw, schema)
+    faults = _fold_labels(document)
     if faults:
         raise task_error(faults)
     try:
-        task = Task.model_validate_json(json.dumps(raw))
+        task = Task.model_validate_json(json.dumps(document))
     except ValidationError as error:
-        raise task_error(faults_of(error, raw, schema)) from error
+        raise task_error(faults_of(error, document, task_schema())) from error
     task = fill_in(task)
     faults = check_task(task)
     if faults:
         raise task_error(faults)
-    return task, notes + output_notes(task)
+    return task, notes + output_notes(task.inference_params, task.dataset_config.targets)
 
 
 LOCATIONS = {
@@ -251,12 +102,10 @@ LOCATIONS = {
     "dataset_config": ("cache_file", "index_dir"),
     "inference_params": ("input_path", "output_dir", "checkpoint_path"),
 }
-"""Keys that hold paths, besides those of the volumes and `inference_params.skip.mask`."""
-
-Block = MutableMapping[str, Any]
+"""Keys that hold paths, next to those of the volumes and `inference_params.skip.mask`."""
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def read_run_task(folder: Path) -> tuple[Block, list[str]]:
     """The resolved task of a run, as it is to be read here, and what to note about it.
 
     Its relative paths count from where its training was started; the run folder is the one that is
@@ -270,23 +119,31 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[str]]:
             f"is a folder, and no run: {TASK} and what a training writes beside it are not there"
         )
         raise TaskError(str(folder), found, "name a task file or a run folder")
-    task, notes = read_task_file(folder / TASK), list[str]()
+    document, notes = read_task_file(folder / TASK), list[str]()
     origin = starting_folder(folder)
     if origin is not None and not origin.is_dir():
         notes.append(
             f"{origin}, where the run was started, is gone: relative paths count from here"
         )
     elif origin is not None and not origin.samefile(Path.cwd()):
-        anchor(task, origin)
-    settings = as_object(task.get("tr_params"))
+        anchor(document, origin)
+    settings = as_object(document.get("tr_params"))
     if settings is not None and not _is_same(settings.get("ckpt_out_base"), folder):
         settings["ckpt_out_base"] = str(Path.cwd() / folder)
-    return task, notes
+    return document, notes
 
 
-def anchor(task: Block, folder: Path) -> None:
+def _is_same(base: object, folder: Path) -> bool:
+    """Whether a `ckpt_out_base` already means the folder."""
+    try:
+        return isinstance(base, str) and Path(expand_location(base)).samefile(folder)
+    except (OSError, VolumeError):
+        return False
+
+
+def anchor(document: Block, folder: Path) -> None:
     """Make the relative paths of a resolved task absolute, from `folder`, in place."""
-    for block, key in _places(task):
+    for block, key in _places(document):
         value = block[key]
         items = as_list(value)
         if items is not None:
@@ -295,9 +152,9 @@ def anchor(task: Block, folder: Path) -> None:
             block[key] = _anchored(value, folder)
 
 
-def _places(task: Block) -> Iterator[tuple[Block, str]]:
+def _places(document: Block) -> Iterator[tuple[Block, str]]:
     """Every (block, key) of the task that holds one or more locations."""
-    sections = {name: as_object(task.get(name)) or {} for name in LOCATIONS}
+    sections = {name: as_object(document.get(name)) or {} for name in LOCATIONS}
     skip = as_object(sections["inference_params"].get("skip")) or {}
     named = [(sections[name], key) for name, keys in LOCATIONS.items() for key in keys]
     yield from ((block, key) for block, key in [*named, (skip, "mask")] if key in block)
@@ -315,9 +172,146 @@ def _anchored(value: object, folder: Path) -> object:
     return value if Path(expanded).is_absolute() else f"{folder}/{value}"
 
 
-def _is_same(base: object, folder: Path) -> bool:
-    """Whether a `ckpt_out_base` already means the folder."""
-    try:
-        return isinstance(base, str) and Path(expand_location(base)).samefile(folder)
-    except (OSError, VolumeError):
-        return False
+def _fold_labels(document: Block) -> list[Fault]:
+    """Gather the label keys of every volume entry under `labels`, in place.
+
+    A label of null is left out: the volume lacks that target.
+
+    Returns:
+        A fault for each key that is neither a key of a volume, nor a target, nor what a target is
+        derived from.
+    """
+    config = as_object(document.get("dataset_config")) or {}
+    targets = as_object(config.get("targets"))
+    sources = _sources(targets or {})
+    names = list(dict.fromkeys([*(targets or ()), *sources]))
+    faults: list[Fault] = []
+    for index, entry in enumerate(as_list(config.get("volume_paths")) or []):
+        block = as_object(entry)
+        if block is not None:
+            path = ("dataset_config", "volume_paths", index)
+            if targets:
+                faults += _unknown(block, path, names, sources)
+            _fold(block)
+    return faults
+
+
+def _sources(targets: Block) -> dict[str, str]:
+    """By what they are derived from, the targets; what is no text is reported by the validation."""
+    blocks = {name: as_object(target) or {} for name, target in targets.items()}
+    return {
+        source: name
+        for name, block in blocks.items()
+        if isinstance(source := block.get("derive"), str)
+    }
+
+
+def _unknown(block: Block, path: KeyPath, names: list[str], sources: dict[str, str]) -> list[Fault]:
+    """Faults of keys that name nothing; both lists are named, as either may be what is wrong."""
+    strange = [key for key in block if key not in VOLUME_KEYS and key not in names]
+    labels = [key for key in block if key not in VOLUME_KEYS]
+    faults: list[Fault] = []
+    for key in strange:
+        fault = unknown_key((*path, key), task_schema(), [*VOLUME_KEYS, *names])
+        found = (
+            f"is no target and no key of a volume (targets: {listed(names)}, "
+            f"labels of this volume: {listed(labels)})"
+        )
+        remedy = fault.remedy
+        if fault.meant in sources and fault.meant not in block:
+            derived = f"dataset_config.targets.{sources[fault.meant]}"
+            remedy = f"did you mean {shown(fault.meant)}, which {derived} is derived from?"
+        faults.append(Fault(fault.path, found, remedy))
+    return faults
+
+
+def _fold(block: Block) -> None:
+    """Gather the label keys of one volume entry."""
+    labels = {
+        key: block.pop(key) for key in list(block) if key not in VOLUME_KEYS and key != "labels"
+    }
+    labels = {key: value for key, value in labels.items() if value is not None}
+    block["labels"] = labels
+
+
+def fill_in(task: Task) -> Task:
+    """The task with `tr_params`' label keys where targets use them, and its workers for inference.
+
+    Where the patch size is given, the batch size need not be planned either.
+
+    Raises:
+        TaskError: a target cannot take a value that `tr_params` gives it.
+    """
+    settings, config = task.tr_params, task.dataset_config
+    sources = [target.derive for target in config.targets.values() if target.derive]
+    _check_ignored_names(settings, list(dict.fromkeys([*config.targets, *sources])))
+    if settings.given_patch_size is not None:
+        task = fill_sizes(task, None, BATCH_SIZE)
+    targets = {name: _filled(name, settings, config.targets) for name in config.targets}
+    workers = task.inference_params.num_dataloader_workers
+    if workers is None:
+        workers = settings.num_dataloader_workers
+    return task.with_values(
+        inference_params={"num_dataloader_workers": workers}, dataset_config={"targets": targets}
+    )
+
+
+def fill_sizes(task: Task, patch: PatchShape | None, batch: int | None) -> Task:
+    """The task with these as its patch and batch size, where it leaves them out."""
+    settings = task.tr_params
+    sizes = {
+        "given_patch_size": settings.given_patch_size or patch,
+        "given_batch_size": settings.given_batch_size or batch,
+    }
+    return task.with_values(tr_params=sizes)
+
+
+def _check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:
+    """Refuse an `ignore_label` for a target that there is not."""
+    if isinstance(settings.ignore_label, dict):
+        for name in settings.ignore_label:
+            if name not in targets:
+                path = ("tr_params", "ignore_label", name)
+                fault = Fault(path, "is no target", f"targets are {listed(targets)}")
+                raise task_error([fault])
+
+
+def _filled(name: str, settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> AnyTarget:
+    """A target with the label keys of `tr_params` that it uses and does not give itself."""
+    target = targets[name]
+    inherited: dict[str, Any] = {
+        "ignore_label": _ignored(name, settings.ignore_label, targets),
+        "loss_only_on_label": settings.loss_only_on_label,
+        "label_smoothing": settings.label_smoothing,
+        "dilate_label": settings.dilate_label,
+    }
+    understood = {"ignore_label", *target.label_keys}
+    missing = {
+        key: value
+        for key, value in inherited.items()
+        if key in understood and getattr(target, key) is None
+    }
+    try:  # validated again: a kind may check these keys against its own
+        return type(target).model_validate({**target.model_dump(), **missing})
+    except ValidationError as error:
+        detail = error.errors()[0]
+        reason = detail.get("ctx", {}).get("error") or ValueError(detail["msg"])
+        path = ("dataset_config", "targets", name)
+        raise task_error([fault_at(path, reason, "change it in tr_params")]) from error
+
+
+def _ignored(
+    name: str,
+    ignore: IgnoreLabel | Mapping[str, IgnoreLabel | None] | None,
+    targets: Mapping[str, AnyTarget],
+) -> IgnoreLabel | None:
+    """What a target ignores: by its own name, or as the label that it is derived from does."""
+    target = targets[name]
+    if target.ignore_label is not None:
+        return target.ignore_label
+    if isinstance(ignore, Mapping) and name in ignore:
+        return ignore[name]
+    source = targets.get(target.derive or "")
+    if source is not None and source.ignore_label is not None:
+        return source.ignore_label
+    return ignore.get(target.derive or name) if isinstance(ignore, Mapping) else ignore

@@ -11,21 +11,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from vcmodels.config.values import DEVICE_PATTERN, DEVICE_RULE, NAME_RULE
-from vcmodels.errors import TaskError
+from vcmodels.errors import FaultError, TaskError
 
-
-def as_object(value: object) -> dict[str, Any] | None:
-    """The value as an object with its keys, None if it is no object."""
-    return cast(dict[str, Any], value) if isinstance(value, dict) else None
-
-
-def as_list(value: object) -> list[object] | None:
-    """The value as a list, None if it is none."""
-    return cast(list[object], value) if isinstance(value, list) else None
-
-
+Block = dict[str, Any]
+"""An object of a task file, as it is parsed."""
 KeyPath = tuple[str | int, ...]
 """Keys and list indices that lead to a value of the task."""
+Schema = Mapping[str, Any]
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$\-]+")
 _MAX_TEXT = 60
@@ -41,6 +33,19 @@ class Fault:
     remedy: str
     meant: str | None = None
     """The key that an unknown one was probably meant to be."""
+
+
+def fault_at(path: KeyPath, error: ValueError, remedy: str) -> Fault:
+    """What a check raised, as the fault of the value at `path`.
+
+    Args:
+        path: of the value.
+        error: as raised.
+        remedy: for an error that has none of its own.
+    """
+    if isinstance(error, FaultError):
+        return Fault(path, error.found, error.remedy)
+    return Fault(path, str(error), remedy)
 
 
 def task_error(faults: Sequence[Fault]) -> TaskError:
@@ -87,7 +92,25 @@ def listed(choices: Iterable[object]) -> str:
     return ", ".join(texts[:24]) + (", ..." if len(texts) > 24 else "")
 
 
-Schema = Mapping[str, Any]
+def as_object(value: object) -> Block | None:
+    """The value if it is an object with keys, else None."""
+    return cast(Block, value) if isinstance(value, dict) else None
+
+
+def as_list(value: object) -> list[object] | None:
+    """The value if it is a list, else None."""
+    return cast(list[object], value) if isinstance(value, list) else None
+
+
+def value_at(path: KeyPath, data: object) -> object:
+    """The value at `path`, None where there is none."""
+    for part in path:
+        if isinstance(part, int):
+            items = as_list(data) or []
+            data = items[part] if part < len(items) else None
+        else:
+            data = (as_object(data) or {}).get(part)
+    return data
 
 
 def section_keys(schema: Schema) -> dict[str, set[str]]:
@@ -135,17 +158,6 @@ def _child(schema: Schema, part: str | int) -> Schema | None:
     if part in schema.get("properties", {}):
         return schema["properties"][part]
     return as_object(schema.get("additionalProperties"))
-
-
-def value_at(path: KeyPath, data: object) -> object:
-    """The value at `path`, None where there is none."""
-    for part in path:
-        if isinstance(part, int):
-            items = as_list(data) or []
-            data = items[part] if part < len(items) else None
-        else:
-            data = (as_object(data) or {}).get(part)
-    return data
 
 
 def wanted(schema: Schema, root: Schema) -> str:
@@ -242,7 +254,7 @@ def faults_of(error: ValidationError, data: object, root: Schema) -> list[Fault]
         found.setdefault(fault.path, fault)
     # Alternatives of a union each complain; where one got further into the value, it was meant.
     parents = {path[:length] for path in found for length in range(len(path))}
-    # A required key that is misspelt is both missing and unknown; the second tells more.
+    # A required key that is misspelt is both missing and unknown; the second says more.
     misspelt = {(*f.path[:-1], f.meant) for f in found.values() if f.meant is not None}
     return [
         fault
@@ -271,8 +283,7 @@ def _fault(detail: ErrorDetails, data: object, root: Schema) -> Fault:
     if kind.startswith("union_tag"):
         return _wrong_tag(path, str(context["discriminator"]).strip("'"), data, root)
     if kind == "value_error":
-        found, _, remedy = str(context["error"]).partition("; ")
-        return Fault(path, found, remedy or "correct it")
+        return fault_at(path, context["error"], "correct it")
     schema = schema_at(path, root, data)
     takes = wanted(schema, root)
     if kind == "missing":
@@ -312,7 +323,7 @@ def real_path(location: Sequence[str | int], data: object, is_missing: bool) -> 
     """The path in the file of a place that pydantic names.
 
     pydantic adds a part for each alternative of a union (`int`, `list[int]`, a tag) and `[key]`;
-    those are no keys of the value, which is how they are told apart.
+    those are no keys of the value, by which they are known.
     """
     path: list[str | int] = []
     for index, part in enumerate(location):

@@ -1,4 +1,4 @@
-"""From the bytes of a task file to plain values, refusing all that is ambiguous.
+"""A task file as plain values: read, refused where it is ambiguous, changed by `--set`.
 
 The standard reader keeps the last of two equal keys, takes NaN, and gives up on deep nesting with a
 RecursionError; a task file must do none of that quietly.
@@ -16,13 +16,61 @@ from typing import Any, cast
 # pyright: standard
 import yaml
 
-from vcmodels.config.messages import KeyPath, as_list, as_object, dotted, shown
+from vcmodels.config.messages import Block, KeyPath, as_list, as_object, dotted, shown
+from vcmodels.config.values import INSIDE_DATASET
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.volumes.location import is_remote, refuse_secrets
 
+MAX_BYTES = 16 * 2**20
+MAX_YAML_BYTES = 2**20  # PyYAML reads a few hundred kB a second
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000
 MAX_DIGITS = 20  # of the largest uint64, which some ids take for "ignored"; no key takes more
+
+
+def read_task_file(path: Path) -> Block:
+    """The object in a JSON file, or in a YAML one if its name ends in `.yaml` or `.yml`.
+
+    Raises:
+        TaskError: the file cannot be read or is no such object; the message has line and column.
+    """
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    text = _decode(_read_bytes(path, MAX_YAML_BYTES if is_yaml else MAX_BYTES), path)
+    if not text.strip():
+        raise TaskError(str(path), "the file is empty", "write a task into it")
+    value = parse_yaml(text, str(path)) if is_yaml else parse_json(text, str(path))
+    if not isinstance(value, dict):
+        raise TaskError(
+            str(path), "this is no object", "put the sections of the task between { and }"
+        )
+    return cast(Block, value)
+
+
+def _read_bytes(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except FileNotFoundError as error:
+        raise TaskError(str(path), "no such file", "check the path of the task file") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TaskError(str(path), f"cannot be read ({reason})", "check its permissions") from error
+    if len(content) > most:
+        raise TaskError(
+            str(path), f"is larger than {most // 2**20} MiB", "name a task file, not a data file"
+        )
+    return content
+
+
+def _decode(content: bytes, path: Path) -> str:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:64]:
+        raise TaskError(str(path), "is not UTF-8 (it looks like UTF-16)", "save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        found = f"byte 0x{content[error.start]:02x} in line {line} is not UTF-8"
+        raise TaskError(str(path), found, "save the file as UTF-8") from error
 
 
 @dataclass(frozen=True)
@@ -41,70 +89,6 @@ def real(text: str) -> float | BadNumber:
     """The number that a text spells, unless it overflows."""
     value = float(text)
     return value if math.isfinite(value) else BadNumber(text)
-
-
-def checked(value: object, path: KeyPath = ()) -> Any:  # noqa: ANN401 -- any JSON value
-    """A copy of a parsed value without comments, after refusing what no key can take.
-
-    Keys that start with `_comment` are left out at any depth, and `$schema` at the top.
-
-    Raises:
-        TaskError: an impossible number, a control character or half a surrogate pair in a text,
-            a URL that holds a password or a key (tasks are copied into runs and results), or too
-            many values (aliases in YAML can spell billions in a few lines).
-    """
-    return _Checker().copy(value, path)
-
-
-class _Checker:
-    def __init__(self) -> None:
-        self.values = 0
-
-    def copy(self, value: object, path: KeyPath) -> object:
-        self.values += 1
-        if self.values > MAX_VALUES or len(path) > MAX_DEPTH:
-            raise TaskError(dotted(path[:4]), "too many values", "list volumes with a * instead")
-        if isinstance(value, dict):
-            return {
-                self._text(key, (*path, key)): self.copy(inner, (*path, key))
-                for key, inner in cast(dict[str, object], value).items()
-                if not (key.startswith("_comment") or (key == "$schema" and not path))
-            }
-        if isinstance(value, list):
-            items = cast(list[object], value)
-            return [self.copy(inner, (*path, index)) for index, inner in enumerate(items)]
-        return self._leaf(value, path)
-
-    def _leaf(self, value: object, path: KeyPath) -> object:
-        if isinstance(value, str):
-            _refuse_secrets(value, path)
-            return self._text(value, path)
-        if value is None or isinstance(value, bool | int):
-            return value
-        if isinstance(value, float) and math.isfinite(value):
-            return value
-        raise TaskError(dotted(path), f"found {_spelling(value)}", "give a finite number")
-
-    def _text(self, text: str, path: KeyPath) -> str:
-        for character in text:
-            if ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 or ord(character) == 127:
-                raise TaskError(
-                    dotted(path), f"holds the character U+{ord(character):04X}", "remove it"
-                )
-        return text
-
-
-def _refuse_secrets(text: str, path: KeyPath) -> None:
-    if is_remote(text):
-        try:
-            refuse_secrets(text)
-        except VolumeError as error:
-            raise TaskError(dotted(path), error.found, error.remedy) from error
-
-
-def _spelling(value: object) -> str:
-    text = value.text if isinstance(value, BadNumber) else str(value)
-    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
 
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]', re.DOTALL)
@@ -135,16 +119,6 @@ def parse_json(text: str, source: str) -> object:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise TaskError(source, f"{place}: {_reason(error)}", _hint(text, error.pos)) from error
-
-
-def parse_value(text: str) -> object:
-    """The value of `--set key=value`: JSON where it is JSON, else the text itself."""
-    try:
-        return parse_json(text, "--set")
-    except TaskError as error:
-        if isinstance(error.__cause__, json.JSONDecodeError):
-            return text
-        raise
 
 
 def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -323,60 +297,72 @@ class _Plain:
         return TaskError(self.source, f"line {node.start_mark.line + 1}: {found}", remedy)
 
 
-MAX_BYTES = 16 * 2**20
-MAX_YAML_BYTES = 2**20  # PyYAML reads a few hundred kB a second
+def checked(value: object, path: KeyPath = ()) -> Any:  # noqa: ANN401 -- any JSON value
+    """A copy of a parsed value without comments, after refusing what no key can take.
 
-
-def read_task_file(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or in a YAML one if its name ends in `.yaml` or `.yml`.
+    Keys that start with `_comment` are left out at any depth, and `$schema` at the top.
 
     Raises:
-        TaskError: the file cannot be read or is no such object; the message has line and column.
+        TaskError: an impossible number, a control character or half a surrogate pair in a text,
+            a URL that holds a password or a key (tasks are copied into runs and results), or too
+            many values (aliases in YAML can spell billions in a few lines).
     """
-    is_yaml = path.suffix.lower() in (".yaml", ".yml")
-    text = _decode(_read_bytes(path, MAX_YAML_BYTES if is_yaml else MAX_BYTES), path)
-    if not text.strip():
-        raise TaskError(str(path), "the file is empty", "write a task into it")
-    value = parse_yaml(text, str(path)) if is_yaml else parse_json(text, str(path))
-    if not isinstance(value, dict):
-        raise TaskError(
-            str(path), "this is no object", "put the sections of the task between { and }"
-        )
-    return cast(dict[str, Any], value)
+    return _Checker().copy(value, path)
 
 
-def _read_bytes(path: Path, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except FileNotFoundError as error:
-        raise TaskError(str(path), "no such file", "check the path of the task file") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise TaskError(str(path), f"cannot be read ({reason})", "check its permissions") from error
-    if len(content) > most:
-        raise TaskError(
-            str(path), f"is larger than {most // 2**20} MiB", "name a task file, not a data file"
-        )
-    return content
+class _Checker:
+    def __init__(self) -> None:
+        self.values = 0
+
+    def copy(self, value: object, path: KeyPath) -> object:
+        self.values += 1
+        if self.values > MAX_VALUES or len(path) > MAX_DEPTH:
+            raise TaskError(dotted(path[:4]), "too many values", "list volumes with a * instead")
+        if isinstance(value, dict):
+            return {
+                self._text(key, (*path, key)): self.copy(inner, (*path, key))
+                for key, inner in cast(dict[str, object], value).items()
+                if not (key.startswith("_comment") or (key == "$schema" and not path))
+            }
+        if isinstance(value, list):
+            items = cast(list[object], value)
+            return [self.copy(inner, (*path, index)) for index, inner in enumerate(items)]
+        return self._leaf(value, path)
+
+    def _leaf(self, value: object, path: KeyPath) -> object:
+        if isinstance(value, str):
+            _refuse_secrets(value, path)
+            return self._text(value, path)
+        if value is None or isinstance(value, bool | int):
+            return value
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+        raise TaskError(dotted(path), f"found {_spelling(value)}", "give a finite number")
+
+    def _text(self, text: str, path: KeyPath) -> str:
+        for character in text:
+            if ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 or ord(character) == 127:
+                raise TaskError(
+                    dotted(path), f"holds the character U+{ord(character):04X}", "remove it"
+                )
+        return text
 
 
-def _decode(content: bytes, path: Path) -> str:
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:64]:
-        raise TaskError(str(path), "is not UTF-8 (it looks like UTF-16)", "save it as UTF-8")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        found = f"byte 0x{content[error.start]:02x} in line {line} is not UTF-8"
-        raise TaskError(str(path), found, "save the file as UTF-8") from error
+def _refuse_secrets(text: str, path: KeyPath) -> None:
+    if is_remote(text):
+        try:
+            refuse_secrets(text)
+        except VolumeError as error:
+            raise TaskError(dotted(path), error.found, error.remedy) from error
 
 
-_INSIDE_DATASET = ("volume_paths", "targets")
+def _spelling(value: object) -> str:
+    text = value.text if isinstance(value, BadNumber) else str(value)
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
 
 
-def apply_overrides(task: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set the keys in place and record the lines in the task under `overrides`.
+def apply_overrides(document: Block, overrides: Sequence[str]) -> None:
+    """Set the keys in place and record the lines under `overrides`.
 
     Raises:
         TaskError: a line is no `key=value`, or its key leads through something that has no keys.
@@ -386,17 +372,27 @@ def apply_overrides(task: dict[str, Any], overrides: Sequence[str]) -> None:
         if not equals or not key.strip():
             raise TaskError("--set", f"found {shown(line)}", "give it as dotted.key=value")
         parts = key.strip().split(".")
-        if parts[0] in _INSIDE_DATASET:
+        if parts[0] in INSIDE_DATASET:
             parts.insert(0, "dataset_config")
-        _set(task, parts, checked(parse_value(text), tuple(parts)), line)
+        _set(document, parts, checked(parse_value(text), tuple(parts)), line)
     if overrides:
         # JSON may have been given on several lines; the record is one of texts without any.
         given = [" ".join(line.splitlines()) for line in overrides]
-        task["overrides"] = [*(as_list(task.get("overrides")) or []), *given]
+        document["overrides"] = [*(as_list(document.get("overrides")) or []), *given]
 
 
-def _set(task: dict[str, Any], parts: Sequence[str], value: object, line: str) -> None:
-    place: object = task
+def parse_value(text: str) -> object:
+    """The value of `--set key=value`: JSON where it is JSON, else the text itself."""
+    try:
+        return parse_json(text, "--set")
+    except TaskError as error:
+        if isinstance(error.__cause__, json.JSONDecodeError):
+            return text
+        raise
+
+
+def _set(document: Block, parts: Sequence[str], value: object, line: str) -> None:
+    place: object = document
     rest = list(parts)
     while rest:
         block, items = as_object(place), as_list(place)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, Augmentation
 from vcmodels.config.messages import Schema, as_object, branches, wanted
 from vcmodels.config.task import Scheme, Task
+from vcmodels.config.values import INSIDE_DATASET
 from vcmodels.losses import LOSSES
 from vcmodels.losses.registry import parse_loss
 from vcmodels.models import MODELS, Model
@@ -53,7 +54,7 @@ def _schema(_models: tuple[type[Model], ...]) -> dict[str, Any]:
 
 
 def _describe_inherited(definitions: dict[str, Any]) -> None:
-    """A member that only changes the default of a key of its base loses the text beside it."""
+    """A member that only changes the default of a key of its base loses the text under it."""
     texts = {"p": Augmentation.model_fields["p"].description, "name": "Which one it is."}
     for section in definitions.values():
         for key, value in section.get("properties", {}).items():
@@ -62,9 +63,9 @@ def _describe_inherited(definitions: dict[str, Any]) -> None:
 
 
 def _accept_names(schema: dict[str, Any]) -> None:
-    """What the file may hold at its top level beside the sections."""
+    """What the file may hold at its top level next to the sections."""
     dataset = schema["$defs"]["DatasetConfig"]
-    inside = {key: dataset["properties"][key] for key in ("volume_paths", "targets")}
+    inside = {key: dataset["properties"][key] for key in INSIDE_DATASET}
     for key, value in inside.items():
         also = f"The same as dataset_config.{key}."
         schema["properties"][key] = {**value, "description": also}
@@ -111,7 +112,7 @@ Task files of the original load as they are; each of these is accepted with a no
 | `inference_params.load_all`, `model_config.basic_module` | ignored |
 """
 
-_NEEDED = {"`dataset_config`": ("volume_paths", "targets")}
+_NEEDED = {"`dataset_config`": INSIDE_DATASET}
 """Here or at the top level, so the schema cannot say it."""
 _LISTS = {
     "augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS),
@@ -123,8 +124,8 @@ _LISTS = {
 _LABEL_KEY = "NAME of a target"
 
 
-def document(schema: Schema) -> str:
-    """The whole page, ending in a newline."""
+def task_page(schema: Schema) -> str:
+    """`docs/task-file.md`: a table of the keys of every section, ending in a newline."""
     top = schema["properties"]
     parts = [_HEAD, *_sections(schema)]
     parts.append(_table("Top level", _only(schema, ("augment", "overrides")), schema))
@@ -167,7 +168,7 @@ def _losses() -> str:
         table_row(
             f"`{kind}`",
             " + ".join(f"{t.factor:g} {t.name}" for t in parse_loss(target.default_loss)),
-            ", ".join(sorted(target.allowed_losses)),
+            ", ".join(sorted(target.allowed_losses())),
             ", ".join(f"`{key}`" for key in sorted(target.label_keys)),
         )
         for kind, target in KINDS.items()
@@ -249,7 +250,7 @@ pseudo-label) pulls a tenth as hard; one without a voxel that counts costs 0. Al
 float32. Losses on regions average over the classes; where one takes `include_background`, class 0 is
 left out by default.
 
-`cldice`, `skeleton_recall`, `boundary` and `unit_length` judge one thing alone: use them beside
+`cldice`, `skeleton_recall`, `boundary` and `unit_length` judge one thing only: use them together with
 another loss.
 
 `tr_params.loss_balance` says how the losses of several targets are added.
@@ -259,8 +260,8 @@ another loss.
 """
 
 
-def document_losses() -> str:
-    """The whole page, ending in a newline."""
+def loss_page() -> str:
+    """`docs/losses.md`: a table of all losses, ending in a newline."""
     smoothed = [name for name in LOSSES if "label_smoothing" in _keywords(name)]
     rows = "\n".join(_row_of(name) for name in LOSSES)
     foot = f"`label_smoothing` acts on {', '.join(f'`{name}`' for name in smoothed)}."
@@ -273,20 +274,20 @@ def _row_of(name: str) -> str:
         for key, default in _keywords(name).items()
         if key not in ("weight", "label_smoothing")
     )
-    kinds = ", ".join(kind for kind, target in KINDS.items() if name in target.allowed_losses)
+    kinds = ", ".join(kind for kind, target in KINDS.items() if name in target.allowed_losses())
     summary, paper = _summary(name)
     return table_row(f"`{name}`", summary, options, kinds, paper)
 
 
 def _summary(name: str) -> tuple[str, str]:
     """The first sentence of a loss's docstring, and the paper that it names."""
-    paragraphs = (inspect.getdoc(LOSSES[name]) or "").split("\n\n")
+    paragraphs = (inspect.getdoc(LOSSES[name].function) or "").split("\n\n")
     papers = [text.removeprefix("Paper: ") for text in paragraphs if text.startswith("Paper: ")]
     return paragraphs[0].split("; ")[0].rstrip("."), "; ".join(papers).rstrip(".")
 
 
 def _keywords(name: str) -> dict[str, object]:
-    parameters = inspect.signature(LOSSES[name]).parameters.values()
+    parameters = inspect.signature(LOSSES[name].function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

@@ -3,37 +3,25 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.config.inference_params import InferenceParams
-from vcmodels.config.train_params import SamplingConfig, TrainingParams
+from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.metrics.registry import Sense
 from vcmodels.models import AnyModel
+from vcmodels.runs.run import Run
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Sense
 from vcmodels.volumes.location import expand_location, is_remote
-
-
-def epoch_curves(targets: Mapping[str, AnyTarget]) -> dict[str, Sense]:
-    """Their names, and whether less or more of each is better.
-
-    Those of `val/` have no value in a run without validation patches.
-    """
-    found: dict[str, Sense] = {"val/loss": "min"}
-    for name, target in targets.items():
-        found |= {f"val/loss_{name}": "min", f"epoch/train_loss_{name}": "min"}
-        found |= {f"val/{metric}_{name}": sense for metric, sense in target.metrics.items()}
-    return found
-
 
 Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
 Percentile = Annotated[float, Field(ge=0, le=100)]
-Spacing = Annotated[float, Field(gt=0, le=1e12)]
+VoxelSide = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class NormalizationConfig(Section):
@@ -95,13 +83,32 @@ class VolumeEntry(Section):
     """Which level of OME-Zarr groups is read."""
     channel_axis: Literal["first", "last"] | None = None
     """Where the channels of 4D arrays are, if neither shape nor metadata tell."""
-    spacing: tuple[Spacing, Spacing, Spacing] | None = None
+    spacing: tuple[VoxelSide, VoxelSide, VoxelSide] | None = None
     """Voxel size along (z, y, x), if the store does not tell."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The input locations, one or more."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+
+ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class SamplingConfig(Section):
+    """How often a training draws which patches; every patch of a volume equally when left out."""
+
+    foreground: Fraction = 0.33
+    """Share of the draws that are made for what they hold, with `classes`, or any label; the others
+    take every patch of the list alike."""
+    classes: Literal["balanced"] | dict[str, ClassWeight] | None = None
+    """How those draws divide among the labelled values: `balanced`, or as {value: weight}. A patch
+    is drawn for a value in proportion to its voxels of it."""
+    hard: Fraction = 0.0
+    """Share of all draws that prefers the patches whose last loss was high; `foreground`, `classes`
+    and the weights of volumes hold among those, too."""
+    label: str | None = None
+    """The label whose values are meant; each volume's `ref_label` when null."""
 
 
 class DatasetConfig(Section):
@@ -173,13 +180,13 @@ class Task(Section):
     def cache_file(self) -> Path:
         """Where the patch list is kept, absolute."""
         given = self.dataset_config.cache_file
-        return (
-            _local("dataset_config.cache_file", given) if given else self.run_dir / "patches.json"
-        )
+        if given:
+            return _local("dataset_config.cache_file", given)
+        return Run(self.run_dir).patches
 
     @property
     def index_dir(self) -> Path:
-        """Where label indexes are kept, absolute; not beside labels, which may be read-only."""
+        """Where label indexes are kept, absolute; not next to labels, which may be read-only."""
         given = self.dataset_config.index_dir
         if given:
             return _local("dataset_config.index_dir", given)
@@ -187,6 +194,13 @@ class Task(Section):
 
     def _folder(self, key: str, text: str) -> Path:
         return _local(f"tr_params.{key}", text)
+
+    def with_values(self, **sections: Mapping[str, Any]) -> Self:
+        """The task with other values of some keys, by section; they are not validated again."""
+        changed = {
+            name: getattr(self, name).model_copy(update=values) for name, values in sections.items()
+        }
+        return self.model_copy(update=changed)
 
     def to_json(self) -> dict[str, Any]:
         """The resolved task as it could stand in a file, with every default filled in."""
@@ -208,3 +222,15 @@ def _local(key: str, text: str) -> Path:
         return Path(expand_location(text))
     except VolumeError as error:
         raise TaskError(key, error.found, error.remedy) from error
+
+
+def epoch_curves(targets: Mapping[str, AnyTarget]) -> dict[str, Sense]:
+    """Names of the curves of a run, and whether less or more of each is better.
+
+    Those of `val/` have no value in a run without validation patches.
+    """
+    found: dict[str, Sense] = {"val/loss": "min"}
+    for name, target in targets.items():
+        found |= {f"val/loss_{name}": "min", f"epoch/train_loss_{name}": "min"}
+        found |= {f"val/{figure}_{name}": sense for figure, sense in target.figures.items()}
+    return found

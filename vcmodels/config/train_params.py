@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from vcmodels.augment import ImageInterpolation
 from vcmodels.config.values import (
-    Amp,
     BatchSize,
     Compile,
     Device,
@@ -15,10 +14,10 @@ from vcmodels.config.values import (
     IgnoreLabel,
     Location,
     Steps,
-    WandbConfig,
-    Workers,
+    WorkerCount,
 )
-from vcmodels.section import Fraction, PatchShape, Section
+from vcmodels.errors import TaskError
+from vcmodels.section import Amp, Fraction, PatchShape, Section
 
 RecipeName = Literal["adamw_constant", "adamw_poly", "adamw_cosine", "sgd_poly"]
 DEFAULT_RECIPE: RecipeName = "adamw_constant"
@@ -86,25 +85,6 @@ class Mixup(Section):
     mixes the image alone."""
 
 
-ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
-
-
-class SamplingConfig(Section):
-    """How often a training draws which patches; every patch of a volume equally when left out."""
-
-    foreground: Fraction = 0.33
-    """Share of the draws that are made for what they hold, with `classes`, or any label; the others
-    take every patch of the list alike."""
-    classes: Literal["balanced"] | dict[str, ClassWeight] | None = None
-    """How those draws divide among the labelled values: `balanced`, or as {value: weight}. A patch
-    is drawn for a value in proportion to its voxels of it."""
-    hard: Fraction = 0.0
-    """Share of all draws that prefers the patches whose last loss was high; `foreground`, `classes`
-    and the weights of volumes hold among those, too."""
-    label: str | None = None
-    """The label whose values are meant; each volume's `ref_label` when null."""
-
-
 class FoldConfig(Section):
     """A cross-validation, or one fold of it, in place of `tr_val_split`."""
 
@@ -123,6 +103,20 @@ class FoldConfig(Section):
         if self.index is not None and self.index >= self.count:
             raise ValueError(f"index must be below count {self.count}, got {self.index}")
         return self
+
+
+WandbName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class WandbConfig(Section):
+    """Send what TensorBoard shows to Weights & Biases, too; needs the package `wandb`."""
+
+    project: WandbName
+    """The project there; it is made if it is missing."""
+    entity: WandbName | None = None
+    """User or team that it belongs to; your default one when null."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes into the run folder, for `wandb sync` to send later."""
 
 
 class TrainingParams(Section):
@@ -229,7 +223,7 @@ class TrainingParams(Section):
     wandb: WandbConfig | None = None
     """Weights & Biases, beside TensorBoard; off when null."""
 
-    num_dataloader_workers: Workers = 4
+    num_dataloader_workers: WorkerCount = 4
     """Processes that read patches; 0 reads in the training process."""
     chunk_cache_gb: Literal["auto"] | Annotated[float, Field(ge=0, le=1e6)] = "auto"
     """GB of decoded chunks that the workers keep, all together, to decode none twice while they fit;
@@ -247,12 +241,27 @@ class TrainingParams(Section):
 
     @property
     def patch_size(self) -> PatchShape:
-        """As given, or as planned once the volumes were opened."""
-        assert self.given_patch_size is not None, "not planned yet"
+        """As given, or as planned once the volumes were opened.
+
+        Raises:
+            TaskError: neither.
+        """
+        if self.given_patch_size is None:
+            raise _not_planned("patch_size")
         return self.given_patch_size
 
     @property
     def batch_size(self) -> int:
-        """As given, or as planned once the volumes were opened."""
-        assert self.given_batch_size is not None, "not planned yet"
+        """As given, or as planned once the volumes were opened.
+
+        Raises:
+            TaskError: neither.
+        """
+        if self.given_batch_size is None:
+            raise _not_planned("batch_size")
         return self.given_batch_size
+
+
+def _not_planned(key: str) -> TaskError:
+    found = "is left out, and is planned where the volumes are opened"
+    return TaskError(f"tr_params.{key}", found, "give one, or resolve the task first")

@@ -1,12 +1,11 @@
-"""The small types of the task file: names, locations, boxes, overlaps, the `wandb` block."""
+"""The small types of the task file: names, locations, boxes, numbers in a range."""
 
 import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from torch import nn
 
-from vcmodels.section import Section
+from vcmodels.errors import FaultError
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
@@ -18,12 +17,32 @@ VOLUME_KEYS = (
     "channel_axis", "spacing",
 )  # fmt: skip
 """Keys of a volume entry that can therefore name no target."""
+INSIDE_DATASET = ("volume_paths", "targets")
+"""Keys of `dataset_config` that may also stand at the top level of the file."""
 
 _RESERVED = {
     # Device names of Windows, with any extension: such a file cannot be copied there.
     *("con", "prn", "aux", "nul", "conin$", "conout$"),
     *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)),
 }
+_MODULE_ATTRIBUTES = {
+    "T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init",
+    "children", "clear", "compile", "cpu", "cuda", "double", "dump_patches", "eval",
+    "extra_repr", "float", "forward", "get_buffer", "get_extra_state", "get_parameter",
+    "get_submodule", "half", "ipu", "items", "keys", "load_state_dict", "modules", "mtia",
+    "named_buffers", "named_children", "named_modules", "named_parameters", "parameters",
+    "pop", "register_backward_hook", "register_buffer", "register_forward_hook",
+    "register_forward_pre_hook", "register_full_backward_hook",
+    "register_full_backward_pre_hook", "register_load_state_dict_post_hook",
+    "register_load_state_dict_pre_hook", "register_module", "register_parameter",
+    "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_",
+    "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty",
+    "train", "training", "type", "update", "values", "xpu", "zero_grad",
+}  # fmt: skip
+"""The attributes of an `nn.ModuleDict`, without those that start with an underscore.
+
+Written out, so that a task file is read without torch.
+"""
 _RESERVED_TARGETS = {*VOLUME_KEYS, "labels", "all", "zarr.json", "attributes", "metadata"}
 
 
@@ -31,12 +50,13 @@ def check_name(name: str) -> str:
     """Return a name that is safe as a file name everywhere.
 
     Raises:
-        ValueError: it is not.
+        FaultError: it is not.
     """
     if not re.fullmatch(NAME_PATTERN, name) or name.endswith("."):
-        raise ValueError(f"the name is not safe as a file name; use {NAME_RULE}")
+        raise FaultError("the name is not safe as a file name", f"use {NAME_RULE}")
     if name.split(".")[0].lower() in _RESERVED or name.lower() == "zarr.json":
-        raise ValueError("the name is reserved by the file system or the store; choose another")
+        found = "the name is reserved by the file system or the store"
+        raise FaultError(found, "choose another")
     return name
 
 
@@ -44,14 +64,23 @@ def check_target_name(name: str) -> str:
     """Return a name that is also no key of a volume entry, and fits a Zarr store and a network.
 
     Raises:
-        ValueError: it is not.
+        FaultError: it is not.
     """
     if name.lower() in _RESERVED_TARGETS:
-        raise ValueError("the name is reserved, it has another meaning; choose another")
+        raise FaultError("the name is reserved, it has another meaning", "choose another")
     check_name(name)
-    if "." in name or hasattr(nn.ModuleDict(), name):
-        raise ValueError("torch cannot name a part of a network so; choose another")
+    if "." in name or _is_attribute(name):
+        raise FaultError("torch cannot name a part of a network so", "choose another")
     return name
+
+
+def _is_attribute(name: str) -> bool:
+    """Whether torch has a use of its own for this name of a part of a network."""
+    if not name.startswith("_"):
+        return name in _MODULE_ATTRIBUTES
+    from torch import nn  # late: takes a second, and hardly any name starts so
+
+    return hasattr(nn.ModuleDict(), name)
 
 
 Pair = tuple[Annotated[int, Field(ge=0, le=2**40)], Annotated[int, Field(ge=1, le=2**40)]]
@@ -62,11 +91,11 @@ def check_bbox(bbox: tuple[Pair, Pair, Pair]) -> tuple[Pair, Pair, Pair]:
     """Return a box that is not empty.
 
     Raises:
-        ValueError: an axis ends before it starts.
+        FaultError: an axis ends before it starts.
     """
     for axis, (start, end) in zip("zyx", bbox, strict=True):
         if start >= end:
-            raise ValueError(f"[{start}, {end}) is empty along {axis}; give start < end")
+            raise FaultError(f"[{start}, {end}) is empty along {axis}", "give start < end")
     return bbox
 
 
@@ -77,26 +106,11 @@ Location = Annotated[str, Field(min_length=1, max_length=4096)]
 Locations = Location | Annotated[list[Location], Field(min_length=1)]
 BoundingBox = Annotated[tuple[Pair, Pair, Pair], AfterValidator(check_bbox)]
 """[[z0, z1], [y0, y1], [x0, x1]], in voxels of the level that is read; ends excluded."""
-Share = Annotated[float, Field(ge=0, lt=1)]
-Overlap = Share | tuple[Share, Share, Share]
+OverlapShare = Annotated[float, Field(ge=0, lt=1)]
+Overlap = OverlapShare | tuple[OverlapShare, OverlapShare, OverlapShare]
 Device = Annotated[str, Field(pattern=DEVICE_PATTERN)] | Annotated[int, Field(ge=-1, le=1023)]
-Amp = Literal["auto", "off", "bf16", "fp16"]
 Compile = Literal["auto"] | bool
-Workers = Annotated[int, Field(ge=0, le=256)]
+WorkerCount = Annotated[int, Field(ge=0, le=256)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Steps = Annotated[int, Field(ge=1, le=10_000_000)]
 IgnoreLabel = int | list[int]
-
-
-Name = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class WandbConfig(Section):
-    """Send what TensorBoard shows to Weights & Biases, too; needs the package `wandb`."""
-
-    project: Name
-    """The project there; it is made if it is missing."""
-    entity: Name | None = None
-    """User or team that it belongs to; your default one when null."""
-    mode: Literal["online", "offline"] = "online"
-    """`offline` writes into the run folder, for `wandb sync` to send later."""

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vcmodels.errors import RunError
 from vcmodels.fields.distance import inner
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing, Target
+from vcmodels.targets.base import Target
 from vcmodels.targets.stored import LabelError, known, refuse_first
 from vcmodels.volumes import Volume
 
@@ -55,7 +55,7 @@ class StoredLabel:
     def ids(self, ignored: Sequence[int], box: Box) -> Arrays:
         """What other labels are derived from: (1, Z, Y, X) whole numbers, 0 for the background.
 
-        Ids that float32 cannot hold are numbered anew, so that only `equal` and `0` mean something.
+        Ids that float32 cannot hold are numbered again from 1, so that only `equal` and `0` mean something.
 
         Args:
             ignored: stored values that say nothing.
@@ -71,7 +71,7 @@ class StoredLabel:
         return _framed(ids, inside, box), _framed(valid, inside, box)
 
     def _checked(self, box: Box, read: Callable[[np.ndarray], Arrays]) -> Arrays:
-        """Read a box inside the region; what is wrong with a value is told with its place."""
+        """Read a box inside the region; what is wrong with a value is reported with its place."""
         stored = self.array.read(box)
         try:
             return read(stored)

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vcmodels.config import Task
+from vcmodels.config import NormalizationConfig
+from vcmodels.config.task import Scheme
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, cut_block
@@ -162,7 +163,6 @@ def _middle(block: Box) -> Box:
     return pieces[len(pieces) // 2]
 
 
-Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
 Per = Literal["global", "volume", "patch"]
 
 
@@ -248,19 +248,18 @@ class Normalization:
 
 
 def fit_normalization(
-    task: Task, volumes: Sequence[TaskVolume], regions: Sequence[Box | None]
+    wanted: NormalizationConfig, volumes: Sequence[TaskVolume], regions: Sequence[Box | None]
 ) -> Normalization:
-    """Gather the statistics that the task's scheme needs from the training regions.
+    """Gather the statistics that a scheme needs from the training regions.
 
     Args:
-        task: for `dataset_config.normalization`.
+        wanted: the scheme.
         volumes: all volumes of the task.
         regions: the training region of each; None where a volume is not trained on.
 
     Raises:
         RunError: a value that is not finite, with its volume and place.
     """
-    wanted = task.dataset_config.normalization
     plain = Normalization(wanted.scheme, wanted.per, wanted.per_channel, wanted.percentiles)
     if wanted.scheme == "none" or wanted.per == "patch":
         return plain

@@ -7,10 +7,12 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from vcmodels.config import Task
+from vcmodels.config.messages import fault_at, task_error
 from vcmodels.config.task import GroupAttribute, SplitAttribute, VolumeEntry
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.geometry.boxes import Box, grow_shape
+from vcmodels.geometry.boxes import Box, Shape, grow_shape
+from vcmodels.models import AnyModel
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume, expand_location, expand_pattern, open_volume
@@ -41,7 +43,7 @@ def settle_groups(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
 
 
 def units_of(volumes: "Sequence[TaskVolume]", numbers: Iterable[int]) -> list[list[int]]:
-    """The numbers of volumes that stay together: those of a group, else each alone.
+    """The numbers of volumes that stay together: those of a group, else each by itself.
 
     In the order of their first volume.
     """
@@ -86,6 +88,8 @@ class TaskVolume:
     """Targets whose label here is a pseudo-label, and how much it counts in the loss."""
     group: str | None = None
     """Volumes of one group are all on one side of a split."""
+    ref_ignored: tuple[int, ...] = ()
+    """Stored values of `ref` that count as unlabelled, besides 0."""
 
     def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
@@ -114,45 +118,51 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
 
     Args:
         task: the resolved task.
-        reporter: told what is odd but allowed, such as a volume that lacks a target.
+        reporter: shows what is odd but allowed, such as a volume that lacks a target.
 
     Raises:
         VolumeError: an array is missing, damaged, or does not fit the others.
         TaskError: patterns that do not match, a bbox outside its volume, a split that is unknown,
             a patch size that the network planned for these voxels cannot take. One that is left
-            out is not checked: see `vcmodels.data.planning`.
+            out is not checked: see `vcmodels.patches.resolve`.
     """
-    reporter = reporter or Silent()
+    reporter, config = reporter or Silent(), task.dataset_config
     found: list[TaskVolume] = []
     names: dict[str, int] = {}
-    for number, entry in enumerate(task.dataset_config.volume_paths):
+    for number, entry in enumerate(config.volume_paths):
         key = f"dataset_config.volume_paths.{number}"
         for place in _places(entry, key):
             name = _unique(_name(entry, place), names)
-            found.append(_open(entry, place, name, key, task.dataset_config.targets))
+            found.append(_open(entry, place, name, key, config.targets))
             lacking = [t for t in entry.labels if t not in place.labels]
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
     _check_alike(found, reporter)
     found = settle_groups(found)
-    if task.tr_params.given_patch_size is not None:
-        check_patch(task, found, reporter)
+    if (patch := task.tr_params.given_patch_size) is not None:
+        check_patch(patch, task.model, config.targets, found, reporter)
     return found
 
 
-def check_patch(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
-    """Check the patch size against the volumes.
+def check_patch(
+    patch: Shape,
+    network: AnyModel,
+    targets: Mapping[str, AnyTarget],
+    volumes: Sequence[TaskVolume],
+    reporter: Reporter,
+) -> None:
+    """Check a patch size against the volumes.
 
     Raises:
-        TaskError: as `open_volumes`.
+        TaskError: the network cannot take it, or derived labels look too far around it.
     """
-    _check_network(task, volumes[0].spacing)
-    _check_margins(task, volumes)
-    _say_short(task, volumes, reporter)
+    _check_network(network, patch, volumes[0].spacing)
+    _check_margins(targets, patch, volumes)
+    _report_short(patch, volumes, reporter)
 
 
-def say_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
-    """Tell how many chunks are not stored: a mask, or a copy that was cut short, reads as fill."""
+def report_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
+    """Report how many chunks are not stored: a mask, or a copy that was cut short, reads as fill."""
     for volume in volumes[:MOST_TOLD]:
         arrays = [("input", image) for image in volume.inputs] + list(volume.labels.items())
         missing = [(name, array, array.missing_blocks()) for name, array in arrays]
@@ -222,14 +232,16 @@ def _open(
             )
             raise VolumeError(other.key, found, "the arrays of a volume must have equal shapes")
     ref = labels[entry.ref_label] if entry.ref_label is not None else None
+    about = _about(entry.ref_label, targets)
     pseudo = _pseudo(entry, targets)
     has_own = [n for n, t in targets.items() if (t.derive or n) in labels and n not in pseudo]
     # Validation would find nothing to compare with.
     split = _split(entry, first, key) if has_own or not pseudo else "train"
     return TaskVolume(
-        name, key, inputs, labels, ref, _about(entry.ref_label, targets),
+        name, key, inputs, labels, ref, about,
         _region(entry, first, key), split, entry.weight, entry.spacing or first.spacing,
         first.unit, pseudo, _group(entry, first, key),
+        targets[about].ignored if about else (),
     )  # fmt: skip
 
 
@@ -312,7 +324,7 @@ def _unique(name: str, used: dict[str, int]) -> str:
 
 
 def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
-    """All volumes must have as many channels as the first; a differing voxel size is told."""
+    """All volumes must have as many channels as the first; a differing voxel size is reported."""
     first = volumes[0]
     for volume in volumes[1:]:
         if volume.channels != first.channels:
@@ -327,8 +339,7 @@ def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
         )
 
 
-def _say_short(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
-    patch = task.tr_params.patch_size
+def _report_short(patch: Shape, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
     short = [v for v in volumes if any(n < p for n, p in zip(v.region.shape, patch, strict=True))]
     if short:
         reporter.say(
@@ -337,19 +348,19 @@ def _say_short(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) ->
         )
 
 
-def _check_network(task: Task, spacing: tuple[float, float, float]) -> None:
+def _check_network(network: AnyModel, patch: Shape, spacing: tuple[float, float, float]) -> None:
     """The network's levels follow from the voxel size, so this waits until that is known."""
     try:
-        task.model.check_patch(task.tr_params.patch_size, spacing)
+        network.check_patch(patch, spacing)
     except ValueError as error:
-        found, _, remedy = str(error).partition(". ")
-        raise TaskError("tr_params.patch_size", found, remedy) from error
+        raise task_error([fault_at(("tr_params", "patch_size"), error, "")]) from error
 
 
-def _check_margins(task: Task, volumes: Sequence[TaskVolume]) -> None:
+def _check_margins(
+    targets: Mapping[str, AnyTarget], patch: Shape, volumes: Sequence[TaskVolume]
+) -> None:
     """A length in another unit than the spacing makes a margin that no machine could read."""
-    patch = task.tr_params.patch_size
-    for name, target in task.dataset_config.targets.items():
+    for name, target in targets.items():
         if target.derive is None:
             continue
         volume = min(volumes, key=lambda volume: min(volume.spacing))

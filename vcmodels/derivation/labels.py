@@ -22,6 +22,7 @@ from vcmodels.devices import machine_bytes
 from vcmodels.errors import OutputError, TaskError
 from vcmodels.geometry.boxes import Box, Shape, blocks_of, grow_shape
 from vcmodels.reporting import Advance, Reporter, Silent
+from vcmodels.results import KEY
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Target
 from vcmodels.targets.binary import MaskTarget
@@ -82,8 +83,6 @@ def keys_to_read(target: AnyTarget) -> dict[str, Any]:
     return keys
 
 
-KEY = "vcmodels"
-"""The attribute under which everything of ours stands."""
 OPTION = "--output"
 
 

@@ -1,44 +1,52 @@
-"""Scores of stored predictions against the labels of a task, block by block."""
+"""Scores of predictions against labels, block by block."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 
 from vcmodels.config import Task
-from vcmodels.data.labels import Label
+from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape, blocks_of
-from vcmodels.pictures.overlay import Scored, write_overlay
+from vcmodels.geometry.boxes import Box, Shape, Spacing, blocks_of
+from vcmodels.metrics.registry import Sums
+from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
+from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root
+from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Sums
 from vcmodels.volumes import (
+    ArrayVolume,
     Place,
     Volume,
-    expand_location,
-    group_attributes,
-    open_volume,
-    place_at,
 )
-from vcmodels.volumes.places import read_json
 
 BLOCK: Shape = (128, 128, 128)
 
 
-def score_volume(
-    label: Label, prediction: Volume, box: Box, block: Shape = BLOCK
+def score(
+    prediction: Volume | np.ndarray,
+    label: Volume | np.ndarray,
+    target: AnyTarget,
+    *,
+    spacing: Spacing | None = None,
+    box: Box | None = None,
+    block: Shape = BLOCK,
 ) -> dict[str, float]:
-    """The metrics of a prediction over the valid voxels of a box.
+    """The metrics of a prediction over the valid voxels of a label.
 
     Args:
-        label: of a target with the keys that the prediction was encoded with.
-        prediction: as inference wrote it, of the same extent.
-        box: what to score.
+        prediction: (Z, Y, X) or (C, Z, Y, X), with values as inference writes them for this target.
+        label: of the same extent, with values as a task names them: of the target itself, or of
+            what it is derived from.
+        target: says what the values mean, what is ignored, and which metrics there are.
+        spacing: length of a voxel along (z, y, x); by default that of the label, which is 1 for an
+            array in memory.
+        box: what to score; by default all of it.
         block: how much is held in memory at once; the result does not depend on it, but for the
             order in which float64 sums are added.
 
@@ -49,11 +57,31 @@ def score_volume(
         ValueError: the extents differ, or the box is not inside them.
         RunError: the label holds a value that its kind cannot have.
     """
-    return label.target.summarise(sum_volume(label, prediction, box, block))
+    predicted, stored = _as_volume(prediction, "prediction"), _as_volume(label, "label")
+    source = StoredLabel("label", stored, stored.box)
+    read = Label(target, source, spacing or stored.spacing)
+    return target.summarise(sum_volume(read, predicted, box or stored.box, block))
+
+
+def _as_volume(values: Volume | np.ndarray, name: str) -> Volume:
+    if isinstance(values, Volume):
+        return values
+    return ArrayVolume.of(np.asarray(values), (1.0, 1.0, 1.0), name)
 
 
 def sum_volume(label: Label, prediction: Volume, box: Box, block: Shape = BLOCK) -> Sums:
-    """The sums behind `score_volume`, which add over volumes."""
+    """The sums behind the metrics of a box, which add over boxes and volumes.
+
+    Args:
+        label: of a target with the keys that the prediction was encoded with.
+        prediction: as inference wrote it, of the same extent.
+        box: what to score.
+        block: how much is held in memory at once.
+
+    Raises:
+        ValueError: the extents differ, or the box is not inside them.
+        RunError: the label holds a value that its kind cannot have.
+    """
     array = label.stored.array
     if prediction.extent != array.extent:
         raise ValueError(
@@ -87,13 +115,9 @@ def _sum_block(label: Label, prediction: Volume, box: Box) -> Sums:
     return target.measure(*tensors)
 
 
-BoundingBox = Sequence[tuple[int, int]]
-INPUT, OUTPUT = "inference_params.input_path", "inference_params.output_dir"
-
-
 @dataclass(frozen=True)
-class Part:
-    """A region of the predicted volume with the labels of one volume entry."""
+class ScoredRegion:
+    """A part of the predicted volume, with the labels of one entry of the task."""
 
     volume: TaskVolume
     box: Box
@@ -101,7 +125,7 @@ class Part:
     def label(self, name: str, target: AnyTarget) -> Label | None:
         """The label of a target; None where there is none, or one that a network made.
 
-        A given bbox may reach out of the used part, where voxels may be labelled all the same; but
+        A given box may reach out of the used part, where voxels may be labelled all the same; but
         nothing is derived from them, as nothing was in training.
         """
         if name in self.volume.pseudo:
@@ -110,55 +134,118 @@ class Part:
         return self.volume.label(name, target, used)
 
 
+Scores = dict[str, dict[str, float]]
+"""By target and metric."""
+
+
 def evaluate(
     task: Task,
     *,
-    bbox: BoundingBox | None = None,
+    bbox: Sequence[tuple[int, int]] | None = None,
     overlay: Path | None = None,
     reporter: Reporter | None = None,
-) -> dict[str, dict[str, float]]:
+) -> Scores:
     """The metrics of the stored prediction of `inference_params.input_path`, by target.
 
     Scored are the targets that were predicted and whose label the task has on that volume, where
-    the run's `splits.json` holds voxels out of training.
+    the run held voxels out of training.
 
     Args:
         task: its inference must have been run.
         bbox: score this part instead, [start, end) along (z, y, x).
         overlay: draw slices of the scored part into this PNG.
-        reporter: told the region, the scores and the progress.
+        reporter: gets the region, the scores and the progress.
 
     Raises:
         TaskError: nothing can be scored: the input is none of the labelled volumes, or nothing of
             it was held out.
         VolumeError: the prediction is missing, unfinished or written with other settings.
     """
-    reporter = reporter or Silent()
-    parts = _parts(task, bbox, reporter)
-    targets = _predicted_targets(task, parts)
-    boxes = ", ".join(_text(part.box) for part in parts)
-    reporter.say(f"scoring {', '.join(targets)} on (z, y, x) = {boxes}")
-    scores: dict[str, dict[str, float]] = {}
-    for name, (target, prediction) in targets.items():
-        scores[name] = target.summarise(_sum(name, target, prediction, parts, reporter))
+    reporter, params = reporter or Silent(), task.inference_params
+    volumes = open_volumes(task)
+    inputs = open_inputs(params.input_path, level=params.level, channel_axis=params.channel_axis)
+    mine = volumes_of_inputs(volumes, [image.location for image in inputs])
+    predicted = None if params.bbox is None else _box(params.bbox)
+    if bbox is None:
+        held_out = held_out_boxes(Run(task.run_dir), volumes, reporter)
+        regions = held_out_regions(mine, held_out, predicted)
+    else:
+        regions = given_regions(mine, _box(bbox), predicted)
+    wanted = wanted_targets(task.dataset_config.targets, params.output_targets)
+    root = result_root(params.output_dir, task.tr_params.model_name)
+    return score_result(root, wanted, regions, overlay=overlay, reporter=reporter)
+
+
+def wanted_targets(
+    targets: Mapping[str, AnyTarget], names: Literal["all"] | Sequence[str]
+) -> dict[str, AnyTarget]:
+    """Those of some targets that `output_targets` names."""
+    return {name: one for name, one in targets.items() if names == "all" or name in names}
+
+
+def score_result(
+    root: Place,
+    targets: Mapping[str, AnyTarget],
+    regions: Sequence[ScoredRegion],
+    *,
+    overlay: Path | None = None,
+    reporter: Reporter,
+) -> Scores:
+    """The metrics of a stored result over some regions of its input, by target.
+
+    Args:
+        root: the group of the result.
+        targets: what to score; those without a label on any region are left out.
+        regions: of one input.
+        overlay: draw slices of the first region into this PNG.
+        reporter: gets the regions, the scores and the progress.
+
+    Raises:
+        TaskError: no target has a label.
+        VolumeError: a prediction is missing, unfinished, of another shape or another encoding.
+    """
+    labelled = {n: t for n, t in targets.items() if any(r.label(n, t) for r in regions)}
+    if not labelled:
+        raise TaskError(OUTPUT, "no predicted target has a label on this volume")
+    extent = regions[0].volume.inputs[0].extent
+    predictions = {name: _prediction(root, name, t, extent) for name, t in labelled.items()}
+    boxes = ", ".join(_text(region.box) for region in regions)
+    reporter.say(f"scoring {', '.join(labelled)} on (z, y, x) = {boxes}")
+    scores: Scores = {}
+    for name, target in labelled.items():
+        sums = _sum_regions(name, target, predictions[name], regions, reporter)
+        scores[name] = target.summarise(sums)
         figures = ", ".join(f"{key} {value:.4f}" for key, value in scores[name].items())
         reporter.say(f"{name}: {figures}")
     if overlay is not None:
-        _draw(overlay, parts[0], targets, scores)
+        _draw(overlay, regions[0], labelled, predictions, scores)
         reporter.say(f"overlay: {overlay}")
     return scores
 
 
-def _sum(
+def _prediction(root: Place, name: str, target: AnyTarget, extent: Shape) -> Volume:
+    """Open the prediction of a target.
+
+    Raises:
+        VolumeError: as from `open_prediction`, or it has another extent than its input.
+    """
+    array = open_prediction(root, name, target)
+    if array.extent != extent:
+        found = f"has extent {array.extent}, its input {extent}"
+        raise VolumeError(str(root / name), found, "predict again into another output_dir")
+    return array
+
+
+def _sum_regions(
     name: str,
     target: AnyTarget,
     prediction: Volume,
-    parts: Sequence[Part],
+    regions: Sequence[ScoredRegion],
     reporter: Reporter,
 ) -> Sums:
-    """The sums of one target over all parts, told block by block."""
+    """The sums of one target over all regions, with a bar that moves block by block."""
     sums: Sums = {}
-    labels = [(part.box, label) for part in parts if (label := part.label(name, target))]
+    labels = [(one.box, label) for one in regions if (label := one.label(name, target))]
     with reporter.bar(f"score {name}", sum(box.voxels for box, _ in labels)) as advance:
         for box, label in labels:
             for block in blocks_of(box, BLOCK):
@@ -169,135 +256,105 @@ def _sum(
 
 def _draw(
     path: Path,
-    part: Part,
-    targets: Mapping[str, tuple[AnyTarget, Volume]],
-    scores: Mapping[str, Mapping[str, float]],
+    region: ScoredRegion,
+    targets: Mapping[str, AnyTarget],
+    predictions: Mapping[str, Volume],
+    scores: Scores,
 ) -> None:
-    scored = {
-        name: Scored(
-            label,
-            prediction,
-            ", ".join(f"{key} {value:.3g}" for key, value in list(scores[name].items())[:2]),
-        )
-        for name, (target, prediction) in targets.items()
-        if (label := part.label(name, target))
-    }
-    write_overlay(path, part.volume.inputs[0], scored, part.box)
+    """Draw slices of a region, with the first two metrics of each target that has a label there."""
+    scored: dict[str, DrawnTarget] = {}
+    for name, target in targets.items():
+        if label := region.label(name, target):
+            figures = [f"{key} {value:.3g}" for key, value in list(scores[name].items())[:2]]
+            scored[name] = DrawnTarget(label, predictions[name], ", ".join(figures))
+    write_overlay(path, region.volume.inputs[0], scored, region.box)
 
 
-def _parts(task: Task, bbox: BoundingBox | None, reporter: Reporter) -> list[Part]:
-    """What to score: the regions held out, or `bbox`, of the labelled volumes that were predicted."""
-    volumes = open_volumes(task)
-    places = _input_locations(task)
-    mine = [v for v in volumes if [i.location for i in v.inputs] == places]
+def volumes_of_inputs(volumes: Sequence[TaskVolume], locations: Sequence[str]) -> list[TaskVolume]:
+    """The labelled volumes that have these arrays as their inputs; several may be parts of one.
+
+    Raises:
+        TaskError: there are none.
+    """
+    mine = [v for v in volumes if [image.location for image in v.inputs] == list(locations)]
     if not mine:
-        found = f"{places} is none of dataset_config.volume_paths"
+        found = f"{list(locations)} is none of dataset_config.volume_paths"
         raise TaskError(INPUT, found, "predict a labelled volume, or add its labels to the task")
-    held_out = _regions(task, volumes, reporter) if bbox is None else {}
-    predicted = task.inference_params.bbox
-    parts: list[Part] = []
-    for volume in mine:
-        box = held_out.get(volume.name) if bbox is None else _box(bbox)
-        if box is not None and predicted is not None:
-            box = box.intersect(_box(predicted))
-        if box is not None and bbox is not None and not volume.inputs[0].box.contains(box):
-            extent = volume.inputs[0].extent
-            raise TaskError("bbox", f"{_text(box)} is not inside the volume, shape {extent}")
-        if box is not None and box.voxels:
-            parts.append(Part(volume, box))
-    if not parts:
-        found = "nothing of the predicted part was held out of training"
-        raise TaskError(INPUT, found, "give a bbox to score, or predict a validation volume")
-    # Several entries may be parts of one volume; a bbox is scored once, with the labels of all.
-    return parts if bbox is None else _distinct(parts)
+    return mine
 
 
-def _distinct(parts: Sequence[Part]) -> list[Part]:
-    """One part for each set of label arrays."""
-    seen: dict[tuple[str, ...], Part] = {}
-    for part in parts:
-        seen.setdefault(tuple(sorted(v.location for v in part.volume.labels.values())), part)
-    return list(seen.values())
+def held_out_boxes(run: Run, volumes: Sequence[TaskVolume], reporter: Reporter) -> dict[str, Box]:
+    """The validation region of each volume by its name: of a run, else of `"split": "val"`.
 
-
-def _input_locations(task: Task) -> list[str]:
-    """Where the arrays of `input_path` are, groups resolved to the level that is read."""
-    params = task.inference_params
-    if not params.input_path:
-        raise TaskError(INPUT, "is not set", "name the volume that was predicted")
-    paths = [params.input_path] if isinstance(params.input_path, str) else params.input_path
-    return [
-        open_volume(
-            expand_location(path),
-            key=INPUT,
-            level=params.level,
-            channels="any",
-            channel_axis=params.channel_axis,
-        ).location
-        for path in paths
-    ]
-
-
-def _regions(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> dict[str, Box]:
-    """The validation region of each volume by its name, from the run's `splits.json`."""
-    path = task.run_dir / "splits.json"
-    if not path.exists():
+    Raises:
+        TaskError: no training has divided the volumes, and the task does not; or the record of the
+            run is damaged.
+    """
+    splits = run.splits()
+    if splits is None:
         whole = {volume.name: volume.region for volume in volumes if volume.split == "val"}
         if whole:
             return whole
-        raise TaskError(str(path), "is not there", "train first, or give a bbox to score")
-    try:
-        saved: dict[str, Any] = read_json(path)
-        named = zip(saved["volumes"], saved["val_regions"], strict=True)
-        regions = {name: _box(pairs) for name, pairs in named if pairs is not None}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TaskError(str(path), f"damaged ({type(error).__name__})", "give a bbox") from error
-    if saved.get("split_mode") == "random":
+        remedy = "train first, or give a bbox to score"
+        raise TaskError(str(run.splits_file), "is not there", remedy)
+    if splits.is_random:
         reporter.say("random split: voxels that were trained on are scored too")
+    return splits.held_out()
+
+
+def held_out_regions(
+    volumes: Sequence[TaskVolume], held_out: Mapping[str, Box], predicted: Box | None
+) -> list[ScoredRegion]:
+    """What was held out of some volumes.
+
+    Args:
+        volumes: of one input; several entries of a task may be parts of it.
+        held_out: by name of the volume.
+        predicted: what there is of the prediction; all when None.
+
+    Raises:
+        TaskError: nothing of it was predicted.
+    """
+    named = [(volume, held_out[volume.name]) for volume in volumes if volume.name in held_out]
+    regions = [ScoredRegion(volume, _common(box, predicted)) for volume, box in named]
+    return _require_some([region for region in regions if region.box.voxels])
+
+
+def given_regions(
+    volumes: Sequence[TaskVolume], box: Box, predicted: Box | None
+) -> list[ScoredRegion]:
+    """A box, once for each set of label arrays that the entries of one volume have.
+
+    Args:
+        volumes: of one input; several entries of a task may be parts of it.
+        box: what to score.
+        predicted: what there is of the prediction; all when None.
+
+    Raises:
+        TaskError: the box is not inside the volume, or nothing of it was predicted.
+    """
+    box, image = _common(box, predicted), volumes[0].inputs[0]
+    if not image.box.contains(box):
+        raise TaskError("bbox", f"{_text(box)} is not inside the volume, shape {image.extent}")
+    distinct: dict[tuple[str, ...], ScoredRegion] = {}
+    for volume in volumes if box.voxels else ():
+        arrays = tuple(sorted(label.location for label in volume.labels.values()))
+        distinct.setdefault(arrays, ScoredRegion(volume, box))
+    return _require_some(list(distinct.values()))
+
+
+def _common(box: Box, predicted: Box | None) -> Box:
+    return box if predicted is None else box.intersect(predicted)
+
+
+def _require_some(regions: list[ScoredRegion]) -> list[ScoredRegion]:
+    if not regions:
+        found = "nothing of the predicted part was held out of training"
+        raise TaskError(INPUT, found, "give a bbox to score, or predict a validation volume")
     return regions
 
 
-def _predicted_targets(task: Task, parts: Sequence[Part]) -> dict[str, tuple[AnyTarget, Volume]]:
-    """The predictions that some part has labels for, opened and checked."""
-    folder = task.inference_params.output_dir
-    if not folder:
-        raise TaskError(OUTPUT, "is not set", "name the folder of the prediction")
-    root = place_at(expand_location(folder)) / f"{task.tr_params.model_name}.zarr"
-    wanted = task.inference_params.output_targets
-    found: dict[str, tuple[AnyTarget, Volume]] = {}
-    for name, target in task.dataset_config.targets.items():
-        if (wanted == "all" or name in wanted) and any(p.label(name, target) for p in parts):
-            found[name] = target, _open_prediction(root / name, target, parts[0])
-    if not found:
-        raise TaskError(OUTPUT, "no predicted target has a label on this volume")
-    return found
-
-
-def _open_prediction(group: Place, target: AnyTarget, part: Part) -> Volume:
-    """Open what inference wrote for one target.
-
-    Raises:
-        VolumeError: it is missing, unfinished, of another shape, or encoded otherwise than the
-            task says.
-    """
-    if not group.names():
-        raise VolumeError(str(group), "there is no prediction", "run infer.py first")
-    notes = group_attributes(str(group)).get("vcmodels", {})
-    if notes.get("complete") is False:
-        raise VolumeError(str(group), "the prediction is not finished", "run infer.py again")
-    array = open_volume(str(group), key=OUTPUT, channels="any")
-    written, expected = notes.get("encoding"), target.encoding(array.dtype)
-    if written != expected:
-        found = f"was written with {written}, the task now says {expected}"
-        raise VolumeError(str(group), found, "restore the target's keys or predict again")
-    extent = part.volume.inputs[0].extent
-    if array.extent != extent:
-        found = f"has extent {array.extent}, its input {extent}"
-        raise VolumeError(str(group), found, "predict again into another output_dir")
-    return array
-
-
-def _box(bbox: BoundingBox) -> Box:
+def _box(bbox: Sequence[tuple[int, int]]) -> Box:
     return Box.between([start for start, _ in bbox], [end for _, end in bbox])
 
 

@@ -1,7 +1,7 @@
 """Euclidean distances to the surface between labels, exact up to a reach.
 
 A voxel is a box, and the surface of a label is made of the faces between its voxels and others. The
-distance of a voxel is that from its centre to the nearest such face: half a voxel beside a flat
+distance of a voxel is measured from its centre to the nearest such face: half a voxel at a flat
 surface, on both sides of it, so that a signed distance passes through zero at the surface.
 
 Axis by axis as in Felzenszwalb and Huttenlocher 2012, "Distance transforms of sampled functions"

@@ -6,6 +6,8 @@ from itertools import product
 from math import ceil, prod
 
 Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+"""Length of a voxel along (z, y, x), in whatever unit goes with it."""
 
 
 def grow_shape(shape: Shape, margin: Shape) -> Shape:
@@ -83,7 +85,7 @@ _TWICE = 1.999
 
 
 def level_factors(
-    extent: Shape, spacing: tuple[float, float, float], chunks: Shape, count: int | None
+    extent: Shape, spacing: Spacing, chunks: Shape, count: int | None
 ) -> tuple[Shape, ...]:
     """How many voxels of level 0 make one of each level, along (z, y, x); that of level 0 included.
 

@@ -2,8 +2,15 @@
 
 from vcmodels.inference.cost import Estimate
 from vcmodels.inference.devices import predict_on
-from vcmodels.inference.predict import InferenceReport, load_predictor, predict, run_inference
+from vcmodels.inference.predict import (
+    InferenceReport,
+    predict_request,
+    predict_volume,
+    run_inference,
+)
+from vcmodels.inference.predictor import Predictor, load_predictor
 from vcmodels.inference.reproduction import Comparison, reproduce
+from vcmodels.inference.request import Request, RunOptions, request_of
 from vcmodels.inference.units import WHOLE, Part
 
 __all__ = [
@@ -12,9 +19,14 @@ __all__ = [
     "Estimate",
     "InferenceReport",
     "Part",
+    "Predictor",
+    "Request",
+    "RunOptions",
     "load_predictor",
-    "predict",
     "predict_on",
+    "predict_request",
+    "predict_volume",
     "reproduce",
+    "request_of",
     "run_inference",
 ]

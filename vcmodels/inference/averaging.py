@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.inference.network import Forward, in_full, turn_tensor, turned_back
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing
 from vcmodels.targets.stored import (
     OUTPUT_DTYPES,
     check_dtype,
@@ -97,7 +96,7 @@ class Averaged:
             one less than the number of views. That is the inverse of the variance when the mean one
             counts as one more view of each (moderated as by Smyth 2004, doi 10.2202/1544-6115.1027),
             so that views which agree by chance do not silence the other networks.
-        with_deviation: also give each target's dispersion over all views of all networks.
+        with_uncertainty: also give each target's dispersion over all views of all networks.
     """
 
     def __init__(
@@ -107,10 +106,10 @@ class Averaged:
         spacing: Spacing,
         *,
         by: Literal["mean", "variance"] = "mean",
-        with_deviation: bool = False,
+        with_uncertainty: bool = False,
     ) -> None:
         self.members, self.views, self.spacing = members, views, spacing
-        self.by, self.with_deviation = by, with_deviation
+        self.by, self.with_uncertainty = by, with_uncertainty
         first = members[0].forward
         self.targets: Mapping[str, AnyTarget] = first.targets
         self.device, self.batch = first.device, first.batch
@@ -131,7 +130,7 @@ class Averaged:
         return all(worked)
 
     def __call__(self, patches: np.ndarray) -> dict[str, Tensor]:
-        """(B, images x C, Z, Y, X) float32 -> (B, A, Z, Y, X) by target, deviations after them."""
+        """(B, images x C, Z, Y, X) float32 -> (B, A, Z, Y, X) by target, uncertainties after them."""
         count = len(patches)
         with torch.inference_mode():
             image = self.members[0].forward.place(patches)
@@ -141,15 +140,15 @@ class Averaged:
                 for member in self.members
             )
             values = {name: moments.mean for name, moments in merged.items()}
-            if self.with_deviation:
+            if self.with_uncertainty:
                 for name, moments in merged.items():
                     spread = self.targets[name].dispersion(moments.mean, moments.variance)
-                    values[deviation_name(name)] = spread
+                    values[uncertainty_name(name)] = spread
             return values
 
     def _over_views(self, forward: Forward, image: Tensor, count: int) -> dict[str, Moments]:
         """The mean over the views of the first `count` patches, by target."""
-        with_variance = self.with_deviation or self.by == "variance"
+        with_variance = self.with_uncertainty or self.by == "variance"
         found = {name: Moments(with_variance=with_variance) for name in self.targets}
         for view in self.views:
             logits = forward.logits(image if view.is_identity else turn_tensor(view, image))
@@ -168,10 +167,10 @@ class Averaged:
         if self.by == "variance":
             kept = [own for _, own in members]
             return {n: self._by_variance(n, [own[n] for own in kept]) for n in self.targets}
-        merged = {name: Moments(with_variance=self.with_deviation) for name in self.targets}
+        merged = {name: Moments(with_variance=self.with_uncertainty) for name in self.targets}
         for member, own in members:
             for name, moments in own.items():
-                variance = moments.variance if self.with_deviation else None
+                variance = moments.variance if self.with_uncertainty else None
                 merged[name].add(moments.mean, member.weight, variance)
         return merged
 
@@ -179,23 +178,23 @@ class Averaged:
         """The mean of the networks for one target, each voxel by how well their views agree."""
         spread = [self.targets[name].dispersion(own.mean, own.variance) for own in members]
         typical = torch.stack(spread).mean(0)
-        merged = Moments(with_variance=self.with_deviation)
+        merged = Moments(with_variance=self.with_uncertainty)
         for own, mine in zip(members, spread, strict=True):
             ratio = torch.where(typical > 0, mine / typical, 1.0)
             weight = 1 / (1 + (len(self.views) - 1) * ratio)
-            merged.add(own.mean, weight, own.variance if self.with_deviation else None)
+            merged.add(own.mean, weight, own.variance if self.with_uncertainty else None)
         return merged
 
 
 SUFFIX = "_uncertainty"
 
 
-def deviation_name(target: str) -> str:
+def uncertainty_name(target: str) -> str:
     """Name of the array with the uncertainty of a target."""
     return target + SUFFIX
 
 
-class Written(Protocol):
+class OutputSpec(Protocol):
     """What the writer asks of a target, or of the uncertainty of one; see `Target`."""
 
     @property
@@ -214,7 +213,7 @@ class Written(Protocol):
     def output_channels(self, dtype: np.dtype) -> int | None: ...
 
 
-class Deviation:
+class Uncertainty:
     """The root of `Target.dispersion`, averaged over patches as a square."""
 
     kind = "uncertainty"
@@ -255,16 +254,16 @@ class Deviation:
         return None
 
 
-def deviations(targets: Mapping[str, AnyTarget]) -> "dict[str, Deviation]":
+def uncertainties(targets: Mapping[str, AnyTarget]) -> dict[str, Uncertainty]:
     """The uncertainty of each target, under its own name.
 
     Raises:
         TaskError: a target has that name.
     """
     for name in targets:
-        if deviation_name(name) in targets:
+        if uncertainty_name(name) in targets:
             found = (
-                f'"{deviation_name(name)}" would be the uncertainty of "{name}", and is a target'
+                f'"{uncertainty_name(name)}" would be the uncertainty of "{name}", and is a target'
             )
             raise TaskError("inference_params.uncertainty", found, "leave one out")
-    return {deviation_name(name): Deviation(target) for name, target in targets.items()}
+    return {uncertainty_name(name): Uncertainty(target) for name, target in targets.items()}

@@ -22,7 +22,7 @@ from torch import Tensor
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import Index, PatchGrid, axis_weights
 
-Finished = tuple[Box, Tensor]
+FinalVoxels = tuple[Box, Tensor]
 """Voxels that no later patch reaches: where they lie, and (A, z, y, x) float32 averages."""
 
 
@@ -47,7 +47,7 @@ class Blender:
         self.product = torch.empty((channels, *grid.patch), device=device)
         self.window = _Window(grid, device)
 
-    def add(self, index: Index, values: Sequence[Tensor]) -> Iterator[Finished]:
+    def add(self, index: Index, values: Sequence[Tensor]) -> Iterator[FinalVoxels]:
         """Add one patch and give out what is final before it.
 
         Args:
@@ -70,7 +70,7 @@ class Blender:
         mine = slice(start - self.core.origin[2], end - self.core.origin[2])
         self.sums[..., mine].add_(self.product[..., start - origin : end - origin])
 
-    def finish(self) -> Iterator[Finished]:
+    def finish(self) -> Iterator[FinalVoxels]:
         """Close the row that is open; after the last patch, this gives out what is left."""
         if self.row is not None:
             yield from self._close(*self.row)
@@ -98,7 +98,7 @@ class Blender:
                 :, :depth, start - y0 : end - y0
             ]
 
-    def _close(self, layer: int, line: int) -> Iterator[Finished]:
+    def _close(self, layer: int, line: int) -> Iterator[FinalVoxels]:
         """Give out the row's final voxels and carry those that the next layer shares."""
         oz, oy = self.grid.origins[0][layer], self.grid.origins[1][line]
         start = max(oy, self.core.origin[1])

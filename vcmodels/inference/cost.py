@@ -21,7 +21,7 @@ import torch
 from vcmodels.geometry.boxes import Box, Shape, coarse_extent
 from vcmodels.geometry.grid import BoxSet, PatchGrid, live_patches
 from vcmodels.inference.blend import Blender
-from vcmodels.inference.job import Job
+from vcmodels.inference.job import Job, Pipeline
 from vcmodels.inference.network import channel_sums
 from vcmodels.inference.pyramid import block_bytes, most_threads
 from vcmodels.inference.units import Unit, tile_shape
@@ -162,10 +162,12 @@ class Traffic:
 
 def count_traffic(job: Job, units: Iterable[Unit]) -> Traffic:
     """Count what predicting `units`, and building the levels, reads and writes."""
-    units, layout = list(units), job.layout
-    read = [(volume, _chunks_read(job, volume, units)) for volume in job.inputs]
+    units, layout, pipeline = list(units), job.layout, job.pipeline
+    read = [(volume, _chunks_read(pipeline.grid, volume, units)) for volume in pipeline.inputs]
     levels = list(_levels(units, layout.chunks, layout.extent, layout.factors, layout.shards))
-    sizes = [len(found) * prod(chunk) * job.footprint.stored_bytes for chunk, found in levels]
+    sizes = [
+        len(found) * prod(chunk) * pipeline.column_memory.stored_bytes for chunk, found in levels
+    ]
     return Traffic(
         chunks_read=sum(count for _, count in read),
         bytes_read=sum(
@@ -178,14 +180,13 @@ def count_traffic(job: Job, units: Iterable[Unit]) -> Traffic:
     )
 
 
-def _chunks_read(job: Job, volume: Volume, units: Iterable[Unit]) -> int:
+def _chunks_read(grid: PatchGrid, volume: Volume, units: Iterable[Unit]) -> int:
     """Chunks of one input that are decoded, as `reading.RollingInput` reads it."""
     stored = BoxSet.of(volume.stored_blocks())
-    return sum(_chunks_of_unit(job, volume, stored, unit) for unit in units)
+    return sum(_chunks_of_unit(grid, volume, stored, unit) for unit in units)
 
 
-def _chunks_of_unit(job: Job, volume: Volume, stored: BoxSet, unit: Unit) -> int:
-    grid = job.division.grid
+def _chunks_of_unit(grid: PatchGrid, volume: Volume, stored: BoxSet, unit: Unit) -> int:
     hull = grid.hull(unit.core)
     # Chunks are read over the whole width of a tile: along (z, y) it matters which.
     counts = [-(-n // c) for n, c in zip(volume.extent, volume.chunks, strict=True)]
@@ -335,33 +336,36 @@ def _size(count: int) -> str:
 
 def estimate(job: Job) -> Estimate:
     """Count the work of a job, and time a few patches of noise."""
-    units = list(job.division.units())
-    batches = -(-job.patches // job.forward.batch)
-    first, each = _time_batches(job) if batches else (0.0, 0.0)
-    streaming = _streaming_bytes(job)
-    is_cuda = job.forward.device.type == "cuda"
-    sums = job.footprint.sums(*job.division.edges) if is_cuda else 0
+    pipeline = job.pipeline
+    mine, forward, patches = pipeline.mine, pipeline.forward, pipeline.patches
+    units = list(mine.units())
+    batches = -(-patches // forward.batch)
+    first, each = _time_batches(pipeline) if batches else (0.0, 0.0)
+    streaming = _streaming_bytes(pipeline)
+    is_cuda = forward.device.type == "cuda"
+    sums = pipeline.column_memory.sums(*mine.edges) if is_cuda else 0
     return Estimate(
-        patches=job.patches,
-        passes=job.forward.passes,
-        skipped=job.division.skipped_patches() or 0,
-        repeated=max(job.patches - job.division.count_different(), 0),
+        patches=patches,
+        passes=forward.passes,
+        skipped=mine.skipped_patches() or 0,
+        repeated=max(patches - mine.count_different(), 0),
         units=len(units),
-        column=job.division.edges,
+        column=mine.edges,
         traffic=count_traffic(job, units),
         streaming_bytes=streaming,
         memory_bytes=peak_bytes() + max(streaming - sums, _levels_bytes(job)),
-        device_bytes=sums + torch.cuda.max_memory_reserved(job.forward.device) if is_cuda else 0,
+        device_bytes=sums + torch.cuda.max_memory_reserved(forward.device) if is_cuda else 0,
         seconds=batches * each,
         first_seconds=max(first - each, 0.0),
     )
 
 
-def _streaming_bytes(job: Job) -> int:
+def _streaming_bytes(pipeline: Pipeline) -> int:
     """What the column and the patches that are read ahead take."""
-    channels = sum(volume.channels for volume in job.inputs) * job.forward.images
-    ahead = 3 * job.forward.batch + job.threads
-    return job.footprint(*job.division.edges) + ahead * channels * 4 * prod(job.division.grid.patch)
+    channels = pipeline.channels * pipeline.forward.images
+    ahead = 3 * pipeline.forward.batch + pipeline.threads
+    column = pipeline.column_memory(*pipeline.mine.edges)
+    return column + ahead * channels * 4 * prod(pipeline.grid.patch)
 
 
 def _levels_bytes(job: Job) -> int:
@@ -369,32 +373,32 @@ def _levels_bytes(job: Job) -> int:
     layout, most = job.layout, 0
     if len(layout.factors) == 1:
         return 0
-    for target in job.targets.values():
-        channels = target.output_channels(layout.dtype) or 1
+    for spec in job.pipeline.specs.values():
+        channels = spec.output_channels(layout.dtype) or 1
         one = block_bytes(layout.block, layout.chunks, layout.step(1), channels, layout.dtype)
-        most = max(most, one * most_threads(job.threads, one))
+        most = max(most, one * most_threads(job.pipeline.threads, one))
     return most
 
 
-def _time_batches(job: Job) -> tuple[float, float]:
+def _time_batches(pipeline: Pipeline) -> tuple[float, float]:
     """Seconds of the first batch, which compiles and allocates, and of any other, sums included."""
-    grid = job.division.grid
-    channels = job.forward.images * sum(volume.channels for volume in job.inputs)
+    grid, forward = pipeline.grid, pipeline.forward
+    channels = forward.images * pipeline.channels
     noise = np.random.default_rng(0).standard_normal(
-        (job.forward.batch, channels, *grid.patch), np.float32
+        (forward.batch, channels, *grid.patch), np.float32
     )
-    unit = next(job.division.units())
+    unit = next(pipeline.mine.units())
     index = unit.patches(grid)[0]
     core = Box(grid.origin(index), grid.patch).intersect(unit.core)
-    blended = sum(target.blend_channels for target in job.targets.values())
-    blender = Blender(grid, core, blended, job.forward.device)
+    blended = sum(spec.blend_channels for spec in pipeline.specs.values())
+    blender = Blender(grid, core, blended, forward.device)
     seconds: list[float] = []
     while len(seconds) <= LEAST_TIMED or (
         sum(seconds[1:]) < TIMED_S and len(seconds) <= MOST_TIMED
     ):
         begun = time.perf_counter()
-        values = job.forward(noise)
-        for number in range(job.forward.batch):
+        values = forward(noise)
+        for number in range(forward.batch):
             for _ in blender.add(index, [value[number] for value in values.values()]):
                 pass
         channel_sums(values).tolist()  # waits for the device

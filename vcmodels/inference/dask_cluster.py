@@ -1,7 +1,7 @@
 """One volume on a Dask cluster: boxes of it are tasks, and this process hands them out.
 
 A worker gets the network once, as a plugin, and makes a job of it at its first box. It predicts a
-box as a part is predicted (`sharing`): it holds the output with the others and keeps a journal, so
+box as a part is predicted (`units`): it holds the output with the others and keeps a journal, so
 that a box which is handed out again, after its worker was lost, continues.
 """
 
@@ -19,16 +19,16 @@ import torch
 from distributed import Worker, WorkerPlugin, get_worker, wait
 from distributed.scheduler import NoWorkerError
 
-from vcmodels.checkpoint import Predictor
-from vcmodels.config import Task
 from vcmodels.devices import CONNECT_S
 from vcmodels.errors import RefusedError, RunError, VcmodelsError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.cost import Meter
+from vcmodels.inference.devices import Progress, RemoteReporter
 from vcmodels.inference.job import Job, auto_memory, prepare
 from vcmodels.inference.journal import Journal, Manifest
 from vcmodels.inference.locks import working_on
 from vcmodels.inference.predict import InferenceReport, begin, claim_for_parts, complete, warm_up
+from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import Part, share
 from vcmodels.inference.writing import Failures, PlaceError
@@ -54,14 +54,14 @@ class Predicting(WorkerPlugin):
     """What a worker needs to predict any box; it does one at a time.
 
     Args:
-        task: for the workers; threads are set, as the bits depend on them.
-        network: a pickled `Predictor`.
+        request: for the workers; threads are set, as the bits depend on them.
         neighbours: workers that share a machine and its memory.
     """
 
-    def __init__(self, task: Task, network: bytes, neighbours: int) -> None:
+    def __init__(self, request: Request, neighbours: int) -> None:
         self.name = f"vcmodels-{uuid.uuid4().hex}"
-        self.task, self.network, self.neighbours = task, network, neighbours
+        # By value: the caller moves its own networks to a device.
+        self.request, self.neighbours = pickle.dumps(request), neighbours
 
     def setup(self, worker: Worker) -> None:
         """Called on each worker, those that come later included."""
@@ -72,121 +72,100 @@ class Predicting(WorkerPlugin):
     def job(self) -> Job:
         """Made once."""
         if self._job is None:
-            job = prepare(self._my_task(), pickle.loads(self.network), Silent().say)
+            job = prepare(self._my_request(), Silent())
             self._job = warm_up(job, Journal(job.root), alone=False)
         return self._job
 
     def predict(self, box: Box) -> Outcome:
         """Predict what is left of a box, until nobody waits for it any more."""
-        key = self._worker.get_current_task()
-        failures = Failures(Silent().say)
-        told = _Told(self._worker, self.name)
+        key, name = self._worker.get_current_task(), str(self._worker.name)
+        failures = Failures(Silent())
+        reporter = RemoteReporter(self._send, f"worker {name}", name, every_s=TELL_S)
         with self._busy:
             job = _part_of(self.job(), box)
-            with working_on(job.root, alone=False) as hold:
-                outputs = begin(job, hold, overwrite=False, verify=False, say=Silent().say)
+            with working_on(job.root, alone=False, reporter=reporter) as hold:
+                outputs = begin(job, hold, RunOptions())
                 if outputs is None:
                     return Outcome(0, failures)
                 journal = Journal(job.root, hold.check)
-                units = list(job.division.units(journal.done()))
-                meter = Meter(told, told.record, str(self._worker.name))
+                units = list(job.pipeline.mine.units(journal.done()))
+                meter = Meter(reporter.advance, reporter.record)
                 count, _ = predict_units(
-                    job, units, outputs, journal.mark, failures, meter,
+                    job.pipeline, units, outputs, journal.mark, failures, meter,
                     lambda: self._is_dropped(key),
                 )  # fmt: skip
         return Outcome(count, failures)
 
-    def _is_dropped(self, key: Any) -> bool:  # noqa: ANN401
-        """Whether the task was cancelled, or the process that asked for it is gone."""
-        task = self._worker.state.tasks.get(key)
-        return task is None or task.state == "cancelled"
+    def _send(self, message: Progress | Record) -> None:
+        """In a list: the scheduler adds a key of its own to a dict."""
+        values = list(message) if isinstance(message, tuple) else [message]
+        self._worker.log_event(self.name, values)
 
-    def _my_task(self) -> Task:
-        """The task with this worker's device and share of memory."""
-        params = self.task.inference_params
-        update: dict[str, Any] = {}
+    def _is_dropped(self, key: Any) -> bool:  # noqa: ANN401
+        """Whether the box was cancelled, or the process that asked for it is gone."""
+        state = self._worker.state.tasks.get(key)
+        return state is None or state.state == "cancelled"
+
+    def _my_request(self) -> Request:
+        """The request with this worker's device and share of memory."""
+        request: Request = pickle.loads(self.request)
+        params, changes = request.params, dict[str, Any]()
         if params.memory == "auto":
-            update["memory"] = auto_memory(self.neighbours) / 1e9
+            changes["memory"] = auto_memory(self.neighbours) / 1e9
         devices = torch.cuda.device_count()
         if params.device in ("auto", "cuda") and devices > 1 and isinstance(self._worker.name, int):
-            update["device"] = f"cuda:{self._worker.name % devices}"
-        return self.task.model_copy(update={"inference_params": params.model_copy(update=update)})
-
-
-class _Told:
-    """Progress of a worker, on its way to the process that hands out, about once a second."""
-
-    def __init__(self, worker: Worker, topic: str) -> None:
-        self.worker, self.topic = worker, topic
-        self.amount, self.last = 0.0, time.monotonic()
-
-    def __call__(self, amount: float, text: str) -> None:
-        self.amount += amount
-        if time.monotonic() - self.last > TELL_S:
-            shown = f"worker {self.worker.name}: {text}"
-            self.worker.log_event(self.topic, [self.amount, shown])
-            self.amount, self.last = 0.0, time.monotonic()
-
-    def record(self, values: Record) -> None:
-        """Figures of a unit, at once; in a list, as the scheduler adds its own key to a dict."""
-        self.worker.log_event(self.topic, [values])
+            changes["device"] = f"cuda:{self._worker.name % devices}"
+        return request.with_params(**changes)
 
 
 def predict_on_cluster(
-    task: Task,
-    predictor: Predictor,
+    request: Request,
     client: Any,  # noqa: ANN401 -- distributed has no types
-    *,
-    overwrite: bool = False,
-    reporter: Reporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    options: RunOptions | None = None,
 ) -> InferenceReport:
-    """As `predict`, by the workers of a Dask cluster, which see the same files; the same voxels.
+    """As `predict_request`, by the workers of a Dask cluster, which see the same files.
+
+    The same voxels come out.
 
     Args:
-        task: the task.
-        predictor: the network.
+        request: what is predicted.
         client: a connected `distributed.Client`.
-        overwrite: delete an earlier result first.
-        reporter: told lines and progress.
-        should_stop: asked a few times a second.
+        options: `should_stop` is asked a few times a second.
 
     Raises:
         RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
         RunError: the cluster is gone, or places could not be predicted; the same command continues.
     """
-    reporter = reporter or Silent()
-    begun = time.monotonic()
+    options = options or RunOptions()
+    reporter, begun = options.reporter, time.monotonic()
     workers = _workers(client)
-    params = task.inference_params
-    threads = params.threads or min(worker["nthreads"] for worker in workers.values())
-    task = _changed(task, threads=threads)
+    fewest = min(worker["nthreads"] for worker in workers.values())
+    request = request.with_params(threads=request.params.threads or fewest)
     neighbours = max(Counter(worker["host"] for worker in workers.values()).values())
-    plugin = Predicting(task, pickle.dumps(predictor), neighbours)
-    job = prepare(_changed(task, device="cpu"), predictor, reporter.say)
-    places = {name: job.root / name for name in job.targets}
+    plugin = Predicting(request, neighbours)
+    job = prepare(request.with_params(device="cpu"), reporter)
     client.register_plugin(plugin)
     try:
-        told: Manifest = client.submit(_manifest, plugin.name, pure=False).result()
-        job = replace(job, manifest=told, provenance=job.provenance | told)
-        if claim_for_parts(job, overwrite=overwrite, say=reporter.say) == "complete":
+        made: Manifest = client.submit(_manifest, plugin.name, pure=False).result()
+        job = replace(job, manifest=made, provenance=job.provenance | made)
+        if claim_for_parts(job, options) == "complete":
             reporter.say(f"{job.root}: already complete")
-            return InferenceReport(job.root, places, was_complete=True)
-        with working_on(job.root, alone=False, say=reporter.say) as hold:
-            begin(job, hold, overwrite=False, verify=False, say=reporter.say)
-            hand = _HandingOut(job, client, plugin.name, Failures(reporter.say))
-            is_through = hand.run(len(workers), reporter, should_stop)
-            is_complete = is_through and complete(job, hold, reporter, should_stop)
-            is_through = is_complete or (is_through and not should_stop())
+            return InferenceReport(job.root, job.places, was_complete=True)
+        with working_on(job.root, alone=False, reporter=reporter) as hold:
+            begin(job, hold, RunOptions(reporter=reporter))
+            boxes = BoxScheduler(job, client, plugin.name, Failures(reporter))
+            is_through = boxes.run(len(workers), options)
+            is_complete = is_through and complete(job, hold, options)
+            is_through = is_complete or (is_through and not options.should_stop())
     finally:
         client.unregister_worker_plugin(plugin.name)
-    if is_through and (error := hand.failures.error(job.root)):
+    if is_through and (error := boxes.failures.error(job.root)):
         raise error
     seconds = time.monotonic() - begun
-    return InferenceReport(job.root, places, hand.patches, seconds, is_through, is_complete)
+    return InferenceReport(job.root, job.places, boxes.patches, seconds, is_through, is_complete)
 
 
-class _HandingOut:
+class BoxScheduler:
     """Boxes on their way to the workers: as many at a time as there are workers."""
 
     def __init__(self, job: Job, client: Any, name: str, failures: Failures) -> None:  # noqa: ANN401
@@ -195,26 +174,27 @@ class _HandingOut:
         self._boxes: deque[Box] = deque()
         self._running: dict[Any, Box] = {}
 
-    def run(self, workers: int, reporter: Reporter, should_stop: Callable[[], bool]) -> bool:
+    def run(self, workers: int, options: RunOptions) -> bool:
         """Hand out the whole; whether it came to the end.
 
         Raises:
             VcmodelsError: what a worker raised that is no matter of a place.
         """
-        boxes = self._cut(self.job.whole.region, BOXES_PER_WORKER * workers)
+        reporter, patches = options.reporter, self.job.pipeline.patches
+        boxes = self._cut(self.job.pipeline.whole.region, BOXES_PER_WORKER * workers)
         # The largest first (Graham 1969, doi 10.1137/0117039): the last one keeps all waiting.
         self._boxes.extend(sorted(boxes, key=self._patches, reverse=True))
-        presence = _Presence(reporter.say)
-        reporter.say(f"{self.job.patches} patches in {len(self._boxes)} boxes on {workers} workers")
-        with reporter.bar("predict", self.job.patches) as advance:
+        watch = WorkerWatch(reporter)
+        reporter.say(f"{patches} patches in {len(self._boxes)} boxes on {workers} workers")
+        with reporter.bar("predict", patches) as advance:
             self._listen(advance, reporter.record)
             try:
                 while self._boxes or self._running:
                     count = len(self.client.scheduler_info(n_workers=-1)["workers"])
-                    presence.note(count)
+                    watch.note(count)
                     self._submit(max(1, count))
                     self._collect()
-                    if should_stop():
+                    if options.should_stop():
                         return False
             except (OSError, CancelledError) as error:
                 found = f"the Dask cluster is gone ({type(error).__name__})"
@@ -225,8 +205,8 @@ class _HandingOut:
 
     def _listen(self, advance: Advance, record: Callable[[Record], None]) -> None:
         def hear(event: tuple[float, list[Any]]) -> None:
-            _, told = event
-            record(*told) if len(told) == 1 else advance(*told)
+            _, sent = event
+            record(*sent) if len(sent) == 1 else advance(*sent)
 
         self.client.subscribe_topic(self.name, hear)
 
@@ -266,24 +246,24 @@ class _HandingOut:
 
     def _patches(self, box: Box) -> int:
         """How many patches a box takes, if nothing of it is done yet."""
-        return _part_of(self.job, box).division.count_patches()
+        return _part_of(self.job, box).pipeline.patches
 
     def _cut(self, region: Box, count: int) -> list[Box]:
         """Boxes of about equal work that have something left to do."""
-        whole = self.job.whole
+        whole = self.job.pipeline.whole
         boxes = [
             share(region, whole.wanted, whole.block, whole.grid.extent, Part(n, count))
             for n in range(count)
         ]
         done = Journal(self.job.root).done()
-        return [b for b in boxes if any(_part_of(self.job, b).division.units(done))]
+        return [b for b in boxes if any(_part_of(self.job, b).pipeline.mine.units(done))]
 
 
-class _Presence:
+class WorkerWatch:
     """Says once that all workers are gone, and when some are back: until then everything waits."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
         self._last_seen = time.monotonic()
         self._has_said = False
 
@@ -291,18 +271,22 @@ class _Presence:
         now = time.monotonic()
         if workers:
             if self._has_said:
-                self.say(f"workers are back: {workers}; continuing")
+                self.reporter.say(f"workers are back: {workers}; continuing")
             self._last_seen, self._has_said = now, False
         elif now - self._last_seen > MOST_ALONE_S and not self._has_said:
             seconds = now - self._last_seen
-            self.say(f"the cluster has had no worker for {seconds:.0f} s; waiting until some come")
+            self.reporter.say(
+                f"the cluster has had no worker for {seconds:.0f} s; waiting until some come"
+            )
             self._has_said = True
 
 
 def _part_of(job: Job, box: Box) -> Job:
     """The same job for a box of it."""
-    wanted = job.whole.wanted.within(box) if box.voxels else job.whole.wanted
-    return replace(job, division=replace(job.whole, region=box, wanted=wanted))
+    whole = job.pipeline.whole
+    wanted = whole.wanted.within(box) if box.voxels else whole.wanted
+    mine = replace(whole, region=box, wanted=wanted)
+    return replace(job, pipeline=replace(job.pipeline, mine=mine))
 
 
 def _workers(client: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
@@ -316,12 +300,6 @@ def _workers(client: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
     except TimeoutError as error:
         raise RefusedError("--dask", "the cluster has no worker", "start some") from error
     return client.scheduler_info(n_workers=-1)["workers"]
-
-
-def _changed(task: Task, **params: object) -> Task:
-    return task.model_copy(
-        update={"inference_params": task.inference_params.model_copy(update=params)}
-    )
 
 
 def _predicting(name: str) -> Predicting:

@@ -2,29 +2,29 @@
 
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 import torch
 
-from vcmodels.checkpoint import Predictor
-from vcmodels.config import Task
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.inference.job import auto_memory, prepare
-from vcmodels.inference.predict import InferenceReport, claim_for_parts, predict
+from vcmodels.inference.predict import InferenceReport, claim_for_parts, predict_request
+from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.units import Part
-from vcmodels.reporting import Advance, Record, Reporter, Silent, StopSignals
+from vcmodels.reporting import Advance, Record, StopSignals
 
 POLL_S = 0.2
 
-
-# What a worker tells: patches done and how fast, figures of a unit, its report, or the error that
-# ended it.
-Message = tuple[float, str] | Record | InferenceReport | VcmodelsError
+Progress = tuple[float, str]
+"""Patches that were done, and how fast."""
+Message = Progress | Record | InferenceReport | VcmodelsError
+"""What a worker sends: progress, figures of a unit, its report, or the error that ended it."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,9 @@ class Worker:
 
 
 def predict_on(
-    task: Task,
-    predictor: Predictor,
-    devices: Sequence[str | int],
-    *,
-    overwrite: bool = False,
-    reporter: Reporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    request: Request, devices: Sequence[str | int], options: RunOptions | None = None
 ) -> InferenceReport:
-    """As `predict`, shared by one process on each device; the same voxels come out.
+    """As `predict_request`, shared by one process on each device; the same voxels come out.
 
     A worker that fails does not stop the others: what they finish is kept.
 
@@ -56,17 +50,18 @@ def predict_on(
         RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
         RunError: a worker failed, or was killed; the same command continues.
     """
-    reporter = reporter or Silent()
-    network = pickle.dumps(predictor)  # by value, before `prepare` moves it to a device
-    tasks = _tasks(task, devices)
-    job = prepare(tasks[0], predictor, reporter.say)
-    places = {name: job.root / name for name in job.targets}
-    if claim_for_parts(job, overwrite=overwrite, say=reporter.say) == "complete":
+    options = options or RunOptions()
+    reporter = options.reporter
+    networks = pickle.dumps(request.networks)  # by value, before `prepare` moves them to a device
+    requests = _divided(request, devices)
+    job = prepare(requests[0], reporter)
+    patches = job.pipeline.patches
+    if claim_for_parts(job, options) == "complete":
         reporter.say(f"{job.root}: already complete")
-        return InferenceReport(job.root, places, was_complete=True)
-    reporter.say(f"{job.patches} patches on {len(tasks)} devices")
-    with _workers(tasks, network) as workers, reporter.bar("predict", job.patches) as advance:
-        ends = _watch(workers, advance, reporter.record, should_stop)
+        return InferenceReport(job.root, job.places, was_complete=True)
+    reporter.say(f"{patches} patches on {len(requests)} devices")
+    with _workers(requests, networks) as workers, reporter.bar("predict", patches) as advance:
+        ends = _watch(workers, advance, reporter.record, options.should_stop)
     reports = [end for end in ends if isinstance(end, InferenceReport)]
     errors = [
         end
@@ -84,7 +79,7 @@ def predict_on(
         raise errors[0]
     return InferenceReport(
         job.root,
-        places,
+        job.places,
         patches=sum(report.patches for report in reports),
         seconds=max(report.seconds for report in reports),
         is_through=all(report.is_through for report in reports),
@@ -92,30 +87,26 @@ def predict_on(
     )
 
 
-def _tasks(task: Task, devices: Sequence[str | int]) -> list[Task]:
-    """The task for each device; cores and memory are divided."""
-    params = task.inference_params
-    shared = {
-        "threads": params.threads or max(1, torch.get_num_threads() // len(devices)),
-        "memory": auto_memory(len(devices)) / 1e9 if params.memory == "auto" else params.memory,
-    }
+def _divided(request: Request, devices: Sequence[str | int]) -> list[Request]:
+    """The request for each device; cores and memory are divided."""
+    params, count = request.params, len(devices)
+    threads = params.threads or max(1, torch.get_num_threads() // count)
+    memory = auto_memory(count) / 1e9 if params.memory == "auto" else params.memory
     return [
-        task.model_copy(
-            update={"inference_params": params.model_copy(update={**shared, "device": device})}
-        )
-        for device in devices
+        request.with_params(threads=threads, memory=memory, device=device) for device in devices
     ]
 
 
 @contextmanager
-def _workers(tasks: list[Task], network: bytes) -> Iterator[list[Worker]]:
+def _workers(requests: list[Request], networks: bytes) -> Iterator[list[Worker]]:
     context = get_context("spawn")
     workers: list[Worker] = []
     try:
-        for number, task in enumerate(tasks):
+        for number, request in enumerate(requests):
             reader, writer = context.Pipe(duplex=False)
-            part = Part(number, len(tasks))
-            process = context.Process(target=_work, args=(task, network, part, writer, os.getpid()))
+            part, bare = Part(number, len(requests)), replace(request, networks=())
+            given = (bare, networks, part, writer, os.getpid())
+            process = context.Process(target=_work, args=given)
             process.start()
             writer.close()  # the worker's is then the last: its end is the end of the pipe
             workers.append(Worker(process, reader))
@@ -138,10 +129,10 @@ def _watch(
     """Pass progress on until every worker has ended; what each ended with, None if silently."""
     ends: list[InferenceReport | VcmodelsError | None] = [None] * len(workers)
     talking = {worker.messages: number for number, worker in enumerate(workers)}
-    has_told = False
+    has_asked = False
     while talking:
-        if should_stop() and not has_told:
-            has_told = True
+        if should_stop() and not has_asked:
+            has_asked = True
             for worker in workers:
                 worker.process.terminate()
         for messages in wait(list(talking), POLL_S):
@@ -151,24 +142,36 @@ def _watch(
             except (EOFError, OSError):  # it has ended, perhaps in the middle of a message
                 del talking[messages]
                 continue
-            number = talking[messages]
             if isinstance(message, tuple):
-                amount, text = message
-                advance(amount, f"worker {number}: {text}")
+                advance(*message)
             elif isinstance(message, dict):
                 record(message)
             else:
-                ends[number] = message
+                ends[talking[messages]] = message
     for worker in workers:
         worker.process.join()  # its exit code is known then
     return ends
 
 
-class _Told:
-    """The reporter of a worker: progress goes to the process that watches."""
+class RemoteReporter:
+    """The reporter of a worker: progress and figures go to the process that watches.
 
-    def __init__(self, messages: Connection, worker: str) -> None:
-        self.messages, self.worker = messages, worker
+    Args:
+        send: given the progress, and records; it may not wait for long.
+        title: the worker, beside the bar.
+        worker: the worker, in its records.
+        every_s: seconds from one progress to the next; what is done in between is added up.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Progress | Record], None],
+        title: str,
+        worker: str,
+        every_s: float = 0.0,
+    ) -> None:
+        self.send, self.title, self.worker, self.every_s = send, title, worker, every_s
+        self._amount, self._last = 0.0, time.monotonic()
 
     def say(self, line: str) -> None:
         """Nothing: the process that watches speaks."""
@@ -176,40 +179,39 @@ class _Told:
     @contextmanager
     def bar(self, name: str, total: float) -> Iterator[Advance]:
         del total
+        # Blocks of a pyramid are no patches.
+        yield self.advance if name == "predict" else lambda _amount, _text: None
 
-        def advance(amount: float, text: str) -> None:
-            if name == "predict":  # blocks of a pyramid are no patches
-                _tell(self.messages, (amount, text))
-
-        yield advance
+    def advance(self, amount: float, text: str) -> None:
+        """Send progress, unless some was sent just now."""
+        self._amount += amount
+        if time.monotonic() - self._last >= self.every_s:
+            self.send((self._amount, f"{self.title}: {text}"))
+            self._amount, self._last = 0.0, time.monotonic()
 
     def record(self, values: Record) -> None:
         """To be kept by the process that watches."""
-        _tell(self.messages, {**values, "worker": self.worker})
+        self.send({**values, "worker": self.worker})
 
 
-def _tell(messages: Connection, message: Message) -> None:
-    """Send it, unless nobody listens: the work goes on to its next stop, which is then near."""
-    with suppress(BrokenPipeError):
-        messages.send(message)
-
-
-def _work(task: Task, network: bytes, part: Part, messages: Connection, parent: int) -> None:
+def _work(request: Request, networks: bytes, part: Part, messages: Connection, parent: int) -> None:
     """The main function of a worker; it ends when the process that watches is gone."""
+
+    def send(message: Message) -> None:
+        with suppress(BrokenPipeError):  # nobody listens: the next stop is near
+            messages.send(message)
+
     with StopSignals() as stop:
 
         def should_stop() -> bool:
             stop.defer()
             return stop.is_stopped() or os.getppid() != parent
 
+        name = f"{part.index} on {request.params.device}"
+        reporter = RemoteReporter(send, f"worker {part.index}", name)
+        options = RunOptions(part=part, reporter=reporter, should_stop=should_stop)
         try:
-            report = predict(
-                task,
-                pickle.loads(network),
-                part=part,
-                reporter=_Told(messages, f"{part.index} on {task.inference_params.device}"),
-                should_stop=should_stop,
-            )
-            _tell(messages, report)
+            mine = replace(request, networks=pickle.loads(networks))
+            send(predict_request(mine, options))
         except VcmodelsError as error:
-            _tell(messages, error)
+            send(error)

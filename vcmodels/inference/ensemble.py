@@ -1,15 +1,15 @@
 """The networks of one prediction: which checkpoints, and what they must have in common."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from vcmodels.checkpoint import Predictor, build_predictor, load_checkpoint
-from vcmodels.config import Task
+from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
+from vcmodels.config import InferenceParams, Task
 from vcmodels.config.folds import fold_folders, fold_name, is_cross_validation
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError, TaskError
@@ -17,6 +17,7 @@ from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import SPACING_TOLERANCE, Symmetry
 from vcmodels.inference.journal import Manifest
 from vcmodels.inference.reading import Normalize
+from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume, expand_location
 
@@ -37,105 +38,151 @@ def trained_differences(trained: AnyTarget, other: AnyTarget) -> Iterator[tuple[
             yield key, before.get(key), now.get(key)
 
 
-def choose_checkpoints(task: Task, named: str | Sequence[str] | None = None) -> list[Path]:
+def choose_checkpoints(
+    task: Task,
+    named: str | Sequence[str] | None = None,
+    *,
+    folds: Sequence[int] | Literal["all"] | None = None,
+    reporter: Reporter | None = None,
+) -> list[Path]:
     """Those given, else the task's, else the best of the run or of all its folds.
+
+    Args:
+        task: for the run folder, and the checkpoints that its `inference_params` name.
+        named: checkpoints to use instead.
+        folds: use the best of these folds, whatever the task names.
+        reporter: told which folds are taken, and which have no checkpoint.
 
     Raises:
         CheckpointError: there is none.
     """
-    named = named or task.inference_params.checkpoint_path
+    if not named and folds is None:
+        named = task.inference_params.checkpoint_path
     if named:
         paths = [named] if isinstance(named, str) else named
         return [Path(expand_location(path)) for path in paths]
-    if is_trained_in_folds(task):
-        return best_of_folds(task)
-    best = task.run_dir / _best(task)
-    if not best.exists():
-        found = f"holds no {best.name}"
-        raise CheckpointError(str(task.run_dir), found, "train first, or give a checkpoint_path")
-    return [best]
-
-
-def is_trained_in_folds(task: Task) -> bool:
-    """Whether the run is a cross-validation, also when only the command line said so."""
-    has_best = (task.run_dir / _best(task)).exists()
-    return is_cross_validation(task) or (not has_best and bool(fold_folders(task.run_dir)))
+    folder, best = task.run_dir, f"{task.tr_params.model_name}_best.pth"
+    begun = fold_folders(folder)
+    has_best = (folder / best).exists()
+    # The command line alone may have said that it is a cross-validation.
+    if folds is not None or is_cross_validation(task) or (begun and not has_best):
+        planned = task.tr_params.folds.count if task.tr_params.folds else 0
+        every = range(max([planned, *(index + 1 for index in begun)]))
+        wanted = every if folds is None or folds == "all" else sorted(set(folds))
+        return best_of_folds(folder, best, wanted, is_strict=wanted is not every, reporter=reporter)
+    if not has_best:
+        found = f"holds no {best}"
+        raise CheckpointError(str(folder), found, "train first, or give a checkpoint_path")
+    return [folder / best]
 
 
 def best_of_folds(
-    task: Task,
-    wanted: Sequence[int] | None = None,
-    say: Callable[[str], None] = lambda _line: None,
+    folder: Path,
+    best: str,
+    wanted: Sequence[int],
+    *,
+    is_strict: bool = False,
+    reporter: Reporter | None = None,
 ) -> list[Path]:
     """The best checkpoint of each fold.
 
     Args:
-        task: the task of them all.
-        wanted: the folds to take; all that have one when None.
-        say: told which are taken, and which have none.
+        folder: what the folders of the folds lie in.
+        best: the file in each.
+        wanted: the folds to take.
+        is_strict: refuse a fold that has none; else it is left out.
+        reporter: told which are taken, and which have none.
 
     Raises:
         CheckpointError: none has one, or one that is wanted has not.
     """
-    folds, begun = task.tr_params.folds, fold_folders(task.run_dir)
-    count = max([folds.count if folds else 0, *(index + 1 for index in begun)])
-    chosen = range(count) if wanted is None else sorted(set(wanted))
-    paths = {index: task.run_dir / fold_name(index) / _best(task) for index in chosen}
+    reporter = reporter or Silent()
+    paths = {index: folder / fold_name(index) / best for index in wanted}
     lacking = [index for index, path in paths.items() if not path.exists()]
-    if len(lacking) == len(paths) or (lacking and wanted is not None):
-        subject = str(paths[lacking[0]] if lacking else task.run_dir)
+    if len(lacking) == len(paths) or (lacking and is_strict):
+        subject = str(paths[lacking[0]] if lacking else folder)
         raise CheckpointError(subject, "there is no such fold to predict with", "train it first")
     for index in lacking:
-        say(f"fold {index} has no {_best(task)} yet: it is left out")
-    taken = [index for index in chosen if index not in lacking]
-    say(f"predicting with the best of folds {', '.join(map(str, taken))} in {task.run_dir}")
+        reporter.say(f"fold {index} has no {best} yet: it is left out")
+    taken = [index for index in paths if index not in lacking]
+    reporter.say(f"predicting with the best of folds {', '.join(map(str, taken))} in {folder}")
     return [paths[index] for index in taken]
 
 
-def _best(task: Task) -> str:
-    return f"{task.tr_params.model_name}_best.pth"
+def find_checkpoints(source: str | Path) -> list[Path]:
+    """The checkpoint at a path; of a run folder the best one, of a cross-validation those of its folds.
+
+    Raises:
+        CheckpointError: the folder holds none, or several runs.
+    """
+    path = Path(expand_location(str(source)))
+    if not path.is_dir():
+        return [path]
+    best = _best_in(path) or [b for fold in fold_folders(path).values() for b in _best_in(fold)]
+    if not best:
+        raise CheckpointError(str(path), f"holds no {_BEST}", "train first, or name a checkpoint")
+    return best
 
 
-def load_members(paths: Sequence[Path]) -> Predictor:
-    """The networks of some checkpoints: the first, with the others behind it.
+_BEST = "*_best.pth"
+
+
+def _best_in(folder: Path) -> list[Path]:
+    """The best checkpoint of the one run in a folder; [] where there is none.
+
+    Raises:
+        CheckpointError: there are those of several runs.
+    """
+    found = sorted(folder.glob(_BEST))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise CheckpointError(str(folder), f"holds several runs: {names}", "name one of the files")
+    return found
+
+
+def load_networks(paths: Iterable[Path]) -> tuple[TrainedNetwork, ...]:
+    """The networks of some checkpoints.
 
     Raises:
         CheckpointError: one cannot be used.
     """
-    first, *others = [build_predictor(load_checkpoint(path)) for path in paths]
-    return replace(first, others=tuple(others))
+    return tuple(build_network(load_checkpoint(path)) for path in paths)
 
 
-def check_members(
-    predictor: Predictor, targets: Mapping[str, AnyTarget], given_patch: Shape | None
+def check_networks(
+    networks: Sequence[TrainedNetwork], targets: Iterable[str], given_patch: Shape | None
 ) -> None:
     """Refuse networks of which no mean can be taken.
 
     They may differ in their weights, architecture and normalisation.
 
     Args:
-        predictor: the first, which the task was checked against, with the others behind it.
-        targets: those to write.
+        networks: the first of them was checked against the task.
+        targets: names of those to write.
         given_patch: the patch size of the inference, if it is given.
 
     Raises:
         CheckpointError: naming what differs.
     """
-    known = {predictor.sha256: predictor.path}
-    for other in predictor.others:
+    first, *others = networks
+    known = {first.sha256: first.path}
+    for other in others:
         if other.sha256 in known:
             found = f"holds the same weights as {known[other.sha256]}"
             raise CheckpointError(str(other.path), found, "name each checkpoint once")
         known[other.sha256] = other.path
-        differing = next(_differences(predictor, other, targets, given_patch), None)
+        differing = next(_differences(first, other, targets, given_patch), None)
         if differing:
             raise CheckpointError(
-                str(other.path), f"{differing} ({predictor.path})", "use checkpoints that agree"
+                str(other.path), f"{differing} ({first.path})", "use checkpoints that agree"
             )
 
 
 def _differences(
-    first: Predictor, other: Predictor, targets: Mapping[str, AnyTarget], given_patch: Shape | None
+    first: TrainedNetwork,
+    other: TrainedNetwork,
+    targets: Iterable[str],
+    given_patch: Shape | None,
 ) -> Iterator[str]:
     if other.in_channels != first.in_channels:
         yield f"takes {other.in_channels} channels, the first checkpoint {first.in_channels}"
@@ -158,27 +205,27 @@ def _differences(
 
 
 @dataclass(frozen=True)
-class Share:
+class WeightedNetwork:
     """A network and how much it counts."""
 
-    predictor: Predictor
+    network: TrainedNetwork
     weight: float
 
 
-def share_out(task: Task, predictor: Predictor, views: int) -> list[Share]:
+def weigh(
+    networks: Sequence[TrainedNetwork], params: InferenceParams, views: int
+) -> list[WeightedNetwork]:
     """Each network with its weight, 1 in sum, sorted so that the order in the task means nothing.
 
     Args:
-        task: for `inference_params.ensemble`.
-        predictor: the first, with the others behind it.
+        networks: in the order of `ensemble.weights`.
+        params: for `ensemble` and `uncertainty`.
         views: of each patch.
 
     Raises:
         TaskError: what is asked for needs more networks, views or weights than there are.
     """
-    params = task.inference_params
-    members = (predictor, *predictor.others)
-    count, key = len(members), "inference_params.ensemble"
+    count, key = len(networks), "inference_params.ensemble"
     if params.ensemble.by == "variance" and (count < 2 or views < 2):
         found = f'is by "variance", with checkpoints: {count}, views of each patch: {views}'
         remedy = "give several of both (checkpoint_path, tta): their views tell how sure they are"
@@ -190,18 +237,21 @@ def share_out(task: Task, predictor: Predictor, views: int) -> list[Share]:
     if len(weights) != count:
         found = f"{len(weights)} weights for {count} checkpoints"
         raise TaskError(f"{key}.weights", found, "give one for each, in their order")
-    shares = [Share(m, w / sum(weights)) for m, w in zip(members, weights, strict=True)]
-    return sorted(shares, key=lambda share: share.predictor.sha256)
+    pairs = zip(networks, weights, strict=True)
+    weighted = [WeightedNetwork(network, weight / sum(weights)) for network, weight in pairs]
+    return sorted(weighted, key=lambda one: one.network.sha256)
 
 
-def averaging_manifest(task: Task, shares: Sequence[Share], views: Sequence[Symmetry]) -> Manifest:
+def averaging_manifest(
+    weighted: Sequence[WeightedNetwork], params: InferenceParams, views: Sequence[Symmetry]
+) -> Manifest:
     """What of it determines the voxels; None for what is not used, as for older results."""
-    params = task.inference_params
-    weights = [share.weight for share in shares]
-    sha256 = [share.predictor.sha256 for share in shares]
+    weights = [one.weight for one in weighted]
+    sha256 = [one.network.sha256 for one in weighted]
+    is_ensemble = len(weighted) > 1
     return {
-        "checkpoint_sha256": sha256 if len(shares) > 1 else sha256[0],
-        "ensemble": {"by": params.ensemble.by, "weights": weights} if len(shares) > 1 else None,
+        "checkpoint_sha256": sha256 if is_ensemble else sha256[0],
+        "ensemble": {"by": params.ensemble.by, "weights": weights} if is_ensemble else None,
         "tta": [str(view) for view in views] if len(views) > 1 else None,
         "uncertainty": params.uncertainty or None,
     }
@@ -210,8 +260,8 @@ def averaging_manifest(task: Task, shares: Sequence[Share], views: Sequence[Symm
 class Normalizer:
     """The images that the networks take, each of another normalisation, stacked as channels."""
 
-    def __init__(self, members: Sequence[Predictor], inputs: tuple[Volume, ...]) -> None:
-        every = [replace(member.normalization, volumes={}) for member in members]
+    def __init__(self, networks: Sequence[TrainedNetwork], inputs: tuple[Volume, ...]) -> None:
+        every = [replace(network.normalization, volumes={}) for network in networks]
         different = [way for number, way in enumerate(every) if way not in every[:number]]
         self.image = [different.index(way) for way in every]
         """Which of the images each network takes."""

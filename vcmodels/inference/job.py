@@ -1,7 +1,8 @@
 """Everything a run needs, checked and opened before anything is written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vcmodels.checkpoint import Predictor
-from vcmodels.config import Task
+from vcmodels.checkpoint import TrainedNetwork
+from vcmodels.config import InferenceParams
 from vcmodels.devices import (
     CompiledOrEager,
     choose_amp,
@@ -19,146 +20,220 @@ from vcmodels.devices import (
     machine_bytes,
     place,
 )
-from vcmodels.errors import OutputError, TaskError, VolumeError
+from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, level_factors
 from vcmodels.geometry.grid import BoxSet, PatchGrid, column_edges
 from vcmodels.geometry.symmetries import Symmetry
-from vcmodels.inference.averaging import Averaged, Member, Written, deviations
+from vcmodels.inference.averaging import Averaged, Member, OutputSpec, uncertainties
 from vcmodels.inference.ensemble import (
     Normalizer,
-    Share,
+    WeightedNetwork,
     averaging_manifest,
-    check_members,
-    share_out,
-    trained_differences,
+    check_networks,
+    weigh,
 )
 from vcmodels.inference.journal import Manifest
 from vcmodels.inference.network import Forward, choose_views
 from vcmodels.inference.output import Layout, make_manifest, make_provenance, refuse_inside_input
 from vcmodels.inference.reading import Normalize
+from vcmodels.inference.request import Request, check_inputs, choose_targets, require_storable
 from vcmodels.inference.units import (
     WHOLE,
-    Division,
-    Footprint,
+    ColumnMemory,
     Mask,
     Part,
+    UnitPlan,
     open_mask,
     share,
     wanted_boxes,
 )
 from vcmodels.models.fused import fused
+from vcmodels.reporting import Reporter
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing
-from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
+from vcmodels.volumes import Place, Volume
 
 CHUNK = 128
-MOST_LENGTH = 10**7
-"""Voxels along an axis; more are damaged metadata, and their patches alone would fill the memory."""
+WORTH_COMPILING = 200 * 64**3
+"""Voxels in all patches from which a GPU repays compiling. On a CPU the fused network is faster than
+the compiled one (64^3, bf16, one core: 165 and 215 ms), which takes half a minute to make."""
+MOST_MEMORY = 4e9
+"""What `memory: auto` takes at most: beyond, hardly a patch less is predicted twice."""
 
 
-def choose_targets(task: Task, predictor: Predictor) -> dict[str, AnyTarget]:
-    """The targets to write, as the task describes them where the checkpoint leaves that open.
+@dataclass(frozen=True)
+class Pipeline:
+    """From stored voxels to final ones: what is read, computed and summed, in which units."""
+
+    inputs: tuple[Volume, ...]
+    specs: dict[str, OutputSpec]
+    """What is given out, in the order of what the networks give."""
+    normalize: Normalize
+    below: float | None
+    """Chunks of the first input below this are background."""
+    mask: Mask | None
+    forward: Forward | Averaged
+    whole: UnitPlan
+    """What all workers together predict."""
+    mine: UnitPlan
+    """What this one predicts of it."""
+    column_memory: ColumnMemory
+    threads: int
+    """That read; 0 reads in the computing thread."""
+    manner: Manifest
+    """What of the way that the networks are run and averaged changes the bits."""
+
+    @property
+    def grid(self) -> PatchGrid:
+        """Where the patches lie."""
+        return self.whole.grid
+
+    @property
+    def channels(self) -> int:
+        """Of all inputs together."""
+        return sum(volume.channels for volume in self.inputs)
+
+    @cached_property
+    def patches(self) -> int:
+        """Of this worker, if nothing is done yet."""
+        return self.mine.count_patches()
+
+    def warm_up(self) -> bool:
+        """Compile the networks if that is wanted; false where it failed: they run without."""
+        forward = self.forward
+        return not forward.is_compiled or forward.warm_up(self.channels, self.grid.patch)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that can start."""
+
+    pipeline: Pipeline
+    layout: Layout
+    manifest: Manifest
+    provenance: dict[str, Any]
+
+    @property
+    def root(self) -> Place:
+        """The output group."""
+        return self.layout.root
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """The group of each target."""
+        return {name: self.root / name for name in self.pipeline.specs}
+
+
+def prepare(request: Request, reporter: Reporter, part: Part = WHOLE) -> Job:
+    """Check the request against the checkpoint and the input, and divide the work.
 
     Raises:
-        TaskError: a name that the checkpoint does not have, or a target that it learnt differently.
+        RefusedError: whatever a user can fix; nothing was written.
     """
-    params = task.inference_params
-    known = ", ".join(predictor.targets)
-    names = list(predictor.targets) if params.output_targets == "all" else params.output_targets
-    chosen: dict[str, AnyTarget] = {}
-    for name in names:
-        if name not in predictor.targets:
-            key = "inference_params.output_targets"
-            raise TaskError(key, f'"{name}" is not in the checkpoint', f"choose from {known}")
-        trained = predictor.targets[name]
-        target = task.dataset_config.targets.get(name, trained)
-        _require_same(name, trained, target)
-        try:
-            target.output_channels(params.dtype)
-        except ValueError as error:
-            key = "inference_params.output_type"
-            raise TaskError(key, f'target "{name}" {error}') from error
-        chosen[name] = target
-    return chosen
-
-
-def _require_same(name: str, trained: AnyTarget, target: AnyTarget) -> None:
-    for key, before, now in trained_differences(trained, target):
-        raise TaskError(
-            f"dataset_config.targets.{name}.{key}",
-            f"is {now!r}, the checkpoint was trained with {before!r}",
-            "restore it, or use another checkpoint",
-        )
-
-
-def open_inputs(task: Task, predictor: Predictor, say: Callable[[str], None]) -> tuple[Volume, ...]:
-    """Open `input_path`; only metadata is read.
-
-    Raises:
-        TaskError: no input is named, or the task contradicts the checkpoint.
-        VolumeError: an array is missing, or its shape or channels do not fit.
-    """
-    key = "inference_params.input_path"
-    params = task.inference_params
-    if not params.input_path:
-        raise TaskError(key, "is not set", "name the volume to predict")
-    trained = predictor.task.dataset_config.normalization
-    if task.dataset_config.normalization != trained:
-        raise TaskError(
-            "dataset_config.normalization",
-            f"is {task.dataset_config.normalization.model_dump()}, "
-            f"the checkpoint was trained with {trained.model_dump()}",
-            "restore it: another normalisation gives wrong predictions",
-        )
-    paths = [params.input_path] if isinstance(params.input_path, str) else params.input_path
-    inputs = tuple(
-        open_volume(
-            _expanded(path, key),
-            key=key,
-            level=params.level,
-            channels="any",
-            channel_axis=params.channel_axis,
-        )
-        for path in paths
+    params, networks, inputs = request.params, request.networks, request.inputs
+    targets = choose_targets(request.targets, networks[0], params)
+    require_storable(targets, params.dtype)
+    specs = output_specs(targets, params)
+    layout = _layout(request)
+    stored = sum(spec.output_channels(layout.dtype) or 1 for spec in specs.values())
+    pipeline = make_pipeline(
+        networks, inputs, targets, params,
+        block=layout.block, stored_bytes=stored * layout.dtype.itemsize,
+        part=part, reporter=reporter,
+    )  # fmt: skip
+    manifest = make_manifest(
+        params, networks[0], inputs, specs, pipeline.grid, layout, pipeline.mask
     )
-    if max(inputs[0].extent) > MOST_LENGTH:
-        found = f"{inputs[0].location} has shape {inputs[0].extent}"
-        raise VolumeError(key, found, f"correct its metadata; at most {MOST_LENGTH} along an axis")
-    for volume in inputs[1:]:
-        if volume.extent != inputs[0].extent:
-            found = f"{volume.location} has shape {volume.extent}, the first {inputs[0].extent}"
-            raise VolumeError(key, found, "give arrays of one shape")
-    channels = sum(volume.channels for volume in inputs)
-    if channels != predictor.in_channels:
-        found = f"{channels} channels, the network was trained with {predictor.in_channels}"
-        raise VolumeError(key, found, "give the same channels in the same order")
-    _compare_spacing(inputs[0], predictor, say)
-    return inputs
+    manifest |= pipeline.manner
+    provenance = make_provenance(request.record, networks, manifest)
+    return Job(pipeline, layout, manifest, provenance)
 
 
-def _expanded(path: str, key: str) -> str:
-    try:
-        return expand_location(path)
-    except VolumeError as error:
-        raise TaskError(key, error.found, error.remedy) from error
+def output_specs(
+    targets: Mapping[str, AnyTarget], params: InferenceParams
+) -> dict[str, OutputSpec]:
+    """The targets, and after them their uncertainties if those are wanted.
+
+    Raises:
+        TaskError: an uncertainty has the name of a target.
+    """
+    return {**targets, **(uncertainties(targets) if params.uncertainty else {})}
 
 
-def _compare_spacing(volume: Volume, predictor: Predictor, say: Callable[[str], None]) -> None:
-    ratios = [a / b for a, b in zip(volume.spacing, predictor.spacing, strict=True)]
-    if not all(0.8 < ratio < 1.25 for ratio in ratios):
-        say(
-            f"note: voxels of {volume.location} are {volume.spacing}, "
-            f"those of the training were {predictor.spacing}"
-        )
+def make_pipeline(
+    networks: Sequence[TrainedNetwork],
+    inputs: tuple[Volume, ...],
+    targets: Mapping[str, AnyTarget],
+    params: InferenceParams,
+    *,
+    block: Shape,
+    stored_bytes: int,
+    part: Part = WHOLE,
+    reporter: Reporter,
+) -> Pipeline:
+    """Check the networks against each other and the input, and divide the work.
+
+    Args:
+        networks: those to average.
+        inputs: stacked as channels.
+        targets: those to predict.
+        params: how.
+        block: what one writer of the output must own.
+        stored_bytes: of one voxel of all outputs together.
+        part: which of several workers this is.
+        reporter: told what is done otherwise than one may expect.
+
+    Raises:
+        RefusedError: whatever a user can fix.
+    """
+    keep_freed_memory()
+    if params.threads is not None:
+        torch.set_num_threads(params.threads)
+    first, extent, spacing = networks[0], inputs[0].extent, inputs[0].spacing
+    check_networks(networks, targets, params.patch_size)
+    check_inputs(inputs, first, reporter)
+    specs = output_specs(targets, params)
+    # Where the patches lie, and what of the volume is wanted.
+    grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
+    region, mask = region_of(params, inputs[0]), open_mask(params.skip, extent)
+    wanted = wanted_boxes(inputs, region, params.skip, mask)
+    # How that is divided: into parts, and each into columns that fit the memory.
+    device = choose_device(params.device, "inference_params.device")
+    averaged = sum(spec.blend_channels for spec in specs.values())
+    memory = ColumnMemory(grid, block, inputs, averaged, stored_bytes)
+    budget = _budget(params, device)
+    whole = _divide(grid, region, wanted, memory, budget)
+    mine = _divide(grid, share(region, wanted, block, extent, part), wanted, memory, budget)
+    # What is computed for each patch.
+    views = choose_views(params.tta, grid.patch, (spacing, first.spacing), reporter)
+    weighted = weigh(networks, params, len(views))
+    normalizer = Normalizer([one.network for one in weighted], inputs)
+    # A number that does not depend on memory or parts: compiled or not is part of the manifest.
+    voxels = whole.count_different() * prod(grid.patch) * len(views)
+    forwards, manner = _make_forwards(params, weighted, targets, device, voxels, reporter)
+    workers = params.num_dataloader_workers
+    return Pipeline(
+        inputs=inputs,
+        specs=specs,
+        normalize=normalizer,
+        below=params.skip.below,
+        mask=mask,
+        forward=_averaged(params, forwards, weighted, normalizer.image, views, spacing),
+        whole=whole,
+        mine=mine,
+        column_memory=memory,
+        threads=first.task.tr_params.num_dataloader_workers if workers is None else workers,
+        manner=averaging_manifest(weighted, params, views) | manner,
+    )
 
 
-def region_of(task: Task, volume: Volume) -> Box:
+def region_of(params: InferenceParams, volume: Volume) -> Box:
     """The `bbox`, or the whole volume.
 
     Raises:
         TaskError: the bbox is not inside the volume.
     """
-    bbox = task.inference_params.bbox
+    bbox = params.bbox
     if bbox is None:
         return volume.box
     region = Box.between([start for start, _ in bbox], [end for _, end in bbox])
@@ -168,45 +243,28 @@ def region_of(task: Task, volume: Volume) -> Box:
     return region
 
 
-def output_root(task: Task) -> Place:
-    """`<output_dir>/<model_name>.zarr`.
-
-    Raises:
-        TaskError: no folder is named, or it is a URL that cannot be written to.
-    """
-    key, folder = "inference_params.output_dir", task.inference_params.output_dir
-    if not folder:
-        raise TaskError(key, "is not set", "name the folder for the result")
-    try:
-        return place_at(expand_location(folder)) / f"{task.tr_params.model_name}.zarr"
-    except OutputError as error:
-        raise TaskError(key, f"{error.subject} {error.found}", error.remedy) from error
-    except VolumeError as error:
-        raise TaskError(key, error.found, error.remedy) from error
-
-
-def checked_patch(task: Task, predictor: Predictor) -> Shape:
+def checked_patch(given: Shape | None, network: TrainedNetwork) -> Shape:
     """The patch of the inference, which the trained network must be able to take.
 
     Raises:
         TaskError: a length that the network cannot halve as often as it must.
     """
-    patch = task.inference_params.patch_size or predictor.patch
-    if patch != predictor.patch:
+    patch = given or network.patch
+    if patch != network.patch:
         try:
-            predictor.task.model.check_patch(patch, predictor.spacing, planned=predictor.patch)
+            network.task.model.check_patch(patch, network.spacing, planned=network.patch)
         except ValueError as error:
             raise TaskError("inference_params.patch_size", str(error)) from error
     return patch
 
 
-def output_chunks(task: Task, extent: Shape) -> tuple[Shape, Shape | None]:
+def output_chunks(params: InferenceParams, extent: Shape) -> tuple[Shape, Shape | None]:
     """Chunks and shards of the output; chunks are no longer than the volume.
 
     Raises:
         TaskError: shards that are not made of whole chunks, or that version 2 of Zarr cannot have.
     """
-    params, key = task.inference_params, "inference_params.output_shards"
+    key = "inference_params.output_shards"
     chunks = params.output_chunks or (CHUNK, CHUNK, CHUNK)
     shards = params.output_shards
     if shards is None:
@@ -220,106 +278,11 @@ def output_chunks(task: Task, extent: Shape) -> tuple[Shape, Shape | None]:
     return chunks, shards
 
 
-WORTH_COMPILING = 200 * 64**3
-"""Voxels in all patches from which a GPU repays compiling. On a CPU the fused network is faster than
-the compiled one (64^3, bf16, one core: 165 and 215 ms), which takes half a minute to make."""
-MOST_MEMORY = 4e9
-"""What `memory: auto` takes at most: beyond, hardly a patch less is predicted twice."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that can start."""
-
-    inputs: tuple[Volume, ...]
-    targets: dict[str, Written]
-    """What to write, in the order of what the networks give."""
-    normalize: Normalize
-    below: float | None
-    """Chunks of the first input below this are background."""
-    mask: Mask | None
-    forward: Forward | Averaged
-    whole: Division
-    """What all workers together predict."""
-    division: Division
-    """What this one predicts of it."""
-    footprint: Footprint
-    layout: Layout
-    manifest: Manifest
-    provenance: dict[str, Any]
-    threads: int
-    """That read; 0 reads in the computing thread."""
-    patches: int
-    """Of this worker, if nothing is done yet."""
-
-    @property
-    def root(self) -> Place:
-        """The output group."""
-        return self.layout.root
-
-
-def prepare(
-    task: Task, predictor: Predictor, say: Callable[[str], None], part: Part = WHOLE
-) -> Job:
-    """Open the input, check it and the task against the checkpoint, and divide the work.
-
-    Raises:
-        RefusedError: whatever a user can mend; nothing was written.
-    """
-    params = task.inference_params
-    keep_freed_memory()
-    if params.threads is not None:
-        torch.set_num_threads(params.threads)
-    targets = choose_targets(task, predictor)
-    check_members(predictor, targets, params.patch_size)
-    written: dict[str, Written] = {**targets, **(deviations(targets) if params.uncertainty else {})}
-    inputs = open_inputs(task, predictor, say)
-    extent, region = inputs[0].extent, region_of(task, inputs[0])
-    layout = _layout(task, inputs)
-    device = choose_device(params.device, "inference_params.device")
-    grid = PatchGrid.covering(extent, checked_patch(task, predictor), params.overlaps)
-    mask = open_mask(params.skip, extent)
-    wanted = wanted_boxes(inputs, region, params.skip, mask)
-    footprint = _footprint(grid, layout, inputs, written)
-    budget = _budget(task, device)
-    whole = _divide(grid, region, layout.block, wanted, footprint, budget)
-    mine = share(region, wanted, layout.block, extent, part)
-    division = _divide(grid, mine, layout.block, wanted, footprint, budget)
-    manifest = make_manifest(task, predictor, inputs, written, grid, layout, mask)
-    spacings = (inputs[0].spacing, predictor.spacing)
-    views = choose_views(params.tta, grid.patch, spacings, say)
-    shares = share_out(task, predictor, len(views))
-    normalizer = Normalizer([one.predictor for one in shares], inputs)
-    # A number that does not depend on memory or parts: compiled or not is part of the manifest.
-    voxels = whole.count_different() * prod(grid.patch) * len(views)
-    forwards, manner = _make_forwards(task, shares, targets, device, voxels, say)
-    forward = _averaged(task, forwards, shares, normalizer.image, views, inputs[0].spacing)
-    manifest |= averaging_manifest(task, shares, views) | manner
-    workers = params.num_dataloader_workers
-    return Job(
-        inputs=inputs,
-        targets=written,
-        normalize=normalizer,
-        below=params.skip.below,
-        mask=mask,
-        forward=forward,
-        whole=whole,
-        division=division,
-        footprint=footprint,
-        layout=layout,
-        manifest=manifest,
-        provenance=make_provenance(task, predictor, manifest),
-        threads=task.tr_params.num_dataloader_workers if workers is None else workers,
-        patches=division.count_patches(),
-    )
-
-
-def _layout(task: Task, inputs: Sequence[Volume]) -> Layout:
+def _layout(request: Request) -> Layout:
     """Where the result goes, and how it is stored: on the grid of the first input."""
-    params, first = task.inference_params, inputs[0]
-    root = output_root(task)
-    refuse_inside_input(root, [volume.location for volume in inputs])
-    chunks, shards = output_chunks(task, first.extent)
+    params, first, root = request.params, request.inputs[0], request.output
+    refuse_inside_input(root, [volume.location for volume in request.inputs])
+    chunks, shards = output_chunks(params, first.extent)
     levels = None if params.pyramid == "auto" else params.pyramid or 0
     factors = level_factors(first.extent, first.spacing, chunks, levels)
     return Layout(
@@ -333,9 +296,9 @@ def auto_memory(processes: int = 1) -> float:
     return min(machine_bytes() / 4 / processes, MOST_MEMORY)
 
 
-def _budget(task: Task, device: torch.device) -> int:
+def _budget(params: InferenceParams, device: torch.device) -> int:
     """Bytes that accumulators, input and output may take."""
-    wanted = task.inference_params.memory
+    wanted = params.memory
     budget = auto_memory() if wanted == "auto" else wanted * 1e9
     if device.type == "cuda":  # the sums lie beside the network's activations
         budget = min(budget, torch.cuda.mem_get_info(device)[0] / 2)
@@ -343,28 +306,27 @@ def _budget(task: Task, device: torch.device) -> int:
 
 
 def _make_forwards(
-    task: Task,
-    shares: Sequence[Share],
-    targets: dict[str, AnyTarget],
+    params: InferenceParams,
+    weighted: Sequence[WeightedNetwork],
+    targets: Mapping[str, AnyTarget],
     device: torch.device,
     voxels: int,
-    say: Callable[[str], None],
+    reporter: Reporter,
 ) -> tuple[list[Forward], Manifest]:
     """Each network on the device, to predict so many voxels, and what of the manner changes the bits."""
-    params = task.inference_params
     amp = choose_amp(params.amp, device)
     if (device.type, params.amp) == ("cpu", "auto") and params.dtype != np.uint8:
         amp = None  # only the steps of uint8 are coarser than bf16's error
     is_worth_it = device.type == "cuda" and voxels >= WORTH_COMPILING
     is_compiled = is_worth_it if params.compile == "auto" else params.compile
     forwards = []
-    for member in (one.predictor for one in shares):
-        module = _Heads(member.module, tuple(targets)).eval()
+    for trained in (one.network for one in weighted):
+        module = _Heads(trained.module, tuple(targets)).eval()
         is_cpu = device.type == "cpu"
         module = place(module, device) if is_cpu or amp else module.to(device)
         eager = fused(module) if is_cpu else module
-        network = CompiledOrEager(module, say, eager) if is_compiled else eager
-        batch = params.batch_size or member.task.tr_params.batch_size
+        network = CompiledOrEager(module, reporter.say, eager) if is_compiled else eager
+        batch = params.batch_size or trained.task.tr_params.batch_size
         forwards.append(Forward(network, targets, device, amp, batch))
     precision = str(amp or torch.float32).removeprefix("torch.")
     manner = {"device": device.type, "precision": precision, "compiled": is_compiled}
@@ -374,9 +336,9 @@ def _make_forwards(
 
 
 def _averaged(
-    task: Task,
+    params: InferenceParams,
     forwards: Sequence[Forward],
-    shares: Sequence[Share],
+    weighted: Sequence[WeightedNetwork],
     images: Sequence[int],
     views: tuple[Symmetry, ...],
     spacing: Spacing,
@@ -384,13 +346,12 @@ def _averaged(
     """The networks as one; a single one that sees each patch once is that already."""
     if len(forwards) * len(views) == 1:
         return forwards[0]
-    params = task.inference_params
     members = [
         Member(forward, one.weight, image)
-        for forward, one, image in zip(forwards, shares, images, strict=True)
+        for forward, one, image in zip(forwards, weighted, images, strict=True)
     ]
-    by, with_deviation = params.ensemble.by, params.uncertainty
-    return Averaged(members, views, spacing, by=by, with_deviation=with_deviation)
+    by, with_uncertainty = params.ensemble.by, params.uncertainty
+    return Averaged(members, views, spacing, by=by, with_uncertainty=with_uncertainty)
 
 
 class _Heads(nn.Module):
@@ -404,30 +365,23 @@ class _Heads(nn.Module):
         return self.network(image, self.names)
 
 
-def _footprint(
-    grid: PatchGrid, layout: Layout, inputs: tuple[Volume, ...], targets: Mapping[str, Written]
-) -> Footprint:
-    stored = sum(target.output_channels(layout.dtype) or 1 for target in targets.values())
-    averaged = sum(target.blend_channels for target in targets.values())
-    return Footprint(grid, layout.block, inputs, averaged, stored * layout.dtype.itemsize)
-
-
 def _divide(
-    grid: PatchGrid,
-    region: Box,
-    block: Shape,
-    wanted: BoxSet,
-    footprint: Footprint,
-    budget: int,
-) -> Division:
+    grid: PatchGrid, region: Box, wanted: BoxSet, memory: ColumnMemory, budget: int
+) -> UnitPlan:
+    """The columns of a region, as wide as the budget allows.
+
+    Raises:
+        TaskError: the narrowest is too large for it.
+    """
+    block = memory.block
     if not region.voxels:  # a part that there are too few blocks for
-        return Division(grid, region, block, wanted, (0, 0))
-    edges = column_edges(grid, region, block, footprint, budget)
-    needed = footprint(*edges)
+        return UnitPlan(grid, region, block, wanted, (0, 0))
+    edges = column_edges(grid, region, block, memory, budget)
+    needed = memory(*edges)
     if needed > budget:
         raise TaskError(
             "inference_params.memory",
             f"{budget / 1e9:g} GB are too little: one column of output chunks takes {needed / 1e9:.3g} GB",
             "raise it, or make output_chunks or patch_size smaller",
         )
-    return Division(grid, region, block, wanted.within(region), edges)
+    return UnitPlan(grid, region, block, wanted.within(region), edges)

@@ -1,8 +1,8 @@
-"""What was started and what is finished, kept beside the arrays until the run is complete.
+"""What was started and what is finished, kept next to the arrays until the run is complete.
 
 `<output>/.vcmodels/manifest.json` says what determines the result; each process notes in `done-*.jsonl`
 files of its own each layer of blocks after its chunks are stored. A chunk that exists proves nothing:
-the ones that hold the fill value alone are never stored, and another run may have written the rest.
+the ones that hold only the fill value are never stored, and another run may have written the rest.
 
 Files are replaced, never appended to, so that the journal is the same on a disk and in an object
 store. They are kept short: a line costs a few kilobytes at most.

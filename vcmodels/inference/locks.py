@@ -1,6 +1,6 @@
-"""Who may write to an output: one process alone, or several that share the work.
+"""Who may write to an output: one process, or several that share the work.
 
-A lease is an object that its process writes anew every few seconds. One that was not for a minute
+A lease is an object that its process writes again every few seconds. One that was not for a minute
 is void, and so is one whose process is known to have ended, as it ran on this machine. Leases rest
 on conditional writes (`If-None-Match`, `If-Match`), of which the server lets just one through.
 
@@ -23,6 +23,7 @@ from typing import Any
 
 from vcmodels.errors import OutputError, RunError
 from vcmodels.inference.journal import FOLDER
+from vcmodels.reporting import Reporter
 from vcmodels.volumes import LocalPlace, ObjectPlace, Place
 from vcmodels.volumes.remote import UNKNOWN, RemoteError
 
@@ -38,7 +39,7 @@ _SETUP, _HOLD = "setup", "hold-"
 
 
 @dataclass(frozen=True)
-class Found:
+class SeenLease:
     """A lease of anybody, as it was at one moment."""
 
     name: str
@@ -88,7 +89,7 @@ class Lease:
         self._dropped = Event()
         self._thread = Thread(target=self._renew, name=f"lease {name}", daemon=True)
 
-    def take(self, over: Found | None = None) -> bool:
+    def take(self, over: SeenLease | None = None) -> bool:
         """Write it, if there is none of this name, or in place of another; whether that was done."""
         self._last = _now()
         if over is None:
@@ -126,23 +127,23 @@ class Lease:
 
 
 class LeasedHold:
-    """The right to write to an output in an object store; as `holding.LockedHold`.
+    """The right to write to an output in an object store; as `LockedHold`.
 
     Args:
         root: the output group.
         alone: as there.
-        say: told whom it waits for, if that takes long.
+        reporter: told whom it waits for, if that takes long.
 
     Raises:
         OutputError: another process holds it, or the server has no conditional writes.
     """
 
-    def __init__(self, root: ObjectPlace, *, alone: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, root: ObjectPlace, *, alone: bool, reporter: Reporter) -> None:
         self.root, self.alone = root, alone
         self._folder = root / FOLDER
         self._lease: Lease | None = None
         _require_conditions(self._folder)
-        self._wait_for_others(_Patience(root, say))
+        self._wait_for_others(_Patience(root, reporter))
         self._lease = Lease(self._folder, f"{_HOLD}{uuid.uuid4().hex}", alone=alone)
         taken = self._lease.take()
         assert taken, "nobody else has this name"
@@ -170,10 +171,10 @@ class LeasedHold:
             self._lease.drop()
             self._lease = None
 
-    def _others(self) -> list[Found]:
+    def _others(self) -> list[SeenLease]:
         """The leases of others; void ones are removed."""
         own = self._lease.name if self._lease else None
-        others: list[Found] = []
+        others: list[SeenLease] = []
         for name in sorted(self._folder.names()):
             if not name.startswith(_HOLD) or name == own:
                 continue
@@ -205,25 +206,25 @@ class LeasedHold:
 class _Patience:
     """Waits, and says once for whom when that takes long."""
 
-    def __init__(self, root: ObjectPlace, say: Callable[[str], None]) -> None:
-        self.root, self.say = root, say
+    def __init__(self, root: ObjectPlace, reporter: Reporter) -> None:
+        self.root, self.reporter = root, reporter
         self._tell_at = _now() + TELL_S
         self._has_said = False
 
-    def wait(self, other: Found | None) -> None:
+    def wait(self, other: SeenLease | None) -> None:
         """Wait a moment for another process, if it still is there."""
         if other and not self._has_said and _now() > self._tell_at:
-            self.say(f"{self.root}: waiting for {other}")
+            self.reporter.say(f"{self.root}: waiting for {other}")
             self._has_said = True
         time.sleep(POLL_S)
 
 
-def take_setup(root: ObjectPlace, say: Callable[[str], None]) -> Callable[[], None]:
+def take_setup(root: ObjectPlace, reporter: Reporter) -> Callable[[], None]:
     """Wait until no other process begins, or ends, the work on an output.
 
     Args:
         root: the output group.
-        say: told whom it waits for, if that takes long.
+        reporter: told whom it waits for, if that takes long.
 
     Returns:
         What lets others in again.
@@ -232,7 +233,7 @@ def take_setup(root: ObjectPlace, say: Callable[[str], None]) -> Callable[[], No
         OutputError: the server has no conditional writes.
         RemoteError: the store cannot be written to.
     """
-    lease, patience = Lease(root / FOLDER, _SETUP, alone=True), _Patience(root, say)
+    lease, patience = Lease(root / FOLDER, _SETUP, alone=True), _Patience(root, reporter)
     try:
         while not lease.take():
             found = _look(lease.folder, _SETUP)
@@ -272,7 +273,7 @@ def _no_conditions(folder: ObjectPlace) -> OutputError:
     return OutputError(str(folder), found, "write to a folder, and copy the result there")
 
 
-def _look(folder: ObjectPlace, name: str) -> Found | None:
+def _look(folder: ObjectPlace, name: str) -> SeenLease | None:
     stamped = folder.look(name)
     if stamped is None:
         return None
@@ -280,7 +281,7 @@ def _look(folder: ObjectPlace, name: str) -> Found | None:
         owner = json.loads(stamped.data)
     except ValueError:
         owner = {}  # not ours; it is void after a minute
-    return Found(name, stamped.version, stamped.age_s, owner if isinstance(owner, dict) else {})
+    return SeenLease(name, stamped.version, stamped.age_s, owner if isinstance(owner, dict) else {})
 
 
 def _machine() -> str:
@@ -367,19 +368,21 @@ Hold = LockedHold | LeasedHold
 
 
 @contextmanager
-def setting_up(root: Place, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def setting_up(root: Place, reporter: Reporter) -> Iterator[None]:
     """Begin, or end, the work on an output, one process at a time.
 
     Args:
         root: the output group.
-        say: told whom it waits for, if that takes long, in an object store.
+        reporter: told whom it waits for, if that takes long, in an object store.
 
     Raises:
         OutputError: the output cannot be written.
     """
     key = "inference_params.output_dir"
     try:
-        give_back = take_setup(root, say) if isinstance(root, ObjectPlace) else _lock_setup(root)
+        give_back = (
+            take_setup(root, reporter) if isinstance(root, ObjectPlace) else _lock_setup(root)
+        )
     except RemoteError as error:
         raise OutputError(key, f"{error.subject} {error.found}", error.remedy) from error
     except OSError as error:
@@ -392,17 +395,15 @@ def setting_up(root: Place, say: Callable[[str], None] = lambda _: None) -> Iter
 
 
 @contextmanager
-def working_on(
-    root: Place, *, alone: bool, say: Callable[[str], None] = lambda _: None
-) -> Iterator[Hold]:
-    """Hold an output while the context lasts, however it ends; `say` as for `setting_up`.
+def working_on(root: Place, *, alone: bool, reporter: Reporter) -> Iterator[Hold]:
+    """Hold an output while the context lasts, however it ends; `reporter` as for `setting_up`.
 
     Raises:
         OutputError: another process holds it, or the output cannot be written.
     """
-    with setting_up(root, say):
+    with setting_up(root, reporter):
         if isinstance(root, ObjectPlace):
-            hold = LeasedHold(root, alone=alone, say=say)
+            hold = LeasedHold(root, alone=alone, reporter=reporter)
         else:
             hold = LockedHold(root, alone=alone)
     try:
@@ -411,7 +412,7 @@ def working_on(
         if isinstance(hold, LeasedHold):
             hold.release()  # at once: a server that is gone is not waited for
         else:
-            with setting_up(root):
+            with setting_up(root, reporter):
                 hold.release()
 
 

@@ -12,7 +12,7 @@ from vcmodels.augment.resample import turn_tensor
 from vcmodels.config.inference_params import Tta
 from vcmodels.devices import CompiledOrEager, autocast, is_out_of_memory
 from vcmodels.errors import RunError
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import (
     IDENTITY,
     Symmetry,
@@ -21,8 +21,9 @@ from vcmodels.geometry.symmetries import (
     mirror,
     quarter_turn,
 )
+from vcmodels.reporting import Reporter
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing, Target
+from vcmodels.targets.base import Target
 
 
 class Forward:
@@ -124,7 +125,7 @@ def channel_sums(values: Mapping[str, Tensor]) -> Tensor:
 
 
 def choose_views(
-    tta: Tta | None, patch: Shape, spacings: Sequence[Spacing], say: Callable[[str], None]
+    tta: Tta | None, patch: Shape, spacings: Sequence[Spacing], reporter: Reporter
 ) -> tuple[Symmetry, ...]:
     """Every product of the mirrors and turns that are asked for, the patch as it is first.
 
@@ -136,7 +137,7 @@ def choose_views(
         tta: what is asked for; None: nothing.
         patch: shape of a patch, (z, y, x).
         spacings: length of a voxel along (z, y, x), for each volume that counts.
-        say: told which planes are not turned by 90 degrees.
+        reporter: told which planes are not turned by 90 degrees.
     """
     if tta is None:
         return (IDENTITY,)
@@ -151,7 +152,7 @@ def choose_views(
             generators.append(turn)
         else:
             why = "patch length" if is_lawful else "voxel size"
-            say(f"tta: {first} and {second} differ in {why}, turned by 180 degrees only")
+            reporter.say(f"tta: {first} and {second} differ in {why}, turned by 180 degrees only")
             generators.append(turn @ turn)
     return generated_group(generators)
 

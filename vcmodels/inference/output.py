@@ -6,7 +6,7 @@ OME-NGFF 0.4 and 0.5: `omero` (https://ngff.openmicroscopy.org/0.4/#omero-md) an
 
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath
@@ -15,15 +15,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vcmodels.checkpoint import Predictor
-from vcmodels.config import Task
+from vcmodels.checkpoint import TrainedNetwork
+from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape, coarse_extent
 from vcmodels.geometry.grid import PatchGrid
-from vcmodels.inference.averaging import Written
+from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, of_today
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
+from vcmodels.reporting import Reporter
+from vcmodels.results import KEY, our_attributes
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
     ChunkError,
@@ -35,7 +37,6 @@ from vcmodels.volumes import (
     WritableArray,
     coarse_grid,
     create_array,
-    group_attributes,
     is_array,
     open_volume,
     place_at,
@@ -45,8 +46,6 @@ from vcmodels.volumes import (
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.location import is_remote, parent
 
-KEY = "vcmodels"
-"""The attribute under which everything of ours stands."""
 _METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 
 
@@ -78,7 +77,7 @@ class Layout:
         return self.shards or self.chunks
 
     def open_arrays(
-        self, targets: Mapping[str, Written], provenance: Mapping[str, Any]
+        self, targets: Mapping[str, OutputSpec], provenance: Mapping[str, Any]
     ) -> dict[str, Output]:
         """Open the arrays; those that do not exist yet are created, with their metadata."""
         outputs: dict[str, Output] = {}
@@ -87,7 +86,7 @@ class Layout:
             self.describe(name, target, provenance, is_complete=False)
         return outputs
 
-    def open_level(self, name: str, target: Written, level: int) -> Output:
+    def open_level(self, name: str, target: OutputSpec, level: int) -> Output:
         """Open the array of a level of a target, which is created if it does not exist yet."""
         place = self.location(name, level)
         if is_array(place):
@@ -111,7 +110,7 @@ class Layout:
         for name in names:
             (self.root / name).sweep()
 
-    def _create(self, name: str, target: Written, level: int) -> WritableArray:
+    def _create(self, name: str, target: OutputSpec, level: int) -> WritableArray:
         channels = target.output_channels(self.dtype)
         lead = () if channels is None else (channels,)
         extent = coarse_extent(self.extent, self.factors[level])
@@ -131,7 +130,7 @@ class Layout:
         )
 
     def describe(
-        self, name: str, target: Written, provenance: Mapping[str, Any], *, is_complete: bool
+        self, name: str, target: OutputSpec, provenance: Mapping[str, Any], *, is_complete: bool
     ) -> None:
         """Write the metadata of one target's group: axes, encoding, and how it was made.
 
@@ -190,7 +189,7 @@ def claim(
     if root.is_obstructed():
         raise OutputError(str(root), "is in the way: a link or a file", "move it away")
     journal = Journal(root)
-    started, noted = journal.manifest(), _attributes(root)
+    started, noted = journal.manifest(), our_attributes(root)
     before = started if started is not None else noted.get("manifest")
     if before is None and root.names() <= {FOLDER}:
         return "new"
@@ -225,36 +224,36 @@ def count_stored(root: Place, array: str) -> int:
 
 
 def find_intact(
-    layout: Layout, outputs: Mapping[str, Output], say: Callable[[str], None]
+    layout: Layout, outputs: Mapping[str, Output], reporter: Reporter
 ) -> dict[str, list[Box]]:
     """The blocks that are stored and can be decoded, by array as the journal names them.
 
-    Those that cannot are told, each in a line.
+    Those that cannot are reported, each in a line.
     """
-    found = {"": intact_blocks(outputs, say)}
+    found = {"": intact_blocks(outputs, reporter)}
     for name, output in outputs.items():
         for level in range(1, len(layout.factors)):
             if is_array(layout.location(name, level)):
                 mine = {name: layout.open_level(name, output.target, level)}
-                found[level_key(name, level)] = intact_blocks(mine, say)
+                found[level_key(name, level)] = intact_blocks(mine, reporter)
     return found
 
 
-def intact_blocks(outputs: Mapping[str, Output], say: Callable[[str], None]) -> list[Box]:
+def intact_blocks(outputs: Mapping[str, Output], reporter: Reporter) -> list[Box]:
     """The blocks that every target has stored and that can be decoded, checksums and all."""
     found: set[Box] | None = None
     for output in outputs.values():
         volume = open_volume(output.array.location, key="output", channels="any")
-        mine = {block for block in volume.stored_blocks() if _is_intact(volume, block, say)}
+        mine = {block for block in volume.stored_blocks() if _is_intact(volume, block, reporter)}
         found = mine if found is None else found & mine
     return sorted(found or ())
 
 
-def _is_intact(volume: Volume, block: Box, say: Callable[[str], None]) -> bool:
+def _is_intact(volume: Volume, block: Box, reporter: Reporter) -> bool:
     try:
         volume.read(block)
     except ChunkError as error:
-        say(f"damaged: {error.subject}: {error.found}")
+        reporter.say(f"damaged: {error.subject}: {error.found}")
         return False
     return True
 
@@ -273,15 +272,6 @@ def _require_whole(root: Place, stored: Mapping[str, int]) -> None:
                 f"is finished, but {now} chunks are stored, which were {before}",
                 "run with --verify, which predicts what is missing",
             )
-
-
-def _attributes(root: Place) -> dict[str, Any]:
-    """What `Layout.note` wrote; empty where there is nothing of ours."""
-    try:
-        found = group_attributes(str(root)).get(KEY)
-    except FileNotFoundError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
@@ -340,7 +330,7 @@ _WIDE = np.dtype(np.uint16)
 
 
 def display(
-    target: Written, dtype: np.dtype, depth: int, zarr_format: Literal[2, 3]
+    target: OutputSpec, dtype: np.dtype, depth: int, zarr_format: Literal[2, 3]
 ) -> dict[str, Any]:
     """`omero` for an image, `image-label` for classes; nothing where the range of values is open.
 
@@ -374,7 +364,7 @@ def display(
     return {"omero": {"channels": channels, "rdefs": {"defaultZ": depth // 2, "model": model}}}
 
 
-def _window(target: Written, dtype: np.dtype) -> tuple[float, float] | None:
+def _window(target: OutputSpec, dtype: np.dtype) -> tuple[float, float] | None:
     """The stored values between which all lies; None where they are not known."""
     if dtype.kind != "f":
         limits = np.iinfo(dtype)
@@ -388,7 +378,7 @@ def _window(target: Written, dtype: np.dtype) -> tuple[float, float] | None:
     return low, low + code["scale"] * int(np.iinfo(_WIDE).max)
 
 
-def _channels(target: Written, dtype: np.dtype) -> list[tuple[str, str, bool]]:
+def _channels(target: OutputSpec, dtype: np.dtype) -> list[tuple[str, str, bool]]:
     """Name, colour, and whether it is shown at first, of each stored channel."""
     count = target.output_channels(dtype) or 1
     code = target.encoding(dtype)
@@ -417,22 +407,21 @@ def _class_colours(target: MulticlassTarget) -> list[dict[str, Any]]:
 
 
 def make_manifest(
-    task: Task,
-    predictor: Predictor,
+    params: InferenceParams,
+    network: TrainedNetwork,
     inputs: tuple[Volume, ...],
-    targets: Mapping[str, Written],
+    targets: Mapping[str, OutputSpec],
     grid: PatchGrid,
     layout: Layout,
     mask: Mask | None,
 ) -> Manifest:
     """What determines the voxels, but for the manner in which the network is run."""
-    params = task.inference_params
     dtype = layout.dtype
     return {
         "schema": 1,
         "input": [redacted(volume.location) for volume in inputs],
         "input_content": [volume.fingerprint() for volume in inputs],
-        "checkpoint_sha256": predictor.sha256,
+        "checkpoint_sha256": network.sha256,
         "targets": {
             name: {"channels": target.channels, **target.encoding(dtype)}
             for name, target in targets.items()
@@ -452,14 +441,16 @@ def make_manifest(
     }
 
 
-def make_provenance(task: Task, predictor: Predictor, manifest: Manifest) -> dict[str, Any]:
-    members = (predictor, *predictor.others)
+def make_provenance(
+    record: Mapping[str, Any], networks: Sequence[TrainedNetwork], manifest: Manifest
+) -> dict[str, Any]:
+    """What a result says of how it was made; `record` is the task, as JSON."""
     packages = ("vcmodels", "torch", "zarr", "numpy")
     return {
         **manifest,
-        "task": redacted_values(task.to_json()),
-        "checkpoint": _one_or_all([str(member.path) for member in members]),
-        "normalization": _one_or_all([member.normalization.to_dict() for member in members]),
+        "task": redacted_values(dict(record)),
+        "checkpoint": _one_or_all([str(network.path) for network in networks]),
+        "normalization": _one_or_all([network.normalization.to_dict() for network in networks]),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in packages},

@@ -1,24 +1,33 @@
 """Prediction of one volume, from the first check to the last attribute."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from vcmodels.checkpoint import Predictor
-from vcmodels.config import Task
-from vcmodels.errors import OutputError, TaskError
+from vcmodels.config import InferenceParams, Task
+from vcmodels.errors import OutputError
 from vcmodels.inference.cost import Estimate, Meter, estimate
-from vcmodels.inference.ensemble import choose_checkpoints, load_members
+from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
 from vcmodels.inference.output import State, claim, find_intact
+from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
+from vcmodels.inference.request import (
+    Request,
+    RunOptions,
+    changed,
+    request_of,
+    with_section,
+)
 from vcmodels.inference.stream import predict_units
-from vcmodels.inference.units import WHOLE, Part
+from vcmodels.inference.units import WHOLE
 from vcmodels.inference.writing import Failures, Output
-from vcmodels.reporting import Reporter, Silent
-from vcmodels.volumes import Place
+from vcmodels.reporting import Reporter
+from vcmodels.results import group_place, open_inputs
+from vcmodels.volumes import Place, Volume
 
 
 @dataclass(frozen=True)
@@ -44,148 +53,147 @@ class InferenceReport:
 
 def run_inference(
     task: Task,
-    *,
     checkpoint: str | Sequence[str] | None = None,
-    part: Part = WHOLE,
-    overwrite: bool = False,
-    verify: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    options: RunOptions | None = None,
 ) -> InferenceReport:
     """Predict `inference_params.input_path` with a checkpoint, or continue doing so.
 
     Args:
-        task: the task; its `inference_params` say what and how.
+        task: its `inference_params` say what and how.
         checkpoint: a file, or several, to use instead of `checkpoint_path`; by default the run's
             best.
-        part: which of several workers this is; they write to one output, at once or one by one.
-        overwrite: delete an earlier result of vcmodels at the output first.
-        verify: read all that is stored, and predict what is damaged or missing.
-        dry_run: only say what would be done; nothing is written.
-        reporter: told lines and progress.
-        should_stop: asked after every batch; once it says yes, what is finished is written, and
-            the report says that the run is not complete.
+        options: how the run is done.
 
     Raises:
         RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
         RunError: a failure on the way; the same command continues. Places that cannot be predicted
             are left out and named at the end, when all others are.
     """
-    return predict(
-        task,
-        load_predictor(task, checkpoint),
-        part=part,
-        overwrite=overwrite,
-        verify=verify,
-        dry_run=dry_run,
-        reporter=reporter,
-        should_stop=should_stop,
-    )
+    options = options or RunOptions()
+    networks = load_networks(choose_checkpoints(task, checkpoint, reporter=options.reporter))
+    return predict_request(request_of(task, networks), options)
 
 
-def load_predictor(task: Task, checkpoint: str | Sequence[str] | None = None) -> Predictor:
-    """The networks of the checkpoints given, else of the task's, else of the run's best.
+def predict_volume(
+    predictor: Predictor,
+    inputs: str | Path | Volume | Sequence[str | Path | Volume],
+    output: str | Path,
+    params: InferenceParams | None = None,
+    options: RunOptions | None = None,
+) -> InferenceReport:
+    """Predict a volume of any size into a group of OME-Zarr arrays, or continue doing so.
+
+    Args:
+        predictor: the networks.
+        inputs: an array or an OME-Zarr group, by path or URL or opened; several are stacked as
+            channels.
+        output: the group that is written, by path or URL.
+        params: how; its own paths are not read. By default as the checkpoint's task says.
+        options: how the run is done.
 
     Raises:
-        CheckpointError: there is none, or it cannot be used.
+        RefusedError, RunError: as for `run_inference`.
     """
-    return load_members(choose_checkpoints(task, checkpoint))
+    params = params or predictor.params
+    opened = open_inputs(inputs, level=params.level, channel_axis=params.channel_axis)
+    made = changed(params, input_path=[volume.location for volume in opened])
+    request = Request(
+        networks=predictor.networks,
+        inputs=opened,
+        output=group_place(str(output)),
+        params=params,
+        targets=predictor.targets,
+        record=with_section(predictor.networks[0].task.to_json(), made),
+    )
+    return predict_request(request, options)
 
 
-def predict(
-    task: Task,
-    predictor: Predictor,
-    *,
-    part: Part = WHOLE,
-    overwrite: bool = False,
-    verify: bool = False,
-    dry_run: bool = False,
-    reporter: Reporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> InferenceReport:
-    """As `run_inference`, with a network that is in memory."""
-    reporter = reporter or Silent()
-    if (overwrite or verify) and part != WHOLE:
-        option = "--overwrite" if overwrite else "--verify"
-        remedy = f"run once with {option} alone, then start the parts"
-        raise TaskError(option, f"is for the whole, part {part} would spoil the others", remedy)
-    job = prepare(task, predictor, reporter.say, part)
-    if dry_run:
+def predict_request(request: Request, options: RunOptions | None = None) -> InferenceReport:
+    """Predict what a request asks for, in this process, or continue doing so.
+
+    Raises:
+        RefusedError, RunError: as for `run_inference`.
+    """
+    options = options or RunOptions()
+    options.require_whole()
+    reporter, is_alone = options.reporter, options.part == WHOLE
+    job = prepare(request, reporter, options.part)
+    if options.dry_run:
         return InferenceReport(job.root, is_complete=False, estimate=estimate(job))
     begun = time.monotonic()
-    places = {name: job.root / name for name in job.targets}
-    with working_on(job.root, alone=part == WHOLE, say=reporter.say) as hold:
-        outputs = begin(job, hold, overwrite=overwrite, verify=verify, say=reporter.say)
+    with working_on(job.root, alone=is_alone, reporter=reporter) as hold:
+        outputs = begin(job, hold, options)
         if outputs is None:
-            return InferenceReport(job.root, places, was_complete=True)
+            return InferenceReport(job.root, job.places, was_complete=True)
         journal = Journal(job.root, hold.check)
-        job = warm_up(job, journal, alone=part == WHOLE)
-        failures = Failures(reporter.say)
-        worker = None if part == WHOLE else f"part {part}"
-        count, is_through = _predict(job, outputs, journal, failures, reporter, should_stop, worker)
-        is_complete = is_through and complete(job, hold, reporter, should_stop)
-        is_through = is_complete or (is_through and not should_stop())
+        job = warm_up(job, journal, alone=is_alone)
+        failures = Failures(reporter)
+        count, is_through = _predict(job, outputs, journal, failures, options)
+        is_complete = is_through and complete(job, hold, options)
+        is_through = is_complete or (is_through and not options.should_stop())
     if is_through and (error := failures.error(job.root)):
         raise error
     seconds = time.monotonic() - begun
-    return InferenceReport(job.root, places, count, seconds, is_through, is_complete)
+    return InferenceReport(job.root, job.places, count, seconds, is_through, is_complete)
 
 
-def claim_for_parts(job: Job, *, overwrite: bool, say: Callable[[str], None]) -> State:
+def claim_for_parts(job: Job, options: RunOptions) -> State:
     """Find out what stands at the output before parts are started; `overwrite` deletes it.
 
     Raises:
         OutputError: it is in use, another run's result, or not ours.
     """
-    with working_on(job.root, alone=True, say=say), setting_up(job.root, say):
-        return claim(job.root, job.manifest, overwrite=overwrite)
+    reporter = options.reporter
+    with working_on(job.root, alone=True, reporter=reporter), setting_up(job.root, reporter):
+        return claim(job.root, job.manifest, overwrite=options.overwrite)
 
 
-def begin(
-    job: Job, hold: Hold, *, overwrite: bool, verify: bool, say: Callable[[str], None]
-) -> dict[str, Output] | None:
+def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None:
     """Take possession of the output and open its arrays; None if the result is complete."""
-    with setting_up(job.root, say):
-        state = claim(job.root, job.manifest, overwrite=overwrite, verify=verify)
+    reporter, specs = options.reporter, job.pipeline.specs
+    with setting_up(job.root, reporter):
+        state = claim(job.root, job.manifest, overwrite=options.overwrite, verify=options.verify)
         if state == "complete":
-            say(f"{job.root}: already complete")
+            reporter.say(f"{job.root}: already complete")
             return None
         if state == "new":
             Journal(job.root).begin(job.manifest)
         if hold.is_sole():
             job.layout.note(job.manifest, is_complete=False)
-            job.layout.clean(job.targets)
-        outputs = job.layout.open_arrays(job.targets, job.provenance)
-        if verify:
-            intact = find_intact(job.layout, outputs, say)
-            journal = Journal(job.root)
-            journal.begin(job.manifest)
-            for array, blocks in intact.items():
-                journal.mark(*blocks, array=array)
-            say(f"{job.root}: {len(intact[''])} blocks are intact")
+            job.layout.clean(specs)
+        outputs = job.layout.open_arrays(specs, job.provenance)
+        if options.verify:
+            _mark_intact(job, outputs, reporter)
         return {name: replace(output, check=hold.check) for name, output in outputs.items()}
 
 
+def _mark_intact(job: Job, outputs: dict[str, Output], reporter: Reporter) -> None:
+    """Start a journal that has what is stored and whole as done, and nothing else."""
+    intact = find_intact(job.layout, outputs, reporter)
+    journal = Journal(job.root)
+    journal.begin(job.manifest)
+    for array, blocks in intact.items():
+        journal.mark(*blocks, array=array)
+    reporter.say(f"{job.root}: {len(intact[''])} blocks are intact")
+
+
 def _predict(
-    job: Job,
-    outputs: dict[str, Output],
-    journal: Journal,
-    failures: Failures,
-    reporter: Reporter,
-    should_stop: Callable[[], bool],
-    worker: str | None,
+    job: Job, outputs: dict[str, Output], journal: Journal, failures: Failures, options: RunOptions
 ) -> tuple[int, bool]:
     """Predict what is left of this worker's units; returns how many patches, and if it got through."""
+    reporter, plan = options.reporter, job.pipeline.mine
     done = journal.done()
     if done:
         reporter.say(f"{job.root}: continuing after {len(done)} finished layers")
-    units = list(job.division.units(done))
-    total = sum(unit.count_patches(job.division.grid) for unit in units)
+    units = list(plan.units(done))
+    total = sum(unit.count_patches(plan.grid) for unit in units)
     reporter.say(describe(job, len(units), total))
+    worker = None if options.part == WHOLE else f"part {options.part}"
     with reporter.bar("predict", total) as advance:
         meter = Meter(advance, reporter.record, worker)
-        return predict_units(job, units, outputs, journal.mark, failures, meter, should_stop)
+        return predict_units(
+            job.pipeline, units, outputs, journal.mark, failures, meter, options.should_stop
+        )
 
 
 def warm_up(job: Job, journal: Journal, *, alone: bool) -> Job:
@@ -194,8 +202,7 @@ def warm_up(job: Job, journal: Journal, *, alone: bool) -> Job:
     Raises:
         OutputError: others have computed, or may now, with a compiled network.
     """
-    channels = sum(volume.channels for volume in job.inputs)
-    if not job.forward.is_compiled or job.forward.warm_up(channels, job.division.grid.patch):
+    if job.pipeline.warm_up():
         return job
     if not alone or journal.done():
         found = "was begun with a compiled network, and compiling fails here"
@@ -210,31 +217,29 @@ def warm_up(job: Job, journal: Journal, *, alone: bool) -> Job:
     return job
 
 
-def complete(
-    job: Job,
-    hold: Hold,
-    reporter: Reporter | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> bool:
+def complete(job: Job, hold: Hold, options: RunOptions) -> bool:
     """Do what is done last, if no worker has anything left; whether it was done.
 
     A worker that is not the last gives its hold back at once: of two that end together, each would
     else leave it to the other.
     """
-    reporter, journal = reporter or Silent(), Journal(job.root, hold.check)
-    with setting_up(job.root, reporter.say):
-        if not hold.is_sole() or next(job.whole.units(journal.done()), None) is not None:
+    reporter, pipeline = options.reporter, job.pipeline
+    journal = Journal(job.root, hold.check)
+    with setting_up(job.root, reporter):
+        if not hold.is_sole() or next(pipeline.whole.units(journal.done()), None) is not None:
             hold.release()
             return False
-    if not build_pyramid(job.layout, job.targets, journal, job.threads, reporter, should_stop):
+    if not build_pyramid(
+        job.layout, pipeline.specs, journal, pipeline.threads, reporter, options.should_stop
+    ):
         return False
-    with setting_up(job.root, reporter.say):
+    with setting_up(job.root, reporter):
         if not hold.is_sole():  # another worker came meanwhile, and completes it when it ends
             hold.release()
             return False
-        job.layout.clean(job.targets)
-        for name, target in job.targets.items():
-            job.layout.describe(name, target, job.provenance, is_complete=True)
+        job.layout.clean(pipeline.specs)
+        for name, spec in pipeline.specs.items():
+            job.layout.describe(name, spec, job.provenance, is_complete=True)
         job.layout.note(job.manifest, is_complete=True)
         journal.remove()
     return True
@@ -242,8 +247,8 @@ def complete(
 
 def describe(job: Job, units: int, patches: int) -> str:
     """One line on what is to be done."""
-    count = job.division.skipped_patches()
+    count = job.pipeline.mine.skipped_patches()
     skipped = f", {count} skipped" if count else ""
-    missing = sum(volume.missing_blocks() for volume in job.inputs)
+    missing = sum(volume.missing_blocks() for volume in job.pipeline.inputs)
     absent = f"; {missing} input blocks are not stored" if missing else ""
     return f"{patches} patches in {units} units{skipped}{absent}"

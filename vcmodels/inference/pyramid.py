@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference.averaging import Written
+from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.output import Layout, level_key
 from vcmodels.inference.writing import ENCODED_DEPTH, Output
@@ -32,7 +32,7 @@ MOST_BYTES = 1e9
 
 def build_pyramid(
     layout: Layout,
-    targets: Mapping[str, Written],
+    targets: Mapping[str, OutputSpec],
     journal: Journal,
     threads: int,
     reporter: Reporter,
@@ -129,7 +129,7 @@ class _LevelWork:
         return block
 
 
-def halve(target: Written, stored: np.ndarray, factor: Shape) -> np.ndarray:
+def halve(target: OutputSpec, stored: np.ndarray, factor: Shape) -> np.ndarray:
     """Make one voxel of `factor` voxels, in the stored encoding.
 
     Values are averaged, not codes: vectors get their length back, axes are averaged as tensors.
@@ -153,7 +153,7 @@ def halve(target: Written, stored: np.ndarray, factor: Shape) -> np.ndarray:
     return target.encode(target.unblend(_mean(values, factor)), stored.dtype)
 
 
-def _averages_values(target: Written) -> bool:
+def _averages_values(target: OutputSpec) -> bool:
     """Whether values are averaged as they are, whose codes are then averaged as well."""
     value = torch.zeros(target.channels, 1, 1, 1)
     return target.averageable(value) is value

@@ -140,7 +140,7 @@ def _reflected(voxels: np.ndarray, inside: Box, box: Box) -> np.ndarray:
     return voxels
 
 
-class Dark:
+class BackgroundMap:
     """Which chunks of an array hold background alone, as far as they have been read."""
 
     def __init__(self, chunk: Shape, below: float) -> None:
@@ -184,7 +184,7 @@ class UnitInput:
         below: float | None,
     ) -> None:
         self.grid, self.unit, self.normalize = grid, unit, normalize
-        self.dark = None if below is None else Dark(inputs[0].chunks, below)
+        self.background = None if below is None else BackgroundMap(inputs[0].chunks, below)
         self.arrays = [
             RollingInput(volume, self._hull(volume), self._seen(number == 0))
             for number, volume in enumerate(inputs)
@@ -193,10 +193,10 @@ class UnitInput:
     def _hull(self, volume: Volume) -> Box:
         """Whole chunks where they are judged: what is background may not depend on the unit."""
         hull = self.grid.hull(self.unit.core)
-        return hull if self.dark is None else aligned(hull, volume.chunks, volume.extent)
+        return hull if self.background is None else aligned(hull, volume.chunks, volume.extent)
 
     def _seen(self, is_first: bool) -> Seen:
-        return self.dark.see if is_first and self.dark else lambda _voxels, _box: None
+        return self.background.see if is_first and self.background else lambda _voxels, _box: None
 
     def patch(self, index: Index) -> np.ndarray | None:
         """(C, *patch) float32; None if no voxel of it is wanted.
@@ -209,14 +209,14 @@ class UnitInput:
         """
         box = Box(self.grid.origin(index), self.grid.patch)
         parts = [array.patch(box) for array in self.arrays]
-        if self.dark and not len(self.wanted(box)):
+        if self.background and not len(self.wanted(box)):
             return None
         return self.normalize(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def wanted(self, box: Box) -> BoxSet:
         """The parts of a box that get a prediction; all patches that touch it have been read."""
         wanted = self.unit.wanted.within(box)
-        return wanted if self.dark is None else self.dark.without(wanted)
+        return wanted if self.background is None else self.background.without(wanted)
 
     def drop_before(self, index: Index) -> None:
         """Forget what no patch needs from this one on."""

@@ -7,14 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from vcmodels.config import Task, parse_task
+from vcmodels.checkpoint import TrainedNetwork
+from vcmodels.config import parse_task
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.job import prepare
 from vcmodels.inference.journal import Manifest, differences, of_today
-from vcmodels.inference.output import KEY
-from vcmodels.inference.predict import load_predictor, predict
-from vcmodels.reporting import Reporter
+from vcmodels.inference.predict import predict_request
+from vcmodels.inference.predictor import load_predictor
+from vcmodels.inference.request import (
+    Request,
+    RunOptions,
+    changed,
+    with_section,
+)
+from vcmodels.reporting import Reporter, Silent
+from vcmodels.results import KEY, open_inputs, result_root
 from vcmodels.volumes import Place, Volume, group_attributes, open_volume, place_at
 
 VERSIONS = ("torch", "vcmodels")
@@ -46,24 +54,25 @@ def reproduce(
         folder: where the second one goes, or is continued.
         checkpoint: where the checkpoint is now, if it was moved.
         reporter: told other versions, and progress.
-        should_stop: as for `predict`.
+        should_stop: as in `RunOptions`.
 
     Raises:
         OutputError: `output` is not finished, or the input or the checkpoint are not what they were.
-        RefusedError: as for `predict`.
+        RefusedError: as for `run_inference`.
     """
     old = place_at(str(output))
     manifest, provenance = _read(old)
-    task = _task(manifest, provenance, str(folder))
-    predictor = load_predictor(task, checkpoint or provenance["checkpoint"])
-    now = prepare(task, predictor, lambda _line: None).manifest
+    moved = [checkpoint] if checkpoint else _paths(provenance["checkpoint"])
+    request = _request(manifest, provenance, load_predictor(*moved).networks, str(folder))
+    now = prepare(request, Silent()).manifest
     for line in differences({k: manifest.get(k) for k in VERSIONS}, {k: now[k] for k in VERSIONS}):
         reporter.say(f"note: {line}")
     changed = differences(manifest, now | {k: manifest.get(k) for k in VERSIONS})
     if changed:
         found = f"cannot be made again: {'; '.join(changed[:6])}"
         raise OutputError(str(output), found, "restore what it was made from")
-    report = predict(task, predictor, reporter=reporter, should_stop=should_stop)
+    options = RunOptions(reporter=reporter, should_stop=should_stop)
+    report = predict_request(request, options)
     if not report.is_complete:
         return Comparison(False, [])
     arrays = [
@@ -92,11 +101,16 @@ def _read(output: Place) -> tuple[Manifest, dict[str, Any]]:
     raise OutputError(str(output), "is no finished result of infer", "finish it, or name another")
 
 
-def _task(manifest: Manifest, provenance: Mapping[str, Any], folder: str) -> Task:
-    """The task of a result, with what `auto` stood for, and the inputs by their full paths."""
-    task, _ = parse_task(provenance["task"], "the attributes")
-    params = task.inference_params
-    update = {
+def _request(
+    manifest: Manifest,
+    provenance: Mapping[str, Any],
+    networks: tuple[TrainedNetwork, ...],
+    folder: str,
+) -> Request:
+    """What a result was asked for, with what `auto` stood for, and the inputs by their full paths."""
+    made, _ = parse_task(provenance["task"], "the attributes")
+    params = made.inference_params
+    changes = {
         "input_path": manifest["input"],
         "level": 0,  # the path names the array itself
         "output_dir": folder,
@@ -108,8 +122,20 @@ def _task(manifest: Manifest, provenance: Mapping[str, Any], folder: str) -> Tas
         "threads": manifest.get("threads", params.threads),
     }
     if manifest["device"] == "cpu":
-        update["device"] = "cpu"
-    return task.model_copy(update={"inference_params": params.model_copy(update=update)})
+        changes["device"] = "cpu"
+    exact = changed(params, **changes)
+    return Request(
+        networks=networks,
+        inputs=open_inputs(manifest["input"], level=exact.level, channel_axis=exact.channel_axis),
+        output=result_root(folder, made.tr_params.model_name),
+        params=exact,
+        targets=made.dataset_config.targets,
+        record=with_section(made.to_json(), exact),
+    )
+
+
+def _paths(checkpoint: str | list[str]) -> list[str]:
+    return [checkpoint] if isinstance(checkpoint, str) else checkpoint
 
 
 def _compare(old: Place, new: Place) -> str:

@@ -19,20 +19,20 @@ from torch import Tensor
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import Index
-from vcmodels.inference.blend import Blender, Finished
+from vcmodels.inference.blend import Blender, FinalVoxels
 from vcmodels.inference.cost import Meter
-from vcmodels.inference.job import Job
+from vcmodels.inference.job import Pipeline
 from vcmodels.inference.network import channel_sums
 from vcmodels.inference.reading import UnitInput
 from vcmodels.inference.units import WAITING_ROWS, Unit
 from vcmodels.inference.writing import Background, Check, Failures, Output, PlaceError, UnitOutput
 
-MOST_DARK = 64
+MOST_BACKGROUND = 64
 """Patches of background after which the rest of a batch is not waited for."""
 
 
 @dataclass(frozen=True)
-class Patch:
+class ReadPatch:
     """A patch that has been read."""
 
     unit: "UnitWork"
@@ -45,12 +45,12 @@ class Patch:
     @property
     def box(self) -> Box:
         """Where it lies."""
-        grid = self.unit.job.division.grid
+        grid = self.unit.pipeline.grid
         return Box(grid.origin(self.index), grid.patch)
 
 
 def predict_units(
-    job: Job,
+    pipeline: Pipeline,
     units: Iterable[Unit],
     outputs: Mapping[str, Output],
     mark: Callable[..., None],
@@ -61,25 +61,25 @@ def predict_units(
     """Predict units; returns how many patches, and whether it came to the end of them.
 
     What cannot be predicted is in `failures` then; all else is written. What is written of a unit is
-    a pure function of the job and the unit: it does not depend on the others, nor on their order.
+    a pure function of the pipeline and the unit: it does not depend on the others, nor on their order.
     """
-    with _reading_threads(job.threads) as pool, Background(WAITING_ROWS - 1) as writer:
-        sink = Sink(writer, meter)
+    with _reading_threads(pipeline.threads) as pool, Background(WAITING_ROWS - 1) as writer:
+        queue = OutputQueue(writer, meter)
         current: UnitWork | None = None
-        works = (UnitWork(job, unit, outputs, mark, failures) for unit in units)
-        ahead = 2 * job.forward.batch + job.threads
-        for batch in batches(meter.timed(read_ahead(works, pool, ahead)), job.forward.batch):
-            values = _predict(job, batch, sink)
+        works = (UnitWork(pipeline, unit, outputs, mark, failures) for unit in units)
+        ahead = 2 * pipeline.forward.batch + pipeline.threads
+        for batch in batches(meter.timed(read_ahead(works, pool, ahead)), pipeline.forward.batch):
+            values = _predict(pipeline, batch, queue)
             for patch in batch:
                 if current is not None and patch.unit is not current:
-                    current.finish(sink)
+                    current.finish(queue)
                     meter.record(current.unit.box, is_finished=True)
                 current = patch.unit
                 value = patch.failure if patch.image is None else next(values)
                 if isinstance(value, PlaceError):
-                    sink.leave_out(patch, value)
+                    queue.leave_out(patch, value)
                 elif value is not None:
-                    current.add(patch.index, value, sink)
+                    current.add(patch.index, value, queue)
                     failures.worked()
                     meter.predicted()
             meter.advance(len(batch), batch[-1].unit.unit.box)
@@ -88,7 +88,7 @@ def predict_units(
                 meter.record(batch[-1].unit.unit.box, is_finished=False)
                 return meter.patches, False
         if current is not None:
-            current.finish(sink)
+            current.finish(queue)
         with meter.waiting("writer"):
             writer.wait()
         if current is not None:
@@ -96,7 +96,9 @@ def predict_units(
     return meter.patches, True
 
 
-def _predict(job: Job, batch: list[Patch], sink: "Sink") -> Iterator[list[Tensor] | PlaceError]:
+def _predict(
+    pipeline: Pipeline, batch: list[ReadPatch], queue: "OutputQueue"
+) -> Iterator[list[Tensor] | PlaceError]:
     """The averageable values of each patch that holds an image, or why there are none.
 
     Patches of a batch that fails are tried once more, each alone.
@@ -105,23 +107,25 @@ def _predict(job: Job, batch: list[Patch], sink: "Sink") -> Iterator[list[Tensor
     if not patches:
         return
     try:
-        yield from _forward(job, patches, sink)
+        yield from _forward(pipeline, patches, queue)
     except RuntimeError:  # what torch raises
         for patch in patches:
             try:
-                yield from _forward(job, [patch], sink)
+                yield from _forward(pipeline, [patch], queue)
             except RuntimeError as error:
                 found = f"the network failed ({' '.join(str(error).split())[:200]})"
                 yield PlaceError(f"patch at (z, y, x) = {patch.box.origin}", found)
 
 
-def _forward(job: Job, patches: list[Patch], sink: "Sink") -> list[list[Tensor]]:
+def _forward(
+    pipeline: Pipeline, patches: list[ReadPatch], queue: "OutputQueue"
+) -> list[list[Tensor]]:
     """The averageable values, by target, of each patch."""
     images = [patch.image for patch in patches if patch.image is not None]
-    with sink.meter.waiting("device"):
-        values = job.forward(images[0][None] if len(images) == 1 else np.stack(images))
+    with queue.meter.waiting("device"):
+        values = pipeline.forward(images[0][None] if len(images) == 1 else np.stack(images))
     places = tuple((patch.unit.output, patch.box) for patch in patches)
-    sink.checks.append(Check(places, channel_sums(values)))
+    queue.checks.append(Check(places, channel_sums(values)))
     return [[value[n] for value in values.values()] for n in range(len(patches))]
 
 
@@ -130,55 +134,54 @@ class UnitWork:
 
     def __init__(
         self,
-        job: Job,
+        pipeline: Pipeline,
         unit: Unit,
         outputs: Mapping[str, Output],
         mark: Callable[..., None],
         failures: Failures,
     ) -> None:
-        grid = job.division.grid
-        self.job, self.unit = job, unit
+        grid = pipeline.grid
+        self.pipeline, self.unit = pipeline, unit
         self.indices = unit.patches(grid)
-        self.input = UnitInput(job.inputs, grid, unit, job.normalize, job.below)
-        block = job.division.block
-        wanted = self.input.wanted
-        self.output = UnitOutput(unit, outputs, block, wanted, job.mask, mark, failures)
+        self.input = UnitInput(pipeline.inputs, grid, unit, pipeline.normalize, pipeline.below)
+        block, wanted = pipeline.mine.block, self.input.wanted
+        self.output = UnitOutput(unit, outputs, block, wanted, pipeline.mask, mark, failures)
         self._blender: Blender | None = None
 
-    def read(self, index: Index) -> Patch:
+    def read(self, index: Index) -> ReadPatch:
         """Read a patch.
 
         Raises:
             RunError: a server does not answer.
         """
         try:
-            return Patch(self, index, self.input.patch(index))
+            return ReadPatch(self, index, self.input.patch(index))
         except PlaceError as error:
-            return Patch(self, index, None, error)
+            return ReadPatch(self, index, None, error)
 
     @property
     def blender(self) -> Blender:
         """Made when the first patch is added: then the sums of the unit before are gone."""
         if self._blender is None:
-            channels = sum(target.blend_channels for target in self.job.targets.values())
-            device = self.job.forward.device
-            self._blender = Blender(self.job.division.grid, self.unit.core, channels, device)
+            channels = sum(target.blend_channels for target in self.pipeline.specs.values())
+            device = self.pipeline.forward.device
+            self._blender = Blender(self.pipeline.grid, self.unit.core, channels, device)
         return self._blender
 
-    def add(self, index: Index, values: list[Tensor], sink: "Sink") -> None:
+    def add(self, index: Index, values: list[Tensor], queue: "OutputQueue") -> None:
         """Add the values of a patch, and hand on what that makes final."""
         for finished in self.blender.add(index, values):
-            sink.take(self.output, finished)
+            queue.take(self.output, finished)
 
-    def finish(self, sink: "Sink") -> None:
+    def finish(self, queue: "OutputQueue") -> None:
         """Hand on all that is left."""
         for finished in self.blender.finish():
-            sink.take(self.output, finished)
+            queue.take(self.output, finished)
         self._blender = None
-        sink.submit(self.output.finish)
+        queue.submit(self.output.finish)
 
 
-class Sink:
+class OutputQueue:
     """The way to the writer, where patches are also found that hold no numbers."""
 
     def __init__(self, writer: Background, meter: Meter) -> None:
@@ -186,24 +189,24 @@ class Sink:
         self.checks: list[Check] = []
         """Of the patches that were predicted since the last voxels were handed on."""
 
-    def take(self, output: UnitOutput, finished: Finished) -> None:
+    def take(self, output: UnitOutput, finished: FinalVoxels) -> None:
         """Hand voxels on that are final, after the checks of all patches in them."""
         self.meter.final(finished[0].voxels)
         self.submit(partial(output.take, *finished, self.checks))
         self.checks = []
 
-    def leave_out(self, patch: Patch, reason: RunError) -> None:
+    def leave_out(self, patch: ReadPatch, reason: RunError) -> None:
         """Say that a patch has no values, before anything that follows it is handed on."""
         self.submit(partial(patch.unit.output.leave_out, patch.box, reason))
 
-    def submit(self, task: Callable[[], None]) -> None:
+    def submit(self, work: Callable[[], None]) -> None:
         with self.meter.waiting("writer"):
-            self.writer.submit(task)
+            self.writer.submit(work)
 
 
 def read_ahead(
     works: Iterable[UnitWork], pool: ThreadPoolExecutor | None, ahead: int
-) -> Iterator[Patch]:
+) -> Iterator[ReadPatch]:
     """The patches of all units in order, some of them read before they are asked for.
 
     Args:
@@ -211,9 +214,9 @@ def read_ahead(
         pool: the threads that read; None reads in the calling thread.
         ahead: how many patches are kept ready.
     """
-    waiting: deque[Future[Patch]] = deque()
+    waiting: deque[Future[ReadPatch]] = deque()
 
-    def next_one() -> Patch:
+    def next_one() -> ReadPatch:
         patch = waiting.popleft().result()
         patch.unit.input.drop_before(patch.index)  # all that still waits begins here or later
         return patch
@@ -235,14 +238,14 @@ def read_ahead(
             future.cancel()
 
 
-def batches(patches: Iterable[Patch], size: int) -> Iterator[list[Patch]]:
+def batches(patches: Iterable[ReadPatch], size: int) -> Iterator[list[ReadPatch]]:
     """Runs of patches with `size` to predict each; background comes on top."""
-    batch: list[Patch] = []
+    batch: list[ReadPatch] = []
     images = 0
     for patch in patches:
         batch.append(patch)
         images += patch.image is not None
-        if images == size or len(batch) >= size + MOST_DARK:
+        if images == size or len(batch) >= size + MOST_BACKGROUND:
             yield batch
             batch, images = [], 0
     if batch:

@@ -177,7 +177,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Division:
+class UnitPlan:
     """How the volume is divided into columns; results do not depend on it."""
 
     grid: PatchGrid
@@ -288,7 +288,7 @@ def _plus(a: Sequence[int], b: Sequence[int]) -> Index:
 
 
 @dataclass(frozen=True)
-class Footprint:
+class ColumnMemory:
     """Bytes that a column takes while it is predicted, apart from the network's own."""
 
     grid: PatchGrid

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.grid import BoxSet, slabs, tiles
-from vcmodels.inference.averaging import Written
+from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.units import Mask, Unit
-from vcmodels.volumes import WritableArray
+from vcmodels.reporting import Reporter, Silent
 
 MOST_RUNNING = 64
 """Failures without a patch in between that worked: then it is not the places that are at fault."""
@@ -31,11 +31,11 @@ class Failures:
     """What could not be predicted and why, each reason told once.
 
     Args:
-        say: told each reason when it is first met.
+        reporter: told each reason when it is first met.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
         self.blocks: set[Box] = set()
         """Of output, that are not written for it."""
         self.reasons: dict[str, RunError] = {}
@@ -51,7 +51,7 @@ class Failures:
         if str(reason) in self.reasons:
             return
         self.reasons[str(reason)] = reason
-        self.say(f"left out: {reason}")
+        self.reporter.say(f"left out: {reason}")
         self._running += 1
         if self._running >= MOST_RUNNING:
             found = f"{self._running} places failed one after the other, the last: {reason}"
@@ -68,8 +68,8 @@ class Failures:
         self._running = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind whom it tells."""
-        return self.__dict__ | {"say": _say_nothing}
+        """Leave the reporter behind."""
+        return self.__dict__ | {"reporter": Silent()}
 
     def error(self, root: object) -> RunError | None:
         """What to raise at the end; None if nothing failed."""
@@ -86,21 +86,26 @@ class Failures:
         )
 
 
-def _say_nothing(_line: str) -> None:
-    pass
-
-
 ENCODED_DEPTH = 16
 """Planes that are encoded together at most: few enough for the temporaries to stay in the cache,
 where a whole row took three times as long."""
+
+
+class BoxArray(Protocol):
+    """An array that boxes are written into: on a disk, in a store, or in memory."""
+
+    @property
+    def location(self) -> str: ...
+    def write(self, box: Box, data: np.ndarray) -> None: ...
+    def sync(self, box: Box) -> None: ...
 
 
 @dataclass(frozen=True)
 class Output:
     """Where one target goes."""
 
-    target: Written
-    array: WritableArray
+    target: OutputSpec
+    array: BoxArray
     dtype: np.dtype
     check: Callable[[], None] = lambda: None
     """Raises when this process may not write any more."""
@@ -265,9 +270,9 @@ class UnitOutput:
 
 
 class Background:
-    """One thread that does tasks in order, a few behind at most.
+    """One thread that does work in order, a few pieces behind at most.
 
-    After a task that failed no other is begun; what it raised surfaces in `submit` or `wait`.
+    After one that failed no other is begun; what it raised surfaces in `submit` or `wait`.
     """
 
     def __init__(self, most_waiting: int) -> None:
@@ -276,22 +281,22 @@ class Background:
         self.most_waiting = most_waiting
         self._has_failed = False
 
-    def submit(self, task: Callable[[], None]) -> None:
-        """Queue a task; waits while too many are queued, and raises what an earlier one raised."""
+    def submit(self, work: Callable[[], None]) -> None:
+        """Queue some work; waits while too much is queued, and raises what earlier work raised."""
         while len(self._waiting) > self.most_waiting or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._do, task))
+        self._waiting.append(self._pool.submit(self._do, work))
 
     def wait(self) -> None:
-        """Wait for all tasks; raises what one of them raised."""
+        """Wait until all is done; raises what any of it raised."""
         while self._waiting:
             self._waiting.popleft().result()
 
-    def _do(self, task: Callable[[], None]) -> None:
+    def _do(self, work: Callable[[], None]) -> None:
         if self._has_failed:
             return
         try:
-            task()
+            work()
         except BaseException:
             self._has_failed = True
             raise

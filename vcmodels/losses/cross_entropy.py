@@ -7,11 +7,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcmodels.losses.masked import keep_valid, masked_inputs, masked_mean, weigh
+from vcmodels.losses.masked import NotNegative, keep_valid, masked_inputs, masked_mean, weigh
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 ClassWeights = Annotated[list[NotNegative], Field(min_length=2)] | Literal["counted"] | None
 
 
@@ -22,7 +19,7 @@ def bce(
     *,
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    pos_weight: Positive = 1.0,
+    pos_weight: Annotated[float, Field(gt=0)] = 1.0,
 ) -> Tensor:
     """Mean binary cross-entropy, the foreground counted `pos_weight` times.
 
@@ -53,7 +50,7 @@ def ce(
 ) -> Tensor:
     """Mean cross-entropy of the softmax, weighted by `class_weights` of the labelled class.
 
-    With class weights the mean is that of `torch.nn.CrossEntropyLoss`: the sum over voxels is
+    With class weights the mean is the one of `torch.nn.CrossEntropyLoss`: the sum over voxels is
     divided by the sum of the weights of their classes, so that a common factor of all classes
     cancels.
 
@@ -133,7 +130,7 @@ def topk_ce(
     *,
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    share: Share = 0.1,
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1,
 ) -> Tensor:
     """Mean cross-entropy of the `share` of the voxels where it is largest, weights included.
 

@@ -1,7 +1,12 @@
 """What losses share: float32 arithmetic, means over valid voxels, probabilities class by class."""
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
+
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 def full_precision(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses on the overlap of prediction and label: Dice, Jaccard, Tversky and their kin.
+"""Losses on the overlap of prediction and label: Dice, Jaccard, Tversky and variants.
 
 All compare sums over what they are given: training gives them one sample at a time, and weighs the
 samples by their valid voxels.
@@ -14,15 +14,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vcmodels.losses.masked import region_pair, split_weight, weigh
+from vcmodels.losses.masked import NotNegative, region_pair, split_weight, weigh
 
 SMOOTH = 1.0
 """Voxels added above and below the fraction: a class that is absent and not predicted scores 1."""
 SLOPE_FLOOR = 1e-6
 """Added under the root of `focal_tversky`, whose slope at a perfect score would be infinite."""
 SPACE = (0, 2, 3, 4)
-
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 def soft_dice(
@@ -126,7 +124,7 @@ def focal_tversky(
     """(1 - Tversky index)^(1 / gamma), averaged over the classes; arguments as for `tversky`.
 
     A class that is almost right keeps a steep slope. In the paper alpha is the weight of the
-    false *negatives*; here it is that of the false positives in both losses.
+    false *negatives*; here it weighs the false positives in both losses.
 
     Paper: Abraham & Khan 2019, "A novel focal Tversky loss function with improved attention U-Net
     for lesion segmentation" (arXiv:1810.07842).

@@ -1,8 +1,8 @@
 """Losses by name, and the `loss` block of a target: names, weights and options, checked.
 
-All of them compute in float32 whatever autocast hands them, give exactly zero gradient where
-`valid` is false, and return 0 with zero gradient when nothing is valid. Keyword-only parameters
-besides `weight` and `label_smoothing` are options that the task file may set.
+All of them compute in float32 under autocast too, give exactly zero gradient where `valid` is false,
+and return 0 with zero gradient when nothing is valid. Keyword-only parameters other than `weight` and
+`label_smoothing` are options that the task file may set.
 """
 
 import inspect
@@ -15,6 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
+from vcmodels.comparison import Comparator, Compared
+from vcmodels.errors import FaultError
 from vcmodels.losses.cross_entropy import bce, ce, focal, topk_ce
 from vcmodels.losses.overlap import (
     focal_tversky,
@@ -26,46 +28,39 @@ from vcmodels.losses.overlap import (
 from vcmodels.losses.regression import axial_cosine, cosine, l1, l2, smooth_l1, unit_length
 from vcmodels.losses.shape import boundary, cldice, skeleton_recall
 
-Loss = Callable[..., Tensor]
-"""(logits, label, valid, *, weight=None, ...): a protocol cannot say that each has its own options."""
 
-LOSSES: Mapping[str, Loss] = {
-    "bce": bce,
-    "ce": ce,
-    "focal": focal,
-    "topk_ce": topk_ce,
-    "soft_dice": soft_dice,
-    "soft_jaccard": soft_jaccard,
-    "tversky": tversky,
-    "focal_tversky": focal_tversky,
-    "generalised_dice": generalised_dice,
-    "cldice": cldice,
-    "skeleton_recall": skeleton_recall,
-    "boundary": boundary,
-    "l1": l1,
-    "l2": l2,
-    "smooth_l1": smooth_l1,
-    "cosine": cosine,
-    "axial_cosine": axial_cosine,
-    "unit_length": unit_length,
+@dataclass(frozen=True)
+class Loss(Comparator):
+    """A loss, and what it compares: every target kind that predicts it takes the loss."""
+
+    function: Callable[..., Tensor]
+    """(logits, label, valid, *, weight=None, ...) -> scalar: a protocol cannot say that each has its
+    own options."""
+
+
+REGIONS: tuple[Compared, ...] = ("masks", "classes")
+
+LOSSES: dict[str, Loss] = {
+    "bce": Loss(bce, compares=("masks", "values")),
+    "ce": Loss(ce, compares="classes"),
+    "focal": Loss(focal, compares=REGIONS),
+    "topk_ce": Loss(topk_ce, compares=REGIONS),
+    "soft_dice": Loss(soft_dice, compares=REGIONS),
+    "soft_jaccard": Loss(soft_jaccard, compares=REGIONS),
+    "tversky": Loss(tversky, compares=REGIONS),
+    "focal_tversky": Loss(focal_tversky, compares=REGIONS),
+    "generalised_dice": Loss(generalised_dice, compares=REGIONS),
+    "cldice": Loss(cldice, compares=REGIONS),
+    "skeleton_recall": Loss(skeleton_recall, compares=REGIONS),
+    "boundary": Loss(boundary, compares=REGIONS),
+    "l1": Loss(l1, compares=("values", "vectors")),
+    "l2": Loss(l2, compares=("values", "vectors")),
+    "smooth_l1": Loss(smooth_l1, compares=("values", "vectors")),
+    "cosine": Loss(cosine, compares=("vectors", "directions")),
+    "axial_cosine": Loss(axial_cosine, compares="directions"),
+    "unit_length": Loss(unit_length, compares="directions"),
 }
-
-MASK_LOSSES = frozenset(
-    {
-        "focal",
-        "topk_ce",
-        "soft_dice",
-        "soft_jaccard",
-        "tversky",
-        "focal_tversky",
-        "generalised_dice",
-        "cldice",
-        "skeleton_recall",
-        "boundary",
-    }
-)
-"""Those that take masks and classes alike, besides `bce` for the one and `ce` for the other."""
-
+"""By the name in the task file. Another package may add its own."""
 
 Option = float | int | bool | str | list[float]
 LossBlock = str | dict[str, float | dict[str, Option]]
@@ -87,10 +82,10 @@ class LossTerm:
         self, logits: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None, smoothing: float
     ) -> Tensor:
         """The loss times its factor; arguments as for `Target.compute_loss`."""
-        options = dict(self.options)
-        if "label_smoothing" in inspect.signature(LOSSES[self.name]).parameters:
+        function, options = LOSSES[self.name].function, dict(self.options)
+        if "label_smoothing" in inspect.signature(function).parameters:
             options["label_smoothing"] = smoothing
-        return self.factor * LOSSES[self.name](logits, label, valid, weight=weight, **options)
+        return self.factor * function(logits, label, valid, weight=weight, **options)
 
 
 def parse_loss(block: LossBlock) -> tuple[LossTerm, ...]:
@@ -110,16 +105,17 @@ def parse_loss(block: LossBlock) -> tuple[LossTerm, ...]:
 
 def _term(name: str, value: float | Mapping[str, Any]) -> LossTerm:
     if name not in LOSSES:
-        raise ValueError(f'no loss "{name}"; choose from {", ".join(sorted(LOSSES))}')
+        raise FaultError(f'no loss "{name}"', f"choose from {', '.join(sorted(LOSSES))}")
     given = dict(value) if isinstance(value, Mapping) else {"weight": value}
-    known = list(_options_of(name).model_fields)
+    section = _options_of(LOSSES[name].function)
+    known = list(section.model_fields)
     for option in given:
         if option not in known:
             near = get_close_matches(option, known, n=1)
             hint = f'did you mean "{near[0]}"?' if near else f"it takes {', '.join(known)}"
-            raise ValueError(f'loss "{name}" has no option "{option}"; {hint}')
+            raise FaultError(f'loss "{name}" has no option "{option}"', hint)
     try:
-        block = _options_of(name).model_validate(given)
+        block = section.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -129,9 +125,9 @@ def _term(name: str, value: float | Mapping[str, Any]) -> LossTerm:
 
 
 @lru_cache
-def _options_of(name: str) -> type[BaseModel]:
+def _options_of(function: Callable[..., Tensor]) -> type[BaseModel]:
     """The keyword-only parameters of a loss, as a section that checks them."""
-    parameters = inspect.signature(LOSSES[name], eval_str=True).parameters.values()
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
     options: dict[str, Any] = {
         p.name: (p.annotation, p.default)
         for p in parameters
@@ -139,4 +135,4 @@ def _options_of(name: str) -> type[BaseModel]:
     }
     options["weight"] = (float, 1.0)
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    return create_model(f"{name}_options", __config__=config, **options)
+    return create_model("LossOptions", __config__=config, **options)

@@ -28,7 +28,7 @@ def boundary(
 
     Averaged over the classes but the background too. This is the paper's mean of the signed
     distance times P, less its least value: the gradient is the same, and a perfect prediction
-    costs 0. Beside a loss on regions: alone it is nearly flat close to the boundary.
+    costs 0. Use it with a loss on regions: it is nearly flat close to the boundary.
 
     Args:
         logits: (B, C, Z, Y, X); half types are computed in float32.
@@ -104,7 +104,7 @@ def cldice(
     """1 - the harmonic mean of the share of P's skeleton in T and of T's skeleton in P.
 
     Averaged over the classes but the background. The mean of both shares is no measure of
-    thickness: use it beside `soft_dice`.
+    thickness: use it with `soft_dice`.
 
     Args:
         logits: (B, C, Z, Y, X); half types are computed in float32.
@@ -140,10 +140,10 @@ def skeleton_recall(
     """1 - the share of T's thickened skeleton that is in P.
 
     Averaged over the classes but the background. Arguments as for `cldice`; here `iterations` costs
-    little, for the skeleton is the label's alone, and what is thicker counts whole.
+    little, for only the label has its skeleton made, and what is thicker counts whole.
 
-    The paper thins with scikit-image while the data are read. Here the skeleton is that of `cldice`,
-    of the hard label: it is made on the device, of the augmented label, knows what is not valid
+    The paper thins with scikit-image while the data are read. Here the hard label gets the skeleton of
+    `cldice`: it is made on the device, of the augmented label, knows what is not valid
     and needs no further library. It need not be connected where a structure changes its thickness;
     thickened by 2 voxels it is.
 
@@ -206,7 +206,7 @@ def _largest_along(region: Tensor, axis: int) -> Tensor:
     if region.requires_grad:
         size = [3 if a == axis else 1 for a in (2, 3, 4)]
         return F.max_pool3d(region, size, stride=1, padding=[n // 2 for n in size])
-    # Where no gradient is asked for, 20 times as fast on a CPU as pooling: 2 x 64^3 in 0.5 ms, not 15.
+    # Where no gradient is needed, 20 times as fast on a CPU as pooling: 2 x 64^3 in 0.5 ms, not 15.
     padding = [1 if a == axis else 0 for a in (4, 3, 2) for _ in range(2)]
     padded, length = F.pad(region, padding, value=-torch.inf), region.shape[axis]
     before, after = padded.narrow(axis, 0, length), padded.narrow(axis, 2, length)

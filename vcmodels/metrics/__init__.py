@@ -1,1 +1,5 @@
-"""Metrics as sums that add over patches, blocks and ranks, and the figures made of them."""
+"""Metrics: figures of predictions against labels, by name in `METRICS`."""
+
+from vcmodels.metrics.registry import METRICS, Metric, VolumeMetric, measure_volume
+
+__all__ = ["METRICS", "Metric", "VolumeMetric", "measure_volume"]

@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vcmodels.geometry.boxes import Shape
-from vcmodels.models.plan import Spacing, StepMemory, counted_memory
+from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.models.plan import StepMemory, counted_memory
 from vcmodels.section import Section
 
 Logits = dict[str, tuple[Tensor, ...]]

@@ -10,7 +10,7 @@ The rule is nnU-Net's (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, and
 
 So a thin or coarsely sampled z is neither pooled nor mixed until the other axes have caught up.
 
-An axis of `m * 2^k` voxels with m of 4 to 7 is what `topology` halves k times, so these lengths, four
+An axis of `m * 2^k` voxels with m of 4 to 7 is what `plan_strides` halves k times, so these lengths, four
 to an octave, are the only ones tried. From the patch that covers the volume, the physically longest
 axes are cut one length at a time, together where they tie, until a step fits: nnU-Net's rule (Isensee
 et al. 2021), but with physically cubic patches where that one keeps the proportions of the volume.
@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vcmodels.geometry.boxes import Shape
+from vcmodels.errors import FaultError
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.models.blocks import squeezed_features
 
 AXES = ("z", "y", "x")
@@ -35,8 +36,6 @@ MIN_EDGE = 4
 """Voxels that halving must leave along an axis."""
 MIN_EDGE_ASKED = 2
 """The same where `num_levels` asks for more levels than `MIN_EDGE` allows."""
-
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +151,11 @@ def check_divisible(patch: Shape, divisor: Shape) -> None:
     """Refuse a patch that the pooling does not divide, or reduces to a single voxel.
 
     Raises:
-        ValueError: naming every axis that does not fit, its length and the nearest good ones.
+        FaultError: naming every axis that does not fit, its length and the nearest good ones.
     """
     if patch == divisor:
-        raise ValueError(
-            f"patch_size {list(patch)} leaves the deepest level one voxel, which an instance norm "
-            f"cannot take. Use twice that along an axis"
-        )
+        found = "leaves the deepest level one voxel, which an instance norm cannot take"
+        raise FaultError(f"patch_size {list(patch)} {found}", "Use twice that along an axis")
     faults = [
         f"{n} along {axis} is not a multiple of {d} (nearest: {', '.join(map(str, multiples_around(n, d)))})"
         for axis, n, d in zip(AXES, patch, divisor, strict=True)
@@ -166,9 +163,9 @@ def check_divisible(patch: Shape, divisor: Shape) -> None:
     ]
     if faults:
         good = [max(d, (n + d // 2) // d * d) for n, d in zip(patch, divisor, strict=True)]
-        raise ValueError(
-            f"patch_size {list(patch)} does not fit the network: {'; '.join(faults)}. "
-            f"Use {good}, or fewer levels with model_config.num_levels"
+        raise FaultError(
+            f"patch_size {list(patch)} does not fit the network: {'; '.join(faults)}",
+            f"Use {good}, or fewer levels with model_config.num_levels",
         )
 
 

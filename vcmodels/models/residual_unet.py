@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.models.blocks import ResidualBlock
-from vcmodels.models.plan import Spacing, StepMemory, step_memory
+from vcmodels.models.plan import StepMemory, step_memory
 from vcmodels.models.unet import Repeats, UNet
 
 MEMORY_TARGETS_GB = {"S": 8.0, "M": 8.0, "L": 24.0}

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.models.base import (
     FeatureMix,
     LevelSummary,
@@ -25,7 +25,7 @@ from vcmodels.models.base import (
     mix_samples,
 )
 from vcmodels.models.blocks import ConvBlock, initialise
-from vcmodels.models.plan import Level, Spacing, Topology, check_divisible, plan_topology
+from vcmodels.models.plan import Level, Topology, check_divisible, plan_topology
 
 Features = Annotated[int, Field(ge=1, le=4096)]
 Repeats = Annotated[int, Field(ge=1, le=32)]

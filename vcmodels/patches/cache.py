@@ -16,9 +16,9 @@ from vcmodels.patches.find import (
     PatchCriteria,
     PatchList,
     choose_patches,
-    ignored_values,
     survey,
 )
+from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.volumes.places import read_json, write_atomic
 
@@ -26,7 +26,7 @@ SCHEMA = 1
 LARGEST_BYTES = 1 << 30
 
 
-class _UnusableError(Exception):
+class _UnusableListError(Exception):
     """Why a cache cannot be used, in words for a person."""
 
 
@@ -36,35 +36,36 @@ def load_or_find_patches(
     reporter: Reporter | None = None,
     candidates: Sequence[Candidates] | None = None,
 ) -> PatchList:
-    """The patches of a task, from its cache when that is valid, else found anew and cached.
+    """The patches of a task, from its cache when that is valid, else found again and cached.
 
-    What was done, and why, is told in one line. A cache that cannot be written is told too and
+    What was done, and why, is reported in one line. A cache that cannot be written is reported and
     changes nothing else. With `use_cache: false` the file is neither read nor written.
 
     Args:
         task: the resolved task.
         volumes: all its volumes.
-        reporter: told what was done.
+        reporter: shows what was done.
         candidates: to find patches among, as from `survey`, when that was done already.
 
     Raises:
         TaskError: not one patch qualifies.
         ChunkError: a label chunk cannot be read.
     """
-    reporter = reporter or Silent()
+    criteria, reporter = PatchCriteria.of(task), reporter or Silent()
 
     def find() -> PatchList:
-        found = survey(task, volumes, reporter) if candidates is None else candidates
-        return choose_patches(task, found, reporter)
+        found = candidates
+        if found is None:
+            found = survey(volumes, criteria, Indexer.of(task, reporter))
+        return choose_patches(found, criteria, reporter)
 
     if not task.dataset_config.use_cache:
         reporter.say("finding patches: use_cache is false")
         return find()
-    path = task.cache_file
-    wanted = fingerprint(task, volumes)
+    path, wanted = task.cache_file, fingerprint(criteria, volumes)
     try:
-        patches, note = _read(path, wanted, task.tr_params.patch_size, volumes)
-    except _UnusableError as reason:
+        patches, note = _read(path, wanted, criteria.patch, volumes)
+    except _UnusableListError as reason:
         reporter.say(f"finding patches: {reason}")
     else:
         reporter.say(f"{len(patches.rows)} patches from {path}{note}")
@@ -79,9 +80,8 @@ def load_or_find_patches(
     return patches
 
 
-def fingerprint(task: Task, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
+def fingerprint(criteria: PatchCriteria, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
     """All that determines the patch list, as JSON values that can be compared and named."""
-    criteria = PatchCriteria.of(task)
     return {
         "patch_size": list(criteria.patch),
         "patch_stride": list(criteria.stride),
@@ -95,7 +95,7 @@ def fingerprint(task: Task, volumes: Sequence[TaskVolume]) -> dict[str, Any]:
                 "region": [list(volume.region.origin), list(volume.region.end)],
                 "ref_label": volume.ref.location if volume.ref else None,
                 "label content": volume.ref.fingerprint() if volume.ref else None,
-                "ignore_label": list(ignored_values(task, volume.ref_target)),
+                "ignore_label": list(volume.ref_ignored),
             }
             for volume in volumes
         ],
@@ -122,7 +122,7 @@ def _read(
     """The cached list and a note to show with it.
 
     Raises:
-        _UnusableError: there is none, or it may not be used.
+        _UnusableListError: there is none, or it may not be used.
     """
     document = _parse(path)
     if isinstance(document, list):
@@ -130,42 +130,42 @@ def _read(
         _check_inside(rows, patch, volumes, path)
         return PatchList(patch, rows), " (a bare list: nothing tells whether it is up to date)"
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise _UnusableError(f"{path} is no patch list of schema {SCHEMA}")
+        raise _UnusableListError(f"{path} is no patch list of schema {SCHEMA}")
     found = document.get("fingerprint")
     if found != wanted:
-        raise _UnusableError(f"{path} is out of date ({_difference(found, wanted)})")
+        raise _UnusableListError(f"{path} is out of date ({_difference(found, wanted)})")
     patches = PatchList(patch, read_rows(document.get("patches"), path))
     _check_inside(patches.rows, patch, volumes, path)
     if document.get("patch_size") != list(patch) or document.get("sha256") != patches.digest():
-        raise _UnusableError(f"{path} was changed by hand or damaged")
+        raise _UnusableListError(f"{path} was changed by hand or damaged")
     return patches, ""
 
 
 def _parse(path: Path) -> object:
     try:
         if path.exists() and not path.is_file():  # /dev/full can be read for ever
-            raise _UnusableError(f"{path} is not a file")
+            raise _UnusableListError(f"{path} is not a file")
         if path.stat().st_size > LARGEST_BYTES:
-            raise _UnusableError(f"{path} is absurdly large")
+            raise _UnusableListError(f"{path} is absurdly large")
         return read_json(path)
     except FileNotFoundError as error:
-        raise _UnusableError(f"there is no {path} yet") from error
+        raise _UnusableListError(f"there is no {path} yet") from error
     except OSError as error:
-        raise _UnusableError(f"{path} cannot be read ({error.strerror})") from error
+        raise _UnusableListError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise _UnusableError(f"{path} is damaged ({type(error).__name__})") from error
+        raise _UnusableListError(f"{path} is damaged ({type(error).__name__})") from error
 
 
 def read_rows(value: object, path: Path) -> np.ndarray:
     """JSON rows as (n, 4) int64."""
     if not isinstance(value, list) or not value:
-        raise _UnusableError(f"{path} holds no patches")
+        raise _UnusableListError(f"{path} holds no patches")
     try:
         rows = np.array(value)
     except (ValueError, OverflowError) as error:
-        raise _UnusableError(f"{path} holds rows that are not four integers") from error
+        raise _UnusableListError(f"{path} holds rows that are not four integers") from error
     if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 4:
-        raise _UnusableError(f"{path} holds rows that are not four integers")
+        raise _UnusableListError(f"{path} holds rows that are not four integers")
     return rows
 
 
@@ -174,7 +174,7 @@ def _legacy_rows(items: list[Any], path: Path) -> np.ndarray:
     try:
         rows = [[item["volume_idx"], *item["start_pos"]] for item in items]
     except (TypeError, KeyError) as error:
-        raise _UnusableError(f"{path} is a list of something else than patches") from error
+        raise _UnusableListError(f"{path} is a list of something else than patches") from error
     return np.unique(read_rows(rows, path), axis=0)
 
 
@@ -183,14 +183,14 @@ def _check_inside(
 ) -> None:
     """Every patch must lie in the used part of an existing volume (a thin one is padded)."""
     if rows[:, 0].min() < 0 or rows[:, 0].max() >= len(volumes):
-        raise _UnusableError(f"{path} names volumes that the task does not have")
+        raise _UnusableListError(f"{path} names volumes that the task does not have")
     low = np.array([v.region.origin for v in volumes])[rows[:, 0]]
     shape = np.array([v.region.shape for v in volumes])[rows[:, 0]]
     offset = rows[:, 1:] - low
     if (offset < 0).any() or (offset > np.maximum(shape - np.array(patch), 0)).any():
         first = rows[((offset < 0) | (offset > np.maximum(shape - patch, 0))).any(axis=1)][0]
         place = Box((int(first[1]), int(first[2]), int(first[3])), patch)
-        raise _UnusableError(f"{path} holds {place}, which is outside of volume {first[0]}")
+        raise _UnusableListError(f"{path} holds {place}, which is outside of volume {first[0]}")
 
 
 def _difference(found: object, wanted: object, key: str = "") -> str:

@@ -67,7 +67,7 @@ def _count_indexed(
     """As `count_values`: whole cells from the index, the rim from the voxels."""
     ignored = target.ignore_label
     ignore = (ignored,) if isinstance(ignored, int) else tuple(ignored or ())
-    if label.fill_value in ignore:  # the index does not tell what is not stored from what is 0
+    if label.fill_value in ignore:  # to the index, what is not stored and what is 0 are the same
         return count_values(label, region)
     wanted = Wanted(label, label.box, region, CELL, ignore)
     with closing(indexer.indexes([wanted])) as indexes:

@@ -1,4 +1,4 @@
-"""How much label the patches of a grid hold, from the label index alone."""
+"""How much label the patches of a grid hold, from only the label index."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _LOWEST = np.where(_VALUES > 0, np.frexp(_VALUES & -_VALUES)[1] - 1, _NOWHERE >>
 
 
 @dataclass(frozen=True)
-class PatchGrid:
+class CandidateGrid:
     """The candidate patches of a region: every combination of the origins of the three axes."""
 
     region: Box
@@ -70,7 +70,7 @@ class PatchDensity:
     """(n,) int64: voxels of their bounding box."""
 
 
-def patch_grid(volume: Box, region: Box, patch: Shape, stride: Shape, cell: Shape) -> PatchGrid:
+def patch_grid(volume: Box, region: Box, patch: Shape, stride: Shape, cell: Shape) -> CandidateGrid:
     """Origins at multiples of the stride, counted from the volume's start, and one at each end.
 
     The origins at the ends of the region are rounded inwards to the cell, so that all patches are
@@ -93,7 +93,7 @@ def patch_grid(volume: Box, region: Box, patch: Shape, stride: Shape, cell: Shap
         np.array(_axis_origins(o, e, p, s, c, f), np.int64)
         for (_, o, e, p, c), s, f in zip(axes, stride, frame.origin, strict=True)
     )
-    return PatchGrid(region, patch, frame, (z, y, x))
+    return CandidateGrid(region, patch, frame, (z, y, x))
 
 
 def _is_whole(extent: int, start: int, end: int, patch: int, cell: int) -> bool:
@@ -112,16 +112,16 @@ def _axis_origins(start: int, end: int, patch: int, stride: int, cell: int, zero
 
 
 def patch_density(
-    index: LabelIndex, grid: PatchGrid, values: Collection[int] | None = None
+    index: LabelIndex, grid: CandidateGrid, values: Collection[int] | None = None
 ) -> PatchDensity:
     """The exact labelled voxels and bounding box of every patch of the grid that has any.
 
-    The cost is that of the cells that hold labels, not of the grid.
+    The cost grows with the cells that hold labels, not of the grid.
 
     Args:
         index: made for the grid's frame, or cells that fit it.
         grid: of the candidates.
-        values: count voxels with these stored values alone (the box is that of all labels).
+        values: count only voxels with these stored values (the box is around all labels).
 
     Raises:
         ValueError: a patch of the grid is not made of whole cells of the index.
@@ -142,7 +142,7 @@ def patch_density(
     return PatchDensity(places[order], labelled[order], box[order])
 
 
-def _check_fit(index: LabelIndex, grid: PatchGrid) -> None:
+def _check_fit(index: LabelIndex, grid: CandidateGrid) -> None:
     plan = index.plan
     steps = [
         *(o - f for o, f in zip(grid.origins, plan.region.origin, strict=True)),
@@ -154,7 +154,7 @@ def _check_fit(index: LabelIndex, grid: PatchGrid) -> None:
         raise ValueError(f"patches of {grid.patch} do not fit cells of {plan.cell}")
 
 
-def _blocks(grid: PatchGrid, index: LabelIndex) -> Iterator[tuple[slice, slice, slice]]:
+def _blocks(grid: CandidateGrid, index: LabelIndex) -> Iterator[tuple[slice, slice, slice]]:
     """Parts of the grid, per axis, that hold every patch with labels; each patch once at most."""
     per_axis = [
         list(_axis_blocks(o, max(_BLOCK_CELLS * c, 2 * p)))
@@ -187,7 +187,7 @@ def _blocks(grid: PatchGrid, index: LabelIndex) -> Iterator[tuple[slice, slice, 
         yield z, y, x
 
 
-def _touched(grid: PatchGrid, per_axis: Sequence[Sequence[slice]], box: Box) -> Iterator[range]:
+def _touched(grid: CandidateGrid, per_axis: Sequence[Sequence[slice]], box: Box) -> Iterator[range]:
     """Per axis, the numbers of the blocks whose patches may reach into a box of voxels.
 
     Looked up from where labels are: a volume of 10^18 voxels has 10^8 blocks.
@@ -212,7 +212,7 @@ def _axis_blocks(origins: np.ndarray, length: int) -> Iterator[slice]:
 
 def _dense(
     index: LabelIndex,
-    grid: PatchGrid,
+    grid: CandidateGrid,
     part: tuple[slice, slice, slice],
     values: Collection[int] | None,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape
-from vcmodels.patches.density import PatchDensity, PatchGrid, patch_density, patch_grid
+from vcmodels.patches.density import CandidateGrid, PatchDensity, patch_density, patch_grid
 from vcmodels.patches.index import LabelIndex, cell_shape
 from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.reporting import Reporter, Silent
@@ -52,21 +52,28 @@ class PatchCriteria:
 
     @classmethod
     def of(cls, task: Task) -> "PatchCriteria":
+        """Those of a task; the stride is half a patch where it gives none."""
         config, patch = task.dataset_config, task.tr_params.patch_size
+        z, y, x = (max(n // 2, 1) for n in patch)
         return cls(
             patch,
-            patch_stride(task),
+            config.patch_stride or (z, y, x),
             config.min_bbox_percent,
             config.min_labeled_ratio,
             config.labeled_ratio_of,
         )
 
     @property
+    def cell(self) -> Shape:
+        """Voxels of a cell of the label indexes that answer for these patches."""
+        return cell_shape(self.patch, self.stride)
+
+    @property
     def takes_everything(self) -> bool:
         """Whether patches without labels qualify, too."""
         return self.min_bbox_percent <= 0 and self.min_labeled_ratio <= 0
 
-    def shares(self, density: PatchDensity, grid: PatchGrid) -> tuple[np.ndarray, np.ndarray]:
+    def shares(self, density: PatchDensity, grid: CandidateGrid) -> tuple[np.ndarray, np.ndarray]:
         """Per patch: the share that the labels' box fills, and the labelled ratio, both float64.
 
         A patch that reaches over a thin region counts with the voxels inside.
@@ -76,24 +83,16 @@ class PatchCriteria:
         return density.box / whole, density.labelled / of
 
 
-def patch_stride(task: Task) -> Shape:
-    """The step between candidate patches: the task's, or half a patch."""
-    if task.dataset_config.patch_stride is not None:
-        return task.dataset_config.patch_stride
-    z, y, x = (max(n // 2, 1) for n in task.tr_params.patch_size)
-    return z, y, x
-
-
 @dataclass(frozen=True)
 class Candidates:
     """The candidate patches of one volume and what the reference label holds there."""
 
     volume: TaskVolume
-    grid: PatchGrid
+    grid: CandidateGrid
     density: PatchDensity | None
     """Of the candidates that hold labels; None without a reference label."""
     values: list[int] | None
-    """The labelled values that occur; None when they are not told apart."""
+    """The labelled values that occur; None when they are counted together."""
 
     def chosen(self, criteria: PatchCriteria) -> np.ndarray:
         """The origins (n, 3) int64 of the candidates that qualify, ascending."""
@@ -111,17 +110,17 @@ class Candidates:
 def find_patches(
     task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
 ) -> PatchList:
-    """`survey`, then `choose_patches`."""
-    reporter = reporter or Silent()
-    return choose_patches(task, survey(task, volumes, reporter), reporter)
+    """The patches of a task, found without a cache: `survey`, then `choose_patches`."""
+    criteria, reporter = PatchCriteria.of(task), reporter or Silent()
+    candidates = survey(volumes, criteria, Indexer.of(task, reporter))
+    return choose_patches(candidates, criteria, reporter)
 
 
 def survey(
-    task: Task,
     volumes: Sequence[TaskVolume],
-    reporter: Reporter | None = None,
+    criteria: PatchCriteria,
+    indexer: Indexer,
     *,
-    dask: str | None = None,
     stride: Shape | None = None,
 ) -> list[Candidates]:
     """All candidate patches of all volumes, before any threshold.
@@ -130,26 +129,23 @@ def survey(
     yet, each stored chunk is decoded once.
 
     Args:
-        task: the resolved task.
-        volumes: all its volumes.
-        reporter: told the progress, and why an index is not kept.
-        dask: address of a scheduler whose workers decode; threads of this process when None.
-        stride: step between candidates; the task's when None.
+        volumes: all volumes of the task.
+        criteria: their patch and stride say where candidates are.
+        indexer: gives the indexes of the reference labels.
+        stride: step between candidates, a multiple of the cell; the one of the criteria when None.
 
     Raises:
         TaskError: the labels are more than this machine can index.
         ChunkError: a label chunk cannot be read.
     """
-    criteria = PatchCriteria.of(task)
-    cell = cell_shape(criteria.patch, criteria.stride)
+    cell = criteria.cell
     criteria = replace(criteria, stride=stride or criteria.stride)
-    indexer = Indexer.of(task, reporter or Silent(), dask)
     grids = [
         patch_grid(v.inputs[0].box, v.region, criteria.patch, criteria.stride, cell)
         for v in volumes
     ]
     labels = [
-        Wanted(v.ref, grid.frame, v.region, cell, ignored_values(task, v.ref_target))
+        Wanted(v.ref, grid.frame, v.region, cell, v.ref_ignored)
         for v, grid in zip(volumes, grids, strict=True)
         if v.ref is not None
     ]
@@ -159,7 +155,9 @@ def survey(
         return [_candidates(v, g, indexes) for v, g in zip(volumes, grids, strict=True)]
 
 
-def _candidates(volume: TaskVolume, grid: PatchGrid, indexes: Iterator[LabelIndex]) -> Candidates:
+def _candidates(
+    volume: TaskVolume, grid: CandidateGrid, indexes: Iterator[LabelIndex]
+) -> Candidates:
     """One volume's, taking the next index when it has a reference label."""
     if volume.ref is None:
         return Candidates(volume, grid, None, None)
@@ -167,13 +165,14 @@ def _candidates(volume: TaskVolume, grid: PatchGrid, indexes: Iterator[LabelInde
     return Candidates(volume, grid, patch_density(index, grid), index.values)
 
 
-def choose_patches(task: Task, candidates: Sequence[Candidates], reporter: Reporter) -> PatchList:
-    """Those of the candidates that meet the task's thresholds.
+def choose_patches(
+    candidates: Sequence[Candidates], criteria: PatchCriteria, reporter: Reporter
+) -> PatchList:
+    """Those of the candidates that meet the thresholds.
 
     Raises:
         TaskError: not one does; names the best one and the threshold that blocks it.
     """
-    criteria = PatchCriteria.of(task)
     found = [one.chosen(criteria) for one in candidates]
     rows = np.concatenate(
         [np.insert(origins, 0, number, axis=1) for number, origins in enumerate(found)]
@@ -187,15 +186,6 @@ def choose_patches(task: Task, candidates: Sequence[Candidates], reporter: Repor
         shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
         reporter.say(f"no patch qualifies in {len(empty)} of {len(candidates)} volumes: {shown}")
     return PatchList(criteria.patch, rows)
-
-
-def ignored_values(task: Task, label: str | None) -> tuple[int, ...]:
-    """The stored values of a label that count as unlabelled, besides 0."""
-    target = task.dataset_config.targets.get(label or "")
-    ignore = target.ignore_label if target is not None else None
-    if ignore is None:
-        return ()
-    return (ignore,) if isinstance(ignore, int) else tuple(ignore)
 
 
 def _nothing_qualifies(candidates: Sequence[Candidates], criteria: PatchCriteria) -> TaskError:
@@ -233,7 +223,7 @@ def _nothing_qualifies(candidates: Sequence[Candidates], criteria: PatchCriteria
 
 
 def _refuse_too_large(
-    volume: TaskVolume, grid: PatchGrid, cell: Shape, criteria: PatchCriteria
+    volume: TaskVolume, grid: CandidateGrid, cell: Shape, criteria: PatchCriteria
 ) -> None:
     """Memory goes with the cells and patches where something is stored.
 

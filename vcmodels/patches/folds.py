@@ -14,21 +14,19 @@ from typing import Literal
 
 import numpy as np
 
-from vcmodels.config import Task
+from vcmodels.config import TrainingParams
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.patches.density import patch_grid
-from vcmodels.patches.find import PatchCriteria, ignored_values
-from vcmodels.patches.index import cell_shape
+from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.patches.split import guard_width
-from vcmodels.reporting import Reporter, Silent
 
 
 def shuffled(items: Sequence[int], seed: int) -> list[int]:
-    """The items in an order that depends on the seed alone."""
+    """The items in an order that depends only on the seed."""
     return np.random.Generator(np.random.Philox(key=[seed, 3])).permutation(items).tolist()
 
 
@@ -36,50 +34,47 @@ Profiles = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Per axis, labelled voxels of each layer of cells of a region."""
 
 
-def fold_volumes(
-    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
-) -> list[TaskVolume]:
-    """The volumes of one fold, each with its `split`; unchanged when the task has no folds.
-
-    Volumes with a `split` of their own stay as they are. A slab that is validated on keeps the name
-    of its volume.
-
-    Raises:
-        TaskError: as `all_folds`.
-    """
-    folds = task.tr_params.folds
-    if folds is None:
-        return list(volumes)
-    if folds.index is None:
-        raise ValueError("the task is a whole cross-validation: choose one fold of it")
-    return all_folds(task, volumes, reporter)[folds.index]
-
-
 def all_folds(
-    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
+    settings: TrainingParams,
+    volumes: Sequence[TaskVolume],
+    criteria: PatchCriteria,
+    indexer: Indexer,
 ) -> list[list[TaskVolume]]:
-    """The volumes of each fold: a function of the volumes, their labels, the seed and the folds.
+    """The volumes of each fold, each with its `split`; [] without `folds`.
+
+    A function of the volumes, their labels, the seed and the folds. Volumes with a `split` of their
+    own stay as they are. A slab that is validated on keeps the name of its volume.
+
+    Args:
+        settings: `folds`, `seed` and `split_guard` are read.
+        volumes: all volumes of the task.
+        criteria: of the patches that are to be found in them.
+        indexer: gives the label indexes by which the folds are balanced.
 
     Raises:
         TaskError: there are not enough volumes or groups, or a volume is too short for its slabs.
     """
-    folds = task.tr_params.folds
-    assert folds is not None
+    folds = settings.folds
+    if folds is None:
+        return []
     undecided = [n for n, volume in enumerate(volumes) if volume.split is None]
     if not undecided:
         return [list(volumes)] * folds.count
     by = how_divided(folds, [volumes[n] for n in undecided])
-    profiles = labelled_profiles(task, [volumes[n] for n in undecided], reporter or Silent())
+    profiles = labelled_profiles([volumes[n] for n in undecided], criteria, indexer)
     labelled = dict(zip(undecided, profiles, strict=True))
     if by == "slab":
-        parts = {n: _slabs(task, volumes[n], labelled[n]) for n in undecided}
+        guard = guard_width(settings.split_guard, criteria.patch)
+        parts = {
+            n: _slabs(volumes[n], labelled[n], folds.count, criteria, guard) for n in undecided
+        }
         return [
             [part for n, v in enumerate(volumes) for part in (parts[n][i] if n in parts else [v])]
             for i in range(folds.count)
         ]
     units = units_of(volumes, undecided)
     sizes = {u: sum(round(labelled[n][0].sum()) for n in unit) for u, unit in enumerate(units)}
-    fold_of = divide(sizes, folds.count, task.tr_params.seed)
+    fold_of = divide(sizes, folds.count, settings.seed)
     of_volume = {n: fold_of[u] for u, unit in enumerate(units) for n in unit}
     return [
         [
@@ -134,24 +129,23 @@ def divide(sizes: Mapping[int, int], count: int, seed: int) -> dict[int, int]:
 
 
 def labelled_profiles(
-    task: Task, volumes: Sequence[TaskVolume], reporter: Reporter
+    volumes: Sequence[TaskVolume], criteria: PatchCriteria, indexer: Indexer
 ) -> list[Profiles]:
     """Of each volume, from the index that finds its patches; without `ref_label`, of all voxels."""
-    criteria = PatchCriteria.of(task)
-    cell = cell_shape(criteria.patch, criteria.stride)
+    cell = criteria.cell
     labels = [
         Wanted(
             v.ref,
             patch_grid(v.ref.box, v.region, criteria.patch, criteria.stride, cell).frame,
             v.region,
             cell,
-            ignored_values(task, v.ref_target),
+            v.ref_ignored,
         )
         for v in volumes
         if v.ref is not None
     ]
     found: list[Profiles] = []
-    with closing(Indexer.of(task, reporter).indexes(labels)) as indexes:
+    with closing(indexer.indexes(labels)) as indexes:
         for volume in volumes:
             if volume.ref is None:
                 layers = [-(-n // c) for n, c in zip(volume.region.shape, cell, strict=True)]
@@ -163,15 +157,12 @@ def labelled_profiles(
     return found
 
 
-def _slabs(task: Task, volume: TaskVolume, profiles: Profiles) -> list[list[TaskVolume]]:
-    """For each fold its slab, and what is trained on before and behind it."""
-    folds, patch = task.tr_params.folds, task.tr_params.patch_size
-    assert folds is not None
-    guards, region = guard_width(task, patch), volume.region
-    cell = cell_shape(patch, PatchCriteria.of(task).stride)
-    cuts = [
-        _cuts(region.origin[a], region.end[a], profiles[a], cell[a], folds.count) for a in range(3)
-    ]
+def _slabs(
+    volume: TaskVolume, profiles: Profiles, count: int, criteria: PatchCriteria, guards: Shape
+) -> list[list[TaskVolume]]:
+    """For each of `count` folds its slab, and what is trained on before and behind it."""
+    region, patch, cell = volume.region, criteria.patch, criteria.cell
+    cuts = [_cuts(region.origin[a], region.end[a], profiles[a], cell[a], count) for a in range(3)]
     room = [int(np.diff(cuts[a]).min()) / patch[a] for a in range(3)]
     axis = int(np.argmax(room))
     low, high = region.origin[axis], region.end[axis]
@@ -180,7 +171,7 @@ def _slabs(task: Task, volume: TaskVolume, profiles: Profiles) -> list[list[Task
         before, behind = (low, start - guards[axis]), (end + guards[axis], high)
         trained = [pair for pair in (before, behind) if pair[1] - pair[0] >= patch[axis]]
         if room[axis] < 1 or not trained:
-            raise _too_short(volume, folds.count, guards)
+            raise _too_short(volume, count, guards)
         parts = [replace(volume, region=_slab(region, axis, start, end), split="val")]
         for number, (first, last) in enumerate(trained):
             box, name = _slab(region, axis, first, last), f"{volume.name}#train{number}"

@@ -1,10 +1,9 @@
 """The label index: what answers any question about labelled patches without reading a voxel again.
 
-Counts add and plane sets unite, so the cells that two pieces share can be merged afterwards.
-
 Space is cut into small cells. For each cell the index holds how many of its voxels have which value
 and, for each axis, which of the cell's planes hold any label. Counts add and plane sets unite, so
-the exact bounding box and density of every patch made of whole cells follow from the index.
+the exact bounding box and density of every patch made of whole cells follow from the index, and
+cells that two pieces of a label share are merged afterwards.
 
 The cells are kept in bricks, boxes of whole storage units of the label: a brick is made, stored,
 checked and replaced as one, and where no unit is stored there is none.
@@ -23,7 +22,7 @@ from vcmodels.volumes import Volume
 MOST_VALUES = 64
 """Distinct values of a piece that are counted one by one: classes, not the ids of instances."""
 UNCOUNTED = int(np.iinfo(np.int64).min)
-"""Stands for all labelled voxels together where their values are not told apart."""
+"""Stands for all labelled voxels together where their values are counted together."""
 
 _LARGEST = np.iinfo(np.int64).max
 _SAMPLE = 4096
@@ -73,7 +72,7 @@ class Cells:
 def cells_of(
     stored: np.ndarray, piece: Box, start: Shape, cell: Shape, ignore: Sequence[int]
 ) -> Cells:
-    """The cells that a piece of a label touches, counting its voxels alone.
+    """The cells that a piece of a label touches, counting only its voxels.
 
     A voxel is labelled when it is finite, not zero in all channels, and no ignore label in all. The
     planes are those of labelled voxels; counted is every value but 0, the ignored ones too.
@@ -126,7 +125,7 @@ def labelled_mask(stored: np.ndarray, ignore: Sequence[int] = ()) -> np.ndarray:
 
 
 def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
-    """The voxels of each value but 0; None when values are not to be told apart.
+    """The voxels of each value but 0; None when values are counted together.
 
     That is so for floats, several channels, more than `MOST_VALUES` values, and values beyond int64,
     which no class has.
@@ -303,7 +302,7 @@ class LabelIndex:
 
         Args:
             box: in cells; may reach out of the region, where nothing is labelled.
-            values: count these alone; all labelled voxels when None.
+            values: count only these; all labelled voxels when None.
 
         Returns:
             counts: (*box.shape) uint16.

@@ -30,7 +30,7 @@ from vcmodels.patches.index import (
     labelled_mask,
 )
 from vcmodels.patches.index_store import IndexStore
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Advance, Reporter
 from vcmodels.volumes import Volume, is_remote
 from vcmodels.volumes.remote import StoredFile
 
@@ -38,9 +38,8 @@ MOST_THREADS = 8
 REMOTE_THREADS = 32  # they wait for the network, not for a core
 IN_FLIGHT = 2  # results waiting per worker, which bounds the memory
 
-Advance = Callable[[float, str], None]
 Units = Mapping[Shape, tuple[StoredFile, ...]]
-"""Storage units by index, with their files; none where the fill value alone makes it a label."""
+"""Storage units by index, with their files; none where only the fill value makes it a label."""
 Bricks = dict[Shape, Units]
 
 
@@ -75,8 +74,8 @@ def index_label(
         else:
             bricks[brick] = cells.cropped()
             advance(len(units) * prod(plan.unit), "")
-    told = _told_speed(advance, plan)
-    for brick, cells in _made(volume, plan, missing, pool, told):
+    report = _speed_reporter(advance, plan)
+    for brick, cells in _made(volume, plan, missing, pool, report):
         if store:
             store.save(brick, cells, _files(wanted[brick]))
         bricks[brick] = cells.cropped()
@@ -212,17 +211,17 @@ def _limited(cells: Cells, plan: IndexPlan) -> Cells:
     return Cells(cells.box, cells.planes, {UNCOUNTED: labelled})
 
 
-def _told_speed(advance: Advance, plan: IndexPlan) -> Callable[[], None]:
-    """Tells of each decoded unit, with the speed since the first."""
+def _speed_reporter(advance: Advance, plan: IndexPlan) -> Callable[[], None]:
+    """Reports each decoded unit, with the speed since the first."""
     begun, done, voxels = time.perf_counter(), 0, prod(plan.unit)
 
-    def told() -> None:
+    def report() -> None:
         nonlocal done
         done += voxels
         speed = done / max(time.perf_counter() - begun, 1e-9)
         advance(voxels, f"{speed / 1e6:,.0f} Mvoxel/s")
 
-    return told
+    return report
 
 
 @dataclass(frozen=True)
@@ -244,7 +243,7 @@ class Indexer:
 
     Args:
         folder: of stored indexes; None to keep none.
-        reporter: told the progress, and why an index is not kept.
+        reporter: shows the progress, and why an index is not kept.
         dask: address of a scheduler whose workers decode, or `local:N`; None for threads.
     """
 

@@ -1,8 +1,8 @@
 """The label index on disk: Zarr, one chunk for a brick, sealed against all that could be wrong.
 
 A brick is sealed with a hash over what was read (the label's metadata, and name, size and time of
-each of its stored units) and what was found. One comparison tells a brick that is out of date, torn
-by a kill, of another label or changed by hand, and such a brick is made anew.
+each of its stored units) and what was found. One comparison finds a brick that is out of date, torn
+by a kill, of another label or changed by hand, and such a brick is made again.
 """
 
 import hashlib
@@ -37,12 +37,12 @@ _CHANNELS = {_CELLS: 4, _VALUES: MOST_VALUES, _SEALS: _DIGEST_WORDS + 1 + MOST_V
 _CHUNK_CHANNELS = {_VALUES: 8}
 
 
-class _UnusableError(Exception):
+class _UnusableIndexError(Exception):
     """Why the arrays cannot be used, in words for a person."""
 
 
 class IndexStore:
-    """The stored bricks of one label and plan. Nothing here is fatal: what fails is told once.
+    """The stored bricks of one label and plan. Nothing here is fatal: what fails is reported once.
 
     Three arrays: `cells` (plane sets along z, y, x, then labelled voxels), `values` (voxels of each
     value, for bricks that hold other than one labelled value) and `seals` (hash and values).
@@ -51,7 +51,7 @@ class IndexStore:
         folder: of all indexes; made when needed.
         volume: the label.
         plan: what is counted.
-        say: told, once, why the index is not kept.
+        say: called, once, with why the index is not kept.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class IndexStore:
             counts = planes[3:] if self._is_plain(values) else self._reader(_VALUES).read(place)
         except ChunkError:
             return None
-        except _UnusableError as error:
+        except _UnusableIndexError as error:
             self._give_up(f"{error}; delete it")
             return None
         cells = Cells(box, planes[:3], dict(zip(values, counts, strict=False)))
@@ -122,7 +122,7 @@ class IndexStore:
             self._writer(_SEALS).write(self._seal_place(brick), seal.reshape(-1, 1, 1, 1))
         except OSError as error:
             self._give_up(error.strerror or str(error))
-        except _UnusableError as error:
+        except _UnusableIndexError as error:
             self._give_up(f"{error}; delete it")
 
     def _write(self, name: str, brick: Shape, fields: Sequence[np.ndarray]) -> None:
@@ -134,7 +134,7 @@ class IndexStore:
         self._writer(name).write(place, whole)
 
     def _is_plain(self, values: Sequence[int]) -> bool:
-        """Whether the labelled voxels of a brick tell all its counts."""
+        """Whether all counts of a brick follow from its labelled voxels."""
         return not values or (len(values) == 1 and values[0] not in self.plan.ignore)
 
     def _digest(self, cells: Cells, files: Sequence[StoredFile]) -> bytes:
@@ -173,15 +173,15 @@ class IndexStore:
         """An array to read from, opened at its first use.
 
         Raises:
-            _UnusableError: it is damaged, or something else than it should be.
+            _UnusableIndexError: it is damaged, or something else than it should be.
         """
         if name not in self._opened:
             try:
                 array = open_volume(f"{self.path}/{name}", key=name, channels=_CHANNELS[name])
             except VcmodelsError as error:
-                raise _UnusableError(str(error)) from error
+                raise _UnusableIndexError(str(error)) from error
             if (array.extent, array.chunks, array.dtype) != self._layout()[name]:
-                raise _UnusableError(f"{name} is of another index")
+                raise _UnusableIndexError(f"{name} is of another index")
             self._opened[name] = array
         return self._opened[name]
 

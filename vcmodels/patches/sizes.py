@@ -1,19 +1,16 @@
 """Patch and batch size where a task leaves them out: from its volumes and a memory budget."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from statistics import median_high
 
-from vcmodels.config import Task, parse_task
-from vcmodels.config.checks import check_task
-from vcmodels.config.load import fill_sizes
-from vcmodels.config.messages import task_error
-from vcmodels.data.volumes import TaskVolume, check_patch, open_volumes
+from vcmodels.config import TrainingParams
+from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.models import AnyModel
 from vcmodels.models.plan import (
     AXES,
     BATCH_SHARE,
@@ -29,13 +26,15 @@ from vcmodels.models.plan import (
 )
 from vcmodels.patches.folds import how_divided
 from vcmodels.patches.split import WHOLE_VOLUMES_FROM
-from vcmodels.reporting import Reporter
-from vcmodels.volumes.places import read_json
 
 MACHINE_SHARE = 0.25
 """Of a machine's memory that a step on its CPU may take: readers and other programs live there too."""
 DEVICE_SHARE = 0.9
 """Of a CUDA device's: its context, convolution workspace and lost space are not in the estimate."""
+
+
+StepEstimate = Callable[[Shape], StepMemory]
+"""What a step with patches of a shape needs; raises ValueError if the network cannot take them."""
 
 
 @dataclass(frozen=True)
@@ -59,65 +58,42 @@ class Plan:
     """A line for each decision."""
 
 
-def open_planned(
-    task: Task, reporter: Reporter, recorded: Task | None = None
-) -> tuple[Task, list[TaskVolume]]:
-    """Open the volumes of a task and fill in the sizes that it leaves out, with a line said.
+def plan_sizes(
+    settings: TrainingParams,
+    network: AnyModel,
+    heads: Mapping[str, int],
+    volumes: Sequence[TaskVolume],
+    sharing: int = 1,
+) -> Plan:
+    """Patch and batch size by closed-form arithmetic; what the settings give is kept.
 
     Args:
-        task: the resolved task; returned as it is when it leaves nothing out.
-        reporter: told what `open_volumes` finds odd, and the sizes.
-        recorded: the task of the run that is continued: its sizes are taken, none is planned anew.
-
-    Raises:
-        VolumeError, TaskError: as `open_volumes`.
-        TaskError: nothing fits the memory, or a planned size does not fit another key.
-    """
-    volumes = open_volumes(task, reporter)
-    if task.tr_params.given_patch_size is not None:
-        return task, volumes
-    if recorded is not None:
-        sizes, origin = recorded.tr_params, "as the run has them"
-        full = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
-    else:
-        plan, origin = plan_sizes(task, volumes), "planned, `vcmodels plan` says why"
-        full = fill_sizes(task, plan.patch, plan.batch)
-    settings = full.tr_params
-    reporter.say(
-        f"patch_size {list(settings.patch_size)}, batch_size {settings.batch_size}: {origin}"
-    )
-    if faults := check_task(full):
-        raise task_error(faults)
-    check_patch(full, volumes, reporter)
-    return full, volumes
-
-
-def recorded_task(task: Task) -> Task | None:
-    """The resolved task in the run folder; None if no run has begun there, or it cannot be read."""
-    with suppress(OSError, ValueError, RecursionError, TaskError):
-        found = parse_task(read_json(task.run_dir / "task.json"), "task.json")[0]
-        return found if found.tr_params.given_patch_size is not None else None
-    return None
-
-
-def plan_sizes(task: Task, volumes: Sequence[TaskVolume]) -> Plan:
-    """Patch and batch size by closed-form arithmetic; what the task gives is kept.
+        settings: the sizes, the memory, and what else limits a patch.
+        network: whose steps are planned.
+        heads: channels of the logits, by target.
+        volumes: all volumes of the task.
+        sharing: how many trainings are to divide the memory of the device.
 
     Raises:
         TaskError: the network takes none of the patches, or a step with none of them fits.
     """
-    settings, budget = task.tr_params, _budget(task)
+    budget = _budget(settings, network.memory_target_gb, sharing)
+    first = volumes[0]
+
+    def estimate(patch: Shape) -> StepMemory:
+        return network.estimate(first.channels, heads, patch, first.spacing)
+
     reasons = [f"memory {gigabytes(budget.step_bytes)}: {budget.reason}"]
     least, tried = settings.given_batch_size or BATCH_SIZE, list[PatchTrial]()
     patch = settings.given_patch_size
     if patch is None:
-        longest, room = _longest(task, volumes)
-        tried = _try_patches(task, volumes[0], longest, budget, least)
+        longest, room = _longest(settings, volumes)
+        tried = _try_patches(estimate, first.spacing, longest, budget, least)
         patch = tried[-1].patch
-        first = f"{list(longest)}, which {room}"
-        why = room if len(tried) == 1 else f"the largest that fits, cut down from {first}"
+        largest = f"{list(longest)}, which {room}"
+        why = room if len(tried) == 1 else f"the largest that fits, cut down from {largest}"
         reasons.append(f"patch_size {list(patch)}: {why}")
-    memory, value = _estimate(task, volumes[0], patch), budget.value_bytes
+    memory, value = estimate(patch), budget.value_bytes
     fixed = memory.step_bytes(0, value)
     each = memory.step_bytes(1, value) - fixed
     batch, why = settings.given_batch_size, "as given"
@@ -130,40 +106,40 @@ def plan_sizes(task: Task, volumes: Sequence[TaskVolume]) -> Plan:
             why = f"patches cannot grow; {BATCH_SHARE:.0%} of all voxels at most, {BATCH_SIZE} at least"
     needed = gigabytes(memory.step_bytes(batch, value))
     reasons.append(f"batch_size {batch}: {why}; a step takes about {needed}")
-    return Plan(patch, batch, tried, [*reasons, _reading(volumes[0], patch)])
+    return Plan(patch, batch, tried, [*reasons, _reading(first, patch)])
 
 
-def _budget(task: Task) -> Budget:
-    settings = task.tr_params
+def _budget(settings: TrainingParams, target_gb: float, sharing: int) -> Budget:
+    """What `memory_gb` says, or what there is up to the memory that the network is meant for."""
     device = choose_device(settings.device, "tr_params.device")
     value = 4 if choose_amp(settings.amp, device) is None else 2
     precision = "float32" if value == 4 else "16-bit convolutions"
     if settings.memory_gb != "auto":
         given = int(settings.memory_gb * 1e9)
         return Budget(given, value, f"tr_params.memory_gb, {precision}")
-    there, target = memory_bytes(device), int(task.model.memory_target_gb * 1e9)
+    there, target = memory_bytes(device), int(target_gb * 1e9)
     share = DEVICE_SHARE if device.type == "cuda" else MACHINE_SHARE
-    shared = int(share * there)
+    shared = int(share * there / sharing)
     of = f"{share:.0%} of {gigabytes(there)} ({device.type})"
     reason = of if shared < target else f"what the network is meant for; {of} would be there"
     return Budget(min(shared, target), value, f"{reason}, {precision}")
 
 
-def _longest(task: Task, volumes: Sequence[TaskVolume]) -> tuple[Shape, str]:
+def _longest(settings: TrainingParams, volumes: Sequence[TaskVolume]) -> tuple[Shape, str]:
     """The lengths that a patch may have at most, and what sets them, in words."""
     extent = [median_high(volume.region.shape[axis] for volume in volumes) for axis in range(3)]
     longest, why = [length_at_least(n) for n in extent], f"covers {tuple(extent)} voxels"
     axis = extent.index(max(extent))
-    room = length_at_most(_room(task, volumes, extent[axis]))
+    room = length_at_most(_room(settings, volumes, extent[axis]))
     if MIN_EDGE <= room < longest[axis]:
         longest[axis] = room
         why += f", but leaves room for a training and a validation side along {AXES[axis]}"
     return (longest[0], longest[1], longest[2]), why
 
 
-def _room(task: Task, volumes: Sequence[TaskVolume], extent: int) -> int:
+def _room(settings: TrainingParams, volumes: Sequence[TaskVolume], extent: int) -> int:
     """How long a patch may be for a volume to be cut in two across its longest axis, or into slabs."""
-    settings, undecided = task.tr_params, [v for v in volumes if v.split is None]
+    undecided = [v for v in volumes if v.split is None]
     if settings.folds is not None:
         # The shorter of the parts before and behind a slab still holds a patch and the guard band.
         is_cut = undecided and how_divided(settings.folds, undecided) == "slab"
@@ -178,19 +154,19 @@ def _room(task: Task, volumes: Sequence[TaskVolume], extent: int) -> int:
 
 
 def _try_patches(
-    task: Task, first: TaskVolume, longest: Shape, budget: Budget, batch: int
+    estimate: StepEstimate, spacing: Spacing, longest: Shape, budget: Budget, batch: int
 ) -> list[PatchTrial]:
-    """As `plan_patch`, for the task's network."""
+    """As `plan_patch`, for a network."""
     refused: list[ValueError] = []
 
     def needed(patch: Shape) -> int | None:
         try:
-            return _estimate(task, first, patch).step_bytes(batch, budget.value_bytes)
+            return estimate(patch).step_bytes(batch, budget.value_bytes)
         except ValueError as error:
             refused.append(error)
             return None
 
-    tried = plan_patch(longest, first.spacing, budget.step_bytes, needed)
+    tried = plan_patch(longest, spacing, budget.step_bytes, needed)
     if not tried:
         found = f"left out, and the network takes none of the patches inside {list(longest)}"
         raise TaskError("tr_params.patch_size", f"{found}: {refused[0]}", "give one") from refused[
@@ -205,10 +181,6 @@ def _try_patches(
         remedy = "raise it, or make the network smaller, as with decoder: shared"
         raise TaskError("tr_params.memory_gb", found, remedy)
     return tried
-
-
-def _estimate(task: Task, first: TaskVolume, patch: Shape) -> StepMemory:
-    return task.model.estimate(first.channels, task.heads, patch, first.spacing)
 
 
 def _reading(volume: TaskVolume, patch: Shape) -> str:

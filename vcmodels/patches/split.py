@@ -6,18 +6,17 @@ read around them, stay inside their box: nothing is shared by construction.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vcmodels.config import Task
+from vcmodels.config import TrainingParams
 from vcmodels.data.volumes import TaskVolume, units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.patches.find import PatchList
 from vcmodels.reporting import Reporter, Silent
-from vcmodels.volumes.places import read_json, write_json
+from vcmodels.runs.run import Run, Splits
 
 WHOLE_VOLUMES_FROM = 4
 """From so many volumes on, those that are too short to be cut may be divided as wholes."""
@@ -26,7 +25,7 @@ Regions = list[Box | None]
 
 
 def cut_volumes(
-    task: Task,
+    settings: TrainingParams,
     volumes: Sequence[TaskVolume],
     patches: PatchList,
     undecided: Sequence[int],
@@ -39,20 +38,21 @@ def cut_volumes(
     rows = {n: origins for n, origins in rows.items() if len(origins)}
     if any(volumes[n].group is not None for n in undecided):
         reporter.say("volumes of a group stay on one side: whole volumes are divided")
-        _divide_whole({n: len(o) for n, o in rows.items()}, volumes, task, train, val)
+        _divide_whole({n: len(o) for n, o in rows.items()}, volumes, settings, train, val)
         return
-    guard = guard_width(task, patches.patch_size)
+    patch, share = patches.patch_size, settings.tr_val_split
+    guard = guard_width(settings.split_guard, patch)
     cuts = {
-        n: best_cut(volumes[n].region, origins, patches.patch_size, guard, task)
-        for n, origins in rows.items()
+        n: best_cut(volumes[n].region, origins, patch, guard, share) for n, origins in rows.items()
     }
     short = [n for n, cut in cuts.items() if cut is None]
     if short and len(rows) >= WHOLE_VOLUMES_FROM:
         reporter.say(f"{len(short)} volumes are too short to be cut: whole volumes are divided")
-        _divide_whole({n: len(origins) for n, origins in rows.items()}, volumes, task, train, val)
+        _divide_whole({n: len(o) for n, o in rows.items()}, volumes, settings, train, val)
         return
     if short and len(short) == len(cuts) and not any(val):
-        raise _too_short(task, volumes[short[0]], guard)
+        key = "patch_size" if settings.split_guard is None else "split_guard"
+        raise _too_short(f"tr_params.{key}", volumes[short[0]], guard)
     for n, cut in cuts.items():
         train[n], val[n] = cut if cut is not None else (volumes[n].region, None)
     if short:
@@ -60,21 +60,19 @@ def cut_volumes(
         reporter.say(f"too short to be cut, so only trained on: {names}")
 
 
-def guard_width(task: Task, patch: Shape) -> Shape:
-    """Width of the guard band for a cut across each axis."""
-    width = task.tr_params.split_guard
+def guard_width(width: int | None, patch: Shape) -> Shape:
+    """Width of the guard band for a cut across each axis: a patch length when none is given."""
     return patch if width is None else (width, width, width)
 
 
 def best_cut(
-    region: Box, origins: np.ndarray, patch: Shape, guard: Shape, task: Task
+    region: Box, origins: np.ndarray, patch: Shape, guard: Shape, wanted: float
 ) -> tuple[Box, Box] | None:
     """The cut across some axis whose share of training patches comes nearest to the wanted one.
 
     Among equals, the one that loses the fewest patches to the guard band. None when no cut leaves
     a patch on both sides.
     """
-    wanted = task.tr_params.tr_val_split
     best: tuple[float, int] | None = None
     boxes: tuple[Box, Box] | None = None
     for axis in range(3):
@@ -102,7 +100,7 @@ def _two_sides(region: Box, axis: int, first_end: int, second_start: int) -> tup
 def _divide_whole(
     counts: Mapping[int, int],
     volumes: Sequence[TaskVolume],
-    task: Task,
+    settings: TrainingParams,
     train: Regions,
     val: Regions,
 ) -> None:
@@ -117,17 +115,17 @@ def _divide_whole(
         raise TaskError(
             f"{volumes[units[0][0]].key}.group", found, "give another, or tr_val_split 1"
         )
-    rng = np.random.Generator(np.random.Philox(key=[task.tr_params.seed, 2]))
+    rng = np.random.Generator(np.random.Philox(key=[settings.seed, 2]))
     order = [units[n] for n in rng.permutation(len(units))]
     sums = np.cumsum([sum(counts[n] for n in unit) for unit in order]) / sum(counts.values())
-    trained = int(np.argmin(np.abs(sums[: max(len(units) - 1, 1)] - task.tr_params.tr_val_split)))
+    trained = int(np.argmin(np.abs(sums[: max(len(units) - 1, 1)] - settings.tr_val_split)))
     for position, unit in enumerate(order):
         side = train if position <= trained else val
         for n in unit:
             side[n] = volumes[n].region
 
 
-def _too_short(task: Task, volume: TaskVolume, guard: Shape) -> TaskError:
+def _too_short(key: str, volume: TaskVolume, guard: Shape) -> TaskError:
     found = (
         f"volume {volume.name} with region {volume.region.shape} cannot be cut into a training and "
         f"a validation part with a guard band of {guard} voxels between them"
@@ -136,8 +134,7 @@ def _too_short(task: Task, volume: TaskVolume, guard: Shape) -> TaskError:
         'set a smaller split_guard, a smaller patch_size, split_mode "random", or give volumes a '
         '"split" of their own'
     )
-    key = "patch_size" if task.tr_params.split_guard is None else "split_guard"
-    return TaskError(f"tr_params.{key}", found, remedy)
+    return TaskError(key, found, remedy)
 
 
 SCHEMA = 1
@@ -167,33 +164,38 @@ class Split:
 
 
 def load_or_split(
-    task: Task,
+    run: Run,
+    settings: TrainingParams,
     volumes: Sequence[TaskVolume],
     patches: PatchList,
     reporter: Reporter | None = None,
 ) -> Split:
-    """The split that `splits.json` in the run folder holds; made and saved when there is none.
+    """The split that the run holds; made and saved when there is none.
 
     Raises:
-        TaskError: the file is of other patches or settings than the task's, or is damaged; or a
-            side would be empty.
+        TaskError: what it holds is of other patches or settings, or is damaged; or a side would be
+            empty.
         OSError: the file cannot be written.
     """
-    path = task.run_dir / "splits.json"
-    if path.exists():
-        return _load(path, task, volumes, patches)
-    split = split_patches(task, volumes, patches, reporter)
-    write_json(path, split.to_dict())
+    if (saved := run.splits()) is not None:
+        try:
+            return _checked(saved, settings, volumes, patches)
+        except _OtherSplitError as error:
+            path = run.splits_file
+            remedy = f"use another ckpt_out_base, --restart, or delete {path}"
+            raise TaskError(str(path), str(error), remedy) from error
+    split = split_patches(settings, volumes, patches, reporter)
+    run.write_splits(split.to_dict())
     return split
 
 
 def split_patches(
-    task: Task,
+    settings: TrainingParams,
     volumes: Sequence[TaskVolume],
     patches: PatchList,
     reporter: Reporter | None = None,
 ) -> Split:
-    """Divide the patches as the volumes' own `split` and the task's `tr_val_split` say.
+    """Divide the patches as the volumes' own `split` and `tr_val_split` say.
 
     Raises:
         TaskError: no training or no validation patch would be left, or a training region shares
@@ -203,8 +205,8 @@ def split_patches(
     train: Regions = [v.region if v.split == "train" else None for v in volumes]
     val: Regions = [v.region if v.split == "val" else None for v in volumes]
     undecided = [n for n, v in enumerate(volumes) if v.split is None]
-    is_random = task.tr_params.split_mode == "random"
-    if task.tr_params.tr_val_split == 1:
+    is_random = settings.split_mode == "random"
+    if settings.tr_val_split == 1:
         for n in undecided:
             train[n] = volumes[n].region
     elif undecided and is_random:
@@ -213,11 +215,11 @@ def split_patches(
             train[n] = val[n] = volumes[n].region
         reporter.say("random split: training and validation patches may share voxels")
     elif undecided:
-        cut_volumes(task, volumes, patches, undecided, train, val, reporter)
+        cut_volumes(settings, volumes, patches, undecided, train, val, reporter)
     if not is_random:
         _refuse_overlap(volumes, train, val)
-    split = _assemble(task, volumes, patches, train, val)
-    _refuse_empty(task, split)
+    split = _assemble(settings, volumes, patches, train, val)
+    _refuse_empty(split, settings.tr_val_split)
     return split
 
 
@@ -238,23 +240,27 @@ def rows_inside(rows: np.ndarray, patch: Shape, regions: Sequence[Box | None]) -
 
 
 def _assemble(
-    task: Task, volumes: Sequence[TaskVolume], patches: PatchList, train: Regions, val: Regions
+    settings: TrainingParams,
+    volumes: Sequence[TaskVolume],
+    patches: PatchList,
+    train: Regions,
+    val: Regions,
 ) -> Split:
     """The rows of both sides, given the regions."""
     rows = patches.rows
     is_train = rows_inside(rows, patches.patch_size, train)
     is_val = rows_inside(rows, patches.patch_size, val)
     shared = np.flatnonzero(is_train & is_val)  # only a random split has any
-    rng = np.random.Generator(np.random.Philox(key=[task.tr_params.seed, 1]))
+    rng = np.random.Generator(np.random.Philox(key=[settings.seed, 1]))
     order = rng.permutation(shared)
-    is_val[order[: round(len(order) * task.tr_params.tr_val_split)]] = False
-    return Split(
-        rows[is_train & ~is_val], rows[is_val], train, val, _describe(task, volumes, patches)
-    )
+    is_val[order[: round(len(order) * settings.tr_val_split)]] = False
+    description = _describe(settings, volumes, patches)
+    return Split(rows[is_train & ~is_val], rows[is_val], train, val, description)
 
 
-def _describe(task: Task, volumes: Sequence[TaskVolume], patches: PatchList) -> dict[str, Any]:
-    settings = task.tr_params
+def _describe(
+    settings: TrainingParams, volumes: Sequence[TaskVolume], patches: PatchList
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "seed": settings.seed,
@@ -291,10 +297,10 @@ def _refuse_groups(volumes: Sequence[TaskVolume]) -> None:
             raise TaskError("tr_params.split_mode", found, 'use "spatial", or remove the group')
 
 
-def _refuse_empty(task: Task, split: Split) -> None:
-    """Both sides need at least one patch; validation may be left out by `tr_val_split: 1` alone."""
+def _refuse_empty(split: Split, share: float) -> None:
+    """Both sides need at least one patch; only `tr_val_split: 1` leaves out validation."""
     for side, rows in (("train", split.train), ("validate", split.val)):
-        if not len(rows) and (side == "train" or task.tr_params.tr_val_split < 1):
+        if not len(rows) and (side == "train" or share < 1):
             found = f"there is no patch left to {side} on"
             remedy = (
                 'change tr_val_split (1: no validation), split_guard or the "split" of the volumes'
@@ -302,39 +308,33 @@ def _refuse_empty(task: Task, split: Split) -> None:
             raise TaskError("tr_params.tr_val_split", found, remedy)
 
 
-def _load(path: Path, task: Task, volumes: Sequence[TaskVolume], patches: PatchList) -> Split:
-    """The saved split, if it is of this patch list and these settings."""
-    remedy = f"use another ckpt_out_base, --restart, or delete {path}"
-    try:
-        saved = read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise TaskError(str(path), f"damaged ({type(error).__name__})", remedy) from error
-    expected = _describe(task, volumes, patches)
-    if not isinstance(saved, dict):
-        raise TaskError(str(path), "damaged (not an object)", remedy)
-    for key, value in expected.items():
-        if saved.get(key) != value:
-            found = f"made with {key} {saved.get(key)}, now {value}"
+class _OtherSplitError(Exception):
+    """Why a saved split cannot be used, in words for a person."""
+
+
+def _checked(
+    saved: Splits, settings: TrainingParams, volumes: Sequence[TaskVolume], patches: PatchList
+) -> Split:
+    """A saved split as it divides these patches.
+
+    Raises:
+        _OtherSplitError: it was made from others, or with other settings.
+        TaskError: a side is empty.
+    """
+    document = saved.document
+    for key, value in _describe(settings, volumes, patches).items():
+        if document.get(key) != value:
             if key == "patches":
-                found = f"made from another patch list ({saved.get(key)}, now {value})"
-            raise TaskError(str(path), found, remedy)
-    try:
-        train, val = ([_box_from_json(v) for v in saved[f"{s}_regions"]] for s in ("train", "val"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise TaskError(str(path), "damaged (its regions)", remedy) from error
-    split = _assemble(task, volumes, patches, train, val)
-    if split.to_dict() != saved or len(train) != len(volumes) or len(val) != len(volumes):
-        raise TaskError(str(path), "was changed by hand", remedy)
-    _refuse_empty(task, split)
+                found = f"made from another patch list ({document.get(key)}, now {value})"
+                raise _OtherSplitError(found)
+            raise _OtherSplitError(f"made with {key} {document.get(key)}, now {value}")
+    train, val = list(saved.train_regions), list(saved.val_regions)
+    split = _assemble(settings, volumes, patches, train, val)
+    if split.to_dict() != document:
+        raise _OtherSplitError("was changed by hand")
+    _refuse_empty(split, settings.tr_val_split)
     return split
 
 
 def _box_to_json(box: Box | None) -> list[list[int]] | None:
     return None if box is None else [list(pair) for pair in zip(box.origin, box.end, strict=True)]
-
-
-def _box_from_json(pairs: list[list[int]] | None) -> Box | None:
-    if pairs is None:
-        return None
-    (z0, z1), (y0, y1), (x0, x1) = pairs
-    return Box.between((z0, y0, x0), (z1, y1, x1))

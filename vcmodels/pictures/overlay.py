@@ -1,16 +1,23 @@
-"""A PNG of slices: the image, and beside it the label and the prediction of every target."""
+"""A PNG of slices: the image, and next to it the label and the prediction of every target."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from vcmodels.data.labels import Label
 from vcmodels.geometry.boxes import Box
-from vcmodels.pictures.slices import LABEL_COLOUR, PREDICTION_COLOUR, Panel, draw_panel, one_colour
+from vcmodels.pictures.slices import (
+    Pair,
+    Panel,
+    draw_panels,
+    pair_of,
+    separate_panels,
+    stretched,
+    window_of,
+)
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
 
@@ -22,7 +29,7 @@ MAX_PANEL = 512
 
 
 @dataclass(frozen=True)
-class Scored:
+class DrawnTarget:
     """One target of a picture."""
 
     label: Label
@@ -34,14 +41,14 @@ class Scored:
 def write_overlay(
     path: Path,
     image: Volume,
-    targets: Mapping[str, Scored],
+    targets: Mapping[str, DrawnTarget],
     box: Box,
     slices: Sequence[int] | None = None,
 ) -> None:
     """Draw z slices of a box, one row each: image | label | prediction | label | prediction...
 
     Masks and classes are outlined on the image; other targets are shown in the colours of their
-    kind. Where a label does not count the panel is dark.
+    kind. Where a label does not count the panels are dark.
 
     Args:
         path: the PNG; its folder is made.
@@ -55,18 +62,18 @@ def write_overlay(
         box.origin[0] + (2 * i + 1) * box.shape[0] // (2 * depth) for i in range(depth)
     ]
     boxes = [_middle(box, z) for z in chosen]
-    grey = [image.read(b)[0, 0].astype(np.float32) for b in boxes]
-    low, high = np.percentile(np.concatenate([g.ravel() for g in grey]), (1, 99))
+    grey = [image.read(b)[0, 0] for b in boxes]
+    window = window_of(np.stack(grey))
     rows = []
     for b, g in zip(boxes, grey, strict=True):
-        shown = np.repeat(np.clip((g - low) / max(high - low, 1e-12), 0, 1)[..., None], 3, axis=2)
-        panels = [p for scored in targets.values() for p in _pair(scored, b, shown)]
-        rows.append([Panel(shown), *panels])
+        shown = np.repeat(stretched(g, window)[..., None], 3, axis=2)
+        pairs = [_read_pair(target, b) for target in targets.values()]
+        rows.append([Panel(shown), *(p for pair in pairs for p in separate_panels(pair, shown))])
     titles = [f"image, z = {', '.join(map(str, chosen))}"]
     captions = [f"y, x from {boxes[0].origin[1]}, {boxes[0].origin[2]}"]
-    for name, scored in targets.items():
+    for name, drawn in targets.items():
         titles += [f"{name}: label", f"{name}: prediction"]
-        captions += [_legend(scored.label.target), scored.caption]
+        captions += [_legend(drawn.label.target), drawn.caption]
     path.parent.mkdir(parents=True, exist_ok=True)
     _compose(rows, titles, captions).save(path)
 
@@ -80,35 +87,23 @@ def _middle(box: Box, z: int) -> Box:
 
 def _legend(target: Target) -> str:
     if target.drawn_as == "colours":
-        return "same colours; dark: unlabelled"
+        return "same colours; dark red: unlabelled"
     return "outlines; dark: unlabelled"
 
 
-def _pair(scored: Scored, box: Box, image: np.ndarray) -> tuple[Panel, Panel]:
-    """The panels of the label and of the prediction."""
-    target = scored.label.target
-    truth, valid = scored.label.read(box)
-    counts = np.logical_or.reduce(valid)[0, :, :, None]
-    known = target.as_prediction(torch.from_numpy(truth)).numpy()[:, 0]
-    predicted = target.decode(scored.prediction.read(box))[:, 0]
-    # Both at once: a kind without a range of its own scales by what it is given.
-    both = target.picture(np.concatenate([known, predicted], axis=2))
-    label, prediction = np.split(both, 2, axis=1)
-    if target.drawn_as == "colours":
-        # Dim where nothing says what it should be, so that the eye compares what can be compared.
-        return Panel(label * counts), Panel(prediction * np.where(counts, 1, 0.35))
-    dimmed = np.where(counts, image, image * 0.35)
-    if len(known) == 1:
-        label = one_colour(label, LABEL_COLOUR)
-        prediction = one_colour(prediction, PREDICTION_COLOUR)
-    return Panel(dimmed, label * counts), Panel(image, prediction)
+def _read_pair(drawn: DrawnTarget, box: Box) -> Pair:
+    """Label and prediction on one slice."""
+    target = drawn.label.target
+    label, valid = drawn.label.read(box)
+    prediction = target.decode(drawn.prediction.read(box))
+    counts = np.logical_or.reduce(valid)[0]
+    return pair_of(target, label[:, 0], prediction[:, 0], counts)
 
 
 def _compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> Image.Image:
     """Lay the panels out under their titles."""
-    height, width = rows[0][0].background.shape[:2]
-    factor = max(1, -(-MIN_PANEL // max(height, width)))
-    height, width = height * factor, width * factor
+    drawn = [draw_panels(row, MIN_PANEL) for row in rows]
+    height, width = drawn[0][0].shape[:2]
     header = 2 * LINE_HEIGHT + GAP
     column = max(width, MIN_PANEL) + GAP
     font = ImageFont.load_default(FONT_SIZE)
@@ -122,10 +117,10 @@ def _compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) ->
         x = GAP + i * column
         draw.text((x, 2), _fit(title, column - GAP, font), "black", font)
         draw.text((x, 2 + LINE_HEIGHT), _fit(caption, column - GAP, font), "#555555", font)
-    for j, row in enumerate(rows):
-        for i, panel in enumerate(row):
-            pixels = Image.fromarray(np.round(255 * draw_panel(panel, factor)).astype(np.uint8))
-            sheet.paste(pixels, (GAP + i * column, header + j * (height + GAP)))
+    for j, row in enumerate(drawn):
+        for i, pixels in enumerate(row):
+            picture = Image.fromarray(np.round(255 * pixels).astype(np.uint8))
+            sheet.paste(picture, (GAP + i * column, header + j * (height + GAP)))
     return sheet
 
 

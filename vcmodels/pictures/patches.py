@@ -44,6 +44,8 @@ def draw_patches(candidates: Sequence[Candidates], criteria: PatchCriteria, path
 
 def _draw_view(panel: "Axes", one: Candidates, chosen: np.ndarray, axis: int) -> None:
     """One projection along an axis."""
+    from matplotlib.ticker import MaxNLocator
+
     _, down, across = _VIEWS[axis]
     kept = [a for a in range(3) if a != axis]
     rows, columns = ((one.grid.origins[a], one.grid.patch[a]) for a in kept)
@@ -57,7 +59,8 @@ def _draw_view(panel: "Axes", one: Candidates, chosen: np.ndarray, axis: int) ->
     mesh = panel.pcolormesh(
         *edges, np.ma.masked_equal(qualifying, 0), cmap="viridis", vmin=0, vmax=most
     )
-    panel.figure.colorbar(mesh, ax=panel, label=f"patches along {'zyx'[axis]}", shrink=0.6)
+    label = f"patches along {'zyx'[axis]}"
+    panel.figure.colorbar(mesh, ax=panel, label=label, shrink=0.6, ticks=MaxNLocator(integer=True))
     panel.set_xlim(*region[1])
     panel.set_ylim(*region[0][::-1])
     panel.set_aspect("equal")

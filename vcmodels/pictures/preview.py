@@ -1,4 +1,4 @@
-"""Pictures of what augmentation does: every transform of a task's list alone, then the whole list."""
+"""Pictures of what augmentation does: each transform of a task's list, then the whole list."""
 
 import json
 import re
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vcmodels.augment import AnyAugmentation
+from vcmodels.augment import AnyAugmentation, ImageInterpolation
 from vcmodels.config import Task
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.patches.cache import load_or_find_patches
-from vcmodels.patches.folds import fold_volumes
-from vcmodels.patches.sizes import open_planned, recorded_task
+from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.pictures.slices import (
     FIELD_COLOURS,
     PLANES,
@@ -27,11 +26,13 @@ from vcmodels.pictures.slices import (
     draw_label,
     look_of,
     physical,
+    stretched,
+    window_of,
 )
 from vcmodels.reporting import Reporter, Silent
-from vcmodels.samples.dataset import PatchDataset, Place, finish
+from vcmodels.samples.dataset import PatchDataset, PatchOrigin, Variation, finish_sample
+from vcmodels.samples.order import DrawOrder
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ class Patch:
     """(L, Z, Y, X) float32 per target."""
     valid: Mapping[str, np.ndarray]
     """(Z, Y, X) bool per target: where any channel counts."""
-    place: Place
+    place: PatchOrigin
     spacing: Spacing
     """Of the volume."""
 
@@ -61,33 +62,34 @@ class Patch:
 class PatchSource:
     """Where patches come from: the volumes, patch list and normalisation of a task.
 
-    The statistics for normalisation are of all the labelled data, not of the training split alone.
+    The statistics for normalisation are of all the labelled data, not only of the training split.
     """
 
-    def __init__(self, task: Task, seed: int, reporter: Reporter) -> None:
-        task, volumes = open_planned(task, reporter, recorded_task(task))
-        self.volumes = fold_volumes(task, volumes, reporter)
-        # The same place with and without a transform.
-        still = task.tr_params.model_copy(update={"patch_jitter": False})
-        self.task, self.seed = task.model_copy(update={"tr_params": still}), seed
+    def __init__(self, resolved: Resolved, seed: int, reporter: Reporter) -> None:
+        task, self.volumes, self.seed = resolved.task, resolved.volumes, seed
+        self.targets: Mapping[str, AnyTarget] = task.dataset_config.targets
+        self.patch_size = task.tr_params.patch_size
+        self.interpolation: ImageInterpolation = task.tr_params.image_interpolation
         self.regions = [volume.region for volume in self.volumes]
         self.rows = load_or_find_patches(task, self.volumes, reporter).rows
-        self.normalization = fit_normalization(task, self.volumes, self.regions)
-
-    @property
-    def targets(self) -> Mapping[str, AnyTarget]:
-        """The targets of the task."""
-        return self.task.dataset_config.targets
+        wanted = task.dataset_config.normalization
+        self.normalization = fit_normalization(wanted, self.volumes, self.regions)
 
     def patch(self, row: int, augmentations: Sequence[AnyAugmentation], draw: int = 0) -> Patch:
         """A patch of the list after the transforms of one draw."""
-        task = self.task.model_copy(update={"augment": list(augmentations)})
+        # Without jitter: the same place with and without a transform.
+        variation = Variation(
+            self.seed,
+            DrawOrder(self.seed, np.ones(1)),
+            augmentations=tuple(augmentations),
+            interpolation=self.interpolation,
+        )
         dataset = PatchDataset(
-            task, self.volumes, self.rows[[row]], self.regions, self.normalization,
-            seed=self.seed, augment=True,
+            self.volumes, self.rows[[row]], self.regions, self.targets, self.patch_size,
+            self.normalization, variation,
         )  # fmt: skip
-        sample = dataset[draw]
-        patch = finish(sample, dataset)
+        sample = dataset.read(draw, 0)
+        patch = finish_sample(sample, dataset)
         return Patch(
             patch.image.numpy(),
             {name: label.numpy() for name, label in patch.labels.items()},
@@ -110,7 +112,7 @@ class PatchSource:
 
     def _room(self, row: int) -> float:
         number, *origin = self.rows[row].tolist()
-        region, shape = self.regions[number], self.task.tr_params.patch_size
+        region, shape = self.regions[number], self.patch_size
         low, high = np.array(region.origin), np.array(region.end)
         box = Box((origin[0], origin[1], origin[2]), shape)
         gaps = np.minimum(np.array(box.origin) - low, high - np.array(box.end)) / shape
@@ -131,8 +133,6 @@ CELL = 1.75
 """Inches of the longer side of a panel."""
 GAP, PAIR_GAP, LEFT, RIGHT, TOP, BOTTOM = 0.05, 0.22, 0.3, 1.2, 0.92, 0.08
 DPI = 110
-WINDOW = (0.5, 99.5)
-"""Percentiles of the untouched image that are black and white, in all panels."""
 
 
 def write_figure(
@@ -142,7 +142,7 @@ def write_figure(
     patches: Sequence[Patch],
     targets: Mapping[str, AnyTarget],
 ) -> None:
-    """Draw a patch, the first, beside what transforms make of it.
+    """Draw a patch, the first, next to what transforms make of it.
 
     Args:
         path: the PNG.
@@ -157,7 +157,8 @@ def write_figure(
     sheet = _Sheet(patches[0].image.shape[1:], spacing, len(patches), 1 + len(targets))
     FigureCanvasAgg(sheet.figure)
     sheet.head(title, caption)
-    grey = _grey(patches)
+    window = window_of(patches[0].image[0])  # one for all: a change of contrast shall show
+    grey = [stretched(patch.image[0], window) for patch in patches]
     channels = len(patches[0].image)
     sheet.name_row(0, "image" if channels == 1 else f"channel 1 of {channels}")
     for column, plane, axes in sheet.panels(0):
@@ -167,7 +168,7 @@ def write_figure(
     for row, (name, target) in enumerate(targets.items(), start=1):
         labels = np.stack([physical(target, patch.labels[name], spacing) for patch in patches])
         valid = np.stack([patch.valid[name] for patch in patches])
-        look = look_of(target, row - 1, labels, valid)
+        look = look_of(target, labels, valid)
         sheet.name_row(row, name)
         for column, plane, axes in sheet.panels(row):
             part = _slice(grey[column], labels[column], valid[column], plane, spacing)
@@ -265,12 +266,6 @@ class _Sheet:
             self.figure.text(left / across, place, text, size=7.5, color=colour, va="top")
 
 
-def _grey(patches: Sequence[Patch]) -> list[np.ndarray]:
-    """The first channel of each image in [0, 1], on the scale of the first patch."""
-    low, high = np.percentile(patches[0].image[0], WINDOW)
-    return [np.clip((p.image[0] - low) / max(high - low, 1e-6), 0, 1) for p in patches]
-
-
 def _slice(
     grey: np.ndarray,
     label: np.ndarray,
@@ -313,7 +308,7 @@ def write_preview(
             replaced.
         samples: patches that the whole list is shown on.
         seed: of the draws; the task's when None.
-        reporter: told the progress.
+        reporter: where the progress goes.
 
     Returns:
         The folder and the PNGs in it.
@@ -323,7 +318,8 @@ def write_preview(
         OutputError: the folder cannot be made.
     """
     reporter = reporter or Silent()
-    source = PatchSource(task, task.tr_params.seed if seed is None else seed, reporter)
+    seed = task.tr_params.seed if seed is None else seed
+    source = PatchSource(resolve(task, reporter), seed, reporter)
     folder = output or task.run_dir / "preview"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,10 @@
-"""Slices as people see them: grey image, outlined regions, arrows, colours of a field."""
+"""Slices as people see them: grey values stretched, what does not count dimmed, regions outlined.
 
+They become panels of pixels (TensorBoard, `evaluate --overlay`) or axes of matplotlib with arrows and
+fields (`preview`). All share the stretch of the image, the dimming and the colours.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -8,18 +13,94 @@ import torch
 from torch import Tensor
 
 from vcmodels.targets import AnyTarget, MulticlassTarget, VectorTarget
+from vcmodels.targets.base import Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-LABEL_COLOUR = (0.10, 0.85, 0.35)
-PREDICTION_COLOUR = (1.00, 0.45, 0.05)
+Colour = tuple[float, float, float]
+LABEL_COLOUR: Colour = (0.10, 0.85, 0.35)
+PREDICTION_COLOUR: Colour = (1.00, 0.45, 0.05)
+UNLABELLED_COLOUR = np.array((0.25, 0, 0), np.float32)
+"""Of a label where it does not count, without an image under it: no kind has such a dark red."""
+WINDOW = (1, 99)
+"""Percentiles of an image that are drawn black and white."""
+DIM = 0.35
+"""Brightness of an image or a prediction where no label counts."""
+TINT = 0.3
+"""Share of the colour where a region is filled over the image."""
+
+
+def window_of(image: np.ndarray) -> tuple[float, float]:
+    """The grey values that are drawn black and white."""
+    low, high = np.percentile(image, WINDOW)
+    return float(low), float(high)
+
+
+def stretched(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Grey values as float32 in [0, 1], of the same shape."""
+    low, high = window
+    return np.clip((image.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
+
+
+def dimmed(picture: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """A picture (H, W) or (H, W, 3), darker where nothing counts: (H, W) bool."""
+    shape = (*counts.shape, *(1,) * (picture.ndim - counts.ndim))
+    return picture * np.where(counts, np.float32(1), np.float32(DIM)).reshape(shape)
+
+
+def as_predicted(target: Target, label: np.ndarray) -> np.ndarray:
+    """A slice (L, H, W) of a label as a perfect prediction would be: (P, H, W) float32."""
+    return target.as_prediction(torch.from_numpy(label)[None, :, None])[0, :, 0].float().numpy()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The label and the prediction of a target on one slice, in the same colours."""
+
+    label: np.ndarray
+    """(H, W, 3) float32 in [0, 1]; `UNLABELLED_COLOUR` where it does not count."""
+    prediction: np.ndarray
+    """(H, W, 3) float32 in [0, 1]."""
+    regions: tuple[np.ndarray, np.ndarray] | None
+    """Of masks and classes: the colours of their regions, (H, W, 3) each; black is in none."""
+    counts: np.ndarray
+    """(H, W) bool: where the label counts."""
+
+
+def pair_of(target: Target, label: np.ndarray, prediction: np.ndarray, counts: np.ndarray) -> Pair:
+    """Label and prediction as pictures on one scale.
+
+    Args:
+        target: whose colours are taken.
+        label: (L, H, W) float32.
+        prediction: (P, H, W) float32.
+        counts: (H, W) bool; what lies in the label where it is false changes no colour.
+    """
+    wanted = np.where(counts, as_predicted(target, label), prediction)
+    # Both at once: a kind without a range of its own scales by what it is given.
+    both = target.picture(np.concatenate([wanted, prediction], axis=2))
+    wanted_picture, picture = np.split(both, 2, axis=1)
+    seen = counts[..., None]
+    regions = None
+    if target.drawn_as == "outlines":
+        label_regions, regions_found = wanted_picture * seen, picture
+        if len(prediction) == 1:
+            label_regions = _one_colour(label_regions, LABEL_COLOUR)
+            regions_found = _one_colour(picture, PREDICTION_COLOUR)
+        regions = (label_regions, regions_found)
+    return Pair(np.where(seen, wanted_picture, UNLABELLED_COLOUR), picture, regions, counts)
+
+
+def _one_colour(picture: np.ndarray, colour: Colour) -> np.ndarray:
+    """One colour where a grey picture is bright, black elsewhere."""
+    return np.where(picture[..., :1] > 0.5, np.array(colour, np.float32), np.float32(0))
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One cell of the picture, before it is enlarged."""
+    """One cell of a picture, before it is enlarged."""
 
     background: np.ndarray
     """(H, W, 3) float32 in [0, 1]."""
@@ -27,9 +108,34 @@ class Panel:
     """(H, W, 3) colours whose borders are drawn as lines over the background; black has none."""
 
 
-def one_colour(picture: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
-    """One colour where a grey picture is bright, black elsewhere."""
-    return np.where(picture[..., :1] > 0.5, np.array(colour, np.float32), np.float32(0))
+def separate_panels(pair: Pair, image: np.ndarray) -> tuple[Panel, Panel]:
+    """Label and prediction, each outlined over the image (H, W, 3), or in its colours."""
+    if pair.regions is None:
+        # Dark where nothing says what it should be: the eye compares what can be compared.
+        return Panel(pair.label), Panel(dimmed(pair.prediction, pair.counts))
+    label, prediction = pair.regions
+    return Panel(dimmed(image, pair.counts), label), Panel(image, prediction)
+
+
+def joint_panel(pair: Pair, image: np.ndarray) -> Panel:
+    """Label and prediction together over the image (H, W, 3), which is darker where none counts.
+
+    Masks and classes are tinted where the label has them, and outlined where the prediction has;
+    of other kinds the prediction is mixed into the image.
+    """
+    ground = dimmed(image, pair.counts)
+    if pair.regions is None:
+        return Panel(0.5 * ground + 0.5 * pair.prediction)
+    label, prediction = pair.regions
+    tinted = (1 - TINT) * ground + TINT * label
+    return Panel(np.where(label.any(-1, keepdims=True), tinted, ground), prediction)
+
+
+def draw_panels(panels: Iterable[Panel], least: int) -> list[np.ndarray]:
+    """Panels enlarged by one whole factor, to `least` pixels or more along their longer side."""
+    panels = list(panels)
+    factor = max(1, -(-least // max(panels[0].background.shape[:2])))
+    return [draw_panel(panel, factor) for panel in panels]
 
 
 def draw_panel(panel: Panel, factor: int) -> np.ndarray:
@@ -47,16 +153,51 @@ def draw_panel(panel: Panel, factor: int) -> np.ndarray:
     return np.where(borders[..., None], regions, pixels)
 
 
+PATCHES = 4
+"""Rows of a picture of a validation, one for each patch."""
+GAP = 4
+SHORTEST = 160
+"""Pixels of the longer side of a panel, at least."""
+
+
+def draw_row(
+    target: AnyTarget, image: Tensor, label: Tensor, valid: Tensor, prediction: Tensor
+) -> np.ndarray:
+    """One slice of one patch: the input, the label, the prediction, and both over the input.
+
+    Args:
+        target: of the head.
+        image: (C, Z, Y, X) float32.
+        label: (L, Z, Y, X) float32.
+        valid: (V, Z, Y, X) bool.
+        prediction: (P, Z, Y, X) float32.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+    """
+    z = telling_slice(valid)
+    grey, wanted, found = (a[:, z].float().cpu().numpy() for a in (image[:1], label, prediction))
+    pair = pair_of(target, wanted, found, valid[:, z].any(0).cpu().numpy())
+    shade = np.repeat(stretched(grey[0], window_of(grey[0]))[..., None], 3, axis=-1)
+    panels = (Panel(shade), Panel(pair.label), Panel(pair.prediction), joint_panel(pair, shade))
+    padding = ((0, GAP), (0, GAP), (0, 0))
+    drawn = [np.pad(p, padding, constant_values=1) for p in draw_panels(panels, SHORTEST)]
+    return np.concatenate(drawn, axis=1).astype(np.float32)
+
+
+def telling_slice(valid: Tensor) -> int:
+    """The z at which most voxels of (V, Z, Y, X) count; of several the one nearest to the middle."""
+    counts = valid.any(0).flatten(1).sum(1).cpu().numpy()
+    candidates = np.flatnonzero(counts == counts.max())
+    return int(candidates[np.abs(candidates - len(counts) // 2).argmin()])
+
+
 PLANES: dict[str, tuple[int, int, int]] = {"z": (0, 1, 2), "y": (1, 0, 2)}
 """Of the slices across z and y: the axis across, the axis down and the axis to the right."""
 ARROWS = 15
 """Arrows along the longer side of a slice."""
-DIM = 0.35
-"""Brightness where a label does not count."""
 MOST_REGIONS = 12
 FIELD_COLOURS = "viridis"
-# Okabe and Ito's vermilion, bluish green, sky blue and reddish purple; for masks, which have no colour.
-MASK_COLOURS = ((0.84, 0.37, 0.0), (0.0, 0.62, 0.45), (0.34, 0.71, 0.91), (0.8, 0.47, 0.65))
 
 Style = Literal["regions", "arrows", "scalar", "colours"]
 
@@ -79,17 +220,17 @@ class Slice:
 
 @dataclass(frozen=True)
 class Look:
-    """How a target is drawn, alike in all its panels."""
+    """How a target is drawn, the same in all its panels."""
 
     target: AnyTarget
     style: Style
     limits: tuple[float, float]
     """Of a scalar's colours; for arrows the length that spans one step, in the second place."""
-    colours: dict[float, tuple[float, float, float]]
+    colours: dict[float, Colour]
     """Of regions, by the value of their label."""
 
     @property
-    def names(self) -> dict[str, tuple[float, float, float]]:
+    def names(self) -> dict[str, Colour]:
         """Colours for a legend, by what they stand for."""
         if not isinstance(self.target, MulticlassTarget):
             return dict.fromkeys(["label"], next(iter(self.colours.values()), (0, 0, 0)))
@@ -120,12 +261,11 @@ def physical(
     return label / side if target.transforms_as == "gradient" else label * side
 
 
-def look_of(target: AnyTarget, number: int, labels: np.ndarray, valid: np.ndarray) -> Look:
+def look_of(target: AnyTarget, labels: np.ndarray, valid: np.ndarray) -> Look:
     """How a target is drawn, given all labels (n, L, Z, Y, X) and valid (n, Z, Y, X) of a figure.
 
     Args:
         target: the target.
-        number: which of the task's it is, to tell masks apart.
         labels: of all patches.
         valid: where they count.
     """
@@ -139,15 +279,15 @@ def look_of(target: AnyTarget, number: int, labels: np.ndarray, valid: np.ndarra
         limits = 0.0, float(np.percentile(lengths[lengths > 0], 90)) if lengths.any() else 1.0
     if style == "regions":
         values = [float(v) for v in np.unique(counted) if v != 0][:MOST_REGIONS]
-        colours = {value: _colour(target, value, number) for value in values}
+        colours = {value: _colour(target, value) for value in values}
     return Look(target, style, limits, colours)
 
 
-def _colour(target: AnyTarget, value: float, number: int) -> tuple[float, float, float]:
-    """The colour that the kind gives a value, or the target's own where that is grey."""
-    label = torch.full((1, 1, 1, 1, 1), value)
-    r, g, b = target.picture(target.as_prediction(label)[0, :, 0].numpy())[0, 0].tolist()
-    return MASK_COLOURS[number % len(MASK_COLOURS)] if r == g == b else (r, g, b)
+def _colour(target: AnyTarget, value: float) -> Colour:
+    """The colour that the kind gives a value, or the colour of labels where that is grey."""
+    label = np.full((1, 1, 1), value, np.float32)
+    r, g, b = target.picture(as_predicted(target, label))[0, 0].tolist()
+    return LABEL_COLOUR if r == g == b else (r, g, b)
 
 
 def draw_image(axes: "Axes", image: np.ndarray, size: tuple[float, float]) -> None:
@@ -163,8 +303,8 @@ def draw_image(axes: "Axes", image: np.ndarray, size: tuple[float, float]) -> No
 def draw_label(axes: "Axes", look: Look, part: Slice) -> None:
     """Draw a target's slice over its image, which is dimmed where the label does not count."""
     base = 0.6 if look.style == "arrows" else 1.0  # thin bright lines need a dark ground
-    dimmed = part.image * np.where(part.valid, base, base * DIM)
-    draw_image(axes, dimmed, part.size)
+    ground = dimmed(base * part.image, part.valid)
+    draw_image(axes, ground, part.size)
     if look.style == "regions":
         _draw_regions(axes, look, part)
     elif look.style == "arrows":
@@ -177,9 +317,8 @@ def draw_label(axes: "Axes", look: Look, part: Slice) -> None:
             interpolation="nearest", aspect="equal",
         )  # fmt: skip
     else:
-        prediction = look.target.as_prediction(torch.from_numpy(part.label)[None, :, None])
-        picture = look.target.picture(prediction[0, :, 0].numpy())
-        shown = np.where(part.valid[..., None], picture, dimmed[..., None])
+        picture = look.target.picture(as_predicted(look.target, part.label))
+        shown = np.where(part.valid[..., None], picture, ground[..., None])
         draw_image(axes, shown, part.size)
 
 
@@ -193,7 +332,7 @@ def _draw_regions(axes: "Axes", look: Look, part: Slice) -> None:
         if not mask.any():
             continue
         fill = np.zeros((height, width, 4), np.float32)
-        fill[mask] = (*colour, 0.3)
+        fill[mask] = (*colour, TINT)
         axes.imshow(fill, extent=(0, part.size[1], part.size[0], 0), interpolation="nearest")
         if not mask.all() and min(mask.shape) > 1:
             axes.contour(right, down, mask, levels=[0.5], colors=[colour], linewidths=0.9)
@@ -236,79 +375,3 @@ def _arrow_places(wanted: np.ndarray, size: tuple[float, float]) -> tuple[np.nda
     order = np.lexsort((off, cells[1], cells[0]))
     _, first = np.unique(np.stack([cell[order] for cell in cells]), axis=1, return_index=True)
     return rows[order][first], columns[order][first]
-
-
-PATCHES = 4
-GAP = 4
-SHORTEST = 160
-"""Pixels: smaller patches are enlarged by a whole factor to at least this along their longer side."""
-UNCOUNTED = np.array((0.25, 0, 0), np.float32)
-"""Of label voxels that do not count, so that an empty label is told from none."""
-OUTSIDE_DIM = 0.35
-TINT = 0.3
-
-
-def draw_row(
-    target: AnyTarget, image: Tensor, label: Tensor, valid: Tensor, prediction: Tensor
-) -> np.ndarray:
-    """One slice of one patch: the input, the label, the prediction, and the last over the first.
-
-    Over the image, masks and classes are tinted where the label has them and outlined where the
-    prediction has; other kinds are mixed into it in their colours. It is darker where no label counts.
-
-    Args:
-        target: of the head.
-        image: (C, Z, Y, X) float32.
-        label: (L, Z, Y, X) float32.
-        valid: (V, Z, Y, X) bool.
-        prediction: (P, Z, Y, X) float32.
-
-    Returns:
-        (H, W, 3) float32 in [0, 1].
-    """
-    z = telling_slice(valid)
-    grey, found = (array[:, z].float().cpu().numpy() for array in (image[:1], prediction))
-    wanted = target.as_prediction(label[None, :, z : z + 1])[0, :, 0].float().cpu().numpy()
-    counts = valid[:, z].any(0).cpu().numpy()
-    shade = np.repeat(_stretched(grey[0])[..., None], 3, axis=-1)
-    # Both at once: a kind without a range of its own scales by what it is given, which shall be
-    # nothing that does not count.
-    both = np.concatenate([np.where(counts, wanted, found), found], axis=2)
-    label_picture, picture = np.split(target.picture(both), 2, axis=1)
-    counts = counts[..., None]
-    over = np.where(counts, shade, OUTSIDE_DIM * shade)
-    regions = None
-    if target.drawn_as == "outlines":
-        tint, regions = label_picture, picture
-        if len(wanted) == 1:
-            tint, regions = one_colour(tint, LABEL_COLOUR), one_colour(picture, PREDICTION_COLOUR)
-        is_tinted = counts & tint.any(-1, keepdims=True)
-        over = np.where(is_tinted, (1 - TINT) * over + TINT * tint, over)
-    else:
-        over = 0.5 * over + 0.5 * picture
-    panels = (
-        Panel(shade),
-        Panel(np.where(counts, label_picture, UNCOUNTED)),
-        Panel(picture),
-        Panel(over, regions),
-    )
-    factor = max(1, -(-SHORTEST // max(shade.shape[:2])))
-    return _side_by_side([draw_panel(panel, factor) for panel in panels])
-
-
-def telling_slice(valid: Tensor) -> int:
-    """The z at which most voxels of (V, Z, Y, X) count; of several the one nearest to the middle."""
-    counts = valid.any(0).flatten(1).sum(1).cpu().numpy()
-    candidates = np.flatnonzero(counts == counts.max())
-    return int(candidates[np.abs(candidates - len(counts) // 2).argmin()])
-
-
-def _stretched(grey: np.ndarray) -> np.ndarray:
-    """Intensities between their percentiles 1 and 99 as 0 to 1."""
-    low, high = np.percentile(grey, (1, 99))
-    return np.clip((grey - low) / max(float(high - low), 1e-6), 0, 1)
-
-
-def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
-    padded = [np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=1) for p in pictures]
-    return np.concatenate(padded, axis=1).astype(np.float32)

@@ -1,1 +1,1 @@
-"""What a run folder says of its run: read from small files alone, without torch."""
+"""What a run folder says of its run: read only from small files, without torch."""

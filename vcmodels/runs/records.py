@@ -12,10 +12,10 @@ from vcmodels.volumes.places import read_json, write_json
 
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
 ENVIRONMENT = "environment.json"
-SPLITS = "splits.json"
+SPLITS, PATCHES = "splits.json", "patches.json"
 SCHEMA = 1
 
-Record = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def now() -> str:
@@ -30,23 +30,27 @@ def is_run(folder: Path) -> bool:
     )
 
 
-def read_task(folder: Path) -> Record:
+def read_task(folder: Path) -> JsonObject:
     """The resolved task; {} when it cannot be read."""
     with suppress(OSError, ValueError, RecursionError):
         document = cast(object, read_json(folder / TASK))
         if isinstance(document, dict):
-            return cast(Record, document)
+            return cast(JsonObject, document)
     return {}
 
 
-def model_name(task: Mapping[str, Any]) -> str:
-    """The `model_name` of a task, with which the names of its checkpoints begin; "" without one."""
-    settings = cast(object, task.get("tr_params"))
-    name = cast(Record, settings).get("model_name") if isinstance(settings, dict) else None
+def model_name(document: Mapping[str, Any]) -> str:
+    """The `model_name` of a task, with which the names of its checkpoints begin; "" without one.
+
+    Args:
+        document: the task as JSON values.
+    """
+    settings = cast(object, document.get("tr_params"))
+    name = cast(JsonObject, settings).get("model_name") if isinstance(settings, dict) else None
     return name if isinstance(name, str) else ""
 
 
-def read_starts(folder: Path) -> list[Record]:
+def read_starts(folder: Path) -> list[JsonObject]:
     """The records, oldest first; [] when there are none that can be read."""
     with suppress(OSError, ValueError, RecursionError):
         document = cast(object, read_json(folder / ENVIRONMENT))
@@ -54,18 +58,20 @@ def read_starts(folder: Path) -> list[Record]:
             starts = cast(dict[str, object], document).get("starts")
             if isinstance(starts, list):
                 return [
-                    cast(Record, one) for one in cast(list[object], starts) if isinstance(one, dict)
+                    cast(JsonObject, one)
+                    for one in cast(list[object], starts)
+                    if isinstance(one, dict)
                 ]
     return []
 
 
-def add_start(folder: Path, record: Record) -> None:
+def add_start(folder: Path, record: JsonObject) -> None:
     """Append a record, of a training that starts now in the working directory.
 
     Raises:
         OSError: the file cannot be written.
     """
-    start: Record = {"started": now(), "working_directory": str(Path.cwd()), **record}
+    start: JsonObject = {"started": now(), "working_directory": str(Path.cwd()), **record}
     _write(folder, [*read_starts(folder), start])
 
 
@@ -81,15 +87,15 @@ def end_start(folder: Path, outcome: str) -> None:
         _write(folder, starts)
 
 
-def read_log(folder: Path) -> list[Record]:
+def read_log(folder: Path) -> list[JsonObject]:
     """The lines of `log.jsonl`, one an epoch; one that a kill cut short is left out."""
-    lines: list[Record] = []
+    lines: list[JsonObject] = []
     with suppress(OSError, UnicodeDecodeError), (folder / LOG).open(encoding="utf-8") as log:
         for line in log:
             with suppress(ValueError, RecursionError):
                 values = cast(object, json.loads(line))
                 if isinstance(values, dict):
-                    lines.append(cast(Record, values))
+                    lines.append(cast(JsonObject, values))
     return lines
 
 
@@ -100,7 +106,7 @@ def starting_folder(folder: Path) -> Path | None:
     return Path(place) if isinstance(place, str) and os.path.isabs(place) else None  # noqa: PTH117
 
 
-def _write(folder: Path, starts: list[Record]) -> None:
+def _write(folder: Path, starts: list[JsonObject]) -> None:
     write_json(folder / ENVIRONMENT, {"schema": SCHEMA, "starts": starts})
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from vcmodels.runs.records import (
     LOCK,
     TASK,
-    Record,
+    JsonObject,
     is_run,
     is_sealed,
     model_name,
@@ -21,8 +21,9 @@ from vcmodels.runs.records import (
     read_starts,
     read_task,
 )
+from vcmodels.runs.run import Run
 
-State = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
+RunState = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
 
 _OF_ZARR = {"zarr.json", ".zarray", ".zgroup"}
 _NOT_RUNS = ("before-", ".")  # of earlier runs that were moved aside; hidden
@@ -38,20 +39,20 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunStatus:
     """How a run stands, as its small files say."""
 
     folder: Path
     name: str
     """The `model_name` of its task."""
-    state: State
+    state: RunState
     reason: str
-    """Of what failed or is damaged, in words; else empty."""
+    """Why it failed or is damaged, in words; else empty."""
     epoch: int
     """Epochs that have ended."""
     max_epoch: int | None
     best_epoch: int | None
-    """Of the best checkpoint, as the log tells; None before an epoch has ended."""
+    """Of the best checkpoint, as the log says; None before an epoch has ended."""
     best_loss: float | None
     last_loss: float | None
     figures: Mapping[str, Figure]
@@ -85,7 +86,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
             yield Path(place)
 
 
-def read_run(folder: Path) -> Run:
+def read_status(folder: Path) -> RunStatus:
     """How the run in a folder stands."""
     task, log, starts = read_task(folder), read_log(folder), read_starts(folder)
     settings = _block(task.get("tr_params"))
@@ -96,7 +97,7 @@ def read_run(folder: Path) -> Run:
     state, reason = _state(folder, name, start, epoch, most or math.inf)
     targets = list(_block(_block(task.get("dataset_config")).get("targets")))
     minutes = [line["speed/epoch_minutes"] for line in log if "speed/epoch_minutes" in line]
-    return Run(
+    return RunStatus(
         folder,
         name,
         state,
@@ -115,15 +116,17 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _state(folder: Path, name: str, start: Record, epoch: int, most: float) -> tuple[State, str]:
-    """The state of a run, and why."""
+def _state(
+    folder: Path, name: str, start: JsonObject, epoch: int, most: float
+) -> tuple[RunState, str]:
+    """The state of a run, and the reason for it."""
     if _is_held(folder):
         return "training", ""
     outcome = str(start.get("outcome", ""))
     # The first line of the log is written before the first checkpoints.
     if damage := _damage(folder, name, are_saved=epoch > 1 or outcome == "complete"):
         return "damaged", damage
-    if outcome == "complete" or (epoch >= most and (folder / f"{name}_last.pth").exists()):
+    if outcome == "complete" or (epoch >= most and Run(folder, name).last.exists()):
         return "complete", ""
     if outcome.startswith("failed"):
         return "failed", outcome.removeprefix("failed").lstrip(": ")
@@ -133,10 +136,10 @@ def _state(folder: Path, name: str, start: Record, epoch: int, most: float) -> t
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether a training holds the lock of its folder; looked at with a lock of its own."""
+    """Whether a training holds the lock of its folder; a shared lock is tried."""
     with suppress(OSError), (folder / LOCK).open() as lock:
         try:
-            # Shared, and given back at once: two lists do not see each other as trainings.
+            # Shared, so that two lists do not see each other as trainings.
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -144,10 +147,11 @@ def _is_held(folder: Path) -> bool:
 
 
 def _damage(folder: Path, name: str, *, are_saved: bool) -> str:
-    """What is wrong with the files; that there is no checkpoint is only if some were saved."""
+    """What is wrong with the files; a missing checkpoint is, once some were saved."""
     if not name:
         return f"{TASK} cannot be read"
-    for path in (folder / f"{name}_last.pth", folder / f"{name}_best.pth"):
+    run = Run(folder, name)
+    for path in (run.last, run.best):
         try:
             if not is_sealed(path):
                 return f"{path.name} is cut short"
@@ -159,15 +163,15 @@ def _damage(folder: Path, name: str, *, are_saved: bool) -> str:
     return ""
 
 
-def _best(log: Sequence[Record], rule: Mapping[str, Any]) -> Record:
-    """The epoch of the best checkpoint: as long as its curve has no value, that is the newest one."""
+def _best(log: Sequence[JsonObject], rule: Mapping[str, Any]) -> JsonObject:
+    """The log of the epoch of the best checkpoint: of the newest one while its curve has no value."""
     curve, sign = rule.get("curve", "val/loss"), -1 if rule.get("sense") == "max" else 1
     known = [line for line in log if curve in line] or log[-1:]
     return min(known, key=lambda line: sign * line.get(curve, 0.0), default={})
 
 
 def _figures(
-    targets: Sequence[str], metrics: Mapping[str, Any], best: Record, last: Record
+    targets: Sequence[str], metrics: Mapping[str, Any], best: JsonObject, last: JsonObject
 ) -> dict[str, Figure]:
     """The main metrics; in a run that does not name them, the first one of each target."""
     found: dict[str, Figure] = {}
@@ -189,7 +193,7 @@ def _block(value: object) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
 
 
-def _device(start: Record) -> str:
+def _device(start: JsonObject) -> str:
     device, processes = str(start.get("device", "")), start.get("processes", 1)
     return device if processes == 1 else f"{processes} x {device}"
 

@@ -1,6 +1,7 @@
 """From a draw number to a sample: read, check, normalise, augment, and say which voxels count.
 
-They run where the crops are: in a worker when the training device is the CPU, else on the device.
+Augmentation runs where the crops are: in a worker when the training device is the CPU, else on the
+device.
 """
 
 import os
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vcmodels.augment import (
+    AnyAugmentation,
     ImageInterpolation,
     LabelCrop,
     SpatialTransform,
@@ -22,7 +25,7 @@ from vcmodels.augment import (
     apply_spatial,
     sample_spatial,
 )
-from vcmodels.config import Task
+from vcmodels.config import TrainingParams
 from vcmodels.data.labels import (
     StoredLabel,
     derived,
@@ -34,28 +37,23 @@ from vcmodels.data.labels import (
 from vcmodels.data.normalization import Normalization, check_finite
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
-from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.patches.find import patch_stride
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.samples.order import (
     DrawOrder,
-    HardOrder,
-    QualifyingShifts,
+    Jitter,
+    LossWeightedOrder,
     Stream,
-    draw_weights,
-    draws_of_epoch,
     generator,
-    hard_share,
-    jittered,
     pushed_inside,
 )
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Spacing, Target
+from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
 from vcmodels.volumes.chunk_cache import CachedVolume, ChunkCache
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchOrigin:
     """Where a sample is from."""
 
     volume: str
@@ -67,8 +65,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One patch as read: its augmentation is still to come (`data.finishing`)."""
+class RawSample:
+    """One patch as read: its augmentation is still to come (`finish_sample`)."""
 
     draw: int
     image: Tensor
@@ -77,82 +75,119 @@ class Sample:
     """By `sample_key`: the label of each target that is stored, and the ids that others are derived
     from, with the widest margin that any of these needs."""
     transform: SpatialTransform
-    place: Place
+    place: PatchOrigin
     spacing: Spacing
     """Of the volume."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Per target with a pseudo-label, how much it counts; 0 is not at all. Others count as 1."""
 
 
-class PatchDataset(Dataset[Sample]):
+@dataclass(frozen=True)
+class Variation:
+    """How training patches are drawn, shifted and augmented."""
+
+    seed: int
+    """Of all randomness."""
+    order: DrawOrder | LossWeightedOrder
+    jitter: Jitter | None = None
+    augmentations: tuple[AnyAugmentation, ...] = ()
+    interpolation: ImageInterpolation = "linear"
+    """Of the image, where a transform resamples it."""
+
+
+class PatchItem(TypedDict):
+    """A sample as `torch.utils.data.default_collate` stacks it."""
+
+    image: Tensor
+    """(C, *patch) float32."""
+    labels: dict[str, Tensor]
+    """(L, *patch) float32 per target."""
+    valid: dict[str, Tensor]
+    """(V, *patch) bool per target, V being 1 or L."""
+    weight: dict[str, Tensor]
+    """Scalar float32 per target: how much the sample counts in its loss."""
+
+
+class PatchDataset(Dataset[PatchItem]):
     """Samples by draw number: `dataset[k]` is a pure function of the seed, k and its row.
 
-    The row is one of the seed and k, too, unless losses have a say (`HardOrder`). For training,
-    patches come in random order, shifted and augmented; otherwise row after row, as they are. No
-    voxel outside of a volume's region is ever read: the image is continued there by reflection, and
-    labels do not count.
+    The row is one of the seed and k, too, unless losses have a say (`LossWeightedOrder`). For
+    training, patches come in random order, shifted and augmented, and draws go on without end: draws
+    `n` to `2n - 1` are the patches of a second epoch, changed otherwise. Else they come row after
+    row, as they are. No voxel outside of a volume's region is ever read: the image is continued
+    there by reflection, and labels do not count.
+
+    A `DataLoader` takes it as it is. For other draws in the second epoch, give it those as its
+    `sampler`; with worker processes, `multiprocessing_context="forkserver"`, as Zarr's threads do
+    not survive a fork.
 
     Args:
-        task: the resolved task.
         volumes: all volumes of the task.
         rows: (n, 4) patches to draw from: volume number, z, y, x.
         regions: per volume, what may be read.
+        targets: what labels are made for.
+        patch: voxels of a patch along (z, y, x).
         normalization: statistics, as fitted on the training regions.
-        seed: of all randomness.
-        augment: whether this is for training.
+        variation: of training patches; None for row after row.
     """
 
     def __init__(
         self,
-        task: Task,
         volumes: Sequence[TaskVolume],
         rows: np.ndarray,
         regions: Sequence[Box | None],
+        targets: Mapping[str, AnyTarget],
+        patch: Shape,
         normalization: Normalization,
-        *,
-        seed: int,
-        augment: bool,
+        variation: Variation | None = None,
     ) -> None:
-        self.patch: Shape = task.tr_params.patch_size
-        self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
-        self.rows, self.seed, self.augment = rows, seed, augment
+        self.rows, self.patch, self.variation = rows, patch, variation
+        self.targets: dict[str, AnyTarget] = dict(targets)
         self._volumes, self._regions = tuple(volumes), tuple(regions)
-        # A validation reads each patch once.
-        self._sources = cached_volumes(task, volumes) if augment else self._volumes
         self._normalization = normalization
-        self.augmentations = tuple(task.augment) if augment else ()
-        self._interpolation: ImageInterpolation = task.tr_params.image_interpolation
-        jitter = augment and task.tr_params.patch_jitter
-        self._reach = [n // 2 for n in patch_stride(task)] if jitter else [0, 0, 0]
-        self._shifts = QualifyingShifts(task, volumes) if jitter == "qualifying" else None
-        self.order = self._make_order(task) if augment else None
         self._labels_of = shared_labels(self.targets)
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def order(self) -> DrawOrder | LossWeightedOrder | None:
+        """By which training patches are drawn; None for row after row."""
+        return self.variation.order if self.variation else None
+
     def row(self, draw: int) -> int:
         """The row of the patch list that a draw takes."""
         return self.order.row(draw) if self.order else draw
 
-    def place(self, draw: int) -> Place:
+    def place(self, draw: int) -> PatchOrigin:
         """Where a draw reads, without reading it."""
         volume, _, patch = self._patch(draw, self.row(draw))
-        return Place(volume.name, patch.origin)
+        return PatchOrigin(volume.name, patch.origin)
 
-    def __getitem__(self, draw: int) -> Sample:
-        """The sample of a draw, any number from 0 on; as `sample`."""
-        return self.sample(draw, self.row(draw))
+    def __getitem__(self, draw: int) -> PatchItem:
+        """The tensors of a draw, any number from 0 on.
 
-    def sample(self, draw: int, row: int) -> Sample:
-        """The sample of a draw that takes this row: the same in every process.
+        Raises:
+            RunError: as `read`.
+        """
+        sample = make_sample(self, draw, self.row(draw))
+        weight = {name: torch.tensor(sample.weights.get(name, 1.0)) for name in sample.labels}
+        return {
+            "image": sample.image,
+            "labels": sample.labels,
+            "valid": sample.valid,
+            "weight": weight,
+        }
+
+    def read(self, draw: int, row: int) -> RawSample:
+        """What a draw that takes this row reads: the same in every process.
 
         Raises:
             RunError: a value that is not finite or not allowed, or a chunk that cannot be read;
                 names volume and place.
         """
         volume, region, patch = self._patch(draw, row)
-        place = Place(volume.name, patch.origin)
+        place = PatchOrigin(volume.name, patch.origin)
         try:
             transform, patch = self._move(draw, volume.spacing, region, patch)
             image = self._image(volume, region, transform.input_box(patch, volume.spacing))
@@ -163,14 +198,8 @@ class PatchDataset(Dataset[Sample]):
         except (OSError, MemoryError) as error:
             raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
         # What a network has said is nothing to measure another by.
-        weights = {n: w if self.augment else 0.0 for n, w in volume.pseudo.items()}
-        return Sample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)
-
-    def _make_order(self, task: Task) -> DrawOrder | HardOrder:
-        weights = draw_weights(task, self._volumes, self.rows)
-        if share := hard_share(task):
-            return HardOrder(self.seed, weights, share, draws_of_epoch(task))
-        return DrawOrder(self.seed, weights)
+        weights = {n: w if self.variation else 0.0 for n, w in volume.pseudo.items()}
+        return RawSample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)
 
     def _patch(self, draw: int, row: int) -> tuple[TaskVolume, Box, Box]:
         """Volume, region and patch of a draw."""
@@ -178,12 +207,10 @@ class PatchDataset(Dataset[Sample]):
         region = self._regions[number]
         assert region is not None, "a patch in a volume that this side does not use"
         patch = Box((origin[0], origin[1], origin[2]), self.patch)
-        rng = generator(self.seed, draw, Stream.JITTER)
-        if self._shifts is not None:
-            patch = self._shifts.moved(number, patch, region, rng)
-        elif any(self._reach):
-            patch = jittered(patch, region, self._reach, rng)
-        return self._sources[number], region, patch
+        if self.variation and self.variation.jitter:
+            rng = generator(self.variation.seed, draw, Stream.JITTER)
+            patch = self.variation.jitter.moved(number, patch, region, rng)
+        return self._volumes[number], region, patch
 
     def _move(
         self, draw: int, spacing: Spacing, region: Box, patch: Box
@@ -193,11 +220,12 @@ class PatchDataset(Dataset[Sample]):
         A crop that would reach out of the region is moved into it where it fits: real voxels teach
         more than padding. (Turned patches of unequal sides would otherwise be padded at borders.)
         """
-        if not self.augmentations:
+        given = self.variation
+        if given is None or not given.augmentations:
             return SpatialTransform.IDENTITY, patch
-        rng = generator(self.seed, draw, Stream.SPACE)
+        rng = generator(given.seed, draw, Stream.SPACE)
         transform = sample_spatial(
-            self.augmentations, rng, self.patch, spacing, self._interpolation
+            given.augmentations, rng, self.patch, spacing, given.interpolation
         )
         crop = transform.input_box(patch, spacing)
         moved = pushed_inside(crop, region)
@@ -243,14 +271,14 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def describe_places(places: Sequence[Place], most: int = 3) -> str:
+def describe_places(places: Sequence[PatchOrigin], most: int = 3) -> str:
     """Some places as text, for a message."""
     shown = "; ".join(map(str, places[:most]))
     return shown + (f"; and {len(places) - most} more" if len(places) > most else "")
 
 
 @dataclass(frozen=True)
-class Finished:
+class Sample:
     """One patch as the network gets it."""
 
     image: Tensor
@@ -259,13 +287,13 @@ class Finished:
     """(L, *patch) float32 per target."""
     valid: dict[str, Tensor]
     """(V, *patch) bool per target, V being 1 or L."""
-    place: Place
+    place: PatchOrigin
     weights: Mapping[str, float]
     """As of the sample."""
 
 
 @torch.no_grad()
-def finish(sample: Sample, dataset: PatchDataset) -> Finished:
+def finish_sample(sample: RawSample, dataset: PatchDataset) -> Sample:
     """What a sample of the dataset becomes, on the device that it is on.
 
     Space comes first: labels are derived from what the ids look like by then, and noise that was
@@ -278,25 +306,25 @@ def finish(sample: Sample, dataset: PatchDataset) -> Finished:
             image, crops = apply_spatial(
                 sample.transform, image, crops, dataset.patch, sample.spacing
             )
-        if dataset.augmentations:
-            rng = generator(dataset.seed, sample.draw, Stream.INTENSITY)
-            image = apply_intensity(dataset.augmentations, image, rng)
+        if (given := dataset.variation) and given.augmentations:
+            rng = generator(given.seed, sample.draw, Stream.INTENSITY)
+            image = apply_intensity(given.augmentations, image, rng)
         labels: dict[str, Tensor] = {}
         valid: dict[str, Tensor] = {}
         for name, target in dataset.targets.items():
             label, counts = _label(target, crops[sample_key(name, target)], sample.spacing)
             labels[name] = label
             valid[name] = counts if sample.weights.get(name, 1.0) > 0 else torch.zeros_like(counts)
-        return Finished(image, labels, valid, sample.place, sample.weights)
+        return Sample(image, labels, valid, sample.place, sample.weights)
 
 
-def finished(dataset: PatchDataset, draw: int, row: int) -> Finished:
-    """The patch of a draw that takes this row, made here; as `PatchDataset.sample` otherwise."""
-    return finish(dataset.sample(draw, row), dataset)
+def make_sample(dataset: PatchDataset, draw: int, row: int) -> Sample:
+    """The sample of a draw that takes this row, made here; as `PatchDataset.read` otherwise."""
+    return finish_sample(dataset.read(draw, row), dataset)
 
 
 def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> tuple[Tensor, Tensor]:
-    """Label and valid voxels of a patch, from its own crop or derived from that of ids."""
+    """Label and valid voxels of a patch, from its own crop or derived from the crop of ids."""
     if target.derive is None:
         return crop.values, crop.valid
     return derived(target, crop.values, crop.valid, crop.margin, spacing)
@@ -317,12 +345,11 @@ AUTO_BYTES = 500_000_000
 """In all processes together: memory must not grow with the volumes unless someone asks for it."""
 
 
-def cached_volumes(task: Task, volumes: Sequence[TaskVolume]) -> tuple[TaskVolume, ...]:
-    """The volumes, read through a cache that they share if `chunk_cache_gb` asks for one.
+def cached_volumes(volumes: Sequence[TaskVolume], budget: int) -> tuple[TaskVolume, ...]:
+    """The volumes, read through a cache of `budget` bytes that they share; as they are for 0.
 
     Each process that gets a copy fills one of its own.
     """
-    budget = worker_budget(task, volumes)
     if not budget:
         return tuple(volumes)
     cache = ChunkCache(budget)
@@ -340,14 +367,13 @@ def cached_volumes(task: Task, volumes: Sequence[TaskVolume]) -> tuple[TaskVolum
     )
 
 
-def worker_budget(task: Task, volumes: Sequence[TaskVolume]) -> int:
-    """Bytes that each reading process may keep.
+def worker_budget(settings: TrainingParams, volumes: Sequence[TaskVolume]) -> int:
+    """Bytes that each reading process may keep, as `chunk_cache_gb` asks for.
 
     Patches come in random order: of volumes that do not fit, a cache would serve just the share that
     does, so `auto` keeps all or nothing.
     """
-    settings = task.tr_params
-    # torchrun tells how many trainers share this host's memory.
+    # torchrun says how many trainers share this host's memory.
     trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     processes = trainers * max(settings.num_dataloader_workers, 1)
     if settings.chunk_cache_gb != "auto":

@@ -1,8 +1,8 @@
 """Batches on the training device: read and made by worker processes, one batch ahead of the step.
 
-On a CUDA device batches are copied and finished on a stream beside that of the training step, by a
+On a CUDA device batches are copied and finished on a stream next to the one of the training step, by a
 thread of their own: copies start from pinned memory and overlap with the step, and what has to wait
-for a result, such as a test for valid voxels, waits for that stream alone. On the CPU there is
+for a result, such as a test for valid voxels, waits only for that stream. On the CPU there is
 nothing to do, and the same calls do nothing.
 """
 
@@ -20,7 +20,14 @@ from torch import Tensor
 
 from vcmodels.augment import LabelCrop
 from vcmodels.reporting import STOP_SIGNALS
-from vcmodels.samples.dataset import Finished, PatchDataset, Place, Sample, finish, finished
+from vcmodels.samples.dataset import (
+    PatchDataset,
+    PatchOrigin,
+    RawSample,
+    Sample,
+    finish_sample,
+    make_sample,
+)
 from vcmodels.samples.workers import read_ahead, workers_of
 
 Item = TypeVar("Item")
@@ -97,7 +104,7 @@ class SideStream:
         # The allocator keeps pinned memory until the copy is done.
         return tensor.contiguous().pin_memory().to(self.device, non_blocking=True)
 
-    def moved_sample(self, sample: Sample) -> Sample:
+    def moved_sample(self, sample: RawSample) -> RawSample:
         """A sample with all its tensors on the device."""
         labels = {key: self._moved_label(label) for key, label in sample.labels.items()}
         return replace(sample, image=self.moved(sample.image), labels=labels)
@@ -120,7 +127,7 @@ class Batch:
     """(B, L, *patch) float32 per target."""
     valid: dict[str, Tensor]
     """(B, V, *patch) bool per target, V being 1 or L."""
-    places: tuple[Place, ...]
+    places: tuple[PatchOrigin, ...]
     weight: dict[str, Tensor | None] = field(default_factory=dict)
     """(B, 1, 1, 1, 1) float32 per target, how much each sample counts in the loss; None: all alike.
     """
@@ -168,7 +175,7 @@ def batches(
         yield batch
 
 
-def stacked(patches: Sequence[Finished], side: SideStream) -> Batch:
+def stacked(patches: Sequence[Sample], side: SideStream) -> Batch:
     """One batch of patches, on the device that they are on."""
     first = patches[0]
     return Batch(
@@ -186,8 +193,8 @@ def _made_here(
     """Batches made by the calling thread, on its own stream."""
     here = SideStream(device, None)
     for draws in groups:
-        samples = (here.moved_sample(dataset[draw]) for draw in draws)
-        yield stacked([finish(sample, dataset) for sample in samples], here)
+        samples = (here.moved_sample(dataset.read(draw, dataset.row(draw))) for draw in draws)
+        yield stacked([finish_sample(sample, dataset) for sample in samples], here)
 
 
 def _made_by_workers(
@@ -201,12 +208,12 @@ def _made_by_workers(
     """Batches as they become ready on the side stream, each with the mark to wait for."""
     options = (dataset, groups, workers, timeout_s, stopping)
     if side.device.type == "cpu":
-        for patches in read_ahead(finished, *options):
+        for patches in read_ahead(make_sample, *options):
             yield stacked(patches, side), None
         return
-    for samples in read_ahead(PatchDataset.sample, *options):
+    for samples in read_ahead(PatchDataset.read, *options):
         with side.working():
-            patches = [finish(side.moved_sample(sample), dataset) for sample in samples]
+            patches = [finish_sample(side.moved_sample(sample), dataset) for sample in samples]
             batch = stacked(patches, side)
             mark = side.mark()
         yield batch, mark
@@ -215,11 +222,11 @@ def _made_by_workers(
 def _stack(parts: Sequence[Tensor]) -> Tensor:
     if parts[0].device.type != "cpu":
         return torch.stack(list(parts))
-    # Not torch's: this thread's copy would wake threads of its own beside those of the step.
+    # Not torch's: this thread's copy would wake threads of its own next to those of the step.
     return torch.from_numpy(np.stack([part.numpy() for part in parts]))
 
 
-def _weight(name: str, patches: Sequence[Finished], side: SideStream) -> Tensor | None:
+def _weight(name: str, patches: Sequence[Sample], side: SideStream) -> Tensor | None:
     if not any(name in patch.weights for patch in patches):
         return None
     weights = [patch.weights.get(name, 1.0) for patch in patches]

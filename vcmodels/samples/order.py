@@ -1,40 +1,43 @@
-"""Which patch is drawn when: functions of (seed, draw number) alone.
+"""Which patch is drawn when: functions of (seed, draw number) only.
 
 Counter-based generators (Philox; Salmon et al. 2011, SC) need no state: draw k is the same in every
 process, with any number of workers, and after any resume.
 
-Losses change from step to step, and a resumed run must draw as if it had never stopped. So the order
-of an epoch is a function of (seed, draw number, losses known at its start) alone; what is measured
-on the way waits for the next epoch, and a checkpoint holds both.
+Where patches with a high loss are preferred: losses change from step to step, and a resumed run must
+draw as if it had never stopped. So the order of an epoch is a function only of (seed, draw number,
+losses known at its start); what is measured on the way waits for the next epoch, and a checkpoint
+holds both.
 
-A share F of the draws is made for a class c with probability q_c, and for a patch in proportion to
+Where labels are preferred: a share F of the draws is made for a class c with probability q_c, and for a patch in proportion to
 its n_c voxels of that class (as nnU-Net takes a voxel of a random class; Isensee et al. 2021); the
 others take any patch. That is one weight for each patch,
 
     (1 - F) w / sum(w) + F sum_c q_c w n_c / sum(w n_c),
 
-with w the weight of its volume, so that draws stay a function of (seed, draw number) alone.
+with w the weight of its volume, so that draws stay a function only of (seed, draw number).
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.config import Task
-from vcmodels.config.train_params import SamplingConfig
+from vcmodels.config import TrainingParams
+from vcmodels.config.task import SamplingConfig
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Box
-from vcmodels.patches.density import PatchGrid, patch_density, patch_grid
-from vcmodels.patches.find import Candidates, PatchCriteria, ignored_values, survey
-from vcmodels.patches.index import LabelIndex, cell_shape
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.patches.density import CandidateGrid, patch_density, patch_grid
+from vcmodels.patches.find import Candidates, PatchCriteria, survey
+from vcmodels.patches.index import LabelIndex
 from vcmodels.patches.index_build import Indexer, Wanted
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.targets import AnyTarget
 
 
 class Stream(IntEnum):
@@ -89,17 +92,37 @@ class DrawOrder:
         return type(self), (self.seed, self.weights, self.length)
 
 
-def jittered(box: Box, region: Box, reach: Sequence[int], rng: np.random.Generator) -> Box:
-    """Shift a patch at random by up to `reach` voxels along each axis, inside its region.
+class Jitter(Protocol):
+    """A random shift of a training patch."""
 
-    Along an axis where the region is shorter than the patch, it stays.
-    """
-    drawn = rng.integers([-r for r in reach], [r + 1 for r in reach]).tolist()
-    z, y, x = (
-        o + (shift if n <= extent else 0)
-        for o, shift, n, extent in zip(box.origin, drawn, box.shape, region.shape, strict=True)
-    )
-    return pushed_inside(Box((z, y, x), box.shape), region)
+    def moved(self, number: int, patch: Box, region: Box, rng: np.random.Generator) -> Box:
+        """The patch elsewhere in its region.
+
+        Args:
+            number: of the volume.
+            patch: as found.
+            region: what may be read.
+            rng: of this draw.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FreeJitter:
+    """Shifts by any number of voxels up to `reach` along each axis."""
+
+    reach: Shape
+
+    def moved(self, number: int, patch: Box, region: Box, rng: np.random.Generator) -> Box:
+        """As `Jitter`; along an axis where the region is shorter than the patch, it stays."""
+        drawn = rng.integers([-r for r in self.reach], [r + 1 for r in self.reach]).tolist()
+        z, y, x = (
+            o + (shift if n <= extent else 0)
+            for o, shift, n, extent in zip(
+                patch.origin, drawn, patch.shape, region.shape, strict=True
+            )
+        )
+        return pushed_inside(Box((z, y, x), patch.shape), region)
 
 
 def pushed_inside(box: Box, region: Box) -> Box:
@@ -117,23 +140,22 @@ PRESSURE = 100.0
 """How much more often the hardest patch is drawn than the easiest, in the share of hard draws."""
 
 
-def hard_share(task: Task) -> float:
+def hard_share(sampling: SamplingConfig | None) -> float:
     """The share of the draws that prefers hard patches."""
-    sampling = task.dataset_config.sampling
     return sampling.hard if sampling is not None else 0.0
 
 
-def draws_of_step(task: Task) -> int:
+def draws_of_step(settings: TrainingParams) -> int:
     """Samples that one optimiser step takes."""
-    return task.tr_params.batch_size * task.tr_params.gradient_accumulation
+    return settings.batch_size * settings.gradient_accumulation
 
 
-def draws_of_epoch(task: Task) -> int:
+def draws_of_epoch(settings: TrainingParams) -> int:
     """Samples that one epoch takes."""
-    return task.tr_params.max_steps_per_epoch * draws_of_step(task)
+    return settings.max_steps_per_epoch * draws_of_step(settings)
 
 
-class HardOrder:
+class LossWeightedOrder:
     """A `DrawOrder` for each epoch, with weights that follow the last loss of each patch.
 
     Args:
@@ -155,7 +177,7 @@ class HardOrder:
         return self._order.row(draw)
 
     def take(self, first_draw: int, losses: Sequence[float]) -> None:
-        """Note the losses of consecutive draws of this epoch; those not finite tell nothing."""
+        """Note the losses of consecutive draws of this epoch; those not finite say nothing."""
         for draw, loss in enumerate(losses, first_draw):
             if np.isfinite(loss):
                 self._new[self.row(draw)] = loss
@@ -216,25 +238,31 @@ KEY = "dataset_config.sampling"
 
 
 def draw_weights(
-    task: Task, volumes: Sequence[TaskVolume], rows: np.ndarray, reporter: Reporter | None = None
+    config: SamplingConfig | None,
+    volumes: Sequence[TaskVolume],
+    rows: np.ndarray,
+    targets: Mapping[str, AnyTarget],
+    criteria: PatchCriteria,
+    indexer: Indexer,
 ) -> np.ndarray:
     """A weight for each row of the patch list, (n,) float64 that sum to 1.
 
     Args:
-        task: the resolved task.
-        volumes: all its volumes.
+        config: what is drawn more often than its volume's weight says; nothing when None.
+        volumes: all volumes of the task.
         rows: (n, 4) patches to draw from: volume number, z, y, x.
-        reporter: told when labels have to be read.
+        targets: say which values of a label are ignored.
+        criteria: with which the patches were found.
+        indexer: gives the label indexes that say what a patch holds.
 
     Raises:
         TaskError: no patch holds what is to be drawn, or a label's values are not counted.
     """
     base = np.array([volume.weight for volume in volumes])[rows[:, 0]]
     base /= base.sum()
-    config = task.dataset_config.sampling
     if config is None or config.foreground == 0:
         return base
-    held = voxels_held(task, volumes, rows, config, reporter or Silent())
+    held = voxels_held(config, volumes, rows, targets, criteria, indexer)
     wanted = _class_shares(config, held)
     weights = (1 - config.foreground) * base
     for name, share in wanted.items():
@@ -244,27 +272,27 @@ def draw_weights(
 
 
 def voxels_held(
-    task: Task,
+    config: SamplingConfig,
     volumes: Sequence[TaskVolume],
     rows: np.ndarray,
-    config: SamplingConfig,
-    reporter: Reporter,
+    targets: Mapping[str, AnyTarget],
+    criteria: PatchCriteria,
+    indexer: Indexer,
 ) -> dict[str, np.ndarray]:
     """By value as text, the voxels (n,) of it in each row; all together as "" without classes."""
-    criteria = PatchCriteria.of(task)
-    cell = cell_shape(criteria.patch, criteria.stride)
+    cell = criteria.cell
     names = [config.label or volume.ref_target for volume in volumes]
-    grids: dict[int, PatchGrid] = {}
+    grids: dict[int, CandidateGrid] = {}
     labels: list[Wanted] = []
     for number, (volume, name) in enumerate(zip(volumes, names, strict=True)):
         if name is not None and name in volume.labels and (rows[:, 0] == number).any():
             box = volume.labels[name].box
             grid = patch_grid(box, volume.region, criteria.patch, criteria.stride, cell)
-            ignore = ignored_values(task, name)
+            ignore = targets[name].ignored if name in targets else ()
             grids[number] = grid
             labels.append(Wanted(volume.labels[name], grid.frame, volume.region, cell, ignore))
     held: dict[str, np.ndarray] = {}
-    with closing(Indexer.of(task, reporter).indexes(labels)) as indexes:
+    with closing(indexer.indexes(labels)) as indexes:
         for (number, grid), index in zip(grids.items(), indexes, strict=True):
             mine = rows[:, 0] == number
             places = _places(grid, rows[mine, 1:], volumes[number])
@@ -310,7 +338,7 @@ def _class_shares(config: SamplingConfig, held: Mapping[str, np.ndarray]) -> dic
     return {name: weight / total for name, weight in wanted.items() if weight}
 
 
-def _places(grid: PatchGrid, origins: np.ndarray, volume: TaskVolume) -> np.ndarray:
+def _places(grid: CandidateGrid, origins: np.ndarray, volume: TaskVolume) -> np.ndarray:
     """Flat numbers in the grid of patches (n, 3) of the list.
 
     Raises:
@@ -327,35 +355,37 @@ def _places(grid: PatchGrid, origins: np.ndarray, volume: TaskVolume) -> np.ndar
     return np.asarray(np.ravel_multi_index(tuple(indices), grid.counts), np.int64)
 
 
+def make_order(
+    seed: int, weights: np.ndarray, hard: float, epoch: int
+) -> DrawOrder | LossWeightedOrder:
+    """The order of draws by these weights, with a share of `hard` draws among those of an epoch."""
+    return LossWeightedOrder(seed, weights, hard, epoch) if hard else DrawOrder(seed, weights)
+
+
 TRIES = 32
 """Shifts that are drawn before a patch stays where it is."""
 
 
-class QualifyingShifts:
+class ThresholdJitter:
     """Shifts by whole cells, for which the label index says exactly what a patch holds.
 
     Args:
-        task: the resolved task.
-        volumes: all its volumes; where one has no reference label, every place qualifies.
+        volumes: all volumes of the task; where one has no reference label, every place qualifies.
+        criteria: thresholds, and the stride of which half is the longest shift.
+        indexer: gives the label indexes.
     """
 
-    def __init__(self, task: Task, volumes: Sequence[TaskVolume]) -> None:
-        criteria = PatchCriteria.of(task)
-        self.cell = cell_shape(criteria.patch, criteria.stride)
+    def __init__(
+        self, volumes: Sequence[TaskVolume], criteria: PatchCriteria, indexer: Indexer
+    ) -> None:
+        self.cell = criteria.cell
         self.reach = [s // 2 // c for s, c in zip(criteria.stride, self.cell, strict=True)]
-        found = survey(task, volumes, Silent(), stride=self.cell)
+        found = survey(volumes, criteria, indexer, stride=self.cell)
         self._grids = [one.grid for one in found]
         self._places = [_qualifying(one, criteria) for one in found]
 
     def moved(self, number: int, patch: Box, region: Box, rng: np.random.Generator) -> Box:
-        """The patch at a random qualifying place within half a stride, inside its region.
-
-        Args:
-            number: of the volume.
-            patch: as found.
-            region: what may be read.
-            rng: of this draw.
-        """
+        """As `Jitter`: at a random qualifying place within half a stride."""
         grid, places = self._grids[number], self._places[number]
         for shift in rng.integers(
             [-r for r in self.reach], [r + 1 for r in self.reach], (TRIES, 3)
@@ -383,3 +413,16 @@ def _holds(ascending: np.ndarray, number: int | None) -> bool:
         return False
     at = int(np.searchsorted(ascending, number))
     return at < len(ascending) and int(ascending[at]) == number
+
+
+def make_jitter(
+    wanted: bool | Literal["qualifying"],
+    volumes: Sequence[TaskVolume],
+    criteria: PatchCriteria,
+    indexer: Indexer,
+) -> Jitter | None:
+    """What `patch_jitter` asks for: shifts by up to half a stride; None when patches stay."""
+    if wanted == "qualifying":
+        return ThresholdJitter(volumes, criteria, indexer)
+    z, y, x = (n // 2 for n in criteria.stride)
+    return FreeJitter((z, y, x)) if wanted and any((z, y, x)) else None

@@ -79,7 +79,7 @@ class Slots:
         self._free: list[Slot] = []
 
     def take(self) -> Slot | None:
-        """A free slot or a new one; None while no answer has told how large they have to be."""
+        """A free slot or a new one; None while no answer has shown how large they have to be."""
         while self._free:
             slot = self._free.pop()
             if slot.address.size >= self.size:
@@ -167,12 +167,12 @@ def _all_true(shape: tuple[int, ...]) -> Tensor:
 
 
 Answer = TypeVar("Answer")
-Job = Callable[[PatchDataset, int, int], Answer]
+ReadJob = Callable[[PatchDataset, int, int], Answer]
 """What a worker does for a draw and its row; a function of a module, which pickles by its name."""
 
 
 @dataclass(frozen=True)
-class Asked(Generic[Answer]):
+class Request(Generic[Answer]):
     """A draw that a worker is to answer."""
 
     draw: int
@@ -180,7 +180,7 @@ class Asked(Generic[Answer]):
     future: Future[Packed]
 
 
-class Workers:
+class WorkerPool:
     """Processes that hold a copy of a dataset and answer draw numbers with what they make of them.
 
     A process pool, not torch's DataLoader: a dead worker is noticed at once (with a DataLoader on
@@ -211,31 +211,34 @@ class Workers:
             initargs=(pickle.dumps(dataset), dict(os.environ)),
         )
 
-    def ask(self, job: Job[Answer], draw: int, row: int) -> Asked[Answer]:
+    def ask(self, job: ReadJob[Answer], draw: int, row: int) -> Request[Answer]:
         """Give a draw to the next worker that is free."""
         slot = self.slots.take()
         with _blocked_signals():  # what a new process inherits
             future = self.pool.submit(_do, job, draw, row, slot and slot.address)
-        return Asked(draw, slot, future)
+        return Request(draw, slot, future)
 
-    def answer(self, asked: Asked[Answer], timeout_s: float, stopping: Future[None]) -> Answer:
+    def answer(self, request: Request[Answer], timeout_s: float, stopping: Future[None]) -> Answer:
         """What a worker answers, unless this is to stop; in the memory of the slot."""
-        both: list[Future[Any]] = [asked.future, stopping]
+        both: list[Future[Any]] = [request.future, stopping]
         done, _ = wait_for(both, timeout_s, FIRST_COMPLETED)
         if stopping.done():
             raise CancelledError
         if not done:
             raise TimeoutError
         try:
-            return self.slots.unpack(asked.future.result(), asked.slot)
+            return self.slots.unpack(request.future.result(), request.slot)
         finally:
-            del asked, both, done  # an error holds this frame, and must not be held by it
+            del request, both, done  # an error holds this frame, and must not be held by it
 
-    def forget(self, asked: Asked[Answer]) -> None:
+    def forget(self, request: Request[Answer]) -> None:
         """Do without an answer, or with what was made of it; its slot is free when it is written."""
-        slots, slot = self.slots, asked.slot  # not more: the future must not keep the workers alive
-        asked.future.cancel()
-        asked.future.add_done_callback(lambda _: slots.give(slot))
+        slots, slot = (
+            self.slots,
+            request.slot,
+        )  # not more: the future must not keep the workers alive
+        request.future.cancel()
+        request.future.add_done_callback(lambda _: slots.give(slot))
 
     def stop(self, *, kill: bool = False) -> None:
         """Let the workers go; with `kill`, also those that hang."""
@@ -246,20 +249,20 @@ class Workers:
 
 
 # A pool that nobody holds any more lets its workers go.
-_running: "weakref.WeakKeyDictionary[PatchDataset, Workers]" = weakref.WeakKeyDictionary()
+_running: "weakref.WeakKeyDictionary[PatchDataset, WorkerPool]" = weakref.WeakKeyDictionary()
 
 
-def workers_of(dataset: PatchDataset, count: int) -> Workers:
+def workers_of(dataset: PatchDataset, count: int) -> WorkerPool:
     """The workers of a dataset, started at the first call."""
     workers = _running.get(dataset)
     if workers is None or workers.count != count:
         if workers is not None:
             workers.stop()
-        workers = _running[dataset] = Workers(dataset, count)
+        workers = _running[dataset] = WorkerPool(dataset, count)
     return workers
 
 
-def let_go(dataset: PatchDataset) -> None:
+def stop_workers(dataset: PatchDataset) -> None:
     """End its workers at once, also those that hang: the exit of this process would wait for them."""
     workers = _running.pop(dataset, None)
     if workers is not None:
@@ -267,7 +270,7 @@ def let_go(dataset: PatchDataset) -> None:
 
 
 def read_ahead(
-    job: Job[Answer],
+    job: ReadJob[Answer],
     dataset: PatchDataset,
     groups: Sequence[Sequence[int]],
     count: int,
@@ -291,8 +294,8 @@ def read_ahead(
         RunError: a worker died or hangs; or what the job raised.
         CancelledError: `stopping` is done.
     """
-    waiting: deque[Asked[Answer]] = deque()
-    taken: list[Asked[Answer]] = []
+    waiting: deque[Request[Answer]] = deque()
+    taken: list[Request[Answer]] = []
     workers = workers_of(dataset, count)
     draws, ahead = chain.from_iterable(groups), 2 * max(count, *map(len, groups), 1)
     try:
@@ -309,7 +312,7 @@ def read_ahead(
                 workers.forget(taken.pop())
     except BrokenProcessPool as error:
         _running.pop(dataset, None)
-        places = describe_places([dataset.place(asked.draw) for asked in waiting])
+        places = describe_places([dataset.place(request.draw) for request in waiting])
         found = f"a worker process died (out of memory, or killed) while reading {places}"
         remedy = "lower it, or see what the system's log says about memory"
         raise RunError("tr_params.num_dataloader_workers", found, remedy) from error
@@ -376,6 +379,6 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _do(job: Job[Any], draw: int, row: int, address: Address | None) -> Packed:
+def _do(job: ReadJob[Any], draw: int, row: int, address: Address | None) -> Packed:
     assert _dataset is not None, "the worker was not started"
     return pack(job(_dataset, draw, row), address)

@@ -12,12 +12,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from vcmodels.errors import FaultError
 from vcmodels.fields.instances import Offset, affinities, longest_offset
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.targets.base import Spacing
 from vcmodels.targets.binary import MaskTarget
-from vcmodels.targets.stored import OUTPUT_DTYPES, check_dtype
 from vcmodels.targets.vector_math import signed_permutation
 
 NEIGHBOURS: tuple[Offset, ...] = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
@@ -38,8 +37,10 @@ class AffinitiesTarget(MaskTarget):
 
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
     default_loss: ClassVar[LossBlock] = {"bce": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset(
-        {"bce", "focal", "soft_dice", "soft_jaccard", "tversky", "focal_tversky"}
+    # A channel is of pairs of voxels, most of them joined: it has neither a shape nor a rare class,
+    # and the hardest voxels of all channels would be those of the longest offset.
+    excluded_losses: ClassVar[frozenset[str]] = frozenset(
+        {"topk_ce", "generalised_dice", "cldice", "skeleton_recall", "boundary"}
     )
     label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label", "label_smoothing"})
     is_derivable: ClassVar[bool] = True
@@ -60,10 +61,8 @@ class AffinitiesTarget(MaskTarget):
                 "offsets must differ from each other, in more than direction, and from (0, 0, 0)"
             )
         if self.channels != len(self.offsets):
-            raise ValueError(
-                f"{len(self.offsets)} offsets make as many channels, got channels={self.channels}; "
-                "leave it out"
-            )
+            found = f"{len(self.offsets)} offsets make as many channels"
+            raise FaultError(f"{found}, got channels={self.channels}", "leave it out")
         return self
 
     @property
@@ -125,10 +124,6 @@ class AffinitiesTarget(MaskTarget):
                 counts[(channel, *to)] = valid[(source, *taken)]
         return torch.where(counts, turned, 0.0), counts
 
-    @property
-    def blend_channels(self) -> int:
-        return self.channels
-
     def dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
         """In the mean over the offsets, each of which is a prediction of its own."""
         del mean
@@ -136,11 +131,6 @@ class AffinitiesTarget(MaskTarget):
 
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         return {**super().encoding(dtype), "offsets": [list(offset) for offset in self.offsets]}
-
-    def output_channels(self, dtype: np.dtype) -> int | None:
-        super().output_channels(dtype)
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return self.channels
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """The first three channels as red, green and blue; white is the inside of an instance."""

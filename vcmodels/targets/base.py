@@ -1,39 +1,44 @@
 """The contract of a target kind: everything the rest of the code asks of one.
 
 A kind is one file: what its head predicts, how stored labels become tensors, how its values change
-under a geometric transform, its losses and metrics, and its encoding on disk with the inverse.
+under a geometric transform, and its encoding on disk. It must say
+
+- `predicts`, `default_loss`, `metric`: what is compared, with what, and which figure counts;
+- `read_label`: stored labels as tensors, and the voxels that count;
+- `blendable`: what of its logits overlapping patches average;
+- `meaning`: what stored predictions are, for whoever reads them;
+- `picture`: how people see them.
+
+The rest has defaults, right for scalars in [0, 1] that no transform changes.
 
 Shapes: S channels stored on disk, L in the label tensor, M where it is resampled, C logits, A
 blended, P predicted. `valid` has V channels: 1, or L where each channel may be unknown on its own.
 
 A label comes from a stored array (`read_label`), or it is derived from the array of another label
 (`derive`): that one is read and moved as ids, with a margin, and `derive_label` computes from them
-after the geometric augmentation, so that the label is right whatever the patch went through.
+after the geometric augmentation, so that the label is right for any transform.
 """
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from vcmodels.geometry.boxes import Shape
+from vcmodels.errors import FaultError
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
-from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
-from vcmodels.section import Fraction, Section
+from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
+from vcmodels.section import Fraction
+from vcmodels.targets.scoring import Scoring
+from vcmodels.targets.stored import Storage
 
-Spacing = tuple[float, float, float]
 Interpolation = Literal["nearest", "linear"]
-Sense = Literal["min", "max"]
-"""Whether less or more of a metric is better."""
-
-Sums = dict[str, Tensor]
-"""Named sums over valid voxels (float64, on the CPU); they add over patches, blocks and ranks."""
 
 
-class Target(Section):
+class Target(Scoring, Storage):
     """Keys that every kind shares. `tr_params` fills the ones that are left out."""
 
     channels: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -58,26 +63,31 @@ class Target(Section):
     dilate_label: Annotated[int, Field(ge=0, le=64)] | bool | None = None
     """Grow a mask by a ball of this radius in voxels (true is 1) when it is read; kind `binary`."""
 
-    drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
-    """How people see it best: a field of colours, or regions outlined on the image."""
-    metric: ClassVar[str]
-    """The metric, of those that `summarise` returns, that best tells a good prediction."""
     default_loss: ClassVar[LossBlock]
-    allowed_losses: ClassVar[frozenset[str]]
+    excluded_losses: ClassVar[frozenset[str]] = frozenset()
+    """Losses that compare what the kind predicts and still do not suit it."""
     default_interpolation: ClassVar[Interpolation] = "nearest"
     is_derivable: ClassVar[bool] = False
     """Whether `derive` is understood."""
     label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label"})
     """Of `loss_only_on_label`, `label_smoothing` and `dilate_label`, those that change something."""
+    drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
+    """How people see it best: a field of colours, or regions outlined on the image."""
+
+    @classmethod
+    def allowed_losses(cls) -> frozenset[str]:
+        """Names of the losses that the kind may be trained with."""
+        fitting = {name for name, loss in LOSSES.items() if loss.fits(cls.predicts)}
+        return frozenset(fitting - cls.excluded_losses)
 
     @field_validator("loss")
     @classmethod
     def _check_loss(cls, loss: LossBlock | None) -> LossBlock | None:
         names = [loss] if isinstance(loss, str) else loss or ()
         for name in names:
-            if name not in cls.allowed_losses:
-                allowed = ", ".join(sorted(cls.allowed_losses))
-                raise ValueError(f'no loss "{name}" for this kind; choose from {allowed}')
+            if name not in cls.allowed_losses():
+                allowed = ", ".join(sorted(cls.allowed_losses()))
+                raise FaultError(f'no loss "{name}" for this kind', f"choose from {allowed}")
         if loss is not None:
             parse_loss(loss)
         return loss
@@ -87,48 +97,22 @@ class Target(Section):
     def _check_label_key(cls, value: float | bool | None, info: ValidationInfo) -> object:
         if value and info.field_name not in cls.label_keys:
             kind = cls.model_fields["kind"].default
-            raise ValueError(f'kind "{kind}" has no use for {info.field_name}; leave it out')
+            raise FaultError(f'kind "{kind}" has no use for {info.field_name}', "leave it out")
         return value
 
     @model_validator(mode="after")
     def _check_derive(self) -> Self:
         if self.derive is not None and not self.is_derivable:
-            raise ValueError("this kind cannot be derived from another label; leave out derive")
+            raise FaultError("this kind cannot be derived from another label", "leave out derive")
         return self
 
-    @property
-    def interpolation(self) -> Interpolation:
-        """How the label is resampled by a free rotation or an elastic warp."""
-        return self.label_interpolation or self.default_interpolation
+    # --- the label: from the disk, or from another label, through a geometric transform
 
     @property
     def ignored(self) -> tuple[int, ...]:
         """The values of `ignore_label`."""
         values = self.ignore_label
         return tuple(values) if isinstance(values, list) else () if values is None else (values,)
-
-    @property
-    def losses(self) -> tuple[LossTerm, ...]:
-        """The losses with their weights and options."""
-        return parse_loss(self.default_loss if self.loss is None else self.loss)
-
-    @property
-    def glyph(self) -> Literal["arrow", "line"] | None:
-        """How a person sees the label's vectors: by arrows, or by lines where the sign means nothing.
-
-        None for labels that are no vectors; the others have the components (z, y, x).
-        """
-        return None
-
-    @property
-    def stored_channels(self) -> int | None:
-        """Channels of the label array on disk; None when it has no channel axis (Z, Y, X)."""
-        return None
-
-    @property
-    def turns_freely(self) -> bool:
-        """Whether a label may be rotated, scaled and warped; otherwise only mirrored and turned."""
-        return True
 
     @property
     def label_margin(self) -> int:
@@ -151,11 +135,6 @@ class Target(Section):
             ValueError: a value that the kind cannot have; the message names it and its (z, y, x).
         """
 
-    @property
-    def smoothing(self) -> float:
-        """How far the loss pulls hard labels towards uniform; 0 for kinds without hard labels."""
-        return self.label_smoothing or 0.0
-
     def source_margin(self, spacing: Spacing) -> Shape:
         """Voxels around a patch, on each side, that `derive_label` needs of its source."""
         del spacing
@@ -167,7 +146,7 @@ class Target(Section):
         """Compute the label of a patch from another label around it.
 
         The result is the crop of what the whole volume would give: nothing outside the margin may
-        have a say.
+        change it.
 
         Args:
             source: (1, Z + 2m, Y + 2m, X + 2m) float32, m being `source_margin`: whole numbers, 0
@@ -181,6 +160,16 @@ class Target(Section):
             `read_label`.
         """
         raise NotImplementedError(f"{type(self).__name__} is not derivable")
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """How the label is resampled by a free rotation or an elastic warp."""
+        return self.label_interpolation or self.default_interpolation
+
+    @property
+    def turns_freely(self) -> bool:
+        """Whether a label may be rotated, scaled and warped; otherwise only mirrored and turned."""
+        return True
 
     def spread(self, label: Tensor) -> Tensor:
         """What of a label may be averaged: (L, Z, Y, X) -> (M, Z, Y, X), for `linear` resampling."""
@@ -208,6 +197,13 @@ class Target(Section):
         del jacobian, spacing
         return label, valid
 
+    # --- the loss
+
+    @property
+    def losses(self) -> tuple[LossTerm, ...]:
+        """The losses with their weights and options."""
+        return parse_loss(self.default_loss if self.loss is None else self.loss)
+
     def loss_input(self, loss: str, logits: Tensor) -> Tensor:
         """What the loss of this name takes: the logits, or their activation. Same shape."""
         del loss
@@ -230,36 +226,27 @@ class Target(Section):
         """
         # Before an activation: the gradient of a sigmoid at NaN is NaN, and 0 times that too.
         logits = keep_valid(logits, valid)
+        smoothing = self.label_smoothing or 0.0
         terms = [
-            term(self.loss_input(term.name, logits), label, valid, weight, self.smoothing)
+            term(self.loss_input(term.name, logits), label, valid, weight, smoothing)
             for term in self.losses
         ]
         return torch.stack(terms).sum()
+
+    # --- the prediction: of overlapping patches, of several views, at coarser levels
 
     @abstractmethod
     def blendable(self, logits: Tensor) -> Tensor:
         """What overlapping patches may average: (B, C, Z, Y, X) logits -> (B, A, Z, Y, X) float32."""
 
     @property
-    def is_categorical(self) -> bool:
-        """Whether stored predictions are ids, of which a coarser level keeps the most frequent."""
-        return False
-
-    def averageable(self, prediction: Tensor) -> Tensor:
-        """What of decoded predictions a coarser level averages, for `unblend` to turn back.
-
-        (P, Z, Y, X) float32 -> (A, Z, Y, X) float32.
-        """
-        return prediction
+    def blend_channels(self) -> int:
+        """A: how many channels `blendable` returns."""
+        return self.channels
 
     def unblend(self, blended: Tensor) -> Tensor:
         """The prediction, (A, Z, Y, X) or (B, A, Z, Y, X) averages -> the same with P channels."""
         return blended
-
-    @property
-    @abstractmethod
-    def blend_channels(self) -> int:
-        """A: how many channels `blendable` returns."""
 
     def dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
         """How far predictions of one voxel lie apart, squared: their uncertainty.
@@ -280,51 +267,31 @@ class Target(Section):
         """What the largest code of an integer stands for in a stored root of `dispersion`; its unit."""
         return 0.5, "probability"
 
-    @abstractmethod
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums over the valid voxels from which `summarise` computes the metrics.
-
-        Args:
-            prediction: (B, P, Z, Y, X) float32, as from `unblend` or `decode`.
-            label: (B, L, Z, Y, X) float32.
-            valid: (B, V, Z, Y, X) bool.
-        """
-
     @property
-    @abstractmethod
-    def metrics(self) -> dict[str, Sense]:
-        """The metrics that `summarise` returns, and whether less or more of each is better."""
+    def is_categorical(self) -> bool:
+        """Whether stored predictions are ids, of which a coarser level keeps the most frequent."""
+        return False
 
-    @abstractmethod
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Metrics of all that was measured; NaN where nothing was valid."""
+    def averageable(self, prediction: Tensor) -> Tensor:
+        """What of decoded predictions a coarser level averages, for `unblend` to turn back.
 
-    @abstractmethod
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """The stored form, on one fixed global scale: (P, Z, Y, X) -> (S', Z, Y, X) of `dtype`.
-
-        Values outside the range of `dtype` are clipped, never wrapped.
+        (P, Z, Y, X) float32 -> (A, Z, Y, X) float32.
         """
+        return prediction
 
-    @abstractmethod
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        """Attributes that let a reader undo `encode`: JSON values, written beside the array."""
-
-    @abstractmethod
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Undo `encode` to within half a step: (S', Z, Y, X) -> (P, Z, Y, X) float32."""
-
-    @abstractmethod
-    def output_channels(self, dtype: np.dtype) -> int | None:
-        """S': channels of the stored prediction; None when it is written as (Z, Y, X).
-
-        Raises:
-            ValueError: this kind cannot be stored as `dtype`; the message names those it can.
-        """
+    # --- what people see
 
     def as_prediction(self, label: Tensor) -> Tensor:
         """The label as a perfect prediction would be: (B, L, Z, Y, X) -> (B, P, Z, Y, X)."""
         return label
+
+    @property
+    def glyph(self) -> Literal["arrow", "line"] | None:
+        """How a person sees the label's vectors: by arrows, or by lines where the sign means nothing.
+
+        None for labels that are no vectors; the others have the components (z, y, x).
+        """
+        return None
 
     @abstractmethod
     def picture(self, prediction: np.ndarray) -> np.ndarray:

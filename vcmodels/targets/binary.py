@@ -8,19 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.fields.distance import inner
-from vcmodels.geometry.boxes import Shape
-from vcmodels.losses import MASK_LOSSES, LossBlock
-from vcmodels.metrics.overlap import confusion, dice, iou, ratio
-from vcmodels.targets.base import Sense, Spacing, Sums, Target
+from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.losses import LossBlock
+from vcmodels.targets.base import Target
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     check_dtype,
     countable,
-    decode_range,
-    encode_float,
-    encode_range,
-    range_attributes,
     refuse_first,
 )
 
@@ -67,6 +62,10 @@ CERTAIN_LOGIT = 10.0
 """The logit that stands for a labelled voxel: probability 0.99995."""
 
 
+LEAST_FOREGROUND = 0.5 + 2**-24
+"""The least float32 above a half, to which the probability of a logit below 1e-7 would be rounded down."""
+
+
 class MaskTarget(Target):
     """A mask; the prediction is the probability of the foreground."""
 
@@ -76,7 +75,7 @@ class MaskTarget(Target):
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[LossBlock] = {"bce": 1.0, "soft_dice": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", *MASK_LOSSES})
+    predicts: ClassVar[Compared] = "masks"
 
     label_keys: ClassVar[frozenset[str]] = frozenset(
         {"loss_only_on_label", "label_smoothing", "dilate_label"}
@@ -89,7 +88,7 @@ class MaskTarget(Target):
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """1 where the stored value is above 0, grown by `dilate_label`; ignored voxels stay so."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         if stored.dtype.kind in "if":
             negative = (stored < 0) & valid
             if negative.any():
@@ -108,51 +107,23 @@ class MaskTarget(Target):
         """Probabilities, or the logits themselves without an activation."""
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float()
 
+    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities: of logits too, of which the positive ones stay above a half."""
+        if self.activation == "sigmoid":
+            return prediction, label
+        probability = prediction.sigmoid()
+        return torch.where(
+            prediction > 0, probability.clamp(min=LEAST_FOREGROUND), probability
+        ), label
+
     @property
-    def blend_channels(self) -> int:
-        return 1
-
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Counts of voxels above probability 0.5 (logit 0) against the label."""
-        return confusion(self._is_foreground(prediction), label > 0.5, valid)
-
-    @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"dice": "max", "iou": "max", "precision": "max", "recall": "max"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Dice, IoU, precision and recall; NaN where the fraction is 0 / 0."""
-        hits, predicted, labelled = sums["hits"], sums["predicted"], sums["labelled"]
-        return {
-            "dice": dice(hits, predicted, labelled),
-            "iou": iou(hits, predicted, labelled),
-            "precision": ratio(hits, predicted),
-            "recall": ratio(hits, labelled),
-        }
-
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """round(max * probability) in integer dtypes (NaN is 0), the value itself in floats."""
-        self.output_channels(dtype)
-        if self.activation == "none":
-            return encode_float(prediction, dtype)
-        return encode_range(prediction, 0.0, 1.0, dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        quantity = "probability" if self.activation == "sigmoid" else "logit"
-        return {
-            "kind": type(self).model_fields["kind"].default,
-            "quantity": quantity,
-            **range_attributes(0.0, 1.0, dtype),
-        }
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        return decode_range(stored, 0.0, 1.0)
+    def meaning(self) -> dict[str, Any]:
+        return {"quantity": "probability" if self.activation == "sigmoid" else "logit"}
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.activation == "none":
             check_dtype(dtype, ("float16", "float32"), 'activation "none" writes raw logits')
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return None
+        return super().output_channels(dtype)
 
     def as_prediction(self, label: Tensor) -> Tensor:
         """The label itself, or a logit of its sign without an activation."""
@@ -163,9 +134,6 @@ class MaskTarget(Target):
         grey = prediction[0] if self.activation == "sigmoid" else prediction[0] > 0
         grey = np.clip(np.nan_to_num(grey.astype(np.float32)), 0, 1)
         return np.repeat(grey[..., None], 3, axis=-1)
-
-    def _is_foreground(self, prediction: Tensor) -> Tensor:
-        return prediction > (0.5 if self.activation == "sigmoid" else 0.0)
 
 
 class BinaryTarget(MaskTarget):

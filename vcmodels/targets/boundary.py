@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from vcmodels.errors import FaultError
 from vcmodels.fields.distance import voxels_within
 from vcmodels.fields.instances import instance_boundaries
-from vcmodels.geometry.boxes import Shape
-from vcmodels.targets.base import Spacing
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.targets.binary import MaskTarget
 
 
@@ -23,7 +23,7 @@ class BoundaryTarget(MaskTarget):
     """With `derive`: thickness on each side of a surface, counted in the shortest side of a voxel; a
     voxel is within when its centre is."""
     between: Literal["all", "instances"] = "all"
-    """With `derive`: whether an instance ends where the background begins (`all`), or only beside
+    """With `derive`: whether an instance ends where the background begins (`all`), or only next to
     another one (`instances`)."""
 
     is_derivable: ClassVar[bool] = True
@@ -31,9 +31,9 @@ class BoundaryTarget(MaskTarget):
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
         if self.derive is None and (self.width, self.between) != (1.0, "all"):
-            raise ValueError("width and between are of use with derive only; leave them out")
+            raise FaultError("width and between are of use with derive only", "leave them out")
         if self.derive is not None and self.dilate_label:
-            raise ValueError('a derived boundary is grown by "width"; leave out dilate_label')
+            raise FaultError('a derived boundary is grown by "width"', "leave out dilate_label")
         return self
 
     def source_margin(self, spacing: Spacing) -> Shape:
@@ -42,6 +42,6 @@ class BoundaryTarget(MaskTarget):
     def derive_label(
         self, source: Tensor, valid: Tensor, spacing: Spacing
     ) -> tuple[Tensor, Tensor]:
-        """1 within `width` of another id; see `fields.pairs.instance_boundaries`."""
+        """1 within `width` of another id; see `fields.instances.instance_boundaries`."""
         width, with_background = self.width * min(spacing), self.between == "all"
         return instance_boundaries(source, valid, width, spacing, with_background=with_background)

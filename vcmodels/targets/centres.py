@@ -9,21 +9,16 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.fields.instances import Lengths, centre_heat, heat_reach
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.overlap import ratio
-from vcmodels.metrics.regression import correlation, error_sums, moment_sums
 from vcmodels.section import Extent, PatchShape
-from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
+from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
-    check_dtype,
     countable,
-    decode_range,
-    encode_range,
-    range_attributes,
     refuse_first,
 )
 
@@ -33,7 +28,7 @@ class PieceTarget(Target):
 
     max_extent: Extent | PatchShape | None = None
     """With `derive`: length of the longest instance in voxels, for all axes or (z, y, x). Longer
-    ones do not count: they have no centre that a patch could tell."""
+    ones do not count: no patch shows where their centre is."""
     keep_cut: bool = False
     """With `derive`: count instances that end at the border of the volume or at ignored voxels, as
     if what is seen were all of them."""
@@ -43,11 +38,12 @@ class PieceTarget(Target):
     @model_validator(mode="after")
     def _check_extent(self) -> Self:
         if self.derive is not None and self.max_extent is None:
-            raise ValueError(
-                'derive needs to know how long an instance may be; give "max_extent" in voxels'
-            )
+            found = "derive needs to know how long an instance may be"
+            raise FaultError(found, 'give "max_extent" in voxels')
         if self.derive is None and (self.max_extent is not None or self.keep_cut):
-            raise ValueError("max_extent and keep_cut are of use with derive only; leave them out")
+            raise FaultError(
+                "max_extent and keep_cut are of use with derive only", "leave them out"
+            )
         return self
 
     @property
@@ -80,19 +76,22 @@ class CentresTarget(PieceTarget):
     # The slope of l2 through a sigmoid vanishes where the network is sure that there is no centre,
     # which is nearly everywhere.
     default_loss: ClassVar[LossBlock] = {"bce": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"bce", "l2"})
+    predicts: ClassVar[Compared] = "values"
+    # The first leads to the median, which is 0 nearly everywhere; the second is half of l2 in [0, 1].
+    excluded_losses: ClassVar[frozenset[str]] = frozenset({"l1", "smooth_l1"})
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"rmse", "sign_accuracy"})
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
         if self.derive is not None and self.label_encoding != LinearEncoding():
-            raise ValueError("what is derived has no encoding; leave it out")
+            raise FaultError("what is derived has no encoding", "leave it out")
         if self.derive is None and (self.sigma, self.sigma_units) != (2.0, "voxels"):
-            raise ValueError("sigma is of use with derive only; leave it out")
+            raise FaultError("sigma is of use with derive only", "leave it out")
         return self
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The value in [0, 1], stored * scale + offset; NaN does not count."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         code = self.label_encoding
         with np.errstate(over="ignore", invalid="ignore"):
             label = stored.astype(np.float32) * np.float32(code.scale) + np.float32(code.offset)
@@ -111,7 +110,7 @@ class CentresTarget(PieceTarget):
     def derive_label(
         self, source: Tensor, valid: Tensor, spacing: Spacing
     ) -> tuple[Tensor, Tensor]:
-        """Gaussians around the centres of the connected pieces of instances; see `fields.centres`."""
+        """Gaussians around the centres of the connected pieces of instances; see `fields.instances`."""
         margin, sigma = self.source_margin(spacing), self._sigma(spacing)
         return centre_heat(source, valid, sigma, self.longest, margin, keep_cut=self.keep_cut)
 
@@ -124,36 +123,8 @@ class CentresTarget(PieceTarget):
         return logits.float().sigmoid()
 
     @property
-    def blend_channels(self) -> int:
-        return 1
-
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of absolute errors and of the moments of heat and label."""
-        errors = error_sums(prediction, label, valid)
-        return {"absolute": errors["absolute"], **moment_sums(prediction, label, valid)}
-
-    @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"correlation": "max", "mae": "min"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Pearson's correlation with the label, and the mean absolute error."""
-        return {"correlation": correlation(sums), "mae": ratio(sums["absolute"], sums["n"])}
-
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """round(max * heat) in integer dtypes (NaN is 0), the value itself in floats."""
-        self.output_channels(dtype)
-        return encode_range(prediction, 0.0, 1.0, dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        return {"kind": self.kind, "quantity": "heat", **range_attributes(0.0, 1.0, dtype)}
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        return decode_range(stored, 0.0, 1.0)
-
-    def output_channels(self, dtype: np.dtype) -> int | None:
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return None
+    def meaning(self) -> dict[str, Any]:
+        return {"quantity": "heat"}
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Heat as grey."""

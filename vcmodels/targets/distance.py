@@ -1,7 +1,7 @@
 """Distances to the surface of a mask or of instances, in the unit of the spacing.
 
-The distance of a voxel is that from its centre to the nearest face between a voxel of its own side
-and one of the other. Labels are cut at `clip`, and divided by it for the network.
+The distance of a voxel is measured from its centre to the nearest face between a voxel of its own
+side and one of the other. Labels are cut at `clip`, and divided by it for the network.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -11,21 +11,17 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.fields.distance import inner, known_distance, voxels_within
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.overlap import masked_sum, ratio
-from vcmodels.metrics.regression import error_sums
-from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
+from vcmodels.metrics.registry import Metrics
+from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     any_channel,
-    check_dtype,
     countable,
-    decode_range,
-    encode_range,
-    range_attributes,
 )
 
 
@@ -55,22 +51,25 @@ class DistanceTarget(Target):
     metric: ClassVar[str] = "mae"
     default_interpolation: ClassVar[Interpolation] = "linear"
     default_loss: ClassVar[LossBlock] = {"l1": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1"})
+    predicts: ClassVar[Compared] = "values"
+    # A signed distance is no probability.
+    excluded_losses: ClassVar[frozenset[str]] = frozenset({"bce"})
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"correlation", "rmse"})
     is_derivable: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
         if not self.signed and self.positive != "outside":
-            raise ValueError('"positive" is of use with signed distances only; leave it out')
+            raise FaultError('"positive" is of use with signed distances only', "leave it out")
         if self.derive is None and self.surface_of != "mask":
-            raise ValueError('"surface_of" is of use with derive only; leave it out')
+            raise FaultError('"surface_of" is of use with derive only', "leave it out")
         if self.derive is not None and self.label_encoding != LinearEncoding():
-            raise ValueError("what is derived has no encoding; leave it out")
+            raise FaultError("what is derived has no encoding", "leave it out")
         return self
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(stored * scale + offset) / clip, cut to [-1, 1] (unsigned: [0, 1]); NaN does not count."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         factor = np.float32(self.label_encoding.scale / self.clip)
         with np.errstate(over="ignore", invalid="ignore"):
             label = stored.astype(np.float32) * factor
@@ -116,10 +115,6 @@ class DistanceTarget(Target):
         return self.loss_input("", logits.float()).clamp(self._lowest, 1) * self.clip
 
     @property
-    def blend_channels(self) -> int:
-        return 1
-
-    @property
     def deviation_scale(self) -> tuple[float, str]:
         return (1 - self._lowest) / 2 * self.clip, "unit of the spacing"
 
@@ -127,45 +122,25 @@ class DistanceTarget(Target):
         """In the unit of the spacing."""
         return label * self.clip
 
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of absolute errors in the unit of the spacing, and of voxels on the right side."""
-        sums = error_sums(prediction, label * self.clip, valid)
-        right = (prediction > 0) == (label > 0)
-        return {
-            "absolute": sums["absolute"],
-            "values": sums["values"],
-            "right": masked_sum(right, valid),
-        }
+    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Both in the unit of the spacing."""
+        return prediction, label * self.clip
 
     @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"mae": "min", "sign_accuracy": "max"} if self.signed else {"mae": "min"}
+    def metrics(self) -> Metrics:
+        """Unsigned distances have no sign that could be right."""
+        found = super().metrics
+        return {name: m for name, m in found.items() if self.signed or name != "sign_accuracy"}
 
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Mean absolute error in the unit of the spacing; the share of right signs, if signed."""
-        mae = {"mae": ratio(sums["absolute"], sums["values"])}
-        if not self.signed:
-            return mae
-        return {**mae, "sign_accuracy": ratio(sums["right"], sums["values"])}
-
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """The distance in floats; [-clip, clip], or [0, clip], on 0..max in integers (NaN is 0)."""
-        self.output_channels(dtype)
-        return encode_range(prediction, self._lowest * self.clip, self.clip, dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+    @property
+    def meaning(self) -> dict[str, Any]:
         meaning = {"quantity": "distance", "signed": self.signed, "clip": self.clip}
-        if self.signed:
-            meaning["positive"] = self.positive
-        code = range_attributes(self._lowest * self.clip, self.clip, dtype)
-        return {"kind": self.kind, **meaning, **code}
+        return meaning | ({"positive": self.positive} if self.signed else {})
 
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        return decode_range(stored, self._lowest * self.clip, self.clip)
-
-    def output_channels(self, dtype: np.dtype) -> int | None:
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return None
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """[-clip, clip], or [0, clip]."""
+        return self._lowest * self.clip, self.clip
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """White at the surface, the darker the farther; signed: red if positive, blue if negative."""

@@ -10,22 +10,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from vcmodels.losses import MASK_LOSSES, LossBlock
-from vcmodels.metrics.overlap import class_confusion, dice, ratio
-from vcmodels.targets.base import Sense, Sums, Target
+from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
+from vcmodels.losses import LossBlock
+from vcmodels.metrics.overlap import likeliest_class
+from vcmodels.targets.base import Target
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     check_dtype,
     countable,
-    decode_range,
-    encode_range,
-    range_attributes,
     refuse_first,
 )
 
 WEIGHT_RANGE = (0.1, 10.0)
-"""Least and largest class weight that counting gives: a class of a few voxels must not be all that
-the network hears of."""
+"""Least and largest class weight that counting gives: a class of a few voxels must not outweigh all
+others."""
 CLASS_DTYPES = ("uint8", "uint16", "int8", "int16", "int32", "float16", "float32")
 # Okabe & Ito's palette (distinct for the colour-blind), class 0 black; it repeats after 8.
 COLOURS = np.array(
@@ -64,7 +62,7 @@ class MulticlassTarget(Target):
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
     default_loss: ClassVar[LossBlock] = {"ce": 1.0, "soft_dice": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"ce", *MASK_LOSSES})
+    predicts: ClassVar[Compared] = "classes"
     label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label", "label_smoothing"})
 
     @model_validator(mode="after")
@@ -81,10 +79,8 @@ class MulticlassTarget(Target):
     def _check_remap(self) -> Self:
         for stored, value in (self.remap or {}).items():
             if value not in self.values:
-                raise ValueError(
-                    f"remap reads {stored} as {value}, which is no class; "
-                    f"the classes are {_shorten(self.values)}"
-                )
+                found = f"remap reads {stored} as {value}, which is no class"
+                raise FaultError(found, f"the classes are {_shorten(self.values)}")
         return self
 
     @model_validator(mode="after")
@@ -105,7 +101,7 @@ class MulticlassTarget(Target):
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The index of each voxel's class, as float32; 0 where not valid."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         index = self._classes_of(stored)
         unknown = (index < 0) & valid
         if unknown.any():
@@ -133,7 +129,7 @@ class MulticlassTarget(Target):
     def settle(self, spread: Tensor) -> Tensor:
         """The class with the largest share; the background has what the others leave."""
         background = 1 - spread.sum(-4, keepdim=True)
-        return _likeliest(torch.cat([background, spread], dim=-4)).float()
+        return likeliest_class(torch.cat([background, spread], dim=-4)).float()
 
     @property
     def needs_counts(self) -> bool:
@@ -159,7 +155,7 @@ class MulticlassTarget(Target):
         occurs = counts > 0
         weights = np.ones(self.channels)
         weights[occurs] = (np.median(counts[occurs]) / counts[occurs]).clip(*WEIGHT_RANGE)
-        assert isinstance(self.loss, dict), "options are given in a dictionary alone"
+        assert isinstance(self.loss, dict), "options are given in a dictionary only"
         loss = {
             name: options | {"class_weights": weights.round(4).tolist()}
             if isinstance(options, dict) and options.get("class_weights") == "counted"
@@ -177,63 +173,46 @@ class MulticlassTarget(Target):
         return logits.float().softmax(1)
 
     @property
-    def blend_channels(self) -> int:
-        return self.channels
-
-    @property
     def deviation_scale(self) -> tuple[float, str]:
         """Views that are each sure of another class are nearly 1 from their mean."""
         return 1.0, "probability"
 
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Counts per class of the likeliest class against the label."""
-        return class_confusion(_likeliest(prediction), label.long(), valid, self.channels)
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The stored values."""
+        return tuple(str(value) for value in self.values[1:])
 
     @property
-    def metrics(self) -> dict[str, Sense]:
-        per_class: dict[str, Sense] = {f"dice_{value}": "max" for value in self.values[1:]}
-        return {"dice": "max", **per_class, "accuracy": "max"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """`dice` (mean over classes without the background), `dice_<value>`, `accuracy`.
-
-        A class that is neither labelled nor predicted has no Dice (NaN) and no part in the mean.
-        """
-        hits, predicted, labelled = sums["hits"], sums["predicted"], sums["labelled"]
-        scores = [dice(*counts) for counts in zip(hits, predicted, labelled, strict=True)]
-        known = [score for score in scores[1:] if score == score]
-        per_class = {f"dice_{v}": s for v, s in zip(self.values[1:], scores[1:], strict=True)}
-        accuracy = ratio(hits.sum(), sums["voxels"])
-        return {"dice": ratio(sum(known), len(known)), **per_class, "accuracy": accuracy}
-
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """The likeliest class's value, or round(max * p) per class; NaN is never the likeliest."""
-        self.output_channels(dtype)
-        if self.output == "probabilities":
-            return encode_range(prediction, 0.0, 1.0, dtype)
-        return np.asarray(self.values).astype(dtype)[_likeliest(prediction).cpu().numpy()]
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        if self.output == "classes":
-            return {"kind": self.kind, "quantity": "class", "label_values": self.values}
-        attributes = range_attributes(0.0, 1.0, dtype)
-        quantity = {"quantity": "probability", "label_values": self.values}
-        return {"kind": self.kind, **quantity, **attributes}
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Probabilities; from stored classes, 1 for the class and 0 for the others."""
-        if self.output == "probabilities":
-            return decode_range(stored, 0.0, 1.0)
-        index = _positions(stored, self.values)
-        return (index == np.arange(self.channels).reshape(-1, 1, 1, 1)).astype(np.float32)
+    def meaning(self) -> dict[str, Any]:
+        quantity = "class" if self.output == "classes" else "probability"
+        return {"quantity": quantity, "label_values": self.values}
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.output == "probabilities":
-            check_dtype(dtype, OUTPUT_DTYPES)
+            super().output_channels(dtype)
             return self.channels
         fits = [name for name in CLASS_DTYPES if _holds(np.dtype(name), self.values)]
         check_dtype(dtype, tuple(fits), f"label values are {_shorten(self.values)}")
         return None
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """The likeliest class's value, or round(max * p) per class; NaN is never the likeliest."""
+        if self.output == "probabilities":
+            return super().encode(prediction, dtype)
+        self.output_channels(dtype)
+        return np.asarray(self.values).astype(dtype)[likeliest_class(prediction).cpu().numpy()]
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        if self.output == "probabilities":
+            return super().encoding(dtype)
+        return {"kind": self.kind, **self.meaning}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Probabilities; from stored classes, 1 for the class and 0 for the others."""
+        if self.output == "probabilities":
+            return super().decode(stored)
+        index = _positions(stored, self.values)
+        return (index == np.arange(self.channels).reshape(-1, 1, 1, 1)).astype(np.float32)
 
     def as_prediction(self, label: Tensor) -> Tensor:
         """Probability 1 for the labelled class."""
@@ -244,19 +223,6 @@ class MulticlassTarget(Target):
         """One fixed colour per class, class 0 black."""
         index = prediction.argmax(0)
         return COLOURS[np.where(index == 0, 0, (index - 1) % (len(COLOURS) - 1) + 1)]
-
-
-def _likeliest(prediction: Tensor) -> Tensor:
-    """The class of the largest of (..., C, Z, Y, X): (..., 1, Z, Y, X) int64; NaN never wins.
-
-    A running maximum: `argmax` over the channel axis takes 10 times as long on the CPU.
-    """
-    best = torch.full_like(prediction.select(-4, 0), -torch.inf)
-    index = torch.zeros_like(best, dtype=torch.int64)
-    for c, score in enumerate(prediction.unbind(-4)):
-        index.masked_fill_(score > best, c)
-        best = torch.fmax(best, score)
-    return index.unsqueeze(-4)
 
 
 def _positions(stored: np.ndarray, values: list[int]) -> np.ndarray:

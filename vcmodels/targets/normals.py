@@ -12,18 +12,19 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.fields.distance import voxels_within
 from vcmodels.fields.instances import instance_boundaries
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
-from vcmodels.metrics.overlap import ratio
-from vcmodels.metrics.regression import angle_sums
 from vcmodels.section import Section
-from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums, Target
+from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.stored import any_channel, check_dtype, countable, encode_float
 from vcmodels.targets.vector_math import (
     SHORTEST,
@@ -47,7 +48,7 @@ LINEAR_CODES: Mapping[str, tuple[float, float]] = {
 """(scale, offset) of component = code * scale + offset, by dtype."""
 SLAB_VOXELS = 2**17
 """Read at once: what their arithmetic needs stays in the cache of a core."""
-OUTPUT_DTYPES = ("uint8", "uint16", "int8", "int16", "float16", "float32")
+NORMALS_DTYPES = ("uint8", "uint16", "int8", "int16", "float16", "float32")
 
 
 class VectorEncoding(Section):
@@ -58,7 +59,7 @@ class VectorEncoding(Section):
     offset: float = 0.0
     """Added after the factor."""
     zero_code: int | None = None
-    """A code that means "unlabelled" where all three components hold it, besides 0."""
+    """A code that means "unlabelled" where all three components hold it, in addition to 0."""
 
 
 class NormalsTarget(Target):
@@ -88,7 +89,7 @@ class NormalsTarget(Target):
     metric: ClassVar[str] = "angle_deg"
     is_derivable: ClassVar[bool] = True
     default_loss: ClassVar[LossBlock] = {"cosine": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"cosine", "axial_cosine", "unit_length"})
+    predicts: ClassVar[Compared] = "directions"
 
     @model_validator(mode="after")
     def _check_loss_fits(self) -> Self:
@@ -103,15 +104,14 @@ class NormalsTarget(Target):
     @model_validator(mode="after")
     def _check_derived_keys(self) -> Self:
         if self.derive is None and (self.smoothing_sigma, self.surface_of) != (1, "mask"):
-            raise ValueError(
-                "smoothing_sigma and surface_of are of use with derive; leave them out"
+            raise FaultError(
+                "smoothing_sigma and surface_of are of use with derive", "leave them out"
             )
         if self.surface_of == "instances" and not self._is_axial:
-            raise ValueError(
-                'a face between two instances has no outer side; give "orientation": "axial"'
-            )
+            found = "a face between two instances has no outer side"
+            raise FaultError(found, 'give "orientation": "axial"')
         if self.derive is not None and self.label_encoding is not None:
-            raise ValueError("what is derived has no encoding; leave it out")
+            raise FaultError("what is derived has no encoding", "leave it out")
         return self
 
     @property
@@ -156,7 +156,7 @@ class NormalsTarget(Target):
     def _read_slab(self, stored: np.ndarray, label: np.ndarray, valid: np.ndarray) -> None:
         """`read_label` into `label` and `valid`."""
         scale, offset, shortest = self._label_scale(stored.dtype)
-        valid[:] = countable(stored, self)
+        valid[:] = countable(stored, self.ignored, self.loss_only_on_label)
         valid &= any_channel(stored != 0)
         if self.label_encoding and self.label_encoding.zero_code is not None:
             valid &= any_channel(stored != self.label_encoding.zero_code)
@@ -256,20 +256,16 @@ class NormalsTarget(Target):
     def deviation_scale(self) -> tuple[float, str]:
         return 90.0, "degrees"
 
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of angles; a missing prediction counts as 90 degrees."""
-        return angle_sums(prediction, label, valid, axial=self._is_axial)
+    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors; axes with the sign that brings them nearer to their label."""
+        if not self._is_axial:
+            return prediction, label
+        is_opposite = (prediction * label).sum(1, keepdim=True) < 0
+        return torch.where(is_opposite, -prediction, prediction), label
 
     @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"angle_deg": "min", "within_10_deg": "max"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Mean angle in degrees, and the share of voxels within 10 degrees."""
-        return {
-            "angle_deg": ratio(sums["degrees"], sums["voxels"]),
-            "within_10_deg": ratio(sums["close"], sums["voxels"]),
-        }
+    def meaning(self) -> dict[str, Any]:
+        return {"vector_order": self.vector_order, "orientation": self.orientation}
 
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """Codes in `vector_order`; (0, 0, 0) stands for the zero vector, "no prediction"."""
@@ -287,8 +283,7 @@ class NormalsTarget(Target):
 
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         scale, offset = LINEAR_CODES[dtype.name]
-        order = {"vector_order": self.vector_order, "orientation": self.orientation}
-        return {"kind": self.kind, **order, "scale": scale, "offset": offset, "zero_code": 0}
+        return {"kind": self.kind, **self.meaning, "scale": scale, "offset": offset, "zero_code": 0}
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
         """Vectors (z, y, x), of length 1 to within half a step; 0 where nothing was predicted."""
@@ -298,7 +293,7 @@ class NormalsTarget(Target):
         return np.ascontiguousarray(self._in_other_order(vectors))
 
     def output_channels(self, dtype: np.dtype) -> int | None:
-        check_dtype(dtype, OUTPUT_DTYPES)
+        check_dtype(dtype, NORMALS_DTYPES)
         return 3
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:

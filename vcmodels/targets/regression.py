@@ -10,20 +10,15 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.overlap import ratio
-from vcmodels.metrics.regression import error_sums
 from vcmodels.section import Section
-from vcmodels.targets.base import Interpolation, Sense, Sums, Target
+from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     any_channel,
     check_dtype,
     countable,
-    decode_range,
-    encode_float,
-    encode_range,
-    range_attributes,
     refuse_first,
 )
 
@@ -54,14 +49,15 @@ class RegressionTarget(Target):
     metric: ClassVar[str] = "mae"
     default_interpolation: ClassVar[Interpolation] = "linear"
     default_loss: ClassVar[LossBlock] = {"smooth_l1": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1", "bce"})
+    predicts: ClassVar[Compared] = "values"
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"correlation", "sign_accuracy"})
 
     @model_validator(mode="after")
     def _check_range_and_loss(self) -> Self:
         if self.output_range and self.output_range[0] >= self.output_range[1]:
             raise ValueError(f"output_range must be [low, high], got {self.output_range}")
         if self._has_bce and self.activation != "sigmoid":
-            raise ValueError('loss "bce" regresses probabilities; it needs activation "sigmoid"')
+            raise FaultError('loss "bce" regresses probabilities', 'it needs activation "sigmoid"')
         return self
 
     @property
@@ -70,7 +66,7 @@ class RegressionTarget(Target):
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The value, stored * scale + offset; a voxel that is not finite everywhere does not count."""
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         with np.errstate(over="ignore", invalid="ignore"):
             label = stored.astype(np.float32)
             if self.label_encoding != LinearEncoding():
@@ -86,7 +82,7 @@ class RegressionTarget(Target):
         return np.where(valid, label, np.float32(0)), valid
 
     def loss_input(self, loss: str, logits: Tensor) -> Tensor:
-        """The activated output; `bce` takes the logits, for it is that of a sigmoid."""
+        """The activated output; `bce` takes the logits, for it applies the sigmoid itself."""
         return logits if loss == "bce" else self.blendable(logits)
 
     def blendable(self, logits: Tensor) -> Tensor:
@@ -94,62 +90,34 @@ class RegressionTarget(Target):
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float()
 
     @property
-    def blend_channels(self) -> int:
-        return self.channels
-
-    @property
     def deviation_scale(self) -> tuple[float, str]:
-        low, high = self._range()
+        low, high = self.value_range
         return (high - low) / 2 * self.channels**0.5, "value"
 
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of absolute and squared errors."""
-        return error_sums(prediction, label, valid)
+    @property
+    def meaning(self) -> dict[str, Any]:
+        return {"quantity": "value"}
 
     @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"mae": "min", "rmse": "min"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Mean absolute error and root mean squared error, over channels too."""
-        return {
-            "mae": ratio(sums["absolute"], sums["values"]),
-            "rmse": ratio(sums["squared"], sums["values"]) ** 0.5,
-        }
-
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """The value in floats; `output_range` mapped to 0..max in integers (clipped, NaN is 0)."""
-        self.output_channels(dtype)
-        if dtype.kind == "f":
-            return encode_float(prediction, dtype)
-        return encode_range(prediction, *self._range(), dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        scale = range_attributes(*self._range(), dtype)
-        return {"kind": self.kind, "quantity": "value", **scale}
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        return decode_range(stored, *self._range())
+    def value_range(self) -> tuple[float, float]:
+        """`output_range`."""
+        low, high = self.output_range or (0.0, 1.0)
+        return low, high
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.output_range is None and self.activation == "none":
             why = 'integers need "output_range": [low, high]'
             check_dtype(dtype, ("float16", "float32"), why)
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return self.stored_channels
+        return super().output_channels(dtype)
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Grey over `output_range`, or over the slice's own range; 3 or more channels as RGB."""
         values = np.nan_to_num(prediction[: 3 if len(prediction) >= 3 else 1].astype(np.float32))
         known = self.output_range is not None or self.activation == "sigmoid"
-        low, high = self._range() if known else (float(values.min()), float(values.max()))
+        low, high = self.value_range if known else (float(values.min()), float(values.max()))
         scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
         return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
 
     @property
     def _has_bce(self) -> bool:
         return any(term.name == "bce" for term in self.losses)
-
-    def _range(self) -> tuple[float, float]:
-        low, high = self.output_range or (0.0, 1.0)
-        return low, high

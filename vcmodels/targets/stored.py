@@ -1,12 +1,13 @@
-"""Stored labels: which voxels count, and fixed-point codes of values in a known range."""
+"""Stored arrays: which voxels of a label count, and codes of values in a known range."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from torch import Tensor
 
-from vcmodels.targets.base import Target
+from vcmodels.section import Section
 
 OUTPUT_DTYPES = ("uint8", "uint16", "float16", "float32")
 
@@ -76,18 +77,19 @@ def refuse_first(bad: np.ndarray, stored: np.ndarray, remedy: str) -> NoReturn:
     raise LabelError(stored[0, z, y, x].item(), (z, y, x), remedy)
 
 
-def countable(stored: np.ndarray, target: Target) -> np.ndarray:
-    """Voxels that are `known` and, with `loss_only_on_label`, not zero.
+def countable(stored: np.ndarray, ignored: Sequence[int], only_on_label: bool | None) -> np.ndarray:
+    """Voxels that are `known` and, with `only_on_label`, not zero.
 
     Args:
         stored: (S, Z, Y, X), the dtype on disk.
-        target: its `ignore_label` and `loss_only_on_label` are honoured.
+        ignored: values of `ignore_label`.
+        only_on_label: `loss_only_on_label`.
 
     Returns:
         (1, Z, Y, X) bool.
     """
-    valid = known(stored, target.ignored)
-    if target.loss_only_on_label:
+    valid = known(stored, ignored)
+    if only_on_label:
         valid &= any_channel(stored != 0)
     return valid
 
@@ -109,3 +111,52 @@ def known(stored: np.ndarray, ignored: Sequence[int]) -> np.ndarray:
 def any_channel(mask: np.ndarray) -> np.ndarray:
     """Where any channel is true: (S, Z, Y, X) bool -> (1, Z, Y, X) bool."""
     return mask if len(mask) == 1 else np.logical_or.reduce(mask, axis=0, keepdims=True)
+
+
+class Storage(Section):
+    """The part of a target that writes predictions, on one fixed global scale, and reads them.
+
+    A kind says what its values mean; the rest is right for values in `value_range`.
+    """
+
+    @property
+    def stored_channels(self) -> int | None:
+        """Channels of the label array on disk; None when it has no channel axis (Z, Y, X)."""
+        return None
+
+    @property
+    @abstractmethod
+    def meaning(self) -> dict[str, Any]:
+        """Attributes that say what stored values are, such as {"quantity": "probability"}."""
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """What integers span: 0 stands for the first, the largest code for the second."""
+        return 0.0, 1.0
+
+    def output_channels(self, dtype: np.dtype) -> int | None:
+        """S': channels of the stored prediction; None when it is written as (Z, Y, X).
+
+        Raises:
+            ValueError: this kind cannot be stored as `dtype`; the message names those it can.
+        """
+        check_dtype(dtype, OUTPUT_DTYPES)
+        return self.stored_channels
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """The stored form: (P, Z, Y, X) -> (S', Z, Y, X) of `dtype`.
+
+        Floats hold the value. Integers hold its place in `value_range`, clipped and never wrapped;
+        NaN is 0.
+        """
+        self.output_channels(dtype)
+        return encode_range(prediction, *self.value_range, dtype)
+
+    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
+        """Attributes that let a reader undo `encode`: JSON values, written next to the array."""
+        kind = type(self).model_fields["kind"].default
+        return {"kind": kind, **self.meaning, **range_attributes(*self.value_range, dtype)}
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Undo `encode` to within half a step: (S', Z, Y, X) -> (P, Z, Y, X) float32."""
+        return decode_range(stored, *self.value_range)

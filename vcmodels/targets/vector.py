@@ -11,23 +11,18 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
+from vcmodels.errors import FaultError
 from vcmodels.fields.instances import centre_offsets
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.overlap import ratio
-from vcmodels.metrics.regression import angle_sums, endpoint_sums
-from vcmodels.targets.base import Interpolation, Sense, Spacing, Sums
+from vcmodels.targets.base import Interpolation
 from vcmodels.targets.centres import PieceTarget
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import (
-    OUTPUT_DTYPES,
     any_channel,
     check_dtype,
     countable,
-    decode_range,
-    encode_float,
-    encode_range,
-    range_attributes,
 )
 from vcmodels.targets.vector_math import SHORTEST, apply_matrix, push_forward, unit, voxel_jacobian
 
@@ -69,16 +64,16 @@ class VectorTarget(PieceTarget):
     metric: ClassVar[str] = "endpoint_error"
     default_interpolation: ClassVar[Interpolation] = "linear"
     default_loss: ClassVar[LossBlock] = {"smooth_l1": 1.0}
-    allowed_losses: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "smooth_l1", "cosine"})
+    predicts: ClassVar[Compared] = "vectors"
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
         if self.output_range and self.output_range[0] >= self.output_range[1]:
             raise ValueError(f"output_range must be [low, high], got {self.output_range}")
         if self.derive is not None and self.label_encoding != ComponentEncoding():
-            raise ValueError("what is derived has no encoding; leave it out")
+            raise FaultError("what is derived has no encoding", "leave it out")
         if self.derive is not None and self.transforms_as == "gradient":
-            raise ValueError('the way to a centre is no gradient; leave out "transforms_as"')
+            raise FaultError("the way to a centre is no gradient", 'leave out "transforms_as"')
         return self
 
     @property
@@ -92,7 +87,7 @@ class VectorTarget(PieceTarget):
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Components (z, y, x), stored * scale + offset; `zero_code` and NaN do not count."""
         code = self.label_encoding
-        valid = countable(stored, self)
+        valid = countable(stored, self.ignored, self.loss_only_on_label)
         if code.zero_code is not None:
             valid &= any_channel(stored != code.zero_code)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -111,7 +106,7 @@ class VectorTarget(PieceTarget):
     def derive_label(
         self, source: Tensor, valid: Tensor, spacing: Spacing
     ) -> tuple[Tensor, Tensor]:
-        """The way to the centre of the connected piece of an instance; see `fields.centres`."""
+        """The way to the centre of the connected piece of an instance; see `fields.instances`."""
         longest = self.longest
         offsets, known = centre_offsets(source, valid, longest, longest, keep_cut=self.keep_cut)
         if self.units == "physical":
@@ -146,64 +141,45 @@ class VectorTarget(PieceTarget):
         return logits.float()
 
     @property
-    def blend_channels(self) -> int:
-        return 3
-
-    @property
     def deviation_scale(self) -> tuple[float, str]:
-        low, high = self._range()
+        low, high = self.value_range
         length = "unit of the spacing" if self.units == "physical" else "voxels"
         unit_name = length if self.transforms_as == "displacement" else f"slope, {self.units}"
         return (high - low) / 2 * 3**0.5, unit_name
 
-    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
-        """Sums of the distances between end points, and of angles where the label has a direction."""
-        directed = valid & (label.square().sum(1, keepdim=True) > SHORTEST**2)
-        angles = angle_sums(prediction, label, directed, axial=False)
-        distances = endpoint_sums(prediction, label, valid)
-        return distances | {"degrees": angles["degrees"], "directed": angles["voxels"]}
-
     @property
-    def metrics(self) -> dict[str, Sense]:
-        return {"endpoint_error": "min", "angle_deg": "min"}
-
-    def summarise(self, sums: Sums) -> dict[str, float]:
-        """Mean distance between end points, in `units`, and mean angle in degrees."""
+    def meaning(self) -> dict[str, Any]:
         return {
-            "endpoint_error": ratio(sums["distance"], sums["voxels"]),
-            "angle_deg": ratio(sums["degrees"], sums["directed"]),
-        }
-
-    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
-        """Components in `vector_order`: values in floats, `output_range` on 0..max in integers."""
-        self.output_channels(dtype)
-        vectors = prediction.flip(0) if self.vector_order == "xyz" else prediction
-        if dtype.kind == "f":
-            return encode_float(vectors, dtype)
-        return encode_range(vectors, *self._range(), dtype)
-
-    def encoding(self, dtype: np.dtype) -> dict[str, Any]:
-        meaning = {
             "vector_order": self.vector_order,
             "transforms_as": self.transforms_as,
             "units": self.units,
         }
-        return {"kind": self.kind, **meaning, **range_attributes(*self._range(), dtype)}
 
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Components (z, y, x)."""
-        return np.ascontiguousarray(self._in_other_order(decode_range(stored, *self._range())))
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """`output_range`."""
+        low, high = self.output_range or (0.0, 1.0)
+        return low, high
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.output_range is None:
             check_dtype(dtype, ("float16", "float32"), 'integers need "output_range": [low, high]')
-        check_dtype(dtype, OUTPUT_DTYPES)
-        return 3
+        return super().output_channels(dtype)
+
+    def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
+        """Components in `vector_order`."""
+        return super().encode(
+            prediction.flip(0) if self.vector_order == "xyz" else prediction, dtype
+        )
+
+    def decode(self, stored: np.ndarray) -> np.ndarray:
+        """Components (z, y, x)."""
+        return np.ascontiguousarray(self._in_other_order(super().decode(stored)))
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Direction as colour, (n + 1) / 2 of (x, y, z) as (R, G, B), and length as brightness.
 
-        The brightest is as long as `output_range` reaches, or else the longest of the slice.
+        The brightest is as long as `output_range` reaches, or else as the longest of the slice.
         """
         finite = np.nan_to_num(prediction[::-1].astype(np.float32)).clip(-1e15, 1e15)
         vectors = np.moveaxis(finite, 0, -1)
@@ -218,10 +194,6 @@ class VectorTarget(PieceTarget):
             return label, valid
         direction = unit(label)
         return direction, valid & (direction != 0).any(1, keepdim=True)
-
-    def _range(self) -> tuple[float, float]:
-        low, high = self.output_range or (0.0, 1.0)
-        return low, high
 
     def _in_other_order(self, vectors: np.ndarray) -> np.ndarray:
         """Between `vector_order` and (z, y, x); its own inverse."""

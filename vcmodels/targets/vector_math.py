@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcmodels.geometry.boxes import Spacing
+
 SHORTEST = 1e-6
 """Vectors below this length have no direction."""
 
@@ -39,7 +41,7 @@ def pull_back(vectors: Tensor, jacobian: Tensor) -> Tensor:
             d p_i / d q_j.
 
     Returns:
-        (3, Z, Y, X); unit vectors, save for a signed permutation, which keeps the lengths.
+        (3, Z, Y, X); unit vectors, except for a signed permutation, which keeps the lengths.
     """
     turned, is_exact = apply_matrix(vectors, jacobian.transpose(0, 1))
     return turned if is_exact else unit(turned)
@@ -70,7 +72,7 @@ def push_forward(vectors: Tensor, jacobian: Tensor) -> Tensor:
     return torch.stack([p * z + q * y + r * x for p, q, r in adjugate]) / determinant
 
 
-def voxel_jacobian(jacobian: Tensor, spacing: tuple[float, float, float]) -> Tensor:
+def voxel_jacobian(jacobian: Tensor, spacing: Spacing) -> Tensor:
     """The Jacobian between voxel positions, D^-1 J D for the diagonal D of the spacing.
 
     A signed permutation stays one: it moves voxels onto voxels, of nearly equal length or not.
@@ -121,8 +123,8 @@ def principal_axes(moments: Tensor) -> Tensor:
 
     The eigenvector is a column of the adjugate of A - l1 I; one product with A - l3 I then removes
     what rounding left of the smallest eigenvalue's direction. Where the two largest eigenvalues are
-    equal the result is some vector of their plane. 80 ns a voxel on one core, where
-    `torch.linalg.eigh` takes 3000.
+    equal, or in float32 less than 1e-4 of their sum apart, the result is some vector of their plane.
+    80 ns a voxel on one core, where `torch.linalg.eigh` takes 3000.
 
     Args:
         moments: (..., 6, Z, Y, X), ordered as by `outer_products`, positive semi-definite.
@@ -170,7 +172,7 @@ def outer_eigenvalues(
 
 
 def _main_column(zz: Tensor, yy: Tensor, xx: Tensor, zy: Tensor, zx: Tensor, yx: Tensor) -> Tensor:
-    """The column through the largest diagonal entry: of a semi-definite matrix never 0 in vain."""
+    """The column through the largest diagonal entry: of a semi-definite matrix 0 only if all of it is."""
     first, second = (zz >= yy) & (zz >= xx), yy >= xx
     return torch.stack(
         [

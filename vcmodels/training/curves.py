@@ -18,13 +18,15 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from vcmodels.config import Task
+from vcmodels.config.train_params import WandbConfig
 from vcmodels.errors import RefusedError
 from vcmodels.runs.records import leaves
+from vcmodels.targets import AnyTarget
 from vcmodels.training.run_folder import may_change
 from vcmodels.volumes.places import read_json, write_atomic, write_json
 
 
-class Writer(Protocol):
+class CurveWriter(Protocol):
     """One place where curves and pictures are shown, by optimiser step."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -36,7 +38,7 @@ class Writer(Protocol):
         ...
 
     def flush(self) -> None:
-        """Bring what was added to where a viewer beside the run sees it."""
+        """Bring what was added to where a viewer of the running training sees it."""
         ...
 
     def close(self, *, is_failed: bool) -> None:
@@ -45,11 +47,11 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True)
-class Sink:
+class CurveSink:
     """A writer that is still to be opened."""
 
     name: str
-    open: Callable[[], Writer]
+    open: Callable[[], CurveWriter]
     failures: tuple[type[Exception], ...] = (OSError,)
     """What it raises when it cannot go on."""
 
@@ -61,13 +63,13 @@ class Board:
     reason to lose the run.
     """
 
-    def __init__(self, sinks: Sequence[Sink], say: Callable[[str], None]) -> None:
+    def __init__(self, sinks: Sequence[CurveSink], say: Callable[[str], None]) -> None:
         self.say = say
-        self.writers: dict[Sink, Writer] = {}
+        self.writers: dict[CurveSink, CurveWriter] = {}
         for sink in sinks:
             self._try(sink, lambda s=sink: self.writers.update({s: s.open()}))
 
-    def _try(self, sink: Sink, write: Callable[[], object]) -> None:
+    def _try(self, sink: CurveSink, write: Callable[[], object]) -> None:
         try:
             write()
         except sink.failures as error:
@@ -87,7 +89,7 @@ class Board:
             self._try(sink, lambda w=writer: w.pictures(pictures, step))
 
     def flush(self) -> None:
-        """Bring what was added to where a viewer beside the run sees it."""
+        """Bring what was added to where a viewer of the running training sees it."""
         for sink, writer in list(self.writers.items()):
             self._try(sink, writer.flush)
 
@@ -103,7 +105,7 @@ class Board:
         self.close(is_failed=error is not None)
 
     def close(self, *, is_failed: bool = False) -> None:
-        """Flush and close; a failed training is shown as one where that can be told."""
+        """Flush and close; a failed training is shown as one where the place knows of such."""
         for sink, writer in list(self.writers.items()):
             self._try(sink, lambda w=writer: w.close(is_failed=is_failed))
 
@@ -144,7 +146,7 @@ class EventWriter:
         folder: Path,
         step: int,
         *,
-        task: Mapping[str, Any],
+        document: Mapping[str, Any],
         parameters: Parameters,
         metrics: Sequence[str],
     ) -> None:
@@ -153,14 +155,14 @@ class EventWriter:
         Args:
             folder: which may hold those of earlier, killed sessions of the run.
             step: the steps done; what these wrote after it is hidden: a curve never doubles back.
-            task: shown as text.
+            document: the task as JSON values, shown as text.
             parameters: for the table of runs, under "HParams".
-            metrics: the curves whose last values stand beside them.
+            metrics: the curves whose last values stand next to them.
         """
         self.last = step
         self.events = SummaryWriter(str(folder), purge_step=step + 1)
         # At the step that comes next: a session that starts here again hides these, too.
-        text = json.dumps(task, indent=2, ensure_ascii=False)
+        text = json.dumps(document, indent=2, ensure_ascii=False)
         self.events.add_text("task", f"```json\n{text}\n```", step + 1)
         experiment, start, self.end = hparams(dict(parameters), dict.fromkeys(metrics, 0.0))
         for summary in (experiment, start):
@@ -201,13 +203,13 @@ class _Run(Protocol):
     def finish(self, *, exit_code: int) -> None: ...
 
 
-def require_wandb(task: Task) -> None:
-    """Refuse a task that asks for it where it is not installed.
+def require_wandb(settings: WandbConfig | None) -> None:
+    """Refuse settings for it where the package is not installed.
 
     Raises:
         RefusedError: it is not.
     """
-    if task.tr_params.wandb is None:
+    if settings is None:
         return
     try:
         importlib.import_module("wandb")
@@ -221,20 +223,27 @@ def require_wandb(task: Task) -> None:
 class WandbWriter:
     """Sends through the package's own process, which tries again when the network is down."""
 
-    def __init__(self, task: Task) -> None:
-        """Begin or continue the run there that belongs to this run folder."""
-        settings = task.tr_params.wandb
-        assert settings is not None
+    def __init__(
+        self, settings: WandbConfig, folder: Path, name: str, document: Mapping[str, Any]
+    ) -> None:
+        """Begin or continue the run there that belongs to a run folder.
+
+        Args:
+            settings: project and mode.
+            folder: of the run.
+            name: of the run.
+            document: the task as JSON values, kept there as its configuration.
+        """
         self.module: Any = importlib.import_module("wandb")
         found = self.module.init(
             project=settings.project,
             entity=settings.entity,
             mode=settings.mode,
-            id=kept_id(task.run_dir),
+            id=kept_id(folder),
             resume="allow",
-            name=task.tr_params.model_name,
-            dir=str(task.run_dir),
-            config=task.to_json(),
+            name=name,
+            dir=str(folder),
+            config=dict(document),
             allow_val_change=True,  # as max_epoch may, when a run is continued
             # Lines and bars are ours: what wraps the streams shows them twice.
             settings=self.module.Settings(
@@ -297,37 +306,42 @@ _SECTIONS = ("tr_params", "model_config", "dataset_config.targets", "dataset_con
 
 def open_board(task: Task, step: int, say: Callable[[str], None]) -> Board:
     """The board of a run that has done `step` steps."""
+    settings, document = task.tr_params, task.to_json()
 
     def events() -> EventWriter:
         return EventWriter(
             task.tensorboard_dir,
             step,
-            task=task.to_json(),
-            parameters=hyperparameters(task),
-            metrics=main_curves(task),
+            document=document,
+            parameters=hyperparameters(document),
+            metrics=main_curves(task.dataset_config.targets),
         )
 
-    sinks = [Sink("TensorBoard", events)]
-    if task.tr_params.wandb is not None:
+    sinks = [CurveSink("TensorBoard", events)]
+    if (service := settings.wandb) is not None:
+
+        def begin() -> WandbWriter:
+            return WandbWriter(service, task.run_dir, settings.model_name, document)
+
         # Of whatever a service and its client raise, nothing is worth a training.
-        sinks.append(Sink("Weights & Biases", lambda: WandbWriter(task), (Exception,)))
+        sinks.append(CurveSink("Weights & Biases", begin, (Exception,)))
     return Board(sinks, say)
 
 
-def main_metrics(task: Task) -> dict[str, str]:
+def main_metrics(targets: Mapping[str, AnyTarget]) -> dict[str, str]:
     """The metric by which each target is judged first."""
-    return {name: target.metric for name, target in task.dataset_config.targets.items()}
+    return {name: target.metric for name, target in targets.items()}
 
 
-def main_curves(task: Task) -> list[str]:
+def main_curves(targets: Mapping[str, AnyTarget]) -> list[str]:
     """The curves whose last values stand for a run."""
-    return ["val/loss", *(f"val/{metric}_{name}" for name, metric in main_metrics(task).items())]
+    return ["val/loss", *(f"val/{metric}_{name}" for name, metric in main_metrics(targets).items())]
 
 
-def hyperparameters(task: Task) -> Parameters:
+def hyperparameters(document: Mapping[str, Any]) -> Parameters:
     """What sets a run apart from others: the keys of a task that change what is learnt."""
     found: dict[str, bool | int | float | str] = {}
-    for key, value in leaves(task.to_json()):
+    for key, value in leaves(document):
         if value is not None and not may_change(key) and key.startswith(_SECTIONS):
             is_plain = isinstance(value, bool | int | float | str)
             found[key] = value if is_plain else json.dumps(value)

@@ -8,48 +8,49 @@ from typing import Any
 import numpy as np
 import torch
 
-from vcmodels.config import Task
+from vcmodels.config import TrainingParams
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches.class_counts import count_classes
 from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Reporter
-from vcmodels.samples.dataset import PatchDataset, Place
+from vcmodels.samples.dataset import PatchDataset, PatchOrigin
 from vcmodels.samples.loader import Batch, batches
-from vcmodels.samples.order import HardOrder, draws_of_step
-from vcmodels.samples.workers import let_go
-from vcmodels.targets import MulticlassTarget
+from vcmodels.samples.order import LossWeightedOrder, draws_of_step
+from vcmodels.samples.workers import stop_workers
+from vcmodels.targets import AnyTarget, MulticlassTarget
 from vcmodels.targets.stored import LabelError
 from vcmodels.training.world import World
 
-Counts = dict[str, list[int]]
+ClassCounts = dict[str, list[int]]
 """Voxels of each class, by target."""
 
 
 def count_or_recall(
-    task: Task,
+    targets: Mapping[str, AnyTarget],
     volumes: Sequence[TaskVolume],
     regions: Sequence[Box | None],
     saved: Mapping[str, list[int]],
+    indexer: Indexer,
     reporter: Reporter,
-) -> Counts:
+) -> ClassCounts:
     """The counts of every target that needs them: those of the run, or else counted now.
 
     Args:
-        task: the resolved task.
+        targets: of the task, by name.
         volumes: all volumes of the task.
         regions: per volume, the training region.
         saved: what the checkpoint has that is continued: its weights must not change.
-        reporter: told that voxels are counted.
+        indexer: gives the label indexes, which know most of the counts.
+        reporter: shows that voxels are counted.
 
     Raises:
         TaskError: a label has no voxel that counts, or a value that is no class.
         ChunkError: a label chunk cannot be read.
     """
-    counts: Counts = {}
-    indexer = Indexer.of(task, reporter)
-    for name, target in _needing(task).items():
+    counts: ClassCounts = {}
+    for name, target in _needing(targets).items():
         if name in saved:
             counts[name] = list(saved[name])
             continue
@@ -67,11 +68,11 @@ def count_or_recall(
 
 
 def weighted_targets(
-    task: Task, counts: Mapping[str, list[int]], reporter: Reporter
+    targets: Mapping[str, AnyTarget], counts: Mapping[str, list[int]], reporter: Reporter
 ) -> dict[str, MulticlassTarget]:
-    """The targets that need counts, with the weights that follow from them, which are told."""
-    targets = {name: t.with_counts(np.array(counts[name])) for name, t in _needing(task).items()}
-    for name, target in targets.items():
+    """The targets that need counts, with the weights that follow from them, which are reported."""
+    found = {name: t.with_counts(np.array(counts[name])) for name, t in _needing(targets).items()}
+    for name, target in found.items():
         weights = next(
             term.options["class_weights"]
             for term in target.losses
@@ -82,13 +83,13 @@ def weighted_targets(
             for value, weight, voxels in zip(target.values, weights, counts[name], strict=True)
         )
         reporter.say(f"{name}: class weights {shown}")
-    return targets
+    return found
 
 
-def _needing(task: Task) -> dict[str, MulticlassTarget]:
+def _needing(targets: Mapping[str, AnyTarget]) -> dict[str, MulticlassTarget]:
     return {
         name: target
-        for name, target in task.dataset_config.targets.items()
+        for name, target in targets.items()
         if isinstance(target, MulticlassTarget) and target.needs_counts
     }
 
@@ -99,17 +100,22 @@ class Feed:
 
     training: PatchDataset
     validation: PatchDataset | None
-    task: Task
+    settings: TrainingParams
     device: torch.device
     world: World
     """The processes that share each step and each validation."""
+
+    @property
+    def draws_of_step(self) -> int:
+        """Samples that one optimiser step takes, in all processes together."""
+        return draws_of_step(self.settings)
 
     def train_batches(self, first_step: int, steps: int) -> Iterator[list[Batch]]:
         """The micro-batches of `steps` optimiser steps from `first_step` on: one list a step.
 
         In a world of several processes each gets its share of the samples of every step.
         """
-        per_step = draws_of_step(self.task)
+        per_step = self.draws_of_step
         groups: list[range] = []
         for step in range(first_step, first_step + steps):
             draws = range(step * per_step, (step + 1) * per_step)
@@ -128,22 +134,22 @@ class Feed:
         """End the processes that read patches."""
         for dataset in (self.training, self.validation):
             if dataset is not None:
-                let_go(dataset)
+                stop_workers(dataset)
 
-    def places(self, step: int) -> list[Place]:
+    def places(self, step: int) -> list[PatchOrigin]:
         """Where the samples of a step are from, those of all processes."""
-        per_step = draws_of_step(self.task)
+        per_step = self.draws_of_step
         return [self.training.place(draw) for draw in range(step * per_step, (step + 1) * per_step)]
 
     @property
-    def hard(self) -> HardOrder | None:
+    def hard(self) -> LossWeightedOrder | None:
         """The order of the training patches when losses have a say in it."""
-        return self.training.order if isinstance(self.training.order, HardOrder) else None
+        return self.training.order if isinstance(self.training.order, LossWeightedOrder) else None
 
     def take_losses(self, step: int, losses: Sequence[float]) -> None:
         """Keep the losses of the samples of a step, in their order, for the epochs to come."""
         if self.hard is not None:
-            self.hard.take(step * draws_of_step(self.task), losses)
+            self.hard.take(step * self.draws_of_step, losses)
 
     def end_epoch(self) -> None:
         """Order the next epoch by what is known now."""
@@ -161,9 +167,9 @@ class Feed:
 
     def _groups(self, draws: range) -> list[range]:
         """The draws of each batch."""
-        size = self.task.tr_params.batch_size
+        size = self.settings.batch_size
         return [draws[first : first + size] for first in range(0, len(draws), size)]
 
     def _batches(self, dataset: PatchDataset, groups: Sequence[range]) -> Iterator[Batch]:
-        workers = self.task.tr_params.num_dataloader_workers
+        workers = self.settings.num_dataloader_workers
         return batches(dataset, groups, workers=workers, device=self.device)

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vcmodels.checkpoint import load_weights, refuse_not_finite, strip_prefixes
-from vcmodels.config import Task
+from vcmodels.config import TrainingParams
 from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.errors import CheckpointError
-from vcmodels.models.base import part_names, part_of, target_of
+from vcmodels.models.base import Logits, part_names, part_of, target_of
 from vcmodels.samples.loader import Batch
-from vcmodels.samples.order import hard_share
 from vcmodels.targets import AnyTarget
 from vcmodels.training.optimiser import (
     LossBalance,
@@ -28,7 +27,6 @@ from vcmodels.training.optimiser import (
     set_rate,
 )
 from vcmodels.training.step import (
-    Outputs,
     PendingResult,
     draw_mix,
     mean_over_targets,
@@ -121,7 +119,7 @@ def _refuse_shared(
     own: Collection[str],
     source: str,
 ) -> None:
-    """Refuse weights of another network, of which heads and decoders alone would be left out."""
+    """Refuse weights of another network, of which only heads and decoders would be left out."""
     extra = [name for name in given if name not in wanted]
     wrong = [name for name in [*misfits, *extra] if part_of(name) not in own]
     if wrong:
@@ -147,20 +145,30 @@ class Learner:
     run continues as if it had never stopped.
 
     In a world of several processes each has a learner with the same state, and takes its share of
-    the samples of a step; the gradient is that of all.
+    the samples of a step; the gradient is the mean over all.
+
+    Args:
+        network: with a head for each target.
+        targets: what is learnt, by name.
+        settings: how.
+        device: where.
+        world: the processes of this training; this one only when None.
+        measures_samples: whether to report the loss of each sample.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        task: Task,
-        total_steps: int,
+        targets: Mapping[str, AnyTarget],
+        settings: TrainingParams,
         device: torch.device,
         world: World | None = None,
+        *,
+        measures_samples: bool = False,
     ) -> None:
-        settings = task.tr_params
-        self.targets: dict[str, AnyTarget] = dict(task.dataset_config.targets)
-        self.settings, self.device, self.total_steps = settings, device, total_steps
+        self.targets: dict[str, AnyTarget] = dict(targets)
+        self.settings, self.device = settings, device
+        self.total_steps = settings.max_epoch * settings.max_steps_per_epoch
         self.world = world or World()
         self.network = place(network, device)
         self.freezing = freezing_of(self.network, settings)
@@ -168,7 +176,7 @@ class Learner:
         self.averaged = copy.deepcopy(self.network).eval() if settings.ema_decay else None
         self.tell_eager: Callable[[str], None] | None = None
         self._prepare()
-        self.measures_samples = hard_share(task) > 0
+        self.measures_samples = measures_samples
         weights = {name: target.weight for name, target in self.targets.items()}
         self.balance = LossBalance(weights, settings.loss_balance).to(device)
         self.trained = nn.ModuleList([self.network, self.balance])
@@ -197,7 +205,7 @@ class Learner:
         self.forward = CompiledOrEager(self.parallel or self.network, say)
 
     def _prepare(self) -> None:
-        """Wrap the network for its steps; anew when other weights learn than before."""
+        """Wrap the network for its steps; again when other weights learn than before."""
         self.parallel = self._parallel()
         self.forward: nn.Module = self.parallel or self.network
         if self.tell_eager is not None:
@@ -216,7 +224,7 @@ class Learner:
 
         Args:
             batches: this process' share of the samples, one micro-batch at least.
-            stops: whether this process wants to stop; told to all with the result.
+            stops: whether this process wants to stop; reported to all with the result.
         """
         rate = self._begin_step()
         counts = [voxel_counts(batch) for batch in batches]
@@ -316,7 +324,7 @@ class Learner:
         return self.world.sum(found)
 
     def _syncing(self, is_last: bool) -> AbstractContextManager[None]:
-        """Gradients travel with the last micro-batch alone."""
+        """Gradients travel only with the last micro-batch."""
         return nullcontext() if self.parallel is None or is_last else self.parallel.no_sync()
 
     def _apply(self, is_finite: Tensor) -> None:
@@ -324,7 +332,7 @@ class Learner:
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         else:
-            # How a scaler tells fused optimisers to do nothing, without waiting for the device.
+            # How a scaler makes fused optimisers do nothing, without waiting for the device.
             setattr(self.optimizer, "found_inf", (~is_finite).float())  # noqa: B010
             self.optimizer.step()
         self.scaler.update()
@@ -338,7 +346,7 @@ class Learner:
                 self.step,
             )
 
-    def run(self, network: Callable[[Tensor], Outputs], batch: Batch) -> Outputs:
+    def run(self, network: Callable[[Tensor], Logits], batch: Batch) -> Logits:
         """The logits of all heads, in the precision of the run."""
         with autocast(self.device, self.amp):
             return network(batch.image.contiguous(memory_format=torch.channels_last_3d))

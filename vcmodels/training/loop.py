@@ -13,7 +13,6 @@ from vcmodels.devices import is_out_of_memory
 from vcmodels.errors import RunError
 from vcmodels.reporting import Advance, Reporter, StopSignals
 from vcmodels.samples.loader import Batch
-from vcmodels.samples.order import draws_of_step
 from vcmodels.training.curves import Board, append_json_line
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
@@ -150,7 +149,7 @@ class Loop:
         self.feed.take_losses(result.step - 1, result.sample_losses)
         self._watch(result)
         shown = [f"{name} {value:.3f}" for name, value in result.losses.items()]
-        advance(1, " ".join([*shown, pace.words(draws_of_step(self.feed.task))]))
+        advance(1, " ".join([*shown, pace.words(self.feed.draws_of_step)]))
         self.board.scalars(step_scalars(self.learner, result), result.step)
 
     def _watch(self, result: StepResult) -> None:
@@ -205,7 +204,7 @@ class Loop:
     ) -> None:
         """One line for people, one for programs, and the curves of an epoch."""
         step, epoch = self.learner.step, self.counters.epoch
-        speed = pace.scalars(draws_of_step(self.feed.task))
+        speed = pace.scalars(self.feed.draws_of_step)
         scalars = {**scalars, **speed, "epoch": float(epoch)}
         self.board.scalars(scalars, step)
         self.board.pictures({f"images/{name}": p for name, p in found.panels.items()}, step)

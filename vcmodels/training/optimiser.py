@@ -50,7 +50,7 @@ def rate_factor(schedule: ScheduleName, step: int, total: int, warmup: int) -> f
     """The learning rate of 0-based `step` as a share of the initial one.
 
     Linear warm-up over `warmup` steps, then (1 - t)^0.9 (Chen et al. 2017, "poly") or half a cosine
-    with t the share of all steps done. A function of the step alone: it has no state to save.
+    with t the share of all steps done. A function of the step only: it has no state to save.
     """
     ramp = min(1.0, (step + 1) / (warmup + 1))
     done = min(step / total, 1.0)
@@ -147,7 +147,7 @@ KEY = "tr_params.freeze"
 class Freezing:
     """Holds parts of a network fixed until a step.
 
-    A frozen weight gets no gradient, so optimisers leave it alone, decay included, and its average
+    A frozen weight gets no gradient, so optimisers leave it as it is, decay included, and its average
     stays where it is. Frozen modules run as in prediction: a batch norm keeps its statistics and
     nothing is dropped out.
     """

@@ -1,106 +1,99 @@
 """The other folds of a cross-validation: what a fold has in common with them, and must have."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from vcmodels.config import Task, parse_task
-from vcmodels.config.folds import fold_folders, fold_name
+from vcmodels.config.load import fill_sizes
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
-from vcmodels.patches.folds import all_folds
-from vcmodels.reporting import Reporter
-from vcmodels.runs.records import TASK
+from vcmodels.geometry.boxes import Box
+from vcmodels.runs.run import Run
 from vcmodels.training.run_folder import changed_keys, listed_changes
-from vcmodels.volumes.places import read_json
 
 _REMEDY = "change it back, choose another ckpt_out_base, or --restart with all folds"
 
 
-def siblings(task: Task) -> list[tuple[int, Path, Task]]:
-    """Number, folder and resolved task of the other folds that were begun beside this one."""
-    folds = task.tr_params.folds
-    if folds is None or folds.index is None or task.run_dir.name != fold_name(folds.index):
+class BegunFold(NamedTuple):
+    """A fold that was begun."""
+
+    number: int
+    folder: Path
+    task: Task
+    """Resolved."""
+
+
+def begun_folds(folder: Path) -> Iterator[BegunFold]:
+    """Every fold in the folder of a cross-validation that was begun, in their order."""
+    for index, run in Run(folder).folds().items():
+        with suppress(TaskError):
+            task = parse_task(run.task(), str(run.task_file))[0]
+            folds, sizes = task.tr_params.folds, task.tr_params
+            if folds and folds.index == index and sizes.given_patch_size is not None:
+                yield BegunFold(index, run.folder, task)
+
+
+def siblings(run: Run, index: int | None) -> list[BegunFold]:
+    """The other folds that were begun next to the run of fold `index`; [] if it is no fold."""
+    parent = Run(run.folder.parent)
+    if index is None or run.folder != parent.fold(index).folder:
         return []
-    return [found for found in begun_folds(task.run_dir.parent) if found[0] != folds.index]
-
-
-def begun_sibling(task: Task) -> Task | None:
-    """The resolved task of one of them, whose sizes are taken where this one leaves them out."""
-    return next((other for _, _, other in siblings(task)), None)
+    return [found for found in begun_folds(parent.folder) if found.number != index]
 
 
 def with_begun_folds(task: Task) -> Task:
     """The task with the folds that were begun in its run folder, if it names none of its own."""
-    first = next((one for _, _, one in begun_folds(task.run_dir)), None)
-    if task.tr_params.folds is not None or first is None or first.tr_params.folds is None:
+    first = next(begun_folds(task.run_dir), None)
+    if task.tr_params.folds is not None or first is None or first.task.tr_params.folds is None:
         return task
-    folds = first.tr_params.folds.model_copy(update={"index": None})
+    folds = first.task.tr_params.folds.model_copy(update={"index": None})
     settings = task.tr_params.model_copy(update={"folds": folds})
     return task.model_copy(update={"tr_params": settings})
 
 
-def require_alike(task: Task, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
-    """Refuse a fold that is trained otherwise, or divided otherwise, than those that were begun.
-
-    Args:
-        task: of one fold, with its sizes.
-        volumes: as they were opened, before they are divided.
-        reporter: told the progress when labels are counted.
+def require_alike(task: Task, others: Sequence[BegunFold]) -> None:
+    """Refuse a fold that is trained otherwise than those that were begun.
 
     Raises:
-        TaskError: naming the key, or the volume that another fold has divided otherwise.
+        TaskError: naming the key.
     """
-    others = siblings(task)
-    for _, folder, other in others:
-        changed = changed_keys(other.to_json(), task.to_json(), folder)
+    for other in others:
+        sizes = other.task.tr_params
+        now = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
+        changed = changed_keys(other.task.to_json(), now.to_json(), other.folder)
         changed = [found for found in changed if found[0] != "tr_params.folds.index"]
         if changed:
-            found = f"differs from the fold in {folder} ({listed_changes(changed)})"
+            found = f"differs from the fold in {other.folder} ({listed_changes(changed)})"
             raise TaskError(changed[0][0], found, _REMEDY)
-    if others:
-        _require_one_division(task, volumes, others, reporter)
 
 
-def _require_one_division(
-    task: Task,
-    volumes: Sequence[TaskVolume],
-    others: Sequence[tuple[int, Path, Task]],
-    reporter: Reporter,
+def require_one_division(
+    folds: Sequence[Sequence[TaskVolume]], others: Sequence[BegunFold]
 ) -> None:
-    """The labels may have changed since the others were begun, and with them who is in which fold."""
-    folds = all_folds(task, volumes, reporter)
-    for index, folder, _ in others:
-        now = {v.name: _pairs(v) for v in folds[index] if v.split == "val"}
-        before = dict(_validated(folder / "splits.json"))
+    """Refuse volumes or labels that have changed since others were begun, and who is in which fold.
+
+    Args:
+        folds: the volumes of every fold, as they are divided now.
+        others: that were begun.
+
+    Raises:
+        TaskError: naming a volume that another fold has divided otherwise.
+    """
+    for other in others:
+        now = {v.name: v.region for v in folds[other.number] if v.split == "val"}
+        before = _validated(Run(other.folder))
         differing = [name for name in now.keys() | before if now.get(name) != before.get(name)]
         if before and differing:
             found = (
-                f"fold {index} was begun with another division of the volumes "
+                f"fold {other.number} was begun with another division of the volumes "
                 f"({min(differing)}): volumes or labels have changed since"
             )
-            raise TaskError(str(folder), found, _REMEDY)
+            raise TaskError(str(other.folder), found, _REMEDY)
 
 
-def begun_folds(folder: Path) -> Iterator[tuple[int, Path, Task]]:
-    """Number, folder and resolved task of every fold in the folder of a cross-validation."""
-    for index, place in fold_folders(folder).items():
-        with suppress(OSError, ValueError, RecursionError, TaskError):
-            task = parse_task(read_json(place / TASK), str(place / TASK))[0]
-            folds, sizes = task.tr_params.folds, task.tr_params
-            if folds and folds.index == index and sizes.given_patch_size is not None:
-                yield index, place, task
-
-
-def _validated(path: Path) -> Iterator[tuple[str, object]]:
-    """Name and region of each volume that a saved split validates on; nothing if there is none."""
-    with suppress(OSError, ValueError, RecursionError, LookupError, TypeError):
-        saved = read_json(path)
-        for name, region in zip(saved["volumes"], saved["val_regions"], strict=True):
-            if region is not None:
-                yield name, region
-
-
-def _pairs(volume: TaskVolume) -> list[list[int]]:
-    box = volume.region
-    return [list(pair) for pair in zip(box.origin, box.end, strict=True)]
+def _validated(run: Run) -> Mapping[str, Box]:
+    """What a run validates on; nothing yet where it has not divided its volumes."""
+    splits = run.splits()
+    return splits.held_out() if splits is not None else {}

@@ -11,8 +11,8 @@ import torch
 from vcmodels.config.task import epoch_curves
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.errors import RunError, TaskError
+from vcmodels.metrics.registry import Sense
 from vcmodels.targets import AnyTarget
-from vcmodels.targets.base import Sense
 from vcmodels.training.step import StepResult
 
 
@@ -41,7 +41,7 @@ class Counters:
                 self.loss_counts[name] = self.loss_counts.get(name, 0) + 1
 
     def end_epoch(self, targets: Mapping[str, object]) -> dict[str, float]:
-        """The mean training loss per target; the sums start anew.
+        """The mean training loss per target; the sums start again from 0.
 
         Raises:
             RunError: a target had no valid voxel in the whole epoch: its head learns nothing.
@@ -78,7 +78,7 @@ class Pace:
         self.seconds = time.perf_counter() - self.begun
 
     def words(self, patches_per_step: int) -> str:
-        """What is shown beside the bar: patches a second and the share of time without a batch."""
+        """What is shown next to the bar: patches a second and the share of time without a batch."""
         seconds = max(time.perf_counter() - self.begun, 1e-9)
         patches = self.steps * patches_per_step / seconds
         return f"{patches:.3g} patches/s, {100 * self.waited / seconds:.0f} % waiting"

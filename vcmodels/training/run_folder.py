@@ -5,10 +5,9 @@ import fcntl
 import glob
 import json
 import os
-import re
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,18 +20,14 @@ from vcmodels.config.load import anchor, fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.records import (
     LOCK,
-    LOG,
-    TASK,
     add_start,
     differing_keys,
     end_start,
-    is_run,
-    model_name,
     read_log,
-    read_task,
     shown,
     starting_folder,
 )
+from vcmodels.runs.run import Run
 from vcmodels.volumes.places import sweep_temporaries, write_atomic
 
 MAY_CHANGE = (
@@ -63,12 +58,12 @@ def resolved_task(checkpoint: Checkpoint) -> Task | None:
 
 
 def changes_since(
-    checkpoint: Checkpoint, task: Task, folder: Path | None = None
+    checkpoint: Checkpoint, new: Mapping[str, Any], folder: Path | None = None
 ) -> list[tuple[str, str, str]]:
     """As `changed_keys`, between the task of a checkpoint and the one that is to continue it."""
     before = resolved_task(checkpoint)
     old = checkpoint.state["task"] if before is None else before.to_json()
-    return changed_keys(old, task.to_json(), folder)
+    return changed_keys(old, new, folder)
 
 
 def changed_keys(
@@ -112,29 +107,28 @@ LOCK_SECONDS = 0.3
 """How long a lock is tried for: `vcmodels runs` takes it for an instant, to see whether it is held."""
 
 
-class RunFolder:
+class RunFolder(Run):
     """Holds the folder for one training at a time; the lock goes with the process, however it ends."""
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.path = task, task.run_dir
-        self.name = task.tr_params.model_name
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, name)
         self.outcome = "stopped"
         """How the training ended, for `environment.json`; an exception says more."""
-        self._lock: TextIO | None = None
+        self._held: TextIO | None = None
         self._made: list[Path] = []
         self._has_begun = False
 
     def __enter__(self) -> "RunFolder":
-        while self._lock is None:
+        while self._held is None:
             lock = self._locked()
-            if _is_at(self.path / LOCK, lock):
-                self._lock = lock
+            if _is_at(self.lock, lock):
+                self._held = lock
             else:  # another training was refused, and has just removed what it had made
                 lock.close()
-        sweep_temporaries(self.path)
-        self._lock.truncate(0)
-        self._lock.write(f"pid {os.getpid()} on host {socket.gethostname()}")
-        self._lock.flush()
+        sweep_temporaries(self.folder)
+        self._held.truncate(0)
+        self._held.write(f"pid {os.getpid()} on host {socket.gethostname()}")
+        self._held.flush()
         return self
 
     def _locked(self) -> TextIO:
@@ -144,13 +138,13 @@ class RunFolder:
             OutputError: another training holds it, or it cannot be made.
         """
         try:
-            self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / LOCK).open("a+", encoding="utf-8")
+            self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = self.lock.open("a+", encoding="utf-8")
         except OSError as error:
             raise OutputError(
                 "tr_params.ckpt_out_base",
-                f"{self.path}: {error.strerror}",
+                f"{self.folder}: {error.strerror}",
                 "choose a writable folder",
             ) from error
         try:
@@ -160,14 +154,14 @@ class RunFolder:
             holder = file.read().strip() or "another process"
             file.close()
             raise OutputError(
-                str(self.path),
+                str(self.folder),
                 f"in use by {holder}",
                 "wait for it, or choose another ckpt_out_base",
             ) from error
         except OSError as error:
             file.close()
             raise OutputError(
-                str(self.path),
+                str(self.folder),
                 f"cannot be locked: {error.strerror}",
                 "choose a ckpt_out_base on a file system that has locks (flock)",
             ) from error
@@ -179,106 +173,40 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._lock is None:
+        if self._held is None:
             return
         if self._has_begun:
-            with suppress(OSError):  # a full disk; it is told by what did not fit
-                end_start(self.path, self.outcome if error is None else _failure(error))
+            with suppress(OSError):  # a full disk; what did not fit has reported it
+                end_start(self.folder, self.outcome if error is None else _failure(error))
         if isinstance(error, RefusedError) and self._made:
             self._unmake()
-        self._lock.close()
+        self._held.close()
 
     def _unmake(self) -> None:
         """Remove the folders that were made for a task that is refused, if nothing is in them."""
-        if [path.name for path in self.path.iterdir()] != [LOCK]:
+        if [path.name for path in self.folder.iterdir()] != [LOCK]:
             return
-        (self.path / LOCK).unlink()
+        self.lock.unlink()
         with suppress(OSError):  # another process begins to use one of them
             for folder in self._made:
                 folder.rmdir()
 
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.path / f"{self.name}_last.pth"
-
-    @property
-    def best(self) -> Path:
-        """The best checkpoint so far, by `best_metric`."""
-        return self.path / f"{self.name}_best.pth"
-
-    @property
-    def log(self) -> Path:
-        """One line of numbers for each epoch."""
-        return self.path / LOG
-
-    def numbered(self, epoch: int) -> Path:
-        """The checkpoint that is kept of an epoch."""
-        return self.path / f"{self.name}_{epoch}.pth"
-
     def move_aside(self) -> Path | None:
         """Rename everything in the folder into `<folder>/before-<time>/`; None if there was nothing."""
         entries = [
-            p for p in self.path.iterdir() if p.name != LOCK and not p.name.startswith("before-")
+            p for p in self.folder.iterdir() if p.name != LOCK and not p.name.startswith("before-")
         ]
         if not entries:
             return None
-        aside = self.path / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        aside = self.folder / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         aside.mkdir()
         for entry in entries:
             entry.replace(aside / entry.name)
         return aside
 
-    def newest_checkpoint(self) -> Checkpoint | None:
-        """The state to continue from, None for a new run.
-
-        Raises:
-            CheckpointError: the newest is damaged or gone; its remedy names the previous generation.
-            OutputError: something else lies in the folder, which a run would write over.
-            TaskError: it was trained with other values of keys that must not change.
-        """
-        if not self.last.exists():
-            self._require_room()
-            return None
-        checkpoint = load_checkpoint(self.last)
-        before, now = resolved_task(checkpoint), self.task
-        if before is not None:  # what is left out now is taken from it
-            sizes = before.tr_params
-            now = fill_sizes(now, sizes.given_patch_size, sizes.given_batch_size)
-        if changed := changes_since(checkpoint, now, self.path):
-            raise TaskError(
-                changed[0][0],
-                f"differs from the run in {self.path} ({listed_changes(changed)})",
-                "change it back, choose another ckpt_out_base, or --restart",
-            )
-        return checkpoint
-
-    def _require_room(self) -> None:
-        """Refuse to begin anew over what would be lost by it.
-
-        Raises:
-            OutputError: another run, or a task file that no run wrote, is in the folder.
-            CheckpointError: the run has trained, but its newest checkpoint is gone.
-        """
-        task, elsewhere = self.path / TASK, "choose another ckpt_out_base, or --restart"
-        if task.exists() and not is_run(self.path):
-            found = "no run wrote it, and this one would write over it"
-            raise OutputError(str(task), found, elsewhere)
-        other = model_name(read_task(self.path))
-        if other != self.name and any(self.path.glob(f"{glob.escape(other)}_*.pth")):
-            found = f'holds the run of "{other}", not of "{self.name}"'
-            raise OutputError(str(self.path), found, elsewhere)
-        previous = previous_generation(self.last)
-        # The first line of the log is written before the first checkpoints.
-        if previous.exists() or len(read_log(self.path)) > 1:
-            kept = previous.name if previous.exists() else "another checkpoint of the run"
-            remedy = f"copy {kept} to {self.last.name}, or --restart"
-            raise CheckpointError(str(self.last), "is gone, but the run has been saved", remedy)
-
-    def write_task(self) -> None:
-        """Write the resolved task, with every default filled in."""
-        text = json.dumps(self.task.to_json(), indent=2)
-        write_atomic(self.path / TASK, text.encode())
+    def write_task(self, document: Mapping[str, Any]) -> None:
+        """Write the resolved task: JSON values, with every default filled in."""
+        write_atomic(self.task_file, json.dumps(document, indent=2).encode())
 
     def begin(self, record: Mapping[str, Any]) -> None:
         """Write with what the training goes on now; how it ended follows when the folder is left.
@@ -286,33 +214,66 @@ class RunFolder:
         Args:
             record: JSON values for `environment.json`.
         """
-        add_start(self.path, dict(record))
+        add_start(self.folder, dict(record))
         self._has_begun = True
-
-    def keep_patches(self, document: Callable[[], bytes]) -> None:
-        """Keep the patch list that is used where its cache does not do so already.
-
-        Args:
-            document: makes the content of the file.
-        """
-        kept = self.path / "patches.json"
-        if not self.task.dataset_config.use_cache or self.task.cache_file != kept:
-            write_atomic(kept, document())
 
     def keep_only(self, count: int) -> None:
         """Delete all but the newest `count` numbered checkpoints of this model, and nothing else."""
-        pattern = re.compile(re.escape(self.name) + r"_(\d+)\.pth")
-        numbered = {
-            int(match[1]): path
-            for path in self.path.iterdir()
-            if (match := pattern.fullmatch(path.name)) is not None
-        }
-        for epoch in sorted(numbered)[: max(len(numbered) - count, 0)]:
-            numbered[epoch].unlink()
+        kept = list(self.kept().values())
+        for path in kept[: max(len(kept) - count, 0)]:
+            path.unlink()
+
+
+def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
+    """The state from which a task continues a run, None for a new one.
+
+    Raises:
+        CheckpointError: the newest is damaged or gone; its remedy names the previous generation.
+        OutputError: something else lies in the folder, which a run would write over.
+        TaskError: it was trained with other values of keys that must not change.
+    """
+    if not run.last.exists():
+        _require_room(run)
+        return None
+    checkpoint = load_checkpoint(run.last)
+    before = resolved_task(checkpoint)
+    if before is not None:  # what is left out now is taken from it
+        sizes = before.tr_params
+        task = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
+    if changed := changes_since(checkpoint, task.to_json(), run.folder):
+        raise TaskError(
+            changed[0][0],
+            f"differs from the run in {run.folder} ({listed_changes(changed)})",
+            "change it back, choose another ckpt_out_base, or --restart",
+        )
+    return checkpoint
+
+
+def _require_room(run: Run) -> None:
+    """Refuse to begin a run over what would be lost by it.
+
+    Raises:
+        OutputError: another run, or a task file that no run wrote, is in the folder.
+        CheckpointError: the run has trained, but its newest checkpoint is gone.
+    """
+    folder, elsewhere = run.folder, "choose another ckpt_out_base, or --restart"
+    if run.task_file.exists() and not run.is_begun():
+        found = "no run wrote it, and this one would write over it"
+        raise OutputError(str(run.task_file), found, elsewhere)
+    other = Run(folder).name
+    if other != run.name and any(folder.glob(f"{glob.escape(other)}_*.pth")):
+        found = f'holds the run of "{other}", not of "{run.name}"'
+        raise OutputError(str(folder), found, elsewhere)
+    previous = previous_generation(run.last)
+    # The first line of the log is written before the first checkpoints.
+    if previous.exists() or len(read_log(folder)) > 1:
+        kept = previous.name if previous.exists() else "another checkpoint of the run"
+        remedy = f"copy {kept} to {run.last.name}, or --restart"
+        raise CheckpointError(str(run.last), "is gone, but the run has been saved", remedy)
 
 
 def _lock(file: TextIO) -> None:
-    """Lock a file for this process alone.
+    """Lock a file for this process only.
 
     Raises:
         BlockingIOError: another one holds it.

@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,14 +21,20 @@ import vcmodels
 from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
 from vcmodels.config import Task
 from vcmodels.config.train_params import TrainingParams
-from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter
+from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
 from vcmodels.training.learner import Learner
 from vcmodels.training.progress import Counters, EarlyStop, best_watch
-from vcmodels.training.run_folder import RunFolder, changes_since, listed_changes
+from vcmodels.training.run_folder import (
+    RunFolder,
+    changes_since,
+    listed_changes,
+    newest_checkpoint,
+)
 from vcmodels.volumes import expand_location
 
 
@@ -91,8 +98,9 @@ COMPILE_REPAYS_AFTER_STEPS = 300
 """Compiling costs about a minute; it saves around half of a step of some tenths of a second."""
 
 
-def lasting_facts(task: Task, first: TaskVolume, learner: Learner) -> dict[str, Any]:
+def lasting_facts(resolved: Resolved, learner: Learner) -> dict[str, Any]:
     """What every checkpoint of the run holds, besides its state, normalisation and split."""
+    task, first = resolved.task, resolved.volumes[0]
     return {
         "schema": SCHEMA,
         "task": task.to_json(),
@@ -104,10 +112,10 @@ def lasting_facts(task: Task, first: TaskVolume, learner: Learner) -> dict[str, 
     }
 
 
-def session(task: Task, learner: Learner) -> dict[str, Any]:
+def session(learner: Learner) -> dict[str, Any]:
     """What `environment.json` says of a training that starts now."""
-    best = vars(best_watch(task.tr_params, learner.targets))
-    here = {"from_step": learner.step, "best": best, "metrics": main_metrics(task)}
+    best = vars(best_watch(learner.settings, learner.targets))
+    here = {"from_step": learner.step, "best": best, "metrics": main_metrics(learner.targets)}
     return here | environment() | versions(learner)
 
 
@@ -138,7 +146,7 @@ def versions(learner: Learner) -> dict[str, str | int | bool]:
 
 
 @dataclass(frozen=True)
-class Origin:
+class StartingPoint:
     """The checkpoints that a training may start from, one of them at most."""
 
     resumed: Checkpoint | None
@@ -149,7 +157,7 @@ class Origin:
     """Whether the given one has no more to give than its weights."""
 
     @classmethod
-    def of(cls, task: Task, run: RunFolder, *, restart: bool) -> "Origin":
+    def of(cls, task: Task, run: RunFolder, *, restart: bool) -> "StartingPoint":
         """Load what there is; with `restart` the run's own is left out.
 
         Raises:
@@ -157,7 +165,7 @@ class Origin:
             TaskError: the run was trained with other values of keys that must not change.
         """
         settings = task.tr_params
-        resumed = None if restart else run.newest_checkpoint()
+        resumed = None if restart else newest_checkpoint(run, task)
         path = settings.checkpoint_path if resumed is None else None
         given = None if path is None else load_checkpoint(Path(expand_location(path)))
         return cls(resumed, given, bool(settings.load_weights_only))
@@ -173,23 +181,33 @@ class Origin:
         return self.resumed or (None if self.weights_only else self.given)
 
 
-def completion(task: Task, origin: Origin) -> str | None:
-    """In words, why the run has ended for good; None if it goes on."""
-    if origin.resumed is None:
+def completion(
+    resumed: Checkpoint | None, settings: TrainingParams, targets: Mapping[str, AnyTarget]
+) -> str | None:
+    """In words, why the run of a checkpoint has ended for good; None if it goes on."""
+    if resumed is None:
         return None
-    settings, counters = task.tr_params, Counters(**origin.resumed.state["counters"])
+    counters = Counters(**resumed.state["counters"])
     if counters.epoch >= settings.max_epoch:
         return f"{settings.max_epoch} epochs"
-    early = EarlyStop.of(settings, task.dataset_config.targets)
+    early = EarlyStop.of(settings, targets)
     return early.reason(counters) if early is not None and early.is_over(counters) else None
 
 
-def start(learner: Learner, task: Task, origin: Origin, reporter: Reporter) -> Counters:
+def start(
+    learner: Learner, origin: StartingPoint, document: Mapping[str, Any], reporter: Reporter
+) -> Counters:
     """Give the learner the state that it starts from.
+
+    Args:
+        learner: with random weights.
+        origin: the checkpoint, if there is one.
+        document: the task as JSON values.
+        reporter: shows what is taken, and what is other than it was there.
 
     Raises:
         CheckpointError: the checkpoint does not fit the network.
-        TaskError: it was trained with other optimiser or epochs, or as long as this run shall last.
+        TaskError: it was trained with other optimiser or epochs, or for as many epochs as this run has.
     """
     resumed, given = origin.resumed, origin.given
     if given is not None and origin.weights_only:
@@ -210,7 +228,7 @@ def start(learner: Learner, task: Task, origin: Origin, reporter: Reporter) -> C
     if resumed is given:  # of another folder, where its best checkpoint stays
         counters.best, counters.watched = math.inf, ""
     reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
-    if resumed is given and (changed := changes_since(resumed, task)):
+    if resumed is given and (changed := changes_since(resumed, document)):
         reporter.say(f"other than there: {listed_changes(changed, len(changed))}")
     before, now = resumed.state["versions"], versions(learner)
     updates = [

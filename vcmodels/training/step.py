@@ -18,12 +18,9 @@ from torch.nn import functional as F
 
 from vcmodels.config.train_params import Mixup
 from vcmodels.errors import TaskError
-from vcmodels.models.base import FeatureMix, mix_samples
+from vcmodels.models.base import FeatureMix, Logits, mix_samples
 from vcmodels.samples.loader import Batch
 from vcmodels.targets import AnyTarget
-
-Outputs = Mapping[str, tuple[Tensor, ...]]
-"""Logits (B, C, Z, Y, X) of each target, full resolution first."""
 
 
 def voxel_counts(batch: Batch) -> dict[str, Tensor]:
@@ -38,13 +35,13 @@ def voxel_counts(batch: Batch) -> dict[str, Tensor]:
 
 
 def sample_losses(
-    targets: Mapping[str, AnyTarget], outputs: Outputs, batch: Batch
+    targets: Mapping[str, AnyTarget], outputs: Logits, batch: Batch
 ) -> dict[str, Tensor]:
     """Per target (B,) float32: the loss of each sample by itself, 0 where no voxel counts."""
     found: dict[str, Tensor] = {}
     for name, target in targets.items():
         label, valid, weight = batch.labels[name], batch.valid[name], batch.weight.get(name)
-        # Split, not indexed: the gradient of all parts is put together once, where that of each
+        # Split, not indexed: the gradient of all parts is put together once, where the gradient of each
         # index would be a tensor of the whole batch.
         parts = zip(
             zip(*(logits.split(1) for logits in outputs[name]), strict=True),
@@ -106,7 +103,7 @@ _STREAM = 0x6D69780A
 
 
 @dataclass(frozen=True)
-class Mix:
+class BatchMix:
     """How the samples of one batch are mixed."""
 
     share: float
@@ -120,8 +117,8 @@ class Mix:
             return batch
         return replace(batch, image=mix_samples(batch.image, self.share))
 
-    def through(self, network: nn.Module) -> Callable[[Tensor], Outputs]:
-        """The network, which mixes features where it shall."""
+    def through(self, network: nn.Module) -> Callable[[Tensor], Logits]:
+        """The network, which mixes features at the level that was drawn."""
         if self.level is None:
             return network
         level = self.level
@@ -136,7 +133,7 @@ class Mix:
 
 def draw_mix(
     settings: Mixup | None, levels: int, *, seed: int, step: int, number: int
-) -> Mix | None:
+) -> BatchMix | None:
     """How to mix a batch; a function of the arguments, so that a resumed run mixes alike.
 
     Args:
@@ -154,7 +151,7 @@ def draw_mix(
     random = np.random.default_rng((seed, _STREAM, step, number))
     is_mixed, share = random.random() < settings.p, random.beta(settings.alpha, settings.alpha)
     level = int(random.integers(-1, levels)) if settings.manifold else -1
-    return Mix(float(share), None if level < 0 else level) if is_mixed else None
+    return BatchMix(float(share), None if level < 0 else level) if is_mixed else None
 
 
 def require_pairs(settings: Mixup | None, samples: int) -> None:
@@ -238,7 +235,7 @@ class PendingResult:
             self.values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self.values.copy_(values, non_blocking=True)
             self.arrived = torch.cuda.Event()
-            # The current stream is that of the current device, which may be another one.
+            # The current stream belongs to the current device, which may be another one.
             self.arrived.record(torch.cuda.current_stream(values.device))
         else:
             self.values = values

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vcmodels.metrics.registry import Sums
 from vcmodels.pictures.slices import PATCHES, draw_row
 from vcmodels.samples.loader import Batch
-from vcmodels.targets.base import Sums
 from vcmodels.training.learner import Learner
 from vcmodels.training.step import sample_losses, voxel_counts
 

@@ -1,4 +1,4 @@
-"""The processes of one training, which `torchrun` starts: who is who, and what they tell each other."""
+"""The processes of one training, which `torchrun` starts: who is who, and what they send each other."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ that has died is noticed at once, by the closed connection and by torchrun, whic
 
 
 class World:
-    """One process of `size`; alone, nothing is ever sent.
+    """One process of `size`; with a size of 1 nothing is ever sent.
 
     Started by `torchrun`, a process finds in its environment which one it is (`RANK`), of how many
     (`WORLD_SIZE`), and where they meet.
@@ -35,7 +35,7 @@ class World:
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
-        # Objects travel from memory to memory, so gloo is there beside NCCL.
+        # Objects travel from memory to memory, so gloo is there next to NCCL.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, timeout=PATIENCE)
@@ -140,7 +140,7 @@ def local_device(wanted: str | int) -> str | int:
     """The device of this process: of several on a host, each has one of its own.
 
     Raises:
-        RefusedError: all of them are told to share one CUDA device.
+        RefusedError: all of them are to share one CUDA device.
     """
     count, index = (
         int(os.environ.get(k, d)) for k, d in (("LOCAL_WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))

@@ -5,7 +5,7 @@ from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.multiscale import Blocks, Pyramid, write_volume
 from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at, whole_folder
-from vcmodels.volumes.reader import ChunkError, Volume, open_volume
+from vcmodels.volumes.reader import ArrayVolume, ChunkError, Volume, open_volume
 from vcmodels.volumes.writer import (
     Description,
     WritableArray,
@@ -18,6 +18,7 @@ from vcmodels.volumes.writer import (
 )
 
 __all__ = [
+    "ArrayVolume",
     "Blocks",
     "ChunkError",
     "Description",

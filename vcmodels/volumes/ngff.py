@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vcmodels.errors import VolumeError
+from vcmodels.geometry.boxes import Spacing
 from vcmodels.volumes.location import join, parent
 from vcmodels.volumes.nodes import Node, read_node
-
-Spacing = tuple[float, float, float]
 
 _UNITS = {
     "nm": "nanometer", "um": "micrometer", "µm": "micrometer", "μm": "micrometer",

@@ -1,5 +1,6 @@
 """Opening and reading volumes: any layout in, `(C, Z, Y, X)` blocks out, padded at the borders."""
 
+import hashlib
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from vcmodels.errors import RunError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.volumes.backend import ArrayHandle, ZarrArray
 from vcmodels.volumes.listing import (
     ChunkNames,
@@ -27,7 +28,7 @@ from vcmodels.volumes.listing import (
     silent_damage,
 )
 from vcmodels.volumes.location import is_remote, join
-from vcmodels.volumes.ngff import Grid, Spacing, find_grid, level_location, read_multiscale
+from vcmodels.volumes.ngff import Grid, find_grid, level_location, read_multiscale
 from vcmodels.volumes.nodes import (
     ChannelAxis,
     Channels,
@@ -336,7 +337,7 @@ _METADATA_ERRORS = (
 def open_volume(
     location: str,
     *,
-    key: str,
+    key: str | None = None,
     level: int = 0,
     channels: Channels = None,
     channel_axis: ChannelAxis | None = None,
@@ -345,7 +346,7 @@ def open_volume(
 
     Args:
         location: an array, or an OME-Zarr group; a local path or a URL, already expanded.
-        key: the dotted task key, for messages.
+        key: the dotted task key, for messages; the location where None.
         level: which level of an OME-Zarr group.
         channels: how many channels are expected: None for a plain (Z, Y, X) array, a number for an
             array with that many (1 also takes a plain one), "any" for whatever is there.
@@ -356,6 +357,7 @@ def open_volume(
             expected axes.
     """
     location = location.rstrip("/")
+    key = key or location
     node, grid = _resolve(location, level, key)
     dtype = stored_dtype(node, key)
     handle = ArrayHandle(node.location, node.zarr_format, "r")
@@ -432,3 +434,63 @@ def _check_chunk_size(node: Node, chunks: tuple[int, ...], dtype: np.dtype[Any],
 def _spatial(shape: tuple[int, ...], axis: ChannelAxis | None) -> Shape:
     z, y, x = shape[1:] if axis == "first" else shape[:3]
     return int(z), int(y), int(x)
+
+
+@dataclass(frozen=True)
+class ArrayVolume(Volume):
+    """An array in memory that is read as a volume is; all of it counts as stored."""
+
+    values: np.ndarray[Any, Any] = field(kw_only=True, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, values: np.ndarray[Any, Any], spacing: Spacing, name: str) -> "ArrayVolume":
+        """The volume of (Z, Y, X) or (C, Z, Y, X) values, which messages call by the name.
+
+        Raises:
+            ValueError: another number of axes, or no voxel.
+        """
+        if values.ndim not in (3, 4) or not values.size:
+            raise ValueError(f"{name} has shape {values.shape}; give (Z, Y, X) or (C, Z, Y, X)")
+        values = values if values.ndim == 4 else values[None]
+        depth, height, width = values.shape[1:]
+        z, y, x = (min(n, MEMORY_CHUNK) for n in (depth, height, width))
+        node = Node(name, "array", 3, {}, {}, b"")
+        counts = (-(-depth // z), -(-height // y), -(-width // x))
+        return cls(
+            location=name,
+            key=name,
+            extent=(depth, height, width),
+            channels=len(values),
+            channel_axis="first",
+            dtype=values.dtype.newbyteorder("="),
+            chunks=(z, y, x),
+            shards=None,
+            spacing=spacing,
+            offset=(0.0, 0.0, 0.0),
+            unit=None,
+            fill_value=0.0,
+            attributes={},
+            node=node,
+            names=ChunkNames("", "/", (1, *counts)),
+            handle=ArrayHandle(name, 3, "r"),
+            values=values,
+        )
+
+    @cached_property
+    def listing(self) -> Listing | None:
+        """None: there is no store to list."""
+        return None
+
+    def fingerprint(self) -> str:
+        """A sha256 of the values."""
+        digest = hashlib.sha256(f"{self.values.shape} {self.dtype}".encode())
+        digest.update(np.ascontiguousarray(self.values, self.dtype).data)
+        return digest.hexdigest()
+
+    def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
+        # A copy: readers change what they get.
+        return np.array(self.values[(slice(None), *box.slices())], self.dtype, order="C")
+
+
+MEMORY_CHUNK = 128
+"""Edge of the blocks in which an array in memory is looked at, in voxels."""

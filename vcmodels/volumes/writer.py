@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import tiles
 from vcmodels.volumes import backend
 from vcmodels.volumes.backend import PLAIN, ArrayHandle, Storage, ZarrFormat
 from vcmodels.volumes.location import is_remote
-from vcmodels.volumes.ngff import Grid, Spacing
+from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.places import Place, place_at
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")

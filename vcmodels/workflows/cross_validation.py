@@ -13,13 +13,11 @@ from threading import Thread
 import torch
 
 import vcmodels
-from vcmodels.config import Task
+from vcmodels.config import Task, TrainingParams
 from vcmodels.config.folds import fold_task
 from vcmodels.data.volumes import TaskVolume
-from vcmodels.devices import choose_device, memory_bytes
 from vcmodels.errors import RefusedError
-from vcmodels.patches.folds import all_folds
-from vcmodels.patches.sizes import DEVICE_SHARE, MACHINE_SHARE, open_planned
+from vcmodels.patches.resolve import resolve
 from vcmodels.reporting import Reporter, StopSignals
 from vcmodels.training.other_folds import begun_folds
 from vcmodels.training.run_folder import RunFolder
@@ -31,8 +29,8 @@ class Child:
     """A running `vcmodels` command.
 
     Args:
-        words: what stands behind `vcmodels`.
-        environment: variables beside, or instead of, those of this process.
+        words: the arguments of `vcmodels`.
+        environment: variables to add to those of this process, or to put in their place.
         say: gets its lines, stdout and stderr; when None it writes where this process does.
     """
 
@@ -72,7 +70,7 @@ class Child:
 def run_all(
     starts: Mapping[int, Callable[[int], Child]], jobs: int, stop: StopSignals
 ) -> dict[int, int]:
-    """Run children, at most `jobs` at once; after a signal, which they get too, start no more.
+    """Run children, at most `jobs` at once; pass a signal on to them, and start no more after it.
 
     Args:
         starts: by number, what starts the child in the place that it is given, 0 to `jobs` - 1.
@@ -85,15 +83,15 @@ def run_all(
     waiting, places = list(starts), list(range(jobs))
     running: dict[int, tuple[int, Child]] = {}
     codes: dict[int, int] = {}
-    has_told = False
+    is_passed_on = False
     try:
         while running or (waiting and not stop.is_stopped()):
             while waiting and places and not stop.is_stopped():
                 place = places.pop(0)
                 number = waiting.pop(0)
                 running[number] = place, starts[number](place)
-            if stop.received is not None and not has_told:
-                has_told = True
+            if stop.received is not None and not is_passed_on:
+                is_passed_on = True
                 for _, child in running.values():
                     child.process.send_signal(stop.received)
             for number, (place, child) in list(running.items()):
@@ -111,7 +109,7 @@ def run_all(
 
 
 def _same_package() -> dict[str, str]:
-    """Variables by which a child finds this package, whatever lies in the working directory."""
+    """Variables by which a child finds this package, not one in the working directory."""
     package = str(Path(vcmodels.__file__).parents[1])
     others = os.environ.get("PYTHONPATH")
     path = f"{package}{os.pathsep}{others}" if others else package
@@ -131,16 +129,15 @@ def cross_validate(
 ) -> int:
     """Train the folds of a task, or continue each where it stands.
 
-    What one command per fold would do comes out: the processes are those commands. A fold that fails
-    does not keep the others from being trained.
+    Each fold is one command in a process of its own; one that fails does not stop the others.
 
     Args:
         task: the resolved task, with all its folds.
-        words: the command line that trains it, behind `vcmodels`, without `--fold`.
+        words: the arguments of `vcmodels` that train it, without `--fold`.
         jobs: how many folds are trained at once; they divide cores, CUDA devices, loaders and,
             where sizes are planned, the memory of a device that several of them use.
         restart: move what there is of every fold aside.
-        reporter: told the folds, and which failed.
+        reporter: gets the folds, and which failed.
 
     Returns:
         0, 1 when a fold failed, or 128 + signal after one.
@@ -151,21 +148,23 @@ def cross_validate(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         found = "torchrun trains one fold at a time"
         raise RefusedError("--folds", found, "give it one with --fold, or leave torchrun out")
-    folds = task.tr_params.folds
-    assert folds is not None
+    given = task.tr_params
+    assert given.folds is not None
     begun = None if restart else next((one for _, _, one in begun_folds(task.run_dir)), None)
-    environments = _devices(task, jobs)
-    shared = _sharing_memory(task, environments.count(environments[0]))
-    full, volumes = open_planned(shared, reporter, begun)
-    for line in fold_lines(all_folds(full, volumes, reporter)):
+    environments = _environments(given.device, jobs)
+    sharing = environments.count(environments[0])
+    resolved = resolve(task, reporter, recorded=begun, sharing=sharing)
+    full = resolved.task
+    for line in fold_lines(resolved.folds):
         reporter.say(line)
+    folds = [fold_task(full, index) for index in range(given.folds.count)]
     if restart:
-        _move_aside(full, reporter)
-    words = [*words, *_planned_sizes(task, full), *_shares(task, jobs)]
+        _move_aside([one.run_dir for one in folds], given.model_name, reporter)
+    words = [*words, *_planned_sizes(given, full.tr_params), *_shares(given, jobs)]
 
     def start(index: int) -> Callable[[int], Child]:
         def begin(place: int) -> Child:
-            reporter.say(f"fold {index} of {folds.count}: {fold_task(full, index).run_dir}")
+            reporter.say(f"fold {index} of {len(folds)}: {folds[index].run_dir}")
             say = (lambda line: reporter.say(f"fold {index}: {line}")) if jobs > 1 else None
             return Child([*words, "--fold", str(index)], environments[place], say)
 
@@ -173,7 +172,7 @@ def cross_validate(
 
     with StopSignals() as stop:
         stop.defer()
-        codes = run_all({index: start(index) for index in range(folds.count)}, jobs, stop)
+        codes = run_all({index: start(index) for index in range(len(folds))}, jobs, stop)
     if stop.is_stopped():
         reporter.say("stopped; the same command continues")
         return stop.exit_code
@@ -186,7 +185,7 @@ def cross_validate(
 
 
 def fold_lines(folds: Sequence[Sequence[TaskVolume]]) -> list[str]:
-    """Which volumes each fold validates on, a line each."""
+    """A line for each fold: which volumes it validates on."""
     lines: list[str] = []
     for index, volumes in enumerate(folds):
         held = [volume for volume in volumes if volume.split == "val"]
@@ -198,57 +197,42 @@ def fold_lines(folds: Sequence[Sequence[TaskVolume]]) -> list[str]:
     return lines
 
 
-def _move_aside(task: Task, reporter: Reporter) -> None:
+def _move_aside(folders: Sequence[Path], name: str, reporter: Reporter) -> None:
     """Rename the earlier runs of all folds, when none of them is in use."""
-    folds = task.tr_params.folds
-    assert folds is not None
-    every = [fold_task(task, index) for index in range(folds.count)]
     with ExitStack() as stack:
-        runs = [stack.enter_context(RunFolder(one)) for one in every if one.run_dir.is_dir()]
+        runs = [stack.enter_context(RunFolder(one, name)) for one in folders if one.is_dir()]
         for run in runs:
             if (aside := run.move_aside()) is not None:
                 reporter.say(f"moved the earlier run to {aside}")
 
 
-def _sharing_memory(task: Task, count: int) -> Task:
-    """The task as it is to be planned when `count` trainings use one device at once."""
-    if count == 1 or task.tr_params.memory_gb != "auto":
-        return task
-    device = choose_device(task.tr_params.device, "tr_params.device")
-    share = DEVICE_SHARE if device.type == "cuda" else MACHINE_SHARE
-    each = min(share * memory_bytes(device) / count / 1e9, task.model.memory_target_gb)
-    settings = task.tr_params.model_copy(update={"memory_gb": each})
-    return task.model_copy(update={"tr_params": settings})
-
-
-def _planned_sizes(task: Task, full: Task) -> list[str]:
+def _planned_sizes(given: TrainingParams, planned: TrainingParams) -> list[str]:
     """Overrides that give every fold the sizes that were planned here."""
-    before, now = task.tr_params, full.tr_params
     words: list[str] = []
-    if before.given_patch_size is None:
-        words += ["--set", f"tr_params.patch_size={json.dumps(now.patch_size)}"]
-    if before.given_batch_size is None:
-        words += ["--set", f"tr_params.batch_size={now.batch_size}"]
+    if given.given_patch_size is None:
+        words += ["--set", f"tr_params.patch_size={json.dumps(planned.patch_size)}"]
+    if given.given_batch_size is None:
+        words += ["--set", f"tr_params.batch_size={planned.batch_size}"]
     return words
 
 
-def _shares(task: Task, jobs: int) -> list[str]:
+def _shares(given: TrainingParams, jobs: int) -> list[str]:
     """Overrides by which trainings at once divide the cores and the loading processes."""
     if jobs == 1:
         return []
-    settings, words = task.tr_params, list[str]()
-    if settings.threads is None:
+    words: list[str] = []
+    if given.threads is None:
         words += ["--set", f"tr_params.threads={max(1, torch.get_num_threads() // jobs)}"]
-    if settings.num_dataloader_workers > 1:
-        workers = max(1, settings.num_dataloader_workers // jobs)
+    if given.num_dataloader_workers > 1:
+        workers = max(1, given.num_dataloader_workers // jobs)
         words += ["--set", f"tr_params.num_dataloader_workers={workers}"]
     return words
 
 
-def _devices(task: Task, jobs: int) -> list[Mapping[str, str]]:
+def _environments(device: str | int, jobs: int) -> list[Mapping[str, str]]:
     """For each of the trainings at once, which CUDA device it sees; all, if it is the only one."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if jobs == 1 or count < 2 or task.tr_params.device not in ("auto", "cuda"):
+    if jobs == 1 or count < 2 or device not in ("auto", "cuda"):
         return [{}] * jobs
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(count)]

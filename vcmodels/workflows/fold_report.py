@@ -1,6 +1,6 @@
 """The figures of a cross-validation: each fold's, their mean, and held-out volumes scored whole."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -8,30 +8,40 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from vcmodels import evaluation, inference
 from vcmodels.config import Task
-from vcmodels.config.folds import fold_name, fold_task
+from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes
-from vcmodels.errors import RefusedError
-from vcmodels.inference.ensemble import choose_checkpoints
+from vcmodels.errors import CheckpointError, RefusedError
+from vcmodels.evaluation.evaluate import (
+    Scores,
+    given_regions,
+    score_result,
+    volumes_of_inputs,
+    wanted_targets,
+)
+from vcmodels.geometry.boxes import Box
+from vcmodels.inference.predict import predict_request
+from vcmodels.inference.predictor import load_predictor
+from vcmodels.inference.request import Request, RunOptions, changed, with_section
 from vcmodels.reporting import Reporter
+from vcmodels.results import result_root
 from vcmodels.runs.records import read_log
-from vcmodels.runs.survey import read_run
+from vcmodels.runs.run import Run
+from vcmodels.runs.survey import read_status
 from vcmodels.training.other_folds import begun_folds
-from vcmodels.volumes.places import read_json
 
 VALIDATION = "val/"
 NOT_BEGUN = "not begun"
 
 
 @dataclass(frozen=True)
-class Fold:
+class FoldStatus:
     """How one fold stands, and its validation in two of its epochs."""
 
     index: int
     folder: Path
     state: str = NOT_BEGUN
-    """As `vcmodels runs` has it, or that it was not begun."""
+    """As `vcmodels runs` shows it, or that it was not begun."""
     reason: str = ""
     epoch: int = 0
     max_epoch: int | None = None
@@ -91,7 +101,7 @@ class FoldReport:
     """A whole cross-validation."""
 
     folder: Path
-    folds: tuple[Fold, ...]
+    folds: tuple[FoldStatus, ...]
     rows: tuple[Row, ...]
 
     def notes(self) -> list[str]:
@@ -120,49 +130,49 @@ class FoldReport:
         return {"folder": str(self.folder), "folds": folds, "targets": targets}
 
 
-def report_folds(folder: Path, task: Task | None = None) -> FoldReport:
-    """Read the figures of all folds in the folder of a cross-validation.
+def report_folds(folder: Path, planned: FoldConfig | None = None) -> FoldReport:
+    """The figures of all folds in the folder of a cross-validation.
 
     Args:
         folder: the `ckpt_out_base` that its folds have in common.
-        task: for how many folds there are to be; else those that were begun tell.
+        planned: how many folds there are to be; by default as the first that was begun says.
 
     Raises:
         RefusedError: no fold was begun there.
     """
-    begun = {index: (place, one) for index, place, one in begun_folds(folder)}
+    begun = {index: one for index, _, one in begun_folds(folder)}
     if not begun:
         remedy = "train them first: train.py TASK --folds 5"
         raise RefusedError(str(folder), "no fold of a cross-validation was begun there", remedy)
-    _, first = next(iter(begun.values()))
-    wanted = task.tr_params.folds if task and task.tr_params.folds else first.tr_params.folds
-    assert wanted is not None
+    first = next(iter(begun.values()))
+    planned = planned or first.tr_params.folds
+    assert planned is not None
+    count = max(planned.count, *(index + 1 for index in begun))
+    places = [Run(folder).fold(index).folder for index in range(count)]
     folds = tuple(
-        _read_fold(index, *begun[index])
-        if index in begun
-        else Fold(index, folder / fold_name(index))
-        for index in range(max(wanted.count, *(i + 1 for i in begun)))
+        _read_fold(index, place) if index in begun else FoldStatus(index, place)
+        for index, place in enumerate(places)
     )
     return FoldReport(folder, folds, tuple(_rows(folds, first.dataset_config.targets)))
 
 
-def _read_fold(index: int, folder: Path, task: Task) -> Fold:
-    run, by_epoch = read_run(folder), {int(line["epoch"]): line for line in read_log(folder)}
+def _read_fold(index: int, folder: Path) -> FoldStatus:
+    run, by_epoch = read_status(folder), {int(line["epoch"]): line for line in read_log(folder)}
     best, last = run.best_epoch, max(by_epoch, default=None)
-    return Fold(
+    return FoldStatus(
         index,
         folder,
         run.state,
         run.reason,
         run.epoch,
-        task.tr_params.max_epoch,
+        run.max_epoch,
         best,
         by_epoch.get(best) if best is not None else None,
         by_epoch.get(last) if last is not None else None,
     )
 
 
-def _rows(folds: Sequence[Fold], targets: Iterable[str]) -> list[Row]:
+def _rows(folds: Sequence[FoldStatus], targets: Iterable[str]) -> list[Row]:
     """A row for each curve of the validation that any fold has, by target."""
     lines = [line for fold in folds for line in (fold.best, fold.last) if line]
     curves = dict.fromkeys(key for line in lines for key in line if key.startswith(VALIDATION))
@@ -189,89 +199,130 @@ def _value(line: Mapping[str, float] | None, curve: str) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
-Region = list[tuple[int, int]]
+@dataclass(frozen=True)
+class HeldOutPart:
+    """A part of a volume that one fold does not train on."""
+
+    fold: int
+    run: Run
+    """Of the fold."""
+    volume: TaskVolume
+    box: Box
+
+    @property
+    def folder(self) -> Path:
+        """Where its prediction lies: `held_out/<volume>` in the run, with `/` as `%2F`."""
+        # Escaped, so that `a/b` and `a_b` do not meet in one folder.
+        name = self.volume.name.replace("%", "%25").replace("/", "%2F")
+        return self.run.folder / "held_out" / name
 
 
 @dataclass(frozen=True)
-class Scored:
+class HeldOutScore:
     """What one fold reaches on a part that it held out."""
 
     fold: int
     volume: str
-    region: Region
-    """[start, end) along (z, y, x)."""
-    scores: Mapping[str, Mapping[str, float]]
-    """By target and metric."""
+    box: Box
+    scores: Scores
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; what is not finite is null."""
+        region = [list(pair) for pair in zip(self.box.origin, self.box.end, strict=True)]
+        scores = {
+            target: {key: value if isfinite(value) else None for key, value in values.items()}
+            for target, values in self.scores.items()
+        }
+        return {"fold": self.fold, "volume": self.volume, "region": region, "scores": scores}
 
 
 def score_held_out(
     task: Task, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False
-) -> list[Scored] | None:
+) -> list[HeldOutScore] | None:
     """Predict and score what each fold held out, or continue doing so.
 
-    Predictions go into `held_out/<volume>` of each run folder, with `/` as `%2F`, and are made as
-    `inference_params` say.
+    Predictions are made as `inference_params` say, and kept in the run folder of each fold.
 
     Args:
         task: of all folds, each of which has a checkpoint.
-        reporter: told the progress and the scores.
+        reporter: gets the progress and the scores.
         should_stop: asked after every batch.
 
     Returns:
         The scores, None after a stop.
 
     Raises:
-        RefusedError: a fold has no checkpoint or no split.
+        RefusedError: a fold has no checkpoint or no split; nothing was predicted.
         RunError: a prediction failed.
     """
-    folds = task.tr_params.folds
+    folds, name = task.tr_params.folds, task.tr_params.model_name
     if folds is None or folds.index is not None:
         raise RefusedError("tr_params.folds", "this is no whole cross-validation", "give --folds K")
-    volumes = {volume.name: volume for volume in open_volumes(task)}
-    found: list[Scored] = []
-    for index in range(folds.count):
-        one = fold_task(task, index)
-        checkpoint = choose_checkpoints(_without_checkpoint(one))[0]
-        for name, region in _held_out(one):
-            if name not in volumes:
-                what = f"fold {index} validates on {name}, which the task does not have"
-                raise RefusedError(str(one.run_dir), what, "restore the volumes, or --restart")
-            reporter.say(f"fold {index}: {name}")
-            part = prediction_task(one, volumes[name], region)
-            report = inference.run_inference(
-                part, checkpoint=str(checkpoint), reporter=reporter, should_stop=should_stop
-            )
-            if not report.is_through:
-                return None
-            scores = evaluation.evaluate(part, bbox=region, reporter=reporter)
-            found.append(Scored(index, name, region, scores))
+    run, volumes = Run(task.run_dir, name), open_volumes(task)
+    targets = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
+    found: list[HeldOutScore] = []
+    for part in held_out_parts([run.fold(index) for index in range(folds.count)], volumes):
+        reporter.say(f"fold {part.fold}: {part.volume.name}")
+        if not _predict(task, part, reporter, should_stop):
+            return None
+        locations = [image.location for image in part.volume.inputs]
+        regions = given_regions(volumes_of_inputs(volumes, locations), part.box, part.box)
+        root = result_root(str(part.folder), name)
+        scores = score_result(root, targets, regions, reporter=reporter)
+        found.append(HeldOutScore(part.fold, part.volume.name, part.box, scores))
     return found
 
 
-def _without_checkpoint(task: Task) -> Task:
-    """The task, predicting with its own best."""
-    params = task.inference_params.model_copy(update={"checkpoint_path": None})
-    return task.model_copy(update={"inference_params": params})
+def held_out_parts(folds: Sequence[Run], volumes: Sequence[TaskVolume]) -> list[HeldOutPart]:
+    """What each fold validates on, as its split says.
+
+    Raises:
+        RefusedError: a fold has no checkpoint, no split, or one of other volumes.
+    """
+    known = {volume.name: volume for volume in volumes}
+    parts: list[HeldOutPart] = []
+    for index, run in enumerate(folds):
+        if not run.best.exists():
+            raise CheckpointError(str(run.folder), f"holds no {run.best.name}", "train first")
+        splits = run.splits()
+        if splits is None:
+            raise RefusedError(str(run.splits_file), "is not there", "train this fold first")
+        for name, box in splits.held_out().items():
+            if name not in known:
+                found = f"fold {index} validates on {name}, which the task does not have"
+                raise RefusedError(str(run.folder), found, "restore the volumes, or --restart")
+            parts.append(HeldOutPart(index, run, known[name], box))
+    return parts
 
 
-def prediction_task(task: Task, volume: TaskVolume, region: Region) -> Task:
-    """The task of a fold that predicts a region of one of the labelled volumes."""
-    # Escaped, so that `a/b` and `a_b` do not meet in one folder.
-    name = volume.name.replace("%", "%25").replace("/", "%2F")
-    folder = task.run_dir / "held_out" / name
-    changed = {
-        "input_path": [array.location for array in volume.inputs],
-        "output_dir": str(folder),
-        "bbox": tuple(region),
-        "level": 0,
-        "pyramid": 0,
-    }
-    params = task.inference_params.model_copy(update=changed)
-    return task.model_copy(update={"inference_params": params})
+def _predict(
+    task: Task, part: HeldOutPart, reporter: Reporter, should_stop: Callable[[], bool]
+) -> bool:
+    """Predict a held-out part with the best checkpoint of its fold; false after a stop."""
+    asked, volumes = task.inference_params, part.volume.inputs
+    params = changed(
+        asked,
+        input_path=[volume.location for volume in volumes],
+        output_dir=str(part.folder),
+        bbox=tuple(zip(part.box.origin, part.box.end, strict=True)),
+        level=0,
+        pyramid=0,
+    )
+    request = Request(
+        networks=load_predictor(part.run.best).networks,
+        inputs=volumes,
+        output=result_root(params.output_dir, task.tr_params.model_name),
+        params=params,
+        targets=task.dataset_config.targets,
+        record=with_section(part.run.task(), params),
+    )
+    options = RunOptions(reporter=reporter, should_stop=should_stop)
+    report = predict_request(request, options)
+    return report.is_through
 
 
-def figures_of(scored: Sequence[Scored], count: int) -> dict[tuple[str, str], Figures]:
-    """By target and metric, of each fold the mean over its volumes."""
+def figures_of(scored: Sequence[HeldOutScore], count: int) -> dict[tuple[str, str], Figures]:
+    """The means over the volumes of each fold, by target and metric."""
     every = dict.fromkeys(
         (target, metric)
         for one in scored
@@ -285,40 +336,18 @@ def figures_of(scored: Sequence[Scored], count: int) -> dict[tuple[str, str], Fi
 
 
 def scores_to_json(
-    scored: Sequence[Scored], figures: Mapping[tuple[str, str], Figures]
+    scored: Sequence[HeldOutScore], figures: Mapping[tuple[str, str], Figures]
 ) -> dict[str, Any]:
-    """As JSON values: each part that was scored, and the means over the folds."""
+    """Each part that was scored, and the figures over the folds, as JSON values."""
     targets: dict[str, dict[str, Any]] = {}
     for (target, metric), row in figures.items():
         targets.setdefault(target, {})[metric] = row.to_json()
-    parts = [
-        {
-            **vars(one),
-            "scores": {
-                target: {key: value if isfinite(value) else None for key, value in values.items()}
-                for target, values in one.scores.items()
-            },
-        }
-        for one in scored
-    ]
-    return {"parts": parts, "targets": targets}
+    return {"parts": [one.to_json() for one in scored], "targets": targets}
 
 
-def _mean_of_fold(scored: Sequence[Scored], index: int, target: str, metric: str) -> float | None:
+def _mean_of_fold(
+    scored: Sequence[HeldOutScore], index: int, target: str, metric: str
+) -> float | None:
     found = [one.scores.get(target, {}).get(metric) for one in scored if one.fold == index]
     values = [value for value in found if value is not None and isfinite(value)]
     return fmean(values) if values else None
-
-
-def _held_out(task: Task) -> Iterator[tuple[str, Region]]:
-    """Name and region of what a fold validates on, as its split says."""
-    path = task.run_dir / "splits.json"
-    try:
-        saved = read_json(path)
-        pairs = list(zip(saved["volumes"], saved["val_regions"], strict=True))
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        found = f"cannot be read ({type(error).__name__})"
-        raise RefusedError(str(path), found, "train this fold first") from error
-    for name, region in pairs:
-        if region is not None:
-            yield name, [(start, end) for start, end in region]

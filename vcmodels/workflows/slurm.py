@@ -1,4 +1,4 @@
-"""A batch script for SLURM: readable, to be kept and edited."""
+"""A batch script for SLURM that people read, keep and edit."""
 
 import re
 import shlex
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from vcmodels.errors import RefusedError
 
 MARK = "# Written by vcmodels submit"
-"""In the first lines of every script: what has it may be written anew."""
+"""In the first lines of every script; a file that has it may be written over."""
 SECONDS_BEFORE_END = 120
-"""A checkpoint of a large network, on a slow file system, and what the step at hand still takes."""
+"""Enough to end a step and write the checkpoint of a large network on a slow file system."""
 MOST_REQUEUES = 100
 
 _TIME = r"(\d+-)?\d+(:\d+){0,2}"
@@ -92,14 +92,15 @@ def batch_script(
     """The script of one job, or of an array of them.
 
     Args:
-        words: the command behind `vcmodels`.
+        words: the arguments of `vcmodels`.
         resources: what is asked for.
         name: of the job.
-        folder: where relative paths of the task count from.
+        folder: what relative paths of the task are relative to.
         python: the interpreter that has this program.
         run: the run folder of a training, which several GPUs or nodes share through torchrun; with
             an `option` the folder of all folds. None for what they do not share.
-        option: what tells a job of an array apart, with `{i}` for its number, as `--fold {i}`.
+        option: what differs between the jobs of an array, with `{i}` for the number of the job, as
+            in `--fold {i}`.
         tasks: jobs in the array; None for a single job.
     """
     lines = [f"{shlex.quote(python)} -m vcmodels {words[0]}"]
@@ -114,7 +115,7 @@ def batch_script(
         "",
         "set -u",
         f"cd {shlex.quote(folder)} || exit 2",
-        "export PYTHONSAFEPATH=1  # the program that is installed, whatever lies in this folder",
+        "export PYTHONSAFEPATH=1  # the program that is installed, not one in this folder",
         "",
     ]
     stopped = _STOPPED
@@ -138,7 +139,7 @@ def batch_script(
 
 
 def _lines_of(words: Sequence[str]) -> list[str]:
-    """Words as the shell reads them, a line for each option with its value."""
+    """Words as the shell reads them; an option and its value share a line."""
     lines: list[str] = []
     for word in words:
         quoted = shlex.quote(word)
@@ -163,14 +164,14 @@ is_stopped() {
 }"""
 
 _STOPPED_TOGETHER = """\
-is_stopped() {{  # torchrun ends with 1 however its processes end; the run itself tells
+is_stopped() {{  # torchrun ends with 1 however its processes end; the run itself says
     [ "$code" -eq 130 ] || [ "$code" -eq 143 ] ||
         {{ [ "$code" -eq 1 ] && [ "$signals" -gt 0 ] &&
             {python} -m vcmodels runs --json {run} | grep -q '"state": "stopped"'; }}
 }}"""
 
 _RUN = """
-# Some time before the limit SLURM sends TERM to this shell alone. It is passed on: the state is saved.
+# Some time before the limit SLURM sends TERM to this shell only. It is passed on: the state is saved.
 signals=0 child=
 trap 'signals=$((signals + 1)); [ "$signals" -gt 1 ] || [ -z "$child" ] || kill -TERM "$child"' TERM
 {start} "${{command[@]}}" &

@@ -1,0 +1,219 @@
+"""A first task for a volume and its labels: the kind of each target is guessed from stored values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from vcmodels.errors import VolumeError
+from vcmodels.geometry.boxes import Box, cut_block
+from vcmodels.targets.normals import LINEAR_CODES
+from vcmodels.volumes import Volume
+
+MOST_VOXELS = 2**26
+"""Read of each label; a larger one is looked at in places that are spread over it."""
+MOST_PLACES = 2**14
+MOST_CLASSES = 32
+"""More values than these are ids of instances."""
+MOST_VALUES = 2**16
+"""Counted; that there are more changes nothing."""
+LEAST_EQUAL = 0.5
+"""Share of labelled neighbours with equal values, from which on values are ids."""
+LENGTH_TOLERANCE = 0.05
+"""How far the lengths of unit vectors lie from 1 in the mean: codes of 8 bits are off by 0.01."""
+FIRST_MINUTES = 10
+"""How long a first training lasts."""
+SMALL_PATCH = [48, 48, 48]
+SMALL_NETWORK = {"f_maps": [16, 32, 64], "num_levels": 3, "decoder": "shared"}
+"""A step of two patches takes a third of a second on two cores."""
+
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a label is taken for."""
+
+    targets: dict[str, Block]
+    """Blocks for `dataset_config.targets`, by name."""
+    reason: str
+    """What was found, in words."""
+    hints: list[str] = field(default_factory=list)
+    """What to change where the guess is wrong; a line each."""
+
+
+def first_task(
+    name: str, image: str, labels: Mapping[str, str], guesses: Sequence[Guess], *, is_small: bool
+) -> Block:
+    """The task as JSON values, with no keys but those that a beginner needs.
+
+    Args:
+        name: of the model; its run goes to `runs/<name>`, its predictions to `predictions/<name>`.
+        image: location of the input.
+        labels: location of each label, by the name that the volume entry gives it.
+        guesses: what the labels are taken for.
+        is_small: for a machine without a GPU: a network that learns something in minutes.
+    """
+    task: Block = {
+        "tr_params": {
+            "model_name": name,
+            "ckpt_out_base": f"runs/{name}",
+            "max_minutes": FIRST_MINUTES,
+            "max_steps_per_epoch": 50,
+        },
+        "inference_params": {"input_path": image, "output_dir": f"predictions/{name}"},
+        "dataset_config": {
+            "min_bbox_percent": 0.1,
+            "min_labeled_ratio": 0.01,
+            "volume_paths": [{"input": image, **labels, "ref_label": next(iter(labels))}],
+            "targets": {k: block for guess in guesses for k, block in guess.targets.items()},
+        },
+    }
+    if is_small:
+        task["tr_params"]["patch_size"] = SMALL_PATCH
+        task["model_config"] = SMALL_NETWORK
+    return task
+
+
+def guess_targets(name: str, label: Volume) -> Guess:
+    """What a label can be learnt as, from its channels and the values that are stored.
+
+    Raises:
+        VolumeError: nothing is labelled, or its values fit no kind.
+        ChunkError: a chunk cannot be read.
+    """
+    boxes, is_all = _places(label)
+    if label.channels == 1:
+        return _guess_values(name, label, boxes, is_all)
+    if label.channels == 3:
+        return _guess_vectors(name, label, boxes)
+    found = f"{label.location} has {label.channels} channels"
+    raise VolumeError(name, found, "give labels of one channel, or vectors of three")
+
+
+def _places(label: Volume) -> tuple[list[Box], bool]:
+    """Boxes to read, in order, at most `MOST_VOXELS` of them together; and whether they are all."""
+    stored = islice(label.stored_blocks(), MOST_PLACES + 1)
+    boxes = [part for block in stored for part in cut_block(block, label.chunks, MOST_VOXELS)]
+    most = max(1, MOST_VOXELS // max((box.voxels for box in boxes), default=1))
+    if len(boxes) <= most:
+        return boxes, True
+    chosen = np.linspace(0, len(boxes) - 1, most).astype(int)
+    return [boxes[number] for number in np.unique(chosen)], False
+
+
+def _guess_values(name: str, label: Volume, boxes: Sequence[Box], is_all: bool) -> Guess:
+    """A mask, classes, instances or numbers, by how many values there are and how they lie."""
+    values = StoredValues(np.zeros(0, label.dtype))
+    for box in boxes:
+        values.add(label.read(box))
+    if not np.any(values.distinct):
+        found = f"{label.location} holds no labelled voxel in what was read"
+        raise VolumeError(name, found, "check the path: 0 is the background")
+    is_many = len(values.distinct) > MOST_CLASSES
+    if not values.are_whole or (is_many and values.equal_share < LEAST_EQUAL):
+        return _numbers(name, values)
+    where = "" if is_all else f" in {len(boxes)} places that were read"
+    if is_many:
+        return _instances(name, values, where)
+    return _classes(name, values, where)
+
+
+@dataclass
+class StoredValues:
+    """Which values a label holds, and how often neighbours hold the same: ids do, intensities not."""
+
+    distinct: np.ndarray
+    """Ascending, in the label's dtype; no more are added from `MOST_VALUES` on."""
+    low: float = np.inf
+    high: float = -np.inf
+    are_whole: bool = True
+    pairs: int = 0
+    """Labelled voxels that touch along x."""
+    equal: int = 0
+    """Of these, the pairs with one value."""
+
+    def add(self, block: np.ndarray) -> None:
+        """Take in (C, Z, Y, X); what is not finite does not count."""
+        found = np.unique(block[np.isfinite(block)])
+        if not found.size:
+            return
+        self.low, self.high = min(self.low, float(found[0])), max(self.high, float(found[-1]))
+        self.are_whole &= bool((found == np.floor(found)).all())
+        if len(self.distinct) < MOST_VALUES:
+            self.distinct = np.union1d(self.distinct, found)
+        left, right = block[..., :-1], block[..., 1:]
+        is_labelled = (left != 0) & (right != 0)
+        self.pairs += int(is_labelled.sum())
+        self.equal += int((is_labelled & (left == right)).sum())
+
+    @property
+    def equal_share(self) -> float:
+        return self.equal / max(1, self.pairs)
+
+
+def _classes(name: str, stored: StoredValues, where: str) -> Guess:
+    """A mask or classes; negative values are what does not count."""
+    values = [int(value) for value in stored.distinct]
+    ignored = [value for value in values if value < 0]
+    classes = sorted({0, *values} - {*ignored})
+    block: Block = {"kind": "binary"}
+    hints: list[str] = []
+    if len(classes) > 2:
+        block = {"kind": "multiclass", "channels": len(classes)}
+        if classes != list(range(len(classes))):
+            block["label_values"] = classes
+        hints = [f'where {classes[-1]} means "does not count", give "ignore_label": {classes[-1]}']
+    if ignored:
+        block["ignore_label"] = ignored if len(ignored) > 1 else ignored[0]
+    shown = ", ".join(map(str, values))
+    return Guess({name: block}, f"its values are {shown}{where}", hints)
+
+
+def _instances(name: str, stored: StoredValues, where: str) -> Guess:
+    """Boundaries, and what is not background: both derived from the ids."""
+    targets: dict[str, Block] = {
+        f"{name}_boundary": {"kind": "boundary", "derive": name},
+        f"{name}_inside": {"kind": "binary", "derive": name},
+    }
+    reason = f"it holds {len(stored.distinct)} ids or more, up to {stored.high:.0f}{where}"
+    return Guess(targets, reason)
+
+
+def _numbers(name: str, stored: StoredValues) -> Guess:
+    """Continuous values; 0 to 255 are probabilities, as image programs store them."""
+    low, high = (float(f"{value:.4g}") for value in (stored.low, stored.high))
+    reason = f"its values are numbers from {low:g} to {high:g}"
+    block: Block = {"kind": "regression", "output_range": [low, high]}
+    hints = ["output_range is what was found; values outside of it are cut in integer outputs"]
+    if stored.distinct.dtype == np.uint8 and (low, high) == (0, 255):
+        block = {"kind": "regression", "encoding": {"scale": 1 / 255}, "activation": "sigmoid"}
+        hints = ["0 to 255 are read as 0 to 1"]
+    return Guess({name: block}, reason, hints)
+
+
+def _guess_vectors(name: str, label: Volume, boxes: Sequence[Box]) -> Guess:
+    """Unit vectors, as floats or in the usual codes of their dtype."""
+    lengths = np.concatenate([np.zeros(0), *(_lengths(label, box) for box in boxes)])
+    if not lengths.size:
+        found = f"{label.location} holds no vector in what was read"
+        raise VolumeError(name, found, "check the path: zero vectors are not labelled")
+    error = float(np.abs(lengths - 1).mean())
+    if error > LENGTH_TOLERANCE:
+        found = f"{label.location} holds vectors of length {np.median(lengths):.3g}, not of 1"
+        remedy = 'write the task by hand, with kind "vector" or "regression" and its keys'
+        raise VolumeError(name, found, remedy)
+    hints = ['where n and -n mean the same, as for thin sheets, give "orientation": "axial"']
+    reason = "its three channels are vectors of length 1"
+    return Guess({name: {"kind": "normals", "channels": 3}}, reason, hints)
+
+
+def _lengths(label: Volume, box: Box) -> np.ndarray:
+    """Lengths of the vectors that are stored in a box; those that are unlabelled are left out."""
+    stored = label.read(box)
+    scale, offset = LINEAR_CODES.get(label.dtype.name, (1.0, 0.0))
+    vectors = stored.astype(np.float32) * scale + offset
+    lengths = np.sqrt(np.square(vectors).sum(0))
+    return lengths[(stored != 0).any(0) & np.isfinite(lengths)].astype(np.float64)

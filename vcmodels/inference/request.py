@@ -1,0 +1,183 @@
+"""What is to be predicted, with which networks, from where, to where and how; and the run's options."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from vcmodels.checkpoint import TrainedNetwork
+from vcmodels.config import InferenceParams, NormalizationConfig, Task
+from vcmodels.errors import TaskError, VolumeError
+from vcmodels.inference.ensemble import trained_differences
+from vcmodels.inference.units import WHOLE, Part
+from vcmodels.reporting import Reporter, Silent
+from vcmodels.results import open_inputs, result_root
+from vcmodels.targets import AnyTarget
+from vcmodels.volumes import Place, Volume
+
+MOST_LENGTH = 10**7
+"""Voxels along an axis; more are damaged metadata, and their patches alone would fill the memory."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done; the voxels that come out do not depend on it."""
+
+    part: Part = WHOLE
+    """Which of several workers this is; they write to one output, at once or one by one."""
+    overwrite: bool = False
+    """Delete an earlier result of vcmodels at the output first."""
+    verify: bool = False
+    """Read all that is stored, and predict what is damaged or missing."""
+    dry_run: bool = False
+    """Only report what would be done; nothing is written."""
+    reporter: Reporter = field(default_factory=Silent)
+    """Told lines and progress."""
+    should_stop: Callable[[], bool] = _never
+    """Asked after every batch; once it says yes, what is finished is written, and the report says
+    that the run is not complete."""
+
+    def require_whole(self) -> None:
+        """Refuse a part that would spoil what the other parts do.
+
+        Raises:
+            TaskError: naming the option.
+        """
+        if (self.overwrite or self.verify) and self.part != WHOLE:
+            option = "--overwrite" if self.overwrite else "--verify"
+            remedy = f"run once with {option} alone, then start the parts"
+            found = f"is for the whole, part {self.part} would spoil the others"
+            raise TaskError(option, found, remedy)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is predicted and where the result goes."""
+
+    networks: tuple[TrainedNetwork, ...]
+    """Their predictions are averaged."""
+    inputs: tuple[Volume, ...]
+    """Stacked as channels."""
+    output: Place
+    """The output group."""
+    params: InferenceParams
+    """How; the paths in it are not read, except for that of the mask."""
+    targets: Mapping[str, AnyTarget]
+    """As they are to be written: they may differ from the trained ones in what does not change the
+    logits, such as the encoding."""
+    record: Mapping[str, Any]
+    """The task as JSON, which the result keeps."""
+
+    def with_params(self, **changes: object) -> "Request":
+        """The same with other `inference_params`, which the record then has, too."""
+        params = changed(self.params, **changes)
+        return replace(self, params=params, record=with_section(self.record, params))
+
+
+def changed(params: InferenceParams, **changes: object) -> InferenceParams:
+    """A copy with other values, which are not validated."""
+    return params.model_copy(update=changes)
+
+
+def with_section(record: Mapping[str, Any], params: InferenceParams) -> dict[str, Any]:
+    """A task as JSON, with these as its `inference_params`."""
+    return {**record, "inference_params": params.model_dump(mode="json", by_alias=True)}
+
+
+def request_of(task: Task, networks: tuple[TrainedNetwork, ...]) -> Request:
+    """What a task asks for, with the networks of its checkpoints.
+
+    Raises:
+        TaskError: no input or output is named, or the task contradicts the checkpoint.
+        VolumeError: an input does not exist.
+    """
+    params, config = task.inference_params, task.dataset_config
+    _refuse_other_normalization(config.normalization, networks[0])
+    inputs = open_inputs(params.input_path, level=params.level, channel_axis=params.channel_axis)
+    output = result_root(params.output_dir, task.tr_params.model_name)
+    return Request(networks, inputs, output, params, config.targets, task.to_json())
+
+
+def _refuse_other_normalization(wanted: NormalizationConfig, network: TrainedNetwork) -> None:
+    trained = network.task.dataset_config.normalization
+    if wanted != trained:
+        raise TaskError(
+            "dataset_config.normalization",
+            f"is {wanted.model_dump()}, the checkpoint was trained with {trained.model_dump()}",
+            "restore it: another normalisation gives wrong predictions",
+        )
+
+
+def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Reporter) -> None:
+    """Refuse inputs that the network cannot take, and report another voxel size.
+
+    Raises:
+        VolumeError: their shapes or channels do not fit.
+    """
+    first, key = inputs[0], inputs[0].key
+    if max(first.extent) > MOST_LENGTH:
+        found = f"{first.location} has shape {first.extent}"
+        raise VolumeError(key, found, f"correct its metadata; at most {MOST_LENGTH} along an axis")
+    for volume in inputs[1:]:
+        if volume.extent != first.extent:
+            found = f"{volume.location} has shape {volume.extent}, the first {first.extent}"
+            raise VolumeError(key, found, "give arrays of one shape")
+    channels = sum(volume.channels for volume in inputs)
+    if channels != network.in_channels:
+        found = f"{channels} channels, the network was trained with {network.in_channels}"
+        raise VolumeError(key, found, "give the same channels in the same order")
+    ratios = [a / b for a, b in zip(first.spacing, network.spacing, strict=True)]
+    if not all(0.8 < ratio < 1.25 for ratio in ratios):
+        reporter.say(
+            f"note: voxels of {first.location} are {first.spacing}, "
+            f"those of the training were {network.spacing}"
+        )
+
+
+def choose_targets(
+    wanted: Mapping[str, AnyTarget], network: TrainedNetwork, params: InferenceParams
+) -> dict[str, AnyTarget]:
+    """The targets to write, as they are wanted where the checkpoint leaves that open.
+
+    Raises:
+        TaskError: a name that the checkpoint does not have, or a target that it learnt differently.
+    """
+    known = ", ".join(network.targets)
+    names = list(network.targets) if params.output_targets == "all" else params.output_targets
+    chosen: dict[str, AnyTarget] = {}
+    for name in names:
+        if name not in network.targets:
+            key = "inference_params.output_targets"
+            raise TaskError(key, f'"{name}" is not in the checkpoint', f"choose from {known}")
+        trained = network.targets[name]
+        chosen[name] = wanted.get(name, trained)
+        _require_same(name, trained, chosen[name])
+    return chosen
+
+
+def _require_same(name: str, trained: AnyTarget, target: AnyTarget) -> None:
+    for key, before, now in trained_differences(trained, target):
+        raise TaskError(
+            f"dataset_config.targets.{name}.{key}",
+            f"is {now!r}, the checkpoint was trained with {before!r}",
+            "restore it, or use another checkpoint",
+        )
+
+
+def require_storable(targets: Mapping[str, AnyTarget], dtype: np.dtype) -> None:
+    """Refuse an `output_type` that a target cannot be stored as.
+
+    Raises:
+        TaskError: naming the target, and the types that it can have.
+    """
+    for name, target in targets.items():
+        try:
+            target.output_channels(dtype)
+        except ValueError as error:
+            key = "inference_params.output_type"
+            raise TaskError(key, f'target "{name}" {error}') from error

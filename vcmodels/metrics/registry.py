@@ -1,0 +1,190 @@
+"""Metrics by name: what they compare, how they are measured, and which way is better.
+
+A `Metric` is computed from sums over voxels, which add over patches, blocks and processes, so that
+training can validate with it and evaluation never holds a volume. A `VolumeMetric` sees a volume
+whole. Every target kind that predicts what a metric compares is measured by it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from vcmodels.comparison import Comparator, Compared
+from vcmodels.geometry.boxes import Spacing
+from vcmodels.metrics.overlap import accuracy, confusion, dice, iou, precision, ratio, recall
+from vcmodels.metrics.regions import centroid_distance
+from vcmodels.metrics.regression import (
+    angle_sums,
+    close_share,
+    correlation,
+    endpoint_error,
+    endpoint_sums,
+    error_sums,
+    mean_absolute,
+    mean_angle,
+    moment_sums,
+    root_mean_square,
+    sign_accuracy,
+    sign_sums,
+)
+
+Sense = Literal["min", "max"]
+"""Whether less or more of a figure is better."""
+Sums = dict[str, Tensor]
+"""Named sums over valid voxels (float64, on the CPU); they add over patches, blocks and ranks."""
+FigureValues = float | Sequence[float]
+"""A number, or one for each class but the background (for masks: of the mask)."""
+Measure = Callable[[Tensor, Tensor, Tensor], Sums]
+
+
+@dataclass(frozen=True)
+class Metric(Comparator):
+    """A figure of all voxels that count; with `by_class`, also one for each class.
+
+    `summarise` turns sums into the figure: NaN where nothing was measured, a list with `by_class`.
+    """
+
+    measure: Measure
+    """(prediction, label, valid) -> sums over the valid voxels. Metrics that share it share its
+    sums, which are then made once."""
+    summarise: Callable[[Sums], FigureValues]
+    better: Sense
+    by_class: bool = False
+
+
+@dataclass(frozen=True)
+class VolumeMetric(Comparator):
+    """One or several figures of a whole volume.
+
+    `function` takes a prediction (C, Z, Y, X), its label (L, Z, Y, X), valid (V, Z, Y, X) bool and
+    the length of a voxel along (z, y, x), and returns the figures that `better` names.
+    """
+
+    function: Callable[[np.ndarray, np.ndarray, np.ndarray, Spacing], Mapping[str, FigureValues]]
+    better: Mapping[str, Sense]
+
+    def __call__(
+        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
+    ) -> Mapping[str, FigureValues]:
+        """The figures by name."""
+        return self.function(prediction, label, valid, spacing)
+
+
+METRICS: dict[str, Metric | VolumeMetric] = {
+    "dice": Metric(confusion, dice, "max", by_class=True, compares=("masks", "classes")),
+    "iou": Metric(confusion, iou, "max", by_class=True, compares="masks"),
+    "precision": Metric(confusion, precision, "max", by_class=True, compares="masks"),
+    "recall": Metric(confusion, recall, "max", by_class=True, compares="masks"),
+    "accuracy": Metric(confusion, accuracy, "max", compares="classes"),
+    "correlation": Metric(moment_sums, correlation, "max", compares="values"),
+    "mae": Metric(error_sums, mean_absolute, "min", compares="values"),
+    "rmse": Metric(error_sums, root_mean_square, "min", compares="values"),
+    "sign_accuracy": Metric(sign_sums, sign_accuracy, "max", compares="values"),
+    "endpoint_error": Metric(endpoint_sums, endpoint_error, "min", compares="vectors"),
+    "angle_deg": Metric(angle_sums, mean_angle, "min", compares=("vectors", "directions")),
+    "within_10_deg": Metric(angle_sums, close_share, "max", compares="directions"),
+    "centroid_distance": VolumeMetric(
+        centroid_distance, {"centroid_distance": "min"}, compares=("masks", "classes")
+    ),
+}
+"""In the order in which they are shown. Another package may add its own."""
+
+
+Metrics = Mapping[str, Metric | VolumeMetric]
+"""By name."""
+
+
+def fitting_metrics(predicted: Compared) -> dict[str, Metric | VolumeMetric]:
+    """The members of `METRICS` that compare what is predicted."""
+    return {name: metric for name, metric in METRICS.items() if metric.fits(predicted)}
+
+
+def senses(metrics: Metrics, classes: Sequence[str] = ()) -> dict[str, Sense]:
+    """The figures that `summarise` returns, and whether less or more of each is better."""
+    return {
+        figure: metric.better
+        for name, metric in _summed(metrics).items()
+        for figure in (name, *(f"{name}_{c}" for c in classes if metric.by_class))
+    }
+
+
+def measure(metrics: Metrics, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
+    """The sums over the valid voxels of all metrics that are made of sums.
+
+    Args:
+        metrics: a `VolumeMetric` is passed over.
+        prediction: (B, C, Z, Y, X) float32, in the form that the metrics compare.
+        label: (B, L, Z, Y, X) float32, in the same.
+        valid: (B, V, Z, Y, X) bool.
+    """
+    sums: Sums = {}
+    for function, owner in _owners(metrics).items():
+        found = function(prediction, label, valid)
+        sums |= {f"{owner}.{key}": value for key, value in found.items()}
+    return sums
+
+
+def summarise(metrics: Metrics, sums: Sums, classes: Sequence[str] = ()) -> dict[str, float]:
+    """The figures of what `measure` counted with these metrics, NaN where nothing was valid.
+
+    Args:
+        metrics: as given to `measure`.
+        sums: of everything that was measured.
+        classes: names of the classes but the background; none for masks, values and vectors.
+    """
+    owners, figures = _owners(metrics), dict[str, float]()
+    for name, metric in _summed(metrics).items():
+        owner = f"{owners[metric.measure]}."
+        own = {k.removeprefix(owner): v for k, v in sums.items() if k.startswith(owner)}
+        figures |= _named(name, metric.summarise(own), classes)
+    return figures
+
+
+def measure_volume(
+    metrics: Metrics,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    valid: np.ndarray,
+    spacing: Spacing,
+    classes: Sequence[str] = (),
+) -> dict[str, float]:
+    """The figures of a whole volume.
+
+    Args:
+        metrics: a `Metric` is passed over.
+        prediction: (C, Z, Y, X) float32, in the form that the metrics compare.
+        label: (L, Z, Y, X) float32, in the same.
+        valid: (V, Z, Y, X) bool.
+        spacing: length of a voxel along (z, y, x).
+        classes: as for `summarise`.
+    """
+    figures: dict[str, float] = {}
+    for metric in metrics.values():
+        if isinstance(metric, VolumeMetric):
+            for name, figure in metric(prediction, label, valid, spacing).items():
+                figures |= _named(name, figure, classes)
+    return figures
+
+
+def _summed(metrics: Metrics) -> dict[str, Metric]:
+    return {name: metric for name, metric in metrics.items() if isinstance(metric, Metric)}
+
+
+def _owners(metrics: Metrics) -> dict[Measure, str]:
+    """Each function that measures, and the first metric that uses it, whose name its sums bear."""
+    owners: dict[Measure, str] = {}
+    for name, metric in _summed(metrics).items():
+        owners.setdefault(metric.measure, name)
+    return owners
+
+
+def _named(name: str, figure: FigureValues, classes: Sequence[str]) -> dict[str, float]:
+    """A figure by its name; one by class as the mean of the known ones, then each on its own."""
+    if not isinstance(figure, Sequence):
+        return {name: float(figure)}
+    known = [value for value in figure if value == value]
+    each = {f"{name}_{c}": value for c, value in zip(classes, figure, strict=bool(classes))}
+    return {name: ratio(sum(known), len(known)), **each}
