@@ -7,25 +7,25 @@ import pytest
 
 from vcmodels.config import parse_task
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import create_array
+from vcmodels.volumes import Grid, Storage, create_array
 
 
 @pytest.fixture
 def store(tmp_path):
     """Writes an array to `<tmp>/data.zarr/<name>` and returns its location."""
 
-    def write(name, array, chunks=(5, 6, 7), shards=None, fill_value=0, version=3, **options):
+    def write(name, array, chunks=(5, 6, 7), shards=None, fill_value=0, version=3, spacing=None):
         lead = (array.shape[0],) if array.ndim == 4 else ()
         written = create_array(
             str(tmp_path / "data.zarr"),
             name,
             shape=array.shape,
             chunks=lead + chunks,
-            shards=lead + shards if shards else None,
             dtype=array.dtype,
-            fill_value=fill_value,
-            zarr_format=version,
-            **options,
+            grid=Grid(spacing) if spacing else None,
+            storage=Storage(
+                version, shards=lead + shards if shards else None, fill_value=fill_value
+            ),
         )
         written.write(Box((0, 0, 0), array.shape[-3:]), array if lead else array[None])
         return written.location

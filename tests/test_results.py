@@ -15,6 +15,8 @@ from vcmodels.results import (
 )
 from vcmodels.targets import BinaryTarget
 from vcmodels.volumes import (
+    Description,
+    Grid,
     create_array,
     open_volume,
     place_at,
@@ -37,10 +39,7 @@ def write(tmp_path):
         )
         array.write(open_volume(array.location).box, CODES[None])
         noted = {"encoding": BinaryTarget().encoding(CODES.dtype), "complete": True, **notes}
-        write_multiscale_group(
-            str(root / "sheet"), name="sheet", axes=("z", "y", "x"), spacing=(1.0, 1.0, 1.0),
-            levels=("0",), zarr_format=2, attributes={KEY: noted},
-        )  # fmt: skip
+        write_multiscale_group(str(root / "sheet"), Grid(), Description("sheet", {KEY: noted}))
         return result_root(str(tmp_path / "out"), "net")
 
     return write

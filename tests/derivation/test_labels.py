@@ -13,7 +13,7 @@ from vcmodels.derivation import derive as run
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent
 from vcmodels.targets import KINDS, DistanceTarget
-from vcmodels.volumes import create_array, group_attributes, open_volume
+from vcmodels.volumes import Grid, create_array, group_attributes, open_volume, whole_folder
 
 EXTENT = (13, 18, 23)
 SPACING = (2.0, 1.0, 1.5)
@@ -63,8 +63,10 @@ def build(tmp_path, cells):
     """A task whose only label is `cells`, with targets that are derived from it."""
     root = str(tmp_path / "data.zarr")
     for name, values in (("raw", np.zeros(EXTENT, np.uint8)), ("cells", cells)):
-        grid = {"spacing": SPACING, "offset": (5.0, 6.0, 7.0), "unit": "micrometer"}
-        array = create_array(root, name, shape=EXTENT, chunks=(5, 6, 7), dtype=values.dtype, **grid)
+        grid = Grid(SPACING, (5.0, 6.0, 7.0), "micrometer")
+        array = create_array(
+            root, name, shape=EXTENT, chunks=(5, 6, 7), dtype=values.dtype, grid=grid
+        )
         array.write(open_volume(array.location, key=name).box, values[None])
 
     def make(targets, volume=None, chunks=(8, 8, 8), **sections):
@@ -298,9 +300,7 @@ def test_what_a_kill_left_is_in_nobodys_way(command, tmp_path):
 
 
 def test_two_do_not_write_one_output(command, tmp_path):
-    from vcmodels.derivation.labels import written_at
-
-    with written_at(tmp_path / "t.zarr") as folder:
+    with whole_folder(tmp_path / "t.zarr") as folder:
         (folder / "0").mkdir()
         code, said = command("t", "--output", "t.zarr")
         assert code == 2

@@ -4,7 +4,13 @@ import pytest
 from vcmodels.config import parse_task
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.normals import NormalsTarget
-from vcmodels.volumes import create_array, open_volume, write_multiscale_group
+from vcmodels.volumes import (
+    Description,
+    Grid,
+    create_array,
+    open_volume,
+    write_multiscale_group,
+)
 from vcmodels.volumes.places import write_json
 
 EXTENT = (10, 14, 18)
@@ -22,7 +28,6 @@ def store(tmp_path):
             shape=values.shape,
             chunks=(*lead, 4, 5, 6),
             dtype=values.dtype,
-            axes=("c", "z", "y", "x")[-values.ndim :],
         )
         volume = open_volume(array.location, key=name, channels="any", channel_axis="first")
         array.write(volume.box, values.reshape(-1, *values.shape[-3:]))
@@ -49,16 +54,11 @@ class World:
 
     def predict(self, name, target, codes, *, complete=True) -> None:
         self.store(f"{name}/0", codes, root="out/net.zarr")
+        notes = {"encoding": target.encoding(codes.dtype), "complete": complete}
         write_multiscale_group(
             str(self.folder / "out/net.zarr" / name),
-            name=name,
-            axes=("c", "z", "y", "x")[-codes.ndim :],
-            spacing=(1.0, 1.0, 1.0),
-            levels=("0",),
-            zarr_format=2,
-            attributes={
-                "vcmodels": {"encoding": target.encoding(codes.dtype), "complete": complete}
-            },
+            Grid(axes=("c", "z", "y", "x")[-codes.ndim :]),
+            Description(name, {"vcmodels": notes}),
         )
 
     def split(self, val_regions, mode="spatial") -> None:

@@ -18,7 +18,7 @@ from vcmodels.inference import (
     predict_request,
     request_of,
 )
-from vcmodels.volumes import create_array, open_volume
+from vcmodels.volumes import Grid, create_array, open_volume
 
 
 @pytest.fixture(autouse=True)
@@ -152,9 +152,13 @@ def place(tmp_path):
     for name, dtype, top in (("ct", "uint8", 255), ("dose", "uint16", 60000)):
         values = rng.integers(0, top, EXTENT).astype(dtype)
         array = create_array(
-            str(tmp_path / "in.zarr"), name, shape=EXTENT, chunks=(8, 16, 16), dtype=dtype,
-            spacing=(2.0, 0.5, 0.25), unit="micrometer",
-        )  # fmt: skip
+            str(tmp_path / "in.zarr"),
+            name,
+            shape=EXTENT,
+            chunks=(8, 16, 16),
+            dtype=dtype,
+            grid=Grid((2.0, 0.5, 0.25), unit="micrometer"),
+        )
         array.write(open_volume(str(tmp_path / "in.zarr" / name), key="x").box, values[None])
     return tmp_path
 

@@ -9,7 +9,7 @@ from ome_zarr_models.v04.image import Image as Image04
 from ome_zarr_models.v05.image import Image as Image05
 from pydantic_zarr.v2 import ArraySpec
 
-from vcmodels.volumes import create_array, write_multiscale_group
+from vcmodels.volumes import Description, Grid, Storage, create_array, write_multiscale_group
 
 # Its 0.4 model names a class that it imports for type checkers alone, which pydantic 2.14 wants.
 Image04.model_rebuild(_types_namespace={"ArraySpec": ArraySpec})
@@ -51,12 +51,17 @@ def test_an_image_with_channels_is_valid_too(tmp_path, version):
     place = tmp_path / "normals.zarr"
     for level, size in enumerate((8, 4)):
         create_array(
-            str(place), str(level), shape=(3, size, size, size), chunks=(3, 4, 4, 4), dtype="u1",
-            zarr_format=version,
-        )  # fmt: skip
+            str(place),
+            str(level),
+            shape=(3, size, size, size),
+            chunks=(3, 4, 4, 4),
+            dtype="u1",
+            storage=Storage(version),
+        )
+    grid = Grid((1, 1, 1), unit="nanometer", axes=("c", "z", "y", "x"))
+    levels = {"0": (1, 1, 1), "1": (2, 2, 2)}
     write_multiscale_group(
-        str(place), name="normals", axes=("c", "z", "y", "x"), spacing=(1, 1, 1),
-        unit="nanometer", levels=("0", "1"), zarr_format=version,
-    )  # fmt: skip
+        str(place), grid, Description("normals"), levels=levels, zarr_format=version
+    )
     _, (scales,) = validated(place, version)
     assert [axis.type for axis in scales.axes] == ["channel"] + ["space"] * 3

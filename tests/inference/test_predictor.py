@@ -11,7 +11,7 @@ from vcmodels.errors import CheckpointError, RunError, TaskError, VolumeError
 from vcmodels.inference import load_predictor, predict_volume, reproduce
 from vcmodels.inference.request import changed
 from vcmodels.reporting import Silent
-from vcmodels.volumes import create_array, open_volume
+from vcmodels.volumes import Grid, create_array, open_volume
 
 SPACING = (2.0, 0.5, 0.25)
 NAMES = ("ct", "dose")
@@ -28,10 +28,7 @@ def write_inputs(place, values):
     """The channels as two arrays in a store of its own; returns their paths."""
     store = str(place / "other.zarr")
     for name, channel in zip(NAMES, values, strict=True):
-        array = create_array(
-            store, name, shape=channel.shape, chunks=(8, 16, 16), dtype=channel.dtype,
-            spacing=SPACING,
-        )  # fmt: skip
+        array = create_array(store, name, shape=channel.shape, chunks=(8, 16, 16), dtype=channel.dtype, grid=Grid(SPACING))  # fmt: skip
         array.write(open_volume(f"{store}/{name}", key="x").box, channel[None])
     return [f"{store}/{name}" for name in NAMES]
 

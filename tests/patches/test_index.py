@@ -11,7 +11,7 @@ from vcmodels.patches.density import patch_density, patch_grid
 from vcmodels.patches.index import MOST_VALUES, IndexPlan, cell_shape, cells_of, labelled_mask
 from vcmodels.patches.index_build import decoding_threads, index_label, stored_bricks
 from vcmodels.patches.index_store import IndexStore
-from vcmodels.volumes import create_array, open_volume
+from vcmodels.volumes import Storage, create_array, open_volume
 
 
 def make_index(volume, frame, cell, ignore=(), within=None, store=None):
@@ -73,10 +73,12 @@ def test_box_and_count_of_every_patch_equal_brute_force(
         "label",
         shape=labels.shape,
         chunks=channels + chunk,
-        shards=tuple(2 * c for c in chunk) if layout == "sharded" else None,
         dtype=dtype,
-        fill_value=1 if layout == "filled" else 0,
-        zarr_format=3,
+        storage=Storage(
+            3,
+            shards=tuple(2 * c for c in chunk) if layout == "sharded" else None,
+            fill_value=1 if layout == "filled" else 0,
+        ),
     )
     array.write(Box((0, 0, 0), extent), labels.reshape(-1, *extent))
     volume = open_volume(array.location, key="label", channels=3 if channels else None)
@@ -202,7 +204,7 @@ def test_a_volume_of_a_quintillion_voxels_costs_what_is_stored(tmp_path):
         shape=(side,) * 3,
         chunks=(64, 64, 64),
         dtype=np.uint8,
-        zarr_format=2,
+        storage=Storage(2),
     )
     block = np.zeros((1, 40, 70, 50), np.uint8)
     block[0, ::3, 5:60, ::2] = 1

@@ -93,8 +93,8 @@ def test_spacing_and_unit_are_stored(tmp_path):
 
 def test_progress_reaches_the_total_and_nothing_half_made_stays(tmp_path):
     seen = []
-    (tmp_path / "a.zarr.partial").mkdir()
-    (tmp_path / "a.zarr.partial" / "litter").touch()
+    (tmp_path / ".a.zarr.partial").mkdir()
+    (tmp_path / ".a.zarr.partial" / "litter").touch()
     write_phantom(
         str(tmp_path / "a.zarr"), shape=(70, 24, 20), chunks=(10, 8, 8),
         progress=lambda done, total: seen.append((done, total)),

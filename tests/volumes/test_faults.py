@@ -7,7 +7,7 @@ import pytest
 
 from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import ChunkError, create_array, open_volume
+from vcmodels.volumes import ChunkError, Storage, create_array, open_volume
 
 KEY = "dataset_config.volume_paths[0].input"
 
@@ -185,9 +185,13 @@ def test_no_flipped_bit_in_our_own_arrays_changes_a_voxel_unnoticed(
 ):
     data = np.random.default_rng(0).normal(120, 10, (1, 6, 7, 8)).astype("uint8")
     array = create_array(
-        str(tmp_path / "a"), "raw", shape=(6, 7, 8), chunks=(2, 3, 3), dtype="u1",
-        shards=shards, zarr_format=version,
-    )  # fmt: skip
+        str(tmp_path / "a"),
+        "raw",
+        shape=(6, 7, 8),
+        chunks=(2, 3, 3),
+        dtype="u1",
+        storage=Storage(version, shards=shards),
+    )
     array.write(Box((0, 0, 0), (6, 7, 8)), data)
     volume = open_volume(array.location, key=KEY)
     chunk = tmp_path / "a" / "raw" / ("0/0/0" if version == 2 else "c/0/0/0")

@@ -10,6 +10,9 @@ import zarr
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import (
+    Description,
+    Grid,
+    Storage,
     create_array,
     group_attributes,
     open_volume,
@@ -26,9 +29,15 @@ ALL = Box((0, 0, 0), (6, 7, 8))
 def test_what_is_written_reads_back_here_and_with_zarr(tmp_path, stores, version, shards):
     root = str(tmp_path / "out.zarr")
     array = create_array(
-        root, "some/sheet", shape=(6, 7, 8), chunks=(2, 3, 3), shards=shards, dtype=">u2",
-        zarr_format=version, attributes={"task": "x"}, spacing=(1, 2, 3), unit="micrometer",
-    )  # fmt: skip
+        root,
+        "some/sheet",
+        shape=(6, 7, 8),
+        chunks=(2, 3, 3),
+        dtype=">u2",
+        attributes={"task": "x"},
+        grid=Grid((1, 2, 3), unit="micrometer"),
+        storage=Storage(version, shards=shards),
+    )
     data = stores.numbers()
     pickle.loads(pickle.dumps(array)).write(Box((0, 0, 0), (4, 7, 8)), data[None, :4])
     array.write(Box((4, 0, 0), (2, 7, 8)), data[None, 4:])
@@ -45,7 +54,7 @@ def test_chunks_carry_a_checksum(tmp_path):
     for version, name in ((2, ".zarray"), (3, "zarr.json")):
         root = tmp_path / f"{version}.zarr"
         create_array(
-            str(root), "a", shape=(6, 7, 8), chunks=(2, 3, 3), dtype="u1", zarr_format=version
+            str(root), "a", shape=(6, 7, 8), chunks=(2, 3, 3), dtype="u1", storage=Storage(version)
         )
         assert '"checksum":true' in (root / "a" / name).read_text().replace(" ", "").replace(
             "\n", ""
@@ -66,9 +75,13 @@ def test_channels_are_stored_first(tmp_path, stores, channels):
 @pytest.mark.parametrize("empty", [True, False])
 def test_empty_chunks_are_written_only_when_asked(tmp_path, empty):
     array = create_array(
-        str(tmp_path / "o.zarr"), "a", shape=(6, 7, 8), chunks=(2, 3, 3), dtype="u1",
-        write_empty_chunks=empty,
-    )  # fmt: skip
+        str(tmp_path / "o.zarr"),
+        "a",
+        shape=(6, 7, 8),
+        chunks=(2, 3, 3),
+        dtype="u1",
+        storage=Storage(write_empty_chunks=empty),
+    )
     pickle.loads(pickle.dumps(array)).write(ALL, np.zeros((1, 6, 7, 8), "u1"))
     assert open_volume(array.location, key="k").missing_blocks() == (0 if empty else 27)
 
@@ -113,9 +126,13 @@ def test_the_files_of_a_box_are_those_that_writing_it_makes(
 ):
     lead = () if channels is None else (channels,)
     array = create_array(
-        str(tmp_path), "a", shape=(*lead, 6, 7, 8), chunks=(*lead, 2, 3, 3), shards=shards,
-        dtype="u1", zarr_format=version,
-    )  # fmt: skip
+        str(tmp_path),
+        "a",
+        shape=(*lead, 6, 7, 8),
+        chunks=(*lead, 2, 3, 3),
+        dtype="u1",
+        storage=Storage(version, shards=shards),
+    )
     box = Box((0, 3, 0), (4, 3, 8)) if shards is None else Box((0, 0, 0), (4, 6, 8))
     before = set(tmp_path.rglob("*"))
     array.write(box, np.ones((channels or 1, *box.shape), np.uint8))
@@ -156,11 +173,11 @@ def test_an_existing_array_or_a_store_of_another_version_is_never_touched(tmp_pa
     with pytest.raises(OutputError, match="exists already"):
         create_array(root, "a", **options)
     with pytest.raises(OutputError, match="version 2 group, not version 3"):
-        create_array(root, "b", zarr_format=3, **options)
+        create_array(root, "b", **options, storage=Storage(3))
     with pytest.raises(OutputError, match="https://b/x: cannot be written to; give a local folder"):
         create_array("https://b/x", "b", **options)
     with pytest.raises(ValueError, match="shards need zarr_format=3"):
-        create_array(root, "b", shards=(4, 6, 6), **options)
+        create_array(root, "b", **options, storage=Storage(shards=(4, 6, 6)))
     assert open_volume(f"{root}/a", key="k").read(ALL).all()
 
 
@@ -175,12 +192,13 @@ def test_an_image_group_follows_ngff(tmp_path, version):
             shape=shape,
             chunks=(3, 2, 2, 2),
             dtype="u1",
-            zarr_format=version,
+            storage=Storage(version),
         )
+    grid = Grid((2, 1, 1), (10, 0, 0), "micrometer", ("c", "z", "y", "x"))
+    levels = {"0": (1, 1, 1), "1": (2, 2, 2)}
     write_multiscale_group(
-        location, name="sheet", axes="czyx", spacing=(2, 1, 1), offset=(10, 0, 0),
-        unit="micrometer", levels=("0", "1"), zarr_format=version, attributes={"made": "here"},
-    )  # fmt: skip
+        location, grid, Description("sheet", {"made": "here"}), levels=levels, zarr_format=version
+    )
     stored = group_attributes(location)
     assert stored["made"] == "here"
     (image,) = (stored if version == 2 else stored["ome"])["multiscales"]

@@ -1,13 +1,11 @@
 """The derived label of a whole volume, block by block, stored to be read back as the same."""
 
-import fcntl
 import json
 import os
-import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,17 @@ from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Target
 from vcmodels.targets.binary import MaskTarget
 from vcmodels.volumes import (
-    WritableArray,
-    create_array,
+    Blocks,
+    Description,
+    Grid,
+    Pyramid,
+    Storage,
     expand_location,
     group_attributes,
     is_remote,
-    write_multiscale_group,
+    whole_folder,
 )
+from vcmodels.volumes.multiscale import write_image
 
 UNLABELLED = -1
 """In masks. Whoever forgets to name it as `ignore_label` gets an error, not a foreground."""
@@ -62,7 +64,7 @@ def stored_form(target: AnyTarget, label: np.ndarray, valid: np.ndarray) -> np.n
 
 
 def encoding(target: AnyTarget) -> dict[str, Any]:
-    """Attributes that tell a reader what the stored values mean."""
+    """Attributes that say what the stored values mean."""
     attributes = target.encoding(np.dtype(np.float32))
     if stored_dtype(target).kind == "i":
         return {**attributes, "quantity": "mask", "ignore_label": UNLABELLED}
@@ -112,65 +114,6 @@ def _is_ours(place: Path) -> bool:
     return isinstance(notes, dict) and "derived_from" in notes
 
 
-@contextmanager
-def written_at(place: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name when the block ends well, and is removed otherwise.
-
-    Raises:
-        OutputError: another process writes there, or the folder cannot be made.
-    """
-    partial = place.with_name(f".{place.name}.partial")
-    with _held(place):
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-        try:
-            partial.mkdir()
-            yield partial
-            _replace(place, partial)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _held(place: Path) -> Iterator[None]:
-    """Keep other processes off a place, by a lock on a file beside it."""
-    path = place.with_name(f".{place.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        found = f"{path.parent} cannot be written ({error.strerror})"
-        raise OutputError(OPTION, found, "choose a writable folder") from error
-    try:
-        if not _is_locked(handle, path):
-            raise OutputError(str(place), "another process writes it", "wait for it")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
-
-
-def _is_locked(handle: int, path: Path) -> bool:
-    """Lock a file that was opened; in vain if another has it, or has just deleted it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(handle).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
-
-
-def _replace(place: Path, new: Path) -> None:
-    """Rename; what was there of ours goes after that, so that a kill loses neither."""
-    old = place.with_name(f".{place.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if _is_ours(place):  # what has come there since, and is not, makes the renaming fail
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-LEVEL = "0"
 LEAST_BLOCK = 128
 """Small chunks are computed several at a time: what lies around a block is computed with it."""
 MOST_THREADS = 8
@@ -198,7 +141,7 @@ def derive(
         output: a local folder.
         volume: name of the volume; the only one with the source when None.
         overwrite: replace what an earlier call has written there.
-        reporter: told the progress, and how to use the result.
+        reporter: gets the progress, and how to use the result.
 
     Returns:
         Where it is.
@@ -214,10 +157,24 @@ def derive(
     chosen, label = _choose(name, target, open_volumes(task, reporter), volume)
     refuse_in_input(task, OPTION, str(place))
     chunks = task.inference_params.output_chunks or (LEAST_BLOCK, LEAST_BLOCK, LEAST_BLOCK)
-    with written_at(place) as folder:
-        array = _create(folder, task, name, chosen, label, chunks)
-        with reporter.bar(f"derive {name}", chosen.region.voxels) as advance:
-            _write(array, label, _block(chunks), advance)
+    lead = () if target.stored_channels is None else (target.stored_channels,)
+    dtype, source = stored_dtype(target), label.stored.array
+    grid = Grid(label.spacing, chosen.inputs[0].offset, chosen.unit)
+    version = task.inference_params.output_zarr_format
+    with (
+        whole_folder(place, key=OPTION, replaces=_is_ours) as folder,
+        reporter.bar(f"derive {name}", chosen.region.voxels) as advance,
+        closing(_pieces(label, _block(chunks), advance)) as pieces,
+    ):
+        write_image(
+            folder,
+            Blocks((*lead, *source.extent), dtype, pieces),
+            grid=grid,
+            chunks=chunks,
+            storage=Storage(version, fill_value=missing_value(dtype)),
+            pyramid=Pyramid(levels=0),
+            description=_describe(name, label),
+        )
     reporter.say(f"{name} of {chosen.name}: {place}")
     keys = json.dumps(keys_to_read(target))[1:-1]
     remedy = f'the target then has {keys} in the place of "derive" and its keys'
@@ -252,44 +209,19 @@ def _choose(
     return found[wanted]
 
 
-def _create(
-    folder: Path, task: Task, name: str, volume: TaskVolume, label: Label, chunks: Shape
-) -> WritableArray:
-    """The empty array, and the metadata of the group around it."""
+def _describe(name: str, label: Label) -> Description:
+    """What the group says: how values are stored, and what they were made from."""
     target, source = label.target, label.stored.array
-    dtype, like = stored_dtype(target), volume.inputs[0]
-    lead = () if target.stored_channels is None else (target.stored_channels,)
-    version = task.inference_params.output_zarr_format
-    grid = {"spacing": label.spacing, "offset": like.offset, "unit": volume.unit}
-    write_multiscale_group(
-        str(folder),
-        name=name,
-        axes=("c", "z", "y", "x") if lead else ("z", "y", "x"),
-        levels=(LEVEL,),
-        zarr_format=version,
-        attributes={
-            KEY: {
-                "target": name,
-                "encoding": encoding(target),
-                # A URL's query may hold a key to it.
-                "derived_from": source.location.split("?")[0],
-                "source_content": source.fingerprint(),
-                "task_target": target.model_dump(mode="json"),
-                "vcmodels": vcmodels.__version__,
-            }
-        },
-        **grid,
-    )
-    return create_array(
-        str(folder),
-        LEVEL,
-        shape=(*lead, *source.extent),
-        chunks=(*lead, *chunks),
-        dtype=dtype,
-        fill_value=missing_value(dtype),
-        zarr_format=version,
-        **grid,
-    )
+    notes = {
+        "target": name,
+        "encoding": encoding(target),
+        # A URL's query may hold a key to it.
+        "derived_from": source.location.split("?")[0],
+        "source_content": source.fingerprint(),
+        "task_target": target.model_dump(mode="json"),
+        "vcmodels": vcmodels.__version__,
+    }
+    return Description(name, {KEY: notes})
 
 
 def _block(chunks: Shape) -> Shape:
@@ -298,14 +230,14 @@ def _block(chunks: Shape) -> Shape:
     return z, y, x
 
 
-def _write(array: WritableArray, label: Label, block: Shape, advance: Advance) -> None:
-    """Derive and write all blocks of the region on threads, a bounded number at a time."""
+def _pieces(label: Label, block: Shape, advance: Advance) -> Generator[tuple[Box, np.ndarray]]:
+    """Derive all blocks of the region on threads, a bounded number at a time, in order."""
     target, source, region = label.target, label.stored.array, label.stored.region
     margin = target.source_margin(label.spacing)
     # What follows where nothing is stored is the same everywhere: most of a sparse volume.
     alike: dict[Shape, np.ndarray] = {}
 
-    def work(box: Box) -> Box:
+    def derived(box: Box) -> tuple[Box, np.ndarray]:
         around = box.grow(margin)
         is_empty = region.contains(around) and not source.is_stored(around)
         stored = alike.get(box.shape) if is_empty else None
@@ -313,22 +245,23 @@ def _write(array: WritableArray, label: Label, block: Shape, advance: Advance) -
             stored = stored_form(target, *label.read(box))
             if is_empty:
                 alike[box.shape] = stored
-        array.write(box, stored)
-        return box
+        return box, stored
 
     fitting = machine_bytes() // 4 // (BYTES_PER_VOXEL * prod(grow_shape(block, margin)))
     threads = max(1, min(os.cpu_count() or 1, MOST_THREADS, fitting))
     before = torch.get_num_threads()
-    running: deque[Future[Box]] = deque()
+    running: deque[Future[tuple[Box, np.ndarray]]] = deque()
     # One thread each: blocks are many, and their threads would get into each other's way.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for box in blocks_of(region, block):
-            running.append(pool.submit(work, box))
+            running.append(pool.submit(derived, box))
             if len(running) > 2 * threads:
-                advance(running.popleft().result().voxels, "")
+                yield running[0].result()
+                advance(running.popleft().result()[0].voxels, "")
         while running:
-            advance(running.popleft().result().voxels, "")
+            yield running[0].result()
+            advance(running.popleft().result()[0].voxels, "")
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(before)

@@ -29,7 +29,10 @@ from vcmodels.results import KEY, our_attributes
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
     ChunkError,
+    Description,
+    Grid,
     Place,
+    Storage,
     Volume,
     WritableArray,
     coarse_grid,
@@ -119,12 +122,11 @@ class Layout:
             level_key(name, level),
             shape=(*lead, *extent),
             chunks=(*lead, *chunks),
-            shards=None if self.shards is None else (*lead, *self.shards),
             dtype=self.dtype,
-            zarr_format=self.zarr_format,
-            spacing=spacing,
-            offset=offset,
-            unit=self.unit,
+            grid=Grid(spacing, offset, self.unit),
+            storage=Storage(
+                self.zarr_format, None if self.shards is None else (*lead, *self.shards)
+            ),
         )
 
     def describe(
@@ -136,26 +138,21 @@ class Layout:
         """
         factors = self.factors if is_complete else self.factors[:1]
         has_channels = target.output_channels(self.dtype) is not None
+        axes = ("c", "z", "y", "x") if has_channels else ("z", "y", "x")
+        notes = {
+            "target": name,
+            "kind": target.kind,
+            "encoding": target.encoding(self.dtype),
+            "complete": is_complete,
+            "provenance": dict(provenance),
+        }
+        shown = display(target, self.dtype, self.extent[0], self.zarr_format)
         write_multiscale_group(
             str(self.root / name),
-            name=name,
-            axes=("c", "z", "y", "x") if has_channels else ("z", "y", "x"),
-            spacing=self.spacing,
-            offset=self.offset,
-            unit=self.unit,
-            levels=[str(level) for level in range(len(factors))],
-            factors=factors,
+            Grid(self.spacing, self.offset, self.unit, axes),
+            Description(name, {KEY: notes}, shown),
+            levels={str(level): factor for level, factor in enumerate(factors)},
             zarr_format=self.zarr_format,
-            display=display(target, self.dtype, self.extent[0], self.zarr_format),
-            attributes={
-                KEY: {
-                    "target": name,
-                    "kind": target.kind,
-                    "encoding": target.encoding(self.dtype),
-                    "complete": is_complete,
-                    "provenance": dict(provenance),
-                }
-            },
         )
 
     def note(self, manifest: Manifest, *, is_complete: bool) -> None:

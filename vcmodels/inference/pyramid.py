@@ -6,7 +6,7 @@ build that was killed goes on where it was, to the same bytes. Blocks under whic
 are passed over.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.geometry.boxes import Box, Shape, coarse_box, fine_box
-from vcmodels.geometry.grid import slabs, tiles
+from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.output import Layout, level_key
 from vcmodels.inference.writing import ENCODED_DEPTH, Output
 from vcmodels.reporting import Advance, Reporter
 from vcmodels.volumes import Volume, open_volume
+from vcmodels.volumes.multiscale import CoarserLevel, evened, mean_code, most_frequent
 
 MOST_BYTES = 1e9
 """What all threads together may hold; one of them may always work."""
@@ -102,49 +102,31 @@ def most_threads(threads: int, bytes_of_each: int) -> int:
 
 
 class _LevelWork:
-    """One level of one target, and the level that it comes from."""
+    """One level of one target, and where it goes."""
 
     def __init__(self, fine: Volume, output: Output, factor: Shape) -> None:
         """`factor` is that between the two levels, 1 or 2 along each axis."""
         coarse = open_volume(output.array.location, key="output", channels="any")
-        self.fine, self.output, self.factor = fine, output, factor
-        self.extent, self.chunk, self.block = coarse.box, coarse.chunks, coarse.storage_unit
+        self.output = output
+        self.level = CoarserLevel(
+            fine, coarse, factor, partial(halve, output.target), ENCODED_DEPTH
+        )
 
     @property
     def block_bytes(self) -> int:
         """Memory for one block at a time."""
-        channels, dtype = self.output.channels, self.output.dtype
-        return block_bytes(self.block, self.chunk, self.factor, channels, dtype)
+        channels, dtype, coarse = self.output.channels, self.output.dtype, self.level.coarse
+        return block_bytes(coarse.storage_unit, coarse.chunks, self.level.step, channels, dtype)
 
     def blocks(self) -> list[Box]:
         """Those under which anything is stored, in order."""
-        found = {
-            block.intersect(self.extent)
-            for stored in self.fine.stored_blocks()
-            for block in tiles(coarse_box(stored, self.factor), self.block, whole=True)
-        }
-        return sorted(found)
+        return self.level.blocks()
 
     def write(self, block: Box) -> Box:
         """Compute a block and wait until it is on the disk; returns it."""
-        data = np.zeros((self.output.channels, *block.shape), self.output.dtype)
-        for piece in tiles(block, self.chunk):
-            source = fine_box(piece, self.factor).intersect(self.fine.box)
-            if self.fine.is_stored(source):
-                values = self.fine.read(source)
-                for part, planes in self._parts(piece, values):
-                    data[(slice(None), *part.slices(block))] = halve(
-                        self.output.target, planes, self.factor
-                    )
-        self.output.write(block, data)
+        self.output.write(block, self.level.values(block))
         self.output.array.sync(block)
         return block
-
-    def _parts(self, piece: Box, values: np.ndarray) -> Iterator[tuple[Box, np.ndarray]]:
-        """A piece in few planes at a time, each with the finer voxels under it."""
-        for part in slabs(piece, ENCODED_DEPTH):
-            start = (part.origin[0] - piece.origin[0]) * self.factor[0]
-            yield part, values[:, start : start + part.shape[0] * self.factor[0]]
 
 
 def halve(target: OutputSpec, stored: np.ndarray, factor: Shape) -> np.ndarray:
@@ -162,13 +144,11 @@ def halve(target: OutputSpec, stored: np.ndarray, factor: Shape) -> np.ndarray:
     Returns:
         (S, ceil(Z / fz), ceil(Y / fy), ceil(X / fx)), of the same dtype.
     """
-    odd = [(0, -n % f) for n, f in zip(stored.shape[1:], factor, strict=True)]
-    # A voxel that stands for itself twice changes neither a mean nor a majority.
-    even = np.pad(stored, [(0, 0), *odd], mode="edge") if any(map(any, odd)) else stored
     if target.is_categorical:
-        return _most_frequent(even, factor)
+        return most_frequent(stored, factor)
+    even = evened(stored, factor)
     if stored.dtype.kind == "u" and _averages_values(target):
-        return _mean_code(even, factor)
+        return mean_code(even, factor)
     values = target.averageable(torch.from_numpy(target.decode(even)))
     return target.encode(target.unblend(_mean(values, factor)), stored.dtype)
 
@@ -179,39 +159,9 @@ def _averages_values(target: OutputSpec) -> bool:
     return target.averageable(value) is value
 
 
-def _mean_code(stored: np.ndarray, factor: Shape) -> np.ndarray:
-    """The mean, rounded half to even: a sixth of the time that decoding takes, and exact."""
-    channels, depth, height, width = stored.shape
-    fz, fy, fx = factor
-    rows = stored.reshape(channels, depth // fz, fz, height // fy, fy, width)
-    total = np.zeros((channels, depth // fz, height // fy, width), f"u{2 * stored.itemsize}")
-    for z, y in np.ndindex(fz, fy):
-        total += rows[:, :, z, :, y]
-    if fx == 2:
-        total = total[..., ::2] + total[..., 1::2]
-    count = fz * fy * fx
-    is_odd = total // count & 1
-    return ((total + is_odd + (count // 2 - 1)) // count).astype(stored.dtype)
-
-
 def _mean(values: Tensor, factor: Shape) -> Tensor:
     for axis, f in enumerate(factor, start=1):
         if f == 2:
             first, second = values.unflatten(axis, (-1, 2)).unbind(axis + 1)
             values = (first + second) * 0.5
     return values
-
-
-def _most_frequent(stored: np.ndarray, factor: Shape) -> np.ndarray:
-    fz, fy, fx = factor
-    corners = [
-        stored[:, z::fz, y::fy, x::fx] for z in range(fz) for y in range(fy) for x in range(fx)
-    ]
-    best, most = corners[0], np.zeros(corners[0].shape, np.uint8)
-    for value in corners:
-        count = np.zeros_like(most)
-        for other in corners:
-            count += value == other
-        wins = (count > most) | ((count == most) & (value < best))
-        best, most = np.where(wins, value, best), np.maximum(most, count)
-    return best

@@ -17,7 +17,7 @@ Logits = dict[str, tuple[Tensor, ...]]
 
 
 class FeatureMix(NamedTuple):
-    """Which features a network is to mix between the samples of a batch, and how much."""
+    """Which features a network mixes between the samples of a batch, and how much."""
 
     level: int
     """Of the encoder, from 0."""
@@ -62,8 +62,8 @@ _OF_TARGETS = ("heads", "decoders")
 def part_of(name: str) -> str:
     """The part of a network to which a dotted name belongs: `encoder`, `heads.sheet`.
 
-    Parts that begin with `heads.` or `decoders.` go on with a target and are of that one alone, so
-    that another task takes over everything else. Freezing and weight transfer go by parts.
+    A part `heads.<target>` or `decoders.<target>` belongs only to that target, so another task takes
+    over everything else. Freezing and weight transfer work on parts.
     """
     words = name.split(".")
     return ".".join(words[: 2 if words[0] in _OF_TARGETS else 1])
@@ -75,7 +75,7 @@ def part_names(names: Iterable[str]) -> list[str]:
 
 
 def target_of(part: str) -> str | None:
-    """The target to which a part belongs alone; None for what all targets share."""
+    """The target that a part belongs to; None for a part that all targets share."""
     _, _, target = part.partition(".")
     return target or None
 
@@ -100,7 +100,7 @@ class Model(Section):
         """The network with fresh weights, drawn from torch's global generator.
 
         Its forward is `(image, targets: Collection[str] | None = None) -> Logits`: the image is
-        (B, C, Z, Y, X), the logits are those of all heads or of `targets` alone. Where
+        (B, C, Z, Y, X), the logits are of all heads, or only of `targets`. Where
         `mixes_features` it also takes `mix: FeatureMix | None = None`, and `encoder_levels` is the
         number of its levels. `part_of` says how weights are named.
 
@@ -118,7 +118,7 @@ class Model(Section):
         """Refuse a patch size that the network cannot take: here, one with which a pass fails.
 
         Args:
-            patch: length along (z, y, x) of what the network is to see.
+            patch: length along (z, y, x) of what the network sees.
             spacing: voxel size along (z, y, x) that it was, or will be, planned for.
             planned: the patch size that it was planned for: a trained network keeps its levels.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vcmodels.geometry.boxes import Shape
 
 SLOPE = 0.01
-"""Of the leaky ReLU on the negative side; in place, so that autograd keeps its result alone."""
+"""Of the leaky ReLU on the negative side; in place, so that autograd keeps only its result."""
 SQUEEZE_RATIO = 16
 MIN_SQUEEZED = 4
 """Fewest hidden units of a squeeze-and-excitation gate; 16 features / 16 would leave a single one."""

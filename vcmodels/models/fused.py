@@ -23,8 +23,8 @@ from vcmodels.models.unet import DecoderLevel
 def fused(module: nn.Module) -> nn.Module:
     """A module of the same function up to rounding, for one sample at a time and without gradients.
 
-    Its weights are those of `module`, except for those that are composed. A module that has none of
-    our blocks is returned itself. Tensors are to be channels-last.
+    It shares the weights of `module`, except the composed ones. A module without any of our blocks is
+    returned itself. Tensors must be channels-last.
     """
     for kind, fuse in _FUSED.items():
         if isinstance(module, kind):
@@ -91,7 +91,7 @@ class FusedResidualBlock(nn.Module):
 
 
 class ChannelsLastMix(nn.Module):
-    """A 1x1x1 convolution whose result is channels-last, even that of a single channel.
+    """A 1x1x1 convolution whose result is channels-last, also with a single channel.
 
     Torch cannot tell in which order the voxels of one channel lie, and adding a contiguous result to
     a channels-last tensor takes 15 times as long.

@@ -1,6 +1,6 @@
 """Network, patch and batch size in closed form: from voxel spacing, shapes and a memory budget.
 
-The rule is that of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, and
+The rule is nnU-Net's (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, and
 `experiment_planning/experiment_planners/network_topology.py` there):
 
 - between two levels an axis is halved when at least `MIN_EDGE` voxels are left after it, and its
@@ -198,7 +198,7 @@ LOSS_MAPS = 8
 
 @dataclass(frozen=True, slots=True)
 class StepMemory:
-    """What a network is estimated to need; the values are those of one patch."""
+    """An estimate of the memory that a network needs; the values are for one patch."""
 
     parameters: int
     normalised: int

@@ -1,7 +1,9 @@
-"""U-Nets planned per axis, with one decoder per target or one for all: what all of them share.
+"""U-Nets planned per axis, with one decoder per target or one for all: what they share, and nnU-Net's.
 
 Ronneberger et al. 2015 (arXiv:1505.04597) for the shape, Isensee et al. 2021
-(doi:10.1038/s41592-020-01008-z) for the plan and the supervision of coarser levels.
+(doi:10.1038/s41592-020-01008-z) for the plan, the supervision of coarser levels and the plain network:
+convolution, instance norm and leaky ReLU, twice per level on both sides, strided convolutions down,
+transposed ones up.
 """
 
 from abc import abstractmethod
@@ -122,6 +124,23 @@ class UNet(Model):
         """Of so many levels, those that have logits in training."""
         # The two deepest levels see too little detail to be worth a loss (nnU-Net weighs them 0).
         return max(levels - 2, 1) if self.deep_supervision else 1
+
+
+class PlainUNet(UNet):
+    """nnU-Net's plain U-Net (Isensee et al. 2021); levels are planned from patch and spacing."""
+
+    name: Literal["plain_unet"] = "plain_unet"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Which network."""
+    convolutions_per_level: Repeats = 2
+    """Convolutions per level of the encoder."""
+    decoder_blocks: Repeats = 2
+    """Convolutions per level of a decoder."""
+
+    def blocks(self, levels: int) -> tuple[int, ...]:
+        return (self.convolutions_per_level,) * levels
+
+    def block(self, inputs: int, outputs: int, kernel: Shape, stride: Shape) -> nn.Module:
+        return ConvBlock(inputs, outputs, kernel, stride)
 
 
 def _summarise(name: str, level: Level, part: nn.Module) -> LevelSummary:

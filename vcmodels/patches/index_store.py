@@ -18,7 +18,14 @@ import numpy as np
 from vcmodels.errors import VcmodelsError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.patches.index import MOST_VALUES, Cells, IndexPlan
-from vcmodels.volumes import ChunkError, Volume, WritableArray, create_array, open_volume
+from vcmodels.volumes import (
+    ChunkError,
+    Storage,
+    Volume,
+    WritableArray,
+    create_array,
+    open_volume,
+)
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.remote import StoredFile
 
@@ -199,7 +206,7 @@ class IndexStore:
             for name, (extent, chunk, dtype) in self._layout().items():
                 channels = _CHANNELS[name]
                 create_array(
-                    str(made), name, shape=(channels, *extent), dtype=dtype, zarr_format=3,
+                    str(made), name, shape=(channels, *extent), dtype=dtype, storage=Storage(3),
                     chunks=(_CHUNK_CHANNELS.get(name, channels), *chunk),
                 )  # fmt: skip
             with suppress(FileExistsError):  # another process was first

@@ -246,8 +246,8 @@ class Scan:
         depth = np.clip(2 * surface.distance / surface.thickness, -1, 1)
         hollow = np.clip(0.2 + self._hollow.value(*where), 0, 0.45) * (1 - depth**2)
         dust = np.clip(self._dust.value(*where), 0, 0.4)
-        # Papyrus has two layers. Without a denser one, only the curvature would tell outward from
-        # inward, which a patch is too small to show.
+        # Papyrus has two layers. Without a denser one, only the curvature would distinguish outward
+        # from inward, which a patch is too small to show.
         matter = surface.density * (1 - hollow) * (1 + _OUTER_LAYER * depth)
         matter += (1 - surface.density) * dust
         self._strew(box, matter)

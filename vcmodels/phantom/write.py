@@ -1,6 +1,5 @@
 """Writing the phantom, box by box, in memory that does not grow with the volume."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import prod
@@ -9,10 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.phantom.scroll import MARGIN, Scan, Scroll
-from vcmodels.volumes import WritableArray, create_array, set_group_attributes
+from vcmodels.volumes import (
+    Grid,
+    Storage,
+    WritableArray,
+    create_array,
+    set_group_attributes,
+    whole_folder,
+)
 from vcmodels.volumes.backend import ZarrFormat
 
 SPACING_UM = 7.91
@@ -33,7 +38,7 @@ class Phantom(NamedTuple):
 
 
 def make_phantom(shape: Sequence[int], box: Box, seed: int = 0) -> Phantom:
-    """The phantom's arrays in a box: a function of shape, seed and position alone."""
+    """The phantom's arrays in a box: a function only of shape, seed and position."""
     scroll = Scroll(_shape(shape), seed)
     wide = box.grow((MARGIN, MARGIN, MARGIN))
     surface = scroll.surface(wide)
@@ -74,19 +79,14 @@ def write_phantom(
         ValueError: shape or chunks are not three positive numbers.
     """
     size, unit = _shape(shape), _shape(chunks)
-    target = Path(path)
-    if target.exists():
-        raise OutputError(path, "exists already", "choose another path or remove it")
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    arrays = _create(str(partial), size, unit, seed, zarr_format)
-    done, total = 0, prod(size)
-    for piece in _pieces(size, unit):
-        _write_piece(arrays, size, piece, seed)
-        done += piece.voxels
-        if progress:
-            progress(done, total)
-    partial.rename(target)
+    with whole_folder(Path(path)) as folder:
+        arrays = _create(str(folder), size, unit, seed, zarr_format)
+        done, total = 0, prod(size)
+        for piece in _pieces(size, unit):
+            _write_piece(arrays, size, piece, seed)
+            done += piece.voxels
+            if progress:
+                progress(done, total)
 
 
 def _create(
@@ -103,10 +103,9 @@ def _create(
             shape=(*lead, *shape),
             chunks=(*lead, *chunks),
             dtype=dtype,
-            zarr_format=zarr_format,
+            grid=Grid((SPACING_UM, SPACING_UM, SPACING_UM), unit="micrometer"),
             attributes=attributes,
-            spacing=(SPACING_UM, SPACING_UM, SPACING_UM),
-            unit="micrometer",
+            storage=Storage(zarr_format),
         )
 
     code = {"scale": 2 / 65535, "offset": -1.0, "zero_code": 0}

@@ -1,9 +1,13 @@
 """All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
 
+from vcmodels.volumes.backend import Storage
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
-from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at
+from vcmodels.volumes.multiscale import Blocks, Pyramid, write_volume
+from vcmodels.volumes.ngff import Grid
+from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at, whole_folder
 from vcmodels.volumes.reader import ArrayVolume, ChunkError, Volume, open_volume
 from vcmodels.volumes.writer import (
+    Description,
     WritableArray,
     coarse_grid,
     create_array,
@@ -15,10 +19,15 @@ from vcmodels.volumes.writer import (
 
 __all__ = [
     "ArrayVolume",
+    "Blocks",
     "ChunkError",
+    "Description",
+    "Grid",
     "LocalPlace",
     "ObjectPlace",
     "Place",
+    "Pyramid",
+    "Storage",
     "Volume",
     "WritableArray",
     "coarse_grid",
@@ -31,5 +40,7 @@ __all__ = [
     "open_volume",
     "place_at",
     "set_group_attributes",
+    "whole_folder",
     "write_multiscale_group",
+    "write_volume",
 ]

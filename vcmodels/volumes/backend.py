@@ -1,13 +1,14 @@
 """The few doors to zarr, numcodecs and fsspec, typed: their own stubs are partly unknown.
 
 An open zarr array must not cross a fork: the thread of its event loop does not exist in the child,
-and the next read waits for it for ever. So arrays are held by handles that open them on first
-use in each process, and that neither pickle nor fork carries along.
+and the next read never ends. So arrays are held by handles that open them on first
+use in each process, and that neither pickle nor fork copies.
 """
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -19,7 +20,6 @@ from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.remote import PatientStore
 
 ZarrFormat = Literal[2, 3]
-Index = tuple[slice, ...]
 _ZSTD_LEVEL = 3
 
 
@@ -32,8 +32,8 @@ class ZarrArray(Protocol):
     dtype: np.dtype[Any]
     fill_value: object
 
-    def __getitem__(self, where: Index) -> np.ndarray[Any, Any]: ...
-    def __setitem__(self, where: Index, values: np.ndarray[Any, Any]) -> None: ...
+    def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]: ...
+    def __setitem__(self, where: tuple[slice, ...], values: np.ndarray[Any, Any]) -> None: ...
     def with_config(self, config: Mapping[str, bool]) -> "ZarrArray": ...
 
 
@@ -57,20 +57,35 @@ class ArrayHandle:
         return type(self), (self.location, self.zarr_format, self.mode)
 
 
+@dataclass(frozen=True)
+class Storage:
+    """How an array is stored: all but its chunks."""
+
+    zarr_format: ZarrFormat = 2
+    """2 (with "/" between chunk indices), or 3."""
+    shards: Sequence[int] | None = None
+    """Multiples of the chunks; version 3 only."""
+    fill_value: float = 0
+    """What chunks that are not stored read as."""
+    write_empty_chunks: bool = False
+    """Also store chunks that hold only the fill value."""
+
+
+PLAIN = Storage()
+
+
 def create(
     location: str,
     *,
     shape: tuple[int, ...],
     chunks: tuple[int, ...],
-    shards: tuple[int, ...] | None,
     dtype: np.dtype[Any],
-    fill_value: float,
     axes: tuple[str, ...],
     attributes: Mapping[str, object],
-    zarr_format: ZarrFormat,
+    storage: Storage,
 ) -> None:
     """Create an array with checksummed zstd chunks, `/` between their indices."""
-    if zarr_format == 2:
+    if storage.zarr_format == 2:
         numcodecs = importlib.import_module("numcodecs")
         layout: dict[str, object] = {
             "compressors": numcodecs.Zstd(level=_ZSTD_LEVEL, checksum=True),
@@ -78,15 +93,16 @@ def create(
         }
     else:
         codec = ZstdCodec(level=_ZSTD_LEVEL, checksum=True)
+        shards = tuple(storage.shards) if storage.shards else None
         layout = {"compressors": codec, "dimension_names": axes, "shards": shards}
     _zarr.create_array(
         _store(location, read_only=False),
         shape=shape,
         chunks=chunks,
         dtype=dtype,
-        fill_value=fill_value,
+        fill_value=storage.fill_value,
         attributes=dict(attributes),
-        zarr_format=zarr_format,
+        zarr_format=storage.zarr_format,
         **layout,
     )
 

@@ -110,7 +110,7 @@ def misnamed_chunk(node: Node, names: ChunkNames, key: str) -> str | None:
 
 
 def misnamed_error(key: str, node: Node, names: ChunkNames, stray: str) -> VolumeError:
-    """What to tell about an array whose chunks are named otherwise than its metadata says."""
+    """A message about an array whose chunks have other names than its metadata says."""
     expected = names.name((0,) * len(names.counts))
     found = (
         f"0 of {prod(names.counts)} chunks found in {node.location}: "
@@ -133,7 +133,7 @@ def silent_damage(path: Path, node: Node) -> str | None:
     try:
         size = path.stat().st_size
     except OSError:
-        return None  # not stored; or not to be reached, which the read will tell
+        return None  # not stored; or out of reach, which the read reports
     if path.is_dir():
         return "is a folder"
     if not size:

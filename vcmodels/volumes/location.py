@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vcmodels.errors import VolumeError
 
-# A user alone is a token over http; elsewhere it may be needed, as in abfs://container@account/x.
+# A user without a password is a token over http; elsewhere it may be needed, as in abfs://container@account/x.
 _PASSWORD = re.compile(r"(https?://|\w+://(?=[^/@]*:))[^/?#]*@", re.IGNORECASE)
 _KEY = re.compile(
     r"[?&#](?:[^=&]*[-_.])?(?:aws|api|access|auth|private|secret|session)*"
@@ -41,7 +41,7 @@ def parent(location: str) -> str | None:
 def expand_location(text: str) -> str:
     """Expand `~` and `$VAR`, and make a local path absolute from the working directory.
 
-    URLs get their variables expanded and are otherwise left alone.
+    URLs get their variables expanded and otherwise stay as they are.
 
     Raises:
         VolumeError: a `$VAR` is not set, a URL holds a password or a key, or the text is empty.

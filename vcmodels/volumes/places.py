@@ -4,12 +4,13 @@ Both promise the same: a file that was written is all there or not at all, and s
 has returned.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -54,7 +55,7 @@ def write_atomic(path: str | Path, data: bytes, keep: Path | None = None) -> Non
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # writing knows the handle alone
+            error.filename = str(path)  # writing knows only the handle
         raise
     sync_folder(path.parent)
 
@@ -109,6 +110,69 @@ def sync_folder(folder: str | Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def whole_folder(
+    place: Path, *, key: str | None = None, replaces: Callable[[Path], bool] = lambda _: False
+) -> Generator[Path]:
+    """A folder to write to, which gets its name when the block ends well, and is removed otherwise.
+
+    Args:
+        place: the name; the folders above are made if they are missing.
+        key: what messages call it, instead of its path.
+        replaces: whether what stands at the place then may go. It goes after the new folder has its
+            name, so that a kill loses neither.
+
+    Raises:
+        OutputError: something else exists there, another process writes it, or it cannot be made.
+    """
+    partial, old = (place.with_name(f".{place.name}.{end}") for end in ("partial", "old"))
+    if (place.exists() or place.is_symlink()) and not replaces(place):
+        raise OutputError(str(place), "exists already", "choose another path or remove it")
+    with _locked(place, key or str(place)):
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        try:
+            partial.mkdir()
+            yield partial
+            shutil.rmtree(old, ignore_errors=True)
+            if replaces(place):  # what has come there since, and is not, makes the renaming fail
+                place.rename(old)
+            partial.rename(place)
+            sync_folder(place.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(place: Path, key: str) -> Generator[None]:
+    """Keep other processes off a place, by a lock on a file next to it."""
+    path = place.with_name(f".{place.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        found = f"{path.parent} cannot be written ({error.strerror})"
+        raise OutputError(key, found, "choose a writable folder") from error
+    try:
+        if not _is_ours_to_lock(handle, path):
+            raise OutputError(str(place), "another process writes it", "wait for it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _is_ours_to_lock(handle: int, path: Path) -> bool:
+    """Lock an open file; false if another process holds it, or has just deleted it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def sweep_temporaries(folder: str | Path) -> int:
@@ -175,12 +239,12 @@ class LocalPlace:
         write_atomic(self.path / name, data)
 
     def delete(self, *names: str) -> None:
-        """Delete files, those of them that exist."""
+        """Delete files, where they exist."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Delete the folder with everything in it; a link is left alone."""
+        """Delete the folder with everything in it; a link stays."""
         if self.path.is_dir() and not self.path.is_symlink():
             shutil.rmtree(self.path)
 
@@ -202,7 +266,7 @@ class LocalPlace:
 
 
 @dataclass(frozen=True)
-class Stamped:
+class ObjectVersion:
     """An object as it was at one moment."""
 
     data: bytes
@@ -267,7 +331,7 @@ class ObjectPlace:
         self._put(name, data)
 
     def delete(self, *names: str) -> None:
-        """Delete objects, those of them that exist."""
+        """Delete objects, where they exist."""
         self._delete([join(self.location, name) for name in names])
 
     def remove(self) -> None:
@@ -305,7 +369,7 @@ class ObjectPlace:
 
         Args:
             name: of the object.
-            data: that nobody else writes, so that it tells after a lost answer who was first.
+            data: which nobody else writes, so that it shows who was first when an answer is lost.
         """
         return self._put_if(name, data, IfNoneMatch="*")
 
@@ -319,11 +383,11 @@ class ObjectPlace:
         """
         return self._put_if(name, data, IfMatch=version)
 
-    def look(self, name: str) -> Stamped | None:
+    def look(self, name: str) -> ObjectVersion | None:
         """An object and how old it is; None if there is none.
 
         Raises:
-            RemoteError: it cannot be had, or its server does not tell the time.
+            RemoteError: it cannot be had, or its server sends no time.
         """
         head = self._head(name)
         if head is None:
@@ -339,7 +403,7 @@ class ObjectPlace:
             raise RemoteError(join(self.location, name), found, remedy)
         now = parsedate_to_datetime(date)
         age = (now - head["LastModified"]).total_seconds()
-        return Stamped(data, str(head["ETag"]), age)
+        return ObjectVersion(data, str(head["ETag"]), age)
 
     def _find(self) -> list[str]:
         found = patiently(

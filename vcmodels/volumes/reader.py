@@ -233,7 +233,7 @@ class Volume:
         """A sha256 that changes when the array does, from its metadata and the listing.
 
         Two arrays with equal metadata, chunk names, sizes and times (in ns; the ETag of a remote
-        object) have the same. A store that cannot be listed gives that of its metadata.
+        object) have the same. A store that cannot be listed gives one of its metadata.
         """
         return fingerprint(self.node.raw, self.listing.files if self.listing else None)
 
@@ -350,7 +350,7 @@ def open_volume(
         level: which level of an OME-Zarr group.
         channels: how many channels are expected: None for a plain (Z, Y, X) array, a number for an
             array with that many (1 also takes a plain one), "any" for whatever is there.
-        channel_axis: where the channels are, when the store does not tell.
+        channel_axis: where the channels are, when the store does not say.
 
     Raises:
         VolumeError: the location is missing, damaged, of an unsupported kind, or does not have the

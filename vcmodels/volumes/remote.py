@@ -1,6 +1,6 @@
 """Stores behind a URL, and the bytes under a volume, local or remote.
 
-Each request is tried by us alone, object by object, in the same way for every protocol: the drivers'
+Only we try a request again, object by object, in the same way for every protocol: the drivers'
 own tries are switched off, since theirs times ours would be hours at a server that never answers.
 """
 
@@ -156,7 +156,7 @@ def pause_after(error: Exception, tries: int, verb: str, place: str) -> float:
         FileNotFoundError: there is no such object; `error` itself.
         RemoteError: trying again would not help, or was done often enough.
     """
-    # fsspec puts its own errors around those of the drivers.
+    # fsspec wraps the errors of the drivers in its own.
     cause = error.__cause__ if isinstance(error.__cause__, _driver_errors()) else error
     status, code = _status(cause)
     # What fsspec's http makes of a lost connection is a FileNotFoundError, too.

@@ -3,9 +3,10 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import tiles
 from vcmodels.volumes import backend
-from vcmodels.volumes.backend import ArrayHandle, ZarrFormat
+from vcmodels.volumes.backend import PLAIN, ArrayHandle, Storage, ZarrFormat
 from vcmodels.volumes.location import is_remote
+from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.places import Place, place_at
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -23,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 
 @dataclass(frozen=True)
 class WritableArray:
-    """An array to write boxes into; cheap to pickle, opened anew in every process.
+    """An array to write boxes into; cheap to pickle, opened again in every process.
 
     Each chunk (or shard) is written whole, and renamed into place by zarr or put by one request, so
     that a kill leaves the old or the new one. Two writers must never touch the same chunk or shard:
@@ -68,7 +70,7 @@ class WritableArray:
             array[box.slices()] = data[0]
 
     def _is_full_of_values(self, box: Box, data: np.ndarray[Any, Any]) -> bool:
-        """Whether surely no chunk holds the fill value alone.
+        """Whether it is certain that no chunk holds only the fill value.
 
         Zarr finds that out, too, but compares each chunk four times, with care for NaN: a quarter of
         the CPU time of a prediction without a network.
@@ -117,15 +119,9 @@ def create_array(
     shape: Sequence[int],
     chunks: Sequence[int],
     dtype: np.dtype[Any] | type | str,
-    shards: Sequence[int] | None = None,
-    zarr_format: ZarrFormat = 2,
-    fill_value: float = 0,
+    grid: Grid | None = None,
     attributes: Mapping[str, Any] | None = None,
-    axes: Sequence[str] | None = None,
-    spacing: Spacing | None = None,
-    offset: Spacing = (0.0, 0.0, 0.0),
-    unit: str | None = None,
-    write_empty_chunks: bool = False,
+    storage: Storage = PLAIN,
 ) -> WritableArray:
     """Create an array in a store; groups above it are made as needed.
 
@@ -135,15 +131,10 @@ def create_array(
         shape: (Z, Y, X), or (C, Z, Y, X).
         chunks: as many numbers as `shape`.
         dtype: of the voxels; stored little-endian.
-        shards: multiples of `chunks`; version 3 only.
-        zarr_format: 2 (with "/" between chunk indices), or 3.
-        fill_value: what chunks that are not stored read as.
+        grid: stored as `resolution`, `offset` and `units`; its axes are ("z", "y", "x") or
+            ("c", "z", "y", "x") when left out.
         attributes: JSON values to store with the array.
-        axes: names of the axes; ("z", "y", "x") or ("c", "z", "y", "x") when left out.
-        spacing: voxel size (z, y, x), stored as `resolution`, `offset` and `units`.
-        offset: world position of voxel 0.
-        unit: of spacing and offset, such as "micrometer".
-        write_empty_chunks: also store chunks that hold the fill value alone.
+        storage: the rest of how it is stored.
 
     Raises:
         ValueError: a name that is no plain path, shards in version 2, shapes that do not fit.
@@ -152,15 +143,16 @@ def create_array(
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"array name {name!r} must be letters, digits, '_', '-' and '.'")
+    zarr_format, shards = storage.zarr_format, storage.shards
     if shards is not None and zarr_format == 2:
         raise ValueError("shards need zarr_format=3")
-    names = tuple(axes) if axes else ("c", "z", "y", "x")[-len(shape) :]
+    names = (grid and grid.axes) or ("c", "z", "y", "x")[-len(shape) :]
     stored = dict(attributes or {})
     if zarr_format == 2:
         stored["_ARRAY_DIMENSIONS"] = list(names)
-    if spacing is not None:
-        stored |= {"resolution": list(spacing), "offset": list(offset)}
-        stored |= {"units": unit} if unit else {}
+    if grid is not None:
+        stored |= {"resolution": list(grid.spacing), "offset": list(grid.offset)}
+        stored |= {"units": grid.unit} if grid.unit else {}
     location = place_at(root) / name
     if is_array(location):
         raise OutputError(str(location), "exists already", "choose another name or remove it")
@@ -169,15 +161,13 @@ def create_array(
         str(location),
         shape=tuple(shape),
         chunks=tuple(chunks),
-        shards=tuple(shards) if shards else None,
         dtype=np.dtype(dtype).newbyteorder("="),
-        fill_value=fill_value,
         axes=names,
         attributes=stored,
-        zarr_format=zarr_format,
+        storage=storage,
     )
     handle = ArrayHandle(str(location), zarr_format, "r+")
-    return WritableArray(handle, write_empty_chunks)
+    return WritableArray(handle, storage.write_empty_chunks)
 
 
 def is_array(place: Place) -> bool:
@@ -192,19 +182,24 @@ def coarse_grid(spacing: Spacing, offset: Spacing, factor: Shape) -> tuple[Spaci
     return (z, y, x), (offset[0] + shifts[0], offset[1] + shifts[1], offset[2] + shifts[2])
 
 
+@dataclass(frozen=True)
+class Description:
+    """What the metadata of an image says, except for its grid."""
+
+    name: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """JSON values of the group, next to those of OME-Zarr."""
+    display: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """`omero` or `image-label`, for viewers."""
+
+
 def write_multiscale_group(
     location: str,
+    grid: Grid,
+    description: Description,
     *,
-    name: str,
-    axes: Sequence[str],
-    spacing: Spacing,
-    offset: Spacing = (0.0, 0.0, 0.0),
-    unit: str | None = None,
-    levels: Sequence[str] = ("0",),
-    factors: Sequence[Shape] | None = None,
+    levels: Mapping[str, Shape] = MappingProxyType({"0": (1, 1, 1)}),
     zarr_format: ZarrFormat = 2,
-    display: Mapping[str, Any] | None = None,
-    attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a group an OME-Zarr image: NGFF 0.4 in version 2, 0.5 in version 3.
 
@@ -213,32 +208,26 @@ def write_multiscale_group(
 
     Args:
         location: of the group.
-        name: of the image.
-        axes: names of the axes, among "c", "z", "y", "x".
-        spacing: voxel size (z, y, x) of level 0.
-        offset: world position of voxel 0 of level 0.
-        unit: of both; a UDUNITS word such as "micrometer".
-        levels: paths of the levels' arrays, the finest first.
-        factors: voxels of level 0 in one of each level, along (z, y, x); 2^n when left out.
+        grid: of level 0; its axes are ("z", "y", "x") when left out.
+        description: what else there is to say.
+        levels: by path of the level's array, the finest first: voxels of level 0 in one of the
+            level, along (z, y, x).
         zarr_format: of the group.
-        display: `omero` or `image-label`, for viewers.
-        attributes: more attributes for the group.
     """
-    factors = factors or [(2**n, 2**n, 2**n) for n in range(len(levels))]
     datasets = [
-        {"path": path, "coordinateTransformations": _transforms(axes, spacing, offset, factor)}
-        for path, factor in zip(levels, factors, strict=True)
+        {"path": path, "coordinateTransformations": _transforms(grid, factor)}
+        for path, factor in levels.items()
     ]
     image: dict[str, Any] = {
-        "name": name,
-        "axes": [_axis(a, unit) for a in axes],
+        "name": description.name,
+        "axes": [_axis(a, grid.unit) for a in _axes_of(grid)],
         "datasets": datasets,
     }
-    stored = dict(attributes or {})
+    stored = dict(description.attributes)
     if zarr_format == 2:
-        stored |= {"multiscales": [{"version": "0.4", **image}], **(display or {})}
+        stored |= {"multiscales": [{"version": "0.4", **image}], **description.display}
     else:
-        stored["ome"] = {"version": "0.5", "multiscales": [image], **(display or {})}
+        stored["ome"] = {"version": "0.5", "multiscales": [image], **description.display}
     set_group_attributes(location, stored, zarr_format=zarr_format)
 
 
@@ -286,14 +275,16 @@ def _axis(name: str, unit: str | None) -> dict[str, str]:
     return {"name": name, "type": "space", **({"unit": unit} if unit else {})}
 
 
-def _transforms(
-    axes: Sequence[str], spacing: Spacing, offset: Spacing, factor: Shape
-) -> list[dict[str, Any]]:
-    coarser, moved = coarse_grid(spacing, offset, factor)
+def _axes_of(grid: Grid) -> tuple[str, ...]:
+    return grid.axes or ("z", "y", "x")
+
+
+def _transforms(grid: Grid, factor: Shape) -> list[dict[str, Any]]:
+    coarser, moved = coarse_grid(grid.spacing, grid.offset, factor)
     sizes = dict(zip("zyx", coarser, strict=True))
     shifts = dict(zip("zyx", moved, strict=True))
-    scale = [sizes.get(a, 1.0) for a in axes]
-    shift = [shifts.get(a, 0.0) for a in axes]
+    scale = [sizes.get(a, 1.0) for a in _axes_of(grid)]
+    shift = [shifts.get(a, 0.0) for a in _axes_of(grid)]
     steps: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
     if any(shift):
         steps.append({"type": "translation", "translation": shift})
