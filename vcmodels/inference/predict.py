@@ -119,6 +119,7 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
     reporter, is_alone = options.reporter, options.part == WHOLE
     job = prepare(request, reporter, options.part)
     if options.dry_run:
+        job.report_values(reporter)
         return InferenceReport(job.root, is_complete=False, estimate=estimate(job))
     begun = time.monotonic()
     with working_on(job.root, alone=is_alone, reporter=reporter) as hold:
@@ -164,7 +165,9 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
         outputs = job.layout.open_arrays(specs, job.provenance)
         if options.verify:
             _mark_intact(job, outputs, reporter)
-        return {name: replace(output, check=hold.check) for name, output in outputs.items()}
+    if state == "new":  # said once, by whoever begins the result
+        job.report_values(reporter)
+    return {name: replace(output, check=hold.check) for name, output in outputs.items()}
 
 
 def _mark_intact(job: Job, outputs: dict[str, Output], reporter: Reporter) -> None:

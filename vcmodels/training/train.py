@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vcmodels.config import Task
+from vcmodels.data.intensities import measure
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.volumes import report_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
@@ -54,6 +55,8 @@ class DataSummary:
     normalization: Normalization
     class_counts: dict[str, list[int]]
     """Voxels of each class, for the targets whose loss asks for them."""
+    intensities: list[dict[str, Any]]
+    """Of each channel, the values that are trained on, for inputs to be compared with."""
 
     def facts(self) -> dict[str, Any]:
         """As they go into a checkpoint."""
@@ -61,6 +64,7 @@ class DataSummary:
             "normalization": self.normalization.to_dict(),
             "split": self.split.to_dict(),
             "class_counts": self.class_counts,
+            "intensities": self.intensities,
         }
 
 
@@ -88,10 +92,15 @@ def summarise(
         normalization = Normalization.from_dict(source.state["normalization"])
     else:
         normalization = fit_normalization(config.normalization, volumes, regions)
-    saved = {} if origin.continued is None else origin.continued.state.get("class_counts", {})
-    indexer = Indexer.of(task, reporter)
-    counts = count_or_recall(config.targets, volumes, regions, saved, indexer, reporter)
-    return DataSummary(split, normalization, counts)
+    saved = {} if origin.continued is None else origin.continued.state
+    known, indexer = saved.get("class_counts", {}), Indexer.of(task, reporter)
+    counts = count_or_recall(config.targets, volumes, regions, known, indexer, reporter)
+    intensities = saved.get("intensities")
+    if intensities is None:
+        pairs = zip(volumes, regions, strict=True)
+        found = measure([(volume.inputs, region) for volume, region in pairs if region is not None])
+        intensities = [channel.to_dict() for channel in found]
+    return DataSummary(split, normalization, counts, intensities)
 
 
 def datasets(resolved: Resolved, summary: DataSummary) -> tuple[PatchDataset, PatchDataset | None]:
