@@ -12,6 +12,7 @@ from vcmodels.cli.arguments import (
     Overrides,
     Quiet,
     TaskFile,
+    command_line,
     load,
     one_fold,
     with_folds,
@@ -41,6 +42,7 @@ def train(
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
     from vcmodels.config.folds import is_cross_validation
+    from vcmodels.runs.run import Run
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
@@ -55,6 +57,9 @@ def train(
     loaded = one_fold(loaded, fold)
     code = training.train(loaded, reporter=console, restart=restart)
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
+    if code == 0 and Run(loaded.run_dir, loaded.tr_params.model_name).best.exists():
+        place = "" if loaded.inference_params.input_path else " --input VOLUME --output FOLDER"
+        console.say(f"next: {command_line('infer', task, set_, fold)}{place}")
     return code
 
 
