@@ -51,16 +51,27 @@ def train(
     if fold is None and is_cross_validation(loaded):
         words = ["train", str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
         words += ["--quiet"] if quiet else []
-        return _train_all(loaded, words, jobs=jobs, restart=restart, console=console)
+        code = _train_all(loaded, words, jobs=jobs, restart=restart, console=console)
+        if code == 0:
+            _say_next(loaded, command_line("infer", task, overrides, None), console)
+        return code
     if jobs != 1:
         raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
     loaded = one_fold(loaded, fold)
     code = training.train(loaded, reporter=console, restart=restart)
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
-    if code == 0 and Run(loaded.run_dir, loaded.tr_params.model_name).best.exists():
-        place = "" if loaded.inference_params.input_path else " --input VOLUME --output FOLDER"
-        console.say(f"next: {command_line('infer', task, set_, fold)}{place}")
+    has_best = Run(loaded.run_dir, loaded.tr_params.model_name).best.exists()
+    if code == 0 and has_best and fold is None:  # of folds, all together come next
+        _say_next(loaded, command_line("infer", task, set_, None), console)
     return code
+
+
+def _say_next(task: "Task", inference: str, console: Console) -> None:
+    """Name the command that predicts with what was trained."""
+    params = task.inference_params
+    input_ = "" if params.input_path else " --input VOLUME"
+    output = "" if params.output_dir else " --output FOLDER"
+    console.say(f"next: {inference}{input_}{output}")
 
 
 def _train_all(
