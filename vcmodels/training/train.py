@@ -38,6 +38,7 @@ from vcmodels.training.start import (
     StartingPoint,
     compile_pays,
     completion,
+    describe_device,
     lasting_facts,
     session,
     start,
@@ -141,7 +142,11 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
     _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
     require_wandb(task.tr_params.wandb)
     world, run = World.join(device), RunFolder(task.run_dir, task.tr_params.model_name)
-    with StopSignals() as stop, ExitStack() as held, world.together():
+    with (
+        StopSignals(lambda: reporter.say(untrained(run))) as stop,
+        ExitStack() as held,
+        world.together(),
+    ):
         held.callback(world.leave)
         world.once(lambda: held.enter_context(run) and None)
         origin = StartingPoint.of(task, run, restart=restart)
@@ -150,6 +155,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             reporter.say(f"{run.folder}: already complete ({ended})")
             return 0
 
+        reporter.say(describe_device(device))
         resolved = world.once(lambda: open_run(task, origin, device, world, reporter))
         document = resolved.task.to_json()
         learner = build_learner(resolved, device, world)
@@ -164,6 +170,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             run.write_task(document)
             run.begin(session(learner))
         if compile_pays(learner):
+            reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
 
         facts = lasting_facts(resolved, learner) | summary.facts()
@@ -173,9 +180,19 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             feed.restore(origin.continued.state)
         # Lines of the log are of whole epochs: one that was cut off is reported once more.
         reported = counters.epoch * learner.settings.max_steps_per_epoch
+        reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir}")
         with shown_on(resolved, run.log, learner, reported, reporter) as board:
             loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
             return loop.train()
+
+
+def untrained(run: Run) -> str:
+    """What a stop before the first step leaves, in words."""
+    kept = " and ".join(path.name for path in (run.last, run.patches) if path.exists())
+    held = f", {run.folder} keeps {kept}" if kept else ""
+    return (
+        f"stopped before the first step: nothing was trained{held}; the same command starts again"
+    )
 
 
 def open_run(
