@@ -14,8 +14,16 @@ from torch import Tensor
 
 from vcmodels.comparison import Comparator, Compared
 from vcmodels.geometry.boxes import Spacing
-from vcmodels.metrics.overlap import accuracy, confusion, dice, iou, precision, ratio, recall
-from vcmodels.metrics.regions import centroid_distance
+from vcmodels.metrics.overlap import (
+    accuracy,
+    centroid_distance,
+    confusion,
+    dice,
+    iou,
+    precision,
+    ratio,
+    recall,
+)
 from vcmodels.metrics.regression import (
     angle_sums,
     close_share,
