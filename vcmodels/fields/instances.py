@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.fields.distance import Lengths, Voxels, inner, voxels_within
+from vcmodels.fields.distance import Labelled, Lengths, Voxels, inner, voxels_within
 
 Offset = tuple[int, int, int]
 
@@ -33,7 +33,7 @@ def longest_offset(offsets: Sequence[Offset]) -> Voxels:
     return z, y, x
 
 
-def affinities(ids: Tensor, known: Tensor, offsets: Sequence[Offset]) -> tuple[Tensor, Tensor]:
+def affinities(ids: Tensor, known: Tensor, offsets: Sequence[Offset]) -> Labelled:
     """Whether a voxel and its partner belong to one instance, for each offset.
 
     Args:
@@ -58,7 +58,7 @@ def affinities(ids: Tensor, known: Tensor, offsets: Sequence[Offset]) -> tuple[T
 
 def instance_boundaries(
     ids: Tensor, known: Tensor, width: float, spacing: Lengths, *, with_background: bool
-) -> tuple[Tensor, Tensor]:
+) -> Labelled:
     """Voxels whose centre is within `width` of a voxel (its box) of another instance.
 
     Args:
@@ -136,7 +136,7 @@ def centre_heat(
     margin: Voxels,
     *,
     keep_cut: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> Labelled:
     """The largest of the Gaussians around the centres of all pieces.
 
     Args:
@@ -162,7 +162,7 @@ def centre_heat(
 
 def centre_offsets(
     ids: Tensor, known: Tensor, longest: Voxels, margin: Voxels, *, keep_cut: bool = False
-) -> tuple[Tensor, Tensor]:
+) -> Labelled:
     """The way from each voxel of a piece to the centre of that piece.
 
     Args:

@@ -135,6 +135,13 @@ def measure(metrics: Metrics, prediction: Tensor, label: Tensor, valid: Tensor) 
     return sums
 
 
+def add_sums(a: Sums, b: Sums) -> Sums:
+    """The sums of two parts together; an empty dict stands for nothing."""
+    if not a or not b:
+        return a or b
+    return {name: a[name] + b[name] for name in a}
+
+
 def summarise(metrics: Metrics, sums: Sums, classes: Sequence[str] = ()) -> dict[str, float]:
     """The figures of what `measure` counted with these metrics, NaN where nothing was valid.
 

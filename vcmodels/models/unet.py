@@ -221,11 +221,7 @@ class UNetNetwork(nn.Module):
     """The network of a `UNet`; every length must be a multiple of the plan's divisor."""
 
     def __init__(
-        self,
-        config: UNet,
-        in_channels: int,
-        heads: Mapping[str, int],
-        topology: Topology,
+        self, config: UNet, in_channels: int, heads: Mapping[str, int], topology: Topology
     ) -> None:
         super().__init__()
         levels = topology.levels
@@ -250,10 +246,7 @@ class UNetNetwork(nn.Module):
         return len(self.encoder.levels)
 
     def forward(
-        self,
-        image: Tensor,
-        targets: Collection[str] | None = None,
-        mix: FeatureMix | None = None,
+        self, image: Tensor, targets: Collection[str] | None = None, mix: FeatureMix | None = None
     ) -> Logits:
         """(B, C, Z, Y, X) -> logits (B, channels, Z, Y, X) by target.
 
@@ -282,11 +275,7 @@ class Encoder(nn.Module):
     """The path down; every level is entered by a strided convolution."""
 
     def __init__(
-        self,
-        in_channels: int,
-        levels: tuple[Level, ...],
-        blocks: tuple[int, ...],
-        block: MakeBlock,
+        self, in_channels: int, levels: tuple[Level, ...], blocks: tuple[int, ...], block: MakeBlock
     ) -> None:
         super().__init__()
         self.levels = nn.ModuleList()

@@ -11,13 +11,7 @@ import numpy as np
 from vcmodels.config import Task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.patches.find import (
-    Candidates,
-    PatchCriteria,
-    PatchList,
-    choose_patches,
-    survey,
-)
+from vcmodels.patches.find import Candidates, PatchCriteria, PatchList, choose_patches, survey
 from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.volumes.places import read_json, write_atomic

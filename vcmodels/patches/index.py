@@ -16,7 +16,7 @@ from math import gcd, prod
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, divide, triple
 from vcmodels.volumes import Volume
 
 MOST_VALUES = 64
@@ -235,13 +235,11 @@ class IndexPlan:
     @property
     def brick(self) -> Shape:
         """Storage units of a brick."""
-        z, y, x = (max(round(BRICK_SIDE / n), 1) for n in self.unit)
-        return z, y, x
+        return triple(max(round(BRICK_SIDE / n), 1) for n in self.unit)
 
     def brick_of(self, unit: Shape) -> Shape:
         """The brick that holds a storage unit."""
-        z, y, x = (i // n for i, n in zip(unit, self.brick, strict=True))
-        return z, y, x
+        return divide(unit, self.brick)
 
     def brick_box(self, brick: Shape) -> Box:
         """The voxels of a brick that are counted."""
@@ -252,11 +250,10 @@ class IndexPlan:
 
     def bricks(self, within: Box) -> tuple[range, range, range]:
         """Along each axis, the bricks that touch a box of voxels."""
-        z, y, x = (
+        return triple(
             range(o // (n * u), -(-e // (n * u)))
             for o, e, n, u in zip(within.origin, within.end, self.brick, self.unit, strict=True)
         )
-        return z, y, x
 
     def voxels(self, cells: Box) -> Box:
         """The voxels of a box of cells that are counted."""
@@ -354,8 +351,7 @@ class LabelIndex:
 
 def cell_shape(patch: Shape, stride: Shape) -> Shape:
     """Per axis, the largest common divisor of patch and stride that is at most 16."""
-    z, y, x = (
+    return triple(
         max(d for d in range(1, LONGEST_CELL + 1) if gcd(p, s) % d == 0)
         for p, s in zip(patch, stride, strict=True)
     )
-    return z, y, x

@@ -108,9 +108,7 @@ def _compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) ->
     column = max(width, MIN_PANEL) + GAP
     font = ImageFont.load_default(FONT_SIZE)
     sheet = Image.new(
-        "RGB",
-        (GAP + column * len(titles), header + len(rows) * (height + GAP)),
-        "white",
+        "RGB", (GAP + column * len(titles), header + len(rows) * (height + GAP)), "white"
     )
     draw = ImageDraw.Draw(sheet)
     for i, (title, caption) in enumerate(zip(titles, captions, strict=True)):

@@ -344,15 +344,11 @@ def _places(grid: CandidateGrid, origins: np.ndarray, volume: TaskVolume) -> np.
     Raises:
         TaskError: one is not on the grid; such a list is not of this task's own finding.
     """
-    indices = [
-        np.minimum(np.searchsorted(axis, origins[:, a]), len(axis) - 1)
-        for a, axis in enumerate(grid.origins)
-    ]
-    found = np.stack([axis[i] for axis, i in zip(grid.origins, indices, strict=True)], axis=1)
-    if (found != origins).any():
+    places = grid.places(origins)
+    if (places < 0).any():
         found = f"the patch list of {volume.name} was not found with this task"
         raise TaskError(KEY, found, "delete the cache_file, or leave sampling out")
-    return np.asarray(np.ravel_multi_index(tuple(indices), grid.counts), np.int64)
+    return places
 
 
 def make_order(
@@ -396,7 +392,7 @@ class ThresholdJitter:
             moved = Box((z, y, x), patch.shape)
             if not region.contains(moved):
                 continue
-            if places is None or _holds(places, grid.place(moved.origin)):
+            if places is None or _holds(places, grid.places(np.array([moved.origin]))[0]):
                 return moved
         return patch
 
@@ -408,9 +404,7 @@ def _qualifying(one: Candidates, criteria: PatchCriteria) -> np.ndarray | None:
     return one.density.places[one.enough(criteria)]
 
 
-def _holds(ascending: np.ndarray, number: int | None) -> bool:
-    if number is None:
-        return False
+def _holds(ascending: np.ndarray, number: int) -> bool:
     at = int(np.searchsorted(ascending, number))
     return at < len(ascending) and int(ascending[at]) == number
 

@@ -24,11 +24,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
+from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
@@ -118,6 +119,8 @@ class Scoring(Section):
 
 class Target(Scoring, StoredTarget):
     """Keys that every kind shares. `tr_params` fills the ones that are left out."""
+
+    model_config = ConfigDict(serialize_by_alias=True)  # `label_encoding` is "encoding" in JSON
 
     channels: Annotated[int, Field(ge=1, le=4096)] = 1
     """Channels of the head."""
@@ -218,9 +221,7 @@ class Target(Scoring, StoredTarget):
         del spacing
         return (0, 0, 0)
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """Compute the label of a patch from another label around it.
 
         The result is the crop of what the whole volume would give: nothing outside the margin may
@@ -257,9 +258,7 @@ class Target(Scoring, StoredTarget):
         """Undo `spread` after averaging: (M, Z, Y, X) -> (L, Z, Y, X), a label again."""
         return spread
 
-    def turn(
-        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def turn(self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing) -> Labelled:
         """Change the *values* of a label, or of logits, whose voxels have already been moved.
 
         Args:

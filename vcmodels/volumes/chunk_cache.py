@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, triple
 from vcmodels.volumes.reader import Volume
 
 Key = tuple[str, tuple[int, int, int]]
@@ -90,5 +90,5 @@ class CachedVolume(Volume):
         return np.ascontiguousarray(block[:, *box.slices(within=hull)])
 
     def _chunk_box(self, index: tuple[int, int, int]) -> Box:
-        z, y, x = (i * n for i, n in zip(index, self.chunks, strict=True))
-        return Box((z, y, x), self.chunks).intersect(self.box)
+        start = triple(i * n for i, n in zip(index, self.chunks, strict=True))
+        return Box(start, self.chunks).intersect(self.box)

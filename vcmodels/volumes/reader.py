@@ -14,13 +14,12 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from vcmodels.errors import RunError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.volumes.backend import ArrayHandle, ZarrArray
 from vcmodels.volumes.listing import (
     ChunkNames,
     Listing,
     fingerprint,
-    indices_between,
     list_chunks,
     misnamed_chunk,
     misnamed_error,
@@ -252,11 +251,10 @@ class Volume:
         box = self.box.intersect(within) if within else self.box
         if not box.voxels:
             return range(0), range(0), range(0)
-        z, y, x = (
+        return triple(
             range(o // u, -(-e // u))
             for o, e, u in zip(box.origin, box.end, self.storage_unit, strict=True)
         )
-        return z, y, x
 
     def _unit_box(self, index: tuple[int, ...]) -> Box:
         start = [i * u for i, u in zip(index, self.storage_unit, strict=True)]
@@ -268,7 +266,7 @@ class Volume:
         where = self._where(box)
         self._check_files(where)
         try:
-            block = self._fetch(where)
+            block = np.asarray(self.handle.array()[where])
         except _DECODE_ERRORS as error:
             raise self._chunk_error(where, error) from error
         block = channel_last_to_first(block, self.channel_axis)
@@ -283,17 +281,12 @@ class Volume:
             return (everything, *box.slices())
         return (*box.slices(), everything)
 
-    def _fetch(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]:
-        """Read from zarr."""
-        return np.asarray(self.handle.array()[where])
-
     def _chunks_in(self, where: tuple[slice, ...]) -> Iterator[tuple[int, ...]]:
         """Indices, in the stored array, of the storage units that slices touch."""
         array = self.handle.array()
         units = array.shards or array.chunks
-        start = tuple(s.start // u for s, u in zip(where, units, strict=True))
-        end = tuple(-(-s.stop // u) for s, u in zip(where, units, strict=True))
-        return indices_between(start, end)
+        spans = zip(where, units, strict=True)
+        return product(*(range(s.start // u, -(-s.stop // u)) for s, u in spans))
 
     def _check_files(self, where: tuple[slice, ...]) -> None:
         """Find damaged local chunks that zarr would silently read as something else."""
