@@ -228,7 +228,7 @@ def _find_pieces(ids: Tensor, known: Tensor, longest: Voxels, keep_cut: bool) ->
     is_lost[0] = False
     kept = np.flatnonzero(~is_lost[1:]) + 1
     low = np.array([[s.start for s in boxes[k - 1]] for k in kept], int).reshape(-1, 3)
-    mean = np.array([_mean_place(numbers[boxes[k - 1]] == k) for k in kept]).reshape(-1, 3)
+    mean = np.array([mean_place(numbers[boxes[k - 1]] == k) for k in kept]).reshape(-1, 3)
     return _Pieces(numbers, seen, is_lost, kept, low, mean)
 
 
@@ -243,8 +243,11 @@ def _grown(mask: np.ndarray) -> np.ndarray:
     return grown
 
 
-def _mean_place(mask: np.ndarray) -> list[float]:
-    """Mean (z, y, x) of the true voxels."""
+def mean_place(mask: np.ndarray) -> list[float]:
+    """Mean (z, y, x) of the true voxels of a mask that has some.
+
+    By the voxels in each plane along an axis: three sums, and no array of positions.
+    """
     counts = (mask.sum((1, 2)), mask.sum((0, 2)), mask.sum((0, 1)))
     return [float(np.arange(len(c)) @ c) / float(c.sum()) for c in counts]
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vcmodels.fields.instances import mean_place
 from vcmodels.geometry.boxes import Spacing
 
 
@@ -148,15 +149,8 @@ def centroid_distance(
 
 
 def centroid(region: np.ndarray, spacing: Spacing) -> tuple[float, float, float]:
-    """The centre of mass of a (Z, Y, X) bool region from the centre of voxel (0, 0, 0); NaN if empty.
-
-    By the voxels in each plane along an axis: three sums, and no array of positions.
-    """
-    voxels = np.count_nonzero(region)
-    if not voxels:
+    """The centre of mass of a (Z, Y, X) bool region from the centre of voxel (0, 0, 0); NaN if empty."""
+    if not region.any():
         return math.nan, math.nan, math.nan
-    z, y, x = (
-        float(np.count_nonzero(region, axis=others) @ np.arange(region.shape[axis])) / voxels
-        for axis, others in enumerate(((1, 2), (0, 2), (0, 1)))
-    )
+    z, y, x = mean_place(region)
     return z * spacing[0], y * spacing[1], x * spacing[2]

@@ -95,15 +95,16 @@ class Candidates:
 
     def chosen(self, criteria: PatchCriteria) -> np.ndarray:
         """The origins (n, 3) int64 of the candidates that qualify, ascending."""
-        if self.density is None or criteria.takes_everything:
-            return self.grid.rows(np.arange(prod(self.grid.counts)))
-        return self.grid.rows(self.density.places[self.enough(criteria)])
+        places = self.qualifying(criteria)
+        return self.grid.rows(np.arange(prod(self.grid.counts)) if places is None else places)
 
-    def enough(self, criteria: PatchCriteria) -> np.ndarray:
-        """Which of the candidates that hold labels qualify: (n,) bool."""
-        assert self.density is not None, "no reference label"
+    def qualifying(self, criteria: PatchCriteria) -> np.ndarray | None:
+        """Flat numbers of the places that meet the thresholds, ascending; None for all."""
+        if self.density is None or criteria.takes_everything:
+            return None
         share, ratio = criteria.shares(self.density, self.grid)
-        return (share >= criteria.min_bbox_percent) & (ratio >= criteria.min_labeled_ratio)
+        enough = (share >= criteria.min_bbox_percent) & (ratio >= criteria.min_labeled_ratio)
+        return self.density.places[enough]
 
 
 def find_patches(

@@ -17,6 +17,7 @@ from math import gcd, prod
 import numpy as np
 
 from vcmodels.geometry.boxes import Box, Shape, divide, triple
+from vcmodels.targets.stored import countable
 from vcmodels.volumes import Volume
 
 MOST_VALUES = 64
@@ -98,7 +99,7 @@ def cells_of(
 
     masks = value_masks(stored)
     if masks is None:
-        mask = labelled_mask(stored, ignore)
+        mask = countable(stored, ignore, only_on_label=True)[0]
         masks = {UNCOUNTED: mask} if mask.any() else {}
     labelled = [mask for value, mask in masks.items() if value not in ignore]
     counts: dict[int, np.ndarray] = {}
@@ -112,16 +113,6 @@ def cells_of(
         if labelled:
             _summarise(whole_cells(np.logical_or.reduce(labelled)), box.shape, cell, planes)
     return Cells(box, planes, counts)
-
-
-def labelled_mask(stored: np.ndarray, ignore: Sequence[int] = ()) -> np.ndarray:
-    """Which voxels are labelled: stored (S, Z, Y, X), any dtype -> (Z, Y, X) bool."""
-    labelled = _any_channel(stored != 0)
-    for value in ignore:
-        labelled &= _any_channel(stored != value)
-    if stored.dtype.kind == "f":
-        labelled &= np.isfinite(stored).all(axis=0)
-    return labelled
 
 
 def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
@@ -151,10 +142,6 @@ def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
             return None
         masks |= {value: labels == value for value in more}
     return masks if len(masks) <= MOST_VALUES else None
-
-
-def _any_channel(mask: np.ndarray) -> np.ndarray:
-    return mask[0] if len(mask) == 1 else np.logical_or.reduce(mask, axis=0)
 
 
 def _summarise(
@@ -285,8 +272,7 @@ class LabelIndex:
 
     def occupied(self, within: Box) -> Box:
         """The smallest box of cells that holds all bricks' cells in a box of cells."""
-        parts = [cells.box.intersect(within) for cells in self._touching(within)]
-        parts = [part for part in parts if part.voxels]
+        parts = [part for _, part in self._parts(within)]
         if not parts:
             return Box(within.origin, (0, 0, 0))
         low = np.min([part.origin for part in parts], axis=0)
@@ -306,10 +292,7 @@ class LabelIndex:
             planes: (3, *box.shape) uint16, of all labelled voxels.
         """
         counts, planes = np.zeros(box.shape, np.uint16), np.zeros((3, *box.shape), np.uint16)
-        for cells in self._touching(box):
-            part = cells.box.intersect(box)
-            if not part.voxels:
-                continue
+        for cells, part in self._parts(box):
             to, here = part.slices(within=box), part.slices(within=cells.box)
             planes[(slice(None), *to)] |= cells.planes[(slice(None), *here)]
             for value, counted in cells.counts.items():
@@ -320,33 +303,33 @@ class LabelIndex:
     def totals(self, box: Box) -> dict[int, int]:
         """Voxels of each value in a box of cells; 0 and values that do not occur are left out."""
         found: dict[int, int] = {}
-        for cells in self._touching(box):
-            part = cells.box.intersect(box)
-            if part.voxels:
-                here = part.slices(within=cells.box)
-                for value, counted in cells.counts.items():
-                    found[value] = found.get(value, 0) + int(counted[here].sum(dtype=np.int64))
+        for cells, part in self._parts(box):
+            here = part.slices(within=cells.box)
+            for value, counted in cells.counts.items():
+                found[value] = found.get(value, 0) + int(counted[here].sum(dtype=np.int64))
         return {value: count for value, count in found.items() if count}
 
     def profiles(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Along each axis, the labelled voxels (n,) int64 of each layer of a box of cells."""
-        found = tuple(np.zeros(n, np.int64) for n in box.shape)
-        for cells in self._touching(box):
-            part = cells.box.intersect(box)
+        found = triple(np.zeros(n, np.int64) for n in box.shape)
+        for cells, part in self._parts(box):
             here, to = part.slices(within=cells.box), part.slices(within=box)
             for value, counted in cells.counts.items():
-                if part.voxels and value not in self.plan.ignore:
+                if value not in self.plan.ignore:
                     for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
                         found[axis][to[axis]] += counted[here].sum(axis=others, dtype=np.int64)
-        return found[0], found[1], found[2]
+        return found
 
-    def _touching(self, box: Box) -> Iterator[Cells]:
-        """The bricks whose cells may touch a box of cells."""
+    def _parts(self, box: Box) -> Iterator[tuple[Cells, Box]]:
+        """The bricks that hold cells of a box, each with the box of those cells."""
         spans = self.plan.bricks(within=self.plan.voxels(box))
-        if prod(map(len, spans)) >= len(self.bricks):
-            yield from self.bricks.values()
-        else:
-            yield from (self.bricks[i] for i in product(*spans) if i in self.bricks)
+        bricks: Iterable[Cells] = self.bricks.values()
+        if prod(map(len, spans)) < len(self.bricks):
+            bricks = (self.bricks[i] for i in product(*spans) if i in self.bricks)
+        for cells in bricks:
+            part = cells.box.intersect(box)
+            if part.voxels:
+                yield cells, part
 
 
 def cell_shape(patch: Shape, stride: Shape) -> Shape:

@@ -27,10 +27,10 @@ from vcmodels.patches.index import (
     IndexPlan,
     LabelIndex,
     cells_of,
-    labelled_mask,
 )
 from vcmodels.patches.index_store import IndexStore
 from vcmodels.reporting import Advance, Reporter
+from vcmodels.targets.stored import countable
 from vcmodels.volumes import Volume, is_remote
 from vcmodels.volumes.remote import StoredFile
 
@@ -108,7 +108,7 @@ def stored_bricks(volume: Volume, plan: IndexPlan, within: Box) -> Bricks:
     units: dict[Shape, tuple[StoredFile, ...]] = {}
     for index, file in volume.stored_files(_units_of(plan, volume, spans)):
         units[index] = (*units.get(index, ()), file)
-    if labelled_mask(_fill(volume, Box((0, 0, 0), (1, 1, 1))), plan.ignore).any():
+    if countable(_fill(volume, Box((0, 0, 0), (1, 1, 1))), plan.ignore, only_on_label=True).any():
         every = product(*_units_of(plan, volume, spans))
         units = {index: units.get(index, ()) for index in every}
     found: dict[Shape, dict[Shape, tuple[StoredFile, ...]]] = {}

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from vcmodels.data.labels import Label
 from vcmodels.geometry.boxes import Box
 from vcmodels.pictures.slices import (
-    Pair,
     Panel,
+    PicturePair,
     draw_panels,
     pair_of,
     separate_panels,
@@ -91,7 +91,7 @@ def _legend(target: Target) -> str:
     return "outlines; dark: unlabelled"
 
 
-def _read_pair(drawn: DrawnTarget, box: Box) -> Pair:
+def _read_pair(drawn: DrawnTarget, box: Box) -> PicturePair:
     """Label and prediction on one slice."""
     target = drawn.label.target
     label, valid = drawn.label.read(box)

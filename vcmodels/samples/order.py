@@ -34,7 +34,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.patches.density import CandidateGrid, patch_density, patch_grid
-from vcmodels.patches.find import Candidates, PatchCriteria, survey
+from vcmodels.patches.find import PatchCriteria, survey
 from vcmodels.patches.index import LabelIndex
 from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.targets import AnyTarget
@@ -378,7 +378,7 @@ class ThresholdJitter:
         self.reach = [s // 2 // c for s, c in zip(criteria.stride, self.cell, strict=True)]
         found = survey(volumes, criteria, indexer, stride=self.cell)
         self._grids = [one.grid for one in found]
-        self._places = [_qualifying(one, criteria) for one in found]
+        self._places = [one.qualifying(criteria) for one in found]
 
     def moved(self, number: int, patch: Box, region: Box, rng: np.random.Generator) -> Box:
         """As `Jitter`: at a random qualifying place within half a stride."""
@@ -395,13 +395,6 @@ class ThresholdJitter:
             if places is None or _holds(places, grid.places(np.array([moved.origin]))[0]):
                 return moved
         return patch
-
-
-def _qualifying(one: Candidates, criteria: PatchCriteria) -> np.ndarray | None:
-    """Flat numbers of the places that meet the thresholds, ascending; None for all."""
-    if one.density is None or criteria.takes_everything:
-        return None
-    return one.density.places[one.enough(criteria)]
 
 
 def _holds(ascending: np.ndarray, number: int) -> bool:
