@@ -12,7 +12,8 @@ from vcmodels.config import Task
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape, Spacing, blocks_of
+from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.registry import Sums, add_sums
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent

@@ -82,17 +82,15 @@ class Box:
         return Box.between(start, end)
 
 
-def blocks_of(box: Box, block: Shape) -> Iterator[Box]:
-    """Cut a box at the multiples of `block`, so that chunks of that shape are decoded once.
+def units_touching(box: Box, unit: Shape) -> tuple[range, range, range]:
+    """Along each axis, the numbers of the units that a box touches; unit 0 starts at voxel 0."""
+    triples = zip(box.origin, box.end, unit, strict=True)
+    return triple(range(start // n, -(-end // n)) for start, end, n in triples)
 
-    An empty box gives itself.
-    """
-    if not box.voxels:
-        yield box
-        return
-    starts = (range(o // b * b, e, b) for o, e, b in zip(box.origin, box.end, block, strict=True))
-    for z, y, x in product(*starts):
-        yield Box((z, y, x), block).intersect(box)
+
+def unit_box(index: Sequence[int], unit: Shape) -> Box:
+    """All voxels of the unit of this number along each axis."""
+    return Box(triple(i * n for i, n in zip(index, unit, strict=True)), unit)
 
 
 _TWICE = 1.999

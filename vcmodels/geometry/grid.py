@@ -15,7 +15,7 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
-from vcmodels.geometry.boxes import Box, Shape, triple
+from vcmodels.geometry.boxes import Box, Shape, triple, unit_box, units_touching
 
 Index = tuple[int, int, int]
 Ranges = tuple[range, range, range]
@@ -208,10 +208,14 @@ def tiles(box: Box, shape: Shape, *, whole: bool = False) -> Iterator[Box]:
         shape: of a tile.
         whole: give out the tiles themselves, not cut to the box.
     """
-    spans = (range(o // n, ceil(e / n)) for o, e, n in zip(box.origin, box.end, shape, strict=True))
-    for z, y, x in product(*spans):
-        tile = Box((z * shape[0], y * shape[1], x * shape[2]), shape)
+    for index in product(*units_touching(box, shape)):
+        tile = unit_box(index, shape)
         yield tile if whole else tile.intersect(box)
+
+
+def blocks_of(box: Box, block: Shape) -> Iterator[Box]:
+    """The `tiles` of a box, so that chunks of that shape are decoded once; an empty box itself."""
+    return tiles(box, block) if box.voxels else iter([box])
 
 
 def patch_origins(extent: int, patch: int, stride: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from math import gcd, prod
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box, Shape, divide, triple
+from vcmodels.geometry.boxes import Box, Shape, divide, triple, unit_box, units_touching
 from vcmodels.targets.stored import countable
 from vcmodels.volumes import Volume
 
@@ -230,17 +230,15 @@ class IndexPlan:
 
     def brick_box(self, brick: Shape) -> Box:
         """The voxels of a brick that are counted."""
-        sides = [n * u for n, u in zip(self.brick, self.unit, strict=True)]
-        start = [i * n for i, n in zip(brick, sides, strict=True)]
-        end = [(i + 1) * n for i, n in zip(brick, sides, strict=True)]
-        return Box.between(start, end).intersect(self.region)
+        return unit_box(brick, self._brick_voxels).intersect(self.region)
 
     def bricks(self, within: Box) -> tuple[range, range, range]:
         """Along each axis, the bricks that touch a box of voxels."""
-        return triple(
-            range(o // (n * u), -(-e // (n * u)))
-            for o, e, n, u in zip(within.origin, within.end, self.brick, self.unit, strict=True)
-        )
+        return units_touching(within, self._brick_voxels)
+
+    @property
+    def _brick_voxels(self) -> Shape:
+        return triple(n * u for n, u in zip(self.brick, self.unit, strict=True))
 
     def voxels(self, cells: Box) -> Box:
         """The voxels of a box of cells that are counted."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from vcmodels.config import Task
 from vcmodels.devices import dask_client
-from vcmodels.geometry.boxes import Box, Shape, cut_block, triple
+from vcmodels.geometry.boxes import Box, Shape, cut_block, triple, unit_box
 from vcmodels.patches.index import (
     MOST_VALUES,
     UNCOUNTED,
@@ -124,8 +124,7 @@ def count_voxels(plan: IndexPlan, bricks: Bricks) -> int:
 
 def summarise_unit(volume: Volume, plan: IndexPlan, unit: Shape, is_stored: bool) -> Cells:
     """The cells of one storage unit; a large shard is read in parts."""
-    start = [i * n for i, n in zip(unit, plan.unit, strict=True)]
-    block = Box(triple(start), plan.unit).intersect(volume.box)
+    block = unit_box(unit, plan.unit).intersect(volume.box)
     found: list[Cells] = []
     for part in cut_block(block, volume.chunks):
         piece = part.intersect(plan.region)

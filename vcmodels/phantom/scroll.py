@@ -17,7 +17,7 @@ from itertools import product
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, units_touching
 
 Array = np.ndarray
 Point = tuple[float, float, float]
@@ -144,11 +144,7 @@ class Scatter:
         """The balls that may reach into a box, in an order that does not depend on the box."""
         reach = int(np.ceil(self.radii[1])) + 1
         wide = box.grow((reach, reach, reach))
-        spans = [
-            range(o // self.cell, (e - 1) // self.cell + 1)
-            for o, e in zip(wide.origin, wide.end, strict=True)
-        ]
-        for z, y, x in product(*spans):
+        for z, y, x in product(*units_touching(wide, (self.cell, self.cell, self.cell))):
             if draw(self.seed, z, y, x, 0) < self.chance:
                 u = [draw(self.seed, z, y, x, n) for n in range(1, 8)]
                 centre = ((z + u[0]) * self.cell, (y + u[1]) * self.cell, (x + u[2]) * self.cell)

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from vcmodels.errors import RunError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
+from vcmodels.geometry.boxes import Box, Shape, Spacing, unit_box, units_touching
 from vcmodels.volumes.backend import ArrayHandle, ZarrArray
 from vcmodels.volumes.listing import (
     ChunkNames,
@@ -192,7 +192,7 @@ class Volume:
                 for z, y, x in sorted(self.listing.spatial)
                 if z in spans[0] and y in spans[1] and x in spans[2]
             )
-        yield from map(self._unit_box, chosen)
+        yield from (unit_box(index, self.storage_unit).intersect(self.box) for index in chosen)
 
     def stored_files(self, units: tuple[range, range, range]) -> Iterator[tuple[Shape, StoredFile]]:
         """The files of a range of storage units that exist, in order, each with its unit.
@@ -251,15 +251,7 @@ class Volume:
         box = self.box.intersect(within) if within else self.box
         if not box.voxels:
             return range(0), range(0), range(0)
-        return triple(
-            range(o // u, -(-e // u))
-            for o, e, u in zip(box.origin, box.end, self.storage_unit, strict=True)
-        )
-
-    def _unit_box(self, index: tuple[int, ...]) -> Box:
-        start = [i * u for i, u in zip(index, self.storage_unit, strict=True)]
-        end = [(i + 1) * u for i, u in zip(index, self.storage_unit, strict=True)]
-        return Box.between(start, end).intersect(self.box)
+        return units_touching(box, self.storage_unit)
 
     def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
         """Read a box that lies inside the volume."""
