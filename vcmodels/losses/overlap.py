@@ -69,16 +69,9 @@ def soft_jaccard(
     Paper: Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image
     Segmentation" (ISVC).
     """
-    return tversky(
-        logits,
-        label,
-        valid,
-        weight=weight,
-        label_smoothing=label_smoothing,
-        alpha=1.0,
-        beta=1.0,
-        include_background=include_background,
-    )
+    relative, scale = split_weight(valid, weight)
+    pair = region_pair(logits, label, valid, label_smoothing, include_background)
+    return (1 - _tversky_index(*pair, relative, alpha=1.0, beta=1.0)).mean() * scale
 
 
 def tversky(
