@@ -4,7 +4,8 @@ import pytest
 from vcmodels import evaluation
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import RunError
-from vcmodels.geometry.boxes import Box, blocks_of
+from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.grid import blocks_of
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.centres import CentresTarget
 from vcmodels.targets.distance import DistanceTarget

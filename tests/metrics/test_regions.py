@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vcmodels.metrics.regions import centroid, centroid_distance, regions
+from vcmodels.metrics.overlap import centroid, centroid_distance, regions
 
 SHAPE = (6, 7, 8)
 SPACING = (4.0, 1.5, 0.25)

@@ -41,7 +41,7 @@ def test_second_run_reads_the_file_and_no_label(world, monkeypatch):
     document = json.loads(task.cache_file.read_text())
     assert document["patches"] == first.tolist()
     assert document["patch_size"] == [8, 8, 8]
-    monkeypatch.setattr("vcmodels.patches.cache.survey", None)
+    monkeypatch.setattr("vcmodels.patches.cache.find_patches", None)
     reporter = Silent()
     again = load_or_find_patches(task, volumes, reporter)
     np.testing.assert_array_equal(again.rows, first)

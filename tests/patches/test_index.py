@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from vcmodels.geometry.boxes import Box, cut_block
 from vcmodels.patches import index as label_index
 from vcmodels.patches.density import patch_density, patch_grid
-from vcmodels.patches.index import MOST_VALUES, IndexPlan, cell_shape, cells_of, labelled_mask
+from vcmodels.patches.index import MOST_VALUES, IndexPlan, cell_shape, cells_of
 from vcmodels.patches.index_build import decoding_threads, index_label, stored_bricks
 from vcmodels.patches.index_store import IndexStore
+from vcmodels.targets.stored import countable
 from vcmodels.volumes import Storage, create_array, open_volume
 
 
@@ -92,7 +93,7 @@ def test_box_and_count_of_every_patch_equal_brute_force(
     made = make_index(volume, grid.frame, cell, ignore, region, store)
     again = make_index(volume, grid.frame, cell, ignore, region, store)
 
-    mask = labelled_mask(labels.reshape(-1, *extent), ignore)
+    mask = countable(labels.reshape(-1, *extent), ignore, only_on_label=True)[0]
     for index in (made, again):
         found = patch_density(index, grid)
         rows = list(
@@ -181,7 +182,7 @@ def test_large_shards_are_cut_along_chunks_without_overlap_or_gap():
 
 def test_nan_is_not_labelled():
     stored = np.array([[[[np.nan, 0.0, 0.5, -1.0]]]], np.float32)
-    assert labelled_mask(stored).tolist() == [[[False, False, True, True]]]
+    assert countable(stored, (), only_on_label=True).tolist() == [[[[False, False, True, True]]]]
 
 
 @pytest.mark.parametrize("many", [MOST_VALUES, MOST_VALUES + 1])

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.phantom.fields import Scatter, Waves, draw, positions, white_noise
+from vcmodels.phantom.scroll import Scatter, Waves, draw, positions, white_noise
 
 BOX = Box((-3, 5, 1000), (30, 40, 50))
 SCATTER = Scatter(2, cell=9, chance=0.5, radii=(2.0, 7.0))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.symmetries import IDENTITY as UNTURNED
 from vcmodels.geometry.symmetries import Symmetry
 
@@ -73,8 +73,7 @@ class Lattice:
 
 def control_points(shape: Shape, distance: tuple[float, float, float]) -> Shape:
     """How many control points per axis support a spline on all voxels of `shape`."""
-    z, y, x = (ceil((n - 1) / d) + 3 for n, d in zip(shape, distance, strict=True))
-    return z, y, x
+    return triple(ceil((n - 1) / d) + 3 for n, d in zip(shape, distance, strict=True))
 
 
 def centred(count: int) -> np.ndarray:
@@ -153,8 +152,7 @@ class SpatialTransform:
         half = (np.asarray(shape) - 1) / 2
         reach = self._reach(shape, spacing) + (self.interpolation == "cubic")
         # Rounding must not ask for one voxel more: a sample 1e-4 outside reads the border voxel.
-        z, y, x = (n + 2 * ceil(r) for n, r in zip(shape, reach - half - 1e-4, strict=True))
-        return z, y, x
+        return triple(n + 2 * ceil(r) for n, r in zip(shape, reach - half - 1e-4, strict=True))
 
     def _reach(self, shape: Shape, spacing: Spacing) -> np.ndarray:
         """Upper bound of how far from the centre the warp reads along (z, y, x), in voxels."""

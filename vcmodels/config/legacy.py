@@ -11,7 +11,7 @@ from typing import Any
 from vcmodels.config.messages import Block, Fault, as_object, dotted, shown, task_error
 from vcmodels.config.values import INSIDE_DATASET
 from vcmodels.errors import TaskError
-from vcmodels.targets.kinds import KINDS
+from vcmodels.targets import KINDS
 
 Note = Callable[[str], None]
 

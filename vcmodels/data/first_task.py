@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
+from vcmodels.config.messages import Block
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, cut_block
 from vcmodels.targets.normals import LINEAR_CODES
@@ -28,8 +28,6 @@ FIRST_MINUTES = 8
 SMALL_PATCH = [48, 48, 48]
 SMALL_NETWORK = {"f_maps": [16, 32, 64], "num_levels": 3, "decoder": "shared"}
 """A step of two patches takes a third of a second on two cores."""
-
-Block = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vcmodels.errors import RunError
-from vcmodels.fields.distance import inner
-from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.fields.distance import Labelled, inner
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Target
 from vcmodels.targets.stored import LabelError, known, refuse_first
@@ -118,7 +118,7 @@ class Label:
 @torch.no_grad()
 def derived(
     target: Target, ids: Tensor, valid: Tensor, margin: Shape, spacing: Spacing
-) -> tuple[Tensor, Tensor]:
+) -> Labelled:
     """The label of a patch that is derived from the ids in and around it.
 
     Args:
@@ -170,8 +170,7 @@ def sample_key(name: str, target: Target) -> str:
 def widest_margin(targets: Iterable[Target], spacing: Spacing) -> Shape:
     """The largest source margin of some targets along each axis; none for stored labels."""
     margins = [t.source_margin(spacing) for t in targets if t.derive is not None]
-    z, y, x = (max(axis) for axis in zip((0, 0, 0), *margins, strict=True))
-    return z, y, x
+    return triple(max(axis) for axis in zip((0, 0, 0), *margins, strict=True))
 
 
 def read_ids(stored: np.ndarray, ignored: Sequence[int]) -> Arrays:

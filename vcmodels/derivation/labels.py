@@ -20,7 +20,8 @@ from vcmodels.data.labels import Label
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import OutputError, TaskError
-from vcmodels.geometry.boxes import Box, Shape, blocks_of, grow_shape
+from vcmodels.geometry.boxes import Box, Shape, grow_shape
+from vcmodels.geometry.grid import blocks_of
 from vcmodels.reporting import Advance, Reporter, Silent
 from vcmodels.results import KEY
 from vcmodels.targets import AnyTarget

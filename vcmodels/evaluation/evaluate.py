@@ -12,8 +12,9 @@ from vcmodels.config import Task
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape, Spacing, blocks_of
-from vcmodels.metrics.registry import Sums
+from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.geometry.grid import blocks_of
+from vcmodels.metrics.registry import Sums, add_sums
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root
@@ -93,13 +94,6 @@ def sum_volume(label: Label, prediction: Volume, box: Box, block: Shape = BLOCK)
     for part in blocks_of(box, block):
         sums = add_sums(sums, _sum_block(label, prediction, part))
     return sums
-
-
-def add_sums(a: Sums, b: Sums) -> Sums:
-    """The sums of two parts together; an empty dict stands for nothing."""
-    if not a or not b:
-        return a or b
-    return {name: a[name] + b[name] for name in a}
 
 
 def _sum_block(label: Label, prediction: Volume, box: Box) -> Sums:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 Lengths = tuple[float, float, float]
 Voxels = tuple[int, int, int]
+Labelled = tuple[Tensor, Tensor]
+"""A label, (L, Z, Y, X) float32, and where it is known: (V, Z, Y, X) bool, V being 1 or L."""
 
 UNKNOWN = -1.0
 """Stands for the id of a voxel that is ignored or outside of the volume."""
@@ -29,9 +31,7 @@ def voxels_within(reach: float, spacing: Lengths) -> Voxels:
     return z, y, x
 
 
-def known_distance(
-    ids: Tensor, known: Tensor, spacing: Lengths, reach: float
-) -> tuple[Tensor, Tensor]:
+def known_distance(ids: Tensor, known: Tensor, spacing: Lengths, reach: float) -> Labelled:
     """`surface_distance`, and where it is certain.
 
     A distance is certain when it is less than that to the nearest unknown voxel, or nothing unknown

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.fields.distance import Lengths, Voxels, inner, voxels_within
+from vcmodels.fields.distance import Labelled, Lengths, Voxels, inner, voxels_within
 
 Offset = tuple[int, int, int]
 
@@ -33,7 +33,7 @@ def longest_offset(offsets: Sequence[Offset]) -> Voxels:
     return z, y, x
 
 
-def affinities(ids: Tensor, known: Tensor, offsets: Sequence[Offset]) -> tuple[Tensor, Tensor]:
+def affinities(ids: Tensor, known: Tensor, offsets: Sequence[Offset]) -> Labelled:
     """Whether a voxel and its partner belong to one instance, for each offset.
 
     Args:
@@ -58,7 +58,7 @@ def affinities(ids: Tensor, known: Tensor, offsets: Sequence[Offset]) -> tuple[T
 
 def instance_boundaries(
     ids: Tensor, known: Tensor, width: float, spacing: Lengths, *, with_background: bool
-) -> tuple[Tensor, Tensor]:
+) -> Labelled:
     """Voxels whose centre is within `width` of a voxel (its box) of another instance.
 
     Args:
@@ -136,7 +136,7 @@ def centre_heat(
     margin: Voxels,
     *,
     keep_cut: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> Labelled:
     """The largest of the Gaussians around the centres of all pieces.
 
     Args:
@@ -162,7 +162,7 @@ def centre_heat(
 
 def centre_offsets(
     ids: Tensor, known: Tensor, longest: Voxels, margin: Voxels, *, keep_cut: bool = False
-) -> tuple[Tensor, Tensor]:
+) -> Labelled:
     """The way from each voxel of a piece to the centre of that piece.
 
     Args:
@@ -228,7 +228,7 @@ def _find_pieces(ids: Tensor, known: Tensor, longest: Voxels, keep_cut: bool) ->
     is_lost[0] = False
     kept = np.flatnonzero(~is_lost[1:]) + 1
     low = np.array([[s.start for s in boxes[k - 1]] for k in kept], int).reshape(-1, 3)
-    mean = np.array([_mean_place(numbers[boxes[k - 1]] == k) for k in kept]).reshape(-1, 3)
+    mean = np.array([mean_place(numbers[boxes[k - 1]] == k) for k in kept]).reshape(-1, 3)
     return _Pieces(numbers, seen, is_lost, kept, low, mean)
 
 
@@ -243,8 +243,11 @@ def _grown(mask: np.ndarray) -> np.ndarray:
     return grown
 
 
-def _mean_place(mask: np.ndarray) -> list[float]:
-    """Mean (z, y, x) of the true voxels."""
+def mean_place(mask: np.ndarray) -> list[float]:
+    """Mean (z, y, x) of the true voxels of a mask that has some.
+
+    By the voxels in each plane along an axis: three sums, and no array of positions.
+    """
     counts = (mask.sum((1, 2)), mask.sum((0, 2)), mask.sum((0, 1)))
     return [float(np.arange(len(c)) @ c) / float(c.sum()) for c in counts]
 

@@ -10,7 +10,7 @@ from math import ceil, exp
 import torch
 from torch import Tensor
 
-from vcmodels.fields.distance import Lengths, Voxels, inner
+from vcmodels.fields.distance import Labelled, Lengths, Voxels, inner
 
 TRUNCATE = 3.0
 """Where the Gaussian ends, in sigmas: 0.3 % of it lies beyond."""
@@ -22,7 +22,7 @@ def gaussian_reach(sigma: Lengths) -> Voxels:
     return z, y, x
 
 
-def smooth(field: Tensor, known: Tensor, sigma: Lengths) -> tuple[Tensor, Tensor]:
+def smooth(field: Tensor, known: Tensor, sigma: Lengths) -> Labelled:
     """The Gaussian mean of the known voxels around each one.
 
     Normalised convolution (Knutsson and Westin 1993, CVPR): unknown voxels have no weight.
@@ -86,9 +86,7 @@ def normals_reach(sigma: float, spacing: Lengths, *, axial: bool) -> Voxels:
     return (2 * z + 1, 2 * y + 1, 2 * x + 1) if axial else (z + 1, y + 1, x + 1)
 
 
-def surface_normals(
-    field: Tensor, known: Tensor, sigma: float, spacing: Lengths
-) -> tuple[Tensor, Tensor]:
+def surface_normals(field: Tensor, known: Tensor, sigma: float, spacing: Lengths) -> Labelled:
     """Unit normals: the smoothed field's gradient in space, turned round.
 
     Args:
@@ -108,9 +106,7 @@ def surface_normals(
     return torch.where(valid, slope / -squared.sqrt(), 0.0), valid
 
 
-def structure(
-    field: Tensor, known: Tensor, sigma: float, spacing: Lengths
-) -> tuple[Tensor, Tensor]:
+def structure(field: Tensor, known: Tensor, sigma: float, spacing: Lengths) -> Labelled:
     """The structure tensor, whose principal axis is the normal of the surfaces around a voxel.
 
     The outer products of the gradients are averaged by the same Gaussian, so that both faces of a
@@ -136,7 +132,7 @@ def structure(
     return tensor, valid & (tensor[:3].sum(0, keepdim=True) > FLATTEST**2)
 
 
-def _slope(field: Tensor, known: Tensor, sigma: float, spacing: Lengths) -> tuple[Tensor, Tensor]:
+def _slope(field: Tensor, known: Tensor, sigma: float, spacing: Lengths) -> Labelled:
     """Change of the smoothed field over one sigma, (3, Z, Y, X), and the known voxels."""
     mean, here = smooth(field, known, sigma_in_voxels(sigma, spacing))
     length = sigma * min(spacing)

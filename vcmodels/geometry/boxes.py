@@ -1,18 +1,31 @@
 """Half-open boxes on the (z, y, x) voxel grid, and the levels of a pyramid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
+from typing import TypeVar
 
+Value = TypeVar("Value")
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 """Length of a voxel along (z, y, x), in whatever unit goes with it."""
 
 
+def triple(values: Iterable[Value]) -> tuple[Value, Value, Value]:
+    """Three values, along (z, y, x), as a tuple of known length."""
+    z, y, x = values
+    return z, y, x
+
+
+def divide(shape: Shape, divisor: Shape) -> Shape:
+    """`shape // divisor` along (z, y, x)."""
+    return triple(n // d for n, d in zip(shape, divisor, strict=True))
+
+
 def grow_shape(shape: Shape, margin: Shape) -> Shape:
     """The shape of a box that has `margin` voxels more on both sides of each axis."""
-    return shape[0] + 2 * margin[0], shape[1] + 2 * margin[1], shape[2] + 2 * margin[2]
+    return triple(n + 2 * m for n, m in zip(shape, margin, strict=True))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,11 +44,8 @@ class Box:
     @property
     def end(self) -> Shape:
         """The first voxel past the box along each axis."""
-        return (
-            self.origin[0] + self.shape[0],
-            self.origin[1] + self.shape[1],
-            self.origin[2] + self.shape[2],
-        )
+        (z, y, x), (depth, height, width) = self.origin, self.shape
+        return z + depth, y + height, x + width
 
     @property
     def voxels(self) -> int:
@@ -45,10 +55,15 @@ class Box:
     def slices(self, within: "Box | None" = None) -> tuple[slice, slice, slice]:
         """Slices of this box in an array whose voxel 0 is `within.origin` (the volume's if None)."""
         base = within.origin if within else (0, 0, 0)
-        z, y, x = (
+        return triple(
             slice(o - b, o - b + n) for o, b, n in zip(self.origin, base, self.shape, strict=True)
         )
-        return z, y, x
+
+    def cut(self, axis: int, start: int, end: int) -> "Box":
+        """The box from `start` to `end` along one axis, and as it is along the others."""
+        low, high = list(self.origin), list(self.end)
+        low[axis], high[axis] = start, end
+        return Box.between(low, high)
 
     def intersect(self, other: "Box") -> "Box":
         """The voxels in both; `voxels == 0` when there are none."""
@@ -67,17 +82,15 @@ class Box:
         return Box.between(start, end)
 
 
-def blocks_of(box: Box, block: Shape) -> Iterator[Box]:
-    """Cut a box at the multiples of `block`, so that chunks of that shape are decoded once.
+def units_touching(box: Box, unit: Shape) -> tuple[range, range, range]:
+    """Along each axis, the numbers of the units that a box touches; unit 0 starts at voxel 0."""
+    triples = zip(box.origin, box.end, unit, strict=True)
+    return triple(range(start // n, -(-end // n)) for start, end, n in triples)
 
-    An empty box gives itself.
-    """
-    if not box.voxels:
-        yield box
-        return
-    starts = (range(o // b * b, e, b) for o, e, b in zip(box.origin, box.end, block, strict=True))
-    for z, y, x in product(*starts):
-        yield Box((z, y, x), block).intersect(box)
+
+def unit_box(index: Sequence[int], unit: Shape) -> Box:
+    """All voxels of the unit of this number along each axis."""
+    return Box(triple(i * n for i, n in zip(index, unit, strict=True)), unit)
 
 
 _TWICE = 1.999
@@ -118,8 +131,7 @@ def level_factors(
 
 def coarse_extent(extent: Shape, factor: Shape) -> Shape:
     """Length of a level; the last voxel of an axis may stand for fewer than `factor`."""
-    z, y, x = (ceil(n / f) for n, f in zip(extent, factor, strict=True))
-    return z, y, x
+    return triple(ceil(n / f) for n, f in zip(extent, factor, strict=True))
 
 
 def coarse_box(box: Box, factor: Shape) -> Box:
@@ -146,4 +158,4 @@ def cut_block(block: Box, chunk: Shape, most: int = PIECE_VOXELS) -> Iterator[Bo
         steps[axis] = min(steps[axis], fitting)
     ranges = (range(o, e, s) for o, e, s in zip(block.origin, block.end, steps, strict=True))
     for z, y, x in product(*ranges):
-        yield Box((z, y, x), (steps[0], steps[1], steps[2])).intersect(block)
+        yield Box((z, y, x), triple(steps)).intersect(block)

@@ -15,7 +15,7 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, triple, unit_box, units_touching
 
 Index = tuple[int, int, int]
 Ranges = tuple[range, range, range]
@@ -41,32 +41,29 @@ class PatchGrid:
         """
         if not all(0 <= share < 1 for share in overlap):
             raise ValueError(f"overlap must lie in [0, 1) on every axis, got {tuple(overlap)}")
-        z, y, x = (
+        origins = (
             patch_origins(n, p, max(1, round(p * (1 - share))))
             for n, p, share in zip(extent, patch, overlap, strict=True)
         )
-        return cls(extent, patch, (z, y, x))
+        return cls(extent, patch, triple(origins))
 
     @property
     def shape(self) -> Shape:
         """How many patches there are along each axis."""
-        z, y, x = self.origins
-        return len(z), len(y), len(x)
+        return triple(map(len, self.origins))
 
     def origin(self, index: Index) -> Shape:
         """The low corner of a patch; all of it lies in the volume unless that is too short."""
-        z, y, x = (axis[i] for axis, i in zip(self.origins, index, strict=True))
-        return z, y, x
+        return triple(axis[i] for axis, i in zip(self.origins, index, strict=True))
 
     def touching(self, box: Box) -> Ranges:
         """Indices, along each axis, of the patches that share a voxel with `box`."""
-        z, y, x = (
+        return triple(
             range(bisect_right(axis, start - patch), bisect_left(axis, end))
             for axis, patch, start, end in zip(
                 self.origins, self.patch, box.origin, box.end, strict=True
             )
         )
-        return z, y, x
 
     def hull(self, box: Box) -> Box:
         """All voxels of the patches that touch `box`, clipped to the volume."""
@@ -196,11 +193,10 @@ def columns(span: Box, edges: tuple[int, int]) -> Iterator[Box]:
 
 def slabs(box: Box, depth: int) -> Iterator[Box]:
     """Cut a box along z at the multiples of `depth`."""
-    (z0, y0, x0), (z1, y1, x1) = box.origin, box.end
-    start = z0
-    while start < z1:
-        end = min((start // depth + 1) * depth, z1)
-        yield Box.between((start, y0, x0), (end, y1, x1))
+    start, last = box.origin[0], box.end[0]
+    while start < last:
+        end = min((start // depth + 1) * depth, last)
+        yield box.cut(0, start, end)
         start = end
 
 
@@ -212,10 +208,14 @@ def tiles(box: Box, shape: Shape, *, whole: bool = False) -> Iterator[Box]:
         shape: of a tile.
         whole: give out the tiles themselves, not cut to the box.
     """
-    spans = (range(o // n, ceil(e / n)) for o, e, n in zip(box.origin, box.end, shape, strict=True))
-    for z, y, x in product(*spans):
-        tile = Box((z * shape[0], y * shape[1], x * shape[2]), shape)
+    for index in product(*units_touching(box, shape)):
+        tile = unit_box(index, shape)
         yield tile if whole else tile.intersect(box)
+
+
+def blocks_of(box: Box, block: Shape) -> Iterator[Box]:
+    """The `tiles` of a box, so that chunks of that shape are decoded once; an empty box itself."""
+    return tiles(box, block) if box.voxels else iter([box])
 
 
 def patch_origins(extent: int, patch: int, stride: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, triple
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -40,15 +40,11 @@ class Symmetry:
 
         The sampling maps chain the other way: `(a @ b).matrix == b.matrix @ a.matrix`.
         """
-        a, b, c = self.permutation
         flips = [
             flip != first.flips[axis]
             for flip, axis in zip(self.flips, self.permutation, strict=True)
         ]
-        return Symmetry(
-            (first.permutation[a], first.permutation[b], first.permutation[c]),
-            (flips[0], flips[1], flips[2]),
-        )
+        return Symmetry(triple(first.permutation[axis] for axis in self.permutation), triple(flips))
 
     def __str__(self) -> str:
         """The input axis and its sign for each output axis, such as `-y+z+x`."""
@@ -73,10 +69,7 @@ class Symmetry:
     def inverse(self) -> "Symmetry":
         """The symmetry that undoes this one."""
         source = [self.permutation.index(axis) for axis in range(3)]
-        return Symmetry(
-            (source[0], source[1], source[2]),
-            (self.flips[source[0]], self.flips[source[1]], self.flips[source[2]]),
-        )
+        return Symmetry(triple(source), triple(self.flips[axis] for axis in source))
 
     @property
     def is_identity(self) -> bool:
@@ -85,8 +78,7 @@ class Symmetry:
 
     def turned_shape(self, shape: Shape) -> Shape:
         """The shape that an array of `shape` (z, y, x) has afterwards."""
-        a, b, c = self.permutation
-        return shape[a], shape[b], shape[c]
+        return triple(shape[axis] for axis in self.permutation)
 
     def is_lawful(self, spacing: Sequence[float]) -> bool:
         """Whether the turned voxels keep their shape: only axes of equal spacing are exchanged."""
@@ -125,7 +117,7 @@ def quarter_turn(first: int, second: int) -> Symmetry:
         raise ValueError(f"a plane needs two different axes of 0, 1, 2, got {first} and {second}")
     source = [0, 1, 2]
     source[first], source[second] = second, first
-    return Symmetry((source[0], source[1], source[2]), (first == 0, first == 1, first == 2))
+    return Symmetry(triple(source), (first == 0, first == 1, first == 2))
 
 
 def generated_group(generators: Sequence[Symmetry]) -> tuple[Symmetry, ...]:

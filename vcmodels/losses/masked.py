@@ -86,12 +86,7 @@ def split_weight(valid: Tensor, weight: Tensor | None) -> tuple[Tensor | None, T
 
 
 def region_pair(
-    logits: Tensor,
-    label: Tensor,
-    valid: Tensor,
-    *,
-    smoothing: float = 0.0,
-    background: bool = False,
+    logits: Tensor, label: Tensor, valid: Tensor, smoothing: float = 0.0, background: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Probability and target of each class, two (B, K, Z, Y, X) in [0, 1]; 0 where not valid.
 

@@ -50,9 +50,7 @@ def soft_dice(
     Drozdzal et al. 2016 (arXiv:1608.04117) in the denominator.
     """
     relative, scale = split_weight(valid, weight)
-    pair = region_pair(
-        logits, label, valid, smoothing=label_smoothing, background=include_background
-    )
+    pair = region_pair(logits, label, valid, label_smoothing, include_background)
     overlap, predicted, labelled = _sums(*pair, relative)
     return (1 - (2 * overlap + SMOOTH) / (predicted + labelled + SMOOTH)).mean() * scale
 
@@ -71,16 +69,9 @@ def soft_jaccard(
     Paper: Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks for Image
     Segmentation" (ISVC).
     """
-    return tversky(
-        logits,
-        label,
-        valid,
-        weight=weight,
-        label_smoothing=label_smoothing,
-        alpha=1.0,
-        beta=1.0,
-        include_background=include_background,
-    )
+    relative, scale = split_weight(valid, weight)
+    pair = region_pair(logits, label, valid, label_smoothing, include_background)
+    return (1 - _tversky_index(*pair, relative, alpha=1.0, beta=1.0)).mean() * scale
 
 
 def tversky(
@@ -103,9 +94,7 @@ def tversky(
     convolutional deep networks" (arXiv:1706.05721), with its best alpha and beta.
     """
     relative, scale = split_weight(valid, weight)
-    pair = region_pair(
-        logits, label, valid, smoothing=label_smoothing, background=include_background
-    )
+    pair = region_pair(logits, label, valid, label_smoothing, include_background)
     return (1 - _tversky_index(*pair, relative, alpha, beta)).mean() * scale
 
 
@@ -130,9 +119,7 @@ def focal_tversky(
     for lesion segmentation" (arXiv:1810.07842).
     """
     relative, scale = split_weight(valid, weight)
-    pair = region_pair(
-        logits, label, valid, smoothing=label_smoothing, background=include_background
-    )
+    pair = region_pair(logits, label, valid, label_smoothing, include_background)
     missed = 1 - _tversky_index(*pair, relative, alpha, beta)
     power = (missed + SLOPE_FLOOR) ** (1 / gamma) - SLOPE_FLOOR ** (1 / gamma)
     return power.mean() * scale
@@ -155,9 +142,7 @@ def generalised_dice(
     unbalanced segmentations" (arXiv:1707.03237).
     """
     relative, scale = split_weight(valid, weight)
-    probability, soft = region_pair(
-        logits, label, valid, smoothing=label_smoothing, background=True
-    )
+    probability, soft = region_pair(logits, label, valid, label_smoothing, background=True)
     sums = torch.stack(_sums(probability, soft, relative))
     if label.shape[1] == logits.shape[1]:  # masks: (3, K) for the foreground, then the rest
         inside = valid.to(soft.dtype).expand_as(soft)

@@ -1,10 +1,14 @@
-"""Counts of right and wrong voxels, and Dice, IoU, precision, recall and accuracy of them."""
+"""Counts of right and wrong voxels, the shares of them such as Dice, and where regions lie."""
 
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from vcmodels.fields.instances import mean_place
+from vcmodels.geometry.boxes import Spacing
 
 
 def masked_sum(values: Tensor, valid: Tensor) -> Tensor:
@@ -107,3 +111,46 @@ def _foreground(sums: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tenso
     """`hits`, `predicted` and `labelled` of each class but the background."""
     counts = (sums[key][1:].unbind() for key in ("hits", "predicted", "labelled"))
     return zip(*counts, strict=True)
+
+
+def regions(
+    prediction: np.ndarray, label: np.ndarray, valid: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The predicted and the labelled region of each mask, or of each class but the background.
+
+    Args:
+        prediction: (C, Z, Y, X) float32 probabilities.
+        label: (C, Z, Y, X) masks in [0, 1]; or for C > 1 (1, Z, Y, X) class indices.
+        valid: (V, Z, Y, X) bool, V being 1 or the channels of the label; no region goes beyond.
+
+    Yields:
+        Two (Z, Y, X) bool.
+    """
+    if len(label) == len(prediction):
+        masks = zip(prediction, label, np.broadcast_to(valid, label.shape), strict=True)
+        yield from (((p > 0.5) & v, (t > 0.5) & v) for p, t, v in masks)
+        return
+    index = likeliest_class(torch.from_numpy(prediction)).numpy()
+    for c in range(1, len(prediction)):
+        yield ((index == c) & valid)[0], ((label == c) & valid)[0]
+
+
+def centroid_distance(
+    prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
+) -> dict[str, list[float]]:
+    """How far the centre of each predicted region lies from the centre of the labelled one.
+
+    In the unit of the spacing; NaN where one of the two regions is empty. Arguments as for
+    `regions`, and the length of a voxel along (z, y, x).
+    """
+    pairs = regions(prediction, label, valid)
+    distances = [math.dist(centroid(p, spacing), centroid(t, spacing)) for p, t in pairs]
+    return {"centroid_distance": distances}
+
+
+def centroid(region: np.ndarray, spacing: Spacing) -> tuple[float, float, float]:
+    """The centre of mass of a (Z, Y, X) bool region from the centre of voxel (0, 0, 0); NaN if empty."""
+    if not region.any():
+        return math.nan, math.nan, math.nan
+    z, y, x = mean_place(region)
+    return z * spacing[0], y * spacing[1], x * spacing[2]

@@ -14,8 +14,16 @@ from torch import Tensor
 
 from vcmodels.comparison import Comparator, Compared
 from vcmodels.geometry.boxes import Spacing
-from vcmodels.metrics.overlap import accuracy, confusion, dice, iou, precision, ratio, recall
-from vcmodels.metrics.regions import centroid_distance
+from vcmodels.metrics.overlap import (
+    accuracy,
+    centroid_distance,
+    confusion,
+    dice,
+    iou,
+    precision,
+    ratio,
+    recall,
+)
 from vcmodels.metrics.regression import (
     angle_sums,
     close_share,
@@ -125,6 +133,13 @@ def measure(metrics: Metrics, prediction: Tensor, label: Tensor, valid: Tensor) 
         found = function(prediction, label, valid)
         sums |= {f"{owner}.{key}": value for key, value in found.items()}
     return sums
+
+
+def add_sums(a: Sums, b: Sums) -> Sums:
+    """The sums of two parts together; an empty dict stands for nothing."""
+    if not a or not b:
+        return a or b
+    return {name: a[name] + b[name] for name in a}
 
 
 def summarise(metrics: Metrics, sums: Sums, classes: Sequence[str] = ()) -> dict[str, float]:

@@ -48,10 +48,7 @@ def sign_sums(prediction: Tensor, label: Tensor, valid: Tensor) -> dict[str, Ten
     Arguments and dtypes as for `error_sums`.
     """
     right = (prediction > 0) == (label > 0)
-    return {
-        "right": masked_sum(right, valid),
-        "values": masked_sum(valid.expand_as(label), valid),
-    }
+    return {"right": masked_sum(right, valid), "values": masked_sum(valid.expand_as(label), valid)}
 
 
 def sign_accuracy(sums: dict[str, Tensor]) -> float:

@@ -8,8 +8,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from vcmodels.models.base import Model, NetworkSummary
-from vcmodels.models.residual_unet import ResidualUNet
-from vcmodels.models.unet import PlainUNet
+from vcmodels.models.unet import PlainUNet, ResidualUNet
 
 MODELS: dict[str, type[Model]] = {"residual_unet": ResidualUNet, "plain_unet": PlainUNet}
 """By the `name` in `model_config`. An entry that is added from outside the package,

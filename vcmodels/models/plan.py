@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vcmodels.errors import FaultError
-from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.geometry.boxes import Shape, Spacing, divide, triple
 from vcmodels.models.blocks import squeezed_features
 
 AXES = ("z", "y", "x")
@@ -130,8 +130,9 @@ def next_stride(patch: Shape, spacing: Spacing, pooled: Shape, min_edge: int) ->
     long_enough = [n >= 2 * min_edge * p for n, p in zip(patch, pooled, strict=True)]
     coarse = [s * p for s, p in zip(spacing, pooled, strict=True)]
     finest = min((s for s, ok in zip(coarse, long_enough, strict=True) if ok), default=0.0)
-    z, y, x = (2 if ok and s < 2 * finest else 1 for s, ok in zip(coarse, long_enough, strict=True))
-    return z, y, x
+    return triple(
+        2 if ok and s < 2 * finest else 1 for s, ok in zip(coarse, long_enough, strict=True)
+    )
 
 
 def plan_kernels(strides: Sequence[Shape], spacing: Spacing) -> list[Shape]:
@@ -177,14 +178,7 @@ def multiples_around(n: int, divisor: int) -> list[int]:
 
 def total_stride(strides: Sequence[Shape]) -> Shape:
     """The product of strides along (z, y, x)."""
-    z, y, x = (prod(stride[axis] for stride in strides) for axis in range(3))
-    return z, y, x
-
-
-def divide(shape: Shape, divisor: Shape) -> Shape:
-    """`shape // divisor` along (z, y, x)."""
-    z, y, x = (n // d for n, d in zip(shape, divisor, strict=True))
-    return z, y, x
+    return triple(prod(stride[axis] for stride in strides) for axis in range(3))
 
 
 BYTES_PER_WEIGHT = 22
@@ -374,7 +368,7 @@ def candidates(longest: Shape, spacing: Spacing) -> Iterator[Shape]:
     """
     patch = list(longest)
     while True:
-        yield patch[0], patch[1], patch[2]
+        yield triple(patch)
         long = [n * s if n > SHORTEST else 0.0 for n, s in zip(patch, spacing, strict=True)]
         if not any(long):
             return

@@ -1,9 +1,10 @@
-"""U-Nets planned per axis, with one decoder per target or one for all: what they share, and nnU-Net's.
+"""U-Nets planned per axis, with one decoder per target or one for all: the plain one and the residual one.
 
 Ronneberger et al. 2015 (arXiv:1505.04597) for the shape, Isensee et al. 2021
 (doi:10.1038/s41592-020-01008-z) for the plan, the supervision of coarser levels and the plain network:
 convolution, instance norm and leaky ReLU, twice per level on both sides, strided convolutions down,
-transposed ones up.
+transposed ones up. Isensee et al. 2024 (arXiv:2404.09556, "ResEnc") for a deep residual encoder with
+light decoders, Hu et al. 2018 (arXiv:1709.01507) for its gates.
 """
 
 from abc import abstractmethod
@@ -24,8 +25,15 @@ from vcmodels.models.base import (
     NetworkSummary,
     mix_samples,
 )
-from vcmodels.models.blocks import ConvBlock, initialise
-from vcmodels.models.plan import Level, Topology, check_divisible, plan_topology
+from vcmodels.models.blocks import ConvBlock, ResidualBlock, initialise
+from vcmodels.models.plan import (
+    Level,
+    StepMemory,
+    Topology,
+    check_divisible,
+    plan_topology,
+    step_memory,
+)
 
 Features = Annotated[int, Field(ge=1, le=4096)]
 Repeats = Annotated[int, Field(ge=1, le=32)]
@@ -143,6 +151,67 @@ class PlainUNet(UNet):
         return ConvBlock(inputs, outputs, kernel, stride)
 
 
+MEMORY_TARGETS_GB = {"S": 8.0, "M": 8.0, "L": 24.0}
+"""nnU-Net's, for its default plan, ResEnc M and ResEnc L."""
+RESENC_BLOCKS = (1, 3, 4, 6)
+"""The deeper levels have as many as the last."""
+
+
+class ResidualUNet(UNet):
+    """A residual U-Net with squeeze-and-excitation; levels are planned from patch and spacing."""
+
+    name: Literal["residual_unet"] = "residual_unet"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Which network."""
+    preset: Literal["S", "M", "L"] = "S"
+    """How deep, and for how much memory a patch is planned: S one block per level, 8 GB; M the
+    encoder of nnU-Net's ResEnc, 8 GB; L the same, 24 GB. The other keys, and `tr_params.memory_gb`,
+    have the last word."""
+    blocks_per_level: Repeats | tuple[Repeats, ...] | Literal["resenc"] = Field(
+        default_factory=lambda given: 1 if given.get("preset", "S") == "S" else "resenc"
+    )
+    """Residual blocks per level of the encoder: one number, one per level, or `resenc` (1, 3, 4, 6,
+    6, ...); `resenc` when left out with preset M or L."""
+    squeeze_excitation: bool = True
+    """Gate every residual block by the statistics of its patch."""
+
+    def blocks(self, levels: int) -> tuple[int, ...]:
+        if self.blocks_per_level == "resenc":
+            return (*RESENC_BLOCKS, *RESENC_BLOCKS[-1:] * levels)[:levels]
+        if isinstance(self.blocks_per_level, int):
+            return (self.blocks_per_level,) * levels
+        if len(self.blocks_per_level) != levels:
+            raise ValueError(
+                f"blocks_per_level has {len(self.blocks_per_level)} entries "
+                f"but the network has {levels} levels: list one number per level, or give one for all"
+            )
+        return self.blocks_per_level
+
+    def block(self, inputs: int, outputs: int, kernel: Shape, stride: Shape) -> nn.Module:
+        return ResidualBlock(
+            inputs, outputs, kernel, stride, squeeze_excitation=self.squeeze_excitation
+        )
+
+    @property
+    def memory_target_gb(self) -> float:
+        return MEMORY_TARGETS_GB[self.preset]
+
+    def estimate(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> StepMemory:
+        topology = self.plan(patch, spacing)
+        levels = len(topology.levels)
+        return step_memory(
+            topology,
+            self.blocks(levels),
+            self.decoder_blocks,
+            in_channels,
+            heads,
+            is_shared=self.decoder == "shared",
+            squeeze_excitation=self.squeeze_excitation,
+            supervised=self.supervised(levels),
+        )
+
+
 def _summarise(name: str, level: Level, part: nn.Module) -> LevelSummary:
     parameters = sum(p.numel() for p in part.parameters())
     return LevelSummary(name, parameters, level.features, level.stride, level.kernel, level.shape)
@@ -152,11 +221,7 @@ class UNetNetwork(nn.Module):
     """The network of a `UNet`; every length must be a multiple of the plan's divisor."""
 
     def __init__(
-        self,
-        config: UNet,
-        in_channels: int,
-        heads: Mapping[str, int],
-        topology: Topology,
+        self, config: UNet, in_channels: int, heads: Mapping[str, int], topology: Topology
     ) -> None:
         super().__init__()
         levels = topology.levels
@@ -181,10 +246,7 @@ class UNetNetwork(nn.Module):
         return len(self.encoder.levels)
 
     def forward(
-        self,
-        image: Tensor,
-        targets: Collection[str] | None = None,
-        mix: FeatureMix | None = None,
+        self, image: Tensor, targets: Collection[str] | None = None, mix: FeatureMix | None = None
     ) -> Logits:
         """(B, C, Z, Y, X) -> logits (B, channels, Z, Y, X) by target.
 
@@ -213,11 +275,7 @@ class Encoder(nn.Module):
     """The path down; every level is entered by a strided convolution."""
 
     def __init__(
-        self,
-        in_channels: int,
-        levels: tuple[Level, ...],
-        blocks: tuple[int, ...],
-        block: MakeBlock,
+        self, in_channels: int, levels: tuple[Level, ...], blocks: tuple[int, ...], block: MakeBlock
     ) -> None:
         super().__init__()
         self.levels = nn.ModuleList()

@@ -10,15 +10,9 @@ import numpy as np
 
 from vcmodels.config import Task
 from vcmodels.data.volumes import TaskVolume
-from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.patches.find import (
-    Candidates,
-    PatchCriteria,
-    PatchList,
-    choose_patches,
-    survey,
-)
-from vcmodels.patches.index_build import Indexer
+from vcmodels.geometry.boxes import Box, Shape, triple
+from vcmodels.patches.find import Candidates, PatchCriteria, PatchList, choose_patches, find_patches
+from vcmodels.patches.split import rows_inside
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.volumes.places import read_json, write_atomic
 
@@ -54,10 +48,9 @@ def load_or_find_patches(
     criteria, reporter = PatchCriteria.of(task), reporter or Silent()
 
     def find() -> PatchList:
-        found = candidates
-        if found is None:
-            found = survey(volumes, criteria, Indexer.of(task, reporter))
-        return choose_patches(found, criteria, reporter)
+        if candidates is None:
+            return find_patches(task, volumes, reporter)
+        return choose_patches(candidates, criteria, reporter)
 
     if not task.dataset_config.use_cache:
         reporter.say("finding patches: use_cache is false")
@@ -184,13 +177,11 @@ def _check_inside(
     """Every patch must lie in the used part of an existing volume (a thin one is padded)."""
     if rows[:, 0].min() < 0 or rows[:, 0].max() >= len(volumes):
         raise _UnusableListError(f"{path} names volumes that the task does not have")
-    low = np.array([v.region.origin for v in volumes])[rows[:, 0]]
-    shape = np.array([v.region.shape for v in volumes])[rows[:, 0]]
-    offset = rows[:, 1:] - low
-    if (offset < 0).any() or (offset > np.maximum(shape - np.array(patch), 0)).any():
-        first = rows[((offset < 0) | (offset > np.maximum(shape - patch, 0))).any(axis=1)][0]
-        place = Box((int(first[1]), int(first[2]), int(first[3])), patch)
-        raise _UnusableListError(f"{path} holds {place}, which is outside of volume {first[0]}")
+    inside = rows_inside(rows, patch, [volume.region for volume in volumes])
+    if not inside.all():
+        number, *origin = rows[~inside][0].tolist()
+        place = Box(triple(origin), patch)
+        raise _UnusableListError(f"{path} holds {place}, which is outside of volume {number}")
 
 
 def _difference(found: object, wanted: object, key: str = "") -> str:

@@ -65,11 +65,11 @@ def _count_indexed(
     label: Volume, region: Box, target: MulticlassTarget, indexer: Indexer
 ) -> Counter[float]:
     """As `count_values`: whole cells from the index, the rim from the voxels."""
-    ignored = target.ignore_label
-    ignore = (ignored,) if isinstance(ignored, int) else tuple(ignored or ())
-    if label.fill_value in ignore:  # to the index, what is not stored and what is 0 are the same
+    if (
+        label.fill_value in target.ignored
+    ):  # to the index, what is not stored and what is 0 are the same
         return count_values(label, region)
-    wanted = Wanted(label, label.box, region, CELL, ignore)
+    wanted = Wanted(label, label.box, region, CELL, target.ignored)
     with closing(indexer.indexes([wanted])) as indexes:
         index = next(indexes)
     if index.values is None:
@@ -77,20 +77,15 @@ def _count_indexed(
     cells = index.plan.cells(region)
     inner = index.plan.voxels(cells)
     for axis in range(3):  # leave out the layers of cells that the region cuts
-        cells = _without_cut_layers(cells, inner, region, axis)
+        low = cells.origin[axis] + (inner.origin[axis] < region.origin[axis])
+        high = cells.end[axis] - (inner.end[axis] > region.end[axis])
+        cells = cells.cut(axis, low, high)
     core = index.plan.voxels(cells)
     found = Counter[float](index.totals(cells))
     found[0.0] += core.voxels - found.total()
     for rim in _around(core, region):
         found.update(count_values(label, rim))
     return found
-
-
-def _without_cut_layers(cells: Box, covered: Box, region: Box, axis: int) -> Box:
-    low, high = list(cells.origin), list(cells.end)
-    low[axis] += covered.origin[axis] < region.origin[axis]
-    high[axis] -= covered.end[axis] > region.end[axis]
-    return Box.between(low, high)
 
 
 def _around(core: Box, region: Box) -> Iterator[Box]:
@@ -100,17 +95,11 @@ def _around(core: Box, region: Box) -> Iterator[Box]:
         return
     rest = region
     for axis in range(3):
-        for start, end in (
-            (rest.origin[axis], core.origin[axis]),
-            (core.end[axis], rest.end[axis]),
-        ):
-            low, high = list(rest.origin), list(rest.end)
-            low[axis], high[axis] = start, end
-            if (rim := Box.between(low, high)).voxels:
-                yield rim
-        low, high = list(rest.origin), list(rest.end)
-        low[axis], high[axis] = core.origin[axis], core.end[axis]
-        rest = Box.between(low, high)
+        low, high = core.origin[axis], core.end[axis]
+        before = rest.cut(axis, rest.origin[axis], low)
+        behind = rest.cut(axis, high, rest.end[axis])
+        yield from (rim for rim in (before, behind) if rim.voxels)
+        rest = rest.cut(axis, low, high)
 
 
 def count_values(volume: Volume, region: Box) -> Counter[float]:

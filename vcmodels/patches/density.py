@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.patches.index import LabelIndex
 
 _Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -39,18 +39,16 @@ class CandidateGrid:
     @property
     def counts(self) -> Shape:
         """How many origins there are along each axis."""
-        z, y, x = map(len, self.origins)
-        return z, y, x
+        return triple(map(len, self.origins))
 
-    def place(self, origin: Shape) -> int | None:
-        """The flat number of the patch at an origin; None when it is none of the grid."""
-        found = [
-            int(np.searchsorted(axis, o)) for axis, o in zip(self.origins, origin, strict=True)
-        ]
-        for axis, at, o in zip(self.origins, found, origin, strict=True):
-            if at == len(axis) or axis[at] != o:
-                return None
-        return int(np.ravel_multi_index(found, self.counts))
+    def places(self, origins: np.ndarray) -> np.ndarray:
+        """Flat numbers (n,) int64 of patches by their origins (n, 3); -1 where the grid has none."""
+        indices = triple(
+            np.searchsorted(axis, o).clip(max=len(axis) - 1)
+            for axis, o in zip(self.origins, origins.T, strict=True)
+        )
+        places = np.asarray(np.ravel_multi_index(indices, self.counts), np.int64)
+        return np.where((self.rows(places) == origins).all(axis=1), places, -1)
 
     def rows(self, places: np.ndarray) -> np.ndarray:
         """Origins (n, 3) int64 of patches of the grid by their flat numbers (n,)."""

@@ -13,7 +13,7 @@ from vcmodels.config import Task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Shape
+from vcmodels.geometry.boxes import Shape, triple
 from vcmodels.patches.density import CandidateGrid, PatchDensity, patch_density, patch_grid
 from vcmodels.patches.index import LabelIndex, cell_shape
 from vcmodels.patches.index_build import Indexer, Wanted
@@ -54,10 +54,9 @@ class PatchCriteria:
     def of(cls, task: Task) -> "PatchCriteria":
         """Those of a task; the stride is half a patch where it gives none."""
         config, patch = task.dataset_config, task.tr_params.patch_size
-        z, y, x = (max(n // 2, 1) for n in patch)
         return cls(
             patch,
-            config.patch_stride or (z, y, x),
+            config.patch_stride or triple(max(n // 2, 1) for n in patch),
             config.min_bbox_percent,
             config.min_labeled_ratio,
             config.labeled_ratio_of,
@@ -96,15 +95,16 @@ class Candidates:
 
     def chosen(self, criteria: PatchCriteria) -> np.ndarray:
         """The origins (n, 3) int64 of the candidates that qualify, ascending."""
-        if self.density is None or criteria.takes_everything:
-            return self.grid.rows(np.arange(prod(self.grid.counts)))
-        return self.grid.rows(self.density.places[self.enough(criteria)])
+        places = self.qualifying(criteria)
+        return self.grid.rows(np.arange(prod(self.grid.counts)) if places is None else places)
 
-    def enough(self, criteria: PatchCriteria) -> np.ndarray:
-        """Which of the candidates that hold labels qualify: (n,) bool."""
-        assert self.density is not None, "no reference label"
+    def qualifying(self, criteria: PatchCriteria) -> np.ndarray | None:
+        """Flat numbers of the places that meet the thresholds, ascending; None for all."""
+        if self.density is None or criteria.takes_everything:
+            return None
         share, ratio = criteria.shares(self.density, self.grid)
-        return (share >= criteria.min_bbox_percent) & (ratio >= criteria.min_labeled_ratio)
+        enough = (share >= criteria.min_bbox_percent) & (ratio >= criteria.min_labeled_ratio)
+        return self.density.places[enough]
 
 
 def find_patches(
@@ -231,10 +231,8 @@ def _refuse_too_large(
         TaskError: they cannot be held.
     """
     region, ref = volume.region, volume.ref
-    cells, patches = (
-        prod(-(-n // c) for n, c in zip(region.shape, cell, strict=True)),
-        prod(grid.counts),
-    )
+    cells = prod(-(-n // c) for n, c in zip(region.shape, cell, strict=True))
+    patches = prod(grid.counts)
     if ref is not None and ref.listing is not None and not criteria.takes_everything:
         units = sum(1 for _ in ref.stored_blocks(within=region))
         near = prod(

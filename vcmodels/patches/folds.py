@@ -18,7 +18,7 @@ from vcmodels.config import TrainingParams
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, units_of
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Shape, triple
 from vcmodels.patches.density import patch_grid
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer, Wanted
@@ -149,8 +149,7 @@ def labelled_profiles(
         for volume in volumes:
             if volume.ref is None:
                 layers = [-(-n // c) for n, c in zip(volume.region.shape, cell, strict=True)]
-                z, y, x = (np.full(count, volume.region.voxels / count) for count in layers)
-                found.append((z, y, x))
+                found.append(triple(np.full(n, volume.region.voxels / n) for n in layers))
             else:
                 index = next(indexes)
                 found.append(index.profiles(index.plan.cells(volume.region)))
@@ -172,9 +171,9 @@ def _slabs(
         trained = [pair for pair in (before, behind) if pair[1] - pair[0] >= patch[axis]]
         if room[axis] < 1 or not trained:
             raise _too_short(volume, count, guards)
-        parts = [replace(volume, region=_slab(region, axis, start, end), split="val")]
+        parts = [replace(volume, region=region.cut(axis, start, end), split="val")]
         for number, (first, last) in enumerate(trained):
-            box, name = _slab(region, axis, first, last), f"{volume.name}#train{number}"
+            box, name = region.cut(axis, first, last), f"{volume.name}#train{number}"
             parts.append(replace(volume, region=box, split="train", name=name))
         found.append(parts)
     return found
@@ -195,9 +194,3 @@ def _cuts(start: int, end: int, profile: np.ndarray, cell: int, count: int) -> l
     inner = np.abs(below - np.arange(1, count)[:, None] / count).argmin(axis=1)
     zero = start // cell * cell
     return [start, *np.clip(zero + inner * cell, start, end).tolist(), end]
-
-
-def _slab(region: Box, axis: int, start: int, end: int) -> Box:
-    low, high = list(region.origin), list(region.end)
-    low[axis], high[axis] = start, end
-    return Box.between(low, high)

@@ -16,7 +16,8 @@ from math import gcd, prod
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, divide, triple, unit_box, units_touching
+from vcmodels.targets.stored import countable
 from vcmodels.volumes import Volume
 
 MOST_VALUES = 64
@@ -98,7 +99,7 @@ def cells_of(
 
     masks = value_masks(stored)
     if masks is None:
-        mask = labelled_mask(stored, ignore)
+        mask = countable(stored, ignore, only_on_label=True)[0]
         masks = {UNCOUNTED: mask} if mask.any() else {}
     labelled = [mask for value, mask in masks.items() if value not in ignore]
     counts: dict[int, np.ndarray] = {}
@@ -112,16 +113,6 @@ def cells_of(
         if labelled:
             _summarise(whole_cells(np.logical_or.reduce(labelled)), box.shape, cell, planes)
     return Cells(box, planes, counts)
-
-
-def labelled_mask(stored: np.ndarray, ignore: Sequence[int] = ()) -> np.ndarray:
-    """Which voxels are labelled: stored (S, Z, Y, X), any dtype -> (Z, Y, X) bool."""
-    labelled = _any_channel(stored != 0)
-    for value in ignore:
-        labelled &= _any_channel(stored != value)
-    if stored.dtype.kind == "f":
-        labelled &= np.isfinite(stored).all(axis=0)
-    return labelled
 
 
 def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
@@ -151,10 +142,6 @@ def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
             return None
         masks |= {value: labels == value for value in more}
     return masks if len(masks) <= MOST_VALUES else None
-
-
-def _any_channel(mask: np.ndarray) -> np.ndarray:
-    return mask[0] if len(mask) == 1 else np.logical_or.reduce(mask, axis=0)
 
 
 def _summarise(
@@ -235,28 +222,23 @@ class IndexPlan:
     @property
     def brick(self) -> Shape:
         """Storage units of a brick."""
-        z, y, x = (max(round(BRICK_SIDE / n), 1) for n in self.unit)
-        return z, y, x
+        return triple(max(round(BRICK_SIDE / n), 1) for n in self.unit)
 
     def brick_of(self, unit: Shape) -> Shape:
         """The brick that holds a storage unit."""
-        z, y, x = (i // n for i, n in zip(unit, self.brick, strict=True))
-        return z, y, x
+        return divide(unit, self.brick)
 
     def brick_box(self, brick: Shape) -> Box:
         """The voxels of a brick that are counted."""
-        sides = [n * u for n, u in zip(self.brick, self.unit, strict=True)]
-        start = [i * n for i, n in zip(brick, sides, strict=True)]
-        end = [(i + 1) * n for i, n in zip(brick, sides, strict=True)]
-        return Box.between(start, end).intersect(self.region)
+        return unit_box(brick, self._brick_voxels).intersect(self.region)
 
     def bricks(self, within: Box) -> tuple[range, range, range]:
         """Along each axis, the bricks that touch a box of voxels."""
-        z, y, x = (
-            range(o // (n * u), -(-e // (n * u)))
-            for o, e, n, u in zip(within.origin, within.end, self.brick, self.unit, strict=True)
-        )
-        return z, y, x
+        return units_touching(within, self._brick_voxels)
+
+    @property
+    def _brick_voxels(self) -> Shape:
+        return triple(n * u for n, u in zip(self.brick, self.unit, strict=True))
 
     def voxels(self, cells: Box) -> Box:
         """The voxels of a box of cells that are counted."""
@@ -288,8 +270,7 @@ class LabelIndex:
 
     def occupied(self, within: Box) -> Box:
         """The smallest box of cells that holds all bricks' cells in a box of cells."""
-        parts = [cells.box.intersect(within) for cells in self._touching(within)]
-        parts = [part for part in parts if part.voxels]
+        parts = [part for _, part in self._parts(within)]
         if not parts:
             return Box(within.origin, (0, 0, 0))
         low = np.min([part.origin for part in parts], axis=0)
@@ -309,10 +290,7 @@ class LabelIndex:
             planes: (3, *box.shape) uint16, of all labelled voxels.
         """
         counts, planes = np.zeros(box.shape, np.uint16), np.zeros((3, *box.shape), np.uint16)
-        for cells in self._touching(box):
-            part = cells.box.intersect(box)
-            if not part.voxels:
-                continue
+        for cells, part in self._parts(box):
             to, here = part.slices(within=box), part.slices(within=cells.box)
             planes[(slice(None), *to)] |= cells.planes[(slice(None), *here)]
             for value, counted in cells.counts.items():
@@ -323,39 +301,38 @@ class LabelIndex:
     def totals(self, box: Box) -> dict[int, int]:
         """Voxels of each value in a box of cells; 0 and values that do not occur are left out."""
         found: dict[int, int] = {}
-        for cells in self._touching(box):
-            part = cells.box.intersect(box)
-            if part.voxels:
-                here = part.slices(within=cells.box)
-                for value, counted in cells.counts.items():
-                    found[value] = found.get(value, 0) + int(counted[here].sum(dtype=np.int64))
+        for cells, part in self._parts(box):
+            here = part.slices(within=cells.box)
+            for value, counted in cells.counts.items():
+                found[value] = found.get(value, 0) + int(counted[here].sum(dtype=np.int64))
         return {value: count for value, count in found.items() if count}
 
     def profiles(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Along each axis, the labelled voxels (n,) int64 of each layer of a box of cells."""
-        found = tuple(np.zeros(n, np.int64) for n in box.shape)
-        for cells in self._touching(box):
-            part = cells.box.intersect(box)
+        found = triple(np.zeros(n, np.int64) for n in box.shape)
+        for cells, part in self._parts(box):
             here, to = part.slices(within=cells.box), part.slices(within=box)
             for value, counted in cells.counts.items():
-                if part.voxels and value not in self.plan.ignore:
+                if value not in self.plan.ignore:
                     for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
                         found[axis][to[axis]] += counted[here].sum(axis=others, dtype=np.int64)
-        return found[0], found[1], found[2]
+        return found
 
-    def _touching(self, box: Box) -> Iterator[Cells]:
-        """The bricks whose cells may touch a box of cells."""
+    def _parts(self, box: Box) -> Iterator[tuple[Cells, Box]]:
+        """The bricks that hold cells of a box, each with the box of those cells."""
         spans = self.plan.bricks(within=self.plan.voxels(box))
-        if prod(map(len, spans)) >= len(self.bricks):
-            yield from self.bricks.values()
-        else:
-            yield from (self.bricks[i] for i in product(*spans) if i in self.bricks)
+        bricks: Iterable[Cells] = self.bricks.values()
+        if prod(map(len, spans)) < len(self.bricks):
+            bricks = (self.bricks[i] for i in product(*spans) if i in self.bricks)
+        for cells in bricks:
+            part = cells.box.intersect(box)
+            if part.voxels:
+                yield cells, part
 
 
 def cell_shape(patch: Shape, stride: Shape) -> Shape:
     """Per axis, the largest common divisor of patch and stride that is at most 16."""
-    z, y, x = (
+    return triple(
         max(d for d in range(1, LONGEST_CELL + 1) if gcd(p, s) % d == 0)
         for p, s in zip(patch, stride, strict=True)
     )
-    return z, y, x

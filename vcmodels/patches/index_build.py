@@ -19,7 +19,7 @@ import numpy as np
 
 from vcmodels.config import Task
 from vcmodels.devices import dask_client
-from vcmodels.geometry.boxes import Box, Shape, cut_block
+from vcmodels.geometry.boxes import Box, Shape, cut_block, triple, unit_box
 from vcmodels.patches.index import (
     MOST_VALUES,
     UNCOUNTED,
@@ -27,10 +27,10 @@ from vcmodels.patches.index import (
     IndexPlan,
     LabelIndex,
     cells_of,
-    labelled_mask,
 )
 from vcmodels.patches.index_store import IndexStore
 from vcmodels.reporting import Advance, Reporter
+from vcmodels.targets.stored import countable
 from vcmodels.volumes import Volume, is_remote
 from vcmodels.volumes.remote import StoredFile
 
@@ -108,7 +108,7 @@ def stored_bricks(volume: Volume, plan: IndexPlan, within: Box) -> Bricks:
     units: dict[Shape, tuple[StoredFile, ...]] = {}
     for index, file in volume.stored_files(_units_of(plan, volume, spans)):
         units[index] = (*units.get(index, ()), file)
-    if labelled_mask(_fill(volume, Box((0, 0, 0), (1, 1, 1))), plan.ignore).any():
+    if countable(_fill(volume, Box((0, 0, 0), (1, 1, 1))), plan.ignore, only_on_label=True).any():
         every = product(*_units_of(plan, volume, spans))
         units = {index: units.get(index, ()) for index in every}
     found: dict[Shape, dict[Shape, tuple[StoredFile, ...]]] = {}
@@ -124,8 +124,7 @@ def count_voxels(plan: IndexPlan, bricks: Bricks) -> int:
 
 def summarise_unit(volume: Volume, plan: IndexPlan, unit: Shape, is_stored: bool) -> Cells:
     """The cells of one storage unit; a large shard is read in parts."""
-    start = [i * n for i, n in zip(unit, plan.unit, strict=True)]
-    block = Box((start[0], start[1], start[2]), plan.unit).intersect(volume.box)
+    block = unit_box(unit, plan.unit).intersect(volume.box)
     found: list[Cells] = []
     for part in cut_block(block, volume.chunks):
         piece = part.intersect(plan.region)
@@ -144,13 +143,12 @@ def _units_of(
     plan: IndexPlan, volume: Volume, spans: tuple[range, range, range]
 ) -> tuple[range, range, range]:
     """The storage units of bricks, along each axis; those outside of the plan's region left out."""
-    z, y, x = (
+    return triple(
         range(max(s.start * b, r // u), min(s.stop * b, -(-e // u)))
         for s, b, u, r, e in zip(
             spans, plan.brick, plan.unit, plan.region.origin, plan.region.end, strict=True
         )
     )
-    return z, y, x
 
 
 def _files(units: Units) -> list[StoredFile]:
@@ -163,11 +161,7 @@ def _fill(volume: Volume, piece: Box) -> np.ndarray:
 
 
 def _made(
-    volume: Volume,
-    plan: IndexPlan,
-    bricks: Bricks,
-    pool: Executor,
-    advance: Callable[[], None],
+    volume: Volume, plan: IndexPlan, bricks: Bricks, pool: Executor, advance: Callable[[], None]
 ) -> Iterator[tuple[Shape, Cells]]:
     """Make bricks one after the other, from units that are decoded side by side."""
 

@@ -16,16 +16,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from vcmodels.errors import VcmodelsError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.patches.index import MOST_VALUES, Cells, IndexPlan
-from vcmodels.volumes import (
-    ChunkError,
-    Storage,
-    Volume,
-    WritableArray,
-    create_array,
-    open_volume,
-)
+from vcmodels.volumes import ChunkError, Storage, Volume, WritableArray, create_array, open_volume
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.remote import StoredFile
 
@@ -66,7 +59,7 @@ class IndexStore:
         self.path = folder / f"{name}-{digest}.zarr"
         spans = plan.bricks(plan.region)
         self._first = [span.start for span in spans]
-        self._bricks: Shape = (len(spans[0]), len(spans[1]), len(spans[2]))
+        self._bricks: Shape = triple(map(len, spans))
         self._tile = _largest_brick(plan)
         self._opened: dict[str, Volume] = {}
         self._handles: dict[str, ArrayHandle] = {}
@@ -155,8 +148,7 @@ class IndexStore:
         return Box((z, y, x), box.shape), box
 
     def _seal_place(self, brick: Shape) -> Box:
-        z, y, x = (i - f for i, f in zip(brick, self._first, strict=True))
-        return Box((z, y, x), (1, 1, 1))
+        return Box(triple(i - f for i, f in zip(brick, self._first, strict=True)), (1, 1, 1))
 
     @cached_property
     def _is_usable(self) -> bool:
@@ -220,10 +212,9 @@ class IndexStore:
 
 def _largest_brick(plan: IndexPlan) -> Shape:
     """The most cells that a brick touches along each axis: one more where they do not line up."""
-    z, y, x = (
+    return triple(
         min(-(-n // c), -(-b * u // c) + (b * u % c != 0 or r % c != 0))
         for n, c, b, u, r in zip(
             plan.region.shape, plan.cell, plan.brick, plan.unit, plan.region.origin, strict=True
         )
     )
-    return z, y, x

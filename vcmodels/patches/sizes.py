@@ -9,7 +9,7 @@ from vcmodels.config import TrainingParams
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.models import AnyModel
 from vcmodels.models.plan import (
     AXES,
@@ -134,7 +134,7 @@ def _longest(settings: TrainingParams, volumes: Sequence[TaskVolume]) -> tuple[S
     if MIN_EDGE <= room < longest[axis]:
         longest[axis] = room
         why += f", but leaves room for a training and a validation side along {AXES[axis]}"
-    return (longest[0], longest[1], longest[2]), why
+    return triple(longest), why
 
 
 def _room(settings: TrainingParams, volumes: Sequence[TaskVolume], extent: int) -> int:
@@ -169,9 +169,8 @@ def _try_patches(
     tried = plan_patch(longest, spacing, budget.step_bytes, needed)
     if not tried:
         found = f"left out, and the network takes none of the patches inside {list(longest)}"
-        raise TaskError("tr_params.patch_size", f"{found}: {refused[0]}", "give one") from refused[
-            0
-        ]
+        first = refused[0]
+        raise TaskError("tr_params.patch_size", f"{found}: {first}", "give one") from first
     last = tried[-1]
     if last.step_bytes > budget.step_bytes:
         found = (

@@ -87,14 +87,10 @@ def best_cut(
                 continue
             score = (abs(a / (a + b) - wanted), len(start) - a - b)
             if best is None or score < best:
-                best, boxes = score, _two_sides(region, axis, cut, cut + guard[axis])
+                low, high = region.origin[axis], region.end[axis]
+                best = score
+                boxes = region.cut(axis, low, cut), region.cut(axis, cut + guard[axis], high)
     return boxes
-
-
-def _two_sides(region: Box, axis: int, first_end: int, second_start: int) -> tuple[Box, Box]:
-    end, start = list(region.end), list(region.origin)
-    end[axis], start[axis] = first_end, second_start
-    return Box.between(region.origin, end), Box.between(start, region.end)
 
 
 def _divide_whole(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.phantom.scroll import MARGIN, Scan, Scroll
 from vcmodels.volumes import (
     Grid,
@@ -147,5 +147,4 @@ def _pieces(shape: Shape, chunks: Shape) -> Iterator[Box]:
 def _shape(values: Sequence[int]) -> Shape:
     if len(values) != 3 or min(values) < 1:
         raise ValueError(f"expected three positive numbers (z, y, x), got {tuple(values)}")
-    z, y, x = (int(v) for v in values)
-    return z, y, x
+    return triple(int(v) for v in values)

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from vcmodels.data.labels import Label
 from vcmodels.geometry.boxes import Box
 from vcmodels.pictures.slices import (
-    Pair,
     Panel,
+    PicturePair,
     draw_panels,
     pair_of,
     separate_panels,
@@ -91,7 +91,7 @@ def _legend(target: Target) -> str:
     return "outlines; dark: unlabelled"
 
 
-def _read_pair(drawn: DrawnTarget, box: Box) -> Pair:
+def _read_pair(drawn: DrawnTarget, box: Box) -> PicturePair:
     """Label and prediction on one slice."""
     target = drawn.label.target
     label, valid = drawn.label.read(box)
@@ -108,9 +108,7 @@ def _compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) ->
     column = max(width, MIN_PANEL) + GAP
     font = ImageFont.load_default(FONT_SIZE)
     sheet = Image.new(
-        "RGB",
-        (GAP + column * len(titles), header + len(rows) * (height + GAP)),
-        "white",
+        "RGB", (GAP + column * len(titles), header + len(rows) * (height + GAP)), "white"
     )
     draw = ImageDraw.Draw(sheet)
     for i, (title, caption) in enumerate(zip(titles, captions, strict=True)):

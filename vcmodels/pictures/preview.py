@@ -14,7 +14,7 @@ from vcmodels.augment import AnyAugmentation, ImageInterpolation
 from vcmodels.config import Task
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Box, Spacing
+from vcmodels.geometry.boxes import Box, Spacing, triple
 from vcmodels.patches.cache import load_or_find_patches
 from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.pictures.slices import (
@@ -114,7 +114,7 @@ class PatchSource:
         number, *origin = self.rows[row].tolist()
         region, shape = self.regions[number], self.patch_size
         low, high = np.array(region.origin), np.array(region.end)
-        box = Box((origin[0], origin[1], origin[2]), shape)
+        box = Box(triple(origin), shape)
         gaps = np.minimum(np.array(box.origin) - low, high - np.array(box.end)) / shape
         return min(float(gaps.min()), ROOM)
 
@@ -136,11 +136,7 @@ DPI = 110
 
 
 def write_figure(
-    path: Path,
-    title: str,
-    caption: str,
-    patches: Sequence[Patch],
-    targets: Mapping[str, AnyTarget],
+    path: Path, title: str, caption: str, patches: Sequence[Patch], targets: Mapping[str, AnyTarget]
 ) -> None:
     """Draw a patch, the first, next to what transforms make of it.
 

@@ -56,7 +56,7 @@ def as_predicted(target: Target, label: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PicturePair:
     """The label and the prediction of a target on one slice, in the same colours."""
 
     label: np.ndarray
@@ -69,7 +69,9 @@ class Pair:
     """(H, W) bool: where the label counts."""
 
 
-def pair_of(target: Target, label: np.ndarray, prediction: np.ndarray, counts: np.ndarray) -> Pair:
+def pair_of(
+    target: Target, label: np.ndarray, prediction: np.ndarray, counts: np.ndarray
+) -> PicturePair:
     """Label and prediction as pictures on one scale.
 
     Args:
@@ -90,7 +92,7 @@ def pair_of(target: Target, label: np.ndarray, prediction: np.ndarray, counts: n
             label_regions = _one_colour(label_regions, LABEL_COLOUR)
             regions_found = _one_colour(picture, PREDICTION_COLOUR)
         regions = (label_regions, regions_found)
-    return Pair(np.where(seen, wanted_picture, UNLABELLED_COLOUR), picture, regions, counts)
+    return PicturePair(np.where(seen, wanted_picture, UNLABELLED_COLOUR), picture, regions, counts)
 
 
 def _one_colour(picture: np.ndarray, colour: Colour) -> np.ndarray:
@@ -108,7 +110,7 @@ class Panel:
     """(H, W, 3) colours whose borders are drawn as lines over the background; black has none."""
 
 
-def separate_panels(pair: Pair, image: np.ndarray) -> tuple[Panel, Panel]:
+def separate_panels(pair: PicturePair, image: np.ndarray) -> tuple[Panel, Panel]:
     """Label and prediction, each outlined over the image (H, W, 3), or in its colours."""
     if pair.regions is None:
         # Dark where nothing says what it should be: the eye compares what can be compared.
@@ -117,7 +119,7 @@ def separate_panels(pair: Pair, image: np.ndarray) -> tuple[Panel, Panel]:
     return Panel(dimmed(image, pair.counts), label), Panel(image, prediction)
 
 
-def joint_panel(pair: Pair, image: np.ndarray) -> Panel:
+def joint_panel(pair: PicturePair, image: np.ndarray) -> Panel:
     """Label and prediction together over the image (H, W, 3), which is darker where none counts.
 
     Masks and classes are tinted where the label has them, and outlined where the prediction has;

@@ -37,7 +37,8 @@ from vcmodels.data.labels import (
 from vcmodels.data.normalization import Normalization, check_finite
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
-from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.fields.distance import Labelled
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.samples.order import (
     DrawOrder,
     Jitter,
@@ -206,7 +207,7 @@ class PatchDataset(Dataset[PatchItem]):
         number, *origin = self.rows[row].tolist()
         region = self._regions[number]
         assert region is not None, "a patch in a volume that this side does not use"
-        patch = Box((origin[0], origin[1], origin[2]), self.patch)
+        patch = Box(triple(origin), self.patch)
         if self.variation and self.variation.jitter:
             rng = generator(self.variation.seed, draw, Stream.JITTER)
             patch = self.variation.jitter.moved(number, patch, region, rng)
@@ -323,7 +324,7 @@ def make_sample(dataset: PatchDataset, draw: int, row: int) -> Sample:
     return finish_sample(dataset.read(draw, row), dataset)
 
 
-def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> tuple[Tensor, Tensor]:
+def _label(target: AnyTarget, crop: LabelCrop, spacing: Spacing) -> Labelled:
     """Label and valid voxels of a patch, from its own crop or derived from the crop of ids."""
     if target.derive is None:
         return crop.values, crop.valid

@@ -34,7 +34,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.patches.density import CandidateGrid, patch_density, patch_grid
-from vcmodels.patches.find import Candidates, PatchCriteria, survey
+from vcmodels.patches.find import PatchCriteria, survey
 from vcmodels.patches.index import LabelIndex
 from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.targets import AnyTarget
@@ -344,15 +344,11 @@ def _places(grid: CandidateGrid, origins: np.ndarray, volume: TaskVolume) -> np.
     Raises:
         TaskError: one is not on the grid; such a list is not of this task's own finding.
     """
-    indices = [
-        np.minimum(np.searchsorted(axis, origins[:, a]), len(axis) - 1)
-        for a, axis in enumerate(grid.origins)
-    ]
-    found = np.stack([axis[i] for axis, i in zip(grid.origins, indices, strict=True)], axis=1)
-    if (found != origins).any():
+    places = grid.places(origins)
+    if (places < 0).any():
         found = f"the patch list of {volume.name} was not found with this task"
         raise TaskError(KEY, found, "delete the cache_file, or leave sampling out")
-    return np.asarray(np.ravel_multi_index(tuple(indices), grid.counts), np.int64)
+    return places
 
 
 def make_order(
@@ -382,7 +378,7 @@ class ThresholdJitter:
         self.reach = [s // 2 // c for s, c in zip(criteria.stride, self.cell, strict=True)]
         found = survey(volumes, criteria, indexer, stride=self.cell)
         self._grids = [one.grid for one in found]
-        self._places = [_qualifying(one, criteria) for one in found]
+        self._places = [one.qualifying(criteria) for one in found]
 
     def moved(self, number: int, patch: Box, region: Box, rng: np.random.Generator) -> Box:
         """As `Jitter`: at a random qualifying place within half a stride."""
@@ -396,21 +392,12 @@ class ThresholdJitter:
             moved = Box((z, y, x), patch.shape)
             if not region.contains(moved):
                 continue
-            if places is None or _holds(places, grid.place(moved.origin)):
+            if places is None or _holds(places, grid.places(np.array([moved.origin]))[0]):
                 return moved
         return patch
 
 
-def _qualifying(one: Candidates, criteria: PatchCriteria) -> np.ndarray | None:
-    """Flat numbers of the places that meet the thresholds, ascending; None for all."""
-    if one.density is None or criteria.takes_everything:
-        return None
-    return one.density.places[one.enough(criteria)]
-
-
-def _holds(ascending: np.ndarray, number: int | None) -> bool:
-    if number is None:
-        return False
+def _holds(ascending: np.ndarray, number: int) -> bool:
     at = int(np.searchsorted(ascending, number))
     return at < len(ascending) and int(ascending[at]) == number
 

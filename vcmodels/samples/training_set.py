@@ -21,13 +21,7 @@ from vcmodels.samples.dataset import (
     make_sample,
     worker_budget,
 )
-from vcmodels.samples.order import (
-    draw_weights,
-    draws_of_epoch,
-    hard_share,
-    make_jitter,
-    make_order,
-)
+from vcmodels.samples.order import draw_weights, draws_of_epoch, hard_share, make_jitter, make_order
 
 
 def sample(task: Task, index: int = 0) -> Sample:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.errors import FaultError
+from vcmodels.fields.distance import Labelled
 from vcmodels.fields.instances import Offset, affinities, longest_offset
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
@@ -84,16 +85,12 @@ class AffinitiesTarget(MaskTarget):
         del spacing
         return longest_offset(self.offsets)
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """1 where both partners have one id that is not 0; valid where both are known."""
         del spacing
         return affinities(source, valid, self.offsets)
 
-    def turn(
-        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def turn(self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing) -> Labelled:
         """Each channel takes the one whose offset was turned into its own, or into the opposite.
 
         In the latter case the pair is now named by its other voxel: values shift by the offset.

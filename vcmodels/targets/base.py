@@ -24,22 +24,103 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
+from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
+from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
-from vcmodels.section import Fraction
-from vcmodels.targets.scoring import Scoring
-from vcmodels.targets.stored import Storage
+from vcmodels.metrics.registry import (
+    Metrics,
+    Sense,
+    Sums,
+    fitting_metrics,
+    measure,
+    measure_volume,
+    senses,
+    summarise,
+)
+from vcmodels.section import Fraction, Section
+from vcmodels.targets.stored import StoredTarget
 
 Interpolation = Literal["nearest", "linear"]
 
 
-class Target(Scoring, Storage):
+class Scoring(Section):
+    """The part of a target that compares predictions with labels.
+
+    A kind says what it `predicts` and which `metric` counts; the rest has defaults.
+    """
+
+    predicts: ClassVar[Compared]
+    """What losses and metrics must compare; all that do are allowed, but for the excluded ones."""
+    metric: ClassVar[str]
+    """The figure that shows best how good a prediction is."""
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset()
+    """Metrics that compare what the kind predicts and say little about it."""
+
+    def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction and label in the form that metrics compare: see `Compared`.
+
+        Args:
+            prediction: (B, P, Z, Y, X) float32, as from `unblend` or `decode`.
+            label: (B, L, Z, Y, X) float32.
+        """
+        return prediction, label
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What figures of single classes are named after: all classes but the background."""
+        return ()
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics of this target, by name."""
+        fitting = fitting_metrics(self.predicts)
+        return {name: m for name, m in fitting.items() if name not in self.excluded_metrics}
+
+    @property
+    def figures(self) -> dict[str, Sense]:
+        """The figures that `summarise` returns, and whether less or more of each is better."""
+        return senses(self.metrics, self.class_names)
+
+    def measure(self, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
+        """Sums over the valid voxels from which `summarise` computes the figures.
+
+        Args:
+            prediction: (B, P, Z, Y, X) float32, as from `unblend` or `decode`.
+            label: (B, L, Z, Y, X) float32.
+            valid: (B, V, Z, Y, X) bool.
+        """
+        return measure(self.metrics, *self.comparable(prediction, label), valid)
+
+    def summarise(self, sums: Sums) -> dict[str, float]:
+        """Figures of all that was measured; NaN where nothing was valid."""
+        return summarise(self.metrics, sums, self.class_names)
+
+    def measure_volume(
+        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
+    ) -> dict[str, float]:
+        """The figures that need a volume whole.
+
+        Args:
+            prediction: (P, Z, Y, X) float32, as from `decode`.
+            label: (L, Z, Y, X) float32, as from `read_label`.
+            valid: (V, Z, Y, X) bool.
+            spacing: length of a voxel along (z, y, x).
+        """
+        pair = self.comparable(torch.from_numpy(prediction)[None], torch.from_numpy(label)[None])
+        found, wanted = (tensor[0].numpy() for tensor in pair)
+        return measure_volume(self.metrics, found, wanted, valid, spacing, self.class_names)
+
+
+class Target(Scoring, StoredTarget):
     """Keys that every kind shares. `tr_params` fills the ones that are left out."""
+
+    model_config = ConfigDict(serialize_by_alias=True)  # `label_encoding` is "encoding" in JSON
 
     channels: Annotated[int, Field(ge=1, le=4096)] = 1
     """Channels of the head."""
@@ -140,9 +221,7 @@ class Target(Scoring, Storage):
         del spacing
         return (0, 0, 0)
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """Compute the label of a patch from another label around it.
 
         The result is the crop of what the whole volume would give: nothing outside the margin may
@@ -179,9 +258,7 @@ class Target(Scoring, Storage):
         """Undo `spread` after averaging: (M, Z, Y, X) -> (L, Z, Y, X), a label again."""
         return spread
 
-    def turn(
-        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def turn(self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing) -> Labelled:
         """Change the *values* of a label, or of logits, whose voxels have already been moved.
 
         Args:

@@ -9,15 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from vcmodels.comparison import Compared
-from vcmodels.fields.distance import inner
+from vcmodels.fields.distance import Labelled, inner
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses import LossBlock
 from vcmodels.targets.base import Target
-from vcmodels.targets.stored import (
-    check_dtype,
-    countable,
-    refuse_first,
-)
+from vcmodels.targets.stored import check_dtype, countable, refuse_first
 
 
 def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
@@ -149,9 +145,7 @@ class BinaryTarget(MaskTarget):
         del spacing
         return (self.label_margin, self.label_margin, self.label_margin)
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """1 where there is an instance, grown by `dilate_label`."""
         margin = self.source_margin(spacing)
         mask, counts = (source != 0) & valid, inner(valid, margin)

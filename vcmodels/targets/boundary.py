@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.errors import FaultError
-from vcmodels.fields.distance import voxels_within
+from vcmodels.fields.distance import Labelled, voxels_within
 from vcmodels.fields.instances import instance_boundaries
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.targets.binary import MaskTarget
@@ -39,9 +39,7 @@ class BoundaryTarget(MaskTarget):
     def source_margin(self, spacing: Spacing) -> Shape:
         return voxels_within(self.width * min(spacing), spacing)
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """1 within `width` of another id; see `fields.instances.instance_boundaries`."""
         width, with_background = self.width * min(spacing), self.between == "all"
         return instance_boundaries(source, valid, width, spacing, with_background=with_background)

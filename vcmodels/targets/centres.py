@@ -6,21 +6,19 @@ It is read as stored, or derived from instance ids. A voxel near several centres
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
+from vcmodels.fields.distance import Labelled
 from vcmodels.fields.instances import Lengths, centre_heat, heat_reach
-from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.losses.registry import LossBlock
 from vcmodels.section import Extent, PatchShape
 from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.regression import LinearEncoding
-from vcmodels.targets.stored import (
-    countable,
-    refuse_first,
-)
+from vcmodels.targets.stored import countable, refuse_first
 
 
 class PieceTarget(Target):
@@ -55,8 +53,6 @@ class PieceTarget(Target):
 
 class CentresTarget(PieceTarget):
     """How near a centre is, from 0 to 1."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
 
     kind: Literal["centres"] = "centres"
     """A heat map of the centres of instances."""
@@ -104,12 +100,9 @@ class CentresTarget(PieceTarget):
 
     def source_margin(self, spacing: Spacing) -> Shape:
         reach = heat_reach(self._sigma(spacing))
-        z, y, x = (extent + r for extent, r in zip(self.longest, reach, strict=True))
-        return z, y, x
+        return triple(extent + r for extent, r in zip(self.longest, reach, strict=True))
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """Gaussians around the centres of the connected pieces of instances; see `fields.instances`."""
         margin, sigma = self.source_margin(spacing), self._sigma(spacing)
         return centre_heat(source, valid, sigma, self.longest, margin, keep_cut=self.keep_cut)

@@ -8,27 +8,22 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
-from vcmodels.fields.distance import inner, known_distance, voxels_within
+from vcmodels.fields.distance import Labelled, inner, known_distance, voxels_within
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
 from vcmodels.metrics.registry import Metrics
 from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.regression import LinearEncoding
-from vcmodels.targets.stored import (
-    any_channel,
-    countable,
-)
+from vcmodels.targets.stored import any_channel, countable
 
 
 class DistanceTarget(Target):
     """How far away the surface is, up to `clip`."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
 
     kind: Literal["distance"] = "distance"
     """Distance to the nearest surface, signed by the side of it or not."""
@@ -80,9 +75,7 @@ class DistanceTarget(Target):
     def source_margin(self, spacing: Spacing) -> Shape:
         return voxels_within(self.clip, spacing)
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """The distance over `clip`; not valid where something unknown is nearer than the surface."""
         ids = source if self.surface_of == "instances" else (source != 0).float()
         distance, counts = known_distance(ids, valid, spacing, self.clip)
@@ -93,9 +86,7 @@ class DistanceTarget(Target):
             distance = torch.where(negative, -distance, distance)
         return distance, counts
 
-    def turn(
-        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def turn(self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing) -> Labelled:
         """Times |det J|^(-1/3), by which the map enlarges lengths in the mean; `clip` stays.
 
         Exact for rotations, mirror images and the same scaling of all axes. A distance label that

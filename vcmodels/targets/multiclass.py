@@ -15,11 +15,7 @@ from vcmodels.errors import FaultError
 from vcmodels.losses import LossBlock
 from vcmodels.metrics.overlap import likeliest_class
 from vcmodels.targets.base import Target
-from vcmodels.targets.stored import (
-    check_dtype,
-    countable,
-    refuse_first,
-)
+from vcmodels.targets.stored import check_dtype, countable, refuse_first
 
 WEIGHT_RANGE = (0.1, 10.0)
 """Least and largest class weight that counting gives: a class of a few voxels must not outweigh all

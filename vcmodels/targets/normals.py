@@ -13,12 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
-from vcmodels.fields.distance import voxels_within
+from vcmodels.fields.distance import Labelled, voxels_within
 from vcmodels.fields.instances import instance_boundaries
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
 from vcmodels.geometry.boxes import Shape, Spacing
@@ -64,8 +64,6 @@ class VectorEncoding(Section):
 
 class NormalsTarget(Target):
     """Unit vectors; the length of the network's output does not count."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
 
     kind: Literal["normals"] = "normals"
     """Unit vectors such as the normals of a surface."""
@@ -184,9 +182,7 @@ class NormalsTarget(Target):
         z, y, x = voxels_within(self._film(spacing), spacing)
         return reach[0] + z, reach[1] + y, reach[2] + x
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """Out of the mask, or the axis across the surfaces around; see `fields.normals`."""
         mask = (source != 0).float()
         if self.surface_of == "instances":
@@ -214,9 +210,7 @@ class NormalsTarget(Target):
     def settle(self, spread: Tensor) -> Tensor:
         return principal_axes(spread) if self._is_axial else spread
 
-    def turn(
-        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def turn(self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing) -> Labelled:
         """J^T n, renormalised: gradients pull back through the sampling map."""
         del spacing
         return pull_back(label, jacobian), valid

@@ -7,7 +7,7 @@ count.
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
@@ -15,12 +15,7 @@ from vcmodels.errors import FaultError
 from vcmodels.losses.registry import LossBlock
 from vcmodels.section import Section
 from vcmodels.targets.base import Interpolation, Target
-from vcmodels.targets.stored import (
-    any_channel,
-    check_dtype,
-    countable,
-    refuse_first,
-)
+from vcmodels.targets.stored import any_channel, check_dtype, countable, refuse_first
 
 
 class LinearEncoding(Section):
@@ -34,8 +29,6 @@ class LinearEncoding(Section):
 
 class RegressionTarget(Target):
     """One or several continuous values for each voxel."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
 
     kind: Literal["regression"] = "regression"
     """Continuous values, one per channel."""

@@ -113,7 +113,7 @@ def any_channel(mask: np.ndarray) -> np.ndarray:
     return mask if len(mask) == 1 else np.logical_or.reduce(mask, axis=0, keepdims=True)
 
 
-class Storage(Section):
+class StoredTarget(Section):
     """The part of a target that writes predictions, on one fixed global scale, and reads them.
 
     A kind says what its values mean; the rest is right for values in `value_range`.

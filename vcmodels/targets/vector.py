@@ -8,22 +8,19 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
+from vcmodels.fields.distance import Labelled
 from vcmodels.fields.instances import centre_offsets
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
 from vcmodels.targets.base import Interpolation
 from vcmodels.targets.centres import PieceTarget
 from vcmodels.targets.regression import LinearEncoding
-from vcmodels.targets.stored import (
-    any_channel,
-    check_dtype,
-    countable,
-)
+from vcmodels.targets.stored import any_channel, check_dtype, countable
 from vcmodels.targets.vector_math import SHORTEST, apply_matrix, push_forward, unit, voxel_jacobian
 
 
@@ -39,8 +36,6 @@ class VectorTarget(PieceTarget):
 
     Derived from instance ids it is the way to the centre of the instance, and 0 outside.
     """
-
-    model_config = ConfigDict(serialize_by_alias=True)
 
     kind: Literal["vector"] = "vector"
     """Vectors of any length, such as displacements; unit vectors are `normals`."""
@@ -103,9 +98,7 @@ class VectorTarget(PieceTarget):
         del spacing
         return self.longest
 
-    def derive_label(
-        self, source: Tensor, valid: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def derive_label(self, source: Tensor, valid: Tensor, spacing: Spacing) -> Labelled:
         """The way to the centre of the connected piece of an instance; see `fields.instances`."""
         longest = self.longest
         offsets, known = centre_offsets(source, valid, longest, longest, keep_cut=self.keep_cut)
@@ -113,9 +106,7 @@ class VectorTarget(PieceTarget):
             offsets *= offsets.new_tensor(spacing).view(3, 1, 1, 1)
         return offsets, known
 
-    def turn(
-        self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing
-    ) -> tuple[Tensor, Tensor]:
+    def turn(self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing) -> Labelled:
         """J^-1 v for displacements, J^T v for gradients; where the map folds, v does not count."""
         if self.units == "voxels":
             jacobian = voxel_jacobian(jacobian, spacing)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -77,37 +77,32 @@ class Board:
             self.say(f"{sink.name} is off from here on: {reason}")
             self.writers.pop(sink, None)
 
+    def _each(self, write: Callable[[CurveWriter], object]) -> None:
+        for sink, writer in list(self.writers.items()):
+            self._try(sink, lambda w=writer: write(w))
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add one point to each curve; values that are not finite are left out."""
         finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
-        for sink, writer in list(self.writers.items()):
-            self._try(sink, lambda w=writer: w.scalars(finite, step))
+        self._each(lambda writer: writer.scalars(finite, step))
 
     def pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
         """Add pictures, (H, W, 3) float32 in [0, 1]."""
-        for sink, writer in list(self.writers.items()):
-            self._try(sink, lambda w=writer: w.pictures(pictures, step))
+        self._each(lambda writer: writer.pictures(pictures, step))
 
     def flush(self) -> None:
         """Bring what was added to where a viewer of the running training sees it."""
-        for sink, writer in list(self.writers.items()):
-            self._try(sink, writer.flush)
+        self._each(lambda writer: writer.flush())
 
     def __enter__(self) -> "Board":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close(is_failed=error is not None)
 
     def close(self, *, is_failed: bool = False) -> None:
         """Flush and close; a failed training is shown as one where the place knows of such."""
-        for sink, writer in list(self.writers.items()):
-            self._try(sink, lambda w=writer: w.close(is_failed=is_failed))
+        self._each(lambda writer: writer.close(is_failed=is_failed))
 
 
 def cut_json_lines(path: Path, step: int) -> None:
@@ -308,21 +303,18 @@ def open_board(task: Task, step: int, say: Callable[[str], None]) -> Board:
     """The board of a run that has done `step` steps."""
     settings, document = task.tr_params, task.to_json()
 
-    def events() -> EventWriter:
-        return EventWriter(
-            task.tensorboard_dir,
-            step,
-            document=document,
-            parameters=hyperparameters(document),
-            metrics=main_curves(task.dataset_config.targets),
-        )
-
+    events = partial(
+        EventWriter,
+        task.tensorboard_dir,
+        step,
+        document=document,
+        parameters=hyperparameters(document),
+        metrics=main_curves(task.dataset_config.targets),
+    )
     sinks = [CurveSink("TensorBoard", events)]
-    if (service := settings.wandb) is not None:
-
-        def begin() -> WandbWriter:
-            return WandbWriter(service, task.run_dir, settings.model_name, document)
-
+    if settings.wandb is not None:
+        name = settings.model_name
+        begin = partial(WandbWriter, settings.wandb, task.run_dir, name, document)
         # Of whatever a service and its client raise, nothing is worth a training.
         sinks.append(CurveSink("Weights & Biases", begin, (Exception,)))
     return Board(sinks, say)

@@ -54,16 +54,13 @@ class Transfer:
         """In words, by parts of the network."""
         whole = part_names(self.taken)
         torn = set(whole) & set(part_names(self.fresh))
-        texts = [f"taken: {', '.join(_marked(part, torn) for part in whole)}"]
+        marked = (f"{part} (in part)" if part in torn else part for part in whole)
+        texts = [f"taken: {', '.join(marked)}"]
         if self.fresh:
             texts.append(f"new and random: {', '.join(part_names(self.fresh))}")
         if unused := [part for part in part_names(self.unused) if part not in whole]:
             texts.append(f"not used: {', '.join(unused)}")
         return "; ".join(texts)
-
-
-def _marked(part: str, torn: Collection[str]) -> str:
-    return f"{part} (in part)" if part in torn else part
 
 
 def transfer(
@@ -192,21 +189,20 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.step = 0
 
-    def _parallel(self) -> DistributedDataParallel | None:
-        """The network with gradients that are averaged over the world while they are computed."""
-        if self.world.size == 1:
-            return None
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.network, ids, gradient_as_bucket_view=True)
-
     def compile(self, say: Callable[[str], None]) -> None:
         """Train through `torch.compile` from now on, eagerly if it fails here."""
         self.tell_eager = say
         self.forward = CompiledOrEager(self.parallel or self.network, say)
 
     def _prepare(self) -> None:
-        """Wrap the network for its steps; again when other weights learn than before."""
-        self.parallel = self._parallel()
+        """Wrap the network for its steps; again when other weights learn than before.
+
+        In a world of several, its gradients are averaged while they are computed.
+        """
+        self.parallel: DistributedDataParallel | None = None
+        if self.world.size > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.network, ids, gradient_as_bucket_view=True)
         self.forward: nn.Module = self.parallel or self.network
         if self.tell_eager is not None:
             self.compile(self.tell_eager)

@@ -196,11 +196,8 @@ class EarlyStop:
     def see(self, counters: Counters, scalars: Mapping[str, float]) -> None:
         """Count an epoch that has just ended, with the values of its curves."""
         if counters.watched != self._watched:  # the rule was changed on the way
-            counters.watched, counters.least_cost, counters.stale_epochs = (
-                self._watched,
-                math.inf,
-                0,
-            )
+            counters.watched = self._watched
+            counters.least_cost, counters.stale_epochs = math.inf, 0
         cost = self.watch.cost(scalars)
         if cost < counters.least_cost - self.min_delta:
             counters.least_cost, counters.stale_epochs = cost, 0

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
@@ -146,12 +145,7 @@ class RunFolder(Run):
                 found, remedy = f"{self.folder}: {error.strerror}", "choose a writable folder"
                 raise OutputError("tr_params.ckpt_out_base", found, remedy) from error
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._held is None:
             return
         if self._has_begun:

@@ -29,12 +29,7 @@ from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
 from vcmodels.training.learner import Learner
 from vcmodels.training.progress import Counters, EarlyStop, best_watch
-from vcmodels.training.run_folder import (
-    RunFolder,
-    changes_since,
-    listed_changes,
-    newest_checkpoint,
-)
+from vcmodels.training.run_folder import RunFolder, changes_since, listed_changes, newest_checkpoint
 from vcmodels.volumes import expand_location
 
 

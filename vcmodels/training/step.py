@@ -247,11 +247,11 @@ class PendingResult:
         total, *rest = self.values.tolist()
         targets = len(self.names)
         parts, (stops, norm) = rest[:targets], rest[targets : targets + 2]
-        known, factors, samples = (
+        known, factors = (
             rest[targets + 2 : 2 * targets + 2],
             rest[2 * targets + 2 : 3 * targets + 2],
-            rest[3 * targets + 2 :],
         )
+        samples = rest[3 * targets + 2 :]
         is_applied = math.isfinite(total) and math.isfinite(norm)
         is_overflow = math.isfinite(total) and not is_applied and self.scaler.is_enabled()
         return StepResult(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vcmodels.metrics.registry import Sums
+from vcmodels.metrics.registry import Sums, add_sums
 from vcmodels.pictures.slices import PATCHES, draw_row
 from vcmodels.samples.loader import Batch
 from vcmodels.training.learner import Learner
@@ -55,7 +55,7 @@ def validate(
         for name, target in learner.targets.items():
             prediction = target.unblend(target.blendable(outputs[name][0].float()))
             label, valid = batch.labels[name], batch.valid[name]
-            _add(sums[name], target.measure(prediction, label, valid))
+            sums[name] = add_sums(sums[name], target.measure(prediction, label, valid))
             drawn = PATCHES - len(rows[name]) if learner.world.is_first else 0
             for n in range(min(len(batch.image), drawn)):
                 arrays = (batch.image[n], label[n], valid[n], prediction[n])
@@ -81,11 +81,5 @@ def _together(
         for total, more in ((losses, more_losses), (counts, more_counts)):
             for name, value in more.items():
                 total[name] = total.get(name, 0.0) + value
-        for name, more in more_sums.items():
-            _add(sums[name], more)
+        sums = {name: add_sums(found, more_sums[name]) for name, found in sums.items()}
     return losses, counts, sums
-
-
-def _add(sums: Sums, more: Sums) -> None:
-    for name, value in more.items():
-        sums[name] = sums[name] + value if name in sums else value

@@ -1,6 +1,6 @@
 """All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
 
-from vcmodels.volumes.backend import Storage
+from vcmodels.volumes.backend import Storage, group_attributes
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.multiscale import Blocks, Pyramid, write_volume
 from vcmodels.volumes.ngff import Grid
@@ -11,7 +11,6 @@ from vcmodels.volumes.writer import (
     WritableArray,
     coarse_grid,
     create_array,
-    group_attributes,
     is_array,
     set_group_attributes,
     write_multiscale_group,

@@ -112,8 +112,12 @@ def create_group(location: str, zarr_format: ZarrFormat) -> None:
     _zarr.create_group(_store(location, read_only=False), zarr_format=zarr_format)
 
 
-def read_attributes(location: str) -> dict[str, Any]:
-    """The attributes of a group."""
+def group_attributes(location: str) -> dict[str, Any]:
+    """The attributes of a group.
+
+    Raises:
+        FileNotFoundError: there is no group.
+    """
     group = _zarr.open_group(_store(location, read_only=True), mode="r")
     return cast("dict[str, Any]", group.attrs.asdict())
 

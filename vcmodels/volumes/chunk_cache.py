@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, unit_box, units_touching
 from vcmodels.volumes.reader import Volume
 
 Key = tuple[str, tuple[int, int, int]]
@@ -57,11 +57,8 @@ class CachedVolume(Volume):
         return cls(**{f.name: getattr(volume, f.name) for f in fields(volume)}, cache=cache)
 
     def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
-        spans = [
-            range(o // n, -(-e // n))
-            for o, e, n in zip(box.origin, box.end, self.chunks, strict=True)
-        ]
-        chunks = {(z, y, x): self._chunk_box((z, y, x)) for z, y, x in product(*spans)}
+        indices = product(*units_touching(box, self.chunks))
+        chunks = {index: unit_box(index, self.chunks).intersect(self.box) for index in indices}
         voxels = sum(chunk.voxels for chunk in chunks.values())
         if voxels * self.channels * self.dtype.itemsize > self.cache.budget:
             return super()._read_inside(box)  # keeping some would let go of others that it needs
@@ -88,7 +85,3 @@ class CachedVolume(Volume):
             # Not a view: it would keep all of the hull alive, which the budget does not count.
             self.cache.put((self.location, index), part.copy())
         return np.ascontiguousarray(block[:, *box.slices(within=hull)])
-
-    def _chunk_box(self, index: tuple[int, int, int]) -> Box:
-        z, y, x = (i * n for i, n in zip(index, self.chunks, strict=True))
-        return Box((z, y, x), self.chunks).intersect(self.box)

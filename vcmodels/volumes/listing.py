@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -117,11 +117,6 @@ def misnamed_error(key: str, node: Node, names: ChunkNames, stray: str) -> Volum
         f"its metadata expects names like {expected}, the files look like {stray}"
     )
     return VolumeError(key, found, "correct the separator in the metadata")
-
-
-def indices_between(start: tuple[int, ...], end: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """All chunk indices from `start` to `end`, the latter not included."""
-    return product(*(range(a, b) for a, b in zip(start, end, strict=True)))
 
 
 def silent_damage(path: Path, node: Node) -> str | None:

@@ -9,7 +9,16 @@ from typing import Any, Literal
 import numpy as np
 
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Box, Shape, coarse_box, coarse_extent, fine_box, level_factors
+from vcmodels.geometry.boxes import (
+    Box,
+    Shape,
+    coarse_box,
+    coarse_extent,
+    divide,
+    fine_box,
+    level_factors,
+    triple,
+)
 from vcmodels.geometry.grid import slabs, tiles
 from vcmodels.volumes.backend import PLAIN, Storage
 from vcmodels.volumes.location import is_remote
@@ -129,9 +138,7 @@ def write_image(
 ) -> None:
     """Write the levels of an image and then its metadata into a folder, as `write_volume`."""
     unit = storage.shards or chunks
-    volume = (
-        source if isinstance(source, Blocks) else Blocks.of(source, (unit[0], unit[1], unit[2]))
-    )
+    volume = source if isinstance(source, Blocks) else Blocks.of(source, triple(unit))
     extent, lead = _extent(volume.shape), volume.shape[:-3]
     grid = replace(grid, axes=("c", "z", "y", "x") if lead else ("z", "y", "x"))
     if storage.shards:
@@ -154,7 +161,7 @@ def write_image(
             for box, block in volume.pieces:
                 array.write(box, block)
         else:
-            step = _quotient(factor, factors[level - 1])
+            step = divide(factor, factors[level - 1])
             _write_level(array, finer, step, HALVES[pyramid.values])
     write_multiscale_group(
         str(folder),
@@ -275,13 +282,7 @@ def most_frequent(stored: np.ndarray, factor: Shape) -> np.ndarray:
 HALVES: dict[str, Halve] = {"mean": mean_of, "mode": most_frequent}
 
 
-def _quotient(factor: Shape, finer: Shape) -> Shape:
-    z, y, x = (now // before for now, before in zip(factor, finer, strict=True))
-    return z, y, x
-
-
 def _extent(shape: tuple[int, ...]) -> Shape:
     if len(shape) not in (3, 4):
         raise ValueError(f"expected axes (Z, Y, X) or (C, Z, Y, X), got shape {shape}")
-    z, y, x = shape[-3:]
-    return z, y, x
+    return triple(shape[-3:])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vcmodels.errors import VolumeError
-from vcmodels.geometry.boxes import Spacing
+from vcmodels.geometry.boxes import Spacing, triple
 from vcmodels.volumes.location import join, parent
 from vcmodels.volumes.nodes import Node, read_node
 
@@ -209,8 +209,7 @@ def _spatial(
     if values is None or (positive and min(values, default=0) <= 0):
         return None
     if len(axes) == len(values) and {"z", "y", "x"} <= set(axes):
-        z, y, x = (values[axes.index(name)] for name in "zyx")
-        return z, y, x
+        return triple(values[axes.index(name)] for name in "zyx")
     return (values[-3], values[-2], values[-1]) if len(values) >= 3 else None
 
 

@@ -105,11 +105,20 @@ def sync_folder(folder: str | Path) -> None:
     """Flush a folder's list of names to disk, so that a rename in it survives a power cut."""
     # Some network file systems refuse to open or to sync a folder; the rename itself stands.
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(folder)
+
+
+def sync(path: str | Path) -> None:
+    """Flush a file, or a folder's list of names, to disk.
+
+    Raises:
+        OSError: it cannot be opened or synced.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -14,13 +14,12 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from vcmodels.errors import RunError, VolumeError
-from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.geometry.boxes import Box, Shape, Spacing, unit_box, units_touching
 from vcmodels.volumes.backend import ArrayHandle, ZarrArray
 from vcmodels.volumes.listing import (
     ChunkNames,
     Listing,
     fingerprint,
-    indices_between,
     list_chunks,
     misnamed_chunk,
     misnamed_error,
@@ -193,7 +192,7 @@ class Volume:
                 for z, y, x in sorted(self.listing.spatial)
                 if z in spans[0] and y in spans[1] and x in spans[2]
             )
-        yield from map(self._unit_box, chosen)
+        yield from (unit_box(index, self.storage_unit).intersect(self.box) for index in chosen)
 
     def stored_files(self, units: tuple[range, range, range]) -> Iterator[tuple[Shape, StoredFile]]:
         """The files of a range of storage units that exist, in order, each with its unit.
@@ -252,23 +251,14 @@ class Volume:
         box = self.box.intersect(within) if within else self.box
         if not box.voxels:
             return range(0), range(0), range(0)
-        z, y, x = (
-            range(o // u, -(-e // u))
-            for o, e, u in zip(box.origin, box.end, self.storage_unit, strict=True)
-        )
-        return z, y, x
-
-    def _unit_box(self, index: tuple[int, ...]) -> Box:
-        start = [i * u for i, u in zip(index, self.storage_unit, strict=True)]
-        end = [(i + 1) * u for i, u in zip(index, self.storage_unit, strict=True)]
-        return Box.between(start, end).intersect(self.box)
+        return units_touching(box, self.storage_unit)
 
     def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
         """Read a box that lies inside the volume."""
         where = self._where(box)
         self._check_files(where)
         try:
-            block = self._fetch(where)
+            block = np.asarray(self.handle.array()[where])
         except _DECODE_ERRORS as error:
             raise self._chunk_error(where, error) from error
         block = channel_last_to_first(block, self.channel_axis)
@@ -283,17 +273,12 @@ class Volume:
             return (everything, *box.slices())
         return (*box.slices(), everything)
 
-    def _fetch(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]:
-        """Read from zarr."""
-        return np.asarray(self.handle.array()[where])
-
     def _chunks_in(self, where: tuple[slice, ...]) -> Iterator[tuple[int, ...]]:
         """Indices, in the stored array, of the storage units that slices touch."""
         array = self.handle.array()
         units = array.shards or array.chunks
-        start = tuple(s.start // u for s, u in zip(where, units, strict=True))
-        end = tuple(-(-s.stop // u) for s, u in zip(where, units, strict=True))
-        return indices_between(start, end)
+        spans = zip(where, units, strict=True)
+        return product(*(range(s.start // u, -(-s.stop // u)) for s, u in spans))
 
     def _check_files(self, where: tuple[slice, ...]) -> None:
         """Find damaged local chunks that zarr would silently read as something else."""

@@ -88,10 +88,7 @@ class PatientStore(WrapperStore[FsspecStore]):
         return type(self)(store, self._location)
 
     async def get(
-        self,
-        key: str,
-        prototype: "BufferPrototype",
-        byte_range: "ByteRequest | None" = None,
+        self, key: str, prototype: "BufferPrototype", byte_range: "ByteRequest | None" = None
     ) -> "Buffer | None":
         """The bytes of an object; None when there is none."""
         return await self._patiently(

@@ -1,6 +1,5 @@
 """Writing zarr arrays: checksummed chunks, replaced one by one, with metadata viewers understand."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from vcmodels.volumes import backend
 from vcmodels.volumes.backend import PLAIN, ArrayHandle, Storage, ZarrFormat
 from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.ngff import Grid
-from vcmodels.volumes.places import Place, place_at
+from vcmodels.volumes.places import Place, place_at, sync
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
@@ -105,11 +104,7 @@ class WritableArray:
             return
         stored = [path for path in self.files(box) if path.exists()]
         for path in (*stored, *sorted({path.parent for path in stored})):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync(path)
 
 
 def create_array(
@@ -229,15 +224,6 @@ def write_multiscale_group(
     else:
         stored["ome"] = {"version": "0.5", "multiscales": [image], **description.display}
     set_group_attributes(location, stored, zarr_format=zarr_format)
-
-
-def group_attributes(location: str) -> dict[str, Any]:
-    """The attributes of a group.
-
-    Raises:
-        FileNotFoundError: there is no group.
-    """
-    return backend.read_attributes(location)
 
 
 def set_group_attributes(
