@@ -171,8 +171,7 @@ def evaluate(
     task: TaskFile,
     set_: Overrides = None,
     bbox: Annotated[
-        str | None,
-        typer.Option(metavar="Z:Z,Y:Y,X:X", help="Score this part, start:end, instead."),
+        str | None, typer.Option(metavar="Z:Z,Y:Y,X:X", help="Score this part, start:end, instead.")
     ] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part into this PNG.")

@@ -28,8 +28,7 @@ Overrides = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Debug = Annotated[
-    bool,
-    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors."),
+    bool, typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors.")
 ]
 FoldCount = Annotated[
     int | None,

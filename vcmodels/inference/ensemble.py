@@ -77,11 +77,7 @@ def choose_checkpoints(
 
 
 def best_of_folds(
-    run: Run,
-    wanted: Sequence[int],
-    *,
-    is_strict: bool = False,
-    reporter: Reporter | None = None,
+    run: Run, wanted: Sequence[int], *, is_strict: bool = False, reporter: Reporter | None = None
 ) -> list[Path]:
     """The best checkpoint of each fold.
 
@@ -179,10 +175,7 @@ def check_networks(
 
 
 def _differences(
-    first: TrainedNetwork,
-    other: TrainedNetwork,
-    targets: Iterable[str],
-    given_patch: Shape | None,
+    first: TrainedNetwork, other: TrainedNetwork, targets: Iterable[str], given_patch: Shape | None
 ) -> Iterator[str]:
     if other.in_channels != first.in_channels:
         yield f"takes {other.in_channels} channels, the first checkpoint {first.in_channels}"

@@ -15,13 +15,7 @@ from vcmodels.inference.locks import Hold, setting_up, working_on
 from vcmodels.inference.output import OutputState, claim, find_intact
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
-from vcmodels.inference.request import (
-    Request,
-    RunOptions,
-    changed,
-    request_of,
-    with_section,
-)
+from vcmodels.inference.request import Request, RunOptions, changed, request_of, with_section
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import WHOLE
 from vcmodels.inference.writing import Failures, Output
@@ -52,9 +46,7 @@ class InferenceReport:
 
 
 def run_inference(
-    task: Task,
-    checkpoint: str | Sequence[str] | None = None,
-    options: RunOptions | None = None,
+    task: Task, checkpoint: str | Sequence[str] | None = None, options: RunOptions | None = None
 ) -> InferenceReport:
     """Predict `inference_params.input_path` with a checkpoint, or continue doing so.
 

@@ -15,12 +15,7 @@ from vcmodels.inference.job import prepare
 from vcmodels.inference.journal import Manifest, differences, of_today
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
-from vcmodels.inference.request import (
-    Request,
-    RunOptions,
-    changed,
-    with_section,
-)
+from vcmodels.inference.request import Request, RunOptions, changed, with_section
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import KEY, open_inputs, result_root
 from vcmodels.volumes import Place, Volume, group_attributes, open_volume, place_at

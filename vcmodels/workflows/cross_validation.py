@@ -120,12 +120,7 @@ MOST_NAMED = 4
 
 
 def cross_validate(
-    task: Task,
-    words: Sequence[str],
-    *,
-    jobs: int = 1,
-    restart: bool = False,
-    reporter: Reporter,
+    task: Task, words: Sequence[str], *, jobs: int = 1, restart: bool = False, reporter: Reporter
 ) -> int:
     """Train the folds of a task, or continue each where it stands.
 
