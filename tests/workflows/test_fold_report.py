@@ -7,7 +7,7 @@ from vcmodels.cli import main
 from vcmodels.config import load_task, parse_task
 from vcmodels.config.folds import fold_task
 from vcmodels.errors import RefusedError
-from vcmodels.runs.records import TRAILER, add_start
+from vcmodels.runs.run import TRAILER, add_start
 from vcmodels.volumes.places import write_json
 from vcmodels.workflows.fold_report import report_folds
 

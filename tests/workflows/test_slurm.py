@@ -13,7 +13,7 @@ from vcmodels.cli import main
 from vcmodels.config import load_task
 from vcmodels.config.folds import fold_name, fold_task
 from vcmodels.errors import RefusedError
-from vcmodels.runs.records import add_start, end_start
+from vcmodels.runs.run import add_start, end_start
 from vcmodels.volumes.places import write_json
 from vcmodels.workflows.slurm import MOST_REQUEUES, Resources, batch_script
 

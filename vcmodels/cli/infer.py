@@ -179,7 +179,7 @@ def _placed(request: "Request", output: str | None) -> "Request":
 
 
 def _is_checkpoint(path: Path) -> bool:
-    from vcmodels.runs.records import is_sealed
+    from vcmodels.runs.run import is_sealed
 
     with suppress(OSError):
         return path.suffix == ".pth" or is_sealed(path)

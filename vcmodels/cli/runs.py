@@ -86,7 +86,7 @@ def _list_table(found: Sequence["RunStatus"], width: int) -> Table:
 
 
 def _compare(found: Sequence["RunStatus"], as_json: bool, console: Console) -> None:
-    from vcmodels.runs.records import differing_keys, shown
+    from vcmodels.runs.run import differing_keys, shown
 
     differing = {
         key: values

@@ -32,8 +32,7 @@ from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
-from vcmodels.runs.records import TASK, starting_folder
-from vcmodels.runs.run import Run
+from vcmodels.runs.run import TASK, Run, starting_folder
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote

@@ -20,8 +20,8 @@ from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape, coarse_extent
 from vcmodels.geometry.grid import PatchGrid
-from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, of_today
+from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter

@@ -12,10 +12,10 @@ from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, Task, parse_task
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.cost import Meter
 from vcmodels.inference.ensemble import find_checkpoints, load_networks
 from vcmodels.inference.job import make_pipeline, output_chunks, output_specs
+from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.request import changed, choose_targets, require_storable
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output

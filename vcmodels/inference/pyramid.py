@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.journal import Journal
+from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.output import Layout, level_key
 from vcmodels.inference.writing import ENCODED_DEPTH, Output
 from vcmodels.reporting import Advance, Reporter

@@ -14,7 +14,7 @@ from torch import Tensor
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.grid import BoxSet, slabs, tiles
-from vcmodels.inference.averaging import OutputSpec
+from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask, Unit
 from vcmodels.reporting import Reporter, Silent
 

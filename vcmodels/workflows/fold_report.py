@@ -25,8 +25,7 @@ from vcmodels.inference.predictor import load_predictor
 from vcmodels.inference.request import Request, RunOptions, changed, with_section
 from vcmodels.reporting import Reporter
 from vcmodels.results import result_root
-from vcmodels.runs.records import read_log
-from vcmodels.runs.run import Run
+from vcmodels.runs.run import Run, read_log
 from vcmodels.runs.survey import read_status
 from vcmodels.training.other_folds import begun_folds
 
