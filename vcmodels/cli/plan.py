@@ -10,7 +10,6 @@ from rich.table import Table
 
 from vcmodels.cli.console import Console
 from vcmodels.config import Task
-from vcmodels.config.folds import fold_task
 from vcmodels.config.load import fill_sizes
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import fingerprint
@@ -133,10 +132,8 @@ def _run_folders(task: Task) -> str:
     folds = task.tr_params.folds
     if folds is None or folds.index is not None:
         return f"run folder {task.run_dir}"
-    last = fold_task(task, folds.count - 1).run_dir
-    return (
-        f"run folders {fold_task(task, 0).run_dir} to {last}, one for each of {folds.count} folds"
-    )
+    last = task.fold(folds.count - 1).run_dir
+    return f"run folders {task.fold(0).run_dir} to {last}, one for each of {folds.count} folds"
 
 
 def _report_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:

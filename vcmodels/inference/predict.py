@@ -15,7 +15,7 @@ from vcmodels.inference.locks import Hold, setting_up, working_on
 from vcmodels.inference.output import OutputState, claim, find_intact
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
-from vcmodels.inference.request import Request, RunOptions, changed, request_of, with_section
+from vcmodels.inference.request import Request, RunOptions, request_of, with_section
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import WHOLE
 from vcmodels.inference.writing import Failures, Output
@@ -88,7 +88,7 @@ def predict_volume(
     """
     params = params or predictor.params
     opened = open_inputs(inputs, level=params.level, channel_axis=params.channel_axis)
-    made = changed(params, input_path=[volume.location for volume in opened])
+    made = params.changed(input_path=[volume.location for volume in opened])
     request = Request(
         networks=predictor.networks,
         inputs=opened,

@@ -16,7 +16,7 @@ from vcmodels.inference.cost import Meter
 from vcmodels.inference.ensemble import find_checkpoints, load_networks
 from vcmodels.inference.job import make_pipeline, output_chunks, output_specs
 from vcmodels.inference.network import OutputSpec
-from vcmodels.inference.request import changed, choose_targets, require_storable
+from vcmodels.inference.request import choose_targets, require_storable
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
 from vcmodels.reporting import Reporter, Silent
@@ -114,7 +114,7 @@ class Predictor:
         """
         params, reporter = params or self.params, reporter or Silent()
         if not encoded:
-            params = changed(params, output_type="float32")
+            params = params.changed(output_type="float32")
         volume = ArrayVolume.of(_numbers(array), spacing or self.spacing, "array")
         targets = choose_targets(self.targets, self.networks[0], params)
         if encoded:

@@ -14,7 +14,6 @@ import torch
 
 import vcmodels
 from vcmodels.config import Task, TrainingParams
-from vcmodels.config.folds import fold_task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RefusedError
 from vcmodels.patches.resolve import resolve
@@ -152,7 +151,7 @@ def cross_validate(
     full = resolved.task
     for line in fold_lines(resolved.folds):
         reporter.say(line)
-    folds = [fold_task(full, index) for index in range(given.folds.count)]
+    folds = [full.fold(index) for index in range(given.folds.count)]
     if restart:
         _move_aside([one.run_dir for one in folds], given.model_name, reporter)
     words = [*words, *_planned_sizes(given, full.tr_params), *_shares(given, jobs)]

@@ -22,7 +22,7 @@ from vcmodels.evaluation.evaluate import (
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
-from vcmodels.inference.request import Request, RunOptions, changed, with_section
+from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.reporting import Reporter
 from vcmodels.results import result_root
 from vcmodels.runs.run import Run, read_log
@@ -299,8 +299,7 @@ def _predict(
 ) -> bool:
     """Predict a held-out part with the best checkpoint of its fold; false after a stop."""
     asked, volumes = task.inference_params, part.volume.inputs
-    params = changed(
-        asked,
+    params = asked.changed(
         input_path=[volume.location for volume in volumes],
         output_dir=str(part.folder),
         bbox=tuple(zip(part.box.origin, part.box.end, strict=True)),
