@@ -19,9 +19,8 @@ from vcmodels.cli.arguments import (
     three_numbers,
 )
 from vcmodels.cli.console import Console
-from vcmodels.cli.data import derive, patches, preview
+from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.infer import infer, reproduce
-from vcmodels.cli.init import init
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train

@@ -164,7 +164,7 @@ class Task(Section):
     @property
     def run_dir(self) -> Path:
         """The folder of the run, absolute."""
-        return self._folder("ckpt_out_base", self.tr_params.ckpt_out_base)
+        return _local("tr_params.ckpt_out_base", self.tr_params.ckpt_out_base)
 
     @property
     def tensorboard_dir(self) -> Path:
@@ -173,7 +173,7 @@ class Task(Section):
         if not given:
             return self.run_dir / "tensorboard"
         # A folder for each run: in one that several share, each would hide the curves of the others.
-        folder = self._folder("tensorboard_log_dir", given)
+        folder = _local("tr_params.tensorboard_log_dir", given)
         return folder / self.run_dir.name / self.tr_params.model_name
 
     @property
@@ -191,9 +191,6 @@ class Task(Section):
         if given:
             return _local("dataset_config.index_dir", given)
         return _local("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vcmodels"
-
-    def _folder(self, key: str, text: str) -> Path:
-        return _local(f"tr_params.{key}", text)
 
     def with_values(self, **sections: Mapping[str, Any]) -> Self:
         """The task with other values of some keys, by section; they are not validated again."""

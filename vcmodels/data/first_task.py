@@ -29,14 +29,14 @@ SMALL_PATCH = [48, 48, 48]
 SMALL_NETWORK = {"f_maps": [16, 32, 64], "num_levels": 3, "decoder": "shared"}
 """A step of two patches takes a third of a second on two cores."""
 
-Block = dict[str, Any]
+TargetBlock = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Guess:
     """What a label is taken for."""
 
-    targets: dict[str, Block]
+    targets: dict[str, TargetBlock]
     """Blocks for `dataset_config.targets`, by name."""
     reason: str
     """What was found, in words."""
@@ -46,7 +46,7 @@ class Guess:
 
 def first_task(
     name: str, image: str, labels: Mapping[str, str], guesses: Sequence[Guess], *, is_small: bool
-) -> Block:
+) -> TargetBlock:
     """The task as JSON values, with no keys but those that a beginner needs.
 
     Args:
@@ -56,7 +56,7 @@ def first_task(
         guesses: what the labels are taken for.
         is_small: for a machine without a GPU: a network that learns something in minutes.
     """
-    task: Block = {
+    task: TargetBlock = {
         "tr_params": {
             "model_name": name,
             "ckpt_out_base": f"runs/{name}",
@@ -159,7 +159,7 @@ def _classes(name: str, stored: StoredValues, where: str) -> Guess:
     values = [int(value) for value in stored.distinct]
     ignored = [value for value in values if value < 0]
     classes = sorted({0, *values} - {*ignored})
-    block: Block = {"kind": "binary"}
+    block: TargetBlock = {"kind": "binary"}
     hints: list[str] = []
     if len(classes) > 2:
         block = {"kind": "multiclass", "channels": len(classes)}
@@ -174,7 +174,7 @@ def _classes(name: str, stored: StoredValues, where: str) -> Guess:
 
 def _instances(name: str, stored: StoredValues, where: str) -> Guess:
     """Boundaries, and what is not background: both derived from the ids."""
-    targets: dict[str, Block] = {
+    targets: dict[str, TargetBlock] = {
         f"{name}_boundary": {"kind": "boundary", "derive": name},
         f"{name}_inside": {"kind": "binary", "derive": name},
     }
@@ -186,7 +186,7 @@ def _numbers(name: str, stored: StoredValues) -> Guess:
     """Continuous values; 0 to 255 are probabilities, as image programs store them."""
     low, high = (float(f"{value:.4g}") for value in (stored.low, stored.high))
     reason = f"its values are numbers from {low:g} to {high:g}"
-    block: Block = {"kind": "regression", "output_range": [low, high]}
+    block: TargetBlock = {"kind": "regression", "output_range": [low, high]}
     hints = ["output_range is what was found; values outside of it are cut in integer outputs"]
     if stored.distinct.dtype == np.uint8 and (low, high) == (0, 255):
         block = {"kind": "regression", "encoding": {"scale": 1 / 255}, "activation": "sigmoid"}

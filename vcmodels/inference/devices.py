@@ -56,9 +56,8 @@ def predict_on(
     requests = _divided(request, devices)
     job = prepare(requests[0], reporter)
     patches = job.pipeline.patches
-    if claim_for_parts(job, options) == "complete":
-        reporter.say(f"{job.root}: already complete")
-        return InferenceReport(job.root, job.places, was_complete=True)
+    if (report := claim_for_parts(job, options)) is not None:
+        return report
     reporter.say(f"{patches} patches on {len(requests)} devices")
     with _workers(requests, networks) as workers, reporter.bar("predict", patches) as advance:
         ends = _watch(workers, advance, reporter.record, options.should_stop)
@@ -204,8 +203,7 @@ def _work(request: Request, networks: bytes, part: Part, messages: Connection, p
     with StopSignals() as stop:
 
         def should_stop() -> bool:
-            stop.defer()
-            return stop.is_stopped() or os.getppid() != parent
+            return stop.should_stop() or os.getppid() != parent
 
         name = f"{part.index} on {request.params.device}"
         reporter = RemoteReporter(send, f"worker {part.index}", name)

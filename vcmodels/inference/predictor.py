@@ -121,7 +121,7 @@ class Predictor:
             require_storable(targets, params.dtype)
         specs = output_specs(targets, params)
         dtypes = {n: params.dtype if encoded else _value_dtype(spec) for n, spec in specs.items()}
-        arrays = {n: ArrayInMemory.of(spec, dtypes[n], volume.extent) for n, spec in specs.items()}
+        arrays = {n: ArrayInMemory(spec, dtypes[n], volume.extent) for n, spec in specs.items()}
         outputs = {n: Output(spec, arrays[n], dtypes[n]) for n, spec in specs.items()}
         chunks, shards = output_chunks(params, volume.extent)
         pipeline = make_pipeline(
@@ -160,15 +160,11 @@ class ArrayInMemory:
 
     location = "memory"
 
-    def __init__(self, values: np.ndarray, *, has_channels: bool) -> None:
-        """`values`: (S, Z, Y, X), zeros."""
-        self.values, self.has_channels = values, has_channels
-
-    @classmethod
-    def of(cls, spec: OutputSpec, dtype: np.dtype, extent: Shape) -> "ArrayInMemory":
-        """One for a target that is given out as `dtype`."""
+    def __init__(self, spec: OutputSpec, dtype: np.dtype, extent: Shape) -> None:
+        """For a target that is given out as `dtype`: zeros."""
         channels = spec.output_channels(dtype)
-        return cls(np.zeros((channels or 1, *extent), dtype), has_channels=channels is not None)
+        self.has_channels = channels is not None
+        self.values = np.zeros((channels or 1, *extent), dtype)
 
     def write(self, box: Box, data: np.ndarray) -> None:
         self.values[(slice(None), *box.slices())] = data

@@ -62,6 +62,16 @@ class Run:
     def __init__(self, folder: str | Path, name: str | None = None) -> None:
         self.folder = Path(folder)
         self._name = name
+        self.lock = self.folder / LOCK
+        """The file that a training holds locked."""
+        self.log = self.folder / LOG
+        """One line of numbers for each epoch."""
+        self.patches = self.folder / PATCHES
+        """The patch list that is used, unless `cache_file` keeps it elsewhere."""
+        self.splits_file = self.folder / SPLITS
+        """Where the division into training and validation is kept."""
+        self.task_file = self.folder / TASK
+        """Where the resolved task is kept."""
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -94,31 +104,6 @@ class Run:
             if (match := pattern.fullmatch(path.name)) is not None
         }
         return dict(sorted(found.items()))
-
-    @property
-    def lock(self) -> Path:
-        """The file that a training holds locked."""
-        return self.folder / LOCK
-
-    @property
-    def log(self) -> Path:
-        """One line of numbers for each epoch."""
-        return self.folder / LOG
-
-    @property
-    def patches(self) -> Path:
-        """The patch list that is used, unless `cache_file` keeps it elsewhere."""
-        return self.folder / PATCHES
-
-    @property
-    def splits_file(self) -> Path:
-        """Where the division into training and validation is kept."""
-        return self.folder / SPLITS
-
-    @property
-    def task_file(self) -> Path:
-        """Where the resolved task is kept."""
-        return self.folder / TASK
 
     def is_begun(self) -> bool:
         """Whether a training has begun in the folder; a task file is not enough."""

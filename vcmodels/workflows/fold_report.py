@@ -51,11 +51,6 @@ class FoldStatus:
     last: Mapping[str, float] | None = None
     """Those of the last epoch."""
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether its training has ended for good."""
-        return self.state == "complete"
-
 
 @dataclass(frozen=True)
 class Figures:
@@ -109,7 +104,7 @@ class FoldReport:
         for fold in self.folds:
             if fold.state == NOT_BEGUN:
                 lines.append(f"fold {fold.index}: not begun")
-            elif not fold.is_complete or fold.reason:
+            elif fold.state != "complete" or fold.reason:
                 why = f": {fold.reason}" if fold.reason else ""
                 epochs = f"epoch {fold.epoch} of {fold.max_epoch}"
                 lines.append(f"fold {fold.index}: {fold.state}, {epochs}{why}")
