@@ -359,12 +359,9 @@ class Averaged:
         return merged
 
 
-SUFFIX = "_uncertainty"
-
-
 def uncertainty_name(target: str) -> str:
     """Name of the array with the uncertainty of a target."""
-    return target + SUFFIX
+    return f"{target}_uncertainty"
 
 
 class OutputSpec(Protocol):
