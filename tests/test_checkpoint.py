@@ -20,7 +20,7 @@ from vcmodels.checkpoint import (
     strip_prefixes,
 )
 from vcmodels.errors import CheckpointError
-from vcmodels.runs.records import TRAILER
+from vcmodels.runs.run import TRAILER
 
 
 def state(value: float = 1.0) -> dict:

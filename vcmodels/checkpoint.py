@@ -23,7 +23,7 @@ from vcmodels.config import Task, parse_task
 from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError
-from vcmodels.runs.records import TRAILER, TRAILER_LENGTH
+from vcmodels.runs.run import TRAILER, TRAILER_LENGTH
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.places import write_atomic
 

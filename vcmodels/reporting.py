@@ -156,6 +156,11 @@ class StopSignals:
         """Whether a signal came."""
         return self.received is not None
 
+    def should_stop(self) -> bool:
+        """As `is_stopped`; from the first time on, stopping is left to the loop that asks."""
+        self.defer()
+        return self.is_stopped()
+
     @property
     def exit_code(self) -> int:
         """128 + the signal's number, as a shell reports it; 0 when none came."""

@@ -6,14 +6,7 @@ from typing import Any, Literal
 
 from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes import (
-    Place,
-    Volume,
-    expand_location,
-    group_attributes,
-    open_volume,
-    place_at,
-)
+from vcmodels.volumes import Place, Volume, expand_location, group_attributes, open_volume, place_at
 
 Input = str | Path | Volume
 INPUT, OUTPUT = "inference_params.input_path", "inference_params.output_dir"

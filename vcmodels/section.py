@@ -1,6 +1,6 @@
 """The base of every block of the task file."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,10 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+
+    def changed(self, **values: object) -> Self:
+        """A copy with other values, which are not validated."""
+        return self.model_copy(update=values)
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

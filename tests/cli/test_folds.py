@@ -6,7 +6,6 @@ import vcmodels.evaluation
 import vcmodels.training
 from vcmodels.cli import main
 from vcmodels.config import load_task
-from vcmodels.config.folds import fold_task
 from vcmodels.volumes.places import read_json, write_json
 from vcmodels.workflows import cross_validation
 
@@ -53,7 +52,7 @@ def test_what_all_folds_predict_is_not_scored(path, monkeypatch, capsys):
 def test_folds_that_only_the_command_line_named_are_known_from_those_begun(
     sheet_task, path, task_file, tmp_path, monkeypatch, capsys
 ):
-    begun = fold_task(load_task(path).task, 1)
+    begun = load_task(path).task.fold(1)
     write_json(begun.run_dir / "task.json", begun.to_json())
     del sheet_task["tr_params"]["folds"]
     plain = str(task_file(sheet_task))

@@ -8,7 +8,7 @@ from vcmodels.config import load_task, task_schema
 from vcmodels.config.load import LOCATIONS, anchor
 from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import TaskError
-from vcmodels.runs.records import add_start
+from vcmodels.runs.run import add_start
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vcmodels.errors import TaskError
-from vcmodels.inference.averaging import Uncertainty, uncertainties
+from vcmodels.inference.network import Uncertainty, uncertainties
 from vcmodels.targets.affinities import AffinitiesTarget
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.distance import DistanceTarget

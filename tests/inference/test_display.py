@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.inference.test_ngff import validated
 from vcmodels.inference import predict_request
-from vcmodels.inference.averaging import Uncertainty
+from vcmodels.inference.network import Uncertainty
 from vcmodels.inference.output import display
 from vcmodels.targets import (
     AffinitiesTarget,

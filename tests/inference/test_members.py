@@ -2,7 +2,6 @@ import pytest
 
 from vcmodels.cli import main
 from vcmodels.config import parse_task
-from vcmodels.config.folds import fold_task
 from vcmodels.errors import CheckpointError
 from vcmodels.inference.ensemble import choose_checkpoints
 from vcmodels.reporting import Silent
@@ -79,7 +78,7 @@ def test_the_folds_of_a_task_predict_together_and_one_alone_elsewhere(
     sheet_task["inference_params"] |= {"bbox": [[0, 8], [0, 32], [0, 32]], "pyramid": 0}
     path, task = str(task_file(sheet_task)), parse_task(sheet_task, "task.json")[0]
     for index in range(2):
-        assert train(fold_task(task, index), reporter=Silent()) == 0
+        assert train(task.fold(index), reporter=Silent()) == 0
     assert main(["infer", path]) == 0
     assert "predicting with the best of folds 0, 1 in " in capsys.readouterr().out
     assert main(["infer", path, "--fold", "1"]) == 0

@@ -9,7 +9,6 @@ import torch
 from tests.inference.conftest import EXTENT, make_task, save
 from vcmodels.errors import CheckpointError, RunError, TaskError, VolumeError
 from vcmodels.inference import load_predictor, predict_volume, reproduce
-from vcmodels.inference.request import changed
 from vcmodels.reporting import Silent
 from vcmodels.volumes import Grid, create_array, open_volume
 
@@ -71,11 +70,11 @@ def test_codes_of_an_array_are_those_in_a_file(place, checkpoints, manner, count
 
 def test_values_are_those_of_a_file_of_floats_and_ids_are_integers(place, checkpoints):
     predictor = load_predictor(*checkpoints)
-    params = changed(predictor.params, device="cpu")
+    params = predictor.params.changed(device="cpu")
     values, file = noise(), place / "result.zarr"
     found = predictor.predict(values, params=params)
     paths = write_inputs(place, values)
-    predict_volume(predictor, paths, file, changed(params, output_type="float32"))
+    predict_volume(predictor, paths, file, params.changed(output_type="float32"))
     for name, array in found.items():
         np.testing.assert_array_equal(array, stored(place, name))
     assert reproduce(file, place / "again", reporter=Silent()).lines == []
@@ -91,7 +90,7 @@ def test_values_are_those_of_a_file_of_floats_and_ids_are_integers(place, checkp
 def test_a_tensor_and_a_predictor_of_another_process_give_the_same(place, checkpoints):
     predictor = load_predictor(checkpoints[0])
     values = noise()
-    params = changed(predictor.params, device="cpu", output_targets=["sheet"])
+    params = predictor.params.changed(device="cpu", output_targets=["sheet"])
     expected = predictor.predict(values, params=params)["sheet"]
     for other in (torch.from_numpy(values), torch.from_numpy(values).bfloat16(), values * 1.0):
         np.testing.assert_array_equal(predictor.predict(other, params=params)["sheet"], expected)
@@ -102,7 +101,7 @@ def test_a_tensor_and_a_predictor_of_another_process_give_the_same(place, checkp
 
 def test_another_voxel_size_is_reported(checkpoints):
     predictor, reporter = load_predictor(checkpoints[0]), Silent()
-    params = changed(predictor.params, output_targets=["sheet"])
+    params = predictor.params.changed(output_targets=["sheet"])
     predictor.predict(noise(), params=params, reporter=reporter)
     assert reporter.lines == []
     predictor.predict(noise(), params=params, spacing=(1, 1, 1), reporter=reporter)

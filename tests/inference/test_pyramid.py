@@ -10,8 +10,8 @@ from vcmodels.errors import OutputError, RunError
 from vcmodels.geometry.boxes import coarse_extent, level_factors
 from vcmodels.geometry.grid import tiles
 from vcmodels.inference import Part, predict
-from vcmodels.inference.averaging import Uncertainty
 from vcmodels.inference.locks import LockedHold
+from vcmodels.inference.network import Uncertainty
 from vcmodels.inference.pyramid import halve
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.multiclass import MulticlassTarget

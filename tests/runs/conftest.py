@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vcmodels.runs.records import TRAILER, add_start, end_start
+from vcmodels.runs.run import TRAILER, add_start, end_start
 
 TAGS = {"val/dice_sheet": 0.1, "val/iou_sheet": 0.05, "val/angle_deg_normals": 40.0}
 

@@ -1,14 +1,14 @@
 import json
 from pathlib import Path
 
-from vcmodels.runs.records import (
+from vcmodels.runs.run import (
+    Run,
     add_start,
     end_start,
     read_log,
     read_starts,
     starting_folder,
 )
-from vcmodels.runs.run import Run
 
 
 def test_every_start_is_kept(tmp_path):

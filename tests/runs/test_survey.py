@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from vcmodels.runs.records import add_start, end_start
+from vcmodels.runs.run import add_start, end_start
 from vcmodels.runs.survey import Figure, find_runs, read_status
 
 

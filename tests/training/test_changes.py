@@ -1,6 +1,6 @@
 """Which keys differ between a run and the task that is to continue it."""
 
-from vcmodels.runs.records import add_start
+from vcmodels.runs.run import add_start
 from vcmodels.training.run_folder import changed_keys, listed_changes
 
 

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.cli import main
-from vcmodels.runs.records import read_starts
+from vcmodels.runs.run import read_starts
 from vcmodels.runs.survey import read_status
 from vcmodels.training.learner import Learner
 

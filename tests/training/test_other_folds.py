@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from vcmodels.config import parse_task
-from vcmodels.config.folds import fold_task
 from vcmodels.errors import TaskError
 from vcmodels.reporting import Silent
 from vcmodels.training import train
@@ -23,7 +22,7 @@ def folds_task(sheet_task):
 def train_fold(task, index, **options):
     reporter = Silent()
     parsed, _ = parse_task(task, "task.json")
-    code = train(fold_task(parsed, index), reporter=reporter, **options)
+    code = train(parsed.fold(index), reporter=reporter, **options)
     return code, reporter.lines
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from vcmodels.config import load_task, parse_task
 from vcmodels.errors import OutputError, RefusedError, RunError
-from vcmodels.runs.records import read_starts
+from vcmodels.runs.run import read_starts
 from vcmodels.training.run_folder import RunFolder, newest_checkpoint
 from vcmodels.volumes.locks import FileLock
 

@@ -10,7 +10,6 @@ import torch
 
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import load_task
-from vcmodels.config.folds import fold_task
 from vcmodels.errors import RefusedError, TaskError
 from vcmodels.patches import sizes as patch_sizes
 from vcmodels.reporting import Silent
@@ -68,7 +67,7 @@ def test_folds_at_once_are_those_of_one_command_each_and_a_failure_is_named(
     path = tmp_path / "alone.json"
     path.write_text(json.dumps(sheet_task))
     for index in range(2):
-        assert train(fold_task(load_task(path).task, index), reporter=Silent()) == 0
+        assert train(load_task(path).task.fold(index), reporter=Silent()) == 0
         assert_same(state(run / f"fold_{index}"), state(tmp_path / "alone" / f"fold_{index}"))
     validated = [state(run / f"fold_{n}")["split"]["val_regions"] for n in range(2)]
     assert validated[0] != validated[1]

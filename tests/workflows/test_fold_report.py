@@ -5,9 +5,8 @@ import pytest
 
 from vcmodels.cli import main
 from vcmodels.config import load_task, parse_task
-from vcmodels.config.folds import fold_task
 from vcmodels.errors import RefusedError
-from vcmodels.runs.records import TRAILER, add_start
+from vcmodels.runs.run import TRAILER, add_start
 from vcmodels.volumes.places import write_json
 from vcmodels.workflows.fold_report import report_folds
 
@@ -30,7 +29,7 @@ def write_fold(task):
     """Makes the folder of a fold with curves (epochs, 2): its Dice of the two sheets."""
 
     def write(index, dice):
-        fold = fold_task(load_task(task).task, index)
+        fold = load_task(task).task.fold(index)
         lines = [
             {"epoch": float(e), "step": e, "val/dice_sheet": a, "val/dice_old_sheet": b,
              "val/loss": 1 - a, "epoch/train_loss_sheet": 9.0}

@@ -10,7 +10,6 @@ import pytest
 from vcmodels import evaluation, inference
 from vcmodels.cli import main
 from vcmodels.config import load_task
-from vcmodels.config.folds import fold_task
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import CheckpointError, RefusedError
 from vcmodels.geometry.boxes import Box
@@ -47,7 +46,7 @@ def test_each_part_is_scored_by_the_fold_that_did_not_see_it(task, tmp_path, cap
     with pytest.raises(CheckpointError, match=r"fold_0: holds no tiny_best.pth; train first"):
         score_held_out(loaded, Silent())
     for index in range(2):
-        train(fold_task(loaded, index), reporter=Silent())
+        train(loaded.fold(index), reporter=Silent())
     assert score_held_out(loaded, Silent(), should_stop=lambda: True) is None
     scored = score_held_out(loaded, Silent())
     assert [(one.fold, one.volume) for one in scored] == [
@@ -59,7 +58,7 @@ def test_each_part_is_scored_by_the_fold_that_did_not_see_it(task, tmp_path, cap
     assert (slabs[:16] == 1).all()
 
     one = scored[2]
-    alone = fold_task(loaded, 1)
+    alone = loaded.fold(1)
     region = tuple(zip(one.box.origin, one.box.end, strict=True))
     params = alone.inference_params.model_copy(
         update={"bbox": region, "output_dir": str(tmp_path / "alone")}
@@ -88,7 +87,7 @@ def test_each_volume_has_a_folder_of_its_own(task):
     volumes = [replace(volume, name=name) for name in names]
     places = [HeldOutPart(0, run, one, volume.region).folder for one in volumes]
     assert len(set(places)) == len(names)
-    assert {place.parent for place in places} == {fold_task(loaded, 0).run_dir / "held_out"}
+    assert {place.parent for place in places} == {loaded.fold(0).run_dir / "held_out"}
 
 
 def test_a_fold_counts_once_however_many_volumes_it_has():

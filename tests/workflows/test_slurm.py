@@ -11,9 +11,8 @@ import pytest
 
 from vcmodels.cli import main
 from vcmodels.config import load_task
-from vcmodels.config.folds import fold_name, fold_task
 from vcmodels.errors import RefusedError
-from vcmodels.runs.records import add_start, end_start
+from vcmodels.runs.run import add_start, end_start, fold_name
 from vcmodels.volumes.places import write_json
 from vcmodels.workflows.slurm import MOST_REQUEUES, Resources, batch_script
 
@@ -259,7 +258,7 @@ def test_folds_that_would_each_plan_their_sizes_are_told_of(submit, sheet_task):
     assert "vcmodels plan" not in submit("--output", "job.sh")
     assert "vcmodels plan" not in submit(*options, "--infer")
     given = ["tr_params.patch_size=[8,8,8]", "tr_params.folds.count=3"]
-    begun = fold_task(load_task(Path("task.json"), given).task, 1)
+    begun = load_task(Path("task.json"), given).task.fold(1)
     write_json(begun.run_dir / "task.json", begun.to_json())
     assert "vcmodels plan" not in submit(*options)  # the others take its sizes
 

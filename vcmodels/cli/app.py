@@ -19,9 +19,8 @@ from vcmodels.cli.arguments import (
     three_numbers,
 )
 from vcmodels.cli.console import Console
-from vcmodels.cli.data import derive, patches, preview
+from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.infer import infer, reproduce
-from vcmodels.cli.init import init
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
@@ -171,8 +170,7 @@ def evaluate(
     task: TaskFile,
     set_: Overrides = None,
     bbox: Annotated[
-        str | None,
-        typer.Option(metavar="Z:Z,Y:Y,X:X", help="Score this part, start:end, instead."),
+        str | None, typer.Option(metavar="Z:Z,Y:Y,X:X", help="Score this part, start:end, instead.")
     ] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part into this PNG.")

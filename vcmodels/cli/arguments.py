@@ -29,8 +29,7 @@ Overrides = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Debug = Annotated[
-    bool,
-    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors."),
+    bool, typer.Option("--debug", callback=_remember_debug, help="Show tracebacks of errors.")
 ]
 FoldCount = Annotated[
     int | None,
@@ -101,10 +100,9 @@ def one_fold(task: "Task", fold: int | None) -> "Task":
     """
     if fold is None:
         return task
-    from vcmodels.config.folds import fold_task  # late, as in `load`
     from vcmodels.training.other_folds import with_begun_folds
 
-    return fold_task(with_begun_folds(task), fold)
+    return with_begun_folds(task).fold(fold)
 
 
 def load_one(
@@ -115,10 +113,8 @@ def load_one(
     Raises:
         RefusedError: there is no such fold.
     """
-    from vcmodels.config.folds import is_cross_validation
-
     task = load(path, list(overrides or ()), console)
-    if fold is None and is_cross_validation(task):
+    if fold is None and task.is_cross_validation:
         assert task.tr_params.folds
         fold = 0
         console.say(f"fold 0 of {task.tr_params.folds.count}; --fold shows another")
@@ -131,9 +127,7 @@ def refuse_all_folds(task: "Task") -> None:
     Raises:
         RefusedError: the task is a whole cross-validation.
     """
-    from vcmodels.config.folds import is_cross_validation
-
-    if is_cross_validation(task):
+    if task.is_cross_validation:
         found = "nothing is held out of all folds"
         remedy = "score one, predicted with infer --fold I, or give a --bbox"
         raise RefusedError("--fold", found, remedy)

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
+from rich import box
 from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
@@ -133,6 +133,14 @@ def write_table(table: Table, console: Console, width: int = UNLIMITED) -> None:
     console.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")
 
 
+def narrow_table(*headers: str) -> Table:
+    """A table with a line under its headers, whose cells stay in one line."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        table.add_column(header, no_wrap=True)
+    return table
+
+
 def number(value: float | None, digits: int | None = None, unknown: str = "") -> str:
     """A figure in four digits, or with `digits` behind the point; `unknown` when there is none."""
     if value is None:
@@ -183,10 +191,5 @@ class JsonLines:
     def __enter__(self) -> "JsonLines":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._handle)

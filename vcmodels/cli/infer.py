@@ -200,7 +200,7 @@ def _placed(request: "Request", output: str | None) -> "Request":
 
 
 def _is_checkpoint(path: Path) -> bool:
-    from vcmodels.runs.records import is_sealed
+    from vcmodels.runs.run import is_sealed
 
     with suppress(OSError):
         return path.suffix == ".pth" or is_sealed(path)
@@ -275,17 +275,14 @@ def _run(
     from vcmodels import inference
     from vcmodels.devices import dask_client
 
-    def should_stop() -> bool:
-        stop.defer()  # asked after each batch: before the first, nothing waits to be written
-        return stop.is_stopped()
-
     options = inference.RunOptions(
         part=_part(engine.part) if engine.part else inference.WHOLE,
         overwrite=engine.overwrite,
         verify=engine.verify,
         dry_run=engine.dry_run,
         reporter=console,
-        should_stop=should_stop,
+        # Asked after each batch: before the first, nothing waits to be written.
+        should_stop=stop.should_stop,
     )
     if engine.devices:
         devices = _devices(engine.devices)
@@ -379,17 +376,12 @@ def reproduce(
     console = Console()
     context.obj.begin()
     with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="vcmodels-") as scratch:
-
-        def should_stop() -> bool:
-            stop.defer()
-            return stop.is_stopped()
-
         comparison = inference.reproduce(
             expand_location(output),
             expand_location(into or scratch),
             checkpoint=checkpoint,
             reporter=console,
-            should_stop=should_stop,
+            should_stop=stop.should_stop,
         )
     if not comparison.is_whole:
         console.say("stopped")

@@ -1,25 +1,19 @@
 """What a task would do: its volumes, patches, network and memory, as tables."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from typing import cast
 
-from rich import box
-from rich.console import Console as RichConsole
 from rich.table import Table
 
-from vcmodels.cli.console import Console
+from vcmodels.cli.console import Console, narrow_table, write_table
 from vcmodels.config import Task
-from vcmodels.config.folds import fold_task
 from vcmodels.config.load import fill_sizes
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
-from vcmodels.patches.cache import fingerprint
+from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.resolve import resolve
 from vcmodels.patches.sizes import gigabytes, plan_sizes
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
-from vcmodels.volumes.places import read_json
 
 MOST_VOLUMES = 20
 MOST_TRIED = 4
@@ -34,11 +28,11 @@ def report_sizes(task: Task, console: Console) -> None:
     volumes = open_volumes(task, console)
     plan = plan_sizes(task.tr_params, task.model, task.heads, volumes)
     if plan.tried:
-        table = _table("patch", "step", "")
+        table = narrow_table("patch", "step", "")
         for tried in plan.tried[-MOST_TRIED:]:
             verdict = "planned" if tried.patch == plan.patch else "too large"
             table.add_row(_times(tried.patch), gigabytes(tried.step_bytes), verdict)
-        _print(console, table)
+        write_table(table, console)
     for reason in plan.reasons:
         console.say(reason)
     full = fill_sizes(task, plan.patch, plan.batch)
@@ -54,7 +48,7 @@ def report_plan(task: Task, console: Console) -> None:
     """
     resolved = resolve(task, console, reads_labels=False)
     task, volumes = resolved.task, resolved.volumes
-    _print(console, _volume_table(volumes, task.dataset_config.targets))
+    write_table(_volume_table(volumes, task.dataset_config.targets), console)
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     report_missing(volumes, console)
@@ -64,7 +58,7 @@ def report_plan(task: Task, console: Console) -> None:
 
 
 def _volume_table(volumes: Sequence[TaskVolume], targets: Mapping[str, AnyTarget]) -> Table:
-    table = _table("volume", "array", "shape", "dtype", "chunks", "spacing", "used")
+    table = narrow_table("volume", "array", "shape", "dtype", "chunks", "spacing", "used")
     for volume in volumes[:MOST_VOLUMES]:
         used = "all" if volume.region == volume.inputs[0].box else _span(volume)
         used += f", {volume.split}" if volume.split else ""
@@ -107,25 +101,18 @@ def _times(numbers: Sequence[int]) -> str:
 
 def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
     """How many patches the cache holds, if it is there and up to date."""
-    path = task.cache_file
+    path, criteria = task.cache_file, PatchCriteria.of(task)
     if task.tr_params.folds is not None:  # which needs the labels, and they are not read here
         return "patches: those of a fold are found by vcmodels patches --fold I"
     if not task.dataset_config.use_cache:
         return "patches: found anew by every run (use_cache is false)"
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            return f"patches: found anew by every run, {path} is not a file"
-        document: object = read_json(path)
-    except FileNotFoundError:
+    if not path.exists():
         return f"patches: not found yet (no {path})"
-    except (OSError, ValueError, RecursionError) as error:
-        return f"patches: will be found anew, {path} cannot be read ({type(error).__name__})"
-    cache = cast(dict[str, object], document) if isinstance(document, dict) else {}
-    rows = cache.get("patches")
-    wanted = fingerprint(PatchCriteria.of(task), volumes)
-    if cache.get("fingerprint") != wanted or not isinstance(rows, list):
-        return f"patches: will be found anew, {path} is out of date"
-    return f"patches: {len(cast(list[object], rows))} in {path}"
+    try:
+        patches, note = read_list(path, fingerprint(criteria, volumes), criteria.patch, volumes)
+    except UnusableListError as reason:
+        return f"patches: will be found anew, {reason}"
+    return f"patches: {len(patches.rows)} in {path}{note}"
 
 
 def _run_folders(task: Task) -> str:
@@ -133,21 +120,19 @@ def _run_folders(task: Task) -> str:
     folds = task.tr_params.folds
     if folds is None or folds.index is not None:
         return f"run folder {task.run_dir}"
-    last = fold_task(task, folds.count - 1).run_dir
-    return (
-        f"run folders {fold_task(task, 0).run_dir} to {last}, one for each of {folds.count} folds"
-    )
+    last = task.fold(folds.count - 1).run_dir
+    return f"run folders {task.fold(0).run_dir} to {last}, one for each of {folds.count} folds"
 
 
 def _report_network(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:
     settings = task.tr_params
     heads, first = task.heads, volumes[0]
     summary = task.model.describe(first.channels, heads, settings.patch_size, first.spacing)
-    table = _table("level", "features", "stride", "kernel", "shape", "parameters")
+    table = narrow_table("level", "features", "stride", "kernel", "shape", "parameters")
     for row in summary.rows:
         sizes = (_times(size) if size else "" for size in (row.stride, row.kernel, row.shape))
         table.add_row(row.name, str(row.features or ""), *sizes, f"{row.parameters:,}")
-    _print(console, table)
+    write_table(table, console)
     listed = ", ".join(f"{name} ({channels})" for name, channels in heads.items())
     console.say(
         f"{task.model.name}: {summary.memory.parameters:,} parameters, input channels {first.channels}, "
@@ -158,18 +143,3 @@ def _report_network(task: Task, volumes: Sequence[TaskVolume], console: Console)
         f"memory for training: about {high:.2f} GB in float32, {low:.2f} GB in bf16 or fp16, "
         f"{settings.batch_size} patches of {_times(settings.patch_size)} a step"
     )
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        table.add_column(header, no_wrap=True)
-    return table
-
-
-def _print(console: Console, table: Table) -> None:
-    """Render a table as wide as it needs to be: a cut number misleads."""
-    drawer = RichConsole(file=sys.stdout, width=1000)
-    with drawer.capture() as capture:
-        drawer.print(table)
-    console.write("\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n")

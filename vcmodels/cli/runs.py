@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
 from vcmodels.cli.arguments import Debug, FoldCount, Overrides, TaskFile, load, with_folds
-from vcmodels.cli.console import UNLIMITED, Console, Errors, number, write_table
+from vcmodels.cli.console import UNLIMITED, Console, Errors, narrow_table, number, write_table
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
-    from vcmodels.runs.survey import Figure, RunStatus
+    from vcmodels.runs.survey import RunStatus
     from vcmodels.workflows.fold_report import Figures, FoldReport
 
 
@@ -70,7 +69,7 @@ def _list_table(found: Sequence["RunStatus"], width: int) -> Table:
     for header in ("min", "patch/s", "device", "changed"):
         table.add_column(header, no_wrap=True)
     for run in found:
-        figures = [_figure(name, figure, figure.best) for name, figure in run.figures.items()]
+        figures = [f"{name} {one.metric} {number(one.best)}" for name, one in run.figures.items()]
         table.add_row(
             str(run.folder),
             run.state,
@@ -86,7 +85,7 @@ def _list_table(found: Sequence["RunStatus"], width: int) -> Table:
 
 
 def _compare(found: Sequence["RunStatus"], as_json: bool, console: Console) -> None:
-    from vcmodels.runs.records import differing_keys, shown
+    from vcmodels.runs.run import differing_keys, shown
 
     differing = {
         key: values
@@ -132,10 +131,6 @@ def _rows(found: Sequence["RunStatus"]) -> list[tuple[str, list[str]]]:
         ("patches/s", [number(run.patches_per_second, 1) for run in found]),
         ("device", [run.device for run in found]),
     ]
-
-
-def _figure(target: str, figure: "Figure", value: float | None) -> str:
-    return f"{target} {figure.metric} {number(value)}"
 
 
 def _age(then: datetime) -> str:
@@ -214,12 +209,7 @@ def evaluate(
     context.obj.begin()
     loaded = with_begun_folds(load(task, with_folds(set_, folds), console))
     with StopSignals() as stop:
-
-        def should_stop() -> bool:
-            stop.defer()
-            return stop.is_stopped()
-
-        scored = score_held_out(loaded, console, should_stop)
+        scored = score_held_out(loaded, console, stop.should_stop)
     if scored is None:
         console.say("stopped; the same command continues")
         return stop.exit_code
@@ -251,9 +241,7 @@ def write_report(report: "FoldReport", console: Console) -> None:
 
 
 def _folds_table(headers: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("target", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
+    table = narrow_table("target", "metric")
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     return table

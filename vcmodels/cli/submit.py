@@ -69,11 +69,10 @@ def submit(
 
 
 def _training(task: "Task", words: list[str], asked: "Resources", console: Console) -> str:
-    from vcmodels.config.folds import is_cross_validation
     from vcmodels.training.other_folds import begun_folds
     from vcmodels.workflows.slurm import batch_script
 
-    every = is_cross_validation(task)
+    every = task.is_cross_validation
     if every and task.tr_params.given_patch_size is None and not any(begun_folds(task.run_dir)):
         console.say(
             "note: each fold plans its sizes, and on unlike GPUs they differ: then all but the "

@@ -41,14 +41,13 @@ def train(
 ) -> int:
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
-    from vcmodels.config.folds import is_cross_validation
     from vcmodels.runs.run import Run
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
     overrides = with_folds(set_, folds)
     loaded = load(task, overrides, console)
-    if fold is None and is_cross_validation(loaded):
+    if fold is None and loaded.is_cross_validation:
         words = ["train", str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
         words += ["--quiet"] if quiet else []
         code = _train_all(loaded, words, jobs=jobs, restart=restart, console=console)

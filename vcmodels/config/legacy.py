@@ -16,10 +16,7 @@ from vcmodels.targets import KINDS
 Note = Callable[[str], None]
 
 _MOVED = ("min_labeled_ratio", "min_bbox_percent")
-_DROPPED = {
-    "inference_params": ("load_all",),
-    "model_config": ("basic_module",),
-}
+_DROPPED = {"inference_params": ("load_all",), "model_config": ("basic_module",)}
 LEGACY_LOSSES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "BCEDiceLoss": ("binary", {"alpha": "bce", "beta": "soft_dice"}),
     "BCEWithLogitsLoss": ("binary", {}),

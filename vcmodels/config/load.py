@@ -32,8 +32,7 @@ from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
-from vcmodels.runs.records import TASK, starting_folder
-from vcmodels.runs.run import Run
+from vcmodels.runs.run import TASK, Run, starting_folder
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
@@ -145,12 +144,11 @@ def _is_same(base: object, folder: Path) -> bool:
 def anchor(document: Block, folder: Path) -> None:
     """Make the relative paths of a resolved task absolute, from `folder`, in place."""
     for block, key in _places(document):
-        value = block[key]
-        items = as_list(value)
-        if items is not None:
-            block[key] = [_anchored(item, folder) for item in items]
+        items = as_list(block[key])
+        if items is None:
+            block[key] = _anchored(block[key], folder)
         else:
-            block[key] = _anchored(value, folder)
+            block[key] = [_anchored(item, folder) for item in items]
 
 
 def _places(document: Block) -> Iterator[tuple[Block, str]]:
@@ -193,7 +191,9 @@ def _fold_labels(document: Block) -> list[Fault]:
             path = ("dataset_config", "volume_paths", index)
             if targets:
                 faults += _unknown(block, path, names, sources)
-            _fold(block)
+            labels = {key: block.pop(key) for key in list(block) if key not in VOLUME_KEYS}
+            labels.pop("labels", None)
+            block["labels"] = {key: value for key, value in labels.items() if value is not None}
     return faults
 
 
@@ -224,15 +224,6 @@ def _unknown(block: Block, path: KeyPath, names: list[str], sources: dict[str, s
             remedy = f"did you mean {shown(fault.meant)}, which {derived} is derived from?"
         faults.append(Fault(fault.path, found, remedy))
     return faults
-
-
-def _fold(block: Block) -> None:
-    """Gather the label keys of one volume entry."""
-    labels = {
-        key: block.pop(key) for key in list(block) if key not in VOLUME_KEYS and key != "labels"
-    }
-    labels = {key: value for key, value in labels.items() if value is not None}
-    block["labels"] = labels
 
 
 def fill_in(task: Task) -> Task:

@@ -92,6 +92,7 @@ def real(text: str) -> float | BadNumber:
 
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]', re.DOTALL)
+_COLON = re.compile(r"\s*:")
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -118,7 +119,9 @@ def parse_json(text: str, source: str) -> object:
         raise _duplicate_error(text, source) from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise TaskError(source, f"{place}: {_reason(error)}", _hint(text, error.pos)) from error
+        raise TaskError(
+            source, f"{place}: {error.msg[0].lower()}{error.msg[1:]}", _hint(text, error.pos)
+        ) from error
 
 
 def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -139,10 +142,6 @@ def _check_depth(text: str, source: str) -> None:
                 f"line {line}: nested deeper than {MAX_DEPTH}",
                 "no key of a task needs that",
             )
-
-
-def _reason(error: json.JSONDecodeError) -> str:
-    return error.msg[0].lower() + error.msg[1:]
 
 
 def _hint(text: str, position: int) -> str:
@@ -178,17 +177,13 @@ def _duplicate_error(text: str, source: str) -> TaskError:
             path.pop()
         elif token == "," and isinstance(path[-1], int):
             path[-1] += 1
-        elif token[0] == '"' and (keys := seen[-1]) is not None and _is_key(text, match.end()):
+        elif token[0] == '"' and (keys := seen[-1]) is not None and _COLON.match(text, match.end()):
             key, line = json.loads(token), text.count("\n", 0, match.start()) + 1
             path[-1] = key
             if key in keys:
                 return repeated(tuple(path), keys[key], line)
             keys[key] = line
     raise AssertionError(f"{source}: no key is repeated")
-
-
-def _is_key(text: str, end: int) -> bool:
-    return text[end : end + 64].lstrip()[:1] == ":" or text[end:].lstrip()[:1] == ":"
 
 
 def repeated(path: KeyPath, first: int, second: int) -> TaskError:
@@ -411,14 +406,11 @@ def _set(document: Block, parts: Sequence[str], value: object, line: str) -> Non
                 return
             place = items[index]
         else:
-            _refuse(parts, rest, place, line)
+            found = f"--set {line}: {shown(rest[0])} leads into {shown(place)}"
+            is_list = items is not None
+            remedy = "give the number of an entry, from 0" if is_list else "shorten the key"
+            raise TaskError(dotted(tuple(parts)), found, remedy)
 
 
 def _is_index(part: str, items: list[object]) -> bool:
     return part.isascii() and part.isdigit() and len(part) < 9 and int(part) < len(items)
-
-
-def _refuse(parts: Sequence[str], rest: Sequence[str], place: object, line: str) -> None:
-    found = f"--set {line}: {shown(rest[0])} leads into {shown(place)}"
-    remedy = "give the number of an entry, from 0" if isinstance(place, list) else "shorten the key"
-    raise TaskError(dotted(tuple(parts)), found, remedy)

@@ -148,12 +148,9 @@ def _sections(schema: Schema) -> Iterator[str]:
     for section in branches(top["model_config"], schema):
         title = f"`model_config`, name `{_tag(section, 'name')}`"
         yield _table(title, section, schema, section.get("description"))
-    yield _table(
-        "`dataset_config`", definitions["DatasetConfig"], schema, _about("dataset_config", top)
-    )
-    entry = definitions["VolumeEntry"]
-    about = entry["description"]
-    yield _table("An entry of `volume_paths`", entry, schema, about)
+    about, entry = top["dataset_config"]["description"], definitions["VolumeEntry"]
+    yield _table("`dataset_config`", definitions["DatasetConfig"], schema, about)
+    yield _table("An entry of `volume_paths`", entry, schema, entry["description"])
     yield _table("`split` as an object", definitions["SplitAttribute"], schema)
     yield _table("`normalization` as an object", definitions["NormalizationConfig"], schema)
     yield _table("`sampling`", definitions["SamplingConfig"], schema)
@@ -187,10 +184,6 @@ def _losses() -> str:
         "| kind | default loss | allowed losses | label keys |",
     ]
     return "\n".join([*head, "| --- | --- | --- | --- |", *rows, ""])
-
-
-def _about(name: str, properties: Schema) -> str | None:
-    return properties[name].get("description")
 
 
 def _only(schema: Schema, keys: tuple[str, ...]) -> dict[str, Any]:

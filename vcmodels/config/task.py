@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
@@ -11,10 +11,10 @@ from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
-from vcmodels.errors import TaskError, VolumeError
+from vcmodels.errors import RefusedError, TaskError, VolumeError
 from vcmodels.metrics.registry import Sense
 from vcmodels.models import AnyModel
-from vcmodels.runs.run import Run
+from vcmodels.runs.run import Run, fold_name
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
@@ -164,7 +164,7 @@ class Task(Section):
     @property
     def run_dir(self) -> Path:
         """The folder of the run, absolute."""
-        return self._folder("ckpt_out_base", self.tr_params.ckpt_out_base)
+        return _local("tr_params.ckpt_out_base", self.tr_params.ckpt_out_base)
 
     @property
     def tensorboard_dir(self) -> Path:
@@ -173,7 +173,7 @@ class Task(Section):
         if not given:
             return self.run_dir / "tensorboard"
         # A folder for each run: in one that several share, each would hide the curves of the others.
-        folder = self._folder("tensorboard_log_dir", given)
+        folder = _local("tr_params.tensorboard_log_dir", given)
         return folder / self.run_dir.name / self.tr_params.model_name
 
     @property
@@ -192,15 +192,50 @@ class Task(Section):
             return _local("dataset_config.index_dir", given)
         return _local("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vcmodels"
 
-    def _folder(self, key: str, text: str) -> Path:
-        return _local(f"tr_params.{key}", text)
-
     def with_values(self, **sections: Mapping[str, Any]) -> Self:
         """The task with other values of some keys, by section; they are not validated again."""
-        changed = {
-            name: getattr(self, name).model_copy(update=values) for name, values in sections.items()
-        }
-        return self.model_copy(update=changed)
+        return self.changed(
+            **{name: getattr(self, name).changed(**values) for name, values in sections.items()}
+        )
+
+    @property
+    def is_cross_validation(self) -> bool:
+        """Whether the task is all folds of a cross-validation, and not one of them."""
+        folds = self.tr_params.folds
+        return folds is not None and folds.index is None
+
+    def fold(self, index: int) -> Self:
+        """The task of one fold: whatever it writes lies in a `fold_<index>` of what the task names.
+
+        A task that is this fold already comes back as it is.
+
+        Raises:
+            TaskError: the task has no folds, or is another one of them.
+            RefusedError: there is no such fold.
+        """
+        settings, config = self.tr_params, self.dataset_config
+        folds, name = settings.folds, fold_name(index)
+        if folds is None:
+            raise TaskError("tr_params.folds", "is not set", 'give "folds": {"count": 5}')
+        if index >= folds.count:
+            found = f"there is no fold {index} of {folds.count}"
+            raise RefusedError("--fold", found, f"give one from 0 to {folds.count - 1}")
+        if folds.index is not None:
+            if folds.index == index:
+                return self
+            found = f"is {folds.index}, and fold {index} is asked for"
+            remedy = "remove it: each fold then has a folder"
+            raise TaskError("tr_params.folds.index", found, remedy)
+        cache = config.cache_file and PurePath(config.cache_file)
+        return self.with_values(
+            tr_params={
+                "folds": folds.changed(index=index),
+                "ckpt_out_base": _inside(settings.ckpt_out_base, name),
+                "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, self.run_dir.name),
+            },
+            dataset_config={"cache_file": cache and str(cache.with_stem(f"{cache.stem}.{name}"))},
+            inference_params={"output_dir": _inside(self.inference_params.output_dir, name)},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The resolved task as it could stand in a file, with every default filled in."""
@@ -208,6 +243,10 @@ class Task(Section):
         for volume in task["dataset_config"]["volume_paths"]:
             volume.update(volume.pop("labels"))
         return task
+
+
+def _inside(folder: str | None, name: str) -> str | None:
+    return f"{folder.rstrip('/')}/{name}" if folder else None
 
 
 def _local(key: str, text: str) -> Path:

@@ -83,11 +83,11 @@ def _is_attribute(name: str) -> bool:
     return hasattr(nn.ModuleDict(), name)
 
 
-Pair = tuple[Annotated[int, Field(ge=0, le=2**40)], Annotated[int, Field(ge=1, le=2**40)]]
+Interval = tuple[Annotated[int, Field(ge=0, le=2**40)], Annotated[int, Field(ge=1, le=2**40)]]
 """[start, end), in voxels."""
 
 
-def check_bbox(bbox: tuple[Pair, Pair, Pair]) -> tuple[Pair, Pair, Pair]:
+def check_bbox(bbox: tuple[Interval, Interval, Interval]) -> tuple[Interval, Interval, Interval]:
     """Return a box that is not empty.
 
     Raises:
@@ -104,7 +104,7 @@ FileName = Annotated[SafeName, AfterValidator(check_name)]
 TargetName = Annotated[str, AfterValidator(check_target_name)]
 Location = Annotated[str, Field(min_length=1, max_length=4096)]
 Locations = Location | Annotated[list[Location], Field(min_length=1)]
-BoundingBox = Annotated[tuple[Pair, Pair, Pair], AfterValidator(check_bbox)]
+BoundingBox = Annotated[tuple[Interval, Interval, Interval], AfterValidator(check_bbox)]
 """[[z0, z1], [y0, y1], [x0, x1]], in voxels of the level that is read; ends excluded."""
 OverlapShare = Annotated[float, Field(ge=0, lt=1)]
 Overlap = OverlapShare | tuple[OverlapShare, OverlapShare, OverlapShare]

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -255,12 +256,10 @@ def _pieces(label: Label, block: Shape, advance: Advance) -> Generator[tuple[Box
     # One thread each: blocks are many, and their threads would get into each other's way.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for box in blocks_of(region, block):
-            running.append(pool.submit(derived, box))
-            if len(running) > 2 * threads:
-                yield running[0].result()
-                advance(running.popleft().result()[0].voxels, "")
+        boxes = blocks_of(region, block)
+        running.extend(pool.submit(derived, box) for box in islice(boxes, 2 * threads))
         while running:
+            running.extend(pool.submit(derived, box) for box in islice(boxes, 1))
             yield running[0].result()
             advance(running.popleft().result()[0].voxels, "")
     finally:

@@ -20,11 +20,7 @@ from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes import (
-    ArrayVolume,
-    Place,
-    Volume,
-)
+from vcmodels.volumes import ArrayVolume, Place, Volume
 
 BLOCK: Shape = (128, 128, 128)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ from vcmodels.geometry.grid import BoxSet, PatchGrid, live_patches
 from vcmodels.inference.blend import Blender
 from vcmodels.inference.job import Job, Pipeline
 from vcmodels.inference.network import channel_sums
+from vcmodels.inference.output import Layout
 from vcmodels.inference.pyramid import block_bytes, most_threads
 from vcmodels.inference.units import Unit, tile_shape
 from vcmodels.reporting import Advance, Record
@@ -164,7 +165,7 @@ def count_traffic(job: Job, units: Iterable[Unit]) -> Traffic:
     """Count what predicting `units`, and building the levels, reads and writes."""
     units, layout, pipeline = list(units), job.layout, job.pipeline
     read = [(volume, _chunks_read(pipeline.grid, volume, units)) for volume in pipeline.inputs]
-    levels = list(_levels(units, layout.chunks, layout.extent, layout.factors, layout.shards))
+    levels = list(_levels(units, layout))
     sizes = [
         len(found) * prod(chunk) * pipeline.column_memory.stored_bytes for chunk, found in levels
     ]
@@ -227,32 +228,26 @@ Indices = npt.NDArray[np.int64]
 """(n, 3) along (z, y, x)."""
 
 
-def _levels(
-    units: Iterable[Unit],
-    chunk: Shape,
-    extent: Shape,
-    factors: tuple[Shape, ...],
-    shards: Shape | None,
-) -> Iterator[tuple[Shape, Indices]]:
+def _levels(units: Iterable[Unit], layout: Layout) -> Iterator[tuple[Shape, Indices]]:
     """For each level the chunk shape and the indices of the chunks under wanted voxels."""
+    chunk = layout.chunks
     found = np.concatenate([np.zeros((0, 3), np.int64), *(_touched(u, chunk) for u in units)])
     yield chunk, found
-    before, level = chunk, extent
-    for fine, factor in pairwise(factors):
-        step = _array(factor) // _array(fine)
-        start = found * _array(before) // step
-        end = -(-np.minimum((found + 1) * _array(before), _array(level)) // step)
-        level = coarse_extent(extent, factor)
-        before = chunk if shards else _least(chunk, level)
-        corners = _corners(start // _array(before), (end - 1) // _array(before))
+    for level in range(1, len(layout.factors)):
+        finer, chunk = layout.chunks_of(level - 1), layout.chunks_of(level)
+        extent = coarse_extent(layout.extent, layout.factors[level - 1])
+        step = np.array(layout.step(level), np.int64)
+        start = found * finer // step
+        end = -(-np.minimum((found + 1) * finer, extent) // step)
+        corners = _corners(start // chunk, (end - 1) // chunk)
         found = np.unique(np.concatenate(list(corners)), axis=0)
-        yield before, found
+        yield chunk, found
 
 
 def _touched(unit: Unit, chunk: Shape) -> Indices:
     """The chunks of a unit's box that hold a wanted voxel."""
-    low = _array(unit.box.origin) // _array(chunk)
-    high = -(-_array(unit.box.end) // _array(chunk))
+    low = np.array(unit.box.origin, np.int64) // chunk
+    high = -(-np.array(unit.box.end, np.int64) // chunk)
     is_touched = np.zeros(tuple(high - low), np.bool_)
     for start, end in unit.wanted.bounds:
         spans = zip(start // chunk - low, -(-end // chunk) - low, strict=True)
@@ -264,15 +259,6 @@ def _corners(low: Indices, high: Indices) -> Iterator[Indices]:
     """The eight mixtures of two index arrays: a chunk lies over two of the next at most."""
     for choice in product((False, True), repeat=3):
         yield np.where(choice, high, low)
-
-
-def _least(chunk: Shape, extent: Shape) -> Shape:
-    z, y, x = (min(pair) for pair in zip(chunk, extent, strict=True))
-    return z, y, x
-
-
-def _array(shape: Shape) -> npt.NDArray[np.int64]:
-    return np.array(shape, np.int64)
 
 
 LEAST_TIMED, MOST_TIMED, TIMED_S = 3, 20, 3.0

@@ -27,7 +27,7 @@ from vcmodels.inference.devices import Progress, RemoteReporter
 from vcmodels.inference.job import Job, auto_memory, prepare
 from vcmodels.inference.journal import Journal, Manifest
 from vcmodels.inference.locks import working_on
-from vcmodels.inference.predict import InferenceReport, begin, claim_for_parts, complete, warm_up
+from vcmodels.inference.predict import InferenceReport, begin, claim_for_parts, finish, warm_up
 from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import Part, share
@@ -148,21 +148,16 @@ def predict_on_cluster(
     try:
         made: Manifest = client.submit(_manifest, plugin.name, pure=False).result()
         job = replace(job, manifest=made, provenance=job.provenance | made)
-        if claim_for_parts(job, options) == "complete":
-            reporter.say(f"{job.root}: already complete")
-            return InferenceReport(job.root, job.places, was_complete=True)
+        if (report := claim_for_parts(job, options)) is not None:
+            return report
         with working_on(job.root, alone=False, reporter=reporter) as hold:
             begin(job, hold, RunOptions(reporter=reporter))
             boxes = BoxScheduler(job, client, plugin.name, Failures(reporter))
             is_through = boxes.run(len(workers), options)
-            is_complete = is_through and complete(job, hold, options)
-            is_through = is_complete or (is_through and not options.should_stop())
+            report = finish(job, hold, options, boxes.failures, boxes.patches, is_through)
     finally:
         client.unregister_worker_plugin(plugin.name)
-    if is_through and (error := boxes.failures.error(job.root)):
-        raise error
-    seconds = time.monotonic() - begun
-    return InferenceReport(job.root, job.places, boxes.patches, seconds, is_through, is_complete)
+    return replace(report, seconds=time.monotonic() - begun)
 
 
 class BoxScheduler:

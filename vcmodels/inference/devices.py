@@ -14,6 +14,7 @@ import torch
 
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.inference.job import auto_memory, prepare
+from vcmodels.inference.journal import Journal
 from vcmodels.inference.predict import InferenceReport, claim_for_parts, predict_request
 from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.units import Part
@@ -57,11 +58,9 @@ def predict_on(
     requests = _divided(request, devices)
     job = prepare(requests[0], reporter)
     patches = job.pipeline.patches
-    state = claim_for_parts(job, options)
-    if state == "complete":
-        reporter.say(f"{job.root}: already complete")
-        return InferenceReport(job.root, job.places, was_complete=True)
-    if state == "new":
+    if (report := claim_for_parts(job, options)) is not None:
+        return report
+    if Journal(job.root).manifest() is None:  # new: no worker has begun it
         job.report_values(reporter)
     reporter.say(f"{patches} patches on {len(requests)} devices")
     with _workers(requests, networks) as workers, reporter.bar("predict", patches) as advance:
@@ -208,8 +207,7 @@ def _work(request: Request, networks: bytes, part: Part, messages: Connection, p
     with StopSignals() as stop:
 
         def should_stop() -> bool:
-            stop.defer()
-            return stop.is_stopped() or os.getppid() != parent
+            return stop.should_stop() or os.getppid() != parent
 
         name = f"{part.index} on {request.params.device}"
         reporter = RemoteReporter(send, f"worker {part.index}", name)

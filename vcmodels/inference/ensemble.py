@@ -10,7 +10,6 @@ import numpy as np
 
 from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
 from vcmodels.config import InferenceParams, Task
-from vcmodels.config.folds import is_cross_validation
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.geometry.boxes import Shape
@@ -65,7 +64,7 @@ def choose_checkpoints(
     run = Run(task.run_dir, task.tr_params.model_name)
     begun, has_best = run.folds(), run.best.exists()
     # Only the command line may have said that it is a cross-validation.
-    if folds is not None or is_cross_validation(task) or (begun and not has_best):
+    if folds is not None or task.is_cross_validation or (begun and not has_best):
         planned = task.tr_params.folds.count if task.tr_params.folds else 0
         every = range(max([planned, *(index + 1 for index in begun)]))
         wanted = every if folds is None or folds == "all" else sorted(set(folds))
@@ -77,11 +76,7 @@ def choose_checkpoints(
 
 
 def best_of_folds(
-    run: Run,
-    wanted: Sequence[int],
-    *,
-    is_strict: bool = False,
-    reporter: Reporter | None = None,
+    run: Run, wanted: Sequence[int], *, is_strict: bool = False, reporter: Reporter | None = None
 ) -> list[Path]:
     """The best checkpoint of each fold.
 
@@ -179,10 +174,7 @@ def check_networks(
 
 
 def _differences(
-    first: TrainedNetwork,
-    other: TrainedNetwork,
-    targets: Iterable[str],
-    given_patch: Shape | None,
+    first: TrainedNetwork, other: TrainedNetwork, targets: Iterable[str], given_patch: Shape | None
 ) -> Iterator[str]:
     if other.in_channels != first.in_channels:
         yield f"takes {other.in_channels} channels, the first checkpoint {first.in_channels}"

@@ -24,7 +24,6 @@ from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, level_factors
 from vcmodels.geometry.grid import BoxSet, PatchGrid, column_edges
 from vcmodels.geometry.symmetries import Symmetry
-from vcmodels.inference.averaging import Averaged, Member, OutputSpec, uncertainties
 from vcmodels.inference.ensemble import (
     Normalizer,
     WeightedNetwork,
@@ -33,7 +32,14 @@ from vcmodels.inference.ensemble import (
     weigh,
 )
 from vcmodels.inference.journal import Manifest
-from vcmodels.inference.network import Forward, choose_views
+from vcmodels.inference.network import (
+    Averaged,
+    Forward,
+    Member,
+    OutputSpec,
+    choose_views,
+    uncertainties,
+)
 from vcmodels.inference.output import Layout, make_manifest, make_provenance, refuse_inside_input
 from vcmodels.inference.reading import Normalize
 from vcmodels.inference.request import (

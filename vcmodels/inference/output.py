@@ -20,8 +20,8 @@ from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape, coarse_extent
 from vcmodels.geometry.grid import PatchGrid
-from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, of_today
+from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter
@@ -99,6 +99,14 @@ class Layout:
         """Where the array of a level is."""
         return self.root / level_key(name, level)
 
+    def chunks_of(self, level: int) -> Shape:
+        """Chunks of the array of a level: no longer than it, unless shards hold them."""
+        if self.shards is not None:
+            return self.chunks
+        extent = coarse_extent(self.extent, self.factors[level])
+        z, y, x = (min(pair) for pair in zip(self.chunks, extent, strict=True))
+        return z, y, x
+
     def step(self, level: int) -> Shape:
         """Voxels of the level before in one of this level, 1 or 2 along (z, y, x)."""
         pairs = zip(self.factors[level], self.factors[level - 1], strict=True)
@@ -114,14 +122,12 @@ class Layout:
         channels = target.output_channels(self.dtype)
         lead = () if channels is None else (channels,)
         extent = coarse_extent(self.extent, self.factors[level])
-        pairs = zip(self.chunks, extent, strict=True)
-        chunks = self.chunks if self.shards else tuple(min(pair) for pair in pairs)
         spacing, offset = coarse_grid(self.spacing, self.offset, self.factors[level])
         return create_array(
             str(self.root),
             level_key(name, level),
             shape=(*lead, *extent),
-            chunks=(*lead, *chunks),
+            chunks=(*lead, *self.chunks_of(level)),
             dtype=self.dtype,
             grid=Grid(spacing, offset, self.unit),
             storage=Storage(

@@ -12,16 +12,10 @@ from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
-from vcmodels.inference.output import OutputState, claim, find_intact
+from vcmodels.inference.output import claim, find_intact
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
-from vcmodels.inference.request import (
-    Request,
-    RunOptions,
-    changed,
-    request_of,
-    with_section,
-)
+from vcmodels.inference.request import Request, RunOptions, request_of, with_section
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import WHOLE
 from vcmodels.inference.writing import Failures, Output
@@ -52,9 +46,7 @@ class InferenceReport:
 
 
 def run_inference(
-    task: Task,
-    checkpoint: str | Sequence[str] | None = None,
-    options: RunOptions | None = None,
+    task: Task, checkpoint: str | Sequence[str] | None = None, options: RunOptions | None = None
 ) -> InferenceReport:
     """Predict `inference_params.input_path` with a checkpoint, or continue doing so.
 
@@ -96,7 +88,7 @@ def predict_volume(
     """
     params = params or predictor.params
     opened = open_inputs(inputs, level=params.level, channel_axis=params.channel_axis)
-    made = changed(params, input_path=[volume.location for volume in opened])
+    made = params.changed(input_path=[volume.location for volume in opened])
     request = Request(
         networks=predictor.networks,
         inputs=opened,
@@ -130,23 +122,40 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
         job = warm_up(job, journal, alone=is_alone)
         failures = Failures(reporter)
         count, is_through = _predict(job, outputs, journal, failures, options)
-        is_complete = is_through and complete(job, hold, options)
-        is_through = is_complete or (is_through and not options.should_stop())
+        report = finish(job, hold, options, failures, count, is_through)
+    return replace(report, seconds=time.monotonic() - begun)
+
+
+def finish(
+    job: Job, hold: Hold, options: RunOptions, failures: Failures, patches: int, is_through: bool
+) -> InferenceReport:
+    """Complete the result if nobody has anything left, and report, without the time.
+
+    Raises:
+        RunError: all was tried, and some places could not be predicted.
+    """
+    is_complete = is_through and complete(job, hold, options)
+    is_through = is_complete or (is_through and not options.should_stop())
     if is_through and (error := failures.error(job.root)):
         raise error
-    seconds = time.monotonic() - begun
-    return InferenceReport(job.root, job.places, count, seconds, is_through, is_complete)
+    return InferenceReport(job.root, job.places, patches, 0.0, is_through, is_complete)
 
 
-def claim_for_parts(job: Job, options: RunOptions) -> OutputState:
+def claim_for_parts(job: Job, options: RunOptions) -> InferenceReport | None:
     """Find out what stands at the output before parts are started; `overwrite` deletes it.
+
+    Returns:
+        The report of a result that is complete already, else None.
 
     Raises:
         OutputError: it is in use, another run's result, or not ours.
     """
     reporter = options.reporter
     with working_on(job.root, alone=True, reporter=reporter), setting_up(job.root, reporter):
-        return claim(job.root, job.manifest, overwrite=options.overwrite)
+        if claim(job.root, job.manifest, overwrite=options.overwrite) != "complete":
+            return None
+    reporter.say(f"{job.root}: already complete")
+    return InferenceReport(job.root, job.places, was_complete=True)
 
 
 def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None:

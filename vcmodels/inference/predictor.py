@@ -12,11 +12,11 @@ from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, Task, parse_task
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.cost import Meter
 from vcmodels.inference.ensemble import find_checkpoints, load_networks
 from vcmodels.inference.job import make_pipeline, output_chunks, output_specs
-from vcmodels.inference.request import changed, choose_targets, report_values, require_storable
+from vcmodels.inference.network import OutputSpec
+from vcmodels.inference.request import choose_targets, report_values, require_storable
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
 from vcmodels.reporting import Reporter, Silent
@@ -114,14 +114,14 @@ class Predictor:
         """
         params, reporter = params or self.params, reporter or Silent()
         if not encoded:
-            params = changed(params, output_type="float32")
+            params = params.changed(output_type="float32")
         volume = ArrayVolume.of(_numbers(array), spacing or self.spacing, "array")
         targets = choose_targets(self.targets, self.networks[0], params)
         if encoded:
             require_storable(targets, params.dtype)
         specs = output_specs(targets, params)
         dtypes = {n: params.dtype if encoded else _value_dtype(spec) for n, spec in specs.items()}
-        arrays = {n: ArrayInMemory.of(spec, dtypes[n], volume.extent) for n, spec in specs.items()}
+        arrays = {n: ArrayInMemory(spec, dtypes[n], volume.extent) for n, spec in specs.items()}
         outputs = {n: Output(spec, arrays[n], dtypes[n]) for n, spec in specs.items()}
         chunks, shards = output_chunks(params, volume.extent)
         pipeline = make_pipeline(
@@ -161,15 +161,11 @@ class ArrayInMemory:
 
     location = "memory"
 
-    def __init__(self, values: np.ndarray, *, has_channels: bool) -> None:
-        """`values`: (S, Z, Y, X), zeros."""
-        self.values, self.has_channels = values, has_channels
-
-    @classmethod
-    def of(cls, spec: OutputSpec, dtype: np.dtype, extent: Shape) -> "ArrayInMemory":
-        """One for a target that is given out as `dtype`."""
+    def __init__(self, spec: OutputSpec, dtype: np.dtype, extent: Shape) -> None:
+        """For a target that is given out as `dtype`: zeros."""
         channels = spec.output_channels(dtype)
-        return cls(np.zeros((channels or 1, *extent), dtype), has_channels=channels is not None)
+        self.has_channels = channels is not None
+        self.values = np.zeros((channels or 1, *extent), dtype)
 
     def write(self, box: Box, data: np.ndarray) -> None:
         self.values[(slice(None), *box.slices())] = data

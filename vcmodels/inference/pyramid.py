@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.inference.averaging import OutputSpec
 from vcmodels.inference.journal import Journal
+from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.output import Layout, level_key
 from vcmodels.inference.writing import ENCODED_DEPTH, Output
 from vcmodels.reporting import Advance, Reporter
-from vcmodels.volumes import Volume, open_volume
+from vcmodels.volumes import open_volume
 from vcmodels.volumes.multiscale import CoarserLevel, evened, mean_code, most_frequent
 
 MOST_BYTES = 1e9
@@ -57,19 +57,23 @@ def build_pyramid(
             output = replace(layout.open_level(name, target, level), check=journal.check)
             below = layout.location(name, level - 1)
             fine = open_volume(str(below), key="output", channels="any")
-            work = _LevelWork(fine, output, layout.step(level))
+            coarse = open_volume(output.array.location, key="output", channels="any")
+            work = CoarserLevel(
+                fine, coarse, layout.step(level), partial(halve, target), ENCODED_DEPTH
+            )
             key = level_key(name, level)
             done = set(journal.done(key))
             blocks = [block for block in work.blocks() if block not in done]
             with reporter.bar(f"level {level} of {name}", len(blocks)) as advance:
                 mark = partial(journal.mark, array=key)
-                if not _build(work, blocks, threads, mark, advance, should_stop):
+                if not _build(work, output, blocks, threads, mark, advance, should_stop):
                     return False
     return True
 
 
 def _build(
-    work: "_LevelWork",
+    level: CoarserLevel,
+    output: Output,
     blocks: Iterable[Box],
     threads: int,
     mark: Callable[[Box], None],
@@ -77,11 +81,19 @@ def _build(
     should_stop: Callable[[], bool],
 ) -> bool:
     """Write blocks and note each; false when stopped before the last."""
-    threads = most_threads(threads, work.block_bytes)
+    unit, chunks = level.coarse.storage_unit, level.coarse.chunks
+    one = block_bytes(unit, chunks, level.step, output.channels, output.dtype)
+    threads = most_threads(threads, one)
+
+    def write(block: Box) -> Box:
+        output.write(block, level.values(block))
+        output.array.sync(block)  # only what is on the disk is noted
+        return block
+
     todo = iter(blocks)
     with ThreadPoolExecutor(threads, thread_name_prefix="pyramid") as pool:
         while batch := list(islice(todo, 8 * threads)):  # few at a time: a stop waits for them
-            for written in as_completed([pool.submit(work.write, block) for block in batch]):
+            for written in as_completed([pool.submit(write, block) for block in batch]):
                 mark(written.result())
                 advance(1, "")
             if should_stop():
@@ -99,34 +111,6 @@ def block_bytes(block: Shape, chunk: Shape, factor: Shape, channels: int, dtype:
 def most_threads(threads: int, bytes_of_each: int) -> int:
     """How many of the threads may work at once."""
     return max(1, min(threads, int(MOST_BYTES // bytes_of_each)))
-
-
-class _LevelWork:
-    """One level of one target, and where it goes."""
-
-    def __init__(self, fine: Volume, output: Output, factor: Shape) -> None:
-        """`factor` is that between the two levels, 1 or 2 along each axis."""
-        coarse = open_volume(output.array.location, key="output", channels="any")
-        self.output = output
-        self.level = CoarserLevel(
-            fine, coarse, factor, partial(halve, output.target), ENCODED_DEPTH
-        )
-
-    @property
-    def block_bytes(self) -> int:
-        """Memory for one block at a time."""
-        channels, dtype, coarse = self.output.channels, self.output.dtype, self.level.coarse
-        return block_bytes(coarse.storage_unit, coarse.chunks, self.level.step, channels, dtype)
-
-    def blocks(self) -> list[Box]:
-        """Those under which anything is stored, in order."""
-        return self.level.blocks()
-
-    def write(self, block: Box) -> Box:
-        """Compute a block and wait until it is on the disk; returns it."""
-        self.output.write(block, self.level.values(block))
-        self.output.array.sync(block)
-        return block
 
 
 def halve(target: OutputSpec, stored: np.ndarray, factor: Shape) -> np.ndarray:

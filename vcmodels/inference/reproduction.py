@@ -15,12 +15,7 @@ from vcmodels.inference.job import prepare
 from vcmodels.inference.journal import Manifest, differences, of_today
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
-from vcmodels.inference.request import (
-    Request,
-    RunOptions,
-    changed,
-    with_section,
-)
+from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import KEY, open_inputs, result_root
 from vcmodels.volumes import Place, Volume, group_attributes, open_volume, place_at
@@ -114,7 +109,7 @@ def _request(
         "input_path": manifest["input"],
         "level": 0,  # the path names the array itself
         "output_dir": folder,
-        "skip": params.skip.model_copy(update={"mask": manifest["skip"]["mask"]}),
+        "skip": params.skip.changed(mask=manifest["skip"]["mask"]),
         "pyramid": manifest["pyramid"],
         "patch_size": tuple(manifest["patch_size"]),
         "amp": _AMP[manifest["precision"]],
@@ -123,7 +118,7 @@ def _request(
     }
     if manifest["device"] == "cpu":
         changes["device"] = "cpu"
-    exact = changed(params, **changes)
+    exact = params.changed(**changes)
     return Request(
         networks=networks,
         inputs=open_inputs(manifest["input"], level=exact.level, channel_axis=exact.channel_axis),

@@ -77,13 +77,8 @@ class Request:
 
     def with_params(self, **changes: object) -> "Request":
         """The same with other `inference_params`, which the record then has, too."""
-        params = changed(self.params, **changes)
+        params = self.params.changed(**changes)
         return replace(self, params=params, record=with_section(self.record, params))
-
-
-def changed(params: InferenceParams, **changes: object) -> InferenceParams:
-    """A copy with other values, which are not validated."""
-    return params.model_copy(update=changes)
 
 
 def with_section(record: Mapping[str, Any], params: InferenceParams) -> dict[str, Any]:

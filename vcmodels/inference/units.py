@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from vcmodels.config import Skip
 from vcmodels.errors import VolumeError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, coarse_box, fine_box
 from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, columns, live_patches
 from vcmodels.volumes import Volume, expand_location, open_volume
 
@@ -98,7 +98,7 @@ class Mask:
 
     def read(self, box: Box) -> np.ndarray:
         """(1, *box.shape) bool: where a prediction is wanted. `box` lies in the input."""
-        coarse = self._coarse(box)
+        coarse = coarse_box(box, self.factor)
         allowed = self.volume.read(coarse)[0] != 0
         for axis, (start, end) in enumerate(zip(box.origin, box.end, strict=True)):
             allowed = allowed.take(
@@ -109,25 +109,14 @@ class Mask:
     def boxes(self) -> list[Box]:
         """Boxes of the input around what is not 0, one for each chunk that holds any."""
         found: list[Box] = []
+        whole = Box((0, 0, 0), self.extent)
         for block in self.volume.stored_blocks():
             places = self.volume.read(block)[0].nonzero()
             if len(places[0]):
                 low = [o + int(p.min()) for o, p in zip(block.origin, places, strict=True)]
                 high = [o + int(p.max()) + 1 for o, p in zip(block.origin, places, strict=True)]
-                found.append(self._fine(Box.between(low, high)))
+                found.append(fine_box(Box.between(low, high), self.factor).intersect(whole))
         return found
-
-    def _coarse(self, box: Box) -> Box:
-        return Box.between(
-            [o // f for o, f in zip(box.origin, self.factor, strict=True)],
-            [-(-e // f) for e, f in zip(box.end, self.factor, strict=True)],
-        )
-
-    def _fine(self, box: Box) -> Box:
-        return Box.between(
-            [o * f for o, f in zip(box.origin, self.factor, strict=True)],
-            [min(e * f, n) for e, f, n in zip(box.end, self.factor, self.extent, strict=True)],
-        )
 
 
 def open_mask(skip: Skip, extent: Shape) -> Mask | None:

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.grid import BoxSet, slabs, tiles
-from vcmodels.inference.averaging import OutputSpec
+from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask, Unit
 from vcmodels.reporting import Reporter, Silent
 
@@ -304,10 +303,5 @@ class Background:
     def __enter__(self) -> "Background":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=error is not None)
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)

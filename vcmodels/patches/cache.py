@@ -20,7 +20,7 @@ SCHEMA = 1
 LARGEST_BYTES = 1 << 30
 
 
-class _UnusableListError(Exception):
+class UnusableListError(Exception):
     """Why a cache cannot be used, in words for a person."""
 
 
@@ -57,8 +57,8 @@ def load_or_find_patches(
         return find()
     path, wanted = task.cache_file, fingerprint(criteria, volumes)
     try:
-        patches, note = _read(path, wanted, criteria.patch, volumes)
-    except _UnusableListError as reason:
+        patches, note = read_list(path, wanted, criteria.patch, volumes)
+    except UnusableListError as reason:
         reporter.say(f"finding patches: {reason}")
     else:
         reporter.say(f"{len(patches.rows)} patches from {path}{note}")
@@ -109,13 +109,13 @@ def document(patches: PatchList, wanted: dict[str, Any], volumes: Sequence[TaskV
     return f'{text[:-2]},\n "patches": {rows}\n}}\n'.encode()
 
 
-def _read(
+def read_list(
     path: Path, wanted: dict[str, Any], patch: Shape, volumes: Sequence[TaskVolume]
 ) -> tuple[PatchList, str]:
     """The cached list and a note to show with it.
 
     Raises:
-        _UnusableListError: there is none, or it may not be used.
+        UnusableListError: there is none, or it may not be used.
     """
     document = _parse(path)
     if isinstance(document, list):
@@ -123,42 +123,42 @@ def _read(
         _check_inside(rows, patch, volumes, path)
         return PatchList(patch, rows), " (a bare list: nothing tells whether it is up to date)"
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise _UnusableListError(f"{path} is no patch list of schema {SCHEMA}")
+        raise UnusableListError(f"{path} is no patch list of schema {SCHEMA}")
     found = document.get("fingerprint")
     if found != wanted:
-        raise _UnusableListError(f"{path} is out of date ({_difference(found, wanted)})")
+        raise UnusableListError(f"{path} is out of date ({_difference(found, wanted)})")
     patches = PatchList(patch, read_rows(document.get("patches"), path))
     _check_inside(patches.rows, patch, volumes, path)
     if document.get("patch_size") != list(patch) or document.get("sha256") != patches.digest():
-        raise _UnusableListError(f"{path} was changed by hand or damaged")
+        raise UnusableListError(f"{path} was changed by hand or damaged")
     return patches, ""
 
 
 def _parse(path: Path) -> object:
     try:
         if path.exists() and not path.is_file():  # /dev/full can be read for ever
-            raise _UnusableListError(f"{path} is not a file")
+            raise UnusableListError(f"{path} is not a file")
         if path.stat().st_size > LARGEST_BYTES:
-            raise _UnusableListError(f"{path} is absurdly large")
+            raise UnusableListError(f"{path} is absurdly large")
         return read_json(path)
     except FileNotFoundError as error:
-        raise _UnusableListError(f"there is no {path} yet") from error
+        raise UnusableListError(f"there is no {path} yet") from error
     except OSError as error:
-        raise _UnusableListError(f"{path} cannot be read ({error.strerror})") from error
+        raise UnusableListError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise _UnusableListError(f"{path} is damaged ({type(error).__name__})") from error
+        raise UnusableListError(f"{path} is damaged ({type(error).__name__})") from error
 
 
 def read_rows(value: object, path: Path) -> np.ndarray:
     """JSON rows as (n, 4) int64."""
     if not isinstance(value, list) or not value:
-        raise _UnusableListError(f"{path} holds no patches")
+        raise UnusableListError(f"{path} holds no patches")
     try:
         rows = np.array(value)
     except (ValueError, OverflowError) as error:
-        raise _UnusableListError(f"{path} holds rows that are not four integers") from error
+        raise UnusableListError(f"{path} holds rows that are not four integers") from error
     if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 4:
-        raise _UnusableListError(f"{path} holds rows that are not four integers")
+        raise UnusableListError(f"{path} holds rows that are not four integers")
     return rows
 
 
@@ -167,7 +167,7 @@ def _legacy_rows(items: list[Any], path: Path) -> np.ndarray:
     try:
         rows = [[item["volume_idx"], *item["start_pos"]] for item in items]
     except (TypeError, KeyError) as error:
-        raise _UnusableListError(f"{path} is a list of something else than patches") from error
+        raise UnusableListError(f"{path} is a list of something else than patches") from error
     return np.unique(read_rows(rows, path), axis=0)
 
 
@@ -176,12 +176,12 @@ def _check_inside(
 ) -> None:
     """Every patch must lie in the used part of an existing volume (a thin one is padded)."""
     if rows[:, 0].min() < 0 or rows[:, 0].max() >= len(volumes):
-        raise _UnusableListError(f"{path} names volumes that the task does not have")
+        raise UnusableListError(f"{path} names volumes that the task does not have")
     inside = rows_inside(rows, patch, [volume.region for volume in volumes])
     if not inside.all():
         number, *origin = rows[~inside][0].tolist()
         place = Box(triple(origin), patch)
-        raise _UnusableListError(f"{path} holds {place}, which is outside of volume {number}")
+        raise UnusableListError(f"{path} holds {place}, which is outside of volume {number}")
 
 
 def _difference(found: object, wanted: object, key: str = "") -> str:

@@ -9,17 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from vcmodels.runs.records import (
+from vcmodels.runs.run import (
     LOCK,
     TASK,
     JsonObject,
+    Run,
     is_sealed,
     model_name,
     read_log,
     read_starts,
-    read_task,
 )
-from vcmodels.runs.run import Run
 from vcmodels.volumes.locks import is_locked
 
 RunState = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
@@ -87,7 +86,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
 
 def read_status(folder: Path) -> RunStatus:
     """How the run in a folder stands."""
-    task, log, starts = read_task(folder), read_log(folder), read_starts(folder)
+    task, log, starts = Run(folder).task(), read_log(folder), read_starts(folder)
     settings = _block(task.get("tr_params"))
     name, last = model_name(task), log[-1] if log else {}
     epoch, most = int(last.get("epoch", 0)), settings.get("max_epoch")

@@ -20,7 +20,7 @@ from torch.utils.tensorboard.summary import hparams
 from vcmodels.config import Task
 from vcmodels.config.train_params import WandbConfig
 from vcmodels.errors import RefusedError
-from vcmodels.runs.records import leaves
+from vcmodels.runs.run import leaves
 from vcmodels.targets import AnyTarget
 from vcmodels.training.run_folder import may_change
 from vcmodels.volumes.places import read_json, write_atomic, write_json

@@ -13,8 +13,9 @@ from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
 from vcmodels.config.load import anchor, fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
-from vcmodels.runs.records import (
+from vcmodels.runs.run import (
     LOCK,
+    Run,
     add_start,
     differing_keys,
     end_start,
@@ -22,7 +23,6 @@ from vcmodels.runs.records import (
     shown,
     starting_folder,
 )
-from vcmodels.runs.run import Run
 from vcmodels.volumes.locks import FileLock, holder
 from vcmodels.volumes.places import sweep_temporaries, write_atomic
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
@@ -14,7 +14,6 @@ import torch
 
 import vcmodels
 from vcmodels.config import Task, TrainingParams
-from vcmodels.config.folds import fold_task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RefusedError
 from vcmodels.patches.resolve import resolve
@@ -120,12 +119,7 @@ MOST_NAMED = 4
 
 
 def cross_validate(
-    task: Task,
-    words: Sequence[str],
-    *,
-    jobs: int = 1,
-    restart: bool = False,
-    reporter: Reporter,
+    task: Task, words: Sequence[str], *, jobs: int = 1, restart: bool = False, reporter: Reporter
 ) -> int:
     """Train the folds of a task, or continue each where it stands.
 
@@ -157,10 +151,11 @@ def cross_validate(
     full = resolved.task
     for line in fold_lines(resolved.folds):
         reporter.say(line)
-    folds = [fold_task(full, index) for index in range(given.folds.count)]
+    folds = [full.fold(index) for index in range(given.folds.count)]
     if restart:
         _move_aside([one.run_dir for one in folds], given.model_name, reporter)
-    words = [*words, *_planned_sizes(given, full.tr_params), *_shares(given, jobs)]
+    lines = [*_planned_sizes(given, full.tr_params), *_shares(given, jobs)]
+    words = [*words, *(word for line in lines for word in ("--set", f"tr_params.{line}"))]
 
     def start(index: int) -> Callable[[int], Child]:
         def begin(place: int) -> Child:
@@ -206,27 +201,20 @@ def _move_aside(folders: Sequence[Path], name: str, reporter: Reporter) -> None:
                 reporter.say(f"moved the earlier run to {aside}")
 
 
-def _planned_sizes(given: TrainingParams, planned: TrainingParams) -> list[str]:
+def _planned_sizes(given: TrainingParams, planned: TrainingParams) -> Iterator[str]:
     """Overrides that give every fold the sizes that were planned here."""
-    words: list[str] = []
     if given.given_patch_size is None:
-        words += ["--set", f"tr_params.patch_size={json.dumps(planned.patch_size)}"]
+        yield f"patch_size={json.dumps(planned.patch_size)}"
     if given.given_batch_size is None:
-        words += ["--set", f"tr_params.batch_size={planned.batch_size}"]
-    return words
+        yield f"batch_size={planned.batch_size}"
 
 
-def _shares(given: TrainingParams, jobs: int) -> list[str]:
+def _shares(given: TrainingParams, jobs: int) -> Iterator[str]:
     """Overrides by which trainings at once divide the cores and the loading processes."""
-    if jobs == 1:
-        return []
-    words: list[str] = []
-    if given.threads is None:
-        words += ["--set", f"tr_params.threads={max(1, torch.get_num_threads() // jobs)}"]
-    if given.num_dataloader_workers > 1:
-        workers = max(1, given.num_dataloader_workers // jobs)
-        words += ["--set", f"tr_params.num_dataloader_workers={workers}"]
-    return words
+    if jobs > 1 and given.threads is None:
+        yield f"threads={max(1, torch.get_num_threads() // jobs)}"
+    if jobs > 1 and given.num_dataloader_workers > 1:
+        yield f"num_dataloader_workers={max(1, given.num_dataloader_workers // jobs)}"
 
 
 def _environments(device: str | int, jobs: int) -> list[Mapping[str, str]]:

@@ -22,11 +22,10 @@ from vcmodels.evaluation.evaluate import (
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
-from vcmodels.inference.request import Request, RunOptions, changed, with_section
+from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.reporting import Reporter
 from vcmodels.results import result_root
-from vcmodels.runs.records import read_log
-from vcmodels.runs.run import Run
+from vcmodels.runs.run import Run, read_log
 from vcmodels.runs.survey import read_status
 from vcmodels.training.other_folds import begun_folds
 
@@ -51,11 +50,6 @@ class FoldStatus:
     """Values of that epoch by curve, such as `val/dice_sheet`."""
     last: Mapping[str, float] | None = None
     """Those of the last epoch."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether its training has ended for good."""
-        return self.state == "complete"
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,7 @@ class FoldReport:
         for fold in self.folds:
             if fold.state == NOT_BEGUN:
                 lines.append(f"fold {fold.index}: not begun")
-            elif not fold.is_complete or fold.reason:
+            elif fold.state != "complete" or fold.reason:
                 why = f": {fold.reason}" if fold.reason else ""
                 epochs = f"epoch {fold.epoch} of {fold.max_epoch}"
                 lines.append(f"fold {fold.index}: {fold.state}, {epochs}{why}")
@@ -300,8 +294,7 @@ def _predict(
 ) -> bool:
     """Predict a held-out part with the best checkpoint of its fold; false after a stop."""
     asked, volumes = task.inference_params, part.volume.inputs
-    params = changed(
-        asked,
+    params = asked.changed(
         input_path=[volume.location for volume in volumes],
         output_dir=str(part.folder),
         bbox=tuple(zip(part.box.origin, part.box.end, strict=True)),
