@@ -91,16 +91,16 @@ def test_only_stored_chunks_of_a_sparse_volume_count(store):
 
 def test_values_that_are_not_finite_and_damaged_chunks_are_left_out(store):
     values = scan(3, (16, 20, 160)).astype(np.float32)
-    values[0, 0, 0] = np.nan
+    values[0, 0, 0], values[0, 0, 1] = np.nan, -np.inf
     location = store("damaged", values, chunks=(16, 20, 80))
     raw = open_volume(location)
     (found,) = measure([([raw], raw.box)])
-    assert found.values == values.size - 1
-    np.testing.assert_allclose(found.mean, np.nanmean(values, dtype=np.float64))
+    assert found.values == values.size - 2
+    np.testing.assert_allclose(found.mean, values[np.isfinite(values)].mean(dtype=np.float64))
     first, second = sorted(p for p in Path(location, "c").rglob("*") if p.is_file())
     second.write_bytes(b"damaged")
     (found,) = measure([([raw], raw.box)])
-    assert found.values == values.size // 2 - 1
+    assert found.values == values.size // 2 - 2
     first.write_bytes(b"damaged")
     assert measure([([raw], raw.box)]) == ()
 
@@ -143,6 +143,22 @@ def test_another_scale_is_told_with_the_figures_of_both(trained, change):
     assert f"lie in {low:.6g} .. {high:.6g} (0.5 and 99.5 %), those of the training in" in line
     assert f" in {before[0]:.6g} .. {before[1]:.6g}; check the file, or train on such data" in line
     assert start in line
+
+
+def test_an_object_after_a_training_of_nearly_pure_background_gets_no_note():
+    dark = np.random.default_rng(6).normal(20, 6, SHAPE)
+    dark[np.random.default_rng(7).random(SHAPE) < 0.002] = 140  # 99.5 % is darker, 99.99 % is not
+    bright = scan(4).clip(0, 139)
+    before = measured(dark)
+    assert before[0].range[1] < 50 < measured(bright)[0].range[1]
+    assert said(measured(bright), before) == []
+
+
+@pytest.mark.parametrize(("low", "high", "count"), [(150, 290, 0), (210, 290, 1), (10, 90, 1)])
+def test_values_next_to_the_range_of_the_training_are_of_another_scale(low, high, count):
+    rng = np.random.default_rng(8)
+    before = measured(rng.uniform(100, 200, SHAPE))
+    assert len(said(measured(rng.uniform(low, high, SHAPE)), before)) == count
 
 
 def test_uint8_for_uint16_is_another_scale():
