@@ -53,14 +53,19 @@ def test_a_signal_inside_a_destructor_is_not_lost():
         work()
 
 
+def saved_and_left(stop):
+    stop.defer()
+    signal.raise_signal(signal.SIGINT)
+    raise SystemExit(stop.exit_code)
+
+
 def test_what_is_left_is_reported_only_when_a_signal_ends_the_work_early():
     said = []
     with pytest.raises(SystemExit), StopSignals(lambda: said.append("left")):
         signal.raise_signal(signal.SIGINT)
     assert said == ["left"]
-    with StopSignals(lambda: said.append("again")) as stop:
-        stop.defer()
-        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit), StopSignals(lambda: said.append("again")) as stop:
+        saved_and_left(stop)
     assert said == ["left"]
 
 

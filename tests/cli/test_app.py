@@ -427,6 +427,7 @@ def test_a_terminal_shows_at_once_that_a_command_is_imported(monkeypatch, tmp_pa
     gone = "\r\x1b[K"
     assert written("runs", str(tmp_path)).startswith(f"runs: importing ...{gone}")
     assert written("train", "none.json").startswith(f"train: importing ...{gone}error: none.json")
+    assert written("train", "--none").startswith(f"train: importing ...{gone}error: ")
     assert written("train", "none.json", "--quiet").startswith("error: none.json")
     assert written("train", "--help") == ""
 
