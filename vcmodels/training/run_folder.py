@@ -141,29 +141,21 @@ class RunFolder(Run):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.lock.open("a+", encoding="utf-8")
         except OSError as error:
-            raise OutputError(
-                "tr_params.ckpt_out_base",
-                f"{self.folder}: {error.strerror}",
-                "choose a writable folder",
-            ) from error
+            found, remedy = f"{self.folder}: {error.strerror}", "choose a writable folder"
+            raise OutputError("tr_params.ckpt_out_base", found, remedy) from error
         try:
             _lock(file)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
-            raise OutputError(
-                str(self.folder),
-                f"in use by {holder}",
-                "wait for it, or choose another ckpt_out_base",
-            ) from error
+            found, remedy = f"in use by {holder}", "wait for it, or choose another ckpt_out_base"
+            raise OutputError(str(self.folder), found, remedy) from error
         except OSError as error:
             file.close()
-            raise OutputError(
-                str(self.folder),
-                f"cannot be locked: {error.strerror}",
-                "choose a ckpt_out_base on a file system that has locks (flock)",
-            ) from error
+            found = f"cannot be locked: {error.strerror}"
+            remedy = "choose a ckpt_out_base on a file system that has locks (flock)"
+            raise OutputError(str(self.folder), found, remedy) from error
         return file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -235,11 +227,9 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
         sizes = before.tr_params
         task = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
     if changed := changes_since(checkpoint, task.to_json(), run.folder):
-        raise TaskError(
-            changed[0][0],
-            f"differs from the run in {run.folder} ({listed_changes(changed)})",
-            "change it back, choose another ckpt_out_base, or --restart",
-        )
+        found = f"differs from the run in {run.folder} ({listed_changes(changed)})"
+        remedy = "change it back, choose another ckpt_out_base, or --restart"
+        raise TaskError(changed[0][0], found, remedy)
     return checkpoint
 
 
