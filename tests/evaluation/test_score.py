@@ -64,8 +64,8 @@ def test_nothing_labelled_scores_nan_and_reads_no_prediction(store, monkeypatch)
     prediction = store("prediction", masks()[0])
     label = store("label", np.full(EXTENT, 2, np.uint8))
     monkeypatch.setattr(
-        type(prediction), "_fetch", lambda self, where: pytest.fail("read") if self == prediction
-        else np.full([s.stop - s.start for s in where], 2, np.uint8),
+        type(prediction), "_read_inside", lambda self, box: pytest.fail("read")
+        if self == prediction else np.full((1, *box.shape), 2, np.uint8),
     )  # fmt: skip
     scores = score(BinaryTarget(ignore_label=2), prediction, label)
     assert np.isnan(scores["dice"])

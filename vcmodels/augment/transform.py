@@ -46,11 +46,9 @@ class Lattice:
             positions: for z, y, x, offsets from the centre of the patch in voxels.
             along: give the matrix of this axis as the derivative by position.
         """
+        axes = zip(positions, self.offsets.shape[1:], self.distance, strict=True)
         return tuple(
-            _spline_weights(place, points, distance, derivative=axis == along)
-            for axis, (place, points, distance) in enumerate(
-                zip(positions, self.offsets.shape[1:], self.distance, strict=True)
-            )
+            _spline_weights(*axis, derivative=number == along) for number, axis in enumerate(axes)
         )
 
     def displacement(self, positions: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import PurePosixPath
 from typing import Literal
@@ -203,26 +204,12 @@ def _expand(text: str, key: str) -> dict[str, str]:
 def _open(
     entry: VolumeEntry, place: _Place, name: str, key: str, targets: Mapping[str, AnyTarget]
 ) -> TaskVolume:
-    inputs = tuple(
-        open_volume(
-            location,
-            key=f"{key}.input",
-            level=entry.level,
-            channels="any",
-            channel_axis=entry.channel_axis,
-        )
-        for location in place.inputs
-    )
-    labels = {
-        target: open_volume(
-            location,
-            key=f"{key}.{target}",
-            level=entry.level,
-            channels=targets[target].stored_channels if target in targets else None,
-            channel_axis=entry.channel_axis,
-        )
-        for target, location in place.labels.items()
-    }
+    opened = partial(open_volume, level=entry.level, channel_axis=entry.channel_axis)
+    inputs = tuple(opened(at, key=f"{key}.input", channels="any") for at in place.inputs)
+    labels: dict[str, Volume] = {}
+    for label, at in place.labels.items():
+        channels = targets[label].stored_channels if label in targets else None
+        labels[label] = opened(at, key=f"{key}.{label}", channels=channels)
     first = inputs[0]
     for other in (*inputs[1:], *labels.values()):
         if other.extent != first.extent:
@@ -370,11 +357,8 @@ def _check_margins(
                 f"is derived from {margin} voxels (z, y, x) around a patch, too much to read, and "
                 f"a voxel of {volume.name} is {volume.spacing} {volume.unit or 'units'}"
             )
-            raise TaskError(
-                f"dataset_config.targets.{name}",
-                found,
-                "give lengths such as clip, sigma and width in the unit of the spacing",
-            )
+            remedy = "give lengths such as clip, sigma and width in the unit of the spacing"
+            raise TaskError(f"dataset_config.targets.{name}", found, remedy)
 
 
 def _differs(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:

@@ -114,12 +114,8 @@ class UNet(Model):
     ) -> NetworkSummary:
         topology = self.plan(patch, spacing)
         network = cast(UNetNetwork, self.outline(in_channels, heads, patch, spacing))
-        rows = [
-            _summarise(f"encoder {i}", level, part)
-            for i, (level, part) in enumerate(
-                zip(topology.levels, network.encoder.levels, strict=True)
-            )
-        ]
+        pairs = zip(topology.levels, network.encoder.levels, strict=True)
+        rows = [_summarise(f"encoder {i}", *pair) for i, pair in enumerate(pairs)]
         for name, decoder in network.decoders.items():
             upward = list(enumerate(reversed(cast(Decoder, decoder).levels)))[::-1]
             rows += [_summarise(f"{name} {i}", topology.levels[i], part) for i, part in upward]

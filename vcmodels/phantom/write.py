@@ -1,7 +1,6 @@
 """Writing the phantom, box by box, in memory that does not grow with the volume."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vcmodels.geometry.boxes import Box, Shape, triple
+from vcmodels.geometry.grid import tiles
 from vcmodels.phantom.scroll import MARGIN, Scan, Scroll
 from vcmodels.volumes import (
     Grid,
@@ -125,10 +125,7 @@ def _write_piece(arrays: Sequence[WritableArray], shape: Shape, piece: Box, seed
         np.empty((1, *piece.shape), np.uint8),
         np.empty((3, *piece.shape), np.uint16),
     )
-    for start in product(
-        *(range(o, e, _WORK) for o, e in zip(piece.origin, piece.end, strict=True))
-    ):
-        box = Box.between(start, [s + _WORK for s in start]).intersect(piece)
+    for box in tiles(piece, (_WORK, _WORK, _WORK)):
         for out, part in zip(whole, make_phantom(shape, box, seed), strict=True):
             out[(slice(None), *box.slices(piece))] = part
     for array, data in zip(arrays, whole, strict=True):
@@ -137,11 +134,7 @@ def _write_piece(arrays: Sequence[WritableArray], shape: Shape, piece: Box, seed
 
 def _pieces(shape: Shape, chunks: Shape) -> Iterator[Box]:
     """Boxes of whole chunks that cover the volume, each about as large as what is computed."""
-    steps = [-(-_WORK // c) * c for c in chunks]
-    whole = Box((0, 0, 0), shape)
-    for start in product(*(range(0, n, s) for n, s in zip(shape, steps, strict=True))):
-        end = [a + b for a, b in zip(start, steps, strict=True)]
-        yield Box.between(start, end).intersect(whole)
+    return tiles(Box((0, 0, 0), shape), triple(-(-_WORK // c) * c for c in chunks))
 
 
 def _shape(values: Sequence[int]) -> Shape:

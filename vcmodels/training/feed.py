@@ -73,11 +73,8 @@ def weighted_targets(
     """The targets that need counts, with the weights that follow from them, which are reported."""
     found = {name: t.with_counts(np.array(counts[name])) for name, t in _needing(targets).items()}
     for name, target in found.items():
-        weights = next(
-            term.options["class_weights"]
-            for term in target.losses
-            if term.options.get("class_weights")
-        )
+        given = (term.options.get("class_weights") for term in target.losses)
+        weights = next(weights for weights in given if weights)
         shown = ", ".join(
             f"{value}: {weight:g} ({voxels} voxels)"
             for value, weight, voxels in zip(target.values, weights, counts[name], strict=True)

@@ -214,11 +214,9 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
         sizes = before.tr_params
         task = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
     if changed := changes_since(checkpoint, task.to_json(), run.folder):
-        raise TaskError(
-            changed[0][0],
-            f"differs from the run in {run.folder} ({listed_changes(changed)})",
-            "change it back, choose another ckpt_out_base, or --restart",
-        )
+        found = f"differs from the run in {run.folder} ({listed_changes(changed)})"
+        remedy = "change it back, choose another ckpt_out_base, or --restart"
+        raise TaskError(changed[0][0], found, remedy)
     return checkpoint
 
 

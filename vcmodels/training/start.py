@@ -56,16 +56,8 @@ def commit(root: Path) -> str | None:
     """The commit of a checkout, with `-dirty` when files differ from it; None for no checkout."""
     if not (root / ".git").exists():  # else it might be the one of a folder around an installation
         return None
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    options = ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(root), "describe", *options]
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
             command, capture_output=True, text=True, timeout=10, check=True

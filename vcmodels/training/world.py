@@ -150,19 +150,13 @@ def local_device(wanted: str | int) -> str | int:
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     # Said by all, before any of them waits for another.
     if count > found and (wanted == "cuda" or (wanted == "auto" and found)):
-        raise RefusedError(
-            "tr_params.device",
-            f"{count} processes on this host, which has {found} CUDA devices",
-            "start as many as there are devices",
-        )
+        what = f"{count} processes on this host, which has {found} CUDA devices"
+        raise RefusedError("tr_params.device", what, "start as many as there are devices")
     if wanted == "auto":
         return f"cuda:{index}" if found else "cpu"
     if wanted == "cuda":
         return f"cuda:{index}"
     if wanted in ("cpu", -1):
         return "cpu"
-    raise RefusedError(
-        "tr_params.device",
-        f"is {wanted}, for {count} processes on this host",
-        'use "auto", "cuda" or "cpu"',
-    )
+    what = f"is {wanted}, for {count} processes on this host"
+    raise RefusedError("tr_params.device", what, 'use "auto", "cuda" or "cpu"')
