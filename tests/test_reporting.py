@@ -1,10 +1,11 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from vcmodels.reporting import StopSignals
+from vcmodels.reporting import StopSignals, duration
 
 SIGNALLED = """
 import os, signal
@@ -37,3 +38,35 @@ def test_a_later_signal_ends_the_process_at_once():
 def test_before_there_is_anything_to_save_the_first_signal_unwinds():
     with pytest.raises(SystemExit, match="143"), StopSignals():
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_inside_a_destructor_is_not_lost():
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def work():
+        Dying()
+        time.sleep(20)
+
+    with pytest.raises(SystemExit, match="143"), StopSignals():
+        work()
+
+
+def test_what_is_left_is_reported_only_when_a_signal_ends_the_work_early():
+    said = []
+    with pytest.raises(SystemExit), StopSignals(lambda: said.append("left")):
+        signal.raise_signal(signal.SIGINT)
+    assert said == ["left"]
+    with StopSignals(lambda: said.append("again")) as stop:
+        stop.defer()
+        signal.raise_signal(signal.SIGINT)
+    assert said == ["left"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "2 h"), (4e5, "5 days")],
+)
+def test_a_duration_has_the_unit_that_people_say(seconds, words):
+    assert duration(seconds) == words

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vcmodels.config import Task, parse_task
+from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError
 from vcmodels.runs.run import TRAILER, TRAILER_LENGTH
@@ -171,6 +172,8 @@ class TrainedNetwork:
     in_channels: int
     sha256: str
     path: Path
+    intensities: tuple[ChannelValues, ...] = ()
+    """What it was trained on, one for each channel; () where that is not known."""
 
 
 def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
@@ -202,4 +205,5 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
         in_channels,
         checkpoint.sha256,
         checkpoint.path,
+        tuple(ChannelValues.from_dict(one) for one in state.get("intensities", [])),
     )

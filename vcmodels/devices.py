@@ -18,6 +18,7 @@ from vcmodels.errors import RefusedError
 from vcmodels.section import Amp
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_MEMORY_FILE = Path("/proc/meminfo")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -49,6 +50,17 @@ def memory_bytes(device: torch.device) -> int:
     """All memory of a CUDA device; for the CPU that of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_bytes()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that nothing uses now; for the CPU, what a process could still get."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError, StopIteration):  # other systems have no such file
+        lines = _MEMORY_FILE.read_text().splitlines()
+        free = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        return min(int(free) * 1024, machine_bytes())
     return machine_bytes()
 
 

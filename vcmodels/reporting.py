@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -46,6 +48,14 @@ class Reporter(Protocol):
         ...
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that people would say it in, as in `45 s`, `10 min`, `7 h`, `3 days`."""
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds < most * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
 class Silent:
     """Keeps quiet: for library use and tests; what was said stays in `lines` and `records`."""
 
@@ -85,17 +95,23 @@ class StopSignals:
     Before `defer` is called there is no state worth saving, so the first signal leaves at once too:
     a minute of compiling, say, is not waited for.
     Saving inside a handler can tear a file or hang on a lock that the interrupted code holds.
+
+    Args:
+        leaving: called when the first signal ends the work that early: reports what is left of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leaving: Callable[[], None] | None = None) -> None:
+        self._leaving = leaving
         self.received: int | None = None
         self.is_deferred = False
         self._since = 0.0
         self._previous: dict[int, object] = {}
+        self._hook = sys.unraisablehook
 
     def __enter__(self) -> "StopSignals":
         for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._signal_again
         return self
 
     def __exit__(
@@ -106,6 +122,9 @@ class StopSignals:
     ) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)  # pyright: ignore[reportArgumentType]
+        sys.unraisablehook = self._hook
+        if self._leaving is not None and kind is SystemExit and not self.is_deferred:
+            self._leaving()
 
     def defer(self) -> None:
         """From now on leave the stopping to the loop."""
@@ -120,6 +139,18 @@ class StopSignals:
         self.received, self._since = number, time.monotonic()
         if not self.is_deferred:
             raise SystemExit(128 + number)
+
+    def _signal_again(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Repeat a signal in a moment: Python drops what its handler raised inside a destructor.
+
+        Compiling has many of those.
+        """
+        if lost.exc_type is not SystemExit or self.received is None:
+            self._hook(lost)
+            return
+        number, self.received = self.received, None
+        place = (threading.main_thread().ident or 0, number)
+        threading.Timer(0.1, signal.pthread_kill, place).start()
 
     def is_stopped(self) -> bool:
         """Whether a signal came."""

@@ -415,3 +415,51 @@ def test_bars_are_drawn_on_a_terminal_only(monkeypatch, capsys):
     assert capsys.readouterr().out == "a line\n"
     assert "finding" in terminal.getvalue()
     assert "inner" in terminal.getvalue()
+
+
+def test_a_terminal_shows_at_once_that_a_command_is_imported(monkeypatch, tmp_path):
+    def written(*words):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        main(words)
+        return terminal.getvalue()
+
+    gone = "\r\x1b[K"
+    assert written("runs", str(tmp_path)).startswith(f"runs: importing ...{gone}")
+    assert written("train", "none.json").startswith(f"train: importing ...{gone}error: none.json")
+    assert written("train", "none.json", "--quiet").startswith("error: none.json")
+    assert written("train", "--help") == ""
+
+
+def test_a_signal_before_the_work_says_that_nothing_was_done(capfd, monkeypatch):
+    monkeypatch.setattr(os, "_exit", lambda _code: None)
+    for words in (["train", "t.json"], ["train", "t.json", "--quiet"]):
+        with pytest.raises(SystemExit):
+            Session("vcmodels", words).stop(signal.SIGINT, None)
+    assert capfd.readouterr().err == "stopped before anything was done\n"
+
+
+def test_infer_names_the_command_that_scores_only_what_has_labels(
+    task_file, sheet_task, monkeypatch, capsys
+):
+    def predict_request(_request, _options):
+        return vcmodels.inference.InferenceReport(Path("out"), {"sheet": Path("out/sheet")})
+
+    replace_prediction(monkeypatch, predict_request)
+    path = str(task_file(sheet_task))
+    scoring = f"next: vcmodels evaluate {path} --overlay tiny.png\n"
+    for words, has_labels in (([], True), (["--output", "other"], False)):
+        assert main(["infer", path, *words]) == 0
+        said = capsys.readouterr().out
+        assert "sheet: out/sheet\neach is an OME-Zarr image" in said
+        assert (scoring in said) is has_labels
+    sheet_task["inference_params"]["input_path"] = "elsewhere.zarr"
+    assert main(["infer", str(task_file(sheet_task))]) == 0
+    assert "next:" not in capsys.readouterr().out
+
+
+def test_a_signal_before_the_first_prediction_says_so(task_file, sheet_task, monkeypatch, capsys):
+    replace_prediction(monkeypatch, lambda _request, _options: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit, match="130"):
+        main(["infer", str(task_file(sheet_task))])
+    assert "stopped before the first patch: nothing was predicted" in capsys.readouterr().out

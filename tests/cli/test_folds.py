@@ -106,3 +106,26 @@ def test_all_folds_are_trained_by_the_same_words(path, monkeypatch, capsys):
     assert (calls["folds"].count, calls["jobs"], calls["restart"]) == (2, 2, False)
 
     assert "tensorboard --logdir" in capsys.readouterr().out
+
+
+def test_what_comes_after_a_training_is_named_once_for_all_folds(
+    task_file, sheet_task, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(vcmodels.training, "train", lambda _task, **_: 0)
+    monkeypatch.setattr(cross_validation, "cross_validate", lambda *_, **__: 0)
+    for folder in ("run", "run/fold_0"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tiny_best.pth").touch()
+    del sheet_task["inference_params"]["input_path"]
+    path = str(task_file(sheet_task))
+    for words, following in (
+        (["--set", "tr_params.seed=1"], f"infer {path} --set tr_params.seed=1 --input VOLUME\n"),
+        (["--folds", "2"], f"infer {path} --set tr_params.folds.count=2 --input VOLUME\n"),
+        (["--folds", "2", "--fold", "0"], None),
+    ):
+        assert main(["train", path, *words]) == 0
+        said = capsys.readouterr().out
+        if following is None:
+            assert "next: " not in said
+        else:
+            assert said.endswith(f"next: vcmodels {following}")

@@ -45,15 +45,11 @@ def test_listing_runs_imports_no_torch(tmp_path):
     assert "torch" not in run("runs", str(tmp_path))
 
 
-COMMANDS = [(app, command) for command in app.registered_commands]
-COMMANDS += [(cv, command) for command in cv.registered_commands]
+COMMANDS = {command.callback.__name__: command for command in app.registered_commands}
+COMMANDS |= {f"cv {command.callback.__name__}": command for command in cv.registered_commands}
 
 
-@pytest.mark.parametrize(
-    "command",
-    [command for _, command in COMMANDS],
-    ids=[f"{group.info.name} {command.callback.__name__}" for group, command in COMMANDS],
-)
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_every_command_says_when_its_work_begins(command):
     """Until then garbage is not collected, and a signal leaves at once."""
     assert "context.obj.begin()" in inspect.getsource(command.callback)

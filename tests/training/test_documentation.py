@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import parse_task
 from vcmodels.reporting import Silent
 from vcmodels.runs.survey import RunState
@@ -86,6 +87,12 @@ def test_every_file_of_a_run_folder_is_explained(run_folder):
         if not any(map(re.compile(p).fullmatch, files))
     }
     assert unseen == {"before-<time>/", "held_out/", "wandb.json", "wandb/"}
+
+
+def test_every_key_of_a_checkpoint_is_explained_and_there_is_no_other(run_folder):
+    explained = [key for row in rows("What a checkpoint holds") for key in codes(row[0])]
+    state = load_checkpoint(run_folder / "m_last.pth").state
+    assert sorted(explained) == sorted([*state, "hard"])
 
 
 def test_the_keys_that_may_change_are_listed():

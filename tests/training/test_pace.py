@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vcmodels.config.train_params import TrainingParams
 from vcmodels.training import progress
-from vcmodels.training.progress import Pace
+from vcmodels.training.progress import Pace, forecast
 
 
 @pytest.fixture
@@ -28,3 +29,31 @@ def test_patches_a_second_and_the_share_of_waiting(clock):
         "speed/data_wait": 0.25,
         "speed/epoch_minutes": 1.0,
     }
+
+
+def test_the_first_step_does_not_count_for_what_a_step_takes(clock):
+    epoch = Pace(torch.device("cpu"), begun=clock[0])
+    clock[0] += 60  # compiling
+    epoch.end_step()
+    assert epoch.step_seconds() is None
+    for _ in range(2):
+        clock[0] += 4
+        assert not epoch.is_settled
+        epoch.end_step()
+    assert epoch.step_seconds() == 4
+    assert epoch.is_settled
+
+
+@pytest.mark.parametrize(
+    ("left", "end"),
+    [
+        (600.0, "ends by max_minutes in 10 min"),
+        (float("inf"), "20 epochs in about 19 min, without validation"),
+    ],
+)
+def test_a_forecast_says_the_pace_an_epoch_and_what_ends_the_run(left, end):
+    settings = TrainingParams.model_validate(
+        {"model_name": "m", "max_epoch": 20, "max_steps_per_epoch": 50}
+    )
+    words = forecast(50, 1.2, 2, settings, left)
+    assert words == f"1.7 patches/s; an epoch of 50 steps in about 60 s; {end}"

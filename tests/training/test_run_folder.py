@@ -13,8 +13,8 @@ import pytest
 from vcmodels.config import load_task, parse_task
 from vcmodels.errors import OutputError, RefusedError, RunError
 from vcmodels.runs.run import read_starts
-from vcmodels.training import run_folder
 from vcmodels.training.run_folder import RunFolder, newest_checkpoint
+from vcmodels.volumes.locks import FileLock
 
 
 @pytest.fixture
@@ -136,15 +136,15 @@ def test_a_file_system_without_locks_is_named(run, monkeypatch):
 
 def test_a_lock_that_was_removed_while_it_was_waited_for_holds_nothing(run, monkeypatch):
     """As by a training that was refused, between the opening and the locking of this one."""
-    lock = run_folder._lock
+    lock = FileLock._lock
     removals = [lambda: shutil.rmtree(run.folder), (run.folder / ".lock").unlink]
 
-    def lock_late(file):
+    def lock_late(file, **options):
         if removals:
             removals.pop()()
-        lock(file)
+        lock(file, **options)
 
-    monkeypatch.setattr(run_folder, "_lock", lock_late)
+    monkeypatch.setattr(FileLock, "_lock", lock_late)
     with run:
         assert not removals
         with (

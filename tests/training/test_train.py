@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,7 +84,7 @@ def test_a_stopped_run_continues_bit_for_bit(
         code, lines = run(parts)
     assert code == 128 + signal.SIGTERM
     assert last(parts)["step"] == step + 1
-    assert f"stopped at step {step + 1}; the same command continues" in lines
+    assert f"stopped at step {step + 1}, which is saved; the same command continues" in lines
     parts["tr_params"]["num_dataloader_workers"] = 0
     code, lines = run(parts)
     assert code == 0
@@ -148,8 +150,14 @@ def test_runs_that_share_a_log_folder_keep_their_curves(sheet_task, tmp_path, mo
 def test_a_stop_in_the_first_step_leaves_at_once(sheet_task, monkeypatch):
     """It may take minutes to compile, and there is nothing to save."""
     stop_after(monkeypatch, 0)
+    reporter = Silent()
     with pytest.raises(SystemExit, match="143"):
-        run(sheet_task)
+        train(parse_task(sheet_task, "task.json")[0], reporter=reporter)
+    folder = sheet_task["tr_params"]["ckpt_out_base"]
+    assert reporter.lines[-1] == (
+        f"stopped before the first step: nothing was trained, {folder} keeps patches.json; "
+        "the same command starts again"
+    )
     monkeypatch.undo()
     assert run(sheet_task)[0] == 0
 
@@ -420,7 +428,7 @@ def test_max_minutes_stops_within_an_epoch_and_the_run_continues(sheet_task, tmp
     parts = with_folder(sheet_task, tmp_path / "parts", max_minutes=1e-9)
     code, lines = run(parts)
     assert code == 0
-    assert "stopped at step 1; the same command continues" in lines
+    assert "stopped by max_minutes at step 1, which is saved; the same command continues" in lines
     del parts["tr_params"]["max_minutes"]
     run(parts)
     assert_same_state(last(whole), last(parts))
@@ -491,3 +499,27 @@ def test_out_of_memory_is_one_line_with_a_remedy(sheet_task, monkeypatch, take):
     monkeypatch.setattr(Learner, "train_step", train_step)
     with pytest.raises(RunError, match=r"batch_size: out of memory with 2 patches of \[16, 16"):
         run(sheet_task)
+
+
+def test_device_curves_and_pace_are_reported_once_and_the_bar_names_the_phase(sheet_task):
+    class Bars(Silent):
+        def __init__(self):
+            super().__init__()
+            self.shown = []
+
+        @contextmanager
+        def bar(self, name, total):
+            with super().bar(name, total):
+                yield lambda _amount, text: self.shown.append((name, text))
+
+    reporter = Bars()
+    assert train(parse_task(sheet_task, "task.json")[0], reporter=reporter) == 0
+    lines, texts = reporter.lines, [text for name, text in reporter.shown if name == "training"]
+    assert re.fullmatch(r".*GiB memory free; torch threads \d+, cores \d+", lines[0])
+    curves = f"curves: tensorboard --logdir {sheet_task['tr_params']['ckpt_out_base']}/tensorboard"
+    (pace,) = [n for n, line in enumerate(lines) if "patches/s; an epoch of 3 steps" in line]
+    (epoch,) = [n for n, line in enumerate(lines) if line.startswith("epoch 1/2")]
+    assert lines.index(curves) < pace < epoch
+    phases = [text for text in texts if text and "patches/s" not in text]
+    starting = ["starting workers and reading the first patches", "first step"]
+    assert phases == [*starting, "validating", "validating"]

@@ -94,7 +94,10 @@ def test_a_signal_stops_all_folds_with_their_state_saved(folds, tmp_path):
     assert lines[-1] == "stopped; the same command continues"
     for index, place in enumerate(places):
         step = state(place)["step"]
-        assert f"fold {index}: stopped at step {step}; the same command continues" in lines
+        assert (
+            f"fold {index}: stopped at step {step}, which is saved; the same command continues"
+            in lines
+        )
 
 
 @pytest.fixture

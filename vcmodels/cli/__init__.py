@@ -5,23 +5,42 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from vcmodels.errors import RefusedError, VcmodelsError
-from vcmodels.reporting import STOP_SIGNALS, is_told_on_this_host
+from vcmodels.reporting import STOP_SIGNALS, is_follower, is_told_on_this_host
 
 
 class Session:
     """What one call of the command line knows."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, arguments: Sequence[str] = ()) -> None:
         self.program = program
         self.debug = False
         self.is_starting = True
+        self._is_quiet = "--quiet" in arguments or is_follower()
+        self._status = ""
+        """What stands on the last line of the terminal until something else is to be said."""
+
+    def show_importing(self, arguments: Sequence[str]) -> None:
+        """Show on a terminal that a command is coming: importing takes seconds."""
+        if sys.stderr.isatty() and not self._is_quiet and len(arguments) > 1:
+            self._status = f"{arguments[0]}: importing ..."
+            sys.stderr.write(self._status)
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Remove that line."""
+        if self._status:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+        self._status = ""
 
     def begin(self) -> None:
         """All is imported: from now on a signal unwinds the stack, and garbage is collected."""
         self.is_starting = False
+        self.clear()
         if not gc.isenabled():
             gc.freeze()  # what is imported stays
             gc.enable()
@@ -33,6 +52,11 @@ class Session:
         nothing has been done by then, so the process just ends.
         """
         del frame
+        if not self._is_quiet:
+            start = "\r\x1b[K" if self._status else ""
+            said = "before anything was done" if self.is_starting else "by a signal"
+            with suppress(OSError):
+                os.write(2, f"{start}stopped {said}\n".encode())  # safe wherever it interrupts
         if self.is_starting:
             os._exit(128 + number)
         raise SystemExit(128 + number)
@@ -49,17 +73,20 @@ def main(arguments: Sequence[str] | None = None, program: str = "vcmodels") -> i
         The exit code: 0 done, 2 refused before any work, 1 a failure while running (the same
         command continues), 130 or 143 stopped by a signal.
     """
-    session = Session(program)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    session = Session(program, words)
     if arguments is None:  # the process is ours: looking for garbage in imports takes 0.4 s
         gc.disable()
     for number in STOP_SIGNALS:
         signal.signal(number, session.stop)
     _secure_streams()
+    if "--help" not in words:
+        session.show_importing(words)
     try:
         os.getcwd()  # noqa: PTH109 -- only asked whether it is there
         from vcmodels.cli.app import run  # late: typer takes a fifth of a second
 
-        return run(sys.argv[1:] if arguments is None else list(arguments), session)
+        return run(words, session)
     except VcmodelsError as error:
         if error.is_told or (isinstance(error, RefusedError) and is_told_on_this_host()):
             return error.exit_code
@@ -80,6 +107,7 @@ def _fail(session: Session, message: str, code: int) -> int:
     """Show the exception that is being handled as one line, or whole with --debug."""
     if session.debug:
         raise  # called while an exception is handled
+    session.clear()
     sys.stderr.write(f"error: {' '.join(message.splitlines())}\n")
     return code
 

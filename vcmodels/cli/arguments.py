@@ -1,6 +1,7 @@
 """Arguments and options that commands share, what is parsed from them, and the task they name."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,6 +38,14 @@ FoldCount = Annotated[
 FoldIndex = Annotated[
     int | None, typer.Option("--fold", min=0, metavar="I", help="Only this fold, from 0.")
 ]
+
+
+def command_line(
+    command: str, task: Path, overrides: Sequence[str] | None, fold: int | None
+) -> str:
+    """What to type to run another command on a task that this one was run on."""
+    words = [command, str(task), *(word for line in overrides or () for word in ("--set", line))]
+    return shlex.join(["vcmodels", *words, *(() if fold is None else ("--fold", str(fold)))])
 
 
 def three_numbers(option: str, text: str) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich import box
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from vcmodels.errors import RefusedError
 from vcmodels.reporting import Advance, Record, is_follower
@@ -73,12 +73,14 @@ class Console:
                 self._progress = None
 
     def _live(self) -> Progress:
+        text = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # cut first where it is narrow
         return Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", table_column=text),
+            expand=True,
             console=RichConsole(stderr=True),
             transient=True,
             # Lines go above the bar on a terminal, and untouched into a file or pipe.

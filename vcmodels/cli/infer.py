@@ -6,16 +6,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vcmodels.cli.arguments import Debug, FoldIndex, Overrides, Quiet, load, one_fold
+from vcmodels.cli.arguments import Debug, FoldIndex, Overrides, Quiet, command_line, load, one_fold
 from vcmodels.cli.console import Console, JsonLines
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
+    from vcmodels.config import Task
     from vcmodels.inference import InferenceReport, Part, Request
     from vcmodels.reporting import StopSignals
 
@@ -89,23 +91,42 @@ def infer(
     """Predict a volume, or continue doing so."""
     from vcmodels.reporting import StopSignals
 
-    context.obj.begin()
     engine = InferOptions(overwrite, verify, dry_run, part, devices, dask)
     engine.require_one()
-    console = Console(has_records=True, is_quiet=quiet)
     inputs = _inputs(volume, input_)
+    import_module("vcmodels.inference")  # the seconds of importing belong to the start
+    context.obj.begin()
+    console = Console(has_records=True, is_quiet=quiet)
     lines = [*(set_ or ()), *_place_overrides(inputs, output)]
+    task = None
     if _is_checkpoint(source) or (inputs and source.is_dir()):
         _refuse_options_of_tasks(checkpoint=checkpoint, folds=folds, fold=fold)
         make_request = _of_checkpoint(source, lines)
     else:
-        make_request = _of_task(source, lines, checkpoint, folds, fold, console)
+        task = one_fold(load(source, lines, console), fold)
+        make_request = _of_task(task, checkpoint, folds, console)
     with ExitStack() as stack:
         if log_json and not dry_run:
             console.log = stack.enter_context(JsonLines(log_json))
-        stop = stack.enter_context(StopSignals())
+        stop = stack.enter_context(StopSignals(lambda: console.say(UNPREDICTED)))
         report = _run(lambda: _placed(make_request(), output), engine, console, stop)
-    return _end(report, stop.exit_code, console)
+    code = _end(report, stop.exit_code, console)
+    if report.is_complete and task is not None and _is_scorable(task) and not (inputs or output):
+        scoring = command_line("evaluate", source, set_, fold)
+        console.say(f"next: {scoring} --overlay {task.tr_params.model_name}.png")
+    return code
+
+
+UNPREDICTED = (
+    "stopped before the first patch: nothing was predicted that was not there before; "
+    "the same command starts again"
+)
+
+
+def _is_scorable(task: "Task") -> bool:
+    """Whether the task has labels on what it predicts."""
+    predicted = task.inference_params.input_path
+    return any(volume.input == predicted for volume in task.dataset_config.volume_paths)
 
 
 @dataclass(frozen=True)
@@ -223,22 +244,16 @@ def _of_checkpoint(source: Path, lines: Sequence[str]) -> Callable[[], "Request"
 
 
 def _of_task(
-    source: Path,
-    lines: list[str],
-    checkpoint: Sequence[str] | None,
-    folds: str | None,
-    fold: int | None,
-    console: Console,
+    task: "Task", checkpoint: Sequence[str] | None, folds: str | None, console: Console
 ) -> Callable[[], "Request"]:
-    """What makes the request from a task file, or the task of a run folder.
+    """What makes the request from a task.
 
     Raises:
-        RefusedError: the task is not valid, or the options do not fit it.
+        RefusedError: the options do not fit it.
     """
     from vcmodels import inference
     from vcmodels.inference.ensemble import choose_checkpoints
 
-    task = one_fold(load(source, lines, console), fold)
     if checkpoint and folds:
         raise RefusedError("--folds", "goes with no --checkpoint", "leave one out")
     wanted = None if folds is None else _folds(folds)
@@ -310,6 +325,7 @@ def _end(report: "InferenceReport", stopped: int, console: Console) -> int:
         return 0
     for name, place in report.outputs.items():
         console.say(f"{name}: {place}")
+    console.say("each is an OME-Zarr image: napari (with napari-ome-zarr) and neuroglancer open it")
     return 0
 
 

@@ -12,6 +12,7 @@ from vcmodels.cli.arguments import (
     Overrides,
     Quiet,
     TaskFile,
+    command_line,
     load,
     one_fold,
     with_folds,
@@ -40,6 +41,7 @@ def train(
 ) -> int:
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
+    from vcmodels.runs.run import Run
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
@@ -48,13 +50,27 @@ def train(
     if fold is None and loaded.is_cross_validation:
         words = ["train", str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
         words += ["--quiet"] if quiet else []
-        return _train_all(loaded, words, jobs=jobs, restart=restart, console=console)
+        code = _train_all(loaded, words, jobs=jobs, restart=restart, console=console)
+        if code == 0:
+            _say_next(loaded, command_line("infer", task, overrides, None), console)
+        return code
     if jobs != 1:
         raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
     loaded = one_fold(loaded, fold)
     code = training.train(loaded, reporter=console, restart=restart)
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
+    has_best = Run(loaded.run_dir, loaded.tr_params.model_name).best.exists()
+    if code == 0 and has_best and fold is None:  # of folds, all together come next
+        _say_next(loaded, command_line("infer", task, set_, None), console)
     return code
+
+
+def _say_next(task: "Task", inference: str, console: Console) -> None:
+    """Name the command that predicts with what was trained."""
+    params = task.inference_params
+    input_ = "" if params.input_path else " --input VOLUME"
+    output = "" if params.output_dir else " --output FOLDER"
+    console.say(f"next: {inference}{input_}{output}")
 
 
 def _train_all(

@@ -23,7 +23,7 @@ LEAST_EQUAL = 0.5
 """Share of labelled neighbours with equal values, from which on values are ids."""
 LENGTH_TOLERANCE = 0.05
 """How far the lengths of unit vectors lie from 1 in the mean: codes of 8 bits are off by 0.01."""
-FIRST_MINUTES = 10
+FIRST_MINUTES = 8
 """How long a first training lasts."""
 SMALL_PATCH = [48, 48, 48]
 SMALL_NETWORK = {"f_maps": [16, 32, 64], "num_levels": 3, "decoder": "shared"}

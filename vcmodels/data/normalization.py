@@ -154,10 +154,10 @@ def _sample_blocks(volume: Volume, region: Box, most: int) -> list[Box]:
     if len(blocks) > most:
         chosen = np.random.Generator(np.random.Philox(key=0)).choice(len(blocks), most, False)
         blocks = [blocks[i] for i in sorted(chosen.tolist())]
-    return [_middle(block) for block in blocks]
+    return [middle(block) for block in blocks]
 
 
-def _middle(block: Box) -> Box:
+def middle(block: Box) -> Box:
     """A part of a large block that fits in memory."""
     pieces = list(cut_block(block, (1, 1, 1), BLOCK_VOXELS))
     return pieces[len(pieces) // 2]

@@ -52,12 +52,16 @@ def predict_on(
     """
     options = options or RunOptions()
     reporter = options.reporter
-    networks = pickle.dumps(request.networks)  # by value, before `prepare` moves them to a device
+    # By value, before `prepare` moves them to a device; the inputs are compared here, and only here.
+    networks = pickle.dumps([replace(one, intensities=()) for one in request.networks])
     requests = _divided(request, devices)
     job = prepare(requests[0], reporter)
     patches = job.pipeline.patches
-    if (report := claim_for_parts(job, options)) is not None:
-        return report
+    state = claim_for_parts(job, options)
+    if state == "complete":
+        return InferenceReport(job.root, job.places, was_complete=True)
+    if state == "new":
+        job.report_values(reporter)
     reporter.say(f"{patches} patches on {len(requests)} devices")
     with _workers(requests, networks) as workers, reporter.bar("predict", patches) as advance:
         ends = _watch(workers, advance, reporter.record, options.should_stop)
@@ -209,7 +213,7 @@ def _work(request: Request, networks: bytes, part: Part, messages: Connection, p
         reporter = RemoteReporter(send, f"worker {part.index}", name)
         options = RunOptions(part=part, reporter=reporter, should_stop=should_stop)
         try:
-            mine = replace(request, networks=pickle.loads(networks))
+            mine = replace(request, networks=tuple(pickle.loads(networks)))
             send(predict_request(mine, options))
         except VcmodelsError as error:
             send(error)

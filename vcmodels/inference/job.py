@@ -42,7 +42,13 @@ from vcmodels.inference.network import (
 )
 from vcmodels.inference.output import Layout, make_manifest, make_provenance, refuse_inside_input
 from vcmodels.inference.reading import Normalize
-from vcmodels.inference.request import Request, check_inputs, choose_targets, require_storable
+from vcmodels.inference.request import (
+    Request,
+    check_inputs,
+    choose_targets,
+    report_values,
+    require_storable,
+)
 from vcmodels.inference.units import (
     WHOLE,
     ColumnMemory,
@@ -118,6 +124,13 @@ class Job:
     layout: Layout
     manifest: Manifest
     provenance: dict[str, Any]
+    network: TrainedNetwork
+    """The first."""
+
+    def report_values(self, reporter: Reporter) -> None:
+        """Report inputs that are of another scale than what the network was trained on."""
+        pipeline = self.pipeline
+        report_values(pipeline.inputs, pipeline.whole.region, self.network, reporter)
 
     @property
     def root(self) -> Place:
@@ -152,7 +165,7 @@ def prepare(request: Request, reporter: Reporter, part: Part = WHOLE) -> Job:
     )
     manifest |= pipeline.manner
     provenance = make_provenance(request.record, networks, manifest)
-    return Job(pipeline, layout, manifest, provenance)
+    return Job(pipeline, layout, manifest, provenance, networks[0])
 
 
 def output_specs(

@@ -8,7 +8,6 @@ A process that stood still for longer than that may have lost its lease; it noti
 write, and ends.
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -25,6 +24,7 @@ from vcmodels.errors import OutputError, RunError
 from vcmodels.inference.journal import FOLDER
 from vcmodels.reporting import Reporter
 from vcmodels.volumes import LocalPlace, ObjectPlace, Place
+from vcmodels.volumes.locks import FileLock, holder
 from vcmodels.volumes.remote import UNKNOWN, RemoteError
 
 BEAT_S = 5.0
@@ -324,44 +324,27 @@ class LockedHold:
     """
 
     def __init__(self, root: LocalPlace, *, alone: bool) -> None:
-        self.path = _beside(root, "lock")
-        self.alone = alone
-        self._handle: int | None = None
+        path = _beside(root, "lock")
         try:
-            self._handle = _lock(self.path, self._mode | fcntl.LOCK_NB)
+            self._lock: FileLock | None = FileLock(path, shared=not alone)
         except BlockingIOError as error:
-            holder = self.path.read_text(errors="replace") or "another process"
             remedy = "wait for it, or choose another output_dir"
-            raise OutputError(str(root), f"in use by {holder}", remedy) from error
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"pid {os.getpid()} on host {socket.gethostname()}".encode(), 0)
-
-    @property
-    def _mode(self) -> int:
-        return fcntl.LOCK_EX if self.alone else fcntl.LOCK_SH
+            raise OutputError(str(root), f"in use by {holder(path)}", remedy) from error
+        self._lock.sign()
 
     def is_sole(self) -> bool:
         """Whether no other process works on the output now."""
-        assert self._handle is not None, "it was given back"
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # which may have cost the lock that was there
-            fcntl.flock(self._handle, self._mode)
-            return False
-        fcntl.flock(self._handle, self._mode)
-        return True
+        assert self._lock is not None, "it was given back"
+        return self._lock.is_sole()
 
     def check(self) -> None:
         """Nothing: a lock cannot be lost."""
 
     def release(self) -> None:
         """Give it back, if that was not done."""
-        if self._handle is None:
-            return
-        if self.is_sole():
-            self.path.unlink(missing_ok=True)
-        os.close(self._handle)
-        self._handle = None
+        if self._lock is not None:
+            self._lock.close(delete=self._lock.is_sole())
+            self._lock = None
 
 
 Hold = LockedHold | LeasedHold
@@ -419,28 +402,9 @@ def working_on(root: Place, *, alone: bool, reporter: Reporter) -> Iterator[Hold
 def _lock_setup(root: LocalPlace) -> Callable[[], None]:
     path = _beside(root, "setup.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _lock(path, fcntl.LOCK_EX)
-
-    def give_back() -> None:
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-    return give_back
+    lock = FileLock(path, waits=True)
+    return lambda: lock.close(delete=True)
 
 
 def _beside(root: LocalPlace, ending: str) -> Path:
     return root.path.with_name(f".{root.name}.{ending}")
-
-
-def _lock(path: Path, mode: int) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, mode)
-        except BlockingIOError:
-            os.close(handle)
-            raise
-        # Its last holder may have deleted the file between our open and our lock.
-        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-            return handle
-        os.close(handle)

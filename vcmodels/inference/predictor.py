@@ -16,7 +16,7 @@ from vcmodels.inference.cost import Meter
 from vcmodels.inference.ensemble import find_checkpoints, load_networks
 from vcmodels.inference.job import make_pipeline, output_chunks, output_specs
 from vcmodels.inference.network import OutputSpec
-from vcmodels.inference.request import choose_targets, require_storable
+from vcmodels.inference.request import choose_targets, report_values, require_storable
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
 from vcmodels.reporting import Reporter, Silent
@@ -130,6 +130,7 @@ class Predictor:
             stored_bytes=sum(out.channels * out.dtype.itemsize for out in outputs.values()),
             reporter=reporter,
         )  # fmt: skip
+        report_values((volume,), pipeline.whole.region, self.networks[0], reporter)
         pipeline.warm_up()
         failures = Failures(reporter)
         with reporter.bar("predict", pipeline.patches) as advance:

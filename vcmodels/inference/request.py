@@ -8,7 +8,9 @@ import numpy as np
 
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
+from vcmodels.data.intensities import measure, notes
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
 from vcmodels.inference.units import WHOLE, Part
 from vcmodels.reporting import Reporter, Silent
@@ -132,6 +134,20 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
             f"note: voxels of {first.location} are {first.spacing}, "
             f"those of the training were {network.spacing}"
         )
+
+
+def report_values(
+    inputs: Sequence[Volume], region: Box, network: TrainedNetwork, reporter: Reporter
+) -> None:
+    """Report inputs whose values are of another scale than those that the network was trained on.
+
+    A small sample of the region is read; nothing is where the checkpoint does not say its values.
+    """
+    trained = network.intensities
+    found = measure([(inputs, region)]) if trained else ()
+    if len(found) == len(trained):
+        for line in notes(found, trained, network.normalization, inputs[0].location):
+            reporter.say(line)
 
 
 def choose_targets(

@@ -1,6 +1,5 @@
 """Runs found below a folder, and how each of them stands; no weights are read."""
 
-import fcntl
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from vcmodels.runs.run import (
     read_log,
     read_starts,
 )
+from vcmodels.volumes.locks import is_locked
 
 RunState = Literal["training", "complete", "stopped", "failed", "killed", "damaged"]
 
@@ -118,7 +118,7 @@ def _state(
     folder: Path, name: str, start: JsonObject, epoch: int, most: float
 ) -> tuple[RunState, str]:
     """The state of a run, and the reason for it."""
-    if _is_held(folder):
+    if is_locked(folder / LOCK):
         return "training", ""
     outcome = str(start.get("outcome", ""))
     # The first line of the log is written before the first checkpoints.
@@ -131,17 +131,6 @@ def _state(
     if "started" in start and not outcome:
         return "killed", "ended without a word: a kill, or the machine went down"
     return "stopped", ""
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a training holds the lock of its folder; a shared lock is tried."""
-    with suppress(OSError), (folder / LOCK).open() as lock:
-        try:
-            # Shared, so that two lists do not see each other as trainings.
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _damage(folder: Path, name: str, *, are_saved: bool) -> str:

@@ -16,7 +16,7 @@ from vcmodels.samples.loader import Batch
 from vcmodels.training.curves import Board, append_json_line
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
-from vcmodels.training.progress import Counters, EarlyStop, Pace, best_watch
+from vcmodels.training.progress import Counters, EarlyStop, Pace, best_watch, forecast
 from vcmodels.training.run_folder import RunFolder
 from vcmodels.training.step import PendingResult, StepResult
 from vcmodels.training.validation import Validation, validate
@@ -42,6 +42,8 @@ class Loop:
     """When to stop, in seconds of `time.monotonic`."""
     agreement: Event = field(default_factory=Event)
     """Set once all processes know that one of them wants to stop: at the same step in each."""
+    has_forecast: Event = field(default_factory=Event)
+    """Set once the pace was reported."""
 
     def save(self, path: Path) -> None:
         """Write the complete state; only the last and the best file keep their previous one."""
@@ -63,11 +65,15 @@ class Loop:
             while not self._is_over():
                 pace = self._steps_of_epoch(advance)
                 if not self.must_stop():
+                    self._forecast(pace)
+                    advance(0, "validating")
                     self._end_epoch(pace)
                 if self.must_stop() and not self._is_over():
                     self.save(self.run.last)
+                    why = " by max_minutes" if time.monotonic() >= self.deadline else ""
                     self.reporter.say(
-                        f"stopped at step {self.learner.step}; the same command continues"
+                        f"stopped{why} at step {self.learner.step}, which is saved; "
+                        "the same command continues"
                     )
                     return self.stop.exit_code
         ended = f"finished {self.counters.epoch} epochs"
@@ -104,9 +110,13 @@ class Loop:
         saved = mark = time.perf_counter()
         pace = Pace(learner.device)
         begun: PendingResult | None = None
+        if not self.stop.is_deferred:
+            advance(0, "starting workers and reading the first patches")
         for micro in self.feed.train_batches(learner.step, steps):
             pace.waited += time.perf_counter() - mark
             pace.steps += 1
+            if not self.stop.is_deferred:
+                advance(0, "first step")
             pending = self._step(micro)
             if begun is not None:
                 self._end_step(begun, pace, advance)
@@ -143,6 +153,7 @@ class Loop:
     def _end_step(self, begun: PendingResult, pace: Pace, advance: Advance) -> None:
         """Read what a step reports, count it and show it."""
         result = begun.read()
+        pace.end_step()
         if result.stops:
             self.agreement.set()
         self.counters.add(result)
@@ -151,6 +162,17 @@ class Loop:
         shown = [f"{name} {value:.3f}" for name, value in result.losses.items()]
         advance(1, " ".join([*shown, pace.words(self.feed.draws_of_step)]))
         self.board.scalars(step_scalars(self.learner, result), result.step)
+        if pace.is_settled:
+            self._forecast(pace)
+
+    def _forecast(self, pace: Pace) -> None:
+        """Report once how fast the steps are and when the run will end."""
+        seconds, learner = pace.step_seconds(), self.learner
+        if self.has_forecast.is_set() or seconds is None or learner.step >= learner.total_steps:
+            return
+        self.has_forecast.set()
+        left, patches = self.deadline - time.monotonic(), self.feed.draws_of_step
+        self.reporter.say(forecast(learner.step, seconds, patches, learner.settings, left))
 
     def _watch(self, result: StepResult) -> None:
         """Say which patches made a step that was not finite; give up after too many in a row."""

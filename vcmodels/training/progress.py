@@ -12,6 +12,7 @@ from vcmodels.config.task import epoch_curves
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.errors import RunError, TaskError
 from vcmodels.metrics.registry import Sense
+from vcmodels.reporting import duration
 from vcmodels.targets import AnyTarget
 from vcmodels.training.step import StepResult
 
@@ -61,6 +62,30 @@ class Counters:
         return means
 
 
+SETTLED_SECONDS = 5.0
+
+
+def forecast(
+    step: int, step_seconds: float, patches: int, settings: TrainingParams, left: float
+) -> str:
+    """How fast a run is and when it will end, in words.
+
+    Args:
+        step: steps that are done.
+        step_seconds: what one takes.
+        patches: that one learns from.
+        settings: how many there are, in how many epochs.
+        left: seconds until `max_minutes` are over; infinity without.
+    """
+    epoch = settings.max_steps_per_epoch
+    rest = (settings.max_epoch * epoch - step) * step_seconds
+    end = f"{settings.max_epoch} epochs in about {duration(rest)}, without validation"
+    if left < rest:
+        end = f"ends by max_minutes in {duration(left)}"
+    pace = f"{patches / step_seconds:.2g} patches/s"
+    return f"{pace}; an epoch of {epoch} steps in about {duration(epoch * step_seconds)}; {end}"
+
+
 @dataclass
 class Pace:
     """Times one epoch by the wall clock, from when it is made."""
@@ -70,8 +95,29 @@ class Pace:
     waited: float = 0.0
     """Seconds in which no batch was ready."""
     steps: int = 0
+    ended: int = 0
+    """Of the steps, those whose results are there."""
+    settled: float = 0.0
+    """When the first of them ended; it may have compiled."""
     seconds: float = 0.0
     """For the steps; validation and saving come after."""
+
+    def end_step(self) -> None:
+        """The result of a step is there."""
+        self.ended += 1
+        if self.ended == 1:
+            self.settled = time.perf_counter()
+
+    def step_seconds(self) -> float | None:
+        """What a step takes, the first not counted; None before a second one has ended."""
+        if self.ended < 2:
+            return None
+        return (time.perf_counter() - self.settled) / (self.ended - 1)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether enough steps are timed to say how long the others will take."""
+        return self.ended > 2 and time.perf_counter() - self.settled > SETTLED_SECONDS
 
     def end_steps(self) -> None:
         """The last step of the epoch was done."""

@@ -1,18 +1,14 @@
 """The folder of one run: who holds it, what it was started with, where its files lie."""
 
 import copy
-import fcntl
 import glob
 import json
-import os
-import socket
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
@@ -28,6 +24,7 @@ from vcmodels.runs.run import (
     shown,
     starting_folder,
 )
+from vcmodels.volumes.locks import FileLock, holder
 from vcmodels.volumes.places import sweep_temporaries, write_atomic
 
 MAY_CHANGE = (
@@ -114,58 +111,40 @@ class RunFolder(Run):
         super().__init__(folder, name)
         self.outcome = "stopped"
         """How the training ended, for `environment.json`; an exception says more."""
-        self._held: TextIO | None = None
+        self._held: FileLock | None = None
         self._made: list[Path] = []
         self._has_begun = False
 
     def __enter__(self) -> "RunFolder":
-        while self._held is None:
-            lock = self._locked()
-            if _is_at(self.lock, lock):
-                self._held = lock
-            else:  # another training was refused, and has just removed what it had made
-                lock.close()
+        self._held = self._locked()
         sweep_temporaries(self.folder)
-        self._held.truncate(0)
-        self._held.write(f"pid {os.getpid()} on host {socket.gethostname()}")
-        self._held.flush()
+        self._held.sign()
         return self
 
-    def _locked(self) -> TextIO:
-        """The lock file of the folder, open and locked; both are made if they are not there.
+    def _locked(self) -> FileLock:
+        """The lock of the folder; both are made if they are not there.
 
         Raises:
             OutputError: another training holds it, or it cannot be made.
         """
-        try:
-            self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = self.lock.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(
-                "tr_params.ckpt_out_base",
-                f"{self.folder}: {error.strerror}",
-                "choose a writable folder",
-            ) from error
-        try:
-            _lock(file)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise OutputError(
-                str(self.folder),
-                f"in use by {holder}",
-                "wait for it, or choose another ckpt_out_base",
-            ) from error
-        except OSError as error:
-            file.close()
-            raise OutputError(
-                str(self.folder),
-                f"cannot be locked: {error.strerror}",
-                "choose a ckpt_out_base on a file system that has locks (flock)",
-            ) from error
-        return file
+        while True:
+            try:
+                self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
+                self.folder.mkdir(parents=True, exist_ok=True)
+                return FileLock(self.lock, patience_s=LOCK_SECONDS)
+            except FileNotFoundError:
+                continue  # another training was refused, and has just removed what it had made
+            except BlockingIOError as error:
+                found = f"in use by {holder(self.lock)}"
+                remedy = "wait for it, or choose another ckpt_out_base"
+                raise OutputError(str(self.folder), found, remedy) from error
+            except OSError as error:
+                if error.filename is None:  # of the locking, not of a folder or file
+                    found = f"cannot be locked: {error.strerror}"
+                    remedy = "choose a ckpt_out_base on a file system that has locks (flock)"
+                    raise OutputError(str(self.folder), found, remedy) from error
+                found, remedy = f"{self.folder}: {error.strerror}", "choose a writable folder"
+                raise OutputError("tr_params.ckpt_out_base", found, remedy) from error
 
     def __exit__(
         self,
@@ -270,31 +249,6 @@ def _require_room(run: Run) -> None:
         kept = previous.name if previous.exists() else "another checkpoint of the run"
         remedy = f"copy {kept} to {run.last.name}, or --restart"
         raise CheckpointError(str(run.last), "is gone, but the run has been saved", remedy)
-
-
-def _lock(file: TextIO) -> None:
-    """Lock a file for this process only.
-
-    Raises:
-        BlockingIOError: another one holds it.
-        OSError: the file system has no locks.
-    """
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(LOCK_SECONDS / 10)
-
-
-def _is_at(path: Path, file: TextIO) -> bool:
-    """Whether an open file is still the one at a path."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _failure(error: BaseException) -> str:

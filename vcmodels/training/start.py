@@ -21,7 +21,7 @@ import vcmodels
 from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
 from vcmodels.config import Task
 from vcmodels.config.train_params import TrainingParams
-from vcmodels.devices import machine_bytes
+from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter
@@ -92,6 +92,14 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def describe_device(device: torch.device) -> str:
+    """What a training computes with, in words: device, free memory, threads and cores."""
+    name = "CPU" if device.type == "cpu" else f"{torch.cuda.get_device_name(device)} ({device})"
+    free, there = free_bytes(device) / 2**30, memory_bytes(device) / 2**30
+    cores = f"torch threads {torch.get_num_threads()}, cores {available_cpus()}"
+    return f"{name}: {free:.1f} of {there:.1f} GiB memory free; {cores}"
 
 
 COMPILE_REPAYS_AFTER_STEPS = 300

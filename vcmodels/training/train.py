@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vcmodels.config import Task
+from vcmodels.data.intensities import measure
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.volumes import report_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
@@ -37,6 +38,7 @@ from vcmodels.training.start import (
     StartingPoint,
     compile_pays,
     completion,
+    describe_device,
     lasting_facts,
     session,
     start,
@@ -54,6 +56,8 @@ class DataSummary:
     normalization: Normalization
     class_counts: dict[str, list[int]]
     """Voxels of each class, for the targets whose loss asks for them."""
+    intensities: list[dict[str, Any]]
+    """Of each channel, the values that are trained on, for inputs to be compared with."""
 
     def facts(self) -> dict[str, Any]:
         """As they go into a checkpoint."""
@@ -61,6 +65,7 @@ class DataSummary:
             "normalization": self.normalization.to_dict(),
             "split": self.split.to_dict(),
             "class_counts": self.class_counts,
+            "intensities": self.intensities,
         }
 
 
@@ -88,10 +93,15 @@ def summarise(
         normalization = Normalization.from_dict(source.state["normalization"])
     else:
         normalization = fit_normalization(config.normalization, volumes, regions)
-    saved = {} if origin.continued is None else origin.continued.state.get("class_counts", {})
-    indexer = Indexer.of(task, reporter)
-    counts = count_or_recall(config.targets, volumes, regions, saved, indexer, reporter)
-    return DataSummary(split, normalization, counts)
+    saved = {} if origin.continued is None else origin.continued.state
+    known, indexer = saved.get("class_counts", {}), Indexer.of(task, reporter)
+    counts = count_or_recall(config.targets, volumes, regions, known, indexer, reporter)
+    intensities = saved.get("intensities")
+    if intensities is None:
+        pairs = zip(volumes, regions, strict=True)
+        found = measure([(volume.inputs, region) for volume, region in pairs if region is not None])
+        intensities = [channel.to_dict() for channel in found]
+    return DataSummary(split, normalization, counts, intensities)
 
 
 def datasets(resolved: Resolved, summary: DataSummary) -> tuple[PatchDataset, PatchDataset | None]:
@@ -132,7 +142,11 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
     _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
     require_wandb(task.tr_params.wandb)
     world, run = World.join(device), RunFolder(task.run_dir, task.tr_params.model_name)
-    with StopSignals() as stop, ExitStack() as held, world.together():
+    with (
+        StopSignals(lambda: reporter.say(untrained(run))) as stop,
+        ExitStack() as held,
+        world.together(),
+    ):
         held.callback(world.leave)
         world.once(lambda: held.enter_context(run) and None)
         origin = StartingPoint.of(task, run, restart=restart)
@@ -141,6 +155,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             reporter.say(f"{run.folder}: already complete ({ended})")
             return 0
 
+        reporter.say(describe_device(device))
         resolved = world.once(lambda: open_run(task, origin, device, world, reporter))
         document = resolved.task.to_json()
         learner = build_learner(resolved, device, world)
@@ -155,6 +170,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             run.write_task(document)
             run.begin(session(learner))
         if compile_pays(learner):
+            reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
 
         facts = lasting_facts(resolved, learner) | summary.facts()
@@ -164,9 +180,19 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             feed.restore(origin.continued.state)
         # Lines of the log are of whole epochs: one that was cut off is reported once more.
         reported = counters.epoch * learner.settings.max_steps_per_epoch
+        reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir}")
         with shown_on(resolved, run.log, learner, reported, reporter) as board:
             loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
             return loop.train()
+
+
+def untrained(run: Run) -> str:
+    """What a stop before the first step leaves, in words."""
+    kept = " and ".join(path.name for path in (run.last, run.patches) if path.exists())
+    held = f", {run.folder} keeps {kept}" if kept else ""
+    return (
+        f"stopped before the first step: nothing was trained{held}; the same command starts again"
+    )
 
 
 def open_run(

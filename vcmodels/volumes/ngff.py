@@ -72,6 +72,18 @@ def read_multiscale(attributes: Mapping[str, Any]) -> Multiscale | None:
     return Multiscale(axes, unit, tuple(levels)) if levels else None
 
 
+def read_channel_labels(attributes: Mapping[str, Any]) -> list[str]:
+    """The labels of the channels in a group's `omero`; [] when it has none."""
+    ome = attributes.get("ome")
+    holder = cast("dict[str, Any]", ome) if isinstance(ome, dict) else attributes
+    omero = holder.get("omero")
+    channels = (
+        _dicts(cast("dict[str, Any]", omero).get("channels")) if isinstance(omero, dict) else []
+    )
+    labels = [channel.get("label") for channel in channels]
+    return [label for label in labels if isinstance(label, str)]
+
+
 def level_location(group: Node, level: int, key: str) -> tuple[str, Grid]:
     """The array of a level of a multiscale group, and its grid.
 

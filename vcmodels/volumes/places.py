@@ -4,7 +4,6 @@ Both promise the same: a file that was written is all there or not at all, and s
 has returned.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 
 from vcmodels.errors import OutputError
 from vcmodels.volumes.location import is_remote, join
+from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.remote import Files, RemoteError, patiently, remote_files
 
 MARK = ".vcmodels-"
@@ -151,28 +151,16 @@ def _locked(place: Path, key: str) -> Generator[None]:
     path = place.with_name(f".{place.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        lock = FileLock(path)
+    except BlockingIOError as error:
+        raise OutputError(str(place), "another process writes it", "wait for it") from error
     except OSError as error:
         found = f"{path.parent} cannot be written ({error.strerror})"
         raise OutputError(key, found, "choose a writable folder") from error
     try:
-        if not _is_ours_to_lock(handle, path):
-            raise OutputError(str(place), "another process writes it", "wait for it")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield
     finally:
-        os.close(handle)
-
-
-def _is_ours_to_lock(handle: int, path: Path) -> bool:
-    """Lock an open file; false if another process holds it, or has just deleted it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(handle).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
+        lock.close(delete=True)
 
 
 def sweep_temporaries(folder: str | Path) -> int:
