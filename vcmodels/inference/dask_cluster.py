@@ -148,8 +148,8 @@ def predict_on_cluster(
     try:
         made: Manifest = client.submit(_manifest, plugin.name, pure=False).result()
         job = replace(job, manifest=made, provenance=job.provenance | made)
-        if (report := claim_for_parts(job, options)) is not None:
-            return report
+        if claim_for_parts(job, options) == "complete":
+            return InferenceReport(job.root, job.places, was_complete=True)
         with working_on(job.root, alone=False, reporter=reporter) as hold:
             begin(job, hold, RunOptions(reporter=reporter))
             boxes = BoxScheduler(job, client, plugin.name, Failures(reporter))

@@ -14,7 +14,6 @@ import torch
 
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.inference.job import auto_memory, prepare
-from vcmodels.inference.journal import Journal
 from vcmodels.inference.predict import InferenceReport, claim_for_parts, predict_request
 from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.units import Part
@@ -58,9 +57,10 @@ def predict_on(
     requests = _divided(request, devices)
     job = prepare(requests[0], reporter)
     patches = job.pipeline.patches
-    if (report := claim_for_parts(job, options)) is not None:
-        return report
-    if Journal(job.root).manifest() is None:  # new: no worker has begun it
+    state = claim_for_parts(job, options)
+    if state == "complete":
+        return InferenceReport(job.root, job.places, was_complete=True)
+    if state == "new":
         job.report_values(reporter)
     reporter.say(f"{patches} patches on {len(requests)} devices")
     with _workers(requests, networks) as workers, reporter.bar("predict", patches) as advance:

@@ -12,7 +12,7 @@ from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
-from vcmodels.inference.output import claim, find_intact
+from vcmodels.inference.output import OutputState, claim, find_intact
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.request import Request, RunOptions, request_of, with_section
@@ -141,21 +141,18 @@ def finish(
     return InferenceReport(job.root, job.places, patches, 0.0, is_through, is_complete)
 
 
-def claim_for_parts(job: Job, options: RunOptions) -> InferenceReport | None:
+def claim_for_parts(job: Job, options: RunOptions) -> OutputState:
     """Find out what stands at the output before parts are started; `overwrite` deletes it.
-
-    Returns:
-        The report of a result that is complete already, else None.
 
     Raises:
         OutputError: it is in use, another run's result, or not ours.
     """
     reporter = options.reporter
     with working_on(job.root, alone=True, reporter=reporter), setting_up(job.root, reporter):
-        if claim(job.root, job.manifest, overwrite=options.overwrite) != "complete":
-            return None
-    reporter.say(f"{job.root}: already complete")
-    return InferenceReport(job.root, job.places, was_complete=True)
+        state = claim(job.root, job.manifest, overwrite=options.overwrite)
+    if state == "complete":
+        reporter.say(f"{job.root}: already complete")
+    return state
 
 
 def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None:
