@@ -8,7 +8,7 @@ from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import load_task
 from vcmodels.errors import TaskError
 from vcmodels.inference import load_predictor
-from vcmodels.patches import sizes as patch_sizes
+from vcmodels.patches import resolve as patch_sizes
 from vcmodels.patches.resolve import recorded_task, resolve
 from vcmodels.reporting import Silent
 from vcmodels.runs.run import Run

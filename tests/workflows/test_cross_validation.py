@@ -11,7 +11,7 @@ import torch
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import load_task
 from vcmodels.errors import RefusedError, TaskError
-from vcmodels.patches import sizes as patch_sizes
+from vcmodels.patches import resolve as patch_sizes
 from vcmodels.reporting import Silent
 from vcmodels.training import train
 from vcmodels.workflows import cross_validation

@@ -10,8 +10,7 @@ from vcmodels.config.load import fill_sizes
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria
-from vcmodels.patches.resolve import resolve
-from vcmodels.patches.sizes import gigabytes, plan_sizes
+from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 

@@ -6,9 +6,8 @@ import zarr
 from vcmodels.config import parse_task
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
-from vcmodels.patches import sizes as patch_sizes
-from vcmodels.patches.resolve import recorded_task, resolve
-from vcmodels.patches.sizes import plan_sizes
+from vcmodels.patches import resolve as patch_sizes
+from vcmodels.patches.resolve import plan_sizes, recorded_task, resolve
 from vcmodels.reporting import Silent
 from vcmodels.runs.run import Run
 
