@@ -1,4 +1,4 @@
-"""Augment patches with image, label and normals, beside batchgeneratorsv2 and MONAI.
+"""Augment patches with image, label and normals, next to batchgeneratorsv2 and MONAI.
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/augmentation.py --peers-python PATH \
         [--patch 96] [--rounds 20]
@@ -158,7 +158,7 @@ def our_list(case: str) -> list:
 
 
 def ours(case: str, patch: int, augmentations: list | None = None) -> Draw:
-    """As `vcmodels.data.finishing` does it; reading the crop is not timed, as for the peers."""
+    """As `vcmodels.samples.dataset.finish_sample`; reading the crop is not timed, as for peers."""
     import torch
 
     from vcmodels.augment import LabelCrop, apply_intensity, apply_spatial, sample_spatial
