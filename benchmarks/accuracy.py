@@ -1,4 +1,4 @@
-"""Accuracy on volumes that were held out, after a given time, beside nnU-Net's after the same.
+"""Accuracy on volumes that were held out, after a given time, next to nnU-Net's after the same.
 
     VCMODELS_DATA=<folder> python benchmarks/accuracy.py flyem|hippocampus
         [--minutes 20 60] [--peers-python PYTHON] [--set KEY=VALUE ...]
@@ -6,8 +6,8 @@
 Training is the user's own command on `tasks/`. Without --minutes it lasts as long as the task says;
 with it, as long as that, and of several times each continues the run of the one before: the rate is
 constant, so a longer run begins as a shorter one. With --peers-python, an interpreter that has
-nnunetv2, its trainer then gets the same cases for each time anew: see `nnunet_hippocampus.py`. What
-is done is kept under --work and not repeated, and each time prints one JSON line.
+nnunetv2, its trainer then gets the same cases for each time, from the start: see
+`nnunet_hippocampus.py`. What is done is kept under --work and not repeated, and each time prints one JSON line.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What prediction costs beside the forward pass, and beside MONAI and nnU-Net.
+"""What prediction costs, compared with bare forward passes, MONAI and nnU-Net.
 
     python benchmarks/inference.py [ROW ...] [--size 256] [--peers-python PYTHON]
 

@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def against_floor(label: Volume, kept: Path) -> None:
-    """The first pass, later queries and the reads, beside the floor."""
+    """The first pass, later queries and the reads, next to the floor."""
     floors: list[tuple[float, float]] = []
     passes: list[tuple[float, float]] = []
     for _ in range(REPEATS):  # in turns: the clock of a shared machine drifts
