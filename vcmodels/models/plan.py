@@ -1,4 +1,4 @@
-"""Network, patch and batch size in closed form: from voxel spacing, shapes and a memory budget.
+"""Levels of a network, memory of its step, and the patch and batch size that fit a budget.
 
 The rule is nnU-Net's (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, and
 `experiment_planning/experiment_planners/network_topology.py` there):

@@ -74,7 +74,7 @@ def plan_sizes(
     volumes: Sequence[TaskVolume],
     sharing: int = 1,
 ) -> Plan:
-    """Patch and batch size by closed-form arithmetic; what the settings give is kept.
+    """Patch and batch size by what the network estimates for a step; what the settings give is kept.
 
     Args:
         settings: the sizes, the memory, and what else limits a patch.
