@@ -61,10 +61,10 @@ def test_what_cannot_be_read_as_the_target_says_is_refused(write):
 
 def test_a_result_is_complete_once_its_group_says_so(write, tmp_path):
     root = write()
-    assert not is_complete(root)
+    assert not is_complete(our_attributes(root))
     for complete in (False, True):
         set_group_attributes(str(root), {KEY: {"complete": complete, "manifest": {}}})
-        assert is_complete(root) == complete
+        assert is_complete(our_attributes(root)) == complete
     assert our_attributes(root)["manifest"] == {}
     assert our_attributes(place_at(str(tmp_path / "nothing"))) == {}
 

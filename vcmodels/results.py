@@ -1,6 +1,6 @@
 """A stored prediction: what it was made of, where it lies, whether it is whole, how it is opened."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,9 +82,9 @@ def our_attributes(group: Place) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def is_complete(group: Place) -> bool:
-    """Whether a result, or the prediction of one target, says of itself that all of it is there."""
-    return our_attributes(group).get("complete") is True
+def is_complete(attributes: Mapping[str, Any]) -> bool:
+    """Whether a result, or the prediction of one target, is whole, by `our_attributes` of its group."""
+    return attributes.get("complete") is True
 
 
 def open_prediction(root: Place, name: str, target: AnyTarget) -> Volume:

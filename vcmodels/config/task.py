@@ -56,7 +56,7 @@ class GroupAttribute(Section):
 class VolumeEntry(Section):
     """One labelled volume, or many when its paths hold a `*`.
 
-    In the file the label of each target stands under the target's name, beside these keys.
+    In the file the label of each target stands under the target's name, next to these keys.
     """
 
     input: Locations

@@ -182,7 +182,7 @@ class TrainingParams(Section):
     """Train on weighted means of two patches, see [recipes](recipes.md); null is off."""
     loss_balance: Literal["fixed", "uncertainty"] = "fixed"
     """How the losses of several targets are added: `fixed` takes the `weight` of each; `uncertainty`
-    learns a factor beside it, which makes losses of any scale pull alike (Kendall et al. 2018). The
+    learns a factor as well, which makes losses of any scale pull alike (Kendall et al. 2018). The
     validation loss, which chooses the best checkpoint, takes the fixed weights in both."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=4096)] = 1
     """Batches whose gradients are averaged into one step."""
@@ -204,8 +204,8 @@ class TrainingParams(Section):
     """Start from this checkpoint instead of from random weights."""
     load_weights_only: bool | Literal["partial"] = False
     """Take only the weights from `checkpoint_path`: epoch 0, fresh optimiser and learning rate. Heads
-    and decoders of targets that it lacks start anew, all else must fit; with `partial` whatever does
-    not fit starts anew. What starts anew is told."""
+    and decoders of targets that it lacks start again, all else must fit; with `partial` whatever does
+    not fit starts again. What starts again is reported."""
     freeze: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list)
     """Parts of the network that do not learn: beginnings of names of weights such as `encoder`,
     `encoder.levels.0` or `heads.sheet`."""
@@ -221,7 +221,7 @@ class TrainingParams(Section):
     """Where TensorBoard events go: into `<name of the run folder>/<model_name>` there;
     `<run folder>/tensorboard` when null."""
     wandb: WandbConfig | None = None
-    """Weights & Biases, beside TensorBoard; off when null."""
+    """Weights & Biases, next to TensorBoard; off when null."""
 
     num_dataloader_workers: WorkerCount = 4
     """Processes that read patches; 0 reads in the training process."""

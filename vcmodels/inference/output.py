@@ -25,7 +25,7 @@ from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter
-from vcmodels.results import KEY, our_attributes
+from vcmodels.results import KEY, is_complete, our_attributes
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
     ChunkError,
@@ -216,7 +216,7 @@ def claim(
             f"restore {what}, choose another output_dir, or run with --overwrite",
         )
     has_arrays = root.names() >= set(manifest["targets"])
-    if noted.get("complete") is True and has_arrays and not verify:
+    if is_complete(noted) and has_arrays and not verify:
         _require_whole(root, noted.get("stored_chunks", {}))
         journal.remove()
         return "complete"

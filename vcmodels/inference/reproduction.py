@@ -17,7 +17,7 @@ from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
 from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.reporting import Reporter, Silent
-from vcmodels.results import KEY, open_inputs, result_root
+from vcmodels.results import KEY, is_complete, open_inputs, result_root
 from vcmodels.volumes import Place, Volume, group_attributes, open_volume, place_at
 
 VERSIONS = ("torch", "vcmodels")
@@ -87,7 +87,7 @@ def _read(output: Place) -> tuple[Manifest, dict[str, Any]]:
     """
     try:
         noted = group_attributes(str(output)).get(KEY, {})
-        if noted.get("complete") is True:
+        if is_complete(noted):
             manifest = of_today(noted["manifest"])
             target = group_attributes(str(output / next(iter(manifest["targets"]))))
             return manifest, target[KEY]["provenance"]
