@@ -99,3 +99,13 @@ def test_a_script_that_trains_runs_once_and_not_in_its_workers(tmp_path):
     losses = [float(text) for text in re.findall(r"own loop, epoch \d: loss (\S+)", done.stdout)]
     assert len(losses) == 2
     assert "'dice': " in done.stdout
+
+
+def test_an_array_of_another_scale_is_warned_of(page):
+    with pytest.warns(UserWarning, match="values of channel 0"):
+        page["predictor"].predict(page["array"].astype(np.float32) * 20 - 1000)
+
+
+def test_a_predictor_of_nothing_is_refused():
+    with pytest.raises(vcmodels.CheckpointError, match="got no checkpoint; name one"):
+        vcmodels.load_predictor()

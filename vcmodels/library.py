@@ -42,13 +42,21 @@ def load_task(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
     return task
 
 
-def train(task: Task, *, restart: bool = False, reporter: Reporter | None = None) -> Run:
+Source = Task | str | Path | Mapping[str, Any]
+"""A task, or what `load_task` takes."""
+
+
+def _loaded(task: Source) -> Task:
+    return task if isinstance(task, Task) else load_task(task)
+
+
+def train(task: Source, *, restart: bool = False, reporter: Reporter | None = None) -> Run:
     """Train a task, or continue the run that its folder holds; returns when the run ends or stops.
 
     Ctrl-C saves and stops; the same call continues.
 
     Args:
-        task: from `load_task`.
+        task: from `load_task`, or what that takes.
         restart: move an earlier run aside and begin again.
         reporter: gets lines and progress; by default lines are printed.
 
@@ -59,6 +67,7 @@ def train(task: Task, *, restart: bool = False, reporter: Reporter | None = None
         RefusedError: the task, a volume or the run folder does not allow it; nothing was changed.
         RunError: a failure on the way; the last checkpoint is whole and the same call continues.
     """
+    task = _loaded(task)
     training.train(task, reporter=reporter or Lines(), restart=restart)
     return Run(task.run_dir, task.tr_params.model_name)
 
@@ -82,31 +91,31 @@ def open_volume(
     )
 
 
-def find_patches(task: Task, reporter: Reporter | None = None) -> PatchList:
+def find_patches(task: Source, reporter: Reporter | None = None) -> PatchList:
     """The patches that a task trains and validates on, from their cache if it is valid.
 
     Args:
-        task: from `load_task`.
+        task: from `load_task`, or what that takes.
         reporter: gets lines and progress.
 
     Raises:
         RefusedError: a volume does not fit the task, or no patch qualifies.
         ChunkError: a label chunk cannot be read.
     """
-    resolved = resolve(task, reporter or Silent())
+    resolved = resolve(_loaded(task), reporter or Silent())
     return load_or_find_patches(resolved.task, resolved.volumes, reporter)
 
 
-def training_set(task: Task, reporter: Reporter | None = None) -> PatchDataset:
+def training_set(task: Source, reporter: Reporter | None = None) -> PatchDataset:
     """The dataset that a new training of a task draws from, augmented as there.
 
     A `torch.utils.data.DataLoader` takes it as it is.
 
     Args:
-        task: from `load_task`.
+        task: from `load_task`, or what that takes.
         reporter: gets lines and progress.
 
     Raises:
         RefusedError: a volume does not fit the task, or no patch qualifies.
     """
-    return samples.training_set(resolve(task, reporter), reporter)
+    return samples.training_set(resolve(_loaded(task), reporter), reporter)

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
@@ -73,6 +74,15 @@ class Silent:
 
     def record(self, values: Record) -> None:
         self.records.append(values)
+
+
+class Notes(Silent):
+    """Warns of each note, which a library user would else not see; other lines stay silent."""
+
+    def say(self, line: str) -> None:
+        super().say(line)
+        if line.startswith("note: "):
+            warnings.warn(line.removeprefix("note: "), stacklevel=2)
 
 
 class Lines(Silent):

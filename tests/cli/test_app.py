@@ -464,3 +464,11 @@ def test_a_signal_before_the_first_prediction_says_so(task_file, sheet_task, mon
     with pytest.raises(SystemExit, match="130"):
         main(["infer", str(task_file(sheet_task))])
     assert "stopped before the first patch: nothing was predicted" in capsys.readouterr().out
+
+
+def test_an_overlay_that_is_no_png_is_refused_before_anything_is_read(capsys):
+    assert main(["evaluate", "none.json", "--overlay", "a.txt"]) == 2
+    assert (
+        capsys.readouterr().err
+        == 'error: --overlay: found "a.txt"; name a PNG, as in overlay.png\n'
+    )

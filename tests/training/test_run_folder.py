@@ -161,3 +161,15 @@ def test_a_resolved_task_is_written_whole(run, task):
     written = json.loads((run.folder / "task.json").read_text())
     assert written == task.to_json()
     assert load_task(run.folder).task == task
+
+
+def test_a_folder_that_can_never_be_made_is_refused(run, monkeypatch):
+    def mkdir(path, **options):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", mkdir)
+    with (
+        pytest.raises(OutputError, match=r"No such file or directory; choose a writable folder"),
+        run,
+    ):
+        pass

@@ -184,6 +184,8 @@ def evaluate(
     console = Console()
     context.obj.begin()
     box = None if bbox is None else spans("--bbox", bbox)
+    if overlay is not None and overlay.suffix.lower() != ".png":
+        raise RefusedError("--overlay", f'found "{overlay}"', "name a PNG, as in overlay.png")
     loaded = one_fold(load(task, set_, console), fold)
     if bbox is None:
         refuse_all_folds(loaded)

@@ -166,6 +166,7 @@ def _classes(name: str, stored: StoredValues, where: str) -> Guess:
         hints = [f'where {classes[-1]} means "does not count", give "ignore_label": {classes[-1]}']
     if ignored:
         block["ignore_label"] = ignored if len(ignored) > 1 else ignored[0]
+        hints += [f'"ignore_label": {block["ignore_label"]}: negative values do not count']
     shown = ", ".join(map(str, values))
     return Guess({name: block}, f"its values are {shown}{where}", hints)
 

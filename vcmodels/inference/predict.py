@@ -19,7 +19,7 @@ from vcmodels.inference.request import Request, RunOptions, request_of, with_sec
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import WHOLE
 from vcmodels.inference.writing import Failures, Output
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Notes, Reporter
 from vcmodels.results import group_place, open_inputs
 from vcmodels.volumes import Place, Volume
 
@@ -81,12 +81,12 @@ def predict_volume(
             channels.
         output: the group that is written, by path or URL.
         params: how; its own paths are not read. By default as the checkpoint's task says.
-        options: how the run is done.
+        options: how the run is done; by default notes are warnings.
 
     Raises:
         RefusedError, RunError: as for `run_inference`.
     """
-    params = params or predictor.params
+    params, options = params or predictor.params, options or RunOptions(reporter=Notes())
     opened = open_inputs(inputs, level=params.level, channel_axis=params.channel_axis)
     made = params.changed(input_path=[volume.location for volume in opened])
     request = Request(

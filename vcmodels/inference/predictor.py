@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, Task, parse_task
-from vcmodels.errors import VolumeError
+from vcmodels.errors import CheckpointError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.inference.cost import Meter
 from vcmodels.inference.ensemble import find_checkpoints, load_networks
@@ -19,7 +19,7 @@ from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.request import choose_targets, report_values, require_storable
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Notes, Reporter
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing
 from vcmodels.volumes import ArrayVolume
@@ -99,7 +99,7 @@ class Predictor:
             params: how; by default as the checkpoint's task says. `output_targets` chooses targets;
                 paths, chunks, levels and format of an output mean nothing here.
             encoded: return the codes that a file holds, in `output_type`.
-            reporter: told notes and progress.
+            reporter: gets notes and progress; by default notes are warnings.
 
         Returns:
             By target, and by `<target>_uncertainty` if `params.uncertainty`: (Z, Y, X), or
@@ -112,7 +112,7 @@ class Predictor:
             RefusedError: the array or the params do not fit the networks.
             RunError: the array holds NaN or infinity, a network gave them, or the memory is too small.
         """
-        params, reporter = params or self.params, reporter or Silent()
+        params, reporter = params or self.params, reporter or Notes()
         if not encoded:
             params = params.changed(output_type="float32")
         volume = ArrayVolume.of(_numbers(array), spacing or self.spacing, "array")
@@ -153,6 +153,8 @@ def load_predictor(*sources: str | Path) -> Predictor:
     Raises:
         CheckpointError: there is none, or it cannot be used.
     """
+    if not sources:
+        raise CheckpointError("load_predictor", "got no checkpoint", "name one, or a run folder")
     return Predictor(load_networks(p for source in sources for p in find_checkpoints(source)))
 
 

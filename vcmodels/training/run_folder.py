@@ -99,6 +99,8 @@ def may_change(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
 
 
+MOST_TRIES = 10
+"""To make a folder that others may remove; some file systems, as /proc, never take one."""
 LOCK_SECONDS = 0.3
 """How long a lock is tried for: `vcmodels runs` takes it for an instant, to see whether it is held."""
 
@@ -126,18 +128,20 @@ class RunFolder(Run):
         Raises:
             OutputError: another training holds it, or it cannot be made.
         """
+        tries = 0
         while True:
+            tries += 1
             try:
                 self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
                 self.folder.mkdir(parents=True, exist_ok=True)
                 return FileLock(self.lock, patience_s=LOCK_SECONDS)
-            except FileNotFoundError:
-                continue  # another training was refused, and has just removed what it had made
             except BlockingIOError as error:
                 found = f"in use by {holder(self.lock)}"
                 remedy = "wait for it, or choose another ckpt_out_base"
                 raise OutputError(str(self.folder), found, remedy) from error
             except OSError as error:
+                if isinstance(error, FileNotFoundError) and tries < MOST_TRIES:
+                    continue  # another training was refused, and has just removed what it had made
                 if error.filename is None:  # of the locking, not of a folder or file
                     found = f"cannot be locked: {error.strerror}"
                     remedy = "choose a ckpt_out_base on a file system that has locks (flock)"
