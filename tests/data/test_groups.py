@@ -7,7 +7,7 @@ from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes, settle_groups, units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
-from vcmodels.patches.find import PatchCriteria, find_patches
+from vcmodels.patches.find import PatchCriteria, search_patches
 from vcmodels.patches.folds import all_folds
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.split import split_patches
@@ -127,7 +127,7 @@ def test_an_ordinary_split_divides_groups_as_wholes(make_task, entries):
     for seed in range(6):
         task = make_task(entries, seed=seed, tr_val_split=0.5)
         volumes = open_volumes(task)
-        split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+        split = split_patches(task.tr_params, volumes, search_patches(task, volumes))
         sides = [
             (a is not None, b is not None)
             for a, b in zip(split.train_regions, split.val_regions, strict=True)
@@ -141,13 +141,13 @@ def test_what_leaves_a_group_on_no_side_is_refused(make_task, entries):
     task = make_task(entries, split_mode="random")
     volumes = open_volumes(task)
     with pytest.raises(TaskError, match=r'split_mode: is "random", and the patches of group a'):
-        split_patches(task.tr_params, volumes, find_patches(task, volumes))
+        split_patches(task.tr_params, volumes, search_patches(task, volumes))
     for entry in entries:
         entry["group"] = "a"
     task = make_task(entries)
     volumes = open_volumes(task)
     with pytest.raises(TaskError, match="the only one with patches, a, cannot be divided"):
-        split_patches(task.tr_params, volumes, find_patches(task, volumes))
+        split_patches(task.tr_params, volumes, search_patches(task, volumes))
 
 
 def test_the_group_can_be_an_attribute_of_the_volume_or_the_group_around_it(make_task, tmp_path):

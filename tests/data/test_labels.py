@@ -12,7 +12,7 @@ from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
-from vcmodels.patches.find import find_patches
+from vcmodels.patches.find import search_patches
 from vcmodels.patches.resolve import Resolved
 from vcmodels.patches.split import split_patches
 from vcmodels.samples.loader import batches
@@ -95,7 +95,7 @@ def build(make_task, world):
         config = task.dataset_config.model_copy(update=update)
         task = task.model_copy(update={"dataset_config": config})
         volumes = open_volumes(task)
-        split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+        split = split_patches(task.tr_params, volumes, search_patches(task, volumes))
         fitted = fit_normalization(task.dataset_config.normalization, volumes, split.train_regions)
         rows, regions = (
             (split.train, split.train_regions)
@@ -308,4 +308,4 @@ def test_the_reference_is_ignored_as_its_target_says(make_task, world):
         (volume,) = open_volumes(task)
         assert volume.ref_target == about
         assert volume.ref is volume.labels["cells"]
-        find_patches(task, [volume])
+        search_patches(task, [volume])

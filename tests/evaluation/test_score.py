@@ -139,3 +139,14 @@ def test_a_distance_is_measured_in_the_unit_of_the_spacing():
     found = evaluation.score(exact, ids, target, spacing=spacing, box=inner)
     assert found["mae"] == pytest.approx(0, abs=1e-5)
     assert evaluation.score(exact, ids, target, box=inner)["mae"] > 0.5
+
+
+def test_metrics_of_whole_volumes_are_scored_on_request():
+    """The centres of two boxes, one of which does not count where the label is ignored."""
+    label, prediction = np.zeros((6, 9, 13), np.uint8), np.zeros((6, 9, 13), np.float32)
+    label[1:3, 2:4, 3:6], prediction[2:4, 2:4, 5:8] = 1, 1
+    label[5], prediction[5] = 2, 1
+    target = BinaryTarget(ignore_label=2)
+    found = evaluation.score(prediction, label, target, spacing=(3.0, 1.0, 2.0), whole=True)
+    assert found["centroid_distance"] == pytest.approx(np.hypot(1 * 3.0, 2 * 2.0))
+    assert "centroid_distance" not in evaluation.score(prediction, label, target)

@@ -325,8 +325,11 @@ class HalvingModel(Model):
 @pytest.mark.parametrize(
     ("has_skip", "message"),
     [
-        (False, r"\[8, 9, 10\] does not fit halving, whose logits have \[8, 10, 10\] voxels\. "),
-        (True, r"\[8, 9, 10\] does not fit halving \(.+\)\. Choose another"),
+        (
+            False,
+            r"\[8, 9, 10\] does not fit halving, whose logits have \[8, 10, 10\] voxels; choose another",
+        ),
+        (True, r"\[8, 9, 10\] does not fit halving \(.+\); choose another"),
     ],
 )
 def test_a_network_without_a_check_refuses_what_a_pass_cannot_do(has_skip, message):

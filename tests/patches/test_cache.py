@@ -7,7 +7,7 @@ import pytest
 
 from vcmodels.data.volumes import open_volumes
 from vcmodels.patches.cache import load_or_find_patches
-from vcmodels.patches.find import PatchList, find_patches
+from vcmodels.patches.find import PatchList, search_patches
 from vcmodels.reporting import Silent
 
 
@@ -30,7 +30,7 @@ def ask(world, *args, **sections):
     task, volumes = world(*args, **sections)
     reporter = Silent()
     found = load_or_find_patches(task, volumes, reporter)
-    np.testing.assert_array_equal(found.rows, find_patches(task, volumes).rows)
+    np.testing.assert_array_equal(found.rows, search_patches(task, volumes).rows)
     return found.rows, " | ".join(reporter.lines)
 
 
@@ -41,7 +41,7 @@ def test_second_run_reads_the_file_and_no_label(world, monkeypatch):
     document = json.loads(task.cache_file.read_text())
     assert document["patches"] == first.tolist()
     assert document["patch_size"] == [8, 8, 8]
-    monkeypatch.setattr("vcmodels.patches.cache.find_patches", None)
+    monkeypatch.setattr("vcmodels.patches.cache.search_patches", None)
     reporter = Silent()
     again = load_or_find_patches(task, volumes, reporter)
     np.testing.assert_array_equal(again.rows, first)

@@ -3,7 +3,7 @@ import pytest
 
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
-from vcmodels.patches.find import find_patches
+from vcmodels.patches.find import search_patches
 from vcmodels.reporting import Silent
 
 
@@ -50,7 +50,7 @@ def test_patches_equal_those_of_a_loop_over_the_voxels(make_task, entry, blobs, 
             "patch_stride": [4, 3, 6],
         },
     )
-    found = find_patches(task, open_volumes(task))
+    found = search_patches(task, open_volumes(task))
     wanted = plain_loop(blobs, (8, 6, 12), (4, 3, 6), (12, 18, 18), 0.2, 0.1, of)
     assert len(wanted) > 3
     assert found.rows.tolist() == wanted
@@ -59,19 +59,19 @@ def test_patches_equal_those_of_a_loop_over_the_voxels(make_task, entry, blobs, 
 def test_without_a_reference_label_every_patch_is_used(make_task, entry):
     del entry["ref_label"]
     task = make_task([entry], patch_size=[10, 12, 16])
-    assert len(find_patches(task, open_volumes(task)).rows) == 3 * 3 * 2
+    assert len(search_patches(task, open_volumes(task)).rows) == 3 * 3 * 2
 
 
 def test_a_volume_thinner_than_the_patch_gives_one_padded_patch(make_task, entry):
     task = make_task([entry], patch_size=[32, 32, 32], dataset={"min_bbox_percent": 0.5})
-    assert find_patches(task, open_volumes(task)).rows.tolist() == [[0, 0, 0, 0]]
+    assert search_patches(task, open_volumes(task)).rows.tolist() == [[0, 0, 0, 0]]
 
 
 def test_patches_of_a_bbox_are_those_of_the_volume_and_one_at_each_end(make_task, entry):
     entry["bbox"] = [[3, 17], [5, 25], [1, 30]]
     everything = {"min_bbox_percent": 0.0, "min_labeled_ratio": 0.0, "patch_stride": [4, 8, 8]}
     task = make_task([entry], dataset=everything)
-    rows = find_patches(task, open_volumes(task)).rows[:, 1:]
+    rows = search_patches(task, open_volumes(task)).rows[:, 1:]
     found = [sorted(set(rows[:, axis].tolist())) for axis in range(3)]
     assert found == [[4, 8], [8, 16], [8, 16]]  # cells of (4, 8, 8)
 
@@ -82,7 +82,7 @@ def test_a_bbox_in_which_no_patch_of_whole_cells_fits_counts_from_its_own_start(
     entry["bbox"] = [[3, 14], [5, 25], [1, 30]]
     some = {"min_bbox_percent": 0.01, "min_labeled_ratio": 0.0}
     task = make_task([entry], patch_size=[16, 16, 16], dataset=some)
-    rows = find_patches(task, open_volumes(task)).rows
+    rows = search_patches(task, open_volumes(task)).rows
     part = blobs[3:14, 5:25, 1:30]
     found = [[0, 3, y + 5, x + 1] for y in (0,) for x in (0, 8) if part[:, :16, x : x + 16].any()]
     assert rows.tolist() == found
@@ -100,36 +100,36 @@ def test_the_blocking_threshold_is_named(make_task, entry, thresholds, message):
     thresholds = {"min_bbox_percent": share, "min_labeled_ratio": ratio}
     task = make_task([entry], patch_size=[16, 16, 16], dataset=thresholds)
     with pytest.raises(TaskError, match=message):
-        find_patches(task, open_volumes(task))
+        search_patches(task, open_volumes(task))
 
 
 def test_an_empty_label_is_an_error_that_says_so(make_task, entry, store, blobs):
     entry["sheet"] = store("empty", np.zeros_like(blobs))
     task = make_task([entry])
     with pytest.raises(TaskError, match="hold no labelled voxel; check ref_label"):
-        find_patches(task, open_volumes(task))
+        search_patches(task, open_volumes(task))
 
 
 def test_ignored_values_are_not_labelled(make_task, entry, store, blobs):
     entry["sheet"] = store("ignored", np.where(blobs == 0, 255, 0).astype(np.uint8))
     task = make_task([entry], ignore_label=255)
     with pytest.raises(TaskError, match="no labelled voxel"):
-        find_patches(task, open_volumes(task))
+        search_patches(task, open_volumes(task))
 
 
 def test_a_volume_without_patches_is_told(make_task, entry, store, blobs):
     other = dict(entry, sheet=store("none", np.zeros_like(blobs)), name="bare")
     task, reporter = make_task([entry, other]), Silent()
-    find_patches(task, open_volumes(task), reporter)
+    search_patches(task, open_volumes(task), reporter)
     assert "no patch qualifies in 1 of 2 volumes: bare" in reporter.lines
 
 
 def test_more_than_the_machine_can_hold_is_refused(make_task, entry, monkeypatch):
     monkeypatch.setattr("vcmodels.patches.find.machine_bytes", lambda: 24 * 1000)
     volumes = open_volumes(make_task([entry]))
-    find_patches(make_task([entry]), volumes)  # 20 x 25 x 31 voxels in cells of 4: 280
+    search_patches(make_task([entry]), volumes)  # 20 x 25 x 31 voxels in cells of 4: 280
     thin = make_task([entry], dataset={"patch_stride": [1, 1, 1]})
     with pytest.raises(
         TaskError, match=r"volume_paths\.0\.bbox: finding patches in \(20, 25, 31\)"
     ):
-        find_patches(thin, volumes)
+        search_patches(thin, volumes)

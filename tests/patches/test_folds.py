@@ -5,7 +5,7 @@ from vcmodels.augment import DEFAULT_AUGMENTATIONS
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
-from vcmodels.patches.find import find_patches
+from vcmodels.patches.find import search_patches
 from vcmodels.patches.folds import _cuts, divide
 from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.patches.split import load_or_split
@@ -70,7 +70,7 @@ def test_no_read_for_training_reaches_a_voxel_of_validation(
         task = fold_task(make_task, [entry], tmp_path, count=3, index=index)
         volumes = resolve(task).volumes
         split = load_or_split(
-            Run(task.run_dir), task.tr_params, volumes, find_patches(task, volumes)
+            Run(task.run_dir), task.tr_params, volumes, search_patches(task, volumes)
         )
         normalization = fit_normalization(
             task.dataset_config.normalization, volumes, split.train_regions

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
-from vcmodels.patches.find import find_patches
+from vcmodels.patches.find import search_patches
 from vcmodels.patches.split import best_cut, load_or_split, rows_inside, split_patches
 from vcmodels.reporting import Silent
 from vcmodels.runs.run import Run
@@ -29,7 +29,7 @@ def prepare(make_task, store):
             entry.setdefault("sheet", entry["input"])
         task = make_task(entries, targets={"sheet": {"kind": "binary"}}, **sections)
         volumes = open_volumes(task)
-        return task, volumes, find_patches(task, volumes)
+        return task, volumes, search_patches(task, volumes)
 
     return build
 

@@ -7,7 +7,7 @@ from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
-from vcmodels.patches.find import find_patches
+from vcmodels.patches.find import search_patches
 from vcmodels.patches.resolve import Resolved
 from vcmodels.patches.split import split_patches
 from vcmodels.samples.loader import batches
@@ -36,7 +36,7 @@ def build(make_task, store):
         sections = {"patch_size": [6, 7, 8], "split_guard": 4, **sections}
         task = make_task(entries, dataset=dataset, **sections)
         volumes = open_volumes(task)
-        split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+        split = split_patches(task.tr_params, volumes, search_patches(task, volumes))
         fitted = fit_normalization(task.dataset_config.normalization, volumes, split.train_regions)
         is_train = side == "train"
         rows, regions = (

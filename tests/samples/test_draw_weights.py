@@ -5,7 +5,7 @@ import pytest
 
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
-from vcmodels.patches.find import PatchCriteria, find_patches
+from vcmodels.patches.find import PatchCriteria, search_patches
 from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Silent
 from vcmodels.samples.order import DrawOrder, draw_weights
@@ -37,7 +37,7 @@ def make(make_task, store, organs):
         ]
         task = make_task(entries, targets, dataset={"sampling": sampling, **dataset})
         volumes = open_volumes(task)
-        rows = find_patches(task, volumes).rows
+        rows = search_patches(task, volumes).rows
         stored = [v.labels["organ"].read(v.region)[0] for v in volumes]
         parts = [stored[n][z : z + 8, y : y + 8, x : x + 8] for n, z, y, x in rows.tolist()]
         return task, volumes, rows, parts
@@ -108,7 +108,7 @@ def test_values_that_are_not_counted_are_refused(make, store, organs):
     task = task.model_copy(update={"dataset_config": config})
     opened = open_volumes(task)
     with pytest.raises(TaskError, match="holds too many values"):
-        weights_of(task, opened, find_patches(task, opened).rows)
+        weights_of(task, opened, search_patches(task, opened).rows)
 
 
 def test_rows_of_another_grid_are_refused(make):

@@ -19,7 +19,7 @@ from vcmodels.augment.values import Contrast, Gamma, Noise
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RunError
-from vcmodels.patches.find import find_patches
+from vcmodels.patches.find import search_patches
 from vcmodels.patches.resolve import Resolved
 from vcmodels.patches.split import split_patches
 from vcmodels.samples import workers
@@ -61,7 +61,7 @@ def dataset(make_task, store):
         augment=[{"name": "flip", "p": 0.5}, {"name": "affine", "p": 0.5}, {"name": "noise"}],
     )
     volumes = open_volumes(task)
-    split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+    split = split_patches(task.tr_params, volumes, search_patches(task, volumes))
     fitted = fit_normalization(task.dataset_config.normalization, volumes, split.train_regions)
     resolved = Resolved(task, volumes)
     made = augmented_set(resolved, split.train, split.train_regions, fitted, seed=3)

@@ -6,7 +6,7 @@ import pytest
 from vcmodels.config import Task
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.data.volumes import open_volumes
-from vcmodels.patches.find import PatchCriteria, find_patches
+from vcmodels.patches.find import PatchCriteria, search_patches
 from vcmodels.patches.resolve import Resolved
 from vcmodels.patches.split import split_patches
 from vcmodels.samples.training_set import augmented_set
@@ -25,7 +25,7 @@ def entry(store):
 
 def training(task: Task):
     volumes = open_volumes(task)
-    split = split_patches(task.tr_params, volumes, find_patches(task, volumes))
+    split = split_patches(task.tr_params, volumes, search_patches(task, volumes))
     fitted = fit_normalization(task.dataset_config.normalization, volumes, split.train_regions)
     resolved = Resolved(task, volumes)
     dataset = augmented_set(resolved, split.train, split.train_regions, fitted, seed=3)

@@ -33,6 +33,7 @@ def score(
     spacing: Spacing | None = None,
     box: Box | None = None,
     block: Shape = BLOCK,
+    whole: bool = False,
 ) -> dict[str, float]:
     """The metrics of a prediction over the valid voxels of a label.
 
@@ -46,9 +47,11 @@ def score(
         box: what to score; by default all of it.
         block: how much is held in memory at once; the result does not depend on it, but for the
             order in which float64 sums are added.
+        whole: also those that need a volume whole (`VolumeMetric`); `box` is then in memory at once.
 
     Returns:
-        As from `Target.summarise`; NaN where no voxel is valid.
+        As from `Target.summarise` and, with `whole`, `Target.measure_volume`; NaN where no voxel is
+        valid.
 
     Raises:
         ValueError: the extents differ, or the box is not inside them.
@@ -57,7 +60,13 @@ def score(
     predicted, stored = _as_volume(prediction, "prediction"), _as_volume(label, "label")
     source = StoredLabel("label", stored, stored.box)
     read = Label(target, source, spacing or stored.spacing)
-    return target.summarise(sum_volume(read, predicted, box or stored.box, block))
+    box = box or stored.box
+    figures = target.summarise(sum_volume(read, predicted, box, block))
+    if whole:
+        truth, valid = read.read(box)
+        values = target.decode(predicted.read(box))
+        figures |= target.measure_volume(values, truth, valid, read.spacing)
+    return figures
 
 
 def _as_volume(values: Volume | np.ndarray, name: str) -> Volume:

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.models.plan import StepMemory, counted_memory
 from vcmodels.section import Section
@@ -123,21 +124,18 @@ class Model(Section):
             planned: the patch size that it was planned for: a trained network keeps its levels.
 
         Raises:
-            ValueError: with what was found and, after a full stop, what to do.
+            FaultError: with what was found and what to do.
         """
         network = self.outline(1, {"any": 1}, planned or patch, spacing)
         try:
-            found = tuple(network(torch.empty(1, 1, *patch, device="meta"))["any"][0].shape[2:])
+            shape = tuple(network(torch.empty(1, 1, *patch, device="meta"))["any"][0].shape[2:])
         except RuntimeError as error:  # of torch, about shapes that do not fit each other
-            reason = str(error).splitlines()[0].replace(". ", ", ").rstrip(".")
-            raise ValueError(
-                f"patch_size {list(patch)} does not fit {self.name} ({reason}). Choose another"
-            ) from error
-        if found != patch:
-            raise ValueError(
-                f"patch_size {list(patch)} does not fit {self.name}, whose logits have "
-                f"{list(found)} voxels. Choose another"
-            )
+            reason = str(error).splitlines()[0].rstrip(".")
+            found = f"patch_size {list(patch)} does not fit {self.name} ({reason})"
+            raise FaultError(found, "choose another") from error
+        if shape != patch:
+            found = f"patch_size {list(patch)} does not fit {self.name}, whose logits have {list(shape)} voxels"
+            raise FaultError(found, "choose another")
 
     @property
     def memory_target_gb(self) -> float:

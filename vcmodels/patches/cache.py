@@ -11,7 +11,13 @@ import numpy as np
 from vcmodels.config import Task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.geometry.boxes import Box, Shape, triple
-from vcmodels.patches.find import Candidates, PatchCriteria, PatchList, choose_patches, find_patches
+from vcmodels.patches.find import (
+    Candidates,
+    PatchCriteria,
+    PatchList,
+    choose_patches,
+    search_patches,
+)
 from vcmodels.patches.split import rows_inside
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.volumes.places import read_json, write_atomic
@@ -49,7 +55,7 @@ def load_or_find_patches(
 
     def find() -> PatchList:
         if candidates is None:
-            return find_patches(task, volumes, reporter)
+            return search_patches(task, volumes, reporter)
         return choose_patches(candidates, criteria, reporter)
 
     if not task.dataset_config.use_cache:

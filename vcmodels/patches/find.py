@@ -107,7 +107,7 @@ class Candidates:
         return self.density.places[enough]
 
 
-def find_patches(
+def search_patches(
     task: Task, volumes: Sequence[TaskVolume], reporter: Reporter | None = None
 ) -> PatchList:
     """The patches of a task, found without a cache: `survey`, then `choose_patches`."""

@@ -33,6 +33,7 @@ from vcmodels.targets.vector_math import (
     outer_products,
     principal_axes,
     pull_back,
+    reordered,
     unit,
 )
 
@@ -171,7 +172,7 @@ class NormalsTarget(Target):
                 valid &= length < np.inf
             # One divisor for each voxel: three masked numbers are slower.
             np.copyto(length, np.inf, where=~valid)
-            np.divide(vectors, length, out=self._in_other_order(label))
+            np.divide(vectors, length, out=reordered(label, self.vector_order))
         if not is_finite:
             np.copyto(label, 0, where=~valid)
 
@@ -266,14 +267,16 @@ class NormalsTarget(Target):
         self.output_channels(dtype)
         vectors = prediction.float()
         if dtype.kind == "f":
-            return np.ascontiguousarray(self._in_other_order(encode_float(unit(vectors), dtype)))
+            return np.ascontiguousarray(
+                reordered(encode_float(unit(vectors), dtype), self.vector_order)
+            )
         scale, offset = LINEAR_CODES[dtype.name]
         length = divisors(vectors)
         codes = (vectors / length).sub_(offset).div_(scale).round_()
         if not length.max().isfinite():  # a mask takes longer than all of the above
             codes.masked_fill_(~length.isfinite(), 0)
         codes = codes.cpu().numpy().astype(dtype)
-        return np.ascontiguousarray(self._in_other_order(codes))
+        return np.ascontiguousarray(reordered(codes, self.vector_order))
 
     def encoding(self, dtype: np.dtype) -> dict[str, Any]:
         scale, offset = LINEAR_CODES[dtype.name]
@@ -284,7 +287,7 @@ class NormalsTarget(Target):
         scale, offset = LINEAR_CODES[stored.dtype.name]
         vectors = stored.astype(np.float32) * np.float32(scale) + np.float32(offset)
         vectors *= any_channel(stored != 0)
-        return np.ascontiguousarray(self._in_other_order(vectors))
+        return np.ascontiguousarray(reordered(vectors, self.vector_order))
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         check_dtype(dtype, NORMALS_DTYPES)
@@ -316,7 +319,3 @@ class NormalsTarget(Target):
             return scale, offset, shortest
         # In steps of the code: a pass less, and sums of small whole numbers and halves are exact.
         return math.copysign(1.0, scale), offset / abs(scale), shortest / abs(scale)
-
-    def _in_other_order(self, vectors: np.ndarray) -> np.ndarray:
-        """Between `vector_order` and (z, y, x); its own inverse."""
-        return vectors[::-1] if self.vector_order == "xyz" else vectors

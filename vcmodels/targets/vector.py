@@ -21,7 +21,14 @@ from vcmodels.targets.base import Interpolation
 from vcmodels.targets.centres import PieceTarget
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import any_channel, check_dtype, countable
-from vcmodels.targets.vector_math import SHORTEST, apply_matrix, push_forward, unit, voxel_jacobian
+from vcmodels.targets.vector_math import (
+    SHORTEST,
+    apply_matrix,
+    push_forward,
+    reordered,
+    unit,
+    voxel_jacobian,
+)
 
 
 class ComponentEncoding(LinearEncoding):
@@ -92,7 +99,7 @@ class VectorTarget(PieceTarget):
                 vectors += np.float32(code.offset)
         valid &= ~any_channel(~np.isfinite(vectors))
         label = np.where(valid, vectors, np.float32(0))
-        return np.ascontiguousarray(self._in_other_order(label)), valid
+        return np.ascontiguousarray(reordered(label, self.vector_order)), valid
 
     def source_margin(self, spacing: Spacing) -> Shape:
         del spacing
@@ -165,7 +172,7 @@ class VectorTarget(PieceTarget):
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
         """Components (z, y, x)."""
-        return np.ascontiguousarray(self._in_other_order(super().decode(stored)))
+        return np.ascontiguousarray(reordered(super().decode(stored), self.vector_order))
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Direction as colour, (n + 1) / 2 of (x, y, z) as (R, G, B), and length as brightness.
@@ -185,7 +192,3 @@ class VectorTarget(PieceTarget):
             return label, valid
         direction = unit(label)
         return direction, valid & (direction != 0).any(1, keepdim=True)
-
-    def _in_other_order(self, vectors: np.ndarray) -> np.ndarray:
-        """Between `vector_order` and (z, y, x); its own inverse."""
-        return vectors[::-1] if self.vector_order == "xyz" else vectors

@@ -4,7 +4,9 @@ Shapes are (..., 3, Z, Y, X). A vector of length 0 means "no direction" and stay
 """
 
 import math
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +15,12 @@ from vcmodels.geometry.boxes import Spacing
 
 SHORTEST = 1e-6
 """Vectors below this length have no direction."""
+VectorOrder = Literal["xyz", "zyx"]
+
+
+def reordered(vectors: np.ndarray, order: VectorOrder) -> np.ndarray:
+    """(3, Z, Y, X) between a stored order and (z, y, x), without a copy; its own inverse."""
+    return vectors[::-1] if order == "xyz" else vectors
 
 
 def unit(vectors: Tensor, shortest: float = SHORTEST) -> Tensor:
