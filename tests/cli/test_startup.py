@@ -53,3 +53,15 @@ COMMANDS |= {f"cv {command.callback.__name__}": command for command in cv.regist
 def test_every_command_says_when_its_work_begins(command):
     """Until then garbage is not collected, and a signal leaves at once."""
     assert "context.obj.begin()" in inspect.getsource(command.callback)
+
+
+def test_the_plan_of_a_network_needs_no_compiler():
+    program = (
+        "import sys; from vcmodels.models import MODELS;"
+        "MODELS['residual_unet']().describe(1, {'a': 2}, (32, 32, 32), (1.0, 1.0, 1.0));"
+        "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True False\n"

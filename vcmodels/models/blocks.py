@@ -130,8 +130,11 @@ class ResidualBlock(nn.Module):
 def initialise(network: nn.Module) -> None:
     """Kaiming initialisation (He et al. 2015, arXiv:1502.01852) of every convolution, in place.
 
-    A gate starts near one half with weights that let its gradient through.
+    A gate starts near one half with weights that let its gradient through. On the meta device there
+    is nothing to draw.
     """
+    if next(network.parameters()).is_meta:
+        return  # torch would import its compiler for it, 0.8 s
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, a=SLOPE, nonlinearity="leaky_relu")
