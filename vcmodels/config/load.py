@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vcmodels.config.checks import check_task, output_notes
+from vcmodels.config.effects import effect_notes
 from vcmodels.config.legacy import lift, modernise
 from vcmodels.config.messages import (
     Block,
@@ -90,6 +91,7 @@ def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tupl
         task = Task.model_validate_json(json.dumps(document))
     except ValidationError as error:
         raise task_error(faults_of(error, document, task_schema())) from error
+    notes += effect_notes(task)
     task = fill_in(task)
     faults = check_task(task)
     if faults:

@@ -38,6 +38,12 @@ class NormalizationConfig(Section):
     percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
     """Low and high percentile for `ct` and `percentile`."""
 
+    def idle_keys(self) -> Mapping[str, str]:
+        if self.scheme == "none":
+            return dict.fromkeys(("per", "per_channel", "percentiles"), 'scheme is "none"')
+        clips = self.scheme in ("ct", "percentile")
+        return {} if clips else {"percentiles": f'scheme "{self.scheme}" has no percentiles'}
+
 
 class SplitAttribute(Section):
     """The split of a volume, read from the volume itself."""
@@ -110,6 +116,9 @@ class SamplingConfig(Section):
     label: str | None = None
     """The label whose values are meant; each volume's `ref_label` when null."""
 
+    def idle_keys(self) -> Mapping[str, str]:
+        return dict.fromkeys(("classes", "label"), "foreground is 0") if not self.foreground else {}
+
 
 class DatasetConfig(Section):
     """`dataset_config`: the data, the targets and how patches are chosen."""
@@ -137,6 +146,15 @@ class DatasetConfig(Section):
     [patch finding](patch-finding.md)."""
     index_dir: Location | None = None
     """Where label indexes are kept for all tasks and runs; `~/.cache/vcmodels` when null."""
+
+    def idle_keys(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        if not self.use_cache:
+            found |= dict.fromkeys(("cache_file", "index_dir"), "use_cache is false")
+        if all(volume.ref_label is None for volume in self.volume_paths):
+            keys = ("min_bbox_percent", "min_labeled_ratio", "labeled_ratio_of")
+            found |= dict.fromkeys(keys, "no volume has a ref_label, so that every patch counts")
+        return found
 
 
 class Task(Section):
