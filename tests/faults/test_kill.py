@@ -1,20 +1,16 @@
 """kill -9 anywhere, then the same command: the same bytes, and nothing left behind.
 
-20 kills in the suite; by hand more: pytest tests/faults --kills 200.
+200 kills in full, see docs/reliability.md.
 """
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests.faults.nursery import CASES, work_on, workplace
+from tests.faults.forks import forks
+from tests.faults.predicting import CASES, work_on, workplace
 from tests.inference.conftest import Workplace
 
 MANNERS = [
@@ -34,34 +30,9 @@ def volume():
     return values
 
 
-@pytest.fixture
-def nursery(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.nursery", str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    yield process
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
-
-
-def attempt(nursery, manner, seconds):
-    """Start a worker and kill it after so long; whether it was still at work."""
-    nursery.stdin.write(json.dumps({**manner, "seconds": seconds}) + "\n")
-    nursery.stdin.flush()
-    status = int(nursery.stdout.readline())
-    assert status in (0, signal.SIGKILL)
-    return status == signal.SIGKILL
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kill_nine_anywhere_then_the_same_bytes_and_no_litter(tmp_path, nursery, pytestconfig):
-    kills = pytestconfig.getoption("kills", None) or 20
+def test_kill_nine_anywhere_then_the_same_bytes_and_no_litter(tmp_path, count):
     Workplace(tmp_path, volume(), (8, 8, 8))
     reference, duration = {}, {}
     for case in CASES:
@@ -72,18 +43,20 @@ def test_kill_nine_anywhere_then_the_same_bytes_and_no_litter(tmp_path, nursery,
         shutil.rmtree(tmp_path / "out")
     rng = np.random.default_rng(0)
     killed, rounds = 0, 0
-    while killed < kills:
-        manner = MANNERS[rounds % len(MANNERS)]
-        case = manner["case"]
-        for _ in range(3):
-            killed += attempt(nursery, manner, rng.uniform(0, 0.6 * duration[case]))
-        work_on(tmp_path, **manner)
-        assert chunks(tmp_path, case) == reference[case], (manner, rounds)
-        assert not list((tmp_path / "out").rglob("*.partial*"))
-        assert not list((tmp_path / "out").glob(".*"))
-        assert not (tmp_path / "out" / "net.zarr" / ".vcmodels").exists()
-        shutil.rmtree(tmp_path / "out")
-        rounds += 1
+    with forks(work_on) as workers:
+        while killed < count(200):
+            manner = MANNERS[rounds % len(MANNERS)]
+            case = manner["case"]
+            for _ in range(3):
+                seconds = rng.uniform(0, 0.6 * duration[case])
+                killed += workers.kill({"folder": str(tmp_path), **manner}, seconds)
+            work_on(tmp_path, **manner)
+            assert chunks(tmp_path, case) == reference[case], (manner, rounds)
+            assert not list((tmp_path / "out").rglob("*.partial*"))
+            assert not list((tmp_path / "out").glob(".*"))
+            assert not (tmp_path / "out" / "net.zarr" / ".vcmodels").exists()
+            shutil.rmtree(tmp_path / "out")
+            rounds += 1
 
 
 def chunks(folder, case):

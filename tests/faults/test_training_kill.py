@@ -1,14 +1,10 @@
 """kill -9 at any step of a training, then the same command: the same run, to the bit.
 
-10 kills in the suite; by hand more: pytest tests/faults/test_training_kill.py --kills 100.
+100 kills in full, see docs/reliability.md.
 """
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +13,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.faults.training_nursery import train_on
+from tests.faults.forks import forks
+from tests.faults.learning import train_on
 from vcmodels.checkpoint import load_checkpoint
 
 STEPS = 12
@@ -38,32 +35,6 @@ def job(request, sheet_task, tmp_path) -> Path:
     file = tmp_path / "task.json"
     file.write_text(json.dumps(sheet_task))
     return file
-
-
-@pytest.fixture
-def nursery(job):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.training_nursery", str(job)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    yield process
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
-
-
-def attempt(nursery, workers: int, seconds: float) -> bool:
-    """Start a training and kill it after so long; whether it was still at work."""
-    nursery.stdin.write(json.dumps({"workers": workers, "seconds": seconds}) + "\n")
-    nursery.stdin.flush()
-    status = int(nursery.stdout.readline())
-    assert status in (0, signal.SIGKILL)
-    # TensorBoard orders the files of a run by the second in which they begin.
-    time.sleep(1 - time.time() % 1)
-    return status == signal.SIGKILL
 
 
 def flat(value: object, key: str = "") -> dict[str, object]:
@@ -109,8 +80,7 @@ def assert_same(found: dict[str, object], wanted: dict[str, object], manner: obj
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_kill_nine_at_any_step_then_the_same_run_to_the_bit(job, nursery, tmp_path, pytestconfig):
-    kills = (pytestconfig.getoption("kills", None) or 10) / 2  # here and for the other job
+def test_kill_nine_at_any_step_then_the_same_run_to_the_bit(job, tmp_path, count):
     begun = time.monotonic()
     train_on(job, workers=0)
     duration = time.monotonic() - begun
@@ -119,12 +89,16 @@ def test_kill_nine_at_any_step_then_the_same_run_to_the_bit(job, nursery, tmp_pa
     assert [step for step, _ in wanted["curve lr"]] == list(range(1, STEPS + 1))
     rng = np.random.default_rng(0)
     killed, rounds = 0, 0
-    while killed < kills:
-        shutil.rmtree(run)
-        workers = (0, 2)[(rounds + ("mixup" in job.read_text())) % 2]
-        for _ in range(5):
-            killed += attempt(nursery, workers, rng.uniform(0, duration * (1 + workers / 2)))
-        train_on(job, workers)
-        assert_same(outcome(run), wanted, (workers, rounds))
-        assert not [path for path in run.rglob("*") if "partial" in path.name]
-        rounds += 1
+    with forks(train_on) as trainings:
+        while killed < count(100) / 2:  # here and for the other job
+            shutil.rmtree(run)
+            workers = (0, 2)[(rounds + ("mixup" in job.read_text())) % 2]
+            order = {"task": str(job), "workers": workers}
+            for _ in range(5):
+                killed += trainings.kill(order, rng.uniform(0, duration * (1 + workers / 2)))
+                # TensorBoard orders the files of a run by the second in which they begin.
+                time.sleep(1 - time.time() % 1)
+            train_on(job, workers)
+            assert_same(outcome(run), wanted, (workers, rounds))
+            assert not [path for path in run.rglob("*") if "partial" in path.name]
+            rounds += 1

@@ -1,13 +1,5 @@
-"""Forks workers that predict, so that each starts at once: torch is imported here, one time.
+"""Predictions that take their time, for workers that are killed."""
 
-For each line of JSON on stdin a worker, which is killed after so many seconds; its exit status goes
-to stdout: 9, or 0 if it was done before.
-"""
-
-import json
-import os
-import signal
-import sys
 import time
 from pathlib import Path
 
@@ -47,9 +39,12 @@ def workplace(folder: Path, case: str) -> Workplace:
     return work
 
 
-def work_on(folder: Path, case: str, memory: float, parts: int, output: str | None = None) -> None:
+def work_on(
+    folder: str | Path, case: str, memory: float, parts: int, output: str | None = None
+) -> None:
     """Predict with so much memory, in so many parts, one after the other; elsewhere if named."""
     torch.set_num_threads(1)
+    folder = Path(folder)
     work = workplace(folder, case)
     output = output or str(folder / "out")
     task = work.task(memory=memory, output_dir=output, **CASES[case])
@@ -59,25 +54,3 @@ def work_on(folder: Path, case: str, memory: float, parts: int, output: str | No
     for index in range(parts):
         request = request_of(task, tuple(networks))
         predict_request(request, RunOptions(part=Part(index, parts)))
-
-
-def main() -> None:
-    for line in sys.stdin:
-        manner = json.loads(line)
-        seconds = manner.pop("seconds")
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                work_on(Path(sys.argv[1]), **manner)
-                code = 0
-            finally:
-                os._exit(code)
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)  # a child that has ended is there until it is waited for
-        sys.stdout.write(f"{os.waitpid(child, 0)[1]}\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
