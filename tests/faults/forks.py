@@ -78,6 +78,8 @@ def main() -> None:
                 code = work(**order["arguments"]) or 0
             except VcmodelsError as error:
                 code = error.exit_code
+            except SystemExit as leaving:
+                code = leaving.code
             finally:
                 os._exit(code)
         time.sleep(order["seconds"])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from vcmodels.cli import main
 from vcmodels.config import load_task
 from vcmodels.reporting import Silent
 from vcmodels.training import loop, train
@@ -16,3 +17,9 @@ def train_on(task: str | Path, workers: int) -> None:
     torch.set_num_threads(1)
     parsed = load_task(task, [f"tr_params.num_dataloader_workers={workers}"]).task
     assert train(parsed, reporter=Silent()) == 0
+
+
+def command(arguments: list[str]) -> int:
+    """A command line as a person gives it."""
+    torch.set_num_threads(1)
+    return main(arguments)

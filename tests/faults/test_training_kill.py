@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.faults.forks import forks
-from tests.faults.learning import train_on
+from tests.faults.learning import command, train_on
 from vcmodels.checkpoint import load_checkpoint
 
 STEPS = 12
@@ -101,4 +102,29 @@ def test_kill_nine_at_any_step_then_the_same_run_to_the_bit(job, tmp_path, count
             train_on(job, workers)
             assert_same(outcome(run), wanted, (workers, rounds))
             assert not [path for path in run.rglob("*") if "partial" in path.name]
+            rounds += 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_signal_at_any_instant_saves_and_leaves_in_time(job, tmp_path, count):
+    train_on(job, workers=0)
+    run = tmp_path / "run"
+    wanted = outcome(run)
+    rng = np.random.default_rng(1)
+    stopped, rounds = 0, 0
+    with forks(command) as commands:
+        while stopped < count(100) / 2:
+            shutil.rmtree(run)
+            order = {"arguments": ["train", str(job), "--quiet"]}
+            for _ in range(4):
+                number = (signal.SIGTERM, signal.SIGINT)[rounds % 2]
+                begun, seconds = time.monotonic(), rng.uniform(0, 1.5)
+                code = commands.run(order, seconds, number)
+                assert code in (0, 128 + number)
+                assert time.monotonic() - begun - seconds < 30
+                stopped += code != 0
+                time.sleep(1 - time.time() % 1)
+            train_on(job, workers=0)
+            assert_same(outcome(run), wanted, rounds)
             rounds += 1
