@@ -142,10 +142,6 @@ class RunFolder(Run):
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and tries < MOST_TRIES:
                     continue  # another training was refused, and has just removed what it had made
-                if error.filename is None:  # of the locking, not of a folder or file
-                    found = f"cannot be locked: {error.strerror}"
-                    remedy = "choose a ckpt_out_base on a file system that has locks (flock)"
-                    raise OutputError(str(self.folder), found, remedy) from error
                 found, remedy = f"{self.folder}: {error.strerror}", "choose a writable folder"
                 raise OutputError("tr_params.ckpt_out_base", found, remedy) from error
 
