@@ -1,14 +1,24 @@
 """Predictions that take their time, for workers that are killed."""
 
+import errno
+import os
+import resource
+import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from tests.inference.conftest import Workplace
+from vcmodels.errors import RefusedError
+from vcmodels.geometry.boxes import Box, triple
 from vcmodels.inference import Part, RunOptions, predict_request, request_of
+from vcmodels.volumes.backend import ArrayHandle
+from vcmodels.volumes.writer import WritableArray
 
 CASES = {
     "plain": {"pyramid": "auto"},
@@ -54,3 +64,43 @@ def work_on(
     for index in range(parts):
         request = request_of(task, tuple(networks))
         predict_request(request, RunOptions(part=Part(index, parts)))
+
+
+def work_within(limit: int, **manner: Any) -> int:
+    """Predict where no file may become larger than so many bytes; the exit code."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        work_on(**manner)
+    except OSError as error:  # the command line ends with 1, and names it
+        return int(error.errno == errno.EFBIG)
+    return 0
+
+
+def work_together(processes: int, **manner: Any) -> int:
+    """Let several processes predict into one output at once; how many were neither through nor refused."""
+    children = []
+    for _ in range(processes):
+        child = os.fork()
+        if child == 0:
+            try:
+                work_on(**manner)
+                os._exit(0)
+            except RefusedError:
+                os._exit(2)
+            finally:
+                os._exit(1)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return 0 if 0 in codes and set(codes) <= {0, 2} else 1
+
+
+def write_for_ever(location: str, shape: list[int]) -> None:
+    """Write the same voxels again and again."""
+    array, box = WritableArray(ArrayHandle(location, 3, "r+")), Box((0, 0, 0), triple(shape))
+    while True:
+        array.write(box, numbers(shape))
+
+
+def numbers(shape: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 255, (1, *shape)).astype(np.uint8)

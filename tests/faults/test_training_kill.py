@@ -15,7 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.faults.forks import forks
-from tests.faults.learning import command, train_on
+from tests.faults.learning import command, train_on, train_within
 from vcmodels.checkpoint import load_checkpoint
 
 STEPS = 12
@@ -128,3 +128,21 @@ def test_a_signal_at_any_instant_saves_and_leaves_in_time(job, tmp_path, count):
             train_on(job, workers=0)
             assert_same(outcome(run), wanted, rounds)
             rounds += 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_without_space_a_training_fails_and_goes_on_where_there_is_some(job, tmp_path, count):
+    train_on(job, workers=0)
+    run = tmp_path / "run"
+    wanted = outcome(run)
+    size = (run / "tiny_last.pth").stat().st_size
+    rng = np.random.default_rng(2)
+    with forks(train_within) as trainings:
+        for number in range(max(count(50) // 2, 1)):
+            shutil.rmtree(run)
+            limit = int(rng.integers(1, size)) if number % 2 else size - 1 - number
+            assert trainings.run({"task": str(job), "limit": limit}, 60) == 1, limit
+            time.sleep(1 - time.time() % 1)
+            train_on(job, workers=0)
+            assert_same(outcome(run), wanted, limit)
