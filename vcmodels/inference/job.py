@@ -336,6 +336,8 @@ def _make_forwards(
     amp = choose_amp(params.amp, device)
     if (device.type, params.amp) == ("cpu", "auto") and params.dtype != np.uint8:
         amp = None  # only the steps of uint8 are coarser than bf16's error
+    if device.type == "cpu" and (params.batch_size or 1) > 1:
+        reporter.say("inference_params.batch_size: has no effect: a CPU predicts patch by patch")
     is_worth_it = device.type == "cuda" and voxels >= WORTH_COMPILING
     is_compiled = is_worth_it if params.compile == "auto" else params.compile
     forwards = []
