@@ -146,3 +146,15 @@ def test_without_space_a_training_fails_and_goes_on_where_there_is_some(job, tmp
             time.sleep(1 - time.time() % 1)
             train_on(job, workers=0)
             assert_same(outcome(run), wanted, limit)
+
+
+def test_a_clock_that_jumps_changes_nothing(job, tmp_path, monkeypatch):
+    train_on(job, workers=0)
+    wanted = outcome(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    rng = np.random.default_rng(0)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + rng.uniform(-1e6, 1e6))
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    train_on(job, workers=0)
+    assert_same(outcome(tmp_path / "run"), wanted, "jumps")
