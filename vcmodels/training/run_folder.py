@@ -11,7 +11,7 @@ from typing import Any
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
-from vcmodels.config.load import anchor, fill_sizes
+from vcmodels.config.load import anchor, fill_normalization, fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
     LOCK,
@@ -213,6 +213,7 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
     if before is not None:  # what is left out now is taken from it
         sizes = before.tr_params
         task = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
+        task = fill_normalization(task, before.dataset_config.normalization)
     if changed := changes_since(checkpoint, task.to_json(), run.folder):
         found = f"differs from the run in {run.folder} ({listed_changes(changed)})"
         remedy = "change it back, choose another ckpt_out_base, or --restart"
