@@ -10,6 +10,7 @@ from vcmodels.config.load import fill_sizes
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria
+from vcmodels.patches.misfits import report_misfits
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
@@ -51,6 +52,7 @@ def report_plan(task: Task, console: Console) -> None:
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     report_missing(volumes, console)
+    report_misfits(task, volumes, console)
     console.say(_cached_patches(task, volumes))
     _report_network(task, volumes, console)
     console.say(_run_folders(task))

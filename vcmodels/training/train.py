@@ -20,6 +20,7 @@ from vcmodels.errors import TaskError
 from vcmodels.patches.cache import document, fingerprint, load_or_find_patches
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer
+from vcmodels.patches.misfits import report_misfits, report_unlearnt
 from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.patches.split import Split, load_or_split
 from vcmodels.reporting import Reporter, StopSignals
@@ -87,6 +88,8 @@ def summarise(
         write_atomic(run.patches, document(patches, wanted, volumes))
     split = load_or_split(run, task.tr_params, volumes, patches, reporter)
     reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
+    if origin.resumed is None:
+        report_unlearnt(task, volumes, split.train, reporter)
     source, regions = origin.source, split.train_regions
     # The weights are used to these intensities.
     if source is not None and source.state["in_channels"] == volumes[0].channels:
@@ -217,6 +220,7 @@ def open_run(
         is_cut = settings.tr_val_split < 1
         early.require(validates=is_cut or any(volume.split == "val" for volume in volumes))
     report_missing(volumes, reporter)
+    report_misfits(resolved.task, volumes, reporter, is_begun=origin.resumed is not None)
     return resolved
 
 
