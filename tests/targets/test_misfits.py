@@ -206,6 +206,16 @@ def test_a_mask_needs_both_sides():
     )
 
 
+def test_faces_may_be_derived_from_instances_that_fill_a_volume():
+    dense = census(ids(np.uint16), is_counted=False)
+    for kind in ("boundary", "affinities"):
+        assert PARSER.validate_python({"kind": kind, "derive": "cells"}).classes_of(dense) is None
+    assert (
+        "none background"
+        in sides({"kind": "binary", "derive": "cells"}, ids(np.uint16), is_counted=False)[0][1]
+    )
+
+
 def test_values_that_are_no_class_are_named_with_their_number():
     block = {"kind": "multiclass", "channels": 3}
     stored = mask(0, 1, 2)

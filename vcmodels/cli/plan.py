@@ -52,7 +52,7 @@ def report_plan(task: Task, console: Console) -> None:
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     report_missing(volumes, console)
-    report_misfits(task, volumes, console)
+    report_misfits(task, volumes, console, reads_reference=False)
     console.say(_cached_patches(task, volumes))
     _report_network(task, volumes, console)
     console.say(_run_folders(task))

@@ -249,6 +249,8 @@ class Wanted:
     ignore: tuple[int, ...] = ()
     foreground: Comparison | None = None
     """Which of the other values are labelled; all when None."""
+    most: int | None = None
+    """Voxels to decode at most, see `index_label`; all if None."""
 
     @property
     def plan(self) -> IndexPlan:
@@ -276,14 +278,8 @@ class Indexer:
         folder = task.index_dir if task.dataset_config.use_cache else None
         return cls(folder, reporter, dask)
 
-    def indexes(
-        self, labels: Sequence[Wanted], most: int | None = None
-    ) -> Generator[LabelIndex, None, None]:
+    def indexes(self, labels: Sequence[Wanted]) -> Generator[LabelIndex, None, None]:
         """One index after the other, with one progress bar.
-
-        Args:
-            labels: what indexes are wanted of.
-            most: voxels of each to decode at most, see `index_label`; all if None.
 
         Raises:
             ChunkError: a label chunk cannot be read; what was done before is kept.
@@ -306,7 +302,7 @@ class Indexer:
                     pool=pool,
                     store=store,
                     advance=advance,
-                    most=most,
+                    most=wanted.most,
                 )
 
     @contextmanager

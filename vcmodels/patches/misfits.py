@@ -23,7 +23,6 @@ from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.reporting import Reporter
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.census import Census, Misfit
-from vcmodels.volumes import Volume
 
 MOST_VOXELS = 2**29
 """Decoded of a label that is not indexed yet; of a larger one parts are looked at."""
@@ -33,6 +32,25 @@ MOST_PLACES = 64
 """Cells, or blocks, in which a value is looked for to name its place."""
 MOST_CELLS = 2048
 """Of a brick, which are looked for in patches."""
+
+
+@dataclass(frozen=True)
+class CensusPlan:
+    """From which indexes the labels of a task are known."""
+
+    criteria: PatchCriteria
+    indexer: Indexer
+    reads_reference: bool
+    """Whether the label that finds the patches is read whole, as that is needed in any case."""
+    is_divided: bool
+    """Whether the volumes are parts of others, as in a fold."""
+
+    @classmethod
+    def of(cls, task: Task, indexer: Indexer, reads_reference: bool) -> "CensusPlan":
+        """The one for a task; what is not kept is not read whole twice."""
+        is_kept = reads_reference and indexer.folder is not None
+        is_divided = task.tr_params.folds is not None
+        return cls(PatchCriteria.of(task), indexer, is_kept, is_divided)
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ def report_misfits(
     reporter: Reporter,
     *,
     dask: str | None = None,
+    reads_reference: bool = True,
     is_begun: bool = False,
 ) -> None:
     """Report what labels hold that cannot be, or is hardly meant.
@@ -67,16 +86,17 @@ def report_misfits(
         volumes: all volumes of the task, or of a fold.
         reporter: gets a line for what may be meant.
         dask: address of the scheduler whose workers read labels; None for threads.
+        reads_reference: read the label that finds the patches whole, as finding them does.
         is_begun: a run has trained with these labels, and no key could be corrected: all are lines.
 
     Raises:
         TaskError: training would fail, or learn what nobody wants.
         ChunkError: a label chunk cannot be read.
     """
-    criteria, indexer = PatchCriteria.of(task), Indexer.of(task, reporter, dask)
+    plan = CensusPlan.of(task, Indexer.of(task, reporter, dask), reads_reference)
     fatal: list[TaskError] = []
     for name, target in task.dataset_config.targets.items():
-        found = list(label_censuses(name, target, volumes, criteria, indexer))
+        found = list(label_censuses(name, target, volumes, plan))
         for volume in volumes:
             if (source := target.derive or name) in volume.labels and not _is_cheap(volume, source):
                 reporter.say(f"{volume.key}.{source}: too many chunks to look at before training")
@@ -129,14 +149,13 @@ def label_censuses(
     name: str,
     target: AnyTarget,
     volumes: Sequence[TaskVolume],
-    criteria: PatchCriteria,
-    indexer: Indexer,
+    plan: CensusPlan,
 ) -> Iterator[LabelCensus]:
     """What the labels of a target hold, or those that it is derived from, in all volumes."""
     source = target.derive or name
     having = [volume for volume in volumes if source in volume.labels and _is_cheap(volume, source)]
-    labels = [_wanted(volume, source, target, criteria) for volume in having]
-    with closing(indexer.indexes(labels, MOST_VOXELS)) as indexes:
+    labels = [_wanted(volume, source, target, plan) for volume in having]
+    with closing(plan.indexer.indexes(labels)) as indexes:
         for volume, wanted, index in zip(having, labels, indexes, strict=True):
             yield LabelCensus(volume, target, source, census_of(wanted, index, target), index)
 
@@ -149,33 +168,33 @@ def _is_cheap(volume: TaskVolume, name: str) -> bool:
     return is_listed or units <= MOST_UNITS or label is volume.ref
 
 
-def _wanted(volume: TaskVolume, source: str, target: AnyTarget, criteria: PatchCriteria) -> Wanted:
+def _wanted(volume: TaskVolume, source: str, target: AnyTarget, plan: CensusPlan) -> Wanted:
     """The index that finds the patches, if it is one of this label; else one of large cells."""
-    label, region, cell = volume.labels[source], volume.region, criteria.cell
+    label, region, criteria = volume.labels[source], volume.region, plan.criteria
     rules = target.ignored, target.annotated
-    about = volume.ref_ignored, volume.ref_foreground
-    if label is not volume.ref or rules != about or _is_cut(label, region):
-        return Wanted(label, region, region, triple([LONGEST_CELL] * 3), *rules)
-    grid = patch_grid(label.box, region, criteria.patch, criteria.stride, cell)
-    return Wanted(label, grid.frame, region, cell, *rules)
-
-
-def _is_cut(label: Volume, region: Box) -> bool:
-    """Whether a label's figures would be of voxels outside of the region."""
-    return region != label.box and (label.channels > 1 or label.dtype.kind == "f")
+    # Figures are of whole bricks: those of a part need an index of its own.
+    has_figures = label.channels > 1 or label.dtype.kind == "f"
+    is_part = has_figures and region != label.box and not plan.is_divided
+    finds_patches = label is volume.ref and rules == (volume.ref_ignored, volume.ref_foreground)
+    if is_part or not finds_patches:
+        frame = region if is_part else label.box
+        return Wanted(label, frame, region, triple([LONGEST_CELL] * 3), *rules, MOST_VOXELS)
+    grid = patch_grid(label.box, region, criteria.patch, criteria.stride, criteria.cell)
+    most = None if plan.reads_reference else MOST_VOXELS
+    return Wanted(label, grid.frame, region, criteria.cell, *rules, most)
 
 
 def census_of(wanted: Wanted, index: LabelIndex, target: AnyTarget) -> Census:
-    """What a label holds in a region, by its index."""
-    label, region = wanted.label, wanted.within
-    counts = index.totals(index.plan.cells(region))
-    together, figures = counts.pop(UNCOUNTED, 0), index.figures
-    seen = _voxels_in(index.units, label.storage_unit, region)
+    """What a label holds in the cells that a region touches, by its index."""
+    label, cells = wanted.label, index.plan.cells(wanted.within)
+    box, counts, figures = index.plan.voxels(cells), index.totals(cells), index.figures
+    together = counts.pop(UNCOUNTED, 0)
+    seen = _voxels_in(index.units, label.storage_unit, box)
     nonzero = sum(counts.values()) + figures.voxels + figures.ignored
     counts[0] = counts.get(0, 0) + max(seen - nonzero - figures.unknown, 0)
-    if index.is_whole and np.isfinite(label.fill_value):
+    if index.is_whole and float(label.fill_value).is_integer():
         fill = int(label.fill_value)
-        counts[fill] = counts.get(fill, 0) + region.voxels - seen
+        counts[fill] = counts.get(fill, 0) + box.voxels - seen
     return Census(
         label.dtype,
         label.channels,
@@ -241,7 +260,8 @@ def report_unlearnt(
         rows: (n, 4) training patches: volume number, z, y, x.
         reporter: gets a line for each target with such classes.
     """
-    criteria, indexer = PatchCriteria.of(task), Indexer.of(task, reporter)
+    plan = CensusPlan.of(task, Indexer.of(task, reporter), reads_reference=True)
+    criteria = plan.criteria
     # As far as a patch is shifted at random.
     reach = np.array(criteria.stride) // 2 if task.tr_params.patch_jitter else np.zeros(3, int)
     for name, target in task.dataset_config.targets.items():
@@ -250,7 +270,7 @@ def report_unlearnt(
         held: dict[str, int] = {}
         learnt: set[str] = set()
         numbers = {volume.name: number for number, volume in enumerate(volumes)}
-        for label in label_censuses(name, target, volumes, criteria, indexer):
+        for label in label_censuses(name, target, volumes, plan):
             number = numbers[label.volume.name]
             origins = rows[rows[:, 0] == number, 1:]
             patches = origins - reach, origins + reach + criteria.patch

@@ -121,7 +121,9 @@ class MaskTarget(Target):
         return mask_suspects(census, self.ignored, self.foreground)
 
     def classes_of(self, census: Census) -> dict[str, int] | None:
-        """Foreground and background, of one channel."""
+        """Foreground and background, of one channel; instances may fill what faces are derived from."""
+        if self.derive is not None and self.kind_name != "binary":
+            return None
         if census.channels > 1 or (census.together and not self._tells_sides(census)):
             return None
         ignored = {*self.ignored, *((0,) if self.loss_only_on_label else ())}
