@@ -17,9 +17,10 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, cut_block, triple
 from vcmodels.patches.density import patch_grid
-from vcmodels.patches.find import PatchCriteria
+from vcmodels.patches.find import PatchCriteria, PatchList
 from vcmodels.patches.index import LONGEST_CELL, UNCOUNTED, LabelIndex
 from vcmodels.patches.index_build import Indexer, Wanted
+from vcmodels.patches.split import split_patches
 from vcmodels.reporting import Reporter
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.census import Census, Misfit
@@ -58,7 +59,6 @@ class LabelCensus:
     """What the label of one target in one volume holds."""
 
     volume: TaskVolume
-    target: AnyTarget
     name: str
     """Key of the label in the volume: the target's name, or what it is derived from."""
     census: Census
@@ -95,8 +95,12 @@ def report_misfits(
     """
     plan = CensusPlan.of(task, Indexer.of(task, reporter, dask), reads_reference)
     fatal: list[TaskError] = []
+    known: dict[tuple[object, ...], list[LabelCensus]] = {}
     for name, target in task.dataset_config.targets.items():
-        found = list(label_censuses(name, target, volumes, plan))
+        rules = target.derive or name, target.ignored, target.foreground
+        if rules not in known:  # what several are derived from is looked at once
+            known[rules] = list(label_censuses(name, target, volumes, plan))
+        found = known[rules]
         for volume in volumes:
             if (source := target.derive or name) in volume.labels and not _is_cheap(volume, source):
                 reporter.say(f"{volume.key}.{source}: too many chunks to look at before training")
@@ -157,7 +161,7 @@ def label_censuses(
     labels = [_wanted(volume, source, target, plan) for volume in having]
     with closing(plan.indexer.indexes(labels)) as indexes:
         for volume, wanted, index in zip(having, labels, indexes, strict=True):
-            yield LabelCensus(volume, target, source, census_of(wanted, index, target), index)
+            yield LabelCensus(volume, source, census_of(wanted, index, target), index)
 
 
 def _is_cheap(volume: TaskVolume, name: str) -> bool:
@@ -247,6 +251,18 @@ def _cells_with(index: LabelIndex, value: int, region: Box) -> list[Box]:
             return boxes
         found += boxes
     return found
+
+
+def report_split(
+    task: Task, volumes: Sequence[TaskVolume], patches: PatchList, reporter: Reporter
+) -> None:
+    """Report what a new training with these patches would: no split, or classes that are not learnt."""
+    try:
+        split = split_patches(task.tr_params, volumes, patches)
+    except TaskError as error:
+        reporter.say(f"note: {error}")
+    else:
+        report_unlearnt(task, volumes, split.train, reporter)
 
 
 def report_unlearnt(

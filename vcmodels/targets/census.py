@@ -20,9 +20,10 @@ FEW = 20
 MOST_CONSTANTS = 8
 MOST_SAMPLED = 64
 SAMPLED_CHANNELS = 3
-_LOOKED_AT = 4096
+_LOOKED_AT = 2**14
+_LONGEST_LINE = 1024
 _LEAST_SHARE = 0.02
-"""Of a piece, which a value fills at least to be taken for a constant there."""
+"""Of what is looked at in a piece, which a value fills at least to be taken for a constant."""
 SENTINELS = frozenset({-1, -99, -100, -128, -999, -1000, -9999, -32768, 127, 255, 32767, 65535})
 """What other programs write where nothing is known, besides the limits of the dtype."""
 
@@ -52,24 +53,30 @@ class Figures:
 
     @classmethod
     def of(cls, stored: np.ndarray, ignored: Sequence[int], *, is_counted: bool = False) -> Self:
-        """Of a piece (S, Z, Y, X); `is_counted` when its values are counted one by one, too."""
-        finite = known(stored, ())
-        nonzero = any_channel(stored != 0) & finite
-        valid = nonzero & known(stored, ignored)
-        count = int(np.count_nonzero(valid))
-        values = stored[:, valid[0]]
-        low, high = (float(values.min()), float(values.max())) if count else (np.inf, -np.inf)
-        pairs, equal = _pairs(stored, valid)
+        """Of a piece (S, Z, Y, X); `is_counted` when its values are counted one by one, too.
+
+        How many voxels there are is exact, and what range they span; the rest is looked at in lines
+        of voxels that are spread over the piece, as long as a pass over it takes.
+        """
+        looked = _looked_at(stored)
+        scale = stored[0].size / looked[0].size
+        valid = any_channel(looked != 0) & known(looked, ignored)
+        values = looked[:, valid[0]]
+        ends = float(stored.min()), float(stored.max())
+        nonzero, skipped, unknown = _numbers(stored, ignored, bool(np.isfinite(ends).all()))
+        if unknown or set(ends) & set(
+            ignored
+        ):  # of those that are outside of the range of the rest
+            ends = (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
+        codes = {float(v): n for v, n in zip(ignored, skipped, strict=True) if v}
         return cls(
-            0 if is_counted else count,
-            0 if is_counted else int(np.count_nonzero(nonzero)) - count,
-            int(stored[0].size - np.count_nonzero(finite)),
-            _fractions(values),
-            low,
-            high,
-            pairs,
-            equal,
-            _constants(values, stored, ignored),
+            0 if is_counted else nonzero - unknown - sum(codes.values()),
+            0 if is_counted else sum(codes.values()),
+            unknown,
+            round(scale * _fractions(values)),
+            *ends,
+            *_pairs(looked, valid),
+            _most({**_constants(values, scale), **codes}, ignored),
             _sample(values),
         )
 
@@ -145,6 +152,34 @@ def _fractions(values: np.ndarray) -> int:
     return int(np.count_nonzero((np.trunc(values) != values).any(axis=0)))
 
 
+def _numbers(
+    stored: np.ndarray, ignored: Sequence[int], is_finite: bool
+) -> tuple[int, list[int], int]:
+    """Voxels that are not zero, those of each ignored value, and those that are not finite."""
+    count = np.count_nonzero
+    nonzero = int(count(any_channel(stored != 0)))
+    skipped = [int(count((stored == value).all(axis=0))) for value in ignored]
+    return nonzero, skipped, 0 if is_finite else int(stored[0].size - count(known(stored, ())))
+
+
+def _looked_at(stored: np.ndarray) -> np.ndarray:
+    """A piece, or lines along x in pairs of planes and rows that are spread over a large one."""
+    if stored[0].size <= _LOOKED_AT:
+        return stored
+    line = stored[..., :_LONGEST_LINE]
+    pairs = max(1, int((_LOOKED_AT / line.shape[3] / 4) ** 0.5))
+    planes, rows = (_paired(n, pairs) for n in line.shape[1:3])
+    return line[:, planes][:, :, rows]
+
+
+def _paired(length: int, pairs: int) -> np.ndarray:
+    """Numbers below a length, in pairs of neighbours; all of them if they are few."""
+    if length <= 2 * pairs:
+        return np.arange(length)
+    first = np.linspace(0, length - 2, pairs).astype(np.int64)
+    return np.unique(np.stack([first, first + 1], axis=1), axis=0).ravel()
+
+
 def _pairs(stored: np.ndarray, valid: np.ndarray) -> tuple[Counts, Counts]:
     """Along z, y, x, neighbours that are both far from the ends of the dtype; those that are equal."""
     most = _full_scale(stored)
@@ -153,7 +188,8 @@ def _pairs(stored: np.ndarray, valid: np.ndarray) -> tuple[Counts, Counts]:
     between = (stored > most // 16) & (stored < most - most // 16) & valid
     pairs, equal = [0, 0, 0], [0, 0, 0]
     for axis in range(3):
-        one, other = ((slice(None),) * (axis + 1) + (s,) for s in (np.s_[:-1], np.s_[1:]))
+        ends = (np.s_[: stored.shape[axis + 1] // 2 * 2 : 2], np.s_[1::2])
+        one, other = ((slice(None),) * (axis + 1) + (end,) for end in ends)
         both = between[one] & between[other]
         pairs[axis] = int(np.count_nonzero(both))
         equal[axis] = int(np.count_nonzero(both & (stored[one] == stored[other])))
@@ -172,21 +208,13 @@ def _sum(one: Counts, other: Counts) -> Counts:
     return triple(a + b for a, b in zip(one, other, strict=True))
 
 
-def _constants(
-    values: np.ndarray, stored: np.ndarray, ignored: Sequence[int]
-) -> dict[float, int] | None:
-    """Voxels by value, of those that fill a part of (S, n) valid values, and of all ignored ones."""
-    looked = values[:, :: values.shape[1] // _LOOKED_AT | 1]
-    looked = looked[0, (looked == looked[:1]).all(axis=0)]
-    found, counts = np.unique(looked, return_counts=True)
-    least = max(2, _LEAST_SHARE * values[:, :: values.shape[1] // _LOOKED_AT | 1].shape[1])
-    often = found[counts >= least]
-    often = often[np.argsort(-counts[counts >= least], kind="stable")][:MOST_CONSTANTS]
-    exact = {float(v): int(np.count_nonzero((values == v).all(axis=0))) for v in often}
-    for value in ignored:
-        if value:
-            exact[float(value)] = int(np.count_nonzero((stored == value).all(axis=0)))
-    return _most(exact, ignored)
+def _constants(values: np.ndarray, scale: float) -> dict[float, int]:
+    """Voxels by value, of those that fill a part of (S, n) valid values, times a scale."""
+    alike = values[0, (values == values[:1]).all(axis=0)]
+    found, counts = np.unique(alike, return_counts=True)
+    often = counts >= max(2, _LEAST_SHARE * values.shape[1])
+    pairs = zip(found[often].tolist(), counts[often].tolist(), strict=True)
+    return {float(value): round(scale * count) for value, count in pairs}
 
 
 def _most(
