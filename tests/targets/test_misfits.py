@@ -198,7 +198,7 @@ def test_a_mask_needs_both_sides():
     ((_, text),) = sides({"kind": "binary", "loss_only_on_label": True}, two)
     assert text.endswith("remove loss_only_on_label")
     ((_, text),) = sides({"kind": "binary"}, mask(0))
-    assert "no voxel is foreground; all is 0" in text
+    assert "no voxel is foreground; all of it is 0" in text
     ((_, text),) = sides({"kind": "binary", "foreground": ">= 2"}, mask(0, 1))
     assert "no voxel is foreground; values go from 0 to 1" in text
     assert not sides(

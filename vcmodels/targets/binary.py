@@ -145,11 +145,12 @@ class MaskTarget(Target):
         """No background at all, or no foreground: the network would learn a constant."""
         if not voxels["foreground"]:
             low, high = np.array([census.range(self.ignored) for census in censuses]).T
-            stored = (
-                f"values go from {low.min():g} to {high.max():g}" if high.max() > 0 else "all is 0"
-            )
+            stored = f"values go from {low.min():g} to {high.max():g}"
+            if high.max() <= 0:
+                stored = "all of it is 0" if np.isfinite(high).any() else "all of it is ignored"
             remedy = "check path, bbox, ignore_label and foreground, or remove the target"
-            yield Misfit(f"no voxel is foreground; {stored}", remedy)
+            lost = "counts" if not voxels["background"] else "is foreground"
+            yield Misfit(f"no voxel {lost}; {stored}", remedy)
         elif not voxels["background"]:
             values = sorted({v for census in censuses for v in census.positive(self.ignored)})
             found = (
