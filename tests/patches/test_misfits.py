@@ -12,7 +12,7 @@ from vcmodels.errors import TaskError
 from vcmodels.patches import index as label_index
 from vcmodels.patches import misfits
 from vcmodels.patches.find import search_patches
-from vcmodels.patches.misfits import report_misfits, report_unlearnt
+from vcmodels.patches.misfits import report_misfits, report_split, report_unlearnt
 from vcmodels.patches.resolve import resolve
 from vcmodels.reporting import Silent
 from vcmodels.volumes import Volume
@@ -87,7 +87,7 @@ def test_what_is_not_stored_counts_as_the_fill_value(said, blobs):
     half[10:] = 0
     assert said(half, BINARY, chunks=(10, 25, 31)) == ([], None)
     _, error = said(ones * 255, {**BINARY, "ignore_label": 255}, is_ref=False, fill_value=255)
-    assert "no voxel is foreground" in error
+    assert "no voxel counts; all of it is ignored" in error
 
 
 def test_a_large_label_is_looked_at_in_parts(said, blobs, monkeypatch):
@@ -169,6 +169,18 @@ def test_a_class_that_no_training_patch_holds_gets_a_line(make_task, entry, stor
     more = np.concatenate([rows, [[0, 12, 17, 0]]])
     report_unlearnt(resolved.task, resolved.volumes, more, reporter)
     assert not reporter.lines
+
+
+def test_what_a_new_training_would_make_of_the_patches(make_task, entry, store, blobs):
+    volume = {**entry, "t": store("label", blobs), "ref_label": "t"}
+    resolved = resolve(make_task([volume], {"t": {"kind": "binary"}}, split_guard=30))
+    reporter = Silent()
+    patches = search_patches(resolved.task, resolved.volumes)
+    report_split(resolved.task, resolved.volumes, patches, reporter)
+    (line,) = reporter.lines
+    assert line.startswith(
+        "note: tr_params.split_guard: volume data.zarr/raw with region (20, 25, 31)"
+    )
 
 
 @pytest.fixture
