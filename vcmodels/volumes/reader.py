@@ -228,6 +228,11 @@ class Volume:
             return 0
         return prod(self.names.counts) - len(self.listing.files)
 
+    @property
+    def reading(self) -> bytes:
+        """What decides what is read besides the stored bytes: nothing, of an array as it is."""
+        return b""
+
     def fingerprint(self) -> str:
         """A sha256 that changes when the array does, from its metadata and the listing.
 
