@@ -99,7 +99,7 @@ def _needing(targets: Mapping[str, AnyTarget]) -> dict[str, MulticlassTarget]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Feed:
     """The two streams of batches."""
 
@@ -109,6 +109,11 @@ class Feed:
     device: torch.device
     world: World
     """The processes that share each step and each validation."""
+    validation_batch: int = 0
+    """Patches of a validation batch: as in training, or fewer where these did not fit into memory."""
+
+    def __post_init__(self) -> None:
+        self.validation_batch = self.validation_batch or self.settings.batch_size
 
     @property
     def draws_of_step(self) -> int:
@@ -124,7 +129,7 @@ class Feed:
         groups: list[range] = []
         for step in range(first_step, first_step + steps):
             draws = range(step * per_step, (step + 1) * per_step)
-            groups += self._groups(self.world.share(draws))
+            groups += in_groups(self.world.share(draws), self.settings.batch_size)
         stream = self._batches(self.training, groups)
         while micro := list(islice(stream, len(groups) // max(steps, 1))):
             yield micro
@@ -133,7 +138,8 @@ class Feed:
         """This process' share of the validation patches, in the same order every time."""
         if self.validation is not None:
             mine = self.world.share(range(len(self.validation)))
-            yield from self._batches(self.validation, self._groups(mine))
+            groups = in_groups(mine, self.validation_batch)
+            yield from self._batches(self.validation, groups)
 
     def close(self) -> None:
         """End the processes that read patches."""
@@ -162,19 +168,22 @@ class Feed:
             self.hard.end_epoch()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it: nothing, unless losses have a say."""
-        return {"hard": self.hard.state()} if self.hard is not None else {}
+        """What a checkpoint holds of it; `hard` where losses have a say."""
+        hard = {"hard": self.hard.state()} if self.hard is not None else {}
+        return {**hard, "validation_batch": self.validation_batch}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a checkpoint on the same patches."""
+        kept = state.get("validation_batch", self.validation_batch)
+        self.validation_batch = min(kept, self.validation_batch)
         if self.hard is not None and "hard" in state:
             self.hard.restore(state["hard"])
-
-    def _groups(self, draws: range) -> list[range]:
-        """The draws of each batch."""
-        size = self.settings.batch_size
-        return [draws[first : first + size] for first in range(0, len(draws), size)]
 
     def _batches(self, dataset: PatchDataset, groups: Sequence[range]) -> Iterator[Batch]:
         workers = self.settings.num_dataloader_workers
         return batches(dataset, groups, workers=workers, device=self.device)
+
+
+def in_groups(draws: range, size: int) -> list[range]:
+    """The draws in groups of `size`, the last of what is left."""
+    return [draws[first : first + size] for first in range(0, len(draws), size)]

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vcmodels.checkpoint import Checkpoint
 from vcmodels.config import Task
+from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.intensities import measure
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.data.volumes import report_missing
@@ -32,7 +34,7 @@ from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.other_folds import require_alike, require_one_division, siblings
-from vcmodels.training.progress import EarlyStop
+from vcmodels.training.progress import watched
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.start import (
     StartingPoint,
@@ -44,6 +46,7 @@ from vcmodels.training.start import (
     start,
 )
 from vcmodels.training.step import require_pairs
+from vcmodels.training.validation import valueless
 from vcmodels.training.world import World, local_device
 from vcmodels.volumes.places import write_atomic
 
@@ -58,6 +61,8 @@ class DataSummary:
     """Voxels of each class, for the targets whose loss asks for them."""
     intensities: list[dict[str, Any]]
     """Of each channel, the values that are trained on, for inputs to be compared with."""
+    validation_patches: int
+    """How many a validation looks at, at most; of a run that goes on with other batches, as before."""
 
     def facts(self) -> dict[str, Any]:
         """As they go into a checkpoint."""
@@ -66,6 +71,7 @@ class DataSummary:
             "split": self.split.to_dict(),
             "class_counts": self.class_counts,
             "intensities": self.intensities,
+            "validation_patches": self.validation_patches,
         }
 
 
@@ -101,17 +107,27 @@ def summarise(
         pairs = zip(volumes, regions, strict=True)
         found = measure([(volume.inputs, region) for volume, region in pairs if region is not None])
         intensities = [channel.to_dict() for channel in found]
-    return DataSummary(split, normalization, counts, intensities)
+    seen = validation_patches(task.tr_params, origin.resumed)
+    return DataSummary(split, normalization, counts, intensities, seen)
+
+
+def validation_patches(settings: TrainingParams, resumed: Checkpoint | None) -> int:
+    """How many patches a validation looks at, at most: as many as that of the run did before."""
+    if resumed is None:
+        return settings.max_val_steps_per_epoch * settings.batch_size
+    before = resumed.state["task"]["tr_params"]  # of older files
+    return resumed.state.get(
+        "validation_patches", settings.max_val_steps_per_epoch * before["batch_size"]
+    )
 
 
 def datasets(resolved: Resolved, summary: DataSummary) -> tuple[PatchDataset, PatchDataset | None]:
     """The training patches, and as many validation patches as one validation looks at."""
-    settings, split = resolved.task.tr_params, summary.split
-    normalization = summary.normalization
+    split, normalization = summary.split, summary.normalization
     training = augmented_set(resolved, split.train, split.train_regions, normalization)
     if not len(split.val):
         return training, None
-    wanted = min(settings.max_val_steps_per_epoch * settings.batch_size, len(split.val))
+    wanted = min(summary.validation_patches, len(split.val))
     rows = split.val[np.linspace(0, len(split.val) - 1, wanted).astype(np.int64)]
     return training, plain_set(resolved, rows, split.val_regions, normalization)
 
@@ -166,6 +182,10 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             begin_anew(run, reporter, restart=restart)
         summary = world.once(lambda: summarise(run, resolved, origin, reporter))
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
+        training, validation = datasets(resolved, summary)
+        if validation is not None:
+            is_new = origin.resumed is None
+            world.once(lambda: require_values(resolved.task, validation, reporter, is_new=is_new))
         if world.is_first:
             run.write_task(document)
             run.begin(session(learner))
@@ -174,10 +194,15 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             learner.compile(reporter.say)
 
         facts = lasting_facts(resolved, learner) | summary.facts()
-        feed = Feed(*datasets(resolved, summary), learner.settings, device, world)
+        feed = Feed(training, validation, learner.settings, device, world)
         held.callback(feed.close)
         if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
             feed.restore(origin.continued.state)
+        if feed.validation_batch < learner.settings.batch_size:
+            reporter.say(
+                f"validation in batches of {feed.validation_batch} patches: one with larger "
+                "ones did not come to its end"
+            )
         # Lines of the log are of whole epochs: one that was cut off is reported once more.
         reported = counters.epoch * learner.settings.max_steps_per_epoch
         reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir}")
@@ -213,11 +238,36 @@ def open_run(
     require_one_division(resolved.folds, others)
     refuse_too_large(resolved, device, world)
     settings, volumes = resolved.task.tr_params, resolved.volumes
-    if early := EarlyStop.of(settings, resolved.task.dataset_config.targets):
-        is_cut = settings.tr_val_split < 1
-        early.require(validates=is_cut or any(volume.split == "val" for volume in volumes))
+    if settings.tr_val_split == 1 and not any(volume.split == "val" for volume in volumes):
+        require_values(resolved.task, None, reporter, is_new=origin.resumed is None)
     report_missing(volumes, reporter)
     return resolved
+
+
+def require_values(
+    task: Task, dataset: PatchDataset | None, reporter: Reporter, *, is_new: bool
+) -> None:
+    """Refuse to wait for a curve that cannot come, and to choose the best checkpoint by it.
+
+    Where no other can be chosen, in a run that was begun so or has no validation, it is a note.
+
+    Raises:
+        TaskError: naming the key and the curve.
+    """
+    settings = task.tr_params
+    watches = watched(settings, task.dataset_config.targets)
+    reasons = valueless(dataset, {watch.curve for watch in watches.values()})
+    for key, watch in watches.items():
+        if (reason := reasons.get(watch.curve)) is None:
+            continue
+        if key == "tr_params.best_metric" and (not is_new or watch.curve == "val/loss"):
+            found = f"{watch.curve} can have no value: {reason}"
+            reporter.say(f"note: {found}; the newest checkpoint counts as the best")
+            continue
+        remedy = "lower tr_val_split, or watch epoch/train_loss_<target>"
+        if dataset is not None:
+            remedy = 'give a volume that has it "split": "val", or watch val/loss'
+        raise TaskError(key, f'is "{watch.curve}", but {reason}', remedy)
 
 
 def build_learner(resolved: Resolved, device: torch.device, world: World) -> Learner:

@@ -1,7 +1,8 @@
 """Losses and metrics over the validation patches."""
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from vcmodels.metrics.registry import Sums, add_sums
 from vcmodels.pictures.slices import PATCHES, draw_row
+from vcmodels.samples.dataset import PatchDataset, make_sample
 from vcmodels.samples.loader import Batch
 from vcmodels.training.learner import Learner
 from vcmodels.training.step import sample_losses, voxel_counts
@@ -46,7 +48,7 @@ def validate(
     losses, counts = defaultdict[str, float](float), defaultdict[str, float](float)
     sums: dict[str, Sums] = {name: {} for name in learner.targets}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in learner.targets}
-    for batch in batches:
+    for batch in _portions(batches, learner.device):
         outputs = learner.run(network, batch)
         voxels = voxel_counts(batch)
         for name, found in sample_losses(learner.targets, outputs, batch).items():
@@ -70,6 +72,62 @@ def validate(
     total = sum(learner.targets[name].weight * value for name, value in means.items())
     panels = {name: np.concatenate(found) for name, found in rows.items() if found}
     return Validation(total, means, metrics, panels)
+
+
+def valueless(dataset: PatchDataset | None, curves: Iterable[str]) -> dict[str, str]:
+    """Why curves of a validation can have no value, in words by their names.
+
+    A figure has none that even a perfect prediction does not get, such as the Dice of a mask without
+    foreground. Patches are read until each curve is known to have one: mostly one patch.
+
+    Args:
+        dataset: the validation patches, if there are any.
+        curves: names, such as `val/dice_sheet`; those that are not of the validation have a value.
+    """
+    left = {curve for curve in curves if curve.startswith("val/")}
+    if dataset is None:
+        return dict.fromkeys(left, "there are no validation patches")
+    sources = {
+        f"val/{figure}_{name}": (name, figure)
+        for name, target in dataset.targets.items()
+        for figure in ("loss", *target.figures)
+    }
+    left &= sources.keys()  # the sum of all losses has one
+    sums = {sources[curve][0]: Sums() for curve in left}
+    voxels = dict.fromkeys(sums, 0)
+    for n in range(len(dataset)):
+        if not left:
+            break
+        sample = make_sample(dataset, n, n)
+        for name in sums:
+            target, label, valid = dataset.targets[name], sample.labels[name], sample.valid[name]
+            perfect = target.as_prediction(label[None])
+            sums[name] = add_sums(sums[name], target.measure(perfect, label[None], valid[None]))
+            voxels[name] += int(valid.sum())
+        figures = {name: dataset.targets[name].summarise(found) for name, found in sums.items()}
+        left = {
+            curve
+            for curve in left
+            if not voxels[(name := sources[curve][0])]
+            or math.isnan(figures[name].get(sources[curve][1], 0.0))
+        }
+    return {
+        curve: f"the validation patches have nothing of {sources[curve][0]} that it could measure"
+        for curve in sorted(left)
+    }
+
+
+def _portions(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """What goes through the network at once: on a CPU one sample, whatever the size of the batches.
+
+    Its convolutions round otherwise for each size, and the figures of a run must not depend on how many patches
+    fitted into memory. On a GPU they do, as all that is computed there depends on it.
+    """
+    return (
+        (part for batch in batches for part in batch.singles())
+        if device.type == "cpu"
+        else iter(batches)
+    )
 
 
 def _together(
