@@ -177,6 +177,9 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         learner = build_learner(resolved, device, world)
         # Nearly all that may be refused is above.
         counters = start(learner, origin, document, reporter)
+        if origin.resumed is not None and counters.epoch and not run.best.exists():
+            reporter.say(f"{run.best.name} is gone: the best from here on is kept")
+            counters.best = math.inf
         world.require_same((learner.step, origin.source and origin.source.sha256), "the checkpoint")
         if world.is_first and origin.resumed is None:
             begin_anew(run, reporter, restart=restart)
