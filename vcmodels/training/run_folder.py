@@ -99,7 +99,7 @@ def _take_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
     What is learnt then differs by rounding only, unless mixup pairs the patches of a batch.
     """
-    both = [task["tr_params"] for task in (old, new)]
+    both = [task.get("tr_params", {}) for task in (old, new)]
     sizes = [(s.get("batch_size"), s.get("gradient_accumulation", 1)) for s in both]
     if any(s.get("mixup") for s in both) or any(batch is None for batch, _ in sizes):
         return False
