@@ -36,7 +36,8 @@ def fill(run, name="tiny", epochs=2, checkpoints=(), outcome=None):
     run.folder.mkdir(parents=True)
     (run.folder / "task.json").write_text(json.dumps({"tr_params": {"model_name": name}}))
     (run.folder / "splits.json").write_text("{}")
-    (run.folder / "log.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in range(epochs)))
+    lines = [json.dumps({"step": 10 * n, "epoch": n}) for n in range(1, epochs + 1)]
+    (run.folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
     for checkpoint, epoch in dict(checkpoints).items():
         (run.folder / checkpoint).write_bytes(b"")
         if epoch is not None:
@@ -67,7 +68,14 @@ def fill(run, name="tiny", epochs=2, checkpoints=(), outcome=None):
             r"is gone, but .* copy tiny_best\.pth to tiny_last\.pth",
         ),
         (
-            {"checkpoints": {"tiny_best.previous.pth": 1, "tiny_best.pth": None, "tiny_3.pth": 3}},
+            {
+                "epochs": 3,
+                "checkpoints": {
+                    "tiny_best.previous.pth": 1,
+                    "tiny_best.pth": None,
+                    "tiny_3.pth": 3,
+                },
+            },
             r"is gone, but .* copy tiny_3\.pth to",
         ),
         ({"epochs": 1}, r"is gone, but the run has been saved; copy another checkpoint"),

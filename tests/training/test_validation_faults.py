@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from vcmodels.checkpoint import load_checkpoint
+from vcmodels.checkpoint import Checkpoint, load_checkpoint
 from vcmodels.config import parse_task
-from vcmodels.errors import RunError
+from vcmodels.errors import CheckpointError, RunError
 from vcmodels.reporting import Silent
 from vcmodels.training import loop, train
 from vcmodels.training.learner import Learner
+from vcmodels.training.start import saved_count
 
 FULL = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
@@ -155,3 +156,12 @@ def test_a_step_that_does_not_fit_continues_with_smaller_batches(
     # And back: still the same patches.
     assert run(sheet_task, folder, **sizes, max_epoch=3)[0] == 0
     assert load_checkpoint(folder / "tiny_last.pth").state["validation_patches"] == 4
+
+
+@pytest.mark.parametrize("key", ["validation_batch", "validation_patches"])
+@pytest.mark.parametrize("value", [0, -1, "many", 1.5, None, [2]], ids=str)
+def test_a_count_that_a_checkpoint_cannot_have_is_refused(tmp_path, key, value):
+    checkpoint = Checkpoint(tmp_path / "tiny_last.pth", "", {key: value})
+    with pytest.raises(CheckpointError, match=rf"tiny_last\.pth: {key} is .*; use another"):
+        saved_count(checkpoint, key, 3)
+    assert saved_count(checkpoint, "other", 3) == 3

@@ -174,8 +174,6 @@ class Feed:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a checkpoint on the same patches."""
-        kept = state.get("validation_batch", self.validation_batch)
-        self.validation_batch = min(kept, self.validation_batch)
         if self.hard is not None and "hard" in state:
             self.hard.restore(state["hard"])
 

@@ -34,7 +34,7 @@ from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.other_folds import require_alike, require_one_division, siblings
-from vcmodels.training.progress import watched
+from vcmodels.training.progress import smaller_steps, watched
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.start import (
     StartingPoint,
@@ -42,6 +42,7 @@ from vcmodels.training.start import (
     completion,
     describe_device,
     lasting_facts,
+    saved_count,
     session,
     start,
 )
@@ -113,12 +114,11 @@ def summarise(
 
 def validation_patches(settings: TrainingParams, resumed: Checkpoint | None) -> int:
     """How many patches a validation looks at, at most: as many as that of the run did before."""
+    steps = settings.max_val_steps_per_epoch
     if resumed is None:
-        return settings.max_val_steps_per_epoch * settings.batch_size
-    before = resumed.state["task"]["tr_params"]  # of older files
-    return resumed.state.get(
-        "validation_patches", settings.max_val_steps_per_epoch * before["batch_size"]
-    )
+        return steps * settings.batch_size
+    before = resumed.state["task"]["tr_params"]["batch_size"]  # of older files
+    return saved_count(resumed, "validation_patches", steps * before)
 
 
 def datasets(resolved: Resolved, summary: DataSummary) -> tuple[PatchDataset, PatchDataset | None]:
@@ -201,6 +201,9 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         held.callback(feed.close)
         if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
             feed.restore(origin.continued.state)
+        if origin.resumed is not None:
+            kept = saved_count(origin.resumed, "validation_batch", feed.validation_batch)
+            feed.validation_batch = min(kept, feed.validation_batch)
         if feed.validation_batch < learner.settings.batch_size:
             reporter.say(
                 f"validation in batches of {feed.validation_batch} patches: one with larger "
@@ -239,7 +242,7 @@ def open_run(
         recorded = resolved_task(origin.source)
     resolved = resolve(task, reporter, recorded=recorded)
     require_one_division(resolved.folds, others)
-    refuse_too_large(resolved, device, world)
+    refuse_too_large(resolved, device, world, is_saved=origin.resumed is not None)
     settings, volumes = resolved.task.tr_params, resolved.volumes
     if settings.tr_val_split == 1 and not any(volume.split == "val" for volume in volumes):
         require_values(resolved.task, None, reporter, is_new=origin.resumed is None)
@@ -291,7 +294,9 @@ def begin_anew(run: RunFolder, reporter: Reporter, *, restart: bool) -> None:
     run.splits_file.unlink(missing_ok=True)
 
 
-def refuse_too_large(resolved: Resolved, device: torch.device, world: World) -> None:
+def refuse_too_large(
+    resolved: Resolved, device: torch.device, world: World, *, is_saved: bool
+) -> None:
     """Compare what a step is estimated to need with what the device has, before allocating it.
 
     Raises:
@@ -315,7 +320,7 @@ def refuse_too_large(resolved: Resolved, device: torch.device, world: World) -> 
             "tr_params.batch_size",
             f"a step needs about {needed / 2**30:,.0f} GiB, the {device.type} has "
             f"{there / 2**30:,.0f} GiB",
-            "make batch_size, patch_size or f_maps smaller",
+            smaller_steps(settings, is_saved=is_saved),
         )
 
 
