@@ -84,6 +84,10 @@ def fill(run, name="tiny", epochs=2, checkpoints=(), outcome=None):
             {"checkpoints": {"tiny_last.pth": None, "tiny_2.pth": 2, "tiny_1.pth": 1}},
             r"tiny_last\.pth: has no checksum.*; copy tiny_2\.pth over it, and",
         ),
+        (
+            {"checkpoints": {"tiny_last.pth": None, "tiny_last.previous.pth": None}},
+            r"tiny_last\.pth: has no checksum.*; no other is whole: .*, or --restart",
+        ),
     ],
     ids=[
         "another run",
@@ -94,6 +98,7 @@ def fill(run, name="tiny", epochs=2, checkpoints=(), outcome=None):
         "its log alone",
         "its record alone",
         "damaged",
+        "all damaged",
     ],
 )
 def test_nothing_begins_over_what_another_training_left(run, task, there, match):

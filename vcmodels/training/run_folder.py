@@ -251,9 +251,10 @@ def _load_last(run: Run) -> Checkpoint:
     try:
         return load_checkpoint(run.last)
     except CheckpointError as error:
-        if (kept := newest_kept(run)) is None:
-            raise
-        remedy = f"copy {kept.name} over it, and the run continues, or --restart"
+        kept = newest_kept(run)
+        remedy = "no other is whole: put a copy of it back, or --restart"
+        if kept is not None:
+            remedy = f"copy {kept.name} over it, and the run continues, or --restart"
         raise CheckpointError(error.subject, error.found, remedy) from error
 
 
