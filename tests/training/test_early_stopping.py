@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from vcmodels.checkpoint import load_checkpoint
+from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.errors import TaskError
 from vcmodels.phantom import write_phantom
@@ -254,12 +255,12 @@ def other(tmp_path_factory):
 @pytest.mark.parametrize(
     ("label", "keys", "match"),
     [
-        (None, {"best_metric": "val/dice_sheet"}, r'best_metric: is "val/dice_sheet", but the val'),
-        (None, {"best_metric": "val/loss_sheet"}, r'best_metric: is "val/loss_sheet", but the val'),
+        (None, {"best_metric": "val/dice_sheet"}, r'best_metric: is "val/dice_sheet", but no vol'),
+        (None, {"best_metric": "val/loss_sheet"}, r'best_metric: is "val/loss_sheet", but no vol'),
         (
             None,
             {"early_stopping": {"metric": "val/iou_sheet"}},
-            r'early_stopping\.metric: is "val/iou_sheet", but .* have nothing of sheet that',
+            r'early_stopping\.metric: is "val/iou_sheet", but .* has a label of sheet; give',
         ),
         ("background", {"best_metric": "val/dice_sheet"}, r"nothing of sheet .* or watch val/loss"),
         ("background", {"best_metric": "val/loss_sheet"}, None),
@@ -268,7 +269,7 @@ def other(tmp_path_factory):
     ],
 )
 def test_a_curve_that_cannot_come_is_refused_before_the_first_step(
-    sheet_task, other, label, keys, match
+    sheet_task, task_file, other, label, keys, match
 ):
     """Known from the labels of the validation patches: absent, or nothing but background."""
     (train_on,) = sheet_task["dataset_config"]["volume_paths"]
@@ -284,6 +285,8 @@ def test_a_curve_that_cannot_come_is_refused_before_the_first_step(
     with pytest.raises(TaskError, match=match):
         run(sheet_task)
     assert not list(Path(sheet_task["tr_params"]["ckpt_out_base"]).glob("*.pth"))
+    # `check` opens no label: it knows which volumes have one.
+    assert main(["check", str(task_file(sheet_task))]) == (2 if label is None else 0)
     sheet_task["tr_params"] |= {"best_metric": "val/loss", "early_stopping": None}
     assert run(sheet_task)[0] == 0
 

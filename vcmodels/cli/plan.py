@@ -11,7 +11,9 @@ from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
+from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
+from vcmodels.training.curve_values import refuse_unlabelled
 from vcmodels.volumes import Volume
 
 MOST_VOLUMES = 20
@@ -51,6 +53,8 @@ def report_plan(task: Task, console: Console) -> None:
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     report_missing(volumes, console)
+    is_new = not Run(task.run_dir, task.tr_params.model_name).last.exists()
+    refuse_unlabelled(task, volumes, console, is_new=is_new)
     console.say(_cached_patches(task, volumes))
     _report_network(task, volumes, console)
     console.say(_run_folders(task))

@@ -29,12 +29,13 @@ from vcmodels.runs.run import Run
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.order import draws_of_step, hard_share
 from vcmodels.samples.training_set import augmented_set, plain_set
+from vcmodels.training.curve_values import refuse_unlabelled, refuse_valueless
 from vcmodels.training.curves import Board, cut_json_lines, open_board, require_wandb
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.other_folds import require_alike, require_one_division, siblings
-from vcmodels.training.progress import smaller_steps, watched
+from vcmodels.training.progress import smaller_steps
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.start import (
     StartingPoint,
@@ -47,7 +48,6 @@ from vcmodels.training.start import (
     start,
 )
 from vcmodels.training.step import require_pairs
-from vcmodels.training.validation import valueless
 from vcmodels.training.world import World, local_device
 from vcmodels.volumes.places import write_atomic
 
@@ -188,7 +188,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         training, validation = datasets(resolved, summary)
         if validation is not None:
             is_new = origin.resumed is None
-            world.once(lambda: require_values(resolved.task, validation, reporter, is_new=is_new))
+            world.once(lambda: refuse_valueless(resolved.task, validation, reporter, is_new=is_new))
         if world.is_first:
             run.write_task(document)
             run.begin(session(learner))
@@ -243,37 +243,9 @@ def open_run(
     resolved = resolve(task, reporter, recorded=recorded)
     require_one_division(resolved.folds, others)
     refuse_too_large(resolved, device, world, is_saved=origin.resumed is not None)
-    settings, volumes = resolved.task.tr_params, resolved.volumes
-    if settings.tr_val_split == 1 and not any(volume.split == "val" for volume in volumes):
-        require_values(resolved.task, None, reporter, is_new=origin.resumed is None)
-    report_missing(volumes, reporter)
+    refuse_unlabelled(resolved.task, resolved.volumes, reporter, is_new=origin.resumed is None)
+    report_missing(resolved.volumes, reporter)
     return resolved
-
-
-def require_values(
-    task: Task, dataset: PatchDataset | None, reporter: Reporter, *, is_new: bool
-) -> None:
-    """Refuse to wait for a curve that cannot come, and to choose the best checkpoint by it.
-
-    Where no other can be chosen, in a run that was begun so or has no validation, it is a note.
-
-    Raises:
-        TaskError: naming the key and the curve.
-    """
-    settings = task.tr_params
-    watches = watched(settings, task.dataset_config.targets)
-    reasons = valueless(dataset, {watch.curve for watch in watches.values()})
-    for key, watch in watches.items():
-        if (reason := reasons.get(watch.curve)) is None:
-            continue
-        if key == "tr_params.best_metric" and (not is_new or watch.curve == "val/loss"):
-            found = f"{watch.curve} can have no value: {reason}"
-            reporter.say(f"note: {found}; the newest checkpoint counts as the best")
-            continue
-        remedy = "lower tr_val_split, or watch epoch/train_loss_<target>"
-        if dataset is not None:
-            remedy = 'give a volume that has it "split": "val", or watch val/loss'
-        raise TaskError(key, f'is "{watch.curve}", but {reason}', remedy)
 
 
 def build_learner(resolved: Resolved, device: torch.device, world: World) -> Learner:

@@ -1,6 +1,5 @@
 """Losses and metrics over the validation patches."""
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ import torch
 
 from vcmodels.metrics.registry import Sums, add_sums
 from vcmodels.pictures.slices import PATCHES, draw_row
-from vcmodels.samples.dataset import PatchDataset, make_sample
 from vcmodels.samples.loader import Batch
 from vcmodels.training.learner import Learner
 from vcmodels.training.step import sample_losses, voxel_counts
@@ -72,49 +70,6 @@ def validate(
     total = sum(learner.targets[name].weight * value for name, value in means.items())
     panels = {name: np.concatenate(found) for name, found in rows.items() if found}
     return Validation(total, means, metrics, panels)
-
-
-def valueless(dataset: PatchDataset | None, curves: Iterable[str]) -> dict[str, str]:
-    """Why curves of a validation can have no value, in words by their names.
-
-    A figure has none that even a perfect prediction does not get, such as the Dice of a mask without
-    foreground. Patches are read until each curve is known to have one: mostly one patch.
-
-    Args:
-        dataset: the validation patches, if there are any.
-        curves: names, such as `val/dice_sheet`; those that are not of the validation have a value.
-    """
-    left = {curve for curve in curves if curve.startswith("val/")}
-    if dataset is None:
-        return dict.fromkeys(left, "there are no validation patches")
-    sources = {
-        f"val/{figure}_{name}": (name, figure)
-        for name, target in dataset.targets.items()
-        for figure in ("loss", *target.figures)
-    }
-    left &= sources.keys()  # the sum of all losses has one
-    sums = {sources[curve][0]: Sums() for curve in left}
-    voxels = dict.fromkeys(sums, 0)
-    for n in range(len(dataset)):
-        if not left:
-            break
-        sample = make_sample(dataset, n, n)
-        for name in sums:
-            target, label, valid = dataset.targets[name], sample.labels[name], sample.valid[name]
-            perfect = target.as_prediction(label[None])
-            sums[name] = add_sums(sums[name], target.measure(perfect, label[None], valid[None]))
-            voxels[name] += int(valid.sum())
-        figures = {name: dataset.targets[name].summarise(found) for name, found in sums.items()}
-        left = {
-            curve
-            for curve in left
-            if not voxels[(name := sources[curve][0])]
-            or math.isnan(figures[name].get(sources[curve][1], 0.0))
-        }
-    return {
-        curve: f"the validation patches have nothing of {sources[curve][0]} that it could measure"
-        for curve in sorted(left)
-    }
 
 
 def _portions(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
