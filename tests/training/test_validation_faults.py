@@ -1,6 +1,8 @@
 """A validation that fails, or takes long, costs no step and is not tried again alike."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -165,3 +167,24 @@ def test_a_count_that_a_checkpoint_cannot_have_is_refused(tmp_path, key, value):
     with pytest.raises(CheckpointError, match=rf"tiny_last\.pth: {key} is .*; use another"):
         saved_count(checkpoint, key, 3)
     assert saved_count(checkpoint, "other", 3) == 3
+
+
+def test_a_validation_that_has_come_to_its_end_is_not_made_again(
+    sheet_task, tmp_path, sizes, whole, monkeypatch
+):
+    """Though the signal came during its last patch."""
+    original, seen = loop.validate, []
+
+    def validate(learner, batches, is_stopped):
+        found = original(learner, batches, is_stopped)
+        seen.append(learner.step)
+        if len(seen) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(loop, "validate", validate)
+    assert run(sheet_task, tmp_path / "stopped", **sizes)[0] == 143
+    assert load_checkpoint(tmp_path / "stopped" / "tiny_last.pth").state["epoch"] == 1
+    assert run(sheet_task, tmp_path / "stopped", **sizes)[0] == 0
+    assert seen == [2, 4]
+    assert_same_run(whole, tmp_path / "stopped")

@@ -180,13 +180,21 @@ class Loop:
                 smaller_steps(settings, is_saved=is_saved),
             ) from error
 
-    def _validate(self) -> Validation:
-        """The figures of the network as it is; the steps are saved before, whatever becomes of it.
+    def _validate(self) -> Validation | None:
+        """The figures of the network as it is; None after a stop on the way.
+
+        The steps are saved before, whatever becomes of it.
 
         Raises:
             RunError: not one patch fits into memory.
         """
-        feed = self.feed
+        feed, is_cut = self.feed, Event()
+
+        def is_stopped() -> bool:
+            if self.must_stop():
+                is_cut.set()
+            return is_cut.is_set()
+
         while True:
             size = feed.validation_batch
             # What a start is to try that finds this process killed in here, by the system say.
@@ -194,20 +202,13 @@ class Loop:
             self.save(self.run.last)
             feed.validation_batch = size
             try:
-                return validate(self.learner, feed.validation_batches(), self.must_stop)
+                found = validate(self.learner, feed.validation_batches(), is_stopped)
+                return None if is_cut.is_set() else found
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if size == 1:
-                    patch = list(self.learner.settings.patch_size)
-                    is_cpu = self.learner.device.type == "cpu"
-                    memory = "free memory" if is_cpu else 'free memory, or set device to "cpu"'
-                    raise RunError(
-                        "validation",
-                        f"out of memory with one patch of {patch} at a time; the steps are saved",
-                        f"{memory}, and the same command continues; a smaller patch_size needs "
-                        "another ckpt_out_base",
-                    ) from error
+                    raise no_room_to_validate(self.learner) from error
             # Not above: what did not fit is held by the error.
             feed.validation_batch = size // 2
             self.reporter.say(
@@ -260,7 +261,7 @@ class Loop:
         """Validate, report, save; after a stop on the way the epoch has not ended."""
         self.counters.require_all(self.learner.targets)
         found = self._validate()
-        if self.must_stop():
+        if found is None:
             return
         self.has_advanced.set()
         losses = self.counters.end_epoch(self.learner.targets)
@@ -320,6 +321,20 @@ class Loop:
             metric = self.learner.targets[name].metric
             shown.append(f"val {name} {metric} {values[metric]:.4f}")
         self.reporter.say(f"epoch {epoch}/{self.learner.settings.max_epoch}: " + ", ".join(shown))
+
+
+def no_room_to_validate(learner: Learner) -> RunError:
+    """What to report when not even one patch of a validation fits into memory."""
+    patch = list(learner.settings.patch_size)
+    memory = "free memory"
+    if learner.device.type != "cpu":
+        memory += ', or set device to "cpu"'
+    return RunError(
+        "validation",
+        f"out of memory with one patch of {patch} at a time; the steps are saved",
+        f"{memory}, and the same command continues; a smaller patch_size needs another "
+        "ckpt_out_base",
+    )
 
 
 def step_scalars(learner: Learner, result: StepResult) -> dict[str, float]:

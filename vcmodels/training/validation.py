@@ -40,13 +40,15 @@ def validate(
         learner: whose best network is measured. In a world of several processes all of them call
             this, each with its share of the batches, and get the same figures.
         batches: of validation patches.
-        is_stopped: asked after each batch; what a stopped validation returns is of no use.
+        is_stopped: asked before each batch; what a stopped validation returns is of no use.
     """
     network = learner.best_network.eval()
     losses, counts = defaultdict[str, float](float), defaultdict[str, float](float)
     sums: dict[str, Sums] = {name: {} for name in learner.targets}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in learner.targets}
     for batch in _portions(batches, learner.device):
+        if is_stopped():
+            break
         outputs = learner.run(network, batch)
         voxels = voxel_counts(batch)
         for name, found in sample_losses(learner.targets, outputs, batch).items():
@@ -60,8 +62,6 @@ def validate(
             for n in range(min(len(batch.image), drawn)):
                 arrays = (batch.image[n], label[n], valid[n], prediction[n])
                 rows[name].append(draw_row(target, *arrays))
-        if is_stopped():
-            break
     losses, counts, sums = _together(learner.world.gather((dict(losses), dict(counts), sums)))
     means = {name: losses[name] / count for name, count in counts.items() if count}
     metrics = {
