@@ -96,10 +96,9 @@ def test_a_validation_that_does_not_fit_goes_on_with_smaller_batches(
             r"saved; free memory, and the same command continues; a smaller patch_size needs",
             1,
         ),
-        (RunError("scan at (z, y, x)", "a worker died", "run again"), "a worker died", 1),
-        (KeyboardInterrupt("as by kill -9"), "as by kill", 1),
+        (RunError("scan at (z, y, x)", "a worker died", "run again"), "a worker died", 2),
     ],
-    ids=["memory", "a fault", "a kill"],
+    ids=["memory", "a fault"],
 )
 def test_a_validation_that_fails_costs_no_step(
     sheet_task, tmp_path, sizes, whole, monkeypatch, error, match, next_batch
@@ -108,7 +107,7 @@ def test_a_validation_that_fails_costs_no_step(
     folder = tmp_path / "failed"
     with monkeypatch.context() as context:
         failing(context, error)
-        with pytest.raises((RunError, KeyboardInterrupt), match=match):
+        with pytest.raises(RunError, match=match):
             run(sheet_task, folder, **sizes)
     state = load_checkpoint(folder / "tiny_last.pth").state
     assert (state["step"], state["epoch"]) == (2, 0)
@@ -117,8 +116,35 @@ def test_a_validation_that_fails_costs_no_step(
     code, lines = run(sheet_task, folder, **sizes)
     assert code == 0
     assert found == [next_batch, next_batch]
-    assert any(line.startswith(f"validation in batches of {next_batch} patch") for line in lines)
+    told = [line for line in lines if line.startswith("validation in batches of 1 patches: one")]
+    assert len(told) == (next_batch == 1)
     assert_same_run(whole, folder)
+
+
+def test_a_validation_that_the_system_kills_is_made_with_smaller_batches(
+    sheet_task, tmp_path, sizes, whole, monkeypatch
+):
+    """As it does where memory ends: no exception says so. What is saved is the same to the bit."""
+    folder, original = tmp_path / "killed", loop.validate
+
+    def validate(learner, batches, is_stopped):
+        given = list(batches)
+        if len(given[0].image) > 1:
+            os._exit(9)
+        return original(learner, given, is_stopped)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    if not (child := os.fork()):
+        run(sheet_task, folder, **sizes)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    state = load_checkpoint(folder / "tiny_last.pth").state
+    assert (state["step"], state["epoch"]) == (2, 0)
+    _, lines = run(sheet_task, folder, **sizes)
+    assert any(line.startswith("validation in batches of 1 patches: one with l") for line in lines)
+    assert_same_run(whole, folder)
+    states = [load_checkpoint(place / "tiny_last.pth").state for place in (whole, folder)]
+    assert states[0].keys() == states[1].keys()
 
 
 def test_a_time_shorter_than_a_validation_gets_on(sheet_task, tmp_path, sizes, whole):
@@ -160,9 +186,9 @@ def test_a_step_that_does_not_fit_continues_with_smaller_batches(
     assert load_checkpoint(folder / "tiny_last.pth").state["validation_patches"] == 4
 
 
-@pytest.mark.parametrize("key", ["validation_batch", "validation_patches"])
 @pytest.mark.parametrize("value", [0, -1, "many", 1.5, None, [2]], ids=str)
-def test_a_count_that_a_checkpoint_cannot_have_is_refused(tmp_path, key, value):
+def test_a_count_that_a_checkpoint_cannot_have_is_refused(tmp_path, value):
+    key = "validation_patches"
     checkpoint = Checkpoint(tmp_path / "tiny_last.pth", "", {key: value})
     with pytest.raises(CheckpointError, match=rf"tiny_last\.pth: {key} is .*; use another"):
         saved_count(checkpoint, key, 3)

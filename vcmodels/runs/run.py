@@ -235,9 +235,18 @@ def end_start(folder: Path, outcome: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    note_start(folder, {"ended": now(), "outcome": outcome})
+
+
+def note_start(folder: Path, values: Mapping[str, object]) -> None:
+    """Add JSON values to the last record, if there is one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     starts = read_starts(folder)
     if starts:
-        starts[-1] |= {"ended": now(), "outcome": outcome}
+        starts[-1] |= values
         _write(folder, starts)
 
 

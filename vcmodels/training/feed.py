@@ -168,9 +168,8 @@ class Feed:
             self.hard.end_epoch()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it; `hard` where losses have a say."""
-        hard = {"hard": self.hard.state()} if self.hard is not None else {}
-        return {**hard, "validation_batch": self.validation_batch}
+        """What a checkpoint holds of it: nothing, unless losses have a say."""
+        return {"hard": self.hard.state()} if self.hard is not None else {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the state of a checkpoint on the same patches."""

@@ -195,12 +195,11 @@ class Loop:
                 is_cut.set()
             return is_cut.is_set()
 
+        self.save(self.run.last)
         while True:
             size = feed.validation_batch
-            # What a start is to try that finds this process killed in here, by the system say.
-            feed.validation_batch = max(1, size // 2)
-            self.save(self.run.last)
-            feed.validation_batch = size
+            # For a start that finds this process killed in here, by the system say.
+            self._note_batch(max(1, size // 2))
             try:
                 found = validate(self.learner, feed.validation_batches(), is_stopped)
                 return None if is_cut.is_set() else found
@@ -209,12 +208,19 @@ class Loop:
                     raise
                 if size == 1:
                     raise no_room_to_validate(self.learner) from error
+            finally:
+                self._note_batch(size)
             # Not above: what did not fit is held by the error.
             feed.validation_batch = size // 2
             self.reporter.say(
                 f"the validation ran out of memory with batches of {size} patches: goes on with "
                 f"{size // 2}"
             )
+
+    def _note_batch(self, size: int) -> None:
+        """Record how many patches at a time a next start is to validate with."""
+        if self.learner.world.is_first:
+            self.run.note_validation(size)
 
     def _end_step(self, begun: PendingResult, pace: Pace, advance: Advance) -> None:
         """Read what a step reports, count it and show it."""

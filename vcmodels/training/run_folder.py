@@ -20,6 +20,7 @@ from vcmodels.runs.run import (
     add_start,
     differing_keys,
     end_start,
+    note_start,
     read_log,
     read_starts,
     shown,
@@ -211,6 +212,17 @@ class RunFolder(Run):
         """
         add_start(self.folder, dict(record))
         self._has_begun = True
+
+    def note_validation(self, batch: int) -> None:
+        """Record how many patches at a time a next start is to validate with."""
+        with suppress(OSError):  # as at the end; what must not be lost is in the checkpoint
+            note_start(self.folder, {"validation_batch": batch})
+
+    def validation_batch(self, most: int) -> int:
+        """What `note_validation` has recorded in the newest start, at most `most`, which it is else."""
+        found = read_starts(self.folder)[-1:]
+        noted = found[0].get("validation_batch") if found else None
+        return min(noted, most) if isinstance(noted, int) and noted >= 1 else most
 
     def keep_only(self, count: int) -> None:
         """Delete all but the newest `count` numbered checkpoints of this model, and nothing else."""

@@ -121,6 +121,12 @@ def validation_patches(settings: TrainingParams, resumed: Checkpoint | None) -> 
     return saved_count(resumed, "validation_patches", steps * before)
 
 
+def known_batch(run: RunFolder, settings: TrainingParams, resumed: Checkpoint | None) -> int:
+    """How many patches at a time a validation takes: fewer where a start before had to."""
+    size = settings.batch_size
+    return size if resumed is None else run.validation_batch(size)
+
+
 def datasets(resolved: Resolved, summary: DataSummary) -> tuple[PatchDataset, PatchDataset | None]:
     """The training patches, and as many validation patches as one validation looks at."""
     split, normalization = summary.split, summary.normalization
@@ -189,21 +195,19 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         if validation is not None:
             is_new = origin.resumed is None
             world.once(lambda: refuse_valueless(resolved.task, validation, reporter, is_new=is_new))
+        batch = world.once(lambda: known_batch(run, learner.settings, origin.resumed))
         if world.is_first:
             run.write_task(document)
-            run.begin(session(learner))
+            run.begin(session(learner) | {"validation_batch": batch})
         if compile_pays(learner):
             reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
 
         facts = lasting_facts(resolved, learner) | summary.facts()
-        feed = Feed(training, validation, learner.settings, device, world)
+        feed = Feed(training, validation, learner.settings, device, world, batch)
         held.callback(feed.close)
         if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
             feed.restore(origin.continued.state)
-        if origin.resumed is not None:
-            kept = saved_count(origin.resumed, "validation_batch", feed.validation_batch)
-            feed.validation_batch = min(kept, feed.validation_batch)
         if feed.validation_batch < learner.settings.batch_size:
             reporter.say(
                 f"validation in batches of {feed.validation_batch} patches: one with larger "
