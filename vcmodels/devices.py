@@ -97,10 +97,17 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
+_NO_MEMORY = (
+    "can't allocate memory", "not enough memory", "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too small; of the CPU's, torch knows no type."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    """Whether an error says that memory was too small; for the CPU and for libraries of CUDA, torch has no type."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 def keep_freed_memory() -> None:
@@ -167,6 +174,32 @@ class CompiledOrEager(nn.Module):
 CONNECT_S = 20
 
 
+_CLUSTER_TRIES = 3
+
+
+def _local_cluster(distributed: Any, count: int) -> Any:  # noqa: ANN401
+    """A Dask cluster of so many processes on this machine; tried again when one dies as it starts.
+
+    Raises:
+        RefusedError: some did each time.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return distributed.LocalCluster(
+                n_workers=count,
+                threads_per_worker=max(1, len(os.sched_getaffinity(0)) // count),
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # or a second one warns of the first
+                memory_limit=None,
+            )
+        except RuntimeError as error:
+            if tries == _CLUSTER_TRIES:
+                found = f"processes died as they started, {tries} times ({error})"
+                raise RefusedError("--dask", found, "start fewer, or free memory") from error
+
+
 @contextmanager
 def dask_client(where: str) -> Iterator[Any]:
     """A connected `distributed.Client`.
@@ -184,13 +217,7 @@ def dask_client(where: str) -> Iterator[Any]:
         if found:
             count = int(found[1])
             # Our own budget bounds the memory; Dask would kill a worker at a share of its own.
-            cluster = distributed.LocalCluster(
-                n_workers=count,
-                threads_per_worker=max(1, len(os.sched_getaffinity(0)) // count),
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # or a second one warns of the first
-                memory_limit=None,
-            )
+            cluster = _local_cluster(distributed, count)
             where = stack.enter_context(cluster).scheduler_address
         try:
             client = distributed.Client(where, timeout=CONNECT_S)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import vcmodels.evaluation
 import vcmodels.inference
@@ -86,6 +87,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
         (OSError(28, "No space left on device", "run/last.pth"), 1, "run/last.pth: No space left"),
         (FileNotFoundError(2, "No such file", "a"), 1, "a: No such file"),
         (MemoryError(), 1, "memory: "),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "memory: there is not enough; free"),
         (TaskError("a", "line 1\nline 2"), 2, "a: line 1 line 2"),
     ],
 )

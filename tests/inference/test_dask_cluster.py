@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from distributed.comm.core import CommClosedError
 from torch import nn
 
 from vcmodels.devices import dask_client
@@ -157,3 +158,45 @@ def test_a_scheduler_that_is_not_there_is_refused(monkeypatch):
         dask_client("tcp://127.0.0.1:9"),
     ):
         pass
+
+
+class Hurt:
+    """A client that loses a worker while it is asked for something, so many times."""
+
+    def __init__(self, client, calls, times):
+        self.client, self.calls, self.times = client, calls, times
+
+    def __getattr__(self, name):
+        found = getattr(self.client, name)
+        if name not in self.calls or not self.times:
+            return found
+
+        def lose(*given, **named):
+            self.times -= 1
+            if name == "register_plugin":
+                found(*given, **named)  # the scheduler and the other workers have it by then
+            raise CommClosedError("in <TCP (closed) ConnectionPool>: Stream is closed")
+
+        return lose
+
+
+@pytest.mark.parametrize("call", ["register_plugin", "submit"])
+def test_a_worker_that_is_lost_at_the_start_is_replaced(
+    workplace, reference, client, monkeypatch, call
+):
+    monkeypatch.setattr("vcmodels.inference.dask_cluster.time.sleep", lambda _: None)
+    work, reporter = workplace(volume(), network=PatchPosition()), Silent()
+    assert run(work, Hurt(client, [call], 2), reporter=reporter).is_complete
+    assert reporter.lines.count("a Dask worker was lost at the start; trying again") == 1
+    assert work.hashes() == reference
+
+
+def test_workers_that_are_always_lost_at_the_start_end_the_run_in_one_line(
+    workplace, client, monkeypatch
+):
+    monkeypatch.setattr("vcmodels.inference.dask_cluster.time.sleep", lambda _: None)
+    work = workplace(volume(), network=PatchPosition())
+    lost = r"--dask: workers were lost 5 times at the start \(CommClosedError\); see their logs"
+    with pytest.raises(RunError, match=lost):
+        run(work, Hurt(client, ["register_plugin"], 99))
+    assert run(work, client).is_complete

@@ -84,20 +84,21 @@ def test_a_damaged_run_is_named(make_run, name, content, reason):
 
 
 @pytest.mark.parametrize("most", [1, 4])
-@pytest.mark.parametrize("missing", [["m_last.pth"], ["m_last.pth", "m_best.pth"]])
-def test_a_kill_before_the_first_save_damages_nothing(make_run, missing, most):
-    """The epoch is in the log by then; the same command begins it anew."""
+def test_a_kill_before_the_first_best_is_saved_damages_nothing(make_run, most):
+    """The epoch is in the log by then, and its steps in the last checkpoint."""
     folder = make_run("x", epochs=1, outcome="")
     task = json.loads((folder / "task.json").read_text())
     task["tr_params"]["max_epoch"] = most
     (folder / "task.json").write_text(json.dumps(task))
-    for name in missing:
-        (folder / name).unlink()
+    (folder / "m_best.pth").unlink()
     assert read_status(folder).state == "killed"
     end_start(folder, "failed: disk full")
     assert read_status(folder).state == "failed"
     end_start(folder, "complete")
     assert read_status(folder).state == "damaged"
+    end_start(folder, "")
+    (folder / "m_last.pth").unlink()
+    assert read_status(folder).reason == "m_last.pth is gone"
 
 
 def test_a_run_without_validation_has_no_figures(make_run):

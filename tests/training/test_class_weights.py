@@ -7,6 +7,7 @@ from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import parse_task
 from vcmodels.errors import TaskError
 from vcmodels.reporting import Silent
+from vcmodels.targets import MulticlassTarget
 from vcmodels.training import train
 from vcmodels.volumes import open_volume
 
@@ -72,3 +73,24 @@ def test_a_value_that_is_no_class_is_named(counted_task):
         match=r"volume_paths\.0\.sheet: volume scroll.zarr/ct holds 2 in .*; the classes are 0, 1; ",
     ):
         run(counted_task)
+
+
+def test_a_common_factor_of_given_weights_has_no_effect(counted_task, tmp_path):
+    """They are scaled by the voxels of the training side to a mean of 1, and so is the loss."""
+    states = []
+    for number, weights in enumerate(([1.0, 20.0], [3.0, 60.0])):
+        target = {**KIND, "loss": {"ce": {"class_weights": weights}}}
+        counted_task["dataset_config"]["targets"]["sheet"] = target
+        state, lines = run(counted_task, max_epoch=1, ckpt_out_base=str(tmp_path / str(number)))
+        states.append(state)
+        assert state["task"]["dataset_config"]["targets"]["sheet"]["loss"] == target["loss"]
+        assert not any("class weights" in line for line in lines)
+    first, second = states
+    assert first["class_counts"]["sheet"] == second["class_counts"]["sheet"]
+    for name, value in first["model"].items():
+        np.testing.assert_allclose(value, second["model"][name], atol=1e-4)
+    counts = np.array(first["class_counts"]["sheet"])
+    ready = MulticlassTarget.model_validate(target).scaled_to(counts)
+    weights = np.array(ready.loss["ce"]["class_weights"])
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1)
+    assert weights[1] / weights[0] == pytest.approx(20)

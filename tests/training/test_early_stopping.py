@@ -7,10 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import zarr
 
 from vcmodels.checkpoint import load_checkpoint
+from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.errors import TaskError
+from vcmodels.phantom import write_phantom
 from vcmodels.reporting import Silent
 from vcmodels.training import loop as loop_module
 from vcmodels.training import train
@@ -209,3 +212,90 @@ def test_a_signal_in_the_last_epoch_of_a_run_that_stops_early_leaves_it_complete
     code, lines = run(sheet_task)
     assert code == 128 + signal.SIGTERM
     assert lines[-1].startswith("stopped early after epoch 3")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([3, 4, 4], "c has not improved for 2 epochs"),
+        ([NAN, None], "c has had no value for 2 epochs"),
+        ([3, 4, NAN], "c has not improved for 2 epochs, 1 of them without a value"),
+        ([NAN, 3, NAN, NAN], "c has had no value for 2 epochs"),
+    ],
+    ids=str,
+)
+def test_a_curve_without_a_value_is_not_said_to_have_not_improved(values, words):
+    stop, counters = EarlyStop(Watch("c", "min"), 2, 0.0), Counters()
+    for value in values:
+        stop.see(counters, {} if value is None else {"c": value})
+    assert stop.is_over(counters)
+    assert stop.reason(counters) == f"stopped early after epoch 0: {words}"
+
+
+def test_an_epoch_without_a_value_is_told(sheet_task, curve):
+    sheet_task["tr_params"]["max_epoch"] = 4
+    curve.values += [3, NAN, 2, NAN]
+    _, lines = run(sheet_task)
+    notes = [line for line in lines if line.startswith("note: val/loss")]
+    assert notes == [
+        f"note: val/loss has no value in epoch {epoch}, which counts as no improvement (1 of 2)"
+        for epoch in (2, 4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A second small scroll, with a label `background` of nothing else."""
+    path = tmp_path_factory.mktemp("other") / "other.zarr"
+    write_phantom(str(path), shape=(20, 40, 32), seed=1, chunks=(16, 16, 16))
+    zarr.create_array(str(path / "background"), shape=(20, 40, 32), chunks=(16, 16, 16), dtype="u1")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("label", "keys", "match"),
+    [
+        (None, {"best_metric": "val/dice_sheet"}, r'best_metric: is "val/dice_sheet", but no vol'),
+        (None, {"best_metric": "val/loss_sheet"}, r'best_metric: is "val/loss_sheet", but no vol'),
+        (
+            None,
+            {"early_stopping": {"metric": "val/iou_sheet"}},
+            r'early_stopping\.metric: is "val/iou_sheet", but .* has a label of sheet; give',
+        ),
+        ("background", {"best_metric": "val/dice_sheet"}, r"nothing of sheet .* or watch val/loss"),
+        ("background", {"best_metric": "val/loss_sheet"}, None),
+        (None, {"best_metric": "val/angle_deg_normals"}, None),
+        ("sheet", {"best_metric": "val/dice_sheet"}, None),
+    ],
+)
+def test_a_curve_that_cannot_come_is_refused_before_the_first_step(
+    sheet_task, task_file, other, label, keys, match
+):
+    """Known from the labels of the validation patches: absent, or nothing but background."""
+    (train_on,) = sheet_task["dataset_config"]["volume_paths"]
+    train_on.pop("ref_label", None)
+    validated = {"input": f"{other}/ct", "normals": f"{other}/normals", "split": "val"}
+    if label is not None:
+        validated["sheet"] = f"{other}/{label}"
+    sheet_task["dataset_config"]["volume_paths"] = [{**train_on, "split": "train"}, validated]
+    sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 1, **keys}
+    if match is None:
+        assert run(sheet_task)[0] == 0
+        return
+    with pytest.raises(TaskError, match=match):
+        run(sheet_task)
+    assert not list(Path(sheet_task["tr_params"]["ckpt_out_base"]).glob("*.pth"))
+    # `check` opens no label: it knows which volumes have one.
+    assert main(["check", str(task_file(sheet_task))]) == (2 if label is None else 0)
+    sheet_task["tr_params"] |= {"best_metric": "val/loss", "early_stopping": None}
+    assert run(sheet_task)[0] == 0
+
+
+def test_a_best_checkpoint_without_validation_is_told_to_be_the_newest(sheet_task):
+    sheet_task["tr_params"] |= {"tr_val_split": 1.0, "max_epoch": 1, "max_steps_per_epoch": 1}
+    _, lines = run(sheet_task)
+    note = "note: val/loss can have no value: there are no validation patches; the newest "
+    assert [line for line in lines if line.startswith(note)]
+    sheet_task["tr_params"] |= {"best_metric": "val/dice_sheet", "ckpt_out_base": "elsewhere"}
+    with pytest.raises(TaskError, match=r'best_metric: is "val/dice_sheet", but there are no val'):
+        run(sheet_task)

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
+from vcmodels.checkpoint import save_checkpoint
 from vcmodels.config import load_task, parse_task
 from vcmodels.errors import OutputError, RefusedError, RunError
-from vcmodels.runs.run import read_starts
+from vcmodels.runs.run import add_start, end_start, read_starts
 from vcmodels.training.run_folder import RunFolder, newest_checkpoint
 from vcmodels.volumes.locks import FileLock
 
@@ -27,27 +28,78 @@ def run(task):
     return RunFolder(task.run_dir, "tiny")
 
 
-def fill(run, name="tiny", epochs=2, checkpoints=()):
-    """The folder of a run of this name that wrote so many epochs and kept these checkpoints."""
+def fill(run, name="tiny", epochs=2, checkpoints=(), outcome=None):
+    """The folder of a run of this name that wrote so many epochs and kept these checkpoints.
+
+    Of each checkpoint the epochs that it has, or None for one that is damaged.
+    """
     run.folder.mkdir(parents=True)
     (run.folder / "task.json").write_text(json.dumps({"tr_params": {"model_name": name}}))
     (run.folder / "splits.json").write_text("{}")
-    (run.folder / "log.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in range(epochs)))
-    for checkpoint in checkpoints:
+    lines = [json.dumps({"step": 10 * n, "epoch": n}) for n in range(1, epochs + 1)]
+    (run.folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    for checkpoint, epoch in dict(checkpoints).items():
         (run.folder / checkpoint).write_bytes(b"")
+        if epoch is not None:
+            state = {"schema": 1, "epoch": epoch, "step": 10 * epoch}
+            save_checkpoint(run.folder / checkpoint, state, keep_previous=False)
+    if outcome is not None:
+        add_start(run.folder, {})
+        end_start(run.folder, outcome)
 
 
 @pytest.mark.parametrize(
     ("there", "match"),
     [
-        ({"name": "other", "checkpoints": ["other_last.pth"]}, 'the run of "other", not of "tiny"'),
         (
-            {"checkpoints": ["tiny_2.pth"]},
+            {"name": "other", "checkpoints": {"other_last.pth": 2}},
+            'the run of "other", not of "tiny"',
+        ),
+        (
+            {"checkpoints": {"tiny_2.pth": None}},
             r"tiny_last\.pth: is gone, but .* copy another checkpoint",
         ),
-        ({"checkpoints": ["tiny_last.previous.pth"]}, r"is gone.*copy tiny_last\.previous\.pth"),
+        (
+            {"checkpoints": {"tiny_last.previous.pth": 2, "tiny_1.pth": 1}},
+            r"is gone.*copy tiny_last\.previous\.pth",
+        ),
+        (
+            {"epochs": 0, "checkpoints": {"tiny_best.pth": 1}},
+            r"is gone, but .* copy tiny_best\.pth to tiny_last\.pth",
+        ),
+        (
+            {
+                "epochs": 3,
+                "checkpoints": {
+                    "tiny_best.previous.pth": 1,
+                    "tiny_best.pth": None,
+                    "tiny_3.pth": 3,
+                },
+            },
+            r"is gone, but .* copy tiny_3\.pth to",
+        ),
+        ({"epochs": 1}, r"is gone, but the run has been saved; copy another checkpoint"),
+        ({"epochs": 0, "outcome": "complete"}, r"is gone, but the run has been saved"),
+        (
+            {"checkpoints": {"tiny_last.pth": None, "tiny_2.pth": 2, "tiny_1.pth": 1}},
+            r"tiny_last\.pth: has no checksum.*; copy tiny_2\.pth over it, and",
+        ),
+        (
+            {"checkpoints": {"tiny_last.pth": None, "tiny_last.previous.pth": None}},
+            r"tiny_last\.pth: has no checksum.*; no other is whole: .*, or --restart",
+        ),
     ],
-    ids=["another run", "no last", "previous"],
+    ids=[
+        "another run",
+        "no last",
+        "previous",
+        "the best alone",
+        "the newest",
+        "its log alone",
+        "its record alone",
+        "damaged",
+        "all damaged",
+    ],
 )
 def test_nothing_begins_over_what_another_training_left(run, task, there, match):
     fill(run, **there)
@@ -58,10 +110,10 @@ def test_nothing_begins_over_what_another_training_left(run, task, there, match)
 @pytest.mark.parametrize(
     "there",
     [
-        {"epochs": 1, "checkpoints": ["tiny_best.pth", "tiny_1.pth"]},
-        {"name": "other", "epochs": 1, "checkpoints": ["tiny.pth", "others_last.pth"]},
+        {"epochs": 0, "outcome": "stopped"},
+        {"name": "other", "epochs": 0, "checkpoints": {"tiny.pth": 1, "others_last.pth": 1}},
     ],
-    ids=["killed in the first epoch", "nothing was saved"],
+    ids=["stopped before the first step", "nothing was saved"],
 )
 def test_what_has_no_state_to_lose_begins_anew(run, task, there):
     fill(run, **there)

@@ -136,3 +136,90 @@ def test_a_step_that_is_not_finite_changes_no_weight(made):
         assert learner.train_step([good]).read().is_applied
         for name, value in learner.trained.state_dict().items():
             assert torch.equal(value, wanted.trained.state_dict()[name]), (optimizer, name)
+
+
+WEIGHTS = [0.1, 10.0, 1.0]
+
+
+def weighted_batch(seed: int) -> Batch:
+    """Four patches: two classes, one class, few valid voxels, none."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, 3, (4, 1, *PATCH), generator=generator).float()
+    label[1] = 0
+    valid = torch.rand(4, 1, *PATCH, generator=generator) < 0.7
+    valid[2, :, 1:] = False
+    valid[3] = False
+    image = torch.randn(4, 1, *PATCH, generator=generator)
+    return Batch(image, {"ids": label}, {"ids": valid}, ())
+
+
+@pytest.fixture(scope="module")
+def classes():
+    block = {
+        "tr_params": {
+            "model_name": "tiny", "patch_size": list(PATCH), "batch_size": 4, "amp": "off",
+            "gradient_clip": 1e6,
+        },
+        "model_config": {"f_maps": [4, 8], "deep_supervision": True},
+        "dataset_config": {
+            "volume_paths": [{"input": "a.zarr", "ids": "b.zarr"}],
+            "targets": {"ids": {"kind": "multiclass", "channels": 3}},
+        },
+    }  # fmt: skip
+    task, _ = parse_task(block, "test")
+    torch.manual_seed(0)
+    return task, task.model.build(1, task.heads, PATCH, (1.0, 1.0, 1.0))
+
+
+def gradients(classes, target, batches):
+    """The losses and the gradient of one step, before the optimiser."""
+    task, network = classes
+    device = torch.device("cpu")
+    learner = Learner(copy.deepcopy(network), {"ids": target}, task.tr_params, device)
+    losses = learner.train_step(batches).read().losses
+    return losses["ids"], [p.grad for p in learner.network.parameters()]
+
+
+@pytest.mark.parametrize("name", sorted(MulticlassTarget.allowed_losses()))
+def test_every_loss_of_classes_may_be_accumulated(classes, name):
+    """One patch at a time, with unequal valid voxels, one class alone and none, is as all at once."""
+    options = {"ce": {"class_weights": WEIGHTS}, "focal": {"alpha": 0.9}}.get(name, 1.0)
+    target = MulticlassTarget(channels=3, loss={name: options})
+    batch = weighted_batch(1)
+    whole, wanted = gradients(classes, target, [batch])
+    found, parts = gradients(classes, target, [cut(batch, n, n + 1) for n in range(4)])
+    assert found == pytest.approx(whole, rel=1e-5)
+    for one, other in zip(parts, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_class_weights_are_factors_of_the_voxels_of_the_step():
+    """A patch of one class keeps the weight of the class, where its own mean would cancel it."""
+    generator = torch.Generator().manual_seed(0)
+    batch = weighted_batch(0)
+    label, valid = batch.labels["ids"], batch.valid["ids"]
+    logits = torch.randn(4, 3, *PATCH, generator=generator, requires_grad=True)
+    target = MulticlassTarget(
+        channels=3, loss={"ce": {"class_weights": WEIGHTS}}, label_smoothing=0.1
+    )
+    losses = sample_losses({"ids": target}, {"ids": (logits,)}, batch)["ids"]
+    counts = voxel_counts(batch)["ids"]
+    found = (losses * counts).sum() / counts.sum()
+    weights, rows = torch.tensor(WEIGHTS), logits.movedim(1, -1)[valid[:, 0]]
+    each = torch.nn.functional.cross_entropy(
+        rows, label[valid].long(), weight=weights, label_smoothing=0.1, reduction="none"
+    )
+    torch.testing.assert_close(found, each.mean())
+    (gradient,) = torch.autograd.grad(found, logits, retain_graph=True)
+    # The weighted mean over the whole step pulls in the same direction.
+    mean = torch.nn.functional.cross_entropy(
+        rows, label[valid].long(), weight=weights, label_smoothing=0.1
+    )
+    (wanted,) = torch.autograd.grad(mean, logits)
+    scale = weights[label[valid].long()].mean()
+    torch.testing.assert_close(gradient, wanted * scale, rtol=1e-4, atol=1e-8)
+    # One that is all background, in a step of its own.
+    alone = MulticlassTarget(channels=3, loss="ce", label_smoothing=0.0)
+    light = MulticlassTarget(channels=3, loss={"ce": {"class_weights": WEIGHTS}})
+    pair = [sample_losses({"ids": t}, {"ids": (logits,)}, batch)["ids"][1] for t in (alone, light)]
+    torch.testing.assert_close(pair[1], pair[0] * WEIGHTS[0])

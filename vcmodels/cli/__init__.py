@@ -99,8 +99,20 @@ def main(arguments: Sequence[str] | None = None, program: str = "vcmodels") -> i
         place = error.filename or "input or output"
         remedy = "mend that and run the same command again"
         return _fail(session, f"{place}: {error.strerror or error}; {remedy}", 1)
-    except MemoryError:
-        return _fail(session, "memory: there is not enough; use a smaller batch or patch", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        remedy = "free some, or use a smaller batch or patch"
+        return _fail(session, f"memory: there is not enough; {remedy}", 1)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory was too small, that of a GPU included."""
+    if isinstance(error, MemoryError) or "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from vcmodels.devices import is_out_of_memory  # late: without torch nothing of it can fail
+
+    return is_out_of_memory(error)
 
 
 def _fail(session: Session, message: str, code: int) -> int:

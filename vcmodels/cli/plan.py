@@ -17,7 +17,9 @@ from vcmodels.patches.misfits import report_misfits, report_split
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
 from vcmodels.reporting import Silent
 from vcmodels.results import open_inputs
+from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
+from vcmodels.training.curve_values import refuse_unlabelled
 from vcmodels.volumes import Volume
 
 MOST_VOLUMES = 20
@@ -59,6 +61,8 @@ def report_plan(task: Task, console: Console) -> None:
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     report_missing(volumes, console)
+    is_new = not Run(task.run_dir, task.tr_params.model_name).last.exists()
+    refuse_unlabelled(task, volumes, console, is_new=is_new)
     for line in _normalization(task, volumes):
         console.say(line)
     report_misfits(task, volumes, console, reads_reference=False)

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from distributed import Worker, WorkerPlugin, get_worker, wait
-from distributed.scheduler import NoWorkerError
+from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker, NoWorkerError
 
 from vcmodels.devices import CONNECT_S
 from vcmodels.errors import RefusedError, RunError, VcmodelsError
@@ -138,15 +139,15 @@ def predict_on_cluster(
     """
     options = options or RunOptions()
     reporter, begun = options.reporter, time.monotonic()
-    workers = _workers(client)
+    workers = _again(lambda: _workers(client), reporter)
     fewest = min(worker["nthreads"] for worker in workers.values())
     request = request.with_params(threads=request.params.threads or fewest)
     neighbours = max(Counter(worker["host"] for worker in workers.values()).values())
     plugin = Predicting(request, neighbours)
     job = prepare(request.with_params(device="cpu"), reporter)
-    client.register_plugin(plugin)
+    _again(lambda: client.register_plugin(plugin), reporter)
     try:
-        made: Manifest = client.submit(_manifest, plugin.name, pure=False).result()
+        made = _again(lambda: _asked_for_manifest(client, plugin.name), reporter)
         job = replace(job, manifest=made, provenance=job.provenance | made)
         if claim_for_parts(job, options) == "complete":
             return InferenceReport(job.root, job.places, was_complete=True)
@@ -289,12 +290,49 @@ def _workers(client: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
 
     Raises:
         RefusedError: there is none.
+        _LostError: the last one has just gone.
     """
     try:
         client.wait_for_workers(1, timeout=CONNECT_S)
     except TimeoutError as error:
         raise RefusedError("--dask", "the cluster has no worker", "start some") from error
-    return client.scheduler_info(n_workers=-1)["workers"]
+    found = client.scheduler_info(n_workers=-1)["workers"]
+    if not found:
+        raise _LostError("no worker is left")
+    return found
+
+
+TRIES = 5
+"""To start with workers some of which are lost on the way; a lost one is replaced in a second or two."""
+
+
+class _LostError(Exception):
+    """A worker was lost while it was asked for something."""
+
+
+def _again(ask: Callable[[], Any], reporter: Reporter) -> Any:  # noqa: ANN401
+    """What the cluster answers; asked again when a worker is lost meanwhile.
+
+    Raises:
+        RunError: it was lost each time.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return ask()
+        except (CommClosedError, KilledWorker, TimeoutError, _LostError) as error:
+            if tries == TRIES:
+                found = f"workers were lost {TRIES} times at the start ({type(error).__name__})"
+                remedy = "see their logs; the same command starts again"
+                raise RunError("--dask", found, remedy) from error
+        if tries == 1:
+            reporter.say("a Dask worker was lost at the start; trying again")
+        time.sleep(tries)
+
+
+def _asked_for_manifest(client: Any, name: str) -> Manifest:  # noqa: ANN401
+    return client.submit(_manifest, name, pure=False).result()
 
 
 def _predicting(name: str) -> Predicting:

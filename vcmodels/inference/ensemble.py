@@ -70,10 +70,7 @@ def choose_checkpoints(
         every = range(max([planned, *(index + 1 for index in begun)]))
         wanted = every if folds is None or folds == "all" else sorted(set(folds))
         return best_of_folds(run, wanted, is_strict=wanted is not every, reporter=reporter)
-    if not has_best:
-        found = f"holds no {run.best.name}"
-        raise CheckpointError(str(run.folder), found, "train first, or give a checkpoint_path")
-    return [run.best]
+    return [run.require_best()]
 
 
 def best_of_folds(
@@ -115,6 +112,8 @@ def find_checkpoints(source: str | Path) -> list[Path]:
     best = _best_in(path) or [
         b for fold in Run(path).folds().values() for b in _best_in(fold.folder)
     ]
+    if not best and (run := Run(path)).name:
+        run.require_best()
     if not best:
         raise CheckpointError(str(path), f"holds no {_BEST}", "train first, or name a checkpoint")
     return best

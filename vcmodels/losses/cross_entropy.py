@@ -7,7 +7,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from vcmodels.losses.masked import NotNegative, keep_valid, masked_inputs, masked_mean, weigh
+from vcmodels.losses.masked import (
+    NotNegative,
+    full_precision,
+    keep_valid,
+    masked_inputs,
+    masked_mean,
+    weigh,
+)
 
 ClassWeights = Annotated[list[NotNegative], Field(min_length=2)] | Literal["counted"] | None
 
@@ -52,7 +59,7 @@ def ce(
 
     With class weights the mean is the one of `torch.nn.CrossEntropyLoss`: the sum over voxels is
     divided by the sum of the weights of their classes, so that a common factor of all classes
-    cancels.
+    cancels. Training divides by the number of voxels instead (see `mean_class_weight`).
 
     Args:
         logits: (B, C, Z, Y, X), before the softmax; half types are computed in float32.
@@ -75,9 +82,25 @@ def ce(
         return masked_mean(_multiclass(logits, label, label_smoothing), valid, weight)
     factors = _class_factors(class_weights, logits)
     losses = _multiclass(logits, label, label_smoothing, factors)
-    total = keep_valid(factors[label.long()], valid).sum()
+    total = _weights_of(label, valid, factors).sum()
     tiny = torch.finfo(total.dtype).tiny  # all are 0 where their sum is
     return keep_valid(weigh(losses, weight), valid).sum() / total.clamp(min=tiny)
+
+
+def mean_class_weight(
+    logits: Tensor, label: Tensor, valid: Tensor, *, class_weights: ClassWeights = None
+) -> Tensor | float:
+    """What `class_weights` are on average over the valid voxels; 1 without any.
+
+    `ce` times this is the weighted sum over the *number* of voxels. Such means of patches, each
+    weighed by its voxels, add up to that of all of them, and a patch of one class alone keeps the
+    weight of its class, which `ce` of that patch would cancel. Arguments as for `ce`.
+    """
+    if class_weights is None:
+        return 1.0
+    factors = _class_factors(class_weights, full_precision(logits))
+    label = keep_valid(label.to(factors.dtype), valid)
+    return _weights_of(label, valid, factors).sum() / valid.sum().clamp(min=1)
 
 
 def focal(
@@ -141,7 +164,7 @@ def topk_ce(
         valid: (B, V, Z, Y, X) bool, V being 1 or the channels of the label.
         weight: as for `bce`.
         label_smoothing: as for `bce` and `ce`.
-        share: of the valid voxels of the batch, rounded down, one at least.
+        share: of the valid voxels, rounded down, one at least; in training, of those of each patch.
 
     Returns:
         Scalar float32; 0 with zero gradient when no voxel is valid.
@@ -177,6 +200,11 @@ def _multiclass(
     return F.cross_entropy(
         logits, index, weight=factors, reduction="none", label_smoothing=smoothing
     ).unsqueeze(1)
+
+
+def _weights_of(label: Tensor, valid: Tensor, factors: Tensor) -> Tensor:
+    """(B, 1, Z, Y, X) the weight of the class of each voxel; 0 where not valid."""
+    return keep_valid(factors[label.long()], valid)
 
 
 def _class_factors(class_weights: list[float] | Literal["counted"], logits: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vcmodels.comparison import Comparator, Compared
 from vcmodels.errors import FaultError
-from vcmodels.losses.cross_entropy import bce, ce, focal, topk_ce
+from vcmodels.losses.cross_entropy import bce, ce, focal, mean_class_weight, topk_ce
 from vcmodels.losses.overlap import (
     focal_tversky,
     generalised_dice,
@@ -36,13 +36,16 @@ class Loss(Comparator):
     function: Callable[..., Tensor]
     """(logits, label, valid, *, weight=None, ...) -> scalar: a protocol cannot say that each has its
     own options."""
+    mean_weight: Callable[..., Tensor | float] | None = None
+    """For a loss that is divided by the sum of the weights in its options: their mean over the valid
+    voxels, of (logits, label, valid, **those options)."""
 
 
 REGIONS: tuple[Compared, ...] = ("masks", "classes")
 
 LOSSES: dict[str, Loss] = {
     "bce": Loss(bce, compares=("masks", "values")),
-    "ce": Loss(ce, compares="classes"),
+    "ce": Loss(ce, compares="classes", mean_weight=mean_class_weight),
     "focal": Loss(focal, compares=REGIONS),
     "topk_ce": Loss(topk_ce, compares=REGIONS),
     "soft_dice": Loss(soft_dice, compares=REGIONS),
@@ -79,13 +82,23 @@ class LossTerm:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(
-        self, logits: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None, smoothing: float
+        self,
+        logits: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        weight: Tensor | None,
+        smoothing: float,
+        *,
+        is_part: bool = False,
     ) -> Tensor:
         """The loss times its factor; arguments as for `Target.compute_loss`."""
-        function, options = LOSSES[self.name].function, dict(self.options)
-        if "label_smoothing" in inspect.signature(function).parameters:
+        loss, options = LOSSES[self.name], dict(self.options)
+        factor: Tensor | float = self.factor
+        if is_part and loss.mean_weight is not None:
+            factor = factor * loss.mean_weight(logits, label, valid, **options)
+        if "label_smoothing" in inspect.signature(loss.function).parameters:
             options["label_smoothing"] = smoothing
-        return self.factor * function(logits, label, valid, weight=weight, **options)
+        return factor * loss.function(logits, label, valid, weight=weight, **options)
 
 
 def parse_loss(block: LossBlock) -> tuple[LossTerm, ...]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from vcmodels.errors import TaskError
+from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes.places import read_json, write_json
 
@@ -94,6 +94,22 @@ class Run:
     def numbered(self, epoch: int) -> Path:
         """The checkpoint that is kept of an epoch."""
         return self.folder / f"{self.name}_{epoch}.pth"
+
+    def require_best(self) -> Path:
+        """The best checkpoint.
+
+        Raises:
+            CheckpointError: there is none (yet); says what there is instead.
+        """
+        if self.best.exists():
+            return self.best
+        found, remedy = f"holds no {self.best.name}", "train first, or give a checkpoint_path"
+        if self.last.exists():
+            is_lost = bool(read_log(self.folder))
+            found += ", which was there" if is_lost else ": its first epoch has not ended"
+            train = "" if is_lost else "train on with the same command, or "
+            remedy = f"{train}predict with {self.last} as checkpoint_path"
+        raise CheckpointError(str(self.folder), found, remedy)
 
     def kept(self) -> dict[int, Path]:
         """The numbered checkpoints that are there, by epoch, the oldest first."""
@@ -219,9 +235,18 @@ def end_start(folder: Path, outcome: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    note_start(folder, {"ended": now(), "outcome": outcome})
+
+
+def note_start(folder: Path, values: Mapping[str, object]) -> None:
+    """Add JSON values to the last record, if there is one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     starts = read_starts(folder)
     if starts:
-        starts[-1] |= {"ended": now(), "outcome": outcome}
+        starts[-1] |= values
         _write(folder, starts)
 
 

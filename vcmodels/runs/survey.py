@@ -121,10 +121,11 @@ def _state(
     if is_locked(folder / LOCK):
         return "training", ""
     outcome = str(start.get("outcome", ""))
-    # The first line of the log is written before the first checkpoints.
-    if damage := _damage(folder, name, are_saved=epoch > 1 or outcome == "complete"):
+    # The last checkpoint is written before the first line of the log, the best one after it.
+    if damage := _damage(folder, name, epoch=max(epoch, 2 * (outcome == "complete"))):
         return "damaged", damage
-    if outcome == "complete" or (epoch >= most and Run(folder, name).last.exists()):
+    run = Run(folder, name)
+    if outcome == "complete" or (epoch >= most and run.last.exists() and run.best.exists()):
         return "complete", ""
     if outcome.startswith("failed"):
         return "failed", outcome.removeprefix("failed").lstrip(": ")
@@ -133,17 +134,17 @@ def _state(
     return "stopped", ""
 
 
-def _damage(folder: Path, name: str, *, are_saved: bool) -> str:
-    """What is wrong with the files; a missing checkpoint is, once some were saved."""
+def _damage(folder: Path, name: str, *, epoch: int) -> str:
+    """What is wrong with the files; a missing checkpoint is, once it was saved in some epoch."""
     if not name:
         return f"{TASK} cannot be read"
     run = Run(folder, name)
-    for path in (run.last, run.best):
+    for path, since in ((run.last, 1), (run.best, 2)):
         try:
             if not is_sealed(path):
                 return f"{path.name} is cut short"
         except FileNotFoundError:
-            if are_saved:
+            if epoch >= since:
                 return f"{path.name} is gone"
         except OSError as error:
             return f"{path.name} cannot be read ({error.strerror})"

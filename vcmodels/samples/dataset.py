@@ -197,8 +197,11 @@ class PatchDataset(Dataset[PatchItem]):
                 key: self._label(key, sharing, volume, region, transform, patch)
                 for key, sharing in self._labels_of.items()
             }
-        except (OSError, MemoryError) as error:
+        except OSError as error:
             raise RunError(str(place), f"{type(error).__name__}: {error}", "run again") from error
+        except MemoryError as error:
+            remedy = "lower num_dataloader_workers or chunk_cache_gb; the same command continues"
+            raise RunError(str(place), "out of memory while it was read", remedy) from error
         # What a network has said is nothing to measure another by.
         weights = {n: w if self.variation else 0.0 for n, w in volume.pseudo.items()}
         return RawSample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)

@@ -138,6 +138,18 @@ class Batch:
         weights = (weight for weight in self.weight.values() if weight is not None)
         return chain([self.image], self.labels.values(), self.valid.values(), weights)
 
+    def singles(self) -> Iterator["Batch"]:
+        """Its samples, each as a batch of its own."""
+        for n in range(len(self.image)):
+            row = slice(n, n + 1)
+            yield Batch(
+                self.image[row],
+                {name: label[row] for name, label in self.labels.items()},
+                {name: valid[row] for name, valid in self.valid.items()},
+                self.places[row],
+                {name: None if w is None else w[row] for name, w in self.weight.items()},
+            )
+
 
 def batches(
     dataset: PatchDataset,

@@ -408,7 +408,13 @@ class Target(Scoring, StoredTarget):
         return logits
 
     def compute_loss(
-        self, logits: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None = None
+        self,
+        logits: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        weight: Tensor | None = None,
+        *,
+        is_part: bool = False,
     ) -> Tensor:
         """The weighted sum of this target's losses over the valid voxels.
 
@@ -418,6 +424,8 @@ class Target(Scoring, StoredTarget):
             valid: (B, V, Z, Y, X) bool.
             weight: (B, 1, 1, 1, 1) or (B, 1, Z, Y, X) float32, 0 or more: how much samples or
                 voxels count; all alike when None.
+            is_part: whether this is one of several patches whose losses, each times its valid
+                voxels, are added up: then class weights are not divided by their sum over it.
 
         Returns:
             Scalar float32; 0 with zero gradient when no voxel is valid.
@@ -426,7 +434,9 @@ class Target(Scoring, StoredTarget):
         logits = keep_valid(logits, valid)
         smoothing = self.label_smoothing or 0.0
         terms = [
-            term(self.loss_input(term.name, logits), label, valid, weight, smoothing)
+            term(
+                self.loss_input(term.name, logits), label, valid, weight, smoothing, is_part=is_part
+            )
             for term in self.losses
         ]
         return torch.stack(terms).sum()

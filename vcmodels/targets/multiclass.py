@@ -3,7 +3,7 @@
 A value is never scaled. Predicted classes are written back with the original values.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -198,6 +198,11 @@ class MulticlassTarget(Target):
         """Whether `class_weights` waits for the voxels of each class to be counted."""
         return any(term.options.get("class_weights") == "counted" for term in self.losses)
 
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether a loss has `class_weights`."""
+        return any(term.options.get("class_weights") for term in self.losses)
+
     def with_counts(self, counts: np.ndarray) -> "MulticlassTarget":
         """The same with class weights in the place of "counted": median frequency balancing.
 
@@ -217,10 +222,31 @@ class MulticlassTarget(Target):
         occurs = counts > 0
         weights = np.ones(self.channels)
         weights[occurs] = (np.median(counts[occurs]) / counts[occurs]).clip(*WEIGHT_RANGE)
+        found = weights.round(4).tolist()
+        return self._with_class_weights(lambda given: found if given == "counted" else given)
+
+    def scaled_to(self, counts: np.ndarray) -> "MulticlassTarget":
+        """The same with class weights whose mean over the training voxels is 1.
+
+        A common factor of all weights then has no effect, and the loss stays as large as without
+        them, though a patch of one class alone keeps its weight.
+
+        Args:
+            counts: (C,) labelled voxels of each class; when all are 0, nothing changes.
+        """
+
+        def scaled(weights: list[float]) -> list[float]:
+            mean = np.dot(weights, counts) / max(counts.sum(), 1)
+            return [weight / mean for weight in weights] if mean > 0 else weights
+
+        return self._with_class_weights(scaled)
+
+    def _with_class_weights(self, change: Callable[[Any], Any]) -> "MulticlassTarget":
+        """The same with other `class_weights` in each loss that has them."""
         assert isinstance(self.loss, dict), "options are given in a dictionary only"
         loss = {
-            name: options | {"class_weights": weights.round(4).tolist()}
-            if isinstance(options, dict) and options.get("class_weights") == "counted"
+            name: options | {"class_weights": change(options["class_weights"])}
+            if isinstance(options, dict) and options.get("class_weights")
             else options
             for name, options in self.loss.items()
         }

@@ -142,11 +142,18 @@ class VectorTarget(PieceTarget):
         return torch.where(is_finite, turned, 0.0), valid & is_finite
 
     def compute_loss(
-        self, logits: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None = None
+        self,
+        logits: Tensor,
+        label: Tensor,
+        valid: Tensor,
+        weight: Tensor | None = None,
+        *,
+        is_part: bool = False,
     ) -> Tensor:
         """As for any kind; `cosine` looks at directions, where the label has one."""
         terms = [
-            term(logits, *self._aim(term.name, label, valid), weight, 0.0) for term in self.losses
+            term(logits, *self._aim(term.name, label, valid), weight, 0.0, is_part=is_part)
+            for term in self.losses
         ]
         return torch.stack(terms).sum()
 

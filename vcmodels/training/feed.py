@@ -35,7 +35,7 @@ def count_or_recall(
     indexer: Indexer,
     reporter: Reporter,
 ) -> ClassCounts:
-    """The counts of every target that needs them: those of the run, or else counted now.
+    """The counts of every target with class weights: those of the run, or else counted now.
 
     Args:
         targets: of the task, by name.
@@ -46,7 +46,7 @@ def count_or_recall(
         reporter: shows that voxels are counted.
 
     Raises:
-        TaskError: a label has no voxel that counts, or a value that is no class.
+        TaskError: a value is no class, or weights are to be counted where no voxel counts.
         ChunkError: a label chunk cannot be read.
     """
     counts: ClassCounts = {}
@@ -61,7 +61,7 @@ def count_or_recall(
         except LabelError as error:
             found = f"a label holds {error.value}, which is no class"
             raise TaskError(key, found, error.remedy) from error
-        if not any(counts[name]):
+        if target.needs_counts and not any(counts[name]):
             found = "no voxel of the training regions is labelled, so nothing can be counted"
             raise TaskError(f"{key}.loss", found, 'give "class_weights" as numbers')
     return counts
@@ -70,28 +70,36 @@ def count_or_recall(
 def weighted_targets(
     targets: Mapping[str, AnyTarget], counts: Mapping[str, list[int]], reporter: Reporter
 ) -> dict[str, MulticlassTarget]:
-    """The targets that need counts, with the weights that follow from them, which are reported."""
-    found = {name: t.with_counts(np.array(counts[name])) for name, t in _needing(targets).items()}
-    for name, target in found.items():
-        given = (term.options.get("class_weights") for term in target.losses)
-        weights = next(weights for weights in given if weights)
-        shown = ", ".join(
-            f"{value}: {weight:g} ({voxels} voxels)"
-            for value, weight, voxels in zip(target.values, weights, counts[name], strict=True)
-        )
-        reporter.say(f"{name}: class weights {shown}")
+    """The targets with class weights as they are learnt with; those that are counted are reported."""
+    found: dict[str, MulticlassTarget] = {}
+    for name, target in _needing(targets).items():
+        voxels = np.array(counts[name])
+        if target.needs_counts:
+            target = target.with_counts(voxels)
+            reporter.say(f"{name}: class weights {_shown_weights(target, counts[name])}")
+        found[name] = target.scaled_to(voxels)
     return found
+
+
+def _shown_weights(target: MulticlassTarget, counts: Sequence[int]) -> str:
+    """In words, the weight and the voxels of each class."""
+    given = (term.options.get("class_weights") for term in target.losses)
+    weights = next(weights for weights in given if weights)
+    return ", ".join(
+        f"{value}: {weight:g} ({voxels} voxels)"
+        for value, weight, voxels in zip(target.values, weights, counts, strict=True)
+    )
 
 
 def _needing(targets: Mapping[str, AnyTarget]) -> dict[str, MulticlassTarget]:
     return {
         name: target
         for name, target in targets.items()
-        if isinstance(target, MulticlassTarget) and target.needs_counts
+        if isinstance(target, MulticlassTarget) and target.weighs_classes
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Feed:
     """The two streams of batches."""
 
@@ -101,6 +109,11 @@ class Feed:
     device: torch.device
     world: World
     """The processes that share each step and each validation."""
+    validation_batch: int = 0
+    """Patches of a validation batch: as in training, or fewer where these did not fit into memory."""
+
+    def __post_init__(self) -> None:
+        self.validation_batch = self.validation_batch or self.settings.batch_size
 
     @property
     def draws_of_step(self) -> int:
@@ -116,7 +129,7 @@ class Feed:
         groups: list[range] = []
         for step in range(first_step, first_step + steps):
             draws = range(step * per_step, (step + 1) * per_step)
-            groups += self._groups(self.world.share(draws))
+            groups += in_groups(self.world.share(draws), self.settings.batch_size)
         stream = self._batches(self.training, groups)
         while micro := list(islice(stream, len(groups) // max(steps, 1))):
             yield micro
@@ -125,7 +138,8 @@ class Feed:
         """This process' share of the validation patches, in the same order every time."""
         if self.validation is not None:
             mine = self.world.share(range(len(self.validation)))
-            yield from self._batches(self.validation, self._groups(mine))
+            groups = in_groups(mine, self.validation_batch)
+            yield from self._batches(self.validation, groups)
 
     def close(self) -> None:
         """End the processes that read patches."""
@@ -162,11 +176,11 @@ class Feed:
         if self.hard is not None and "hard" in state:
             self.hard.restore(state["hard"])
 
-    def _groups(self, draws: range) -> list[range]:
-        """The draws of each batch."""
-        size = self.settings.batch_size
-        return [draws[first : first + size] for first in range(0, len(draws), size)]
-
     def _batches(self, dataset: PatchDataset, groups: Sequence[range]) -> Iterator[Batch]:
         workers = self.settings.num_dataloader_workers
         return batches(dataset, groups, workers=workers, device=self.device)
+
+
+def in_groups(draws: range, size: int) -> list[range]:
+    """The draws in groups of `size`, the last of what is left."""
+    return [draws[first : first + size] for first in range(0, len(draws), size)]

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -12,11 +13,18 @@ from vcmodels.checkpoint import save_checkpoint
 from vcmodels.devices import is_out_of_memory
 from vcmodels.errors import RunError
 from vcmodels.reporting import Advance, Reporter, StopSignals
-from vcmodels.samples.loader import Batch
 from vcmodels.training.curves import Board, append_json_line
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
-from vcmodels.training.progress import Counters, EarlyStop, Pace, best_watch, forecast
+from vcmodels.training.progress import (
+    Counters,
+    EarlyStop,
+    Pace,
+    best_watch,
+    forecast,
+    smaller_steps,
+    watched,
+)
 from vcmodels.training.run_folder import RunFolder
 from vcmodels.training.step import PendingResult, StepResult
 from vcmodels.training.validation import Validation, validate
@@ -44,6 +52,9 @@ class Loop:
     """Set once all processes know that one of them wants to stop: at the same step in each."""
     has_forecast: Event = field(default_factory=Event)
     """Set once the pace was reported."""
+    has_advanced: Event = field(default_factory=Event)
+    """Set once a step or an epoch has ended here: before, the deadline does not count, so that each
+    start gets on, even if its time is over when the network is compiled."""
 
     def save(self, path: Path) -> None:
         """Write the complete state; only the last and the best file keep their previous one."""
@@ -59,22 +70,19 @@ class Loop:
     def train(self) -> int:
         """All epochs that are left; returns the exit code (0, or 128 + signal)."""
         settings = self.learner.settings
-        total = settings.max_epoch * settings.max_steps_per_epoch
+        total, first = settings.max_epoch * settings.max_steps_per_epoch, self.learner.step
         with self.reporter.bar("training", total) as advance:
             advance(self.learner.step, "")
             while not self._is_over():
-                pace = self._steps_of_epoch(advance)
+                with self._memory_named():
+                    pace = self._steps_of_epoch(advance)
                 if not self.must_stop():
                     self._forecast(pace)
                     advance(0, "validating")
                     self._end_epoch(pace)
                 if self.must_stop() and not self._is_over():
                     self.save(self.run.last)
-                    why = " by max_minutes" if time.monotonic() >= self.deadline else ""
-                    self.reporter.say(
-                        f"stopped{why} at step {self.learner.step}, which is saved; "
-                        "the same command continues"
-                    )
+                    self._say_stopped(self.learner.step - first)
                     return self.stop.exit_code
         ended = f"finished {self.counters.epoch} epochs"
         self.run.outcome = "complete"
@@ -82,6 +90,19 @@ class Loop:
             ended = self.early.reason(self.counters)
         self.reporter.say(f"{ended}; best checkpoint {self.run.best}")
         return self.stop.exit_code
+
+    def _say_stopped(self, steps: int) -> None:
+        """Say why the training stops, after so many steps of this start."""
+        is_late = time.monotonic() >= self.deadline
+        if is_late and steps <= 1 and not self.stop.is_stopped():
+            done = "one step" if steps else "the validation that was due"
+            self.reporter.say(
+                f"note: max_minutes counts from the start of the command, compiling included; there "
+                f"was time for {done}: raise it"
+            )
+        why = " by max_minutes" if is_late else ""
+        at = f"step {self.learner.step}, which is saved"
+        self.reporter.say(f"stopped{why} at {at}; the same command continues")
 
     @property
     def early(self) -> EarlyStop | None:
@@ -98,7 +119,8 @@ class Loop:
         return self.agreement.is_set() if self.learner.world.size > 1 else self._wants_to_stop()
 
     def _wants_to_stop(self) -> bool:
-        return self.stop.is_stopped() or time.monotonic() >= self.deadline
+        is_late = self.has_advanced.is_set() and time.monotonic() >= self.deadline
+        return is_late or self.stop.is_stopped()
 
     def _steps_of_epoch(self, advance: Advance) -> Pace:
         """The steps that are left of the epoch; returns how fast they went.
@@ -117,10 +139,11 @@ class Loop:
             pace.steps += 1
             if not self.stop.is_deferred:
                 advance(0, "first step")
-            pending = self._step(micro)
+            pending = self.learner.train_step(micro, stops=self._wants_to_stop())
             if begun is not None:
                 self._end_step(begun, pace, advance)
             begun = pending
+            self.has_advanced.set()
             self.stop.defer()  # before, there is nothing to save, and the first step may compile
             if self.must_stop():
                 break
@@ -137,18 +160,67 @@ class Loop:
         pace.end_steps()
         return pace
 
-    def _step(self, micro: list[Batch]) -> PendingResult:
+    @contextmanager
+    def _memory_named(self) -> Iterator[None]:
+        """Say in one line that the steps do not fit into memory, and with which sizes they may.
+
+        Raises:
+            RunError: they do not.
+        """
         try:
-            return self.learner.train_step(micro, stops=self._wants_to_stop())
+            yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            settings = self.learner.settings
+            settings, is_saved = self.learner.settings, self.run.last.exists()
+            patches = f"{settings.batch_size} patches of {list(settings.patch_size)}"
             raise RunError(
                 "tr_params.batch_size",
-                f"out of memory with {settings.batch_size} patches of {list(settings.patch_size)}",
-                "make batch_size, patch_size or f_maps smaller; gradient_accumulation makes up for it",
+                f"out of memory with {patches}",
+                smaller_steps(settings, is_saved=is_saved),
             ) from error
+
+    def _validate(self) -> Validation | None:
+        """The figures of the network as it is; None after a stop on the way.
+
+        The steps are saved before, whatever becomes of it.
+
+        Raises:
+            RunError: not one patch fits into memory.
+        """
+        feed, is_cut = self.feed, Event()
+
+        def is_stopped() -> bool:
+            if self.must_stop():
+                is_cut.set()
+            return is_cut.is_set()
+
+        self.save(self.run.last)
+        while True:
+            size = feed.validation_batch
+            # For a start that finds this process killed in here, by the system say.
+            self._note_batch(max(1, size // 2))
+            try:
+                found = validate(self.learner, feed.validation_batches(), is_stopped)
+                return None if is_cut.is_set() else found
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise no_room_to_validate(self.learner) from error
+            finally:
+                self._note_batch(size)
+            # Not above: what did not fit is held by the error.
+            feed.validation_batch = size // 2
+            self.reporter.say(
+                f"the validation ran out of memory with batches of {size} patches: goes on with "
+                f"{size // 2}"
+            )
+
+    def _note_batch(self, size: int) -> None:
+        """Record how many patches at a time a next start is to validate with."""
+        if self.learner.world.is_first:
+            self.run.note_validation(size)
 
     def _end_step(self, begun: PendingResult, pace: Pace, advance: Advance) -> None:
         """Read what a step reports, count it and show it."""
@@ -187,15 +259,17 @@ class Loop:
             raise RunError(
                 f"step {result.step}",
                 f"{found}, {self.counters.bad_steps} steps in a row",
-                "look at the labels there, lower initial_lr, or set amp to off",
+                "look at the labels there, or lower initial_lr or set amp to off, and --restart",
             )
         self.reporter.say(f"step {result.step} skipped: {found}")
 
     def _end_epoch(self, pace: Pace) -> None:
         """Validate, report, save; after a stop on the way the epoch has not ended."""
-        found = validate(self.learner, self.feed.validation_batches(), self.must_stop)
-        if self.must_stop():
+        self.counters.require_all(self.learner.targets)
+        found = self._validate()
+        if found is None:
             return
+        self.has_advanced.set()
         losses = self.counters.end_epoch(self.learner.targets)
         self.feed.end_epoch()
         settings, scalars = self.learner.settings, epoch_scalars(losses, found)
@@ -207,6 +281,7 @@ class Loop:
             self.early.see(self.counters, scalars)
         if self.learner.world.is_first:
             self._report(losses, scalars, found, pace)
+            self._say_valueless(scalars)
         is_kept = self.counters.epoch % settings.save_every == 0
         if is_best:
             self.save(self.run.best)
@@ -216,6 +291,17 @@ class Loop:
         self.save(self.run.last)
         if is_kept and self.learner.world.is_first:
             self.run.keep_only(settings.keep_checkpoints)
+
+    def _say_valueless(self, scalars: Mapping[str, float]) -> None:
+        """Say which of the curves that matter has no value in this epoch."""
+        settings, targets = self.learner.settings, self.learner.targets
+        for watch in set(watched(settings, targets).values()):
+            if self.feed.validation is not None and math.isinf(watch.cost(scalars)):
+                found = f"note: {watch.curve} has no value in epoch {self.counters.epoch}"
+                if self.early is not None and watch == self.early.watch:
+                    stale, patience = self.counters.stale_epochs, self.early.patience
+                    found += f", which counts as no improvement ({stale} of {patience})"
+                self.reporter.say(found)
 
     def _report(
         self,
@@ -241,6 +327,20 @@ class Loop:
             metric = self.learner.targets[name].metric
             shown.append(f"val {name} {metric} {values[metric]:.4f}")
         self.reporter.say(f"epoch {epoch}/{self.learner.settings.max_epoch}: " + ", ".join(shown))
+
+
+def no_room_to_validate(learner: Learner) -> RunError:
+    """What to report when not even one patch of a validation fits into memory."""
+    patch = list(learner.settings.patch_size)
+    memory = "free memory"
+    if learner.device.type != "cpu":
+        memory += ', or set device to "cpu"'
+    return RunError(
+        "validation",
+        f"out of memory with one patch of {patch} at a time; the steps are saved",
+        f"{memory}, and the same command continues; a smaller patch_size needs another "
+        "ckpt_out_base",
+    )
 
 
 def step_scalars(learner: Learner, result: StepResult) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 
 from vcmodels.config.task import epoch_curves
 from vcmodels.config.train_params import TrainingParams
-from vcmodels.errors import RunError, TaskError
+from vcmodels.errors import RunError
 from vcmodels.metrics.registry import Sense
 from vcmodels.reporting import duration
 from vcmodels.targets import AnyTarget
@@ -31,6 +31,8 @@ class Counters:
     """Of that curve, as `best`."""
     stale_epochs: int = 0
     """Since that curve improved."""
+    valueless_epochs: int = 0
+    """Of these, those in which it had no value."""
     loss_sums: dict[str, float] = field(default_factory=dict)
     loss_counts: dict[str, int] = field(default_factory=dict)
 
@@ -45,21 +47,29 @@ class Counters:
         """The mean training loss per target; the sums start again from 0.
 
         Raises:
-            RunError: a target had no valid voxel in the whole epoch: its head learns nothing.
+            RunError: as `require_all`.
+        """
+        self.require_all(targets)
+        means = {name: self.loss_sums[name] / self.loss_counts[name] for name in targets}
+        self.loss_sums, self.loss_counts = {}, {}
+        self.epoch += 1
+        return means
+
+    def require_all(self, targets: Mapping[str, object]) -> None:
+        """Refuse an epoch in which a target had no valid voxel: its head learns nothing.
+
+        Raises:
+            RunError: naming the target.
         """
         for name in targets:
             if not self.loss_counts.get(name):
                 raise RunError(
                     f"dataset_config.targets.{name}",
                     f"not one valid label voxel in epoch {self.epoch + 1}",
-                    "see it with vcmodels preview; check ignore_label, loss_only_on_label, the "
-                    "thresholds that choose patches and, if it is derived, how far around a patch "
-                    "it looks (clip, max_extent), or remove the target",
+                    "see it with vcmodels preview; change ignore_label, loss_only_on_label, the "
+                    "thresholds of patches or what it is derived by (clip, max_extent), or remove "
+                    "it, and --restart",
                 )
-        means = {name: self.loss_sums[name] / self.loss_counts[name] for name in targets}
-        self.loss_sums, self.loss_counts = {}, {}
-        self.epoch += 1
-        return means
 
 
 SETTLED_SECONDS = 5.0
@@ -84,6 +94,22 @@ def forecast(
         end = f"ends by max_minutes in {duration(left)}"
     pace = f"{patches / step_seconds:.2g} patches/s"
     return f"{pace}; an epoch of {epoch} steps in about {duration(epoch * step_seconds)}; {end}"
+
+
+def smaller_steps(settings: TrainingParams, *, is_saved: bool) -> str:
+    """What to change when a step does not fit into memory, in words.
+
+    Args:
+        settings: of the run.
+        is_saved: whether it has a checkpoint, with which few keys may differ.
+    """
+    batch, accumulation = settings.batch_size, settings.gradient_accumulation
+    smaller = "patch_size or f_maps smaller" + (", in another ckpt_out_base" if is_saved else "")
+    if batch == 1 or settings.mixup is not None:
+        return f"make {smaller}"
+    times = next(n for n in range(2, batch + 1) if batch % n == 0)
+    exchange = f"batch_size {batch // times} and gradient_accumulation {accumulation * times}"
+    return f"{exchange} learn the same, and the run continues; or make {smaller}"
 
 
 @dataclass
@@ -164,6 +190,13 @@ def best_watch(settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> Wa
     return Watch(curve, epoch_curves(targets)[curve])
 
 
+def watched(settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> dict[str, Watch]:
+    """The curves by which the best checkpoint is chosen and the run ended, by their keys."""
+    found = {"tr_params.best_metric": best_watch(settings, targets)}
+    early = EarlyStop.of(settings, targets)
+    return found if early is None else found | {"tr_params.early_stopping.metric": early.watch}
+
+
 @dataclass(frozen=True)
 class EarlyStop:
     """The rule by which a run ends early. What it remembers is in the counters."""
@@ -182,27 +215,17 @@ class EarlyStop:
         sense = epoch_curves(targets)[curve] if given.mode == "auto" else given.mode
         return cls(Watch(curve, sense), given.patience, given.min_delta)
 
-    def require(self, validates: bool) -> None:
-        """Refuse to wait for a curve that will not come.
-
-        Raises:
-            TaskError: it is of the validation, and there is none.
-        """
-        if self.watch.curve.startswith("val/") and not validates:
-            found = f'is "{self.watch.curve}", but there are no validation patches'
-            remedy = "lower tr_val_split, or watch epoch/train_loss_<target>"
-            raise TaskError("tr_params.early_stopping.metric", found, remedy)
-
     def see(self, counters: Counters, scalars: Mapping[str, float]) -> None:
         """Count an epoch that has just ended, with the values of its curves."""
         if counters.watched != self._watched:  # the rule was changed on the way
             counters.watched = self._watched
-            counters.least_cost, counters.stale_epochs = math.inf, 0
+            counters.least_cost, counters.stale_epochs, counters.valueless_epochs = math.inf, 0, 0
         cost = self.watch.cost(scalars)
         if cost < counters.least_cost - self.min_delta:
-            counters.least_cost, counters.stale_epochs = cost, 0
+            counters.least_cost, counters.stale_epochs, counters.valueless_epochs = cost, 0, 0
         else:
             counters.stale_epochs += 1
+            counters.valueless_epochs += math.isinf(cost)
 
     def is_over(self, counters: Counters) -> bool:
         """Whether there were too many epochs without an improvement."""
@@ -210,10 +233,13 @@ class EarlyStop:
 
     def reason(self, counters: Counters) -> str:
         """In words, when and why the run ended."""
-        return (
-            f"stopped early after epoch {counters.epoch}: {self.watch.curve} has not improved for "
-            f"{counters.stale_epochs} epochs"
-        )
+        stale, valueless = counters.stale_epochs, counters.valueless_epochs
+        what = f"has not improved for {stale} epochs"
+        if valueless == stale:
+            what = f"has had no value for {stale} epochs"
+        elif valueless:
+            what += f", {valueless} of them without a value"
+        return f"stopped early after epoch {counters.epoch}: {self.watch.curve} {what}"
 
     @property
     def _watched(self) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from vcmodels.runs.run import (
     add_start,
     differing_keys,
     end_start,
+    note_start,
     read_log,
+    read_starts,
     shown,
     starting_folder,
 )
@@ -81,11 +84,27 @@ def changed_keys(
         anchor(absolute[1], Path.cwd())
         same = found.keys() - differing_keys(absolute).keys()
         found = {key: values for key, values in found.items() if key not in same}
+    free = _EXCHANGED if _take_alike(old, new) else ()
     return [
         (key, shown(before), shown(after))
         for key, (before, after) in sorted(found.items())
-        if not may_change(key)
+        if not may_change(key) and key not in free
     ]
+
+
+_EXCHANGED = ("tr_params.batch_size", "tr_params.gradient_accumulation")
+
+
+def _take_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the steps of two resolved tasks take the same patches, in batches of any size.
+
+    What is learnt then differs by rounding only, unless mixup pairs the patches of a batch.
+    """
+    both = [task.get("tr_params", {}) for task in (old, new)]
+    sizes = [(s.get("batch_size"), s.get("gradient_accumulation", 1)) for s in both]
+    if any(s.get("mixup") for s in both) or any(batch is None for batch, _ in sizes):
+        return False
+    return prod(sizes[0]) == prod(sizes[1])
 
 
 def listed_changes(changed: Sequence[tuple[str, str, str]], most: int = 5) -> str:
@@ -190,6 +209,17 @@ class RunFolder(Run):
         add_start(self.folder, dict(record))
         self._has_begun = True
 
+    def note_validation(self, batch: int) -> None:
+        """Record how many patches at a time a next start is to validate with."""
+        with suppress(OSError):  # as at the end; what must not be lost is in the checkpoint
+            note_start(self.folder, {"validation_batch": batch})
+
+    def validation_batch(self, most: int) -> int:
+        """What `note_validation` has recorded in the newest start, at most `most`, which it is else."""
+        found = read_starts(self.folder)[-1:]
+        noted = found[0].get("validation_batch") if found else None
+        return min(noted, most) if isinstance(noted, int) and noted >= 1 else most
+
     def keep_only(self, count: int) -> None:
         """Delete all but the newest `count` numbered checkpoints of this model, and nothing else."""
         kept = list(self.kept().values())
@@ -208,7 +238,7 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
     if not run.last.exists():
         _require_room(run)
         return None
-    checkpoint = load_checkpoint(run.last)
+    checkpoint = _load_last(run)
     before = resolved_task(checkpoint)
     if before is not None:  # what is left out now is taken from it
         sizes = before.tr_params
@@ -219,6 +249,22 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
         remedy = "change it back, choose another ckpt_out_base, or --restart"
         raise TaskError(changed[0][0], found, remedy)
     return checkpoint
+
+
+def _load_last(run: Run) -> Checkpoint:
+    """The newest checkpoint of a run.
+
+    Raises:
+        CheckpointError: it is damaged; names the newest one that is whole.
+    """
+    try:
+        return load_checkpoint(run.last)
+    except CheckpointError as error:
+        kept = newest_kept(run)
+        remedy = "no other is whole: put a copy of it back, or --restart"
+        if kept is not None:
+            remedy = f"copy {kept.name} over it, and the run continues, or --restart"
+        raise CheckpointError(error.subject, error.found, remedy) from error
 
 
 def _require_room(run: Run) -> None:
@@ -236,12 +282,30 @@ def _require_room(run: Run) -> None:
     if other != run.name and any(folder.glob(f"{glob.escape(other)}_*.pth")):
         found = f'holds the run of "{other}", not of "{run.name}"'
         raise OutputError(str(folder), found, elsewhere)
-    previous = previous_generation(run.last)
-    # The first line of the log is written before the first checkpoints.
-    if previous.exists() or len(read_log(folder)) > 1:
-        kept = previous.name if previous.exists() else "another checkpoint of the run"
-        remedy = f"copy {kept} to {run.last.name}, or --restart"
+    kept = newest_kept(run)
+    # The first checkpoint is written before the first line of the log.
+    if kept is not None or read_log(folder) or _was_complete(folder):
+        copied = "another checkpoint of the run" if kept is None else kept.name
+        remedy = f"copy {copied} to {run.last.name}, and the run continues, or --restart"
         raise CheckpointError(str(run.last), "is gone, but the run has been saved", remedy)
+
+
+def newest_kept(run: Run) -> Path | None:
+    """The whole checkpoint of a run with the most steps, other than its last; None without one."""
+    if not run.folder.is_dir():
+        return None
+    places = {*map(previous_generation, (run.last, run.best)), run.best, *run.kept().values()}
+    found: dict[Path, tuple[int, int]] = {}
+    for path in sorted(path for path in places if path.exists()):
+        with suppress(CheckpointError):
+            state = load_checkpoint(path).state
+            found[path] = (state.get("epoch", 0), state.get("step", 0))
+    return max(found, key=lambda path: found[path], default=None)
+
+
+def _was_complete(folder: Path) -> bool:
+    """Whether a training in the folder has come to its end."""
+    return any(start.get("outcome") == "complete" for start in read_starts(folder))
 
 
 def _failure(error: BaseException) -> str:

@@ -148,6 +148,18 @@ def versions(learner: Learner) -> dict[str, str | int | bool]:
     }
 
 
+def saved_count(checkpoint: Checkpoint, key: str, default: int) -> int:
+    """A number of things, 1 or more, in a checkpoint; `default` where it has none.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    found = checkpoint.state.get(key, default)
+    if type(found) is not int or found < 1:
+        raise CheckpointError(str(checkpoint.path), f"{key} is {found!r}", "use another checkpoint")
+    return found
+
+
 @dataclass(frozen=True)
 class StartingPoint:
     """The checkpoints that a training may start from, one of them at most."""

@@ -37,7 +37,11 @@ def voxel_counts(batch: Batch) -> dict[str, Tensor]:
 def sample_losses(
     targets: Mapping[str, AnyTarget], outputs: Logits, batch: Batch
 ) -> dict[str, Tensor]:
-    """Per target (B,) float32: the loss of each sample by itself, 0 where no voxel counts."""
+    """Per target (B,) float32: the loss of each sample by itself, 0 where no voxel counts.
+
+    Weighed by `voxel_counts` they add up to the loss of any batch. Class weights are factors of voxels and are not
+    divided by their sum over a sample: one that holds a single class would lose them.
+    """
     found: dict[str, Tensor] = {}
     for name, target in targets.items():
         label, valid, weight = batch.labels[name], batch.valid[name], batch.weight.get(name)
@@ -93,7 +97,7 @@ def supervised_loss(
         else:
             fitted = F.interpolate(label, shape, mode="nearest-exact")
             counted = F.interpolate(valid.float(), shape, mode="nearest-exact") > 0
-        part = target.compute_loss(logits.float(), fitted, counted, sample_weight)
+        part = target.compute_loss(logits.float(), fitted, counted, sample_weight, is_part=True)
         total = total + weight * part
     return total / sum(weights)
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vcmodels.checkpoint import Checkpoint
 from vcmodels.config import NormalizationConfig, Task
+from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.intensities import measure
 from vcmodels.data.normalization import (
     Normalization,
@@ -35,12 +37,13 @@ from vcmodels.runs.run import Run
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.order import draws_of_step, hard_share
 from vcmodels.samples.training_set import augmented_set, plain_set
+from vcmodels.training.curve_values import refuse_unlabelled, refuse_valueless
 from vcmodels.training.curves import Board, cut_json_lines, open_board, require_wandb
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
 from vcmodels.training.other_folds import require_alike, require_one_division, siblings
-from vcmodels.training.progress import EarlyStop
+from vcmodels.training.progress import smaller_steps
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.start import (
     StartingPoint,
@@ -48,6 +51,7 @@ from vcmodels.training.start import (
     completion,
     describe_device,
     lasting_facts,
+    saved_count,
     session,
     start,
 )
@@ -66,6 +70,8 @@ class DataSummary:
     """Voxels of each class, for the targets whose loss asks for them."""
     intensities: list[dict[str, Any]]
     """Of each channel, the values that are trained on, for inputs to be compared with."""
+    validation_patches: int
+    """How many a validation looks at, at most; of a run that goes on with other batches, as before."""
 
     def facts(self) -> dict[str, Any]:
         """As they go into a checkpoint."""
@@ -74,6 +80,7 @@ class DataSummary:
             "split": self.split.to_dict(),
             "class_counts": self.class_counts,
             "intensities": self.intensities,
+            "validation_patches": self.validation_patches,
         }
 
 
@@ -107,7 +114,23 @@ def summarise(
         pairs = zip(volumes, regions, strict=True)
         found = measure([(volume.inputs, region) for volume, region in pairs if region is not None])
         intensities = [channel.to_dict() for channel in found]
-    return DataSummary(split, normalization, counts, intensities)
+    seen = validation_patches(task.tr_params, origin.resumed)
+    return DataSummary(split, normalization, counts, intensities, seen)
+
+
+def validation_patches(settings: TrainingParams, resumed: Checkpoint | None) -> int:
+    """How many patches a validation looks at, at most: as many as that of the run did before."""
+    steps = settings.max_val_steps_per_epoch
+    if resumed is None:
+        return steps * settings.batch_size
+    before = resumed.state["task"]["tr_params"]["batch_size"]  # of older files
+    return saved_count(resumed, "validation_patches", steps * before)
+
+
+def known_batch(run: RunFolder, settings: TrainingParams, resumed: Checkpoint | None) -> int:
+    """How many patches at a time a validation takes: fewer where a start before had to."""
+    size = settings.batch_size
+    return size if resumed is None else run.validation_batch(size)
 
 
 def normalize(
@@ -142,12 +165,11 @@ def normalize(
 
 def datasets(resolved: Resolved, summary: DataSummary) -> tuple[PatchDataset, PatchDataset | None]:
     """The training patches, and as many validation patches as one validation looks at."""
-    settings, split = resolved.task.tr_params, summary.split
-    normalization = summary.normalization
+    split, normalization = summary.split, summary.normalization
     training = augmented_set(resolved, split.train, split.train_regions, normalization)
     if not len(split.val):
         return training, None
-    wanted = min(settings.max_val_steps_per_epoch * settings.batch_size, len(split.val))
+    wanted = min(summary.validation_patches, len(split.val))
     rows = split.val[np.linspace(0, len(split.val) - 1, wanted).astype(np.int64)]
     return training, plain_set(resolved, rows, split.val_regions, normalization)
 
@@ -197,23 +219,39 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         learner = build_learner(resolved, device, world)
         # Nearly all that may be refused is above.
         counters = start(learner, origin, document, reporter)
+        if origin.resumed is not None and counters.epoch and not run.best.exists():
+            reporter.say(f"{run.best.name} is gone: the best from here on is kept")
+            counters.best = math.inf
         world.require_same((learner.step, origin.source and origin.source.sha256), "the checkpoint")
         if world.is_first and origin.resumed is None:
             begin_anew(run, reporter, restart=restart)
         summary = world.once(lambda: summarise(run, resolved, origin, reporter))
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
+        training, validation = datasets(resolved, summary)
+        if validation is not None:
+            is_new = origin.resumed is None
+            world.once(lambda: refuse_valueless(resolved.task, validation, reporter, is_new=is_new))
+        batch = world.once(lambda: known_batch(run, learner.settings, origin.resumed))
         if world.is_first:
             run.write_task(document)
-            run.begin(session(learner) | {"normalization": summary.normalization.summary})
+            facts_here = {
+                "normalization": summary.normalization.summary, "validation_batch": batch,
+            }  # fmt: skip
+            run.begin(session(learner) | facts_here)
         if compile_pays(learner):
             reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
 
         facts = lasting_facts(resolved, learner) | summary.facts()
-        feed = Feed(*datasets(resolved, summary), learner.settings, device, world)
+        feed = Feed(training, validation, learner.settings, device, world, batch)
         held.callback(feed.close)
         if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
             feed.restore(origin.continued.state)
+        if feed.validation_batch < learner.settings.batch_size:
+            reporter.say(
+                f"validation in batches of {feed.validation_batch} patches: one with larger "
+                "ones did not come to its end"
+            )
         # Lines of the log are of whole epochs: one that was cut off is reported once more.
         reported = counters.epoch * learner.settings.max_steps_per_epoch
         reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir}")
@@ -249,13 +287,11 @@ def open_run(
     channels = resolved.volumes[0].channels
     resolved = replace(resolved, task=origin.with_normalization(resolved.task, channels))
     require_one_division(resolved.folds, others)
-    refuse_too_large(resolved, device, world)
-    settings, volumes = resolved.task.tr_params, resolved.volumes
-    if early := EarlyStop.of(settings, resolved.task.dataset_config.targets):
-        is_cut = settings.tr_val_split < 1
-        early.require(validates=is_cut or any(volume.split == "val" for volume in volumes))
-    report_missing(volumes, reporter)
-    report_misfits(resolved.task, volumes, reporter, is_begun=origin.resumed is not None)
+    refuse_too_large(resolved, device, world, is_saved=origin.resumed is not None)
+    refuse_unlabelled(resolved.task, resolved.volumes, reporter, is_new=origin.resumed is None)
+    report_missing(resolved.volumes, reporter)
+    is_begun = origin.resumed is not None
+    report_misfits(resolved.task, resolved.volumes, reporter, is_begun=is_begun)
     return resolved
 
 
@@ -277,7 +313,9 @@ def begin_anew(run: RunFolder, reporter: Reporter, *, restart: bool) -> None:
     run.splits_file.unlink(missing_ok=True)
 
 
-def refuse_too_large(resolved: Resolved, device: torch.device, world: World) -> None:
+def refuse_too_large(
+    resolved: Resolved, device: torch.device, world: World, *, is_saved: bool
+) -> None:
     """Compare what a step is estimated to need with what the device has, before allocating it.
 
     Raises:
@@ -301,7 +339,7 @@ def refuse_too_large(resolved: Resolved, device: torch.device, world: World) -> 
             "tr_params.batch_size",
             f"a step needs about {needed / 2**30:,.0f} GiB, the {device.type} has "
             f"{there / 2**30:,.0f} GiB",
-            "make batch_size, patch_size or f_maps smaller",
+            smaller_steps(settings, is_saved=is_saved),
         )
 
 

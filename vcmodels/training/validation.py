@@ -1,7 +1,7 @@
 """Losses and metrics over the validation patches."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,13 +40,15 @@ def validate(
         learner: whose best network is measured. In a world of several processes all of them call
             this, each with its share of the batches, and get the same figures.
         batches: of validation patches.
-        is_stopped: asked after each batch; what a stopped validation returns is of no use.
+        is_stopped: asked before each batch; what a stopped validation returns is of no use.
     """
     network = learner.best_network.eval()
     losses, counts = defaultdict[str, float](float), defaultdict[str, float](float)
     sums: dict[str, Sums] = {name: {} for name in learner.targets}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in learner.targets}
-    for batch in batches:
+    for batch in _portions(batches, learner.device):
+        if is_stopped():
+            break
         outputs = learner.run(network, batch)
         voxels = voxel_counts(batch)
         for name, found in sample_losses(learner.targets, outputs, batch).items():
@@ -60,8 +62,6 @@ def validate(
             for n in range(min(len(batch.image), drawn)):
                 arrays = (batch.image[n], label[n], valid[n], prediction[n])
                 rows[name].append(draw_row(target, *arrays))
-        if is_stopped():
-            break
     losses, counts, sums = _together(learner.world.gather((dict(losses), dict(counts), sums)))
     means = {name: losses[name] / count for name, count in counts.items() if count}
     metrics = {
@@ -70,6 +70,19 @@ def validate(
     total = sum(learner.targets[name].weight * value for name, value in means.items())
     panels = {name: np.concatenate(found) for name, found in rows.items() if found}
     return Validation(total, means, metrics, panels)
+
+
+def _portions(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """What goes through the network at once: on a CPU one sample, whatever the size of the batches.
+
+    Its convolutions round otherwise for each size, and the figures of a run must not depend on how many patches
+    fitted into memory. On a GPU they do, as all that is computed there depends on it.
+    """
+    return (
+        (part for batch in batches for part in batch.singles())
+        if device.type == "cpu"
+        else iter(batches)
+    )
 
 
 def _together(

@@ -11,7 +11,7 @@ from typing import Any
 from vcmodels.config import Task
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes
-from vcmodels.errors import CheckpointError, RefusedError
+from vcmodels.errors import RefusedError
 from vcmodels.evaluation.evaluate import (
     Scores,
     given_regions,
@@ -276,8 +276,7 @@ def held_out_parts(folds: Sequence[Run], volumes: Sequence[TaskVolume]) -> list[
     known = {volume.name: volume for volume in volumes}
     parts: list[HeldOutPart] = []
     for index, run in enumerate(folds):
-        if not run.best.exists():
-            raise CheckpointError(str(run.folder), f"holds no {run.best.name}", "train first")
+        run.require_best()
         splits = run.splits()
         if splits is None:
             raise RefusedError(str(run.splits_file), "is not there", "train this fold first")
