@@ -159,7 +159,9 @@ def _room(settings: TrainingParams, volumes: Sequence[TaskVolume], extent: int) 
     if stays_whole or settings.split_mode == "random" or settings.tr_val_split == 1:
         return LONGEST
     guard = settings.split_guard
-    return extent // 3 if guard is None else (extent - guard) // 2
+    if guard is None:  # as wide as a patch, where that leaves one of some length
+        return extent // 3 if extent // 3 >= MIN_EDGE else extent // 2
+    return (extent - guard) // 2
 
 
 def _try_patches(
