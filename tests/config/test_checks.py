@@ -110,3 +110,33 @@ def test_a_secret_is_refused_in_lists_wrong_values_and_earlier_overrides(good):
         with pytest.raises(TaskError, match="the URL holds a password") as caught:
             parse_task(good | more, "task.json")
         assert "secret" not in str(caught.value)
+
+
+def sampled(good, sampling, refs=(None, None)):
+    """The task with both targets labelled in both volumes."""
+    for entry, ref in zip(good["dataset_config"]["volume_paths"], refs, strict=True):
+        entry |= {"sheet": "a.zarr/sheet", "normals": "a.zarr/normals", "ref_label": ref}
+    good["dataset_config"]["sampling"] = sampling
+    return parse_task(good, "task.json")
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message", "followed"),
+    [
+        ({}, r'sampling\.label: is not given.*"sheet", "normals"; give "sheet"', {"label": "sheet"}),
+        ({"label": "sheets"}, r'"sheets" is no label .*give one of "sheet"', {"label": "sheet"}),
+        ({"classes": {"1": 0}, "label": "sheet"}, "has no weight above 0; give one",
+         {"classes": {"1": 1}, "label": "sheet"}),
+    ],
+)  # fmt: skip
+def test_a_sampling_without_what_it_needs_is_refused(good, sampling, message, followed):
+    with pytest.raises(TaskError, match=message):
+        sampled(good, sampling)
+    sampled(good, followed)
+
+
+def test_volumes_in_which_nothing_is_drawn_for_labels_are_noted(good):
+    _, notes = sampled(good, {}, ("sheet", None))
+    assert "draws for no label in 1 of 2 volumes" in notes[-1]
+    assert not [note for note in sampled(good, {}, ("sheet", "sheet"))[1] if "sampling" in note]
+    assert not [note for note in sampled(good, {"foreground": 0})[1] if "draws" in note]

@@ -36,6 +36,7 @@ def check_task(task: Task) -> list[Fault]:
         *_derive_faults(config),
         *_turn_faults(targets, task.augment),
         *_volume_faults(config),
+        *_sampling_faults(config),
         *_pseudo_faults(config),
         *_output_faults(task),
         *_mixup_faults(settings, config, task.model),
@@ -173,6 +174,47 @@ def _volume_faults(config: DatasetConfig) -> Iterator[Fault]:
             found = f"no volume has a label for it (labels in volume_paths: {listed(labelled)})"
             remedy = f'add "{name}": path to a volume, or remove the target'
             yield Fault(("dataset_config", "targets", name), found, remedy)
+
+
+def _sampling_faults(config: DatasetConfig) -> Iterator[Fault]:
+    """Faults of `sampling` that no label need be read for."""
+    given, path = config.sampling, ("dataset_config", "sampling")
+    if given is None:
+        return
+    sources = {name: target.derive or name for name, target in config.targets.items()}
+    stored = list(dict.fromkeys(name for volume in config.volume_paths for name in volume.labels))
+    if given.label is not None and sources.get(given.label, given.label) not in stored:
+        found = f"{shown(given.label)} is no label of any volume"
+        yield Fault((*path, "label"), found, f"give one of {listed(stored)}")
+    if isinstance(given.classes, dict) and not any(given.classes.values()):
+        yield Fault((*path, "classes"), "has no weight above 0", "give one, or remove classes")
+    if given.foreground > 0 and given.label is None:
+        several = _several_labels(config)
+        if len(several) == len(config.volume_paths):
+            found = f"is not given, and volumes without ref_label have labels {listed(several[0])}"
+            yield Fault((*path, "label"), found, f"give {shown(several[0][0])}, or another of them")
+
+
+def _several_labels(config: DatasetConfig) -> list[list[str]]:
+    """The labels of targets in each volume where neither `ref_label` nor their number says which counts."""
+    sources = dict.fromkeys(target.derive or name for name, target in config.targets.items())
+    return [
+        there
+        for volume in config.volume_paths
+        if volume.ref_label is None
+        and len(there := [name for name in sources if name in volume.labels]) > 1
+    ]
+
+
+def sampling_notes(config: DatasetConfig) -> list[str]:
+    """Volumes of which `sampling` cannot tell the label, where others have one."""
+    given = config.sampling
+    several = _several_labels(config)
+    if given is None or given.foreground == 0 or given.label is not None or not several:
+        return []
+    count = f"{len(several)} of {len(config.volume_paths)}"
+    found = f"dataset_config.sampling draws for no label in {count} volumes"
+    return [f"{found}, which have several and no ref_label; give label, or their ref_label"]
 
 
 def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vcmodels.config.checks import check_task, output_notes
+from vcmodels.config.checks import check_task, output_notes, sampling_notes
 from vcmodels.config.legacy import lift, modernise
 from vcmodels.config.messages import (
     Block,
@@ -94,7 +94,9 @@ def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tupl
     faults = check_task(task)
     if faults:
         raise task_error(faults)
-    return task, notes + output_notes(task.inference_params, task.dataset_config.targets)
+    config = task.dataset_config
+    notes += sampling_notes(config)
+    return task, notes + output_notes(task.inference_params, config.targets)
 
 
 LOCATIONS = {

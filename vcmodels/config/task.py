@@ -108,7 +108,8 @@ class SamplingConfig(Section):
     """Share of all draws that prefers the patches whose last loss was high; `foreground`, `classes`
     and the weights of volumes hold among those, too."""
     label: str | None = None
-    """The label whose values are meant; each volume's `ref_label` when null."""
+    """The label whose values are meant; when null each volume's `ref_label`, or without one the label
+    of its only target."""
 
 
 class DatasetConfig(Section):

@@ -166,6 +166,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             begin_anew(run, reporter, restart=restart)
         summary = world.once(lambda: summarise(run, resolved, origin, reporter))
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
+        sides = datasets(resolved, summary)
         if world.is_first:
             run.write_task(document)
             run.begin(session(learner))
@@ -174,7 +175,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             learner.compile(reporter.say)
 
         facts = lasting_facts(resolved, learner) | summary.facts()
-        feed = Feed(*datasets(resolved, summary), learner.settings, device, world)
+        feed = Feed(*sides, learner.settings, device, world)
         held.callback(feed.close)
         if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
             feed.restore(origin.continued.state)
