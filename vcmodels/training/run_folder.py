@@ -3,7 +3,8 @@
 import copy
 import glob
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from vcmodels.config import Task, parse_task
 from vcmodels.config.load import anchor, fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
+    CHECKPOINTS,
     LOCK,
     Run,
     add_start,
@@ -24,7 +26,7 @@ from vcmodels.runs.run import (
     starting_folder,
 )
 from vcmodels.volumes.locks import FileLock, holder
-from vcmodels.volumes.places import sweep_temporaries, write_atomic
+from vcmodels.volumes.places import sweep_temporaries, write_atomic, write_json
 
 MAY_CHANGE = (
     "inference_params",
@@ -192,13 +194,27 @@ class RunFolder(Run):
             record: JSON values for `environment.json`.
         """
         add_start(self.folder, dict(record))
+        self._record(self.kept())
         self._has_begun = True
 
+    def claim(self, epoch: int) -> bool:
+        """Record that the checkpoint of an epoch is the run's; not if another file has its place."""
+        written = self.written()
+        if epoch not in written and os.path.lexists(self.numbered(epoch)):
+            return False
+        self._record({*written, epoch})
+        return True
+
     def keep_only(self, count: int) -> None:
-        """Delete all but the newest `count` numbered checkpoints of this model, and nothing else."""
-        kept = list(self.kept().values())
-        for path in kept[: max(len(kept) - count, 0)]:
-            path.unlink()
+        """Delete all but the newest `count` numbered checkpoints of the run, and nothing else."""
+        kept = self.kept()
+        old = list(kept)[: max(len(kept) - count, 0)]
+        for epoch in old:
+            kept[epoch].unlink()
+        self._record(kept.keys() - set(old))
+
+    def _record(self, epochs: Iterable[int]) -> None:
+        write_json(self.folder / CHECKPOINTS, {"epochs": sorted(epochs)})
 
 
 def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
