@@ -44,9 +44,12 @@ def patches(
     from vcmodels.patches.index_build import Indexer
     from vcmodels.patches.resolve import resolve
     from vcmodels.pictures.patches import draw_patches
+    from vcmodels.volumes.places import refuse_in_store
 
     console = Console()
     context.obj.begin()
+    if picture is not None:
+        refuse_in_store("--picture", picture)
     resolved = resolve(load_one(task, set_, console, fold), console)
     loaded, volumes = resolved.task, resolved.volumes
     criteria = PatchCriteria.of(loaded)
@@ -161,10 +164,11 @@ def init(
     from vcmodels.config import parse_task
     from vcmodels.data.first_task import first_task, guess_targets
     from vcmodels.devices import choose_device
-    from vcmodels.volumes.places import write_atomic
+    from vcmodels.volumes.places import refuse_in_store, write_atomic
 
     console = Console()
     context.obj.begin()
+    refuse_in_store("--output", output)
     if output.exists():
         raise RefusedError(str(output), "is there already", "choose another --output")
     named = _by_name(labels)

@@ -64,8 +64,13 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
     return LoadedTask(task, about + notes, path)
 
 
-def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tuple[Task, list[str]]:
+def parse_task(
+    data: object, source: str, overrides: Sequence[str] = (), *, is_record: bool = False
+) -> tuple[Task, list[str]]:
     """Validate a task that is in memory; `source` is what messages call it.
+
+    One that is the record of a run or a result is not held to rules of names and places that came
+    later: what was made stays readable.
 
     Returns:
         The task, and what a person should know of how it was read.
@@ -91,7 +96,7 @@ def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tupl
     except ValidationError as error:
         raise task_error(faults_of(error, document, task_schema())) from error
     task = fill_in(task)
-    faults = check_task(task)
+    faults = check_task(task, is_record=is_record)
     if faults:
         raise task_error(faults)
     config = task.dataset_config

@@ -191,7 +191,7 @@ class Task(Section):
         given = self.dataset_config.index_dir
         if given:
             return _local("dataset_config.index_dir", given)
-        return _local("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vcmodels"
+        return _local("XDG_CACHE_HOME", default_index_dir())
 
     def with_values(self, **sections: Mapping[str, Any]) -> Self:
         """The task with other values of some keys, by section; they are not validated again."""
@@ -244,6 +244,11 @@ class Task(Section):
         for volume in task["dataset_config"]["volume_paths"]:
             volume.update(volume.pop("labels"))
         return task
+
+
+def default_index_dir() -> str:
+    """Where label indexes are kept when `index_dir` says nothing, not expanded."""
+    return f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/vcmodels"
 
 
 def _inside(folder: str | None, name: str) -> str | None:

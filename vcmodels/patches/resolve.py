@@ -256,7 +256,7 @@ def resolve(
 def recorded_task(run: Run) -> Task | None:
     """The task of a run that has its sizes; None if none has begun, or it cannot be read."""
     with suppress(TaskError):
-        found = parse_task(run.task(), str(run.task_file))[0]
+        found = parse_task(run.task(), str(run.task_file), is_record=True)[0]
         return found if found.tr_params.given_patch_size is not None else None
     return None
 

@@ -50,7 +50,7 @@ MAY_CHANGE = (
 def resolved_task(checkpoint: Checkpoint) -> Task | None:
     """The task of a checkpoint, with the defaults of newer keys; None if it has keys that are gone."""
     try:
-        return parse_task(checkpoint.state["task"], "the checkpoint")[0]
+        return parse_task(checkpoint.state["task"], "the checkpoint", is_record=True)[0]
     except TaskError:
         return None
 
