@@ -9,8 +9,11 @@ from vcmodels.config import Task
 from vcmodels.config.load import fill_sizes
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
-from vcmodels.patches.find import PatchCriteria
+from vcmodels.patches.find import PatchCriteria, PatchList, are_few, choose_patches, survey
+from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
+from vcmodels.patches.split import require_room, split_patches
+from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 
@@ -51,7 +54,7 @@ def report_plan(task: Task, console: Console) -> None:
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     report_missing(volumes, console)
-    console.say(_cached_patches(task, volumes))
+    _report_patches(task, volumes, console)
     _report_network(task, volumes, console)
     console.say(_run_folders(task))
 
@@ -98,20 +101,40 @@ def _times(numbers: Sequence[int]) -> str:
     return " x ".join(map(str, numbers))
 
 
-def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
-    """How many patches the cache holds, if it is there and up to date."""
+def _report_patches(task: Task, volumes: Sequence[TaskVolume], console: Console) -> None:
+    """Say how many patches there are and how they are divided, as far as it is known or soon found.
+
+    Raises:
+        TaskError: not one qualifies, or they cannot be divided.
+    """
+    settings, criteria = task.tr_params, PatchCriteria.of(task)
+    if settings.folds is not None:  # which needs all labels
+        console.say("patches: those of a fold are found by vcmodels patches --fold I")
+        return
+    require_room(settings, volumes, criteria.patch)
+    patches, found = _cached_patches(task, volumes)
+    if patches is None and are_few(volumes):
+        indexer = Indexer(None, console)  # nothing is written
+        patches = choose_patches(survey(volumes, criteria, indexer), criteria, indexer)
+        found = f"{found}: {len(patches.rows)} qualify"
+    console.say(f"patches: {found}")
+    if patches is not None and Run(task.run_dir).splits() is None:
+        split = split_patches(settings, volumes, patches, console)
+        console.say(f"{len(split.train)} training and {len(split.val)} validation patches")
+
+
+def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> tuple[PatchList | None, str]:
+    """The patch list, if it is there and up to date, and what to say of it."""
     path, criteria = task.cache_file, PatchCriteria.of(task)
-    if task.tr_params.folds is not None:  # which needs the labels, and they are not read here
-        return "patches: those of a fold are found by vcmodels patches --fold I"
     if not task.dataset_config.use_cache:
-        return "patches: found anew by every run (use_cache is false)"
+        return None, "found anew by every run (use_cache is false)"
     if not path.exists():
-        return f"patches: not found yet (no {path})"
+        return None, f"not found yet (no {path})"
     try:
         patches, note = read_list(path, fingerprint(criteria, volumes), criteria.patch, volumes)
     except UnusableListError as reason:
-        return f"patches: will be found anew, {reason}"
-    return f"patches: {len(patches.rows)} in {path}{note}"
+        return None, f"will be found anew, {reason}"
+    return patches, f"{len(patches.rows)} in {path}{note}"
 
 
 def _run_folders(task: Task) -> str:

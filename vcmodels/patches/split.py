@@ -76,6 +76,21 @@ def narrower_guards(patch: Shape) -> list[Shape]:
     return [triple(n // part for n in patch) for part in (2, 4)] + [(0, 0, 0)]
 
 
+def require_room(settings: TrainingParams, volumes: Sequence[TaskVolume], patch: Shape) -> None:
+    """Refuse, before a label is read, volumes that no list of patches could be divided in.
+
+    Raises:
+        TaskError: the only volume that is to be cut holds no two patches next to each other.
+    """
+    undecided = [volume for volume in volumes if volume.split is None]
+    is_cut = settings.split_mode == "spatial" and settings.tr_val_split < 1 and not settings.folds
+    if not is_cut or len(undecided) != 1 or any(volume.split == "val" for volume in volumes):
+        return
+    (volume,) = undecided
+    if all(n < 2 * p for n, p in zip(volume.region.shape, patch, strict=True)):
+        raise _no_two_patches(volume, patch, 0)
+
+
 def widest_guard(origins: Sequence[int] | np.ndarray, patch: int) -> int:
     """The widest band along an axis that leaves a patch on both sides; negative if all overlap."""
     return int(max(origins) - min(origins)) - patch

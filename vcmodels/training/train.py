@@ -21,7 +21,7 @@ from vcmodels.patches.cache import document, fingerprint, load_or_find_patches
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.resolve import Resolved, resolve
-from vcmodels.patches.split import Split, load_or_split
+from vcmodels.patches.split import Split, load_or_split, require_room
 from vcmodels.reporting import Reporter, StopSignals
 from vcmodels.runs.run import Run
 from vcmodels.samples.dataset import PatchDataset
@@ -214,6 +214,7 @@ def open_run(
     require_one_division(resolved.folds, others)
     refuse_too_large(resolved, device, world)
     settings, volumes = resolved.task.tr_params, resolved.volumes
+    require_room(settings, volumes, settings.patch_size)
     if early := EarlyStop.of(settings, resolved.task.dataset_config.targets):
         is_cut = settings.tr_val_split < 1
         early.require(validates=is_cut or any(volume.split == "val" for volume in volumes))
