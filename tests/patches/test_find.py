@@ -179,7 +179,7 @@ def test_a_stride_that_steps_over_the_labels_is_named_with_what_a_finer_one_give
     reporter = Silent()
     assert len(search_patches(task, open_volumes(task), reporter).rows) == count
     share = "20% of the labelled voxels lie in no patch that qualifies"
-    assert f"{share}; dataset_config.patch_stride [1, 1, 1] gives" in reporter.lines[-1]
+    assert f"{share}; patch_stride [1, 1, 1] gives" in reporter.lines[-1]
     assert reporter.lines[-1].endswith("and leaves out 0%")
     lower = make_task([entry], dataset={"min_bbox_percent": 0.8, "min_labeled_ratio": 0.5})
     assert len(search_patches(lower, open_volumes(lower)).rows)

@@ -147,9 +147,9 @@ def test_cuts_are_the_nearest_between_layers():
 
 def test_what_cannot_be_cut_is_refused(make_task, entry, tmp_path):
     task = fold_task(make_task, [entry], tmp_path, count=20, index=0)
-    with pytest.raises(TaskError, match=r"folds.count: volume v .* 20 slabs .*most 6$"):
+    with pytest.raises(TaskError, match=r"folds.count: volume v .* 20 slabs .*most 11$"):
         resolve(task)
-    resolve(fold_task(make_task, [entry], tmp_path, count=6, index=0))
+    resolve(fold_task(make_task, [entry], tmp_path, count=11, index=0))
     task = fold_task(make_task, [entry], tmp_path, count=2, index=0, by="volume")
     with pytest.raises(TaskError, match="1 volumes cannot be divided into 2 folds"):
         resolve(task)
@@ -175,3 +175,25 @@ def test_the_guard_of_slabs_is_what_fits_and_one_that_is_given_is_strict(
     with pytest.raises(TaskError, match=r"split_guard: 5 leaves a fold .* at most 4, or null"):
         resolve(task)
     resolve(fold_task(make_task, [short], tmp_path, split_guard=4, count=2, index=0))
+
+
+@pytest.mark.parametrize(("count", "extent"), [(3, 27), (3, 24), (4, 37), (2, 17)])
+@pytest.mark.parametrize("dense", ["low", "high"])
+def test_slabs_move_to_leave_a_patch_in_each_where_there_is_room(
+    make_task, store, tmp_path, count, extent, dense
+):
+    """Labels at one end would make slabs of a few voxels there."""
+    labels = np.ones((9, 10, extent), np.uint8)
+    labels[:, :, 6:] *= np.arange(extent - 6) % 8 == 0
+    labels = labels[:, :, ::-1] if dense == "high" else labels
+    image = store("raw", np.zeros(labels.shape, np.uint8))
+    uneven = {"input": image, "sheet": store("uneven", labels), "ref_label": "sheet", "name": "v"}
+    validated = np.zeros(labels.shape, np.uint8)
+    for index in range(count):
+        parts = resolve(fold_task(make_task, [uneven], tmp_path, count=count, index=index)).volumes
+        train, val = ([p.region for p in parts if p.split == side] for side in ("train", "val"))
+        assert all(box.shape[2] >= 8 for box in train + val)
+        assert train
+        assert not (marked(labels.shape, train) & marked(labels.shape, val)).any()
+        validated += marked(labels.shape, val)
+    assert (validated == 1).all()

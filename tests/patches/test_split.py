@@ -173,7 +173,7 @@ def _again(prepare, shape, entry, settings):
 def test_patches_that_all_overlap_where_there_is_room_are_an_error_about_the_thresholds(prepare):
     task, volumes, patches = prepare([SHAPE])
     few = PatchList(patches.patch_size, np.array([[0, 0, 0, 8], [0, 4, 4, 12]]))
-    with pytest.raises(TaskError, match=r"no two of its 2 patches apart.*min_labeled_ratio"):
+    with pytest.raises(TaskError, match=r"no two of its 2 patches apart.* patch_stride"):
         split_patches(task.tr_params, volumes, few)
 
 
@@ -306,3 +306,33 @@ def test_a_share_of_one_trains_on_everything_and_validates_on_nothing(prepare):
     assert split.train_regions == [volumes[0].region]
     assert split.val_regions == [None]
     assert not len(split.val)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_a_random_split_of_few_patches_leaves_one_on_each_side(prepare, share):
+    task, volumes, patches = prepare([(9, 9, 13)], split_mode="random", tr_val_split=share)
+    assert len(patches.rows) == 2
+    split = split_patches(task.tr_params, volumes, patches)
+    assert (len(split.train), len(split.val)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings", "message", "followed"),
+    [
+        ({}, {"split_mode": "random"}, "validate on; .*tr_val_split 1", {"tr_val_split": 1.0}),
+        ({"split": "train"}, {}, "validate on; .*tr_val_split 1", {"tr_val_split": 1.0}),
+        (
+            {},
+            {"split_mode": "random"},
+            "validate on; give a finer patch_stride",
+            {"dataset": {"patch_stride": [1, 1, 1]}},
+        ),
+    ],
+)
+def test_the_remedy_of_an_empty_side_works(prepare, entry, settings, message, followed):
+    shape = (8, 9, 10)
+    task, volumes, patches = prepare([shape], [dict(entry)], **settings)
+    with pytest.raises(TaskError, match=message):
+        split_patches(task.tr_params, volumes, patches)
+    again = {**entry, "input": volumes[0].inputs[0].location}
+    assert len(split_patches(*_again(prepare, shape, again, settings | followed)).train)

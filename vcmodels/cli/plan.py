@@ -10,6 +10,7 @@ from vcmodels.config.load import fill_sizes
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria, PatchList, are_few, choose_patches, survey
+from vcmodels.patches.folds import all_folds
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
 from vcmodels.patches.split import require_room, split_patches
@@ -108,7 +109,9 @@ def _report_patches(task: Task, volumes: Sequence[TaskVolume], console: Console)
         TaskError: not one qualifies, or they cannot be divided.
     """
     settings, criteria = task.tr_params, PatchCriteria.of(task)
-    if settings.folds is not None:  # which needs all labels
+    if settings.folds is not None:
+        if are_few(volumes):
+            all_folds(settings, volumes, criteria, Indexer(None, console))
         console.say("patches: those of a fold are found by vcmodels patches --fold I")
         return
     require_room(settings, volumes, criteria.patch)

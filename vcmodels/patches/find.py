@@ -238,7 +238,7 @@ class Finer:
     """Share of the labelled voxels that no patch holds."""
 
     def __str__(self) -> str:
-        return f"dataset_config.patch_stride {list(self.stride)} gives {self.patches}"
+        return f"patch_stride {list(self.stride)} gives {self.patches}"
 
 
 def _left_out(

@@ -183,22 +183,38 @@ def _slabs(volume: TaskVolume, profiles: Profiles, count: int, criteria: PatchCr
     Raises:
         TaskError: they hold no patch.
     """
-    found = _across(volume.region, profiles, count, criteria)
-    if found.hold(criteria.patch):
-        return found
-    fewer = range(count - 1, 1, -1)
-    at_most = next(
-        (n for n in fewer if _across(volume.region, profiles, n, criteria).hold(criteria.patch)), 0
-    )
+    found = {n: _held(volume.region, profiles, n, criteria) for n in range(count, 1, -1)}
+    if (slabs := found[count]) is not None:
+        return slabs
+    at_most = max((n for n, slabs in found.items() if slabs is not None), default=0)
     shape, patch = (" x ".join(map(str, n)) for n in (volume.region.shape, criteria.patch))
     text = f"volume {volume.name} ({shape} voxels) cannot be cut into {count} slabs of a patch ({patch})"
     remedy = f"give at most {at_most}" if at_most else "lower patch_size, or give more volumes"
     raise TaskError("tr_params.folds.count", text, remedy)
 
 
-def _across(region: Box, profiles: Profiles, count: int, criteria: PatchCriteria) -> _Slabs:
+def _held(region: Box, profiles: Profiles, count: int, criteria: PatchCriteria) -> _Slabs | None:
+    """Slabs with a patch in each and next to it; None if there is no room for them."""
+    for keeps_patch in (False, True):
+        slabs = _across(region, profiles, count, criteria, keeps_patch=keeps_patch)
+        if slabs.hold(criteria.patch):
+            return slabs
+    return None
+
+
+def _across(
+    region: Box,
+    profiles: Profiles,
+    count: int,
+    criteria: PatchCriteria,
+    *,
+    keeps_patch: bool = False,
+) -> _Slabs:
+    """Slabs that hold about equally many labels, or, to keep a patch in each, less equally many."""
     patch, cell = criteria.patch, criteria.cell
     cuts = [_cuts(region.origin[a], region.end[a], profiles[a], cell[a], count) for a in range(3)]
+    if keeps_patch:
+        cuts = [_apart(places, patch[a], cell[a]) for a, places in enumerate(cuts)]
     room = [int(np.diff(cuts[a]).min()) / patch[a] for a in range(3)]
     axis = int(np.argmax(room))
     low, high = region.origin[axis], region.end[axis]
@@ -252,3 +268,13 @@ def _cuts(start: int, end: int, profile: np.ndarray, cell: int, count: int) -> l
     inner = np.abs(below - np.arange(1, count)[:, None] / count).argmin(axis=1)
     zero = start // cell * cell
     return [start, *np.clip(zero + inner * cell, start, end).tolist(), end]
+
+
+def _apart(cuts: Sequence[int], patch: int, cell: int) -> list[int]:
+    """The borders of slabs moved to leave a patch in each, as far as there is room for that."""
+    found = list(cuts)
+    for k in range(1, len(found) - 1):
+        found[k] = -(-max(found[k], found[k - 1] + patch) // cell) * cell
+    for k in range(len(found) - 2, 0, -1):
+        found[k] = max(min(found[k], found[k + 1] - patch) // cell * cell, found[0])
+    return found

@@ -215,7 +215,7 @@ def _no_two_patches(volume: TaskVolume, patch: Shape, count: int) -> TaskError:
         remedy = f"give {length_at_most(shape[axis] // 2)} along {AXES[axis]}, or {without}"
         return TaskError("tr_params.patch_size", found, remedy)
     found += f"has no two of its {count} patches apart, to train and to validate on"
-    remedy = f"give a smaller patch_size, lower min_bbox_percent or min_labeled_ratio, or {without}"
+    remedy = f"give a finer patch_stride, a smaller patch_size, lower thresholds, or {without}"
     return TaskError("tr_params.patch_size", found, remedy)
 
 
@@ -301,7 +301,7 @@ def split_patches(
     if not is_random:
         _refuse_overlap(volumes, train, val)
     split = _assemble(settings, volumes, patches, train, val)
-    _refuse_empty(split, settings.tr_val_split)
+    _refuse_empty(split, settings)
     return split
 
 
@@ -335,7 +335,11 @@ def _assemble(
     shared = np.flatnonzero(is_train & is_val)  # only a random split has any
     rng = np.random.Generator(np.random.Philox(key=[settings.seed, 1]))
     order = rng.permutation(shared)
-    is_val[order[: round(len(order) * settings.tr_val_split)]] = False
+    trained = round(len(order) * settings.tr_val_split)
+    if len(order) > 1 and settings.tr_val_split < 1:  # of few, each side gets one
+        has_train, has_val = (is_train & ~is_val).any(), (is_val & ~is_train).any()
+        trained = min(max(trained, 1 - has_train), len(order) - 1 + has_val)
+    is_val[order[:trained]] = False
     description = _describe(settings, volumes, patches)
     return Split(rows[is_train & ~is_val], rows[is_val], train, val, description)
 
@@ -379,15 +383,20 @@ def _refuse_groups(volumes: Sequence[TaskVolume]) -> None:
             raise TaskError("tr_params.split_mode", found, 'use "spatial", or remove the group')
 
 
-def _refuse_empty(split: Split, share: float) -> None:
+def _refuse_empty(split: Split, settings: TrainingParams) -> None:
     """Both sides need at least one patch; only `tr_val_split: 1` leaves out validation."""
+    share, more = settings.tr_val_split, "a finer patch_stride or lower thresholds"
     for side, rows in (("train", split.train), ("validate", split.val)):
-        if not len(rows) and (side == "train" or share < 1):
-            found = f"there is no patch left to {side} on"
-            remedy = (
-                'change tr_val_split (1: no validation), split_guard or the "split" of the volumes'
-            )
-            raise TaskError("tr_params.tr_val_split", found, remedy)
+        if len(rows) or (side == "validate" and share == 1):
+            continue
+        found = f"there is no patch left to {side} on"
+        if settings.folds is not None:
+            remedy = f"give {more}, or fewer folds"
+            raise TaskError("tr_params.folds", found, remedy)
+        other = "tr_val_split 1 (no validation)" if side == "validate" else "another tr_val_split"
+        fixed = "train" if side == "train" else "val"
+        remedy = f'give {more}, {other}, or a volume with "split": "{fixed}"'
+        raise TaskError("tr_params.tr_val_split", found, remedy)
 
 
 class _OtherSplitError(Exception):
@@ -414,7 +423,7 @@ def _checked(
     split = _assemble(settings, volumes, patches, train, val)
     if split.to_dict() != document:
         raise _OtherSplitError("was changed by hand")
-    _refuse_empty(split, settings.tr_val_split)
+    _refuse_empty(split, settings)
     return split
 
 
