@@ -235,9 +235,13 @@ def test_a_finished_run_is_complete_and_restart_moves_it_aside(sheet_task, tmp_p
     code, lines = run(sheet_task)
     assert (code, lines[-1]) == (0, f"{folder}: already complete (1 epochs)")
     assert before == {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"}
+    mine = ["tiny_7.pth", "scan.zarr", "my_task.json", "best.pth", "fold_x"]
+    for name in mine:
+        (folder / name).mkdir()
     _, lines = run(sheet_task, restart=True)
     aside = next(folder.glob("before-*"))
     assert {p.name for p in aside.iterdir()} == set(before)
+    assert all((folder / name).is_dir() for name in mine)
     assert last(sheet_task)["step"] == 1
 
 

@@ -19,6 +19,11 @@ from vcmodels.volumes.places import read_json, write_json
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
 ENVIRONMENT, SPLITS, PATCHES = "environment.json", "splits.json", "patches.json"
 CHECKPOINTS = "checkpoints.json"
+OWN = (
+    TASK, LOG, ENVIRONMENT, SPLITS, PATCHES, CHECKPOINTS, "patches.png", "tensorboard", "preview",
+    "held_out", "wandb", "wandb.json",
+)  # fmt: skip
+"""What a run folder holds, next to checkpoints, folds and what was moved aside."""
 SCHEMA = 1
 """Of `environment.json`."""
 
@@ -112,6 +117,16 @@ class Run:
             record = [line.get("epoch") for line in read_log(self.folder)]
         epochs = cast(list[object], record) if isinstance(record, list) else []
         return {int(n) for n in epochs if isinstance(n, int | float) and 0 < n < math.inf}
+
+    def own_entries(self) -> list[Path]:
+        """The files and folders in the run folder that a run, or the folds of one, have written."""
+        names = {self.name, Run(self.folder).name} - {""}
+        numbers = "|".join(map(str, self.written())) or "-"
+        models = "|".join(map(re.escape, names)) or "-"
+        own = re.compile(
+            rf"(?:{models})_(?:{numbers}|(?:last|best)(?:\.previous)?)\.pth|fold_(?:0|[1-9][0-9]*)"
+        )
+        return [p for p in self.folder.iterdir() if p.name in OWN or own.fullmatch(p.name)]
 
     def is_begun(self) -> bool:
         """Whether a training has begun in the folder; a task file is not enough."""

@@ -171,10 +171,11 @@ class RunFolder(Run):
                 folder.rmdir()
 
     def move_aside(self) -> Path | None:
-        """Rename everything in the folder into `<folder>/before-<time>/`; None if there was nothing."""
-        entries = [
-            p for p in self.folder.iterdir() if p.name != LOCK and not p.name.startswith("before-")
-        ]
+        """Rename what runs wrote here into `<folder>/before-<time>/`; None if there was nothing.
+
+        What else lies in the folder, such as volumes or the task file of a user, stays.
+        """
+        entries = self.own_entries()
         if not entries:
             return None
         aside = self.folder / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
