@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -181,11 +182,24 @@ def init(
         console.say(
             "no GPU: a small patch_size and model_config; leave them out where there is one"
         )
-    name = "first" if output.stem == "task" else output.stem
-    task = first_task(name, volume, named, list(guesses.values()), is_small=is_small)
+    task = first_task(
+        _model_name(output.stem), volume, named, list(guesses.values()), is_small=is_small
+    )
     parse_task(task, str(output))
     write_atomic(output, _text(task).encode())
-    console.say(f"wrote {output}; next: vcmodels check {output}, then vcmodels train {output}")
+    path = shlex.quote(str(output))
+    console.say(f"wrote {output}; next: vcmodels check {path}, then vcmodels train {path}")
+
+
+def _model_name(stem: str) -> str:
+    """The name of the model of a task file: its own, or "first" where that says nothing or is no name."""
+    from vcmodels.config.values import check_name, check_new_name
+
+    try:
+        check_new_name(check_name(stem))
+    except ValueError:
+        return "first"
+    return "first" if stem == "task" else stem
 
 
 def _said(guess: "Guess") -> Iterator[str]:
