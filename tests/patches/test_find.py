@@ -3,9 +3,11 @@ import pytest
 
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
+from vcmodels.geometry.boxes import Box
 from vcmodels.patches.find import PatchCriteria, search_patches, survey
 from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Silent
+from vcmodels.volumes import create_array
 
 
 @pytest.fixture
@@ -206,4 +208,16 @@ def test_another_stride_is_not_tried_on_more_than_is_read_quickly(make_task, sto
     task = make_task([entry], dataset={"min_bbox_percent": 0.95})
     monkeypatch.setattr("vcmodels.patches.find.FEW_VOXELS", 1000)
     with pytest.raises(TaskError, match=r"no patch qualifies.*lower it, or choose a smaller"):
+        search_patches(task, open_volumes(task))
+
+
+def test_a_finer_stride_is_found_where_little_of_a_huge_label_is_stored(make_task, tmp_path):
+    shape = (40_000, 30_000, 50_000)
+    for name in ("raw", "sheet"):
+        array = create_array(str(tmp_path / "huge.zarr"), name, shape=shape, chunks=(16, 16, 16), dtype=np.dtype("u1"))  # fmt: skip
+        array.write(Box((20_005, 16_000, 32_000), (10, 16, 16)), np.ones((1, 10, 16, 16), np.uint8))
+    entry = {name: str(tmp_path / "huge.zarr" / name) for name in ("sheet",)}
+    entry |= {"input": str(tmp_path / "huge.zarr" / "raw"), "ref_label": "sheet"}
+    task = make_task([entry], dataset={"min_bbox_percent": 0.95, "use_cache": False})
+    with pytest.raises(TaskError, match=r"patch_stride \[2, 2, 2\] gives 25$"):
         search_patches(task, open_volumes(task))

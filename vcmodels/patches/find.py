@@ -268,18 +268,26 @@ def finer_strides(
     quiet, indexed = replace(indexer, reporter=Silent()), criteria.cell
     while max(criteria.stride) > 1:
         criteria = replace(criteria, stride=triple(max(n // 2, 1) for n in criteria.stride))
-        grids = [
-            patch_grid(v.inputs[0].box, v.region, criteria.patch, criteria.stride, criteria.cell)
-            for v in volumes
-        ]
         cells = voxels // prod(criteria.cell)
-        patches = sum(prod(grid.counts) for grid in grids)
+        patches = sum(_near(v, criteria) for v in volumes)
         is_read = criteria.cell != indexed or indexer.folder is None
         if patches > FEW_PATCHES or (is_read and max(voxels, 8 * cells) > FEW_VOXELS):
             return
         found = survey(volumes, criteria, quiet)
         count = sum(len(one.chosen(criteria)) for one in found)
         yield Finer(criteria.stride, count, _missed(found))
+
+
+def _near(volume: TaskVolume, criteria: PatchCriteria) -> int:
+    """How many candidates, at most, reach what is stored of the reference label."""
+    if volume.ref is None or volume.ref.listing is None:
+        return prod(-(-n // s) for n, s in zip(volume.region.shape, criteria.stride, strict=True))
+    unit, patch, stride = volume.ref.storage_unit, criteria.patch, criteria.stride
+    each = prod(
+        -(-(min(u, n) + p) // s)
+        for u, n, p, s in zip(unit, volume.region.shape, patch, stride, strict=True)
+    )
+    return each * sum(1 for _ in volume.ref.stored_blocks(within=volume.region))
 
 
 def are_few(volumes: Sequence[TaskVolume]) -> bool:
