@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -374,6 +373,7 @@ def reproduce(
     """Make a result again from its own attributes, and say whether it is identical; 1 if not."""
     from vcmodels import inference
     from vcmodels.reporting import StopSignals
+    from vcmodels.scratch import scratch_folder
     from vcmodels.volumes import expand_location
     from vcmodels.volumes.places import refuse_in_store
 
@@ -381,10 +381,10 @@ def reproduce(
     context.obj.begin()
     if into is not None and "://" not in into:
         refuse_in_store("--output", expand_location(into))
-    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="vcmodels-") as scratch:
+    with StopSignals() as stop, scratch_folder() as scratch:
         comparison = inference.reproduce(
             expand_location(output),
-            expand_location(into or scratch),
+            expand_location(into or str(scratch)),
             checkpoint=checkpoint,
             reporter=console,
             should_stop=stop.should_stop,
