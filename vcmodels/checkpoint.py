@@ -184,7 +184,7 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
     """
     state = checkpoint.state
     try:
-        task, _ = parse_task(state["task"], str(checkpoint.path))
+        task, _ = parse_task(state["task"], str(checkpoint.path), is_record=True)
         patch, spacing = tuple(state["patch_size"]), tuple(state["spacing"])
         in_channels, weights = state["in_channels"], state["ema"] or state["model"]
         normalization = Normalization.from_dict(state["normalization"])

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import zarr
 
 import vcmodels.evaluation
 import vcmodels.inference
@@ -275,6 +276,61 @@ def test_notes_tell_how_old_spellings_are_read(task_file, sheet_task, capsys):
     captured = capsys.readouterr()
     assert captured.out.startswith("note: model_config.n_levels is read as num_levels\n")
     assert captured.err == ""
+
+
+def small_task(sheet_task, shape, folder, labels, **settings):
+    """The task on one volume of its own."""
+    for name, array in (("image", np.zeros(shape, np.uint8)), ("label", labels)):
+        zarr.create_array(folder / "small.zarr" / name, data=array, chunks=(8, 8, 8))
+    entry = {"input": str(folder / "small.zarr/image"), "sheet": str(folder / "small.zarr/label")}
+    sheet_task["dataset_config"] |= {
+        "volume_paths": [{**entry, "ref_label": "sheet"}],
+        "targets": {"sheet": {"kind": "binary"}},
+        "index_dir": str(folder / "index"),
+    }
+    sheet_task["tr_params"] |= settings
+    sheet_task["inference_params"] = {}
+    return sheet_task
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_what_cannot_be_divided_is_refused_before_anything_is_written(
+    command, sheet_task, task_file, tmp_path, capsys
+):
+    shape = (18, 28, 22)
+    task = small_task(sheet_task, shape, tmp_path, np.ones(shape, np.uint8))
+    path = task_file(task)
+    assert main([command, str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "holds no two patches of 16 x 16 x 16" in error
+    assert "give 14 along y" in error
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "index").exists()
+    task["tr_params"]["patch_size"] = [16, 14, 16]
+    assert main(["check", str(task_file(task))]) == 0
+
+
+def test_check_says_how_patches_are_divided_and_writes_nothing(
+    sheet_task, task_file, tmp_path, capsys
+):
+    shape = (17, 33, 20)
+    labels = np.ones(shape, np.uint8)
+    path = task_file(small_task(sheet_task, shape, tmp_path, labels))
+    assert main(["check", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "no room for a guard band of a patch (16 x 16 x 16)" in said
+    assert "1 training and 1 validation patches" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.zarr", "task.json"]
+
+
+def test_check_refuses_thresholds_that_no_patch_meets(sheet_task, task_file, tmp_path, capsys):
+    shape = (18, 40, 22)
+    task = small_task(
+        sheet_task, shape, tmp_path, np.eye(40, 22, dtype=np.uint8)[None].repeat(18, 0)
+    )
+    task["dataset_config"]["min_labeled_ratio"] = 0.9
+    assert main(["check", str(task_file(task))]) == 2
+    assert "min_labeled_ratio: no patch qualifies" in capsys.readouterr().err
 
 
 def test_schema_is_json_or_the_documentation(capsys):

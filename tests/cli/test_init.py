@@ -67,3 +67,10 @@ def test_a_label_of_another_extent_is_refused(phantom, tmp_path, capsys):
     words = ["init", f"{phantom}/ct", f"{tmp_path}/b.zarr/sheet", "-o", str(tmp_path / "t.json")]
     assert main(words) == 2
     assert "has extent (16, 32, 24), the image (24, 96, 56)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["my task", "-x", "é", "CON", "a.b.", "task"])
+def test_a_file_name_that_no_model_can_have_is_no_obstacle(phantom, tmp_path, name):
+    output = tmp_path / f"{name}.json"
+    assert main(["init", f"{phantom}/ct", f"{phantom}/sheet", "-o", str(output)]) == 0
+    assert load_task(output).task.tr_params.model_name == "first"

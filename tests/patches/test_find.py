@@ -3,8 +3,11 @@ import pytest
 
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
-from vcmodels.patches.find import search_patches
+from vcmodels.geometry.boxes import Box
+from vcmodels.patches.find import PatchCriteria, search_patches, survey
+from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Silent
+from vcmodels.volumes import create_array
 
 
 @pytest.fixture
@@ -133,3 +136,88 @@ def test_more_than_the_machine_can_hold_is_refused(make_task, entry, monkeypatch
         TaskError, match=r"volume_paths\.0\.bbox: finding patches in \(20, 25, 31\)"
     ):
         search_patches(thin, volumes)
+
+
+def covered(shape, rows, patch):
+    mask = np.zeros(shape, bool)
+    for origin in rows[:, 1:].tolist():
+        mask[tuple(slice(o, o + n) for o, n in zip(origin, patch, strict=True))] = True
+    return mask
+
+
+@pytest.mark.parametrize("bricks", [True, False])
+@pytest.mark.parametrize("thresholds", [(0.3, 0.1), (0.9, 0.02), (0.99, 0.9)])
+def test_labelled_voxels_in_no_patch_are_counted(make_task, entry, blobs, thresholds, bricks, monkeypatch):  # fmt: skip
+    if bricks:
+        monkeypatch.setattr("vcmodels.patches.index.BRICK_SIDE", 12)
+        monkeypatch.setattr("vcmodels.patches.density._BLOCK_CELLS", 3)
+    share, ratio = thresholds
+    data = {"min_bbox_percent": share, "min_labeled_ratio": ratio, "use_cache": False}
+    task = make_task([entry], patch_size=[6, 8, 10], dataset=data)
+    criteria = PatchCriteria.of(task)
+    (found,) = survey(open_volumes(task), criteria, Indexer(None, Silent()))
+    rows = np.insert(found.chosen(criteria), 0, 0, axis=1)
+    outside = (blobs > 0) & ~covered(blobs.shape, rows, (6, 8, 10))
+    assert (found.labelled, found.missed) == (np.count_nonzero(blobs), outside.sum())
+
+
+def slab(shape, low, high):
+    labels = np.zeros(shape, np.uint8)
+    labels[low:high] = 1
+    return labels
+
+
+def test_a_stride_that_steps_over_the_labels_is_named_with_what_a_finer_one_gives(make_task, store):
+    """A slab from 5 to 15: patches of 8 that start at 0, 4, 8, 12 fill it by 3, 7 and 7 planes."""
+    shape = (24, 20, 22)
+    entry = {"input": store("raw", np.zeros(shape, np.uint8)), "ref_label": "sheet"}
+    entry["sheet"] = store("sheet", slab(shape, 5, 15))
+    data = {"min_bbox_percent": 0.95, "min_labeled_ratio": 0.5}
+    task = make_task([entry], dataset=data)
+    with pytest.raises(TaskError, match=r"patch_stride \[2, 2, 2\] gives \d+") as error:
+        search_patches(task, open_volumes(task))
+    count = int(str(error.value).rpartition(" ")[2])
+    task = make_task([entry], dataset={**data, "patch_stride": [2, 2, 2]})
+    reporter = Silent()
+    assert len(search_patches(task, open_volumes(task), reporter).rows) == count
+    share = "20% of the labelled voxels lie in no patch that qualifies"
+    assert f"{share}; patch_stride [1, 1, 1] gives" in reporter.lines[-1]
+    assert reporter.lines[-1].endswith("and leaves out 0%")
+    lower = make_task([entry], dataset={"min_bbox_percent": 0.8, "min_labeled_ratio": 0.5})
+    assert len(search_patches(lower, open_volumes(lower)).rows)
+
+
+def test_labels_that_no_stride_reaches_are_reported_with_the_thresholds(make_task, store):
+    shape = (32, 20, 24)
+    labels = slab(shape, 0, 8) | slab(shape, 20, 24)  # the second is half as thick as a patch
+    entry = {"input": store("raw", np.zeros(shape, np.uint8)), "ref_label": "sheet"}
+    entry["sheet"] = store("sheet", labels)
+    task = make_task([entry], dataset={"min_bbox_percent": 0.95, "min_labeled_ratio": 0.5})
+    reporter = Silent()
+    search_patches(task, open_volumes(task), reporter)
+    assert reporter.lines[-1] == (
+        "33% of the labelled voxels lie in no patch that qualifies; lower min_bbox_percent or "
+        "min_labeled_ratio to train on them"
+    )
+
+
+def test_another_stride_is_not_tried_on_more_than_is_read_quickly(make_task, store, monkeypatch):
+    shape = (24, 20, 22)
+    entry = {"input": store("raw", np.zeros(shape, np.uint8)), "ref_label": "sheet"}
+    entry["sheet"] = store("sheet", slab(shape, 5, 15))
+    task = make_task([entry], dataset={"min_bbox_percent": 0.95})
+    monkeypatch.setattr("vcmodels.patches.find.FEW_VOXELS", 1000)
+    with pytest.raises(TaskError, match=r"no patch qualifies.*lower it, or choose a smaller"):
+        search_patches(task, open_volumes(task))
+
+
+def test_a_finer_stride_is_found_where_little_of_a_huge_label_is_stored(make_task, tmp_path):
+    shape = (40_000, 30_000, 50_000)
+    for name in ("raw", "sheet"):
+        array = create_array(str(tmp_path / "huge.zarr"), name, shape=shape, chunks=(16, 16, 16), dtype=np.dtype("u1"))  # fmt: skip
+        array.write(Box((20_005, 16_000, 32_000), (10, 16, 16)), np.ones((1, 10, 16, 16), np.uint8))
+    entry = {name: str(tmp_path / "huge.zarr" / name) for name in ("sheet",)}
+    entry |= {"input": str(tmp_path / "huge.zarr" / "raw"), "ref_label": "sheet"}
+    task = make_task([entry], dataset={"min_bbox_percent": 0.95, "use_cache": False})
+    with pytest.raises(TaskError, match=r"patch_stride \[2, 2, 2\] gives 25$"):
+        search_patches(task, open_volumes(task))

@@ -9,6 +9,7 @@ from vcmodels.patches.find import search_patches
 from vcmodels.patches.folds import _cuts, divide
 from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.patches.split import load_or_split
+from vcmodels.reporting import Silent
 from vcmodels.runs.run import Run
 from vcmodels.samples.training_set import augmented_set
 from vcmodels.volumes import Volume
@@ -28,9 +29,9 @@ def entry(store, labels):
     return {"input": image, "sheet": store("sheet", labels), "ref_label": "sheet", "name": "v"}
 
 
-def fold_task(make_task, entries, tmp_path, **folds):
+def fold_task(make_task, entries, tmp_path, split_guard=None, **folds):
     run = str(tmp_path / f"run{folds.get('index', 0)}")
-    return make_task(entries, folds=folds, ckpt_out_base=run)
+    return make_task(entries, folds=folds, ckpt_out_base=run, split_guard=split_guard)
 
 
 def marked(shape, boxes):
@@ -146,8 +147,53 @@ def test_cuts_are_the_nearest_between_layers():
 
 def test_what_cannot_be_cut_is_refused(make_task, entry, tmp_path):
     task = fold_task(make_task, [entry], tmp_path, count=20, index=0)
-    with pytest.raises(TaskError, match=r"folds.count: volume v with region .* 20 slabs"):
+    with pytest.raises(TaskError, match=r"folds.count: volume v .* 20 slabs .*most 11$"):
         resolve(task)
+    resolve(fold_task(make_task, [entry], tmp_path, count=11, index=0))
     task = fold_task(make_task, [entry], tmp_path, count=2, index=0, by="volume")
     with pytest.raises(TaskError, match="1 volumes cannot be divided into 2 folds"):
         resolve(task)
+
+
+def test_the_guard_of_slabs_is_what_fits_and_one_that_is_given_is_strict(
+    make_task, store, tmp_path
+):
+    """Two slabs of 12 voxels: a patch of 8 leaves a band of 4, the half of one."""
+    ones = store("short", np.ones((9, 10, 24), np.uint8))
+    short = {"input": ones, "sheet": ones, "ref_label": "sheet", "name": "v"}
+    reporter = Silent()
+    for index in range(2):
+        parts = resolve(
+            fold_task(make_task, [short], tmp_path, count=2, index=index), reporter
+        ).volumes
+        train, val = ([p.region for p in parts if p.split == side] for side in ("train", "val"))
+        ends = sorted([*train, *val], key=lambda box: box.origin)
+        assert [box.shape[2] for box in train + val] == [8, 12]
+        assert ends[1].origin[2] - ends[0].end[2] == 4
+    assert "no room for a guard band of a patch (8 voxels along x): 4 voxels" in reporter.lines[0]
+    task = fold_task(make_task, [short], tmp_path, split_guard=5, count=2, index=0)
+    with pytest.raises(TaskError, match=r"split_guard: 5 leaves a fold .* at most 4, or null"):
+        resolve(task)
+    resolve(fold_task(make_task, [short], tmp_path, split_guard=4, count=2, index=0))
+
+
+@pytest.mark.parametrize(("count", "extent"), [(3, 27), (3, 24), (4, 37), (2, 17)])
+@pytest.mark.parametrize("dense", ["low", "high"])
+def test_slabs_move_to_leave_a_patch_in_each_where_there_is_room(
+    make_task, store, tmp_path, count, extent, dense
+):
+    """Labels at one end would make slabs of a few voxels there."""
+    labels = np.ones((9, 10, extent), np.uint8)
+    labels[:, :, 6:] *= np.arange(extent - 6) % 8 == 0
+    labels = labels[:, :, ::-1] if dense == "high" else labels
+    image = store("raw", np.zeros(labels.shape, np.uint8))
+    uneven = {"input": image, "sheet": store("uneven", labels), "ref_label": "sheet", "name": "v"}
+    validated = np.zeros(labels.shape, np.uint8)
+    for index in range(count):
+        parts = resolve(fold_task(make_task, [uneven], tmp_path, count=count, index=index)).volumes
+        train, val = ([p.region for p in parts if p.split == side] for side in ("train", "val"))
+        assert all(box.shape[2] >= 8 for box in train + val)
+        assert train
+        assert not (marked(labels.shape, train) & marked(labels.shape, val)).any()
+        validated += marked(labels.shape, val)
+    assert (validated == 1).all()

@@ -87,6 +87,10 @@ def test_a_volume_that_is_cut_in_two_leaves_room_for_both_sides(make, settings, 
     assert planned(make((40, 96, 56), **settings)).patch == (40, longest, 56)
 
 
+def test_a_patch_of_a_tiny_volume_leaves_room_for_two_without_a_guard(make):
+    assert planned(make((8, 8, 11))).patch == (8, 8, 5)
+
+
 def test_volumes_with_a_split_of_their_own_are_not_cut(make):
     assert planned(make((40, 96, 56), entry={"split": "val"})).patch == (40, 96, 56)
     assert planned(make((40, 96, 56), entry={"split": "train"})).patch == (40, 96, 56)

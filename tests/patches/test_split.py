@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
-from vcmodels.patches.find import search_patches
+from vcmodels.patches.find import PatchList, search_patches
 from vcmodels.patches.split import best_cut, load_or_split, rows_inside, split_patches
 from vcmodels.reporting import Silent
 from vcmodels.runs.run import Run
@@ -100,10 +101,112 @@ def test_guard_width_is_the_tasks(prepare):
     assert max(o - e for o, e in zip(other.origin, one.end, strict=True)) == 3
 
 
-def test_a_volume_too_short_for_the_guard_is_an_error_with_remedies(prepare):
-    task, volumes, patches = prepare([(9, 9, 17)])
-    with pytest.raises(TaskError, match=r"patch_size: volume v0 .* cannot be cut .* split_mode"):
+@pytest.mark.parametrize(
+    ("shape", "patch", "band"),
+    [
+        ((51, 120, 122), (24, 60, 60), 0),
+        ((20, 128, 96), (10, 64, 48), 0),
+        ((36, 60, 52), (18, 30, 26), 0),
+        ((9, 10, 26), (8, 8, 8), 8),
+        ((9, 10, 24), (8, 8, 8), 8),
+        ((9, 10, 23), (8, 8, 8), 4),
+        ((9, 10, 18), (8, 8, 7), 3),
+        ((9, 10, 16), (8, 8, 7), 1),
+    ],
+)
+def test_the_guard_is_a_patch_where_it_fits_and_else_what_fits(prepare, shape, patch, band):
+    task, volumes, patches = prepare([shape], patch_size=list(patch))
+    reporter = Silent()
+    split = split_patches(task.tr_params, volumes, patches, reporter)
+    train, val = split.train_regions[0], split.val_regions[0]
+    gaps = [v - t for v, t in zip(val.origin, train.end, strict=True)]
+    assert max(gaps) == band
+    assert len(split.train)
+    assert len(split.val)
+    said = [line for line in reporter.lines if "guard band" in line]
+    if band == patch[gaps.index(band)]:
+        assert not said
+    else:
+        (line,) = said
+        for size in (shape, patch, train.shape, val.shape):
+            assert " x ".join(map(str, size)) in line
+        assert line.endswith(f"{band} voxels apart")
+
+
+@pytest.mark.parametrize("shape", [(9, 9, 17), (17, 9, 20), (10, 23, 11)])
+def test_a_guard_that_is_given_is_strict_and_the_widest_that_fits_is_named(prepare, shape):
+    task, volumes, patches = prepare([shape], split_guard=16)
+    with pytest.raises(
+        TaskError, match=r"split_guard: 16 leaves no patch .*most \d+, or null"
+    ) as e:
         split_patches(task.tr_params, volumes, patches)
+    most = int(re.search(r"at most (\d+)", str(e.value))[1])
+    entry = {"input": volumes[0].inputs[0].location}
+    for guard in (most, None, most + 1):
+        other, _, _ = prepare([shape], entries=[dict(entry)], split_guard=guard)
+        if guard == most + 1:
+            with pytest.raises(TaskError, match=f"most {most}, or null"):
+                split_patches(other.tr_params, volumes, patches)
+        else:
+            split = split_patches(other.tr_params, volumes, patches)
+            assert len(split.train)
+            assert len(split.val)
+
+
+def test_a_volume_without_two_patches_side_by_side_is_an_error_with_the_size_that_fits(prepare):
+    shape = (9, 15, 11)
+    task, volumes, patches = prepare([shape])
+    found = r"patch_size: volume v0 \(9 x 15 x 11 voxels\) holds no two patches of 8 x 8 x 8 .* 7 along y"
+    with pytest.raises(TaskError, match=found):
+        split_patches(task.tr_params, volumes, patches)
+    entry = {"input": volumes[0].inputs[0].location}
+    for change in ({"patch_size": [8, 7, 8]}, {"tr_val_split": 1.0}):
+        split = split_patches(*_again(prepare, shape, entry, change))
+        assert len(split.train)
+
+
+def _again(prepare, shape, entry, settings):
+    task, volumes, patches = prepare([shape], entries=[dict(entry)], **settings)
+    return task.tr_params, volumes, patches
+
+
+def test_patches_that_all_overlap_where_there_is_room_are_an_error_about_the_thresholds(prepare):
+    task, volumes, patches = prepare([SHAPE])
+    few = PatchList(patches.patch_size, np.array([[0, 0, 0, 8], [0, 4, 4, 12]]))
+    with pytest.raises(TaskError, match=r"no two of its 2 patches apart.* patch_stride"):
+        split_patches(task.tr_params, volumes, few)
+
+
+def test_few_volumes_of_one_patch_each_are_divided_as_wholes(prepare):
+    task, volumes, patches = prepare([(9, 15, 11)] * 2)
+    reporter = Silent()
+    split = split_patches(task.tr_params, volumes, patches, reporter)
+    assert {int(n) for n in split.train[:, 0]} ^ {int(n) for n in split.val[:, 0]} == {0, 1}
+    assert "whole volumes are divided" in reporter.lines[0]
+
+
+def test_a_short_volume_next_to_one_with_room_is_trained_on_whole(prepare):
+    task, volumes, patches = prepare([(9, 9, 17), SHAPE])
+    split = split_patches(task.tr_params, volumes, patches)
+    assert split.train_regions[0] == volumes[0].region
+    assert (
+        max(
+            v - t
+            for v, t in zip(split.val_regions[1].origin, split.train_regions[1].end, strict=True)
+        )
+        == 8
+    )
+
+
+def test_a_split_that_was_recorded_with_another_band_is_used_again(prepare):
+    task, volumes, patches = prepare([(9, 10, 64)])
+    run = Run(task.run_dir)
+    load_or_split(run, task.tr_params, volumes, patches)
+    saved = json.loads(run.splits_file.read_text())
+    saved["val_regions"][0][2][0] -= 3
+    run.splits_file.write_text(json.dumps(saved))
+    again = load_or_split(run, task.tr_params, volumes, patches)
+    assert again.to_dict() == saved
 
 
 def test_many_short_volumes_are_divided_as_wholes(prepare):
@@ -203,3 +306,33 @@ def test_a_share_of_one_trains_on_everything_and_validates_on_nothing(prepare):
     assert split.train_regions == [volumes[0].region]
     assert split.val_regions == [None]
     assert not len(split.val)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_a_random_split_of_few_patches_leaves_one_on_each_side(prepare, share):
+    task, volumes, patches = prepare([(9, 9, 13)], split_mode="random", tr_val_split=share)
+    assert len(patches.rows) == 2
+    split = split_patches(task.tr_params, volumes, patches)
+    assert (len(split.train), len(split.val)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings", "message", "followed"),
+    [
+        ({}, {"split_mode": "random"}, "validate on; .*tr_val_split 1", {"tr_val_split": 1.0}),
+        ({"split": "train"}, {}, "validate on; .*tr_val_split 1", {"tr_val_split": 1.0}),
+        (
+            {},
+            {"split_mode": "random"},
+            "validate on; give a finer patch_stride",
+            {"dataset": {"patch_stride": [1, 1, 1]}},
+        ),
+    ],
+)
+def test_the_remedy_of_an_empty_side_works(prepare, entry, settings, message, followed):
+    shape = (8, 9, 10)
+    task, volumes, patches = prepare([shape], [dict(entry)], **settings)
+    with pytest.raises(TaskError, match=message):
+        split_patches(task.tr_params, volumes, patches)
+    again = {**entry, "input": volumes[0].inputs[0].location}
+    assert len(split_patches(*_again(prepare, shape, again, settings | followed)).train)

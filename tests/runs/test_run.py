@@ -31,10 +31,17 @@ def test_a_run_that_is_not_there_yet_takes_the_name_that_is_given(tmp_path):
     assert not run.is_begun()
 
 
-def test_kept_checkpoints_are_those_of_the_model_in_the_order_of_epochs(tmp_path):
-    for name in ("a.b_10.pth", "a.b_9.pth", "a.b_last.pth", "axb_3.pth", "a.b_9.pth.old"):
+def test_kept_checkpoints_are_those_that_are_recorded_in_the_order_of_epochs(tmp_path):
+    for name in ("a.b_10.pth", "a.b_9.pth", "a.b_last.pth", "axb_3.pth", "a.b_2.pth"):
         (tmp_path / name).touch()
-    assert list(Run(tmp_path, "a.b").kept()) == [9, 10]
+    run = Run(tmp_path, "a.b")
+    assert list(run.kept()) == []
+    (tmp_path / "log.jsonl").write_text(
+        '{"epoch": 2.0}\n{"epoch": 1}\n{"epoch": 1e999}\n{"x": 1}\n'
+    )
+    assert list(run.kept()) == [2]  # of a run without a record
+    (tmp_path / "checkpoints.json").write_text('{"epochs": [10, 9, 3, "2"]}')
+    assert list(run.kept()) == [9, 10]
 
 
 def test_folds_are_found_by_number(tmp_path):

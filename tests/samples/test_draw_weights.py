@@ -115,3 +115,45 @@ def test_rows_of_another_grid_are_refused(make):
     task, volumes, rows, _ = make({"classes": "balanced"})
     with pytest.raises(TaskError, match="was not found with this task"):
         weights_of(task, volumes, rows + np.array([0, 1, 0, 0]))
+
+
+@pytest.mark.parametrize("way", ["only target", "label", "derived target", "source as ref_label"])
+def test_the_label_that_is_meant_needs_no_ref_label(make_task, store, organs, way):
+    ids = organs.astype(np.uint16)
+    entry = {
+        "input": store("raw", np.zeros(organs.shape, np.float32)),
+        "ids": store("ids", ids),
+        "name": "v",
+    }
+    targets = {"far": {"kind": "distance", "derive": "ids", "clip": 4}}
+    sampling = {"foreground": 0.5, "classes": "balanced"}
+    if way == "source as ref_label":
+        entry["ref_label"] = "ids"
+    elif way != "only target":
+        entry["also"] = store("also", (organs == 2).astype(np.uint8))
+        targets["also"] = {"kind": "binary"}
+        sampling["label"] = "ids" if way == "label" else "far"
+    data = {"sampling": sampling, "min_bbox_percent": 0, "min_labeled_ratio": 0}
+    task = make_task([entry], targets, dataset=data)
+    volumes = open_volumes(task)
+    rows = search_patches(task, volumes).rows
+    parts = [ids[z : z + 8, y : y + 8, x : x + 8] for _, z, y, x in rows.tolist()]
+    wanted = np.full(len(rows), 0.5 / len(rows))
+    for value in (1, 2, 5):
+        counts = np.array([(part == value).sum() for part in parts])
+        wanted += 0.5 / 3 * counts / counts.sum()
+    np.testing.assert_allclose(weights_of(task, volumes, rows), wanted)
+
+
+def test_patches_without_any_voxel_of_the_label_are_refused_with_a_way_out(make_task, store):
+    nothing = store("empty", np.zeros((20, 25, 31), np.uint8))
+    entry = {"input": nothing, "organ": nothing, "name": "v"}
+    data = {"sampling": {"foreground": 0.5}}
+    task = make_task([entry], {"organ": {"kind": "binary"}}, dataset=data)
+    volumes = open_volumes(task)
+    rows = search_patches(task, volumes).rows
+    with pytest.raises(TaskError, match=r"no training patch holds .* set it to 0"):
+        weights_of(task, volumes, rows)
+    data["sampling"]["foreground"] = 0
+    task = make_task([entry], {"organ": {"kind": "binary"}}, dataset=data)
+    np.testing.assert_allclose(weights_of(task, volumes, rows), 1 / len(rows))

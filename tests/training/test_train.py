@@ -235,9 +235,13 @@ def test_a_finished_run_is_complete_and_restart_moves_it_aside(sheet_task, tmp_p
     code, lines = run(sheet_task)
     assert (code, lines[-1]) == (0, f"{folder}: already complete (1 epochs)")
     assert before == {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"}
+    mine = ["tiny_7.pth", "scan.zarr", "my_task.json", "best.pth", "fold_x"]
+    for name in mine:
+        (folder / name).mkdir()
     _, lines = run(sheet_task, restart=True)
     aside = next(folder.glob("before-*"))
     assert {p.name for p in aside.iterdir()} == set(before)
+    assert all((folder / name).is_dir() for name in mine)
     assert last(sheet_task)["step"] == 1
 
 
@@ -377,18 +381,42 @@ def test_a_head_without_data_is_an_error(sheet_task, monkeypatch):
         run(sheet_task)
 
 
+DECOYS = [
+    "tiny_1.pth.backup", "tiny_x.pth", "other_1.pth", "tiny_10.pth", "tiny_01.pth", "tiny_2.pth",
+    "tiny_\u0663.pth",
+]  # fmt: skip
+
+
 def test_old_numbered_checkpoints_go_and_nothing_else(sheet_task):
+    """Whatever its name is: only what the run has written itself."""
     sheet_task["tr_params"] |= {
         "max_epoch": 4, "max_steps_per_epoch": 1, "keep_checkpoints": 1,
     }  # fmt: skip
     folder = Path(sheet_task["tr_params"]["ckpt_out_base"])
     folder.mkdir(parents=True)
-    decoys = ["tiny_1.pth.backup", "tiny_x.pth", "other_1.pth"]
-    for name in decoys:
+    for name in DECOYS:
         (folder / name).write_text("mine")
     run(sheet_task)
-    assert all((folder / name).read_text() == "mine" for name in decoys)
-    assert sorted(p.name for p in folder.glob("tiny_[0-9].pth")) == ["tiny_4.pth"]
+    assert all((folder / name).read_text() == "mine" for name in DECOYS)
+    ours = {p.name for p in folder.glob("tiny_[0-9]*.pth")} - set(DECOYS)
+    assert ours == {"tiny_4.pth"}
+    (folder / "tiny_3.pth").write_text("mine")
+    sheet_task["tr_params"]["max_epoch"] = 5
+    run(sheet_task)
+    assert (folder / "tiny_3.pth").read_text() == "mine"
+    ours = {p.name for p in folder.glob("tiny_[0-9]*.pth")} - {*DECOYS, "tiny_3.pth"}
+    assert ours == {"tiny_5.pth"}
+
+
+def test_a_run_from_before_checkpoints_were_recorded_goes_on_deleting_its_own(sheet_task):
+    sheet_task["tr_params"] |= {"max_epoch": 2, "max_steps_per_epoch": 1, "keep_checkpoints": 1}
+    folder = Path(sheet_task["tr_params"]["ckpt_out_base"])
+    run(sheet_task)
+    (folder / "checkpoints.json").unlink()
+    (folder / "tiny_9.pth").write_text("mine")
+    sheet_task["tr_params"]["max_epoch"] = 3
+    run(sheet_task)
+    assert {p.name for p in folder.glob("tiny_[0-9].pth")} == {"tiny_3.pth", "tiny_9.pth"}
 
 
 def test_a_signal_before_the_loop_leaves_at_once():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,13 +46,16 @@ def patches(
     from vcmodels.patches.misfits import report_misfits, report_split
     from vcmodels.patches.resolve import resolve
     from vcmodels.pictures.patches import draw_patches
+    from vcmodels.volumes.places import refuse_in_store
 
     console = Console()
     context.obj.begin()
+    if picture is not None:
+        refuse_in_store("--picture", picture)
     resolved = resolve(load_one(task, set_, console, fold), console)
     loaded, volumes = resolved.task, resolved.volumes
     criteria = PatchCriteria.of(loaded)
-    report_misfits(loaded, volumes, console, dask=dask)
+    report_misfits(loaded, volumes, console, indexer=Indexer.of(loaded, console, dask))
     candidates = survey(volumes, criteria, Indexer.of(loaded, console, dask))
     for line in threshold_table(candidates, criteria):
         console.say(line)
@@ -165,10 +169,11 @@ def init(
     from vcmodels.config import parse_task
     from vcmodels.data.first_task import first_task, guess_targets
     from vcmodels.devices import choose_device
-    from vcmodels.volumes.places import write_atomic
+    from vcmodels.volumes.places import refuse_in_store, write_atomic
 
     console = Console()
     context.obj.begin()
+    refuse_in_store("--output", output)
     if output.exists():
         raise RefusedError(str(output), "is there already", "choose another --output")
     named = _by_name(labels)
@@ -181,11 +186,24 @@ def init(
         console.say(
             "no GPU: a small patch_size and model_config; leave them out where there is one"
         )
-    name = "first" if output.stem == "task" else output.stem
-    task = first_task(name, volume, named, list(guesses.values()), is_small=is_small)
+    task = first_task(
+        _model_name(output.stem), volume, named, list(guesses.values()), is_small=is_small
+    )
     parse_task(task, str(output))
     write_atomic(output, _text(task).encode())
-    console.say(f"wrote {output}; next: vcmodels check {output}, then vcmodels train {output}")
+    path = shlex.quote(str(output))
+    console.say(f"wrote {output}; next: vcmodels check {path}, then vcmodels train {path}")
+
+
+def _model_name(stem: str) -> str:
+    """The name of the model of a task file: its own, or "first" where that says nothing or is no name."""
+    from vcmodels.config.values import check_name, check_new_name
+
+    try:
+        check_new_name(check_name(stem))
+    except ValueError:
+        return "first"
+    return "first" if stem == "task" else stem
 
 
 def _said(guess: "Guess") -> Iterator[str]:

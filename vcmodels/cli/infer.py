@@ -89,10 +89,13 @@ def infer(
 ) -> int:
     """Predict a volume, or continue doing so."""
     from vcmodels.reporting import StopSignals
+    from vcmodels.volumes.places import refuse_in_store
 
     engine = InferOptions(overwrite, verify, dry_run, part, devices, dask)
     engine.require_one()
     inputs = _inputs(volume, input_)
+    if log_json is not None:
+        refuse_in_store("--log-json", log_json)
     import_module("vcmodels.inference")  # the seconds of importing belong to the start
     context.obj.begin()
     console = Console(has_records=True, is_quiet=quiet)
@@ -372,9 +375,12 @@ def reproduce(
     from vcmodels.reporting import StopSignals
     from vcmodels.scratch import scratch_folder
     from vcmodels.volumes import expand_location
+    from vcmodels.volumes.places import refuse_in_store
 
     console = Console()
     context.obj.begin()
+    if into is not None and "://" not in into:
+        refuse_in_store("--output", expand_location(into))
     with StopSignals() as stop, scratch_folder() as scratch:
         comparison = inference.reproduce(
             expand_location(output),

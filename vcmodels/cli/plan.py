@@ -12,9 +12,12 @@ from vcmodels.data.normalization import fit_normalization, other_choice
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.errors import RefusedError
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
-from vcmodels.patches.find import PatchCriteria, PatchList
-from vcmodels.patches.misfits import report_misfits, report_split
+from vcmodels.patches.find import PatchCriteria, PatchList, are_few, choose_patches, survey
+from vcmodels.patches.folds import all_folds
+from vcmodels.patches.index_build import Indexer
+from vcmodels.patches.misfits import report_misfits, report_unlearnt
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
+from vcmodels.patches.split import require_room, split_patches
 from vcmodels.reporting import Silent
 from vcmodels.results import open_inputs
 from vcmodels.runs.run import Run
@@ -65,11 +68,9 @@ def report_plan(task: Task, console: Console) -> None:
     refuse_unlabelled(task, volumes, console, is_new=is_new)
     for line in _normalization(task, volumes):
         console.say(line)
-    report_misfits(task, volumes, console, reads_reference=False)
-    said, patches = _cached_patches(task, volumes)
-    console.say(said)
-    if patches is not None:
-        report_split(task, volumes, patches, console)
+    unkept = Indexer(None, console)  # nothing is written
+    report_misfits(task, volumes, console, indexer=unkept, reads_reference=False)
+    _report_patches(task, volumes, unkept, console)
     _report_network(task, volumes, console)
     console.say(_run_folders(task))
 
@@ -139,20 +140,44 @@ def _times(numbers: Sequence[int]) -> str:
     return " x ".join(map(str, numbers))
 
 
-def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> tuple[str, PatchList | None]:
-    """How many patches the cache holds, and which, if it is there and up to date."""
+def _report_patches(
+    task: Task, volumes: Sequence[TaskVolume], indexer: Indexer, console: Console
+) -> None:
+    """Say how many patches there are and how they are divided, as far as it is known or soon found.
+
+    Raises:
+        TaskError: not one qualifies, or they cannot be divided.
+    """
+    settings, criteria = task.tr_params, PatchCriteria.of(task)
+    if settings.folds is not None:
+        if are_few(volumes):
+            all_folds(settings, volumes, criteria, indexer)
+        console.say("patches: those of a fold are found by vcmodels patches --fold I")
+        return
+    require_room(settings, volumes, criteria.patch)
+    patches, found = _cached_patches(task, volumes)
+    if patches is None and are_few(volumes):
+        patches = choose_patches(survey(volumes, criteria, indexer), criteria, indexer)
+        found = f"{found}: {len(patches.rows)} qualify"
+    console.say(f"patches: {found}")
+    if patches is not None and Run(task.run_dir).splits() is None:
+        split = split_patches(settings, volumes, patches, console)
+        console.say(f"{len(split.train)} training and {len(split.val)} validation patches")
+        report_unlearnt(task, volumes, split.train, console, indexer)
+
+
+def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> tuple[PatchList | None, str]:
+    """The patch list, if it is there and up to date, and what to say of it."""
     path, criteria = task.cache_file, PatchCriteria.of(task)
-    if task.tr_params.folds is not None:  # which needs the labels, and they are not read here
-        return "patches: those of a fold are found by vcmodels patches --fold I", None
     if not task.dataset_config.use_cache:
-        return "patches: found anew by every run (use_cache is false)", None
+        return None, "found anew by every run (use_cache is false)"
     if not path.exists():
-        return f"patches: not found yet (no {path})", None
+        return None, f"not found yet (no {path})"
     try:
         patches, note = read_list(path, fingerprint(criteria, volumes), criteria.patch, volumes)
     except UnusableListError as reason:
-        return f"patches: will be found anew, {reason}", None
-    return f"patches: {len(patches.rows)} in {path}{note}", patches
+        return None, f"will be found anew, {reason}"
+    return patches, f"{len(patches.rows)} in {path}{note}"
 
 
 def _run_folders(task: Task) -> str:

@@ -116,9 +116,10 @@ def _write(path: Path, text: str) -> None:
     Raises:
         RefusedError: another file is there.
     """
-    from vcmodels.volumes.places import write_atomic
+    from vcmodels.volumes.places import refuse_in_store, write_atomic
     from vcmodels.workflows.slurm import MARK
 
+    refuse_in_store("--output", path)
     if path.exists() and (not path.is_file() or MARK.encode() not in path.read_bytes()):
         found = "is there, and was not written by submit"
         raise RefusedError(str(path), found, "choose another --output")

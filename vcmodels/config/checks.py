@@ -3,45 +3,88 @@
 The checks stand in the order in which `check_task` makes them.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from pathlib import Path as FilePath
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
-from vcmodels.config.task import DatasetConfig, PseudoLabel, Task, epoch_curves
+from vcmodels.config.task import (
+    DatasetConfig,
+    PseudoLabel,
+    Task,
+    default_index_dir,
+    epoch_curves,
+)
 from vcmodels.config.train_params import TrainingParams
-from vcmodels.config.values import check_target_name
-from vcmodels.errors import OutputError, VolumeError
+from vcmodels.config.values import check_new_name, check_target_name
+from vcmodels.errors import FaultError, OutputError, VolumeError
 from vcmodels.models import AnyModel
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes.location import expand_location, is_remote
+from vcmodels.volumes.location import expand_location
+from vcmodels.volumes.places import input_stores, refuse_in_stores
 
 MAX_PATCH_VOXELS = 2**30
 _SPACINGS = ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0), (1.0, 4.0, 1.0), (1.0, 1.0, 4.0))
 """What the voxels may be like: a coarse axis is halved less often. The volumes will show."""
-_STORE_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
-def check_task(task: Task) -> list[Fault]:
-    """The faults between keys, in the order of the file."""
+def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
+    """The faults between keys, in the order of the file.
+
+    Args:
+        task: with every default.
+        is_record: it was checked when a run or a result was made, by the rules of then; names and
+            the places that the run wrote to are not looked at again.
+    """
     settings, config, targets = task.tr_params, task.dataset_config, task.dataset_config.targets
     return [
+        *(() if is_record else _name_faults(task)),
         *_patch_faults(task),
         *_target_faults(targets, task.inference_params),
         *_derive_faults(config),
         *_turn_faults(targets, task.augment),
         *_volume_faults(config),
+        *_sampling_faults(config),
         *_pseudo_faults(config),
-        *_output_faults(task),
+        *_output_faults(task, is_record=is_record),
         *_mixup_faults(settings, config, task.model),
         *_curve_faults(settings, targets),
         *_start_faults(settings),
     ]
+
+
+def _name_faults(task: Task) -> Iterator[Fault]:
+    """Names that files, arrays or options of a command cannot have."""
+    config = task.dataset_config
+    names: list[tuple[tuple[str | int, ...], str]] = [
+        (("tr_params", "model_name"), task.tr_params.model_name),
+        *((("dataset_config", "targets", name), name) for name in config.targets),
+    ]
+    for index, volume in enumerate(config.volume_paths):
+        path = ("dataset_config", "volume_paths", index)
+        names += [((*path, label), label) for label in volume.labels if label not in config.targets]
+        if volume.name is not None:
+            names.append(((*path, "name"), volume.name))
+    for path, name in names:
+        try:
+            check_new_name(name)
+        except FaultError as error:
+            yield fault_at(path, error, "")
+    yield from _case_faults(config)
+
+
+def _case_faults(config: DatasetConfig) -> Iterator[Fault]:
+    """Names of volumes that are the same where file names have no case."""
+    lowered: dict[str, str] = {}
+    for index, volume in enumerate(config.volume_paths):
+        if volume.name is not None:
+            other = lowered.setdefault(volume.name.lower(), volume.name)
+            if other != volume.name:
+                path = ("dataset_config", "volume_paths", index, "name")
+                yield Fault(path, f"differs from {shown(other)} only in case", "rename one of them")
 
 
 def _patch_faults(task: Task) -> Iterator[Fault]:
@@ -175,6 +218,47 @@ def _volume_faults(config: DatasetConfig) -> Iterator[Fault]:
             yield Fault(("dataset_config", "targets", name), found, remedy)
 
 
+def _sampling_faults(config: DatasetConfig) -> Iterator[Fault]:
+    """Faults of `sampling` that no label need be read for."""
+    given, path = config.sampling, ("dataset_config", "sampling")
+    if given is None:
+        return
+    sources = {name: target.derive or name for name, target in config.targets.items()}
+    stored = list(dict.fromkeys(name for volume in config.volume_paths for name in volume.labels))
+    if given.label is not None and sources.get(given.label, given.label) not in stored:
+        found = f"{shown(given.label)} is no label of any volume"
+        yield Fault((*path, "label"), found, f"give one of {listed(stored)}")
+    if isinstance(given.classes, dict) and not any(given.classes.values()):
+        yield Fault((*path, "classes"), "has no weight above 0", "give one, or remove classes")
+    if given.foreground > 0 and given.label is None:
+        several = _several_labels(config)
+        if len(several) == len(config.volume_paths):
+            found = f"is not given, and volumes without ref_label have labels {listed(several[0])}"
+            yield Fault((*path, "label"), found, f"give {shown(several[0][0])}, or another of them")
+
+
+def _several_labels(config: DatasetConfig) -> list[list[str]]:
+    """The labels of targets in each volume where neither `ref_label` nor their number says which counts."""
+    sources = dict.fromkeys(target.derive or name for name, target in config.targets.items())
+    return [
+        there
+        for volume in config.volume_paths
+        if volume.ref_label is None
+        and len(there := [name for name in sources if name in volume.labels]) > 1
+    ]
+
+
+def sampling_notes(config: DatasetConfig) -> list[str]:
+    """Volumes of which `sampling` cannot tell the label, where others have one."""
+    given = config.sampling
+    several = _several_labels(config)
+    if given is None or given.foreground == 0 or given.label is not None or not several:
+        return []
+    count = f"{len(several)} of {len(config.volume_paths)}"
+    found = f"dataset_config.sampling draws for no label in {count} volumes"
+    return [f"{found}, which have several and no ref_label; give label, or their ref_label"]
+
+
 def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
     """Faults of `pseudo`: it names labels of its volume, and leaves some to validate against."""
     for index, volume in enumerate(config.volume_paths):
@@ -199,19 +283,26 @@ def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
             yield Fault((*path, "split"), found, 'give "train", or true labels')
 
 
-def _output_faults(task: Task) -> Iterator[Fault]:
+def _output_faults(task: Task, *, is_record: bool) -> Iterator[Fault]:
     """Results and run files may not lie inside a store that is read."""
-    inputs = list(_inputs(task))
-    outputs = {
-        ("inference_params", "output_dir"): task.inference_params.output_dir,
-        ("tr_params", "ckpt_out_base"): task.tr_params.ckpt_out_base,
-        ("tr_params", "tensorboard_log_dir"): task.tr_params.tensorboard_log_dir,
-        ("dataset_config", "cache_file"): task.dataset_config.cache_file,
-    }
+    given, settings, config = task.inference_params, task.tr_params, task.dataset_config
+    outputs = {("inference_params", "output_dir"): given.output_dir}
+    if not is_record:  # where a run once wrote is no fault of whoever reads its checkpoint
+        outputs |= {
+            ("tr_params", "ckpt_out_base"): settings.ckpt_out_base,
+            ("tr_params", "tensorboard_log_dir"): settings.tensorboard_log_dir,
+            ("dataset_config", "cache_file"): config.cache_file,
+            ("dataset_config", "index_dir"): config.index_dir or default_index_dir(),
+        }
+    stores = input_stores(read_places(task))
     for path, text in outputs.items():
-        found = _store_around(text, inputs) if text else None
-        if found:
-            yield Fault(path, found, "write elsewhere")
+        try:
+            if text:
+                refuse_in_stores("", expand_location(text), stores)
+        except OutputError as error:
+            yield Fault(path, error.found, error.remedy)
+        except VolumeError:  # what is wrong with it is reported when it is used
+            continue
 
 
 def _mixup_faults(
@@ -254,71 +345,17 @@ def _start_faults(settings: TrainingParams) -> Iterator[Fault]:
         yield Fault(("tr_params", "load_weights_only"), found, "set checkpoint_path, or remove it")
 
 
-def refuse_in_input(task: Task, key: str, place: str) -> None:
-    """Refuse an output that lies inside a store that the task reads.
-
-    Raises:
-        OutputError: naming the store and the key of the input.
-    """
-    found = _store_around(place, _inputs(task))
-    if found:
-        raise OutputError(key, found, "write elsewhere")
-
-
-def _store_around(text: str, inputs: Iterable[tuple[str, str]]) -> str | None:
-    """In words, the input's store in which a place lies; None if it lies in none.
-
-    Args:
-        text: the place, as in the task file.
-        inputs: the key and the place of everything that is read.
-    """
-    place = _real(text)
-    if place is None:
-        return None
-    for key, given in inputs:
-        location = _real(given)
-        store = location and _store_of(location)
-        if store and (place == store or store in place.parents):
-            return f"{place} lies in the input {store} ({key})"
-    return None
-
-
-def _inputs(task: Task) -> Iterator[tuple[str, str]]:
-    """The key and the place of everything that the task reads."""
-    given = task.inference_params.input_path
-    for text in [given] if isinstance(given, str) else given or []:
-        yield "inference_params.input_path", text
+def read_places(task: Task) -> list[tuple[str, str]]:
+    """The key and the location of everything that the task reads, as they are given."""
+    given, params = task.inference_params.input_path, task.inference_params
+    inputs = [given] if isinstance(given, str) else given or []
+    found = [("inference_params.input_path", text) for text in inputs]
+    if params.skip.mask is not None:
+        found.append(("inference_params.skip.mask", params.skip.mask))
     for index, volume in enumerate(task.dataset_config.volume_paths):
-        for text in (*volume.inputs, *volume.labels.values()):
-            yield f"dataset_config.volume_paths.{index}", text
-
-
-def _real(text: str) -> FilePath | None:
-    """The local path without links; None for a URL, or with a variable that is not set here."""
-    if is_remote(text):
-        return None
-    try:
-        return FilePath(os.path.realpath(expand_location(text)))
-    except (
-        VolumeError,
-        OSError,
-        ValueError,
-    ):  # what is wrong with it is reported when it is opened
-        return None
-
-
-def _store_of(place: FilePath) -> FilePath:
-    """The outermost folder, `place` or around it, that is a Zarr store by name or by content.
-
-    In a pattern the part with the `*`, if it is below a store, belongs to that store.
-    """
-    store = place
-    for folder in (place, *place.parents):
-        # Unlike Path.is_file, this is false, and no error, for a name that is too long.
-        is_node = any(os.path.isfile(folder / name) for name in _STORE_FILES)  # noqa: PTH113
-        if folder.suffix == ".zarr" or is_node:
-            store = folder
-    return store
+        key = f"dataset_config.volume_paths.{index}"
+        found += [(key, text) for text in (*volume.inputs, *volume.labels.values())]
+    return found
 
 
 def output_notes(params: InferenceParams, targets: Mapping[str, AnyTarget]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vcmodels.config.checks import check_task, output_notes
+from vcmodels.config.checks import check_task, output_notes, sampling_notes
 from vcmodels.config.effects import effect_notes
 from vcmodels.config.legacy import lift, modernise
 from vcmodels.config.messages import (
@@ -65,8 +65,13 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
     return LoadedTask(task, about + notes, path)
 
 
-def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tuple[Task, list[str]]:
+def parse_task(
+    data: object, source: str, overrides: Sequence[str] = (), *, is_record: bool = False
+) -> tuple[Task, list[str]]:
     """Validate a task that is in memory; `source` is what messages call it.
+
+    One that is the record of a run or a result is not held to rules of names and places that came
+    later: what was made stays readable.
 
     Returns:
         The task, and what a person should know of how it was read.
@@ -93,10 +98,12 @@ def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tupl
         raise task_error(faults_of(error, document, task_schema())) from error
     notes += effect_notes(task)
     task = fill_in(task)
-    faults = check_task(task)
+    faults = check_task(task, is_record=is_record)
     if faults:
         raise task_error(faults)
-    return task, notes + output_notes(task.inference_params, task.dataset_config.targets)
+    config = task.dataset_config
+    notes += sampling_notes(config)
+    return task, notes + output_notes(task.inference_params, config.targets)
 
 
 LOCATIONS = {

@@ -146,7 +146,8 @@ class SamplingConfig(Section):
     """Share of all draws that prefers the patches whose last loss was high; `foreground`, `classes`
     and the weights of volumes hold among those, too."""
     label: str | None = None
-    """The label whose values are meant; each volume's `ref_label` when null."""
+    """The label whose values are meant; when null each volume's `ref_label`, or without one the label
+    of its only target."""
 
     def idle_keys(self) -> Mapping[str, str]:
         return dict.fromkeys(("classes", "label"), "foreground is 0") if not self.foreground else {}
@@ -240,7 +241,7 @@ class Task(Section):
         given = self.dataset_config.index_dir
         if given:
             return _local("dataset_config.index_dir", given)
-        return _local("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vcmodels"
+        return _local("XDG_CACHE_HOME", default_index_dir())
 
     def with_values(self, **sections: Mapping[str, Any]) -> Self:
         """The task with other values of some keys, by section; they are not validated again."""
@@ -293,6 +294,11 @@ class Task(Section):
         for volume in task["dataset_config"]["volume_paths"]:
             volume.update(volume.pop("labels"))
         return task
+
+
+def default_index_dir() -> str:
+    """Where label indexes are kept when `index_dir` says nothing, not expanded."""
+    return f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/vcmodels"
 
 
 def _inside(folder: str | None, name: str) -> str | None:

@@ -140,7 +140,8 @@ class TrainingParams(Section):
     """`spatial` cuts a volume by a plane, with a guard band between the two sides, so that no
     validation voxel is seen in training; `random` draws patches, which may overlap."""
     split_guard: Annotated[int, Field(ge=0, le=65536)] | None = None
-    """Width of the guard band in voxels; one patch length when null."""
+    """Width of the guard band in voxels, strictly; when null, one patch length where it fits, else a
+    half or a quarter of one, or none."""
     folds: FoldConfig | None = None
     """Cross-validation, see [cross-validation](cross-validation.md)."""
     patch_jitter: bool | Literal["qualifying"] = True

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from vcmodels.errors import FaultError
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
-NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
+NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "." or "-"'
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d{1,4})?)$"
 DEVICE_RULE = '"auto", "cpu" or "cuda:0"'
 
@@ -58,6 +58,17 @@ def check_name(name: str) -> str:
         found = "the name is reserved by the file system or the store"
         raise FaultError(found, "choose another")
     return name
+
+
+def check_new_name(name: str) -> None:
+    """Refuse a name that older runs may have, but that no file and no array should get.
+
+    Raises:
+        FaultError: it starts with a hyphen.
+    """
+    if name.startswith("-"):
+        found = f'"{name}" starts with "-", like an option, and no array can be named so'
+        raise FaultError(found, f"use {NAME_RULE}")
 
 
 def check_target_name(name: str) -> str:

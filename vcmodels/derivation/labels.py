@@ -16,7 +16,7 @@ import torch
 
 import vcmodels
 from vcmodels.config import Task
-from vcmodels.config.checks import refuse_in_input
+from vcmodels.config.checks import read_places
 from vcmodels.data.labels import Label
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.devices import machine_bytes
@@ -40,6 +40,7 @@ from vcmodels.volumes import (
     whole_folder,
 )
 from vcmodels.volumes.multiscale import write_image
+from vcmodels.volumes.places import input_stores, refuse_in_stores
 
 UNLABELLED = -1
 """In masks. Whoever forgets to name it as `ignore_label` gets an error, not a foreground."""
@@ -157,7 +158,7 @@ def derive(
     target = _derived_target(task, name)
     place = check_place(output, overwrite=overwrite)
     chosen, label = _choose(name, target, open_volumes(task, reporter), volume)
-    refuse_in_input(task, OPTION, str(place))
+    refuse_in_stores(OPTION, str(place), input_stores(read_places(task)))
     chunks = task.inference_params.output_chunks or (LEAST_BLOCK, LEAST_BLOCK, LEAST_BLOCK)
     lead = () if target.stored_channels is None else (target.stored_channels,)
     dtype, source = stored_dtype(target), label.stored.array

@@ -21,6 +21,7 @@ from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import ArrayVolume, Place, Volume
+from vcmodels.volumes.places import refuse_in_store
 
 BLOCK: Shape = (128, 128, 128)
 
@@ -159,8 +160,11 @@ def evaluate(
         TaskError: nothing can be scored: the input is none of the labelled volumes, or nothing of
             it was held out.
         VolumeError: the prediction is missing, unfinished or written with other settings.
+        OutputError: the overlay would lie in a Zarr store.
     """
     reporter, params = reporter or Silent(), task.inference_params
+    if overlay is not None:
+        refuse_in_store("--overlay", overlay)
     volumes = open_volumes(task)
     inputs = open_inputs(params.input_path, level=params.level, channel_axis=params.channel_axis)
     mine = volumes_of_inputs(volumes, [image.location for image in inputs])

@@ -73,7 +73,7 @@ class Predictor:
         params = {k: v for k, v in record["inference_params"].items() if k not in OF_ONE_RUN}
         params["skip"].pop("mask")
         record["inference_params"] = params
-        return parse_task(record, str(first.path), overrides)[0]
+        return parse_task(record, str(first.path), overrides, is_record=True)[0]
 
     def predict(
         self,

@@ -103,7 +103,7 @@ def _request(
     folder: str,
 ) -> Request:
     """What a result was asked for, with what `auto` stood for, and the inputs by their full paths."""
-    made, _ = parse_task(provenance["task"], "the attributes")
+    made, _ = parse_task(provenance["task"], "the attributes", is_record=True)
     params = made.inference_params
     changes = {
         "input_path": manifest["input"],

@@ -18,6 +18,7 @@ from vcmodels.patches.find import (
     choose_patches,
     search_patches,
 )
+from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.split import rows_inside
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.volumes.places import read_json, write_atomic
@@ -56,7 +57,7 @@ def load_or_find_patches(
     def find() -> PatchList:
         if candidates is None:
             return search_patches(task, volumes, reporter)
-        return choose_patches(candidates, criteria, reporter)
+        return choose_patches(candidates, criteria, Indexer.of(task, reporter))
 
     if not task.dataset_config.use_cache:
         reporter.say("finding patches: use_cache is false")

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from vcmodels.geometry.boxes import Box, Shape, triple
+from vcmodels.geometry.boxes import Box, Shape, triple, unit_box, units_touching
 from vcmodels.patches.index import LabelIndex
 
 _Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -138,6 +138,61 @@ def patch_density(
     places, labelled, box = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(places, kind="stable")
     return PatchDensity(places[order], labelled[order], box[order])
+
+
+def missed_voxels(index: LabelIndex, grid: CandidateGrid, places: np.ndarray) -> tuple[int, int]:
+    """Labelled voxels of the grid's region, and those of them that lie in none of some patches.
+
+    Args:
+        index: as for `patch_density`.
+        grid: of the candidates.
+        places: (n,) int64, ascending: the flat numbers of the patches.
+    """
+    _check_fit(index, grid)
+    cell = np.array(index.plan.cell)
+    starts = (grid.rows(places) - np.array(grid.frame.origin)) // cell
+    width = np.array(grid.patch) // cell
+    labelled = missed = 0
+    for part in _tiles(index, index.plan.cells(grid.region)):
+        counts, _ = index.gather(part)
+        total = int(counts.sum(dtype=np.int64))
+        if total:
+            # Ascending along z: only those that reach the part are looked at.
+            first = np.searchsorted(starts[:, 0], part.origin[0] - width[0], side="right")
+            last = np.searchsorted(starts[:, 0], part.end[0])
+            covered = _covered(starts[first:last], width, part)
+            labelled += total
+            missed += total - int(counts[covered].sum(dtype=np.int64))
+    return labelled, missed
+
+
+def _tiles(index: LabelIndex, within: Box) -> Iterator[Box]:
+    """Boxes of cells, each cell in one at most, that hold all that the index has in a box of cells."""
+    side = (_BLOCK_CELLS,) * 3
+    parts = (cells.box.intersect(within) for cells in index.bricks.values())
+    numbers = {
+        number
+        for part in parts
+        if part.voxels
+        for number in product(*units_touching(part, triple(side)))
+    }
+    for number in sorted(numbers):
+        yield unit_box(number, triple(side)).intersect(within)
+
+
+def _covered(starts: np.ndarray, width: np.ndarray, part: Box) -> np.ndarray:
+    """Which cells of a part lie in a patch, bool, from the first cells (n, 3) of the patches."""
+    shape = np.array(part.shape)
+    low = np.clip(starts - np.array(part.origin), 0, shape)
+    high = np.clip(starts + width - np.array(part.origin), 0, shape)
+    # Ones at the low corners, summed up along the axes, are the number of patches over each cell.
+    steps = np.zeros(tuple(shape + 1), np.int32)
+    for corner in product((0, 1), repeat=3):
+        z, y, x = np.where(corner, high, low).T
+        np.add.at(steps, (z, y, x), (-1) ** sum(corner))
+    for axis in range(3):
+        np.cumsum(steps, axis=axis, out=steps)
+    return steps[:-1, :-1, :-1] > 0
 
 
 def _check_fit(index: LabelIndex, grid: CandidateGrid) -> None:

@@ -14,7 +14,13 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape, triple
-from vcmodels.patches.density import CandidateGrid, PatchDensity, patch_density, patch_grid
+from vcmodels.patches.density import (
+    CandidateGrid,
+    PatchDensity,
+    missed_voxels,
+    patch_density,
+    patch_grid,
+)
 from vcmodels.patches.index import LabelIndex, cell_shape
 from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.reporting import Reporter, Silent
@@ -92,6 +98,10 @@ class Candidates:
     """Of the candidates that hold labels; None without a reference label."""
     values: list[int] | None
     """The labelled values that occur; None when they are counted together."""
+    labelled: int = 0
+    """Labelled voxels of the region, about: cells across its border count whole."""
+    missed: int = 0
+    """Those of them that lie in no patch that qualifies."""
 
     def chosen(self, criteria: PatchCriteria) -> np.ndarray:
         """The origins (n, 3) int64 of the candidates that qualify, ascending."""
@@ -112,8 +122,9 @@ def search_patches(
 ) -> PatchList:
     """The patches of a task, found without a cache: `survey`, then `choose_patches`."""
     criteria, reporter = PatchCriteria.of(task), reporter or Silent()
-    candidates = survey(volumes, criteria, Indexer.of(task, reporter))
-    return choose_patches(candidates, criteria, reporter)
+    indexer = Indexer.of(task, reporter)
+    candidates = survey(volumes, criteria, indexer)
+    return choose_patches(candidates, criteria, indexer)
 
 
 def survey(
@@ -151,45 +162,153 @@ def survey(
     ]
     for volume, grid in zip(volumes, grids, strict=True):
         _refuse_too_large(volume, grid, cell, criteria)
+    chosen = criteria if stride is None else None
     with closing(indexer.indexes(labels)) as indexes:
-        return [_candidates(v, g, indexes) for v, g in zip(volumes, grids, strict=True)]
+        return [_candidates(v, g, indexes, chosen) for v, g in zip(volumes, grids, strict=True)]
 
 
 def _candidates(
-    volume: TaskVolume, grid: CandidateGrid, indexes: Iterator[LabelIndex]
+    volume: TaskVolume,
+    grid: CandidateGrid,
+    indexes: Iterator[LabelIndex],
+    criteria: PatchCriteria | None,
 ) -> Candidates:
-    """One volume's, taking the next index when it has a reference label."""
+    """One volume's, taking the next index when it has a reference label.
+
+    With criteria, what those that meet them leave out is counted.
+    """
     if volume.ref is None:
         return Candidates(volume, grid, None, None)
     index = next(indexes)
-    return Candidates(volume, grid, patch_density(index, grid), index.values)
+    found = Candidates(volume, grid, patch_density(index, grid), index.values)
+    places = found.qualifying(criteria) if criteria is not None else None
+    if places is None:
+        return found
+    labelled, missed = missed_voxels(index, grid, places)
+    return replace(found, labelled=labelled, missed=missed)
 
 
 def choose_patches(
-    candidates: Sequence[Candidates], criteria: PatchCriteria, reporter: Reporter
+    candidates: Sequence[Candidates], criteria: PatchCriteria, indexer: Indexer
 ) -> PatchList:
-    """Those of the candidates that meet the thresholds.
+    """Those of the candidates that meet the thresholds; what they leave out is reported.
+
+    Args:
+        candidates: from `survey`.
+        criteria: the same.
+        indexer: looks whether another stride gives more, and reports.
 
     Raises:
-        TaskError: not one does; names the best one and the threshold that blocks it.
+        TaskError: not one does; names a stride that gives some, else the best one and the threshold
+            that blocks it.
     """
+    reporter = indexer.reporter
     found = [one.chosen(criteria) for one in candidates]
     rows = np.concatenate(
         [np.insert(origins, 0, number, axis=1) for number, origins in enumerate(found)]
     )
     if not len(rows):
-        raise _nothing_qualifies(candidates, criteria)
+        raise _nothing_qualifies(candidates, criteria, indexer)
     empty = [
         c.volume.name for c, origins in zip(candidates, found, strict=True) if not len(origins)
     ]
     if empty:
         shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
         reporter.say(f"no patch qualifies in {len(empty)} of {len(candidates)} volumes: {shown}")
+    if line := _left_out(candidates, criteria, indexer):
+        reporter.say(line)
     return PatchList(criteria.patch, rows)
 
 
-def _nothing_qualifies(candidates: Sequence[Candidates], criteria: PatchCriteria) -> TaskError:
-    """What came nearest to qualifying, and which threshold blocks it."""
+NOTABLE = 0.1
+"""Share of the labelled voxels that is reported when no patch holds it."""
+FEW_VOXELS = 1 << 27
+"""Stored voxels of all labels that are read again to try another stride: a second or two."""
+FEW_PATCHES = 1 << 20
+"""Candidates that are looked at for it."""
+
+
+@dataclass(frozen=True)
+class Finer:
+    """What another stride gives."""
+
+    stride: Shape
+    patches: int
+    missed: float
+    """Share of the labelled voxels that no patch holds."""
+
+    def __str__(self) -> str:
+        return f"patch_stride {list(self.stride)} gives {self.patches}"
+
+
+def _left_out(
+    candidates: Sequence[Candidates], criteria: PatchCriteria, indexer: Indexer
+) -> str | None:
+    """In words, the labelled voxels that no patch holds, and what helps; None if they are few."""
+    missed = _missed(candidates)
+    if missed < NOTABLE:
+        return None
+    tried = finer_strides([c.volume for c in candidates], criteria, indexer)
+    better = next((finer for finer in tried if 2 * finer.missed <= missed), None)
+    found = f"{missed:.0%} of the labelled voxels lie in no patch that qualifies"
+    if better is None:
+        return f"{found}; lower min_bbox_percent or min_labeled_ratio to train on them"
+    return f"{found}; {better} patches, and leaves out {better.missed:.0%}"
+
+
+def _missed(candidates: Sequence[Candidates]) -> float:
+    return sum(c.missed for c in candidates) / max(sum(c.labelled for c in candidates), 1)
+
+
+def finer_strides(
+    volumes: Sequence[TaskVolume], criteria: PatchCriteria, indexer: Indexer
+) -> Iterator[Finer]:
+    """What a half, a quarter, ... of the stride gives, as far as that is found quickly."""
+    voxels = sum(_stored_voxels(v) for v in volumes)
+    quiet, indexed = replace(indexer, reporter=Silent()), criteria.cell
+    while max(criteria.stride) > 1:
+        criteria = replace(criteria, stride=triple(max(n // 2, 1) for n in criteria.stride))
+        cells = voxels // prod(criteria.cell)
+        patches = sum(_near(v, criteria) for v in volumes)
+        is_read = criteria.cell != indexed or indexer.folder is None
+        if patches > FEW_PATCHES or (is_read and max(voxels, 8 * cells) > FEW_VOXELS):
+            return
+        found = survey(volumes, criteria, quiet)
+        count = sum(len(one.chosen(criteria)) for one in found)
+        yield Finer(criteria.stride, count, _missed(found))
+
+
+def _near(volume: TaskVolume, criteria: PatchCriteria) -> int:
+    """How many candidates, at most, reach what is stored of the reference label."""
+    if volume.ref is None or volume.ref.listing is None:
+        return prod(-(-n // s) for n, s in zip(volume.region.shape, criteria.stride, strict=True))
+    unit, patch, stride = volume.ref.storage_unit, criteria.patch, criteria.stride
+    each = prod(
+        -(-(min(u, n) + p) // s)
+        for u, n, p, s in zip(unit, volume.region.shape, patch, stride, strict=True)
+    )
+    return each * sum(1 for _ in volume.ref.stored_blocks(within=volume.region))
+
+
+def are_few(volumes: Sequence[TaskVolume]) -> bool:
+    """Whether the reference labels are read in a second or two."""
+    return sum(map(_stored_voxels, volumes)) <= FEW_VOXELS
+
+
+def _stored_voxels(volume: TaskVolume) -> int:
+    """Voxels of the reference label that are read for an index."""
+    ref = volume.ref
+    if ref is None:
+        return 0
+    if ref.listing is None:
+        return volume.region.voxels
+    return sum(block.voxels for block in ref.stored_blocks(within=volume.region))
+
+
+def _nothing_qualifies(
+    candidates: Sequence[Candidates], criteria: PatchCriteria, indexer: Indexer
+) -> TaskError:
+    """What came nearest to qualifying, and which threshold or stride blocks it."""
     best: tuple[float, float, float, str] | None = None
     enough_box = False
     for one in candidates:
@@ -219,6 +338,9 @@ def _nothing_qualifies(candidates: Sequence[Candidates], criteria: PatchCriteria
         f"(wanted {criteria.min_bbox_percent:g}) and a labelled ratio of {ratio:.4g} "
         f"(wanted {criteria.min_labeled_ratio:g})"
     )
+    tried = finer_strides([c.volume for c in candidates], criteria, indexer)
+    if (better := next((finer for finer in tried if finer.patches), None)) is not None:
+        return TaskError(blocking, found, f"lower it, or step less far: {better}")
     return TaskError(blocking, found, "lower it, or choose a smaller patch_size")
 
 

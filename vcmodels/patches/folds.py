@@ -8,7 +8,7 @@ is validated on once.
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -18,11 +18,13 @@ from vcmodels.config import TrainingParams
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, units_of
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Shape, triple
+from vcmodels.geometry.boxes import Box, Shape, triple
+from vcmodels.models.plan import AXES
 from vcmodels.patches.density import patch_grid
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer, Wanted
-from vcmodels.patches.split import guard_width
+from vcmodels.patches.split import guard_width, narrower_guards
+from vcmodels.reporting import Reporter
 
 
 def shuffled(items: Sequence[int], seed: int) -> list[int]:
@@ -64,10 +66,13 @@ def all_folds(
     profiles = labelled_profiles([volumes[n] for n in undecided], criteria, indexer)
     labelled = dict(zip(undecided, profiles, strict=True))
     if by == "slab":
-        guard = guard_width(settings.split_guard, criteria.patch)
-        parts = {
-            n: _slabs(volumes[n], labelled[n], folds.count, criteria, guard) for n in undecided
-        }
+        parts: dict[int, list[list[TaskVolume]]] = {}
+        for n in undecided:
+            slabs = _slabs(volumes[n], labelled[n], folds.count, criteria)
+            guard = _guard(
+                volumes[n], slabs, settings.split_guard, criteria.patch, indexer.reporter
+            )
+            parts[n] = _parts(volumes[n], slabs, guard, criteria.patch)
         return [
             [part for n, v in enumerate(volumes) for part in (parts[n][i] if n in parts else [v])]
             for i in range(folds.count)
@@ -157,21 +162,99 @@ def labelled_profiles(
     return found
 
 
-def _slabs(
-    volume: TaskVolume, profiles: Profiles, count: int, criteria: PatchCriteria, guards: Shape
-) -> list[list[TaskVolume]]:
-    """For each of `count` folds its slab, and what is trained on before and behind it."""
-    region, patch, cell = volume.region, criteria.patch, criteria.cell
+@dataclass(frozen=True)
+class _Slabs:
+    """Where a volume is cut into slabs."""
+
+    axis: int
+    slabs: list[tuple[int, int]]
+    shortest: int
+    """Voxels of the shortest slab."""
+    longest_side: int
+    """Voxels of the longer part before or behind a slab, in the fold where it is shortest."""
+
+    def hold(self, patch: Shape) -> bool:
+        """Whether there is a patch in each slab, and before or behind it."""
+        return min(self.shortest, self.longest_side) >= patch[self.axis]
+
+
+def _slabs(volume: TaskVolume, profiles: Profiles, count: int, criteria: PatchCriteria) -> _Slabs:
+    """The slabs of a volume, across the axis with the most room in the shortest.
+
+    Raises:
+        TaskError: they hold no patch.
+    """
+    found = {n: _held(volume.region, profiles, n, criteria) for n in range(count, 1, -1)}
+    if (slabs := found[count]) is not None:
+        return slabs
+    at_most = max((n for n, slabs in found.items() if slabs is not None), default=0)
+    shape, patch = (" x ".join(map(str, n)) for n in (volume.region.shape, criteria.patch))
+    text = f"volume {volume.name} ({shape} voxels) cannot be cut into {count} slabs of a patch ({patch})"
+    remedy = f"give at most {at_most}" if at_most else "lower patch_size, or give more volumes"
+    raise TaskError("tr_params.folds.count", text, remedy)
+
+
+def _held(region: Box, profiles: Profiles, count: int, criteria: PatchCriteria) -> _Slabs | None:
+    """Slabs with a patch in each and next to it; None if there is no room for them."""
+    for keeps_patch in (False, True):
+        slabs = _across(region, profiles, count, criteria, keeps_patch=keeps_patch)
+        if slabs.hold(criteria.patch):
+            return slabs
+    return None
+
+
+def _across(
+    region: Box,
+    profiles: Profiles,
+    count: int,
+    criteria: PatchCriteria,
+    *,
+    keeps_patch: bool = False,
+) -> _Slabs:
+    """Slabs that hold about equally many labels, or, to keep a patch in each, less equally many."""
+    patch, cell = criteria.patch, criteria.cell
     cuts = [_cuts(region.origin[a], region.end[a], profiles[a], cell[a], count) for a in range(3)]
+    if keeps_patch:
+        cuts = [_apart(places, patch[a], cell[a]) for a, places in enumerate(cuts)]
     room = [int(np.diff(cuts[a]).min()) / patch[a] for a in range(3)]
     axis = int(np.argmax(room))
     low, high = region.origin[axis], region.end[axis]
+    slabs = list(pairwise(cuts[axis]))
+    side = min(max(start - low, high - end) for start, end in slabs)
+    return _Slabs(axis, slabs, min(end - start for start, end in slabs), side)
+
+
+def _guard(
+    volume: TaskVolume, slabs: _Slabs, given: int | None, patch: Shape, reporter: Reporter
+) -> int:
+    """The guard band next to the slabs: as given, or of a patch, or what fits of it.
+
+    Raises:
+        TaskError: the given one leaves no patch to train on in some fold.
+    """
+    axis, widest = slabs.axis, slabs.longest_side - patch[slabs.axis]
+    if given is not None and given > widest:
+        found = f"{given} leaves a fold of volume {volume.name} without a patch to train on"
+        raise TaskError("tr_params.split_guard", found, f"give at most {widest}, or null")
+    wanted = guard_width(given, patch)[axis]
+    tried = (wanted, *(guard[axis] for guard in narrower_guards(patch)))
+    guard = next(n for n in tried if n <= widest)
+    if guard < wanted:
+        reporter.say(
+            f"{volume.name}: its slabs have no room for a guard band of a patch ({wanted} voxels "
+            f"along {AXES[axis]}): {guard} voxels lie between training and validation"
+        )
+    return guard
+
+
+def _parts(volume: TaskVolume, slabs: _Slabs, guard: int, patch: Shape) -> list[list[TaskVolume]]:
+    """For each fold its slab, and what is trained on before and behind it."""
+    region, axis = volume.region, slabs.axis
+    low, high = region.origin[axis], region.end[axis]
     found: list[list[TaskVolume]] = []
-    for start, end in pairwise(cuts[axis]):
-        before, behind = (low, start - guards[axis]), (end + guards[axis], high)
-        trained = [pair for pair in (before, behind) if pair[1] - pair[0] >= patch[axis]]
-        if room[axis] < 1 or not trained:
-            raise _too_short(volume, count, guards)
+    for start, end in slabs.slabs:
+        sides = (low, start - guard), (end + guard, high)
+        trained = [pair for pair in sides if pair[1] - pair[0] >= patch[axis]]
         parts = [replace(volume, region=region.cut(axis, start, end), split="val")]
         for number, (first, last) in enumerate(trained):
             box, name = region.cut(axis, first, last), f"{volume.name}#train{number}"
@@ -180,18 +263,19 @@ def _slabs(
     return found
 
 
-def _too_short(volume: TaskVolume, count: int, guards: Shape) -> TaskError:
-    found = (
-        f"volume {volume.name} with region {volume.region.shape} cannot be cut into {count} "
-        f"slabs of at least a patch with a guard band of {guards} voxels"
-    )
-    remedy = "lower it, patch_size or split_guard, or give more volumes"
-    return TaskError("tr_params.folds.count", found, remedy)
-
-
 def _cuts(start: int, end: int, profile: np.ndarray, cell: int, count: int) -> list[int]:
     """Borders of slabs with about equally many labelled voxels: the nearest between layers of cells."""
     below = np.concatenate([[0], np.cumsum(profile)]) / max(profile.sum(), 1)
     inner = np.abs(below - np.arange(1, count)[:, None] / count).argmin(axis=1)
     zero = start // cell * cell
     return [start, *np.clip(zero + inner * cell, start, end).tolist(), end]
+
+
+def _apart(cuts: Sequence[int], patch: int, cell: int) -> list[int]:
+    """The borders of slabs moved to leave a patch in each, as far as there is room for that."""
+    found = list(cuts)
+    for k in range(1, len(found) - 1):
+        found[k] = -(-max(found[k], found[k - 1] + patch) // cell) * cell
+    for k in range(len(found) - 2, 0, -1):
+        found[k] = max(min(found[k], found[k + 1] - patch) // cell * cell, found[0])
+    return found

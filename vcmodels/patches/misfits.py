@@ -75,7 +75,7 @@ def report_misfits(
     volumes: Sequence[TaskVolume],
     reporter: Reporter,
     *,
-    dask: str | None = None,
+    indexer: Indexer | None = None,
     reads_reference: bool = True,
     is_begun: bool = False,
 ) -> None:
@@ -85,7 +85,7 @@ def report_misfits(
         task: with its patch size; the index that finds its patches serves here, too.
         volumes: all volumes of the task, or of a fold.
         reporter: gets a line for what may be meant.
-        dask: address of the scheduler whose workers read labels; None for threads.
+        indexer: gives the indexes; None for the task's own, which keeps them.
         reads_reference: read the label that finds the patches whole, as finding them does.
         is_begun: a run has trained with these labels, and no key could be corrected: all are lines.
 
@@ -93,7 +93,7 @@ def report_misfits(
         TaskError: training would fail, or learn what nobody wants.
         ChunkError: a label chunk cannot be read.
     """
-    plan = CensusPlan.of(task, Indexer.of(task, reporter, dask), reads_reference)
+    plan = CensusPlan.of(task, indexer or Indexer.of(task, reporter), reads_reference)
     fatal: list[TaskError] = []
     known: dict[tuple[object, ...], list[LabelCensus]] = {}
     for name, target in task.dataset_config.targets.items():
@@ -266,7 +266,11 @@ def report_split(
 
 
 def report_unlearnt(
-    task: Task, volumes: Sequence[TaskVolume], rows: np.ndarray, reporter: Reporter
+    task: Task,
+    volumes: Sequence[TaskVolume],
+    rows: np.ndarray,
+    reporter: Reporter,
+    indexer: Indexer | None = None,
 ) -> None:
     """Report the classes that no training patch holds, though labels do.
 
@@ -275,8 +279,9 @@ def report_unlearnt(
         volumes: all volumes of the task, or of a fold.
         rows: (n, 4) training patches: volume number, z, y, x.
         reporter: gets a line for each target with such classes.
+        indexer: as for `report_misfits`.
     """
-    plan = CensusPlan.of(task, Indexer.of(task, reporter), reads_reference=True)
+    plan = CensusPlan.of(task, indexer or Indexer.of(task, reporter), reads_reference=True)
     criteria = plan.criteria
     # As far as a patch is shifted at random.
     reach = np.array(criteria.stride) // 2 if task.tr_params.patch_jitter else np.zeros(3, int)

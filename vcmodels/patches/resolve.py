@@ -159,7 +159,9 @@ def _room(settings: TrainingParams, volumes: Sequence[TaskVolume], extent: int) 
     if stays_whole or settings.split_mode == "random" or settings.tr_val_split == 1:
         return LONGEST
     guard = settings.split_guard
-    return extent // 3 if guard is None else (extent - guard) // 2
+    if guard is None:  # as wide as a patch, where that leaves one of some length
+        return extent // 3 if extent // 3 >= MIN_EDGE else extent // 2
+    return (extent - guard) // 2
 
 
 def _try_patches(
@@ -254,7 +256,7 @@ def resolve(
 def recorded_task(run: Run) -> Task | None:
     """The task of a run that has its sizes; None if none has begun, or it cannot be read."""
     with suppress(TaskError):
-        found = parse_task(run.task(), str(run.task_file))[0]
+        found = parse_task(run.task(), str(run.task_file), is_record=True)[0]
         return found if found.tr_params.given_patch_size is not None else None
     return None
 

@@ -13,7 +13,8 @@ import numpy as np
 from vcmodels.config import TrainingParams
 from vcmodels.data.volumes import TaskVolume, units_of
 from vcmodels.errors import TaskError
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.boxes import Box, Shape, triple
+from vcmodels.models.plan import AXES, length_at_most
 from vcmodels.patches.find import PatchList
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.runs.run import Run, Splits
@@ -22,6 +23,8 @@ WHOLE_VOLUMES_FROM = 4
 """From so many volumes on, those that are too short to be cut may be divided as wholes."""
 
 Regions = list[Box | None]
+Cut = tuple[Box, Box]
+"""What is trained on, and what is validated on."""
 
 
 def cut_volumes(
@@ -46,13 +49,15 @@ def cut_volumes(
         n: best_cut(volumes[n].region, origins, patch, guard, share) for n, origins in rows.items()
     }
     short = [n for n, cut in cuts.items() if cut is None]
-    if short and len(rows) >= WHOLE_VOLUMES_FROM:
+    stay_whole = len(rows) >= WHOLE_VOLUMES_FROM
+    if short and not stay_whole and len(short) == len(cuts) and not any(val):
+        cuts = _closer_cuts(settings, volumes, rows, patch, reporter)
+        short = [n for n, cut in cuts.items() if cut is None]
+        stay_whole = len(short) == len(cuts)
+    if short and stay_whole:
         reporter.say(f"{len(short)} volumes are too short to be cut: whole volumes are divided")
         _divide_whole({n: len(o) for n, o in rows.items()}, volumes, settings, train, val)
         return
-    if short and len(short) == len(cuts) and not any(val):
-        key = "patch_size" if settings.split_guard is None else "split_guard"
-        raise _too_short(f"tr_params.{key}", volumes[short[0]], guard)
     for n, cut in cuts.items():
         train[n], val[n] = cut if cut is not None else (volumes[n].region, None)
     if short:
@@ -65,16 +70,86 @@ def guard_width(width: int | None, patch: Shape) -> Shape:
     return patch if width is None else (width, width, width)
 
 
+def narrower_guards(patch: Shape) -> list[Shape]:
+    """Guard bands to try where none is given and a patch length has no room, the widest first."""
+    # Reads are clipped to their side: a narrower band flatters validation a little, and leaks nothing.
+    return [triple(n // part for n in patch) for part in (2, 4)] + [(0, 0, 0)]
+
+
+def require_room(settings: TrainingParams, volumes: Sequence[TaskVolume], patch: Shape) -> None:
+    """Refuse, before a label is read, volumes that no list of patches could be divided in.
+
+    Raises:
+        TaskError: the only volume that is to be cut holds no two patches next to each other.
+    """
+    undecided = [volume for volume in volumes if volume.split is None]
+    is_cut = settings.split_mode == "spatial" and settings.tr_val_split < 1 and not settings.folds
+    if not is_cut or len(undecided) != 1 or any(volume.split == "val" for volume in volumes):
+        return
+    (volume,) = undecided
+    if all(n < 2 * p for n, p in zip(volume.region.shape, patch, strict=True)):
+        raise _no_two_patches(volume, patch, 0)
+
+
+def widest_guard(origins: Sequence[int] | np.ndarray, patch: int) -> int:
+    """The widest band along an axis that leaves a patch on both sides; negative if all overlap."""
+    return int(max(origins) - min(origins)) - patch
+
+
+def _closer_cuts(
+    settings: TrainingParams,
+    volumes: Sequence[TaskVolume],
+    rows: Mapping[int, np.ndarray],
+    patch: Shape,
+    reporter: Reporter,
+) -> dict[int, Cut | None]:
+    """Cuts with what fits of a guard band, of volumes that have no room for the whole one.
+
+    None for those without two patches that lie apart.
+
+    Raises:
+        TaskError: the task gives a wider band than fits, or the only volume has no such patches.
+    """
+    widest = max(widest_guard(o[:, axis], patch[axis]) for o in rows.values() for axis in range(3))
+    first = volumes[min(rows)]
+    if widest < 0 and len(rows) == 1:
+        raise _no_two_patches(first, patch, len(rows[min(rows)]))
+    if widest >= 0 and settings.split_guard is not None:
+        raise _too_wide(first, settings.split_guard, widest)
+    cuts: dict[int, Cut | None] = {}
+    for n, origins in rows.items():
+        region, share = volumes[n].region, settings.tr_val_split
+        tried = (best_cut(region, origins, patch, g, share) for g in narrower_guards(patch))
+        cuts[n] = cut = next((cut for cut in tried if cut is not None), None)
+        if cut is not None:
+            reporter.say(_closer(volumes[n], patch, *cut))
+    return cuts
+
+
+def _closer(volume: TaskVolume, patch: Shape, train: Box, val: Box) -> str:
+    """In words, which guard band a volume is cut with, and into what."""
+    band = max(v - t for v, t in zip(val.origin, train.end, strict=True))
+    return (
+        f"{volume.name}: {_times(volume.region.shape)} voxels have no room for a guard band of a patch "
+        f"({_times(patch)}): {_times(train.shape)} to train and {_times(val.shape)} to validate on, "
+        f"{band} voxels apart"
+    )
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
+
+
 def best_cut(
     region: Box, origins: np.ndarray, patch: Shape, guard: Shape, wanted: float
-) -> tuple[Box, Box] | None:
+) -> Cut | None:
     """The cut across some axis whose share of training patches comes nearest to the wanted one.
 
     Among equals, the one that loses the fewest patches to the guard band. None when no cut leaves
     a patch on both sides.
     """
     best: tuple[float, int] | None = None
-    boxes: tuple[Box, Box] | None = None
+    boxes: Cut | None = None
     for axis in range(3):
         start = np.sort(origins[:, axis])
         end = start + patch[axis]
@@ -121,16 +196,27 @@ def _divide_whole(
             side[n] = volumes[n].region
 
 
-def _too_short(key: str, volume: TaskVolume, guard: Shape) -> TaskError:
-    found = (
-        f"volume {volume.name} with region {volume.region.shape} cannot be cut into a training and "
-        f"a validation part with a guard band of {guard} voxels between them"
-    )
-    remedy = (
-        'set a smaller split_guard, a smaller patch_size, split_mode "random", or give volumes a '
-        '"split" of their own'
-    )
-    return TaskError(key, found, remedy)
+def _too_wide(volume: TaskVolume, guard: int, widest: int) -> TaskError:
+    shape = _times(volume.region.shape)
+    found = f"{guard} leaves no patch on one side of volume {volume.name} ({shape} voxels)"
+    return TaskError("tr_params.split_guard", found, f"give at most {widest}, or null")
+
+
+def _no_two_patches(volume: TaskVolume, patch: Shape, count: int) -> TaskError:
+    """What no guard band helps with: patches are too large, or too few places qualify."""
+    shape, without = volume.region.shape, "tr_val_split 1 (no validation)"
+    room = [n / p for n, p in zip(shape, patch, strict=True)]
+    axis = room.index(max(room))
+    found = f"volume {volume.name} ({_times(shape)} voxels) "
+    if room[axis] < 2:
+        found += (
+            f"holds no two patches of {_times(patch)} next to each other, to train and validate on"
+        )
+        remedy = f"give {length_at_most(shape[axis] // 2)} along {AXES[axis]}, or {without}"
+        return TaskError("tr_params.patch_size", found, remedy)
+    found += f"has no two of its {count} patches apart, to train and to validate on"
+    remedy = f"give a finer patch_stride, a smaller patch_size, lower thresholds, or {without}"
+    return TaskError("tr_params.patch_size", found, remedy)
 
 
 SCHEMA = 1
@@ -215,7 +301,7 @@ def split_patches(
     if not is_random:
         _refuse_overlap(volumes, train, val)
     split = _assemble(settings, volumes, patches, train, val)
-    _refuse_empty(split, settings.tr_val_split)
+    _refuse_empty(split, settings)
     return split
 
 
@@ -249,7 +335,11 @@ def _assemble(
     shared = np.flatnonzero(is_train & is_val)  # only a random split has any
     rng = np.random.Generator(np.random.Philox(key=[settings.seed, 1]))
     order = rng.permutation(shared)
-    is_val[order[: round(len(order) * settings.tr_val_split)]] = False
+    trained = round(len(order) * settings.tr_val_split)
+    if len(order) > 1 and settings.tr_val_split < 1:  # of few, each side gets one
+        has_train, has_val = (is_train & ~is_val).any(), (is_val & ~is_train).any()
+        trained = min(max(trained, 1 - has_train), len(order) - 1 + has_val)
+    is_val[order[:trained]] = False
     description = _describe(settings, volumes, patches)
     return Split(rows[is_train & ~is_val], rows[is_val], train, val, description)
 
@@ -293,15 +383,20 @@ def _refuse_groups(volumes: Sequence[TaskVolume]) -> None:
             raise TaskError("tr_params.split_mode", found, 'use "spatial", or remove the group')
 
 
-def _refuse_empty(split: Split, share: float) -> None:
+def _refuse_empty(split: Split, settings: TrainingParams) -> None:
     """Both sides need at least one patch; only `tr_val_split: 1` leaves out validation."""
+    share, more = settings.tr_val_split, "a finer patch_stride or lower thresholds"
     for side, rows in (("train", split.train), ("validate", split.val)):
-        if not len(rows) and (side == "train" or share < 1):
-            found = f"there is no patch left to {side} on"
-            remedy = (
-                'change tr_val_split (1: no validation), split_guard or the "split" of the volumes'
-            )
-            raise TaskError("tr_params.tr_val_split", found, remedy)
+        if len(rows) or (side == "validate" and share == 1):
+            continue
+        found = f"there is no patch left to {side} on"
+        if settings.folds is not None:
+            remedy = f"give {more}, or fewer folds"
+            raise TaskError("tr_params.folds", found, remedy)
+        other = "tr_val_split 1 (no validation)" if side == "validate" else "another tr_val_split"
+        fixed = "train" if side == "train" else "val"
+        remedy = f'give {more}, {other}, or a volume with "split": "{fixed}"'
+        raise TaskError("tr_params.tr_val_split", found, remedy)
 
 
 class _OtherSplitError(Exception):
@@ -328,7 +423,7 @@ def _checked(
     split = _assemble(settings, volumes, patches, train, val)
     if split.to_dict() != document:
         raise _OtherSplitError("was changed by hand")
-    _refuse_empty(split, settings.tr_val_split)
+    _refuse_empty(split, settings)
     return split
 
 

@@ -19,6 +19,7 @@ from vcmodels.volumes import (
     whole_folder,
 )
 from vcmodels.volumes.backend import ZarrFormat
+from vcmodels.volumes.places import refuse_in_store
 
 SPACING_UM = 7.91
 UNLABELLED = 2
@@ -75,10 +76,11 @@ def write_phantom(
         progress: called with the voxels that are done and their total, after each piece.
 
     Raises:
-        OutputError: `path` exists.
+        OutputError: `path` exists, or lies in another store.
         ValueError: shape or chunks are not three positive numbers.
     """
     size, unit = _shape(shape), _shape(chunks)
+    refuse_in_store("the phantom", path)
     with whole_folder(Path(path)) as folder:
         arrays = _create(str(folder), size, unit, seed, zarr_format)
         done, total = 0, prod(size)

@@ -33,6 +33,7 @@ from vcmodels.reporting import Reporter, Silent
 from vcmodels.samples.dataset import PatchDataset, PatchOrigin, Variation, finish_sample
 from vcmodels.samples.order import DrawOrder
 from vcmodels.targets import AnyTarget
+from vcmodels.volumes.places import refuse_in_store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -311,9 +312,11 @@ def write_preview(
 
     Raises:
         RefusedError: the volumes do not fit the task.
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be made, or lies in a Zarr store.
     """
     reporter = reporter or Silent()
+    if output is not None:
+        refuse_in_store("--output", output)
     seed = task.tr_params.seed if seed is None else seed
     source = PatchSource(resolve(task, reporter), seed, reporter)
     folder = output or task.run_dir / "preview"

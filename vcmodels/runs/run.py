@@ -1,6 +1,7 @@
 """A run folder: where its files lie, what is in those that others read, and if one is whole."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,12 @@ from vcmodels.volumes.places import read_json, write_json
 
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
 ENVIRONMENT, SPLITS, PATCHES = "environment.json", "splits.json", "patches.json"
+CHECKPOINTS = "checkpoints.json"
+OWN = (
+    TASK, LOG, ENVIRONMENT, SPLITS, PATCHES, CHECKPOINTS, "patches.png", "tensorboard", "preview",
+    "held_out", "wandb", "wandb.json",
+)  # fmt: skip
+"""What a run folder holds, next to checkpoints, folds and what was moved aside."""
 SCHEMA = 1
 """Of `environment.json`."""
 
@@ -112,14 +119,30 @@ class Run:
         raise CheckpointError(str(self.folder), found, remedy)
 
     def kept(self) -> dict[int, Path]:
-        """The numbered checkpoints that are there, by epoch, the oldest first."""
-        pattern = re.compile(re.escape(self.name) + r"_(\d+)\.pth")
-        found = {
-            int(match[1]): path
-            for path in self.folder.iterdir()
-            if (match := pattern.fullmatch(path.name)) is not None
-        }
-        return dict(sorted(found.items()))
+        """The numbered checkpoints that the run has written and that are there, the oldest first."""
+        found = {epoch: self.numbered(epoch) for epoch in sorted(self.written())}
+        return {epoch: path for epoch, path in found.items() if path.is_file()}
+
+    def written(self) -> set[int]:
+        """The epochs of which the run has written numbered checkpoints.
+
+        A run from before this was recorded has them among the epochs of its log.
+        """
+        record = _object_in(self.folder / CHECKPOINTS).get("epochs")
+        if record is None:
+            record = [line.get("epoch") for line in read_log(self.folder)]
+        epochs = cast(list[object], record) if isinstance(record, list) else []
+        return {int(n) for n in epochs if isinstance(n, int | float) and 0 < n < math.inf}
+
+    def own_entries(self) -> list[Path]:
+        """The files and folders in the run folder that a run, or the folds of one, have written."""
+        names = {self.name, Run(self.folder).name} - {""}
+        numbers = "|".join(map(str, self.written())) or "-"
+        models = "|".join(map(re.escape, names)) or "-"
+        own = re.compile(
+            rf"(?:{models})_(?:{numbers}|(?:last|best)(?:\.previous)?)\.pth|fold_(?:0|[1-9][0-9]*)"
+        )
+        return [p for p in self.folder.iterdir() if p.name in OWN or own.fullmatch(p.name)]
 
     def is_begun(self) -> bool:
         """Whether a training has begun in the folder; a task file is not enough."""

@@ -281,14 +281,14 @@ def voxels_held(
 ) -> dict[str, np.ndarray]:
     """By value as text, the voxels (n,) of it in each row; all together as "" without classes."""
     cell = criteria.cell
-    names = [config.label or volume.ref_target for volume in volumes]
+    names = [sampled_label(config, volume, targets) for volume in volumes]
     grids: dict[int, CandidateGrid] = {}
     labels: list[Wanted] = []
     for number, (volume, name) in enumerate(zip(volumes, names, strict=True)):
         if name is not None and name in volume.labels and (rows[:, 0] == number).any():
             box = volume.labels[name].box
             grid = patch_grid(box, volume.region, criteria.patch, criteria.stride, cell)
-            about = targets.get(name)
+            about = next((t for n, t in targets.items() if (t.derive or n) == name), None)
             rules = (about.ignored, about.annotated) if about else ((), None)
             grids[number] = grid
             labels.append(Wanted(volume.labels[name], grid.frame, volume.region, cell, *rules))
@@ -305,6 +305,25 @@ def voxels_held(
                 if len(density.places):
                     counts[mine] = np.where(density.places[at] == places, density.labelled[at], 0)
     return held
+
+
+def sampled_label(
+    config: SamplingConfig, volume: TaskVolume, targets: Mapping[str, AnyTarget]
+) -> str | None:
+    """The stored label of a volume whose values `sampling` means; None if the volume lacks it.
+
+    As `sampling.label` says, a target that is derived standing for its source; else the reference
+    label; else that of the only target that has one there (the task is refused where no volume
+    tells, see `vcmodels.config.checks`).
+    """
+    if config.label is not None:
+        target = targets.get(config.label)
+        return config.label if target is None else target.derive or config.label
+    if volume.ref is not None:
+        return next(name for name, label in volume.labels.items() if label is volume.ref)
+    stored = dict.fromkeys(t.derive or name for name, t in targets.items())
+    there = [name for name in stored if name in volume.labels]
+    return there[0] if len(there) == 1 else None
 
 
 def _values(index: LabelIndex, config: SamplingConfig, volume: TaskVolume) -> Sequence[int | None]:
@@ -325,7 +344,8 @@ def _class_shares(config: SamplingConfig, held: Mapping[str, np.ndarray]) -> dic
     """
     present = sorted(name for name, counts in held.items() if counts.any())
     if not present:
-        raise TaskError(f"{KEY}.foreground", "no training patch holds labels", "set it to 0")
+        found = f"no training patch holds voxels of {config.label or 'the reference label'}"
+        raise TaskError(f"{KEY}.foreground", found, "name another label, or set it to 0")
     wanted = config.classes
     if not isinstance(wanted, dict):
         return dict.fromkeys(present, 1 / len(present))

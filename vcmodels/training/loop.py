@@ -285,8 +285,8 @@ class Loop:
         is_kept = self.counters.epoch % settings.save_every == 0
         if is_best:
             self.save(self.run.best)
-        if is_kept:
-            self.save(self.run.numbered(self.counters.epoch))
+        if is_kept and self.learner.world.is_first:
+            self._save_numbered(self.counters.epoch)
         # Last: a run that is killed before repeats the end of this epoch, the other files included.
         self.save(self.run.last)
         if is_kept and self.learner.world.is_first:
@@ -302,6 +302,14 @@ class Loop:
                     stale, patience = self.counters.stale_epochs, self.early.patience
                     found += f", which counts as no improvement ({stale} of {patience})"
                 self.reporter.say(found)
+
+    def _save_numbered(self, epoch: int) -> None:
+        """Keep the epoch under its number, unless somebody else has put a file there."""
+        path = self.run.numbered(epoch)
+        if self.run.claim(epoch):
+            self.save(path)
+        else:
+            self.reporter.say(f"{path} is not of this run, and stays: epoch {epoch} is not kept")
 
     def _report(
         self,

@@ -29,7 +29,7 @@ def begun_folds(folder: Path) -> Iterator[BegunFold]:
     """Every fold in the folder of a cross-validation that was begun, in their order."""
     for index, run in Run(folder).folds().items():
         with suppress(TaskError):
-            task = parse_task(run.task(), str(run.task_file))[0]
+            task = parse_task(run.task(), str(run.task_file), is_record=True)[0]
             folds, sizes = task.tr_params.folds, task.tr_params
             if folds and folds.index == index and sizes.given_patch_size is not None:
                 yield BegunFold(index, run.folder, task)

@@ -3,7 +3,8 @@
 import copy
 import glob
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from math import prod
@@ -15,6 +16,7 @@ from vcmodels.config import Task, parse_task
 from vcmodels.config.load import anchor, fill_normalization, fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
+    CHECKPOINTS,
     LOCK,
     Run,
     add_start,
@@ -27,7 +29,7 @@ from vcmodels.runs.run import (
     starting_folder,
 )
 from vcmodels.volumes.locks import FileLock, holder
-from vcmodels.volumes.places import sweep_temporaries, write_atomic
+from vcmodels.volumes.places import sweep_temporaries, write_atomic, write_json
 
 MAY_CHANGE = (
     "inference_params",
@@ -51,7 +53,7 @@ MAY_CHANGE = (
 def resolved_task(checkpoint: Checkpoint) -> Task | None:
     """The task of a checkpoint, with the defaults of newer keys; None if it has keys that are gone."""
     try:
-        return parse_task(checkpoint.state["task"], "the checkpoint")[0]
+        return parse_task(checkpoint.state["task"], "the checkpoint", is_record=True)[0]
     except TaskError:
         return None
 
@@ -184,10 +186,11 @@ class RunFolder(Run):
                 folder.rmdir()
 
     def move_aside(self) -> Path | None:
-        """Rename everything in the folder into `<folder>/before-<time>/`; None if there was nothing."""
-        entries = [
-            p for p in self.folder.iterdir() if p.name != LOCK and not p.name.startswith("before-")
-        ]
+        """Rename what runs wrote here into `<folder>/before-<time>/`; None if there was nothing.
+
+        What else lies in the folder, such as volumes or the task file of a user, stays.
+        """
+        entries = self.own_entries()
         if not entries:
             return None
         aside = self.folder / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
@@ -207,6 +210,7 @@ class RunFolder(Run):
             record: JSON values for `environment.json`.
         """
         add_start(self.folder, dict(record))
+        self._record(self.kept())
         self._has_begun = True
 
     def note_validation(self, batch: int) -> None:
@@ -220,11 +224,24 @@ class RunFolder(Run):
         noted = found[0].get("validation_batch") if found else None
         return min(noted, most) if isinstance(noted, int) and noted >= 1 else most
 
+    def claim(self, epoch: int) -> bool:
+        """Record that the checkpoint of an epoch is the run's; not if another file has its place."""
+        written = self.written()
+        if epoch not in written and os.path.lexists(self.numbered(epoch)):
+            return False
+        self._record({*written, epoch})
+        return True
+
     def keep_only(self, count: int) -> None:
-        """Delete all but the newest `count` numbered checkpoints of this model, and nothing else."""
-        kept = list(self.kept().values())
-        for path in kept[: max(len(kept) - count, 0)]:
-            path.unlink()
+        """Delete all but the newest `count` numbered checkpoints of the run, and nothing else."""
+        kept = self.kept()
+        old = list(kept)[: max(len(kept) - count, 0)]
+        for epoch in old:
+            kept[epoch].unlink()
+        self._record(kept.keys() - set(old))
+
+    def _record(self, epochs: Iterable[int]) -> None:
+        write_json(self.folder / CHECKPOINTS, {"epochs": sorted(epochs)})
 
 
 def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:

@@ -31,7 +31,7 @@ from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.misfits import report_misfits, report_unlearnt
 from vcmodels.patches.resolve import Resolved, resolve
-from vcmodels.patches.split import Split, load_or_split
+from vcmodels.patches.split import Split, load_or_split, require_room
 from vcmodels.reporting import Reporter, StopSignals
 from vcmodels.runs.run import Run
 from vcmodels.samples.dataset import PatchDataset
@@ -287,6 +287,8 @@ def open_run(
     channels = resolved.volumes[0].channels
     resolved = replace(resolved, task=origin.with_normalization(resolved.task, channels))
     require_one_division(resolved.folds, others)
+    settings = resolved.task.tr_params
+    require_room(settings, resolved.volumes, settings.patch_size)
     refuse_too_large(resolved, device, world, is_saved=origin.resumed is not None)
     refuse_unlabelled(resolved.task, resolved.volumes, reporter, is_new=origin.resumed is None)
     report_missing(resolved.volumes, reporter)

@@ -8,20 +8,98 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from vcmodels.errors import OutputError
-from vcmodels.volumes.location import is_remote, join
+from vcmodels.errors import OutputError, VolumeError
+from vcmodels.volumes.location import expand_location, expand_pattern, is_remote, join
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.remote import Files, RemoteError, patiently, remote_files
 
 MARK = ".vcmodels-"
 """In the names of temporary files."""
+
+
+_NODE_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+
+
+def store_around(place: str | Path) -> Path | None:
+    """The outermost Zarr store that a local place is, or lies in; None if it is in none.
+
+    A store is known by its files, or by a name that ends in `.zarr`. Links are followed.
+    """
+    real = Path(os.path.realpath(place))
+    around = [f for f in (real, *real.parents) if f.suffix == ".zarr" or _is_node(f)]
+    return around[-1] if around else None
+
+
+def _is_node(folder: Path) -> bool:
+    # Unlike Path.is_file, this is false, and no error, for a name that is too long.
+    return any(os.path.isfile(folder / name) for name in _NODE_FILES)  # noqa: PTH113
+
+
+def input_stores(inputs: Iterable[tuple[str, str]]) -> dict[Path, str]:
+    """The local stores that inputs lie in, each with the key of the first that does.
+
+    Args:
+        inputs: keys and locations, as they were given. A pattern stands for all that it matches;
+            one that is remote or cannot be expanded is passed over.
+    """
+    found: dict[Path, str] = {}
+    for key, given in inputs:
+        for location in _local_places(given):
+            store = store_around(location) or Path(os.path.realpath(location))
+            found.setdefault(store, key)
+    return found
+
+
+def refuse_in_stores(key: str, place: str | Path, stores: Mapping[Path, str]) -> None:
+    """Refuse to write to a local place in a store that is read: it may be shared, or a mirror.
+
+    Args:
+        key: of the place, for the message.
+        place: a file or folder, expanded; it need not exist.
+        stores: from `input_stores`.
+
+    Raises:
+        OutputError: it lies in such a store, or is one.
+    """
+    if is_remote(str(place)):
+        return
+    real = Path(os.path.realpath(place))
+    for folder in (real, *real.parents):
+        if folder in stores:
+            found = f"{real} lies in the input {folder} ({stores[folder]})"
+            raise OutputError(key, found, "write elsewhere")
+
+
+def refuse_in_store(key: str, place: str | Path) -> None:
+    """Refuse to write a file, or another store, into a Zarr group or array that is there.
+
+    Raises:
+        OutputError: the local place lies in one.
+    """
+    real = Path(os.path.realpath(place))
+    node = next((folder for folder in real.parents if _is_node(folder)), None)
+    if node is not None:
+        raise OutputError(key, f"{real} lies in the Zarr store {node}", "write elsewhere")
+
+
+def _local_places(given: str) -> list[str]:
+    """The local paths that an input stands for; none for a URL or what is reported when opened."""
+    try:
+        location = expand_location(given)
+        if is_remote(location):
+            return []
+        with suppress(VolumeError):
+            return [location, *(place for _, place in expand_pattern(location))]
+        return [location]
+    except (VolumeError, OSError, ValueError):
+        return []
 
 
 def write_atomic(path: str | Path, data: bytes, keep: Path | None = None) -> None:
