@@ -165,8 +165,12 @@ def load_or_split(
     volumes: Sequence[TaskVolume],
     patches: PatchList,
     reporter: Reporter | None = None,
+    *,
+    changed: bool = False,
 ) -> Split:
     """The split that the run holds; made and saved when there is none.
+
+    Where labels were `changed` knowingly, its regions stay, and the patches may be others.
 
     Raises:
         TaskError: what it holds is of other patches or settings, or is damaged; or a side would be
@@ -175,7 +179,10 @@ def load_or_split(
     """
     if (saved := run.splits()) is not None:
         try:
-            return _checked(saved, settings, volumes, patches)
+            split = _checked(saved, settings, volumes, patches, changed=changed)
+            if changed:
+                run.write_splits(split.to_dict())
+            return split
         except _OtherSplitError as error:
             path = run.splits_file
             remedy = f"use another ckpt_out_base, --restart, or delete {path}"
@@ -309,9 +316,14 @@ class _OtherSplitError(Exception):
 
 
 def _checked(
-    saved: Splits, settings: TrainingParams, volumes: Sequence[TaskVolume], patches: PatchList
+    saved: Splits,
+    settings: TrainingParams,
+    volumes: Sequence[TaskVolume],
+    patches: PatchList,
+    *,
+    changed: bool = False,
 ) -> Split:
-    """A saved split as it divides these patches.
+    """A saved split as it divides these patches, which may be others if labels were `changed`.
 
     Raises:
         _OtherSplitError: it was made from others, or with other settings.
@@ -319,14 +331,14 @@ def _checked(
     """
     document = saved.document
     for key, value in _describe(settings, volumes, patches).items():
-        if document.get(key) != value:
+        if document.get(key) != value and not (changed and key == "patches"):
             if key == "patches":
                 found = f"made from another patch list ({document.get(key)}, now {value})"
                 raise _OtherSplitError(found)
             raise _OtherSplitError(f"made with {key} {document.get(key)}, now {value}")
     train, val = list(saved.train_regions), list(saved.val_regions)
     split = _assemble(settings, volumes, patches, train, val)
-    if split.to_dict() != document:
+    if split.to_dict() != document and not changed:
         raise _OtherSplitError("was changed by hand")
     _refuse_empty(split, settings.tr_val_split)
     return split

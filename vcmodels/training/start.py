@@ -7,7 +7,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +21,8 @@ import vcmodels
 from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
 from vcmodels.config import Task
 from vcmodels.config.train_params import TrainingParams
+from vcmodels.data.record import Change, Record, changes, count_moved, record_of, with_names
+from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.patches.resolve import Resolved
@@ -174,6 +176,73 @@ class StartingPoint:
     def continued(self) -> Checkpoint | None:
         """Whose training goes on."""
         return self.resumed or (None if self.weights_only else self.given)
+
+
+@dataclass(frozen=True)
+class KnownData:
+    """What is trained on, compared with what it was when the run was saved."""
+
+    volumes: Sequence[TaskVolume]
+    """By the names that the run knows them by."""
+    record: Record
+    accepted: list[str]
+    """What has changed, in words, and is trained on all the same."""
+
+
+def compare_data(
+    origin: StartingPoint, volumes: Sequence[TaskVolume], reporter: Reporter, *, accepts: bool
+) -> KnownData:
+    """Compare the volumes with the record of the checkpoint that is continued.
+
+    Args:
+        origin: the checkpoint, if there is one.
+        volumes: of this run.
+        reporter: shows what is known, and what has changed.
+        accepts: go on with voxels that have changed.
+
+    Raises:
+        TaskError: an array holds something else than before; a run begun anew accepts all.
+    """
+    now, source = record_of(volumes), origin.continued
+    before = source.state.get("data") if source is not None else None
+    if source is not None and before is None:
+        reporter.say(f"{source.path} does not say what its data were: changes are not noticed")
+    if accepts and (before is None or source is origin.given):
+        reporter.say("--accept-changed-data: there is nothing to compare with")
+    if source is None or before is None:
+        return KnownData(volumes, now, [])
+    found = list(changes(before, now))
+    if source is origin.given:
+        if found:
+            reporter.say(f"other data than in {source.path}: {_listed(found)}")
+        return KnownData(volumes, now, [])
+    if found and not (accepts and all(change.is_replaceable for change in found)):
+        raise _changed(found, source)
+    if found:
+        reporter.say(f"accepted changes since {source.path.name} was saved: {_listed(found)}")
+    elif count := count_moved(before, now):
+        reporter.say(
+            f"{count} arrays are copies or were written again, and hold the same as before"
+        )
+    elif accepts:
+        reporter.say("--accept-changed-data: nothing has changed")
+    return KnownData(with_names(volumes, before), now, [change.what for change in found])
+
+
+def _changed(found: Sequence[Change], source: Checkpoint) -> TaskError:
+    first = next((change for change in found if not change.is_replaceable), found[0])
+    rest = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    what = f"has changed since {source.path.name} was saved: {first.what}{rest}"
+    accept = "go on by --accept-changed-data, " if first.is_replaceable else ""
+    return TaskError(first.key, what, f"restore it, {accept}or --restart")
+
+
+def _listed(found: Sequence[Change]) -> str:
+    rest = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+    return "; ".join(change.what for change in found[:MOST_LISTED]) + rest
+
+
+MOST_LISTED = 3
 
 
 def completion(

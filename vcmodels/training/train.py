@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from vcmodels.config import Task
 from vcmodels.data.intensities import measure
 from vcmodels.data.normalization import Normalization, fit_normalization
+from vcmodels.data.record import identity_of
 from vcmodels.data.volumes import report_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
@@ -31,11 +32,18 @@ from vcmodels.training.curves import Board, cut_json_lines, open_board, require_
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
-from vcmodels.training.other_folds import require_alike, require_one_division, siblings
+from vcmodels.training.other_folds import (
+    require_alike,
+    require_one_division,
+    require_same_data,
+    siblings,
+)
 from vcmodels.training.progress import EarlyStop
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.start import (
+    KnownData,
     StartingPoint,
+    compare_data,
     compile_pays,
     completion,
     describe_device,
@@ -70,11 +78,17 @@ class DataSummary:
 
 
 def summarise(
-    run: Run, resolved: Resolved, origin: StartingPoint, reporter: Reporter
+    run: Run,
+    resolved: Resolved,
+    origin: StartingPoint,
+    reporter: Reporter,
+    *,
+    changed: bool = False,
 ) -> DataSummary:
     """Find and divide the patches, and measure the volumes; what a checkpoint knows is taken from it.
 
-    The run folder keeps the patches and how they are divided.
+    The run folder keeps the patches and how they are divided; where the labels were `changed` in
+    the middle of a run, the regions stay and other patches lie in them.
 
     Raises:
         RefusedError: no patch qualifies, the volumes cannot be divided, or labels do not fit.
@@ -85,7 +99,7 @@ def summarise(
     if not config.use_cache or task.cache_file != run.patches:  # else the cache is kept there
         wanted = fingerprint(PatchCriteria.of(task), volumes)
         write_atomic(run.patches, document(patches, wanted, volumes))
-    split = load_or_split(run, task.tr_params, volumes, patches, reporter)
+    split = load_or_split(run, task.tr_params, volumes, patches, reporter, changed=changed)
     reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
     source, regions = origin.source, split.train_regions
     # The weights are used to these intensities.
@@ -120,13 +134,16 @@ ESTIMATE_SLACK = 2
 """A compiled step may keep half of what is estimated; sizes near the limit are left to try."""
 
 
-def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
+def train(
+    task: Task, *, reporter: Reporter, restart: bool = False, accept_changed_data: bool = False
+) -> int:
     """Train until `max_epoch`, `max_minutes` or a signal, continuing the run that the folder holds.
 
     Args:
         task: the resolved task.
         reporter: where lines and progress bars go.
         restart: move an earlier run aside and begin again.
+        accept_changed_data: continue on inputs or labels that are other than they were.
 
     Returns:
         The exit code: 0 when finished, 128 + signal when stopped by one (the state is saved).
@@ -156,7 +173,10 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             return 0
 
         reporter.say(describe_device(device))
-        resolved = world.once(lambda: open_run(task, origin, device, world, reporter))
+        accepts = accept_changed_data
+        resolved, data = world.once(
+            lambda: open_run(task, origin, device, world, reporter, accepts=accepts)
+        )
         document = resolved.task.to_json()
         learner = build_learner(resolved, device, world)
         # Nearly all that may be refused is above.
@@ -164,16 +184,18 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         world.require_same((learner.step, origin.source and origin.source.sha256), "the checkpoint")
         if world.is_first and origin.resumed is None:
             begin_anew(run, reporter, restart=restart)
-        summary = world.once(lambda: summarise(run, resolved, origin, reporter))
+        summary = world.once(
+            lambda: summarise(run, resolved, origin, reporter, changed=bool(data.accepted))
+        )
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
         if world.is_first:
             run.write_task(document)
-            run.begin(session(learner))
+            run.begin(session(learner) | data_facts(data))
         if compile_pays(learner):
             reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
 
-        facts = lasting_facts(resolved, learner) | summary.facts()
+        facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
         feed = Feed(*datasets(resolved, summary), learner.settings, device, world)
         held.callback(feed.close)
         if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
@@ -196,12 +218,19 @@ def untrained(run: Run) -> str:
 
 
 def open_run(
-    task: Task, origin: StartingPoint, device: torch.device, world: World, reporter: Reporter
-) -> Resolved:
+    task: Task,
+    origin: StartingPoint,
+    device: torch.device,
+    world: World,
+    reporter: Reporter,
+    *,
+    accepts: bool = False,
+) -> tuple[Resolved, KnownData]:
     """The task with its sizes filled in, and the volumes of this run: all, or those of its fold.
 
     Raises:
-        RefusedError: a volume does not fit the task, the task not another fold or the device.
+        RefusedError: a volume does not fit the task, the task not another fold or the device; or
+            the data have changed, and that is not accepted.
     """
     folds = task.tr_params.folds
     others = siblings(Run(task.run_dir), folds.index if folds is not None else None)
@@ -217,7 +246,16 @@ def open_run(
         is_cut = settings.tr_val_split < 1
         early.require(validates=is_cut or any(volume.split == "val" for volume in volumes))
     report_missing(volumes, reporter)
-    return resolved
+    data = compare_data(origin, volumes, reporter, accepts=accepts)
+    if not accepts:
+        require_same_data(others, identity_of(data.record))
+    return replace(resolved, volumes=data.volumes), data
+
+
+def data_facts(data: KnownData) -> dict[str, Any]:
+    """What `environment.json` says of the data of a training that starts now."""
+    facts: dict[str, Any] = {"data_sha256": identity_of(data.record)}
+    return facts | ({"accepted_changes": data.accepted} if data.accepted else {})
 
 
 def build_learner(resolved: Resolved, device: torch.device, world: World) -> Learner:
