@@ -219,6 +219,7 @@ def split_patches(
         reporter.say("random split: training and validation patches may share voxels")
     elif undecided:
         cut_volumes(settings, volumes, patches, undecided, train, val, reporter)
+        _cut_twins_alike(volumes, undecided, train, val)
     if not is_random:
         _refuse_overlap(volumes, train, val)
     split = _assemble(settings, volumes, patches, train, val)
@@ -277,19 +278,36 @@ def _describe(
     }
 
 
+def _cut_twins_alike(
+    volumes: Sequence[TaskVolume], undecided: Sequence[int], train: Regions, val: Regions
+) -> None:
+    """Cut volumes of the very same voxels at the same place, whatever their labels."""
+    cut = [n for n in undecided if train[n] and val[n]]
+    for n in undecided:
+        twin = next((m for m in cut if volumes[m].is_twin(volumes[n])), n)
+        if train[n] or val[n]:
+            train[n], val[n] = train[twin], val[twin]
+
+
 def _refuse_overlap(volumes: Sequence[TaskVolume], train: Regions, val: Regions) -> None:
-    """Two entries may be parts of the same array: their parts must not share voxels."""
-    places: dict[str, list[int]] = {}
+    """Two entries may be of the same voxels: those that train must not validate."""
+    scans: dict[int, list[int]] = {}
     for n, volume in enumerate(volumes):
-        for array in volume.inputs:
-            places.setdefault(array.location, []).append(n)
-    for group in places.values():
-        for a in group:
-            for b in group:
+        scans.setdefault(volume.scan, []).append(n)
+    for scan in scans.values():
+        for a in scan:
+            for b in scan:
                 one, other = train[a], val[b]
-                if one and other and one.intersect(other).voxels:
-                    found = f"its training part shares voxels with the validation part of {volumes[b].name}"
-                    raise TaskError(volumes[a].key, found, "give them a bbox each, without overlap")
+                if one and other and volumes[a].meets(one, volumes[b], other):
+                    raise _overlap(volumes[a], volumes[b])
+
+
+def _overlap(one: TaskVolume, other: TaskVolume) -> TaskError:
+    found = f"its training part shares voxels with the validation part of {other.name}"
+    if (here := one.inputs[0].location) != (there := other.inputs[0].location):
+        found += f": {here} and {there} hold the same"
+    remedy = 'leave one out, give both one "split" or "group", or each a bbox, without overlap'
+    return TaskError(one.key, found, remedy)
 
 
 def _refuse_groups(volumes: Sequence[TaskVolume]) -> None:
