@@ -11,7 +11,9 @@ from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
+from vcmodels.results import device_note, foreseen
 from vcmodels.targets import AnyTarget
+from vcmodels.training.start import check_start, unkept
 from vcmodels.volumes import Volume
 
 MOST_VOLUMES = 20
@@ -47,6 +49,7 @@ def report_plan(task: Task, console: Console) -> None:
     """
     resolved = resolve(task, console, reads_labels=False)
     task, volumes = resolved.task, resolved.volumes
+    check_start(task, volumes[0])
     write_table(_volume_table(volumes, task.dataset_config.targets), console)
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
@@ -54,6 +57,12 @@ def report_plan(task: Task, console: Console) -> None:
     console.say(_cached_patches(task, volumes))
     _report_network(task, volumes, console)
     console.say(_run_folders(task))
+    for note in (
+        *device_note(task.tr_params.device, "tr_params.device"),
+        *unkept(task),
+        *foreseen(task, volumes[0].channels),
+    ):
+        console.say(note)
 
 
 def _volume_table(volumes: Sequence[TaskVolume], targets: Mapping[str, AnyTarget]) -> Table:

@@ -217,6 +217,7 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
         _require_room(run)
         return None
     checkpoint = load_checkpoint(run.last)
+    checkpoint.require("task")
     before = resolved_task(checkpoint)
     if before is not None:  # what is left out now is taken from it
         sizes = before.tr_params

@@ -7,7 +7,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,21 +18,24 @@ import numpy as np
 import torch
 
 import vcmodels
-from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
+from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint, require_shapes
 from vcmodels.config import Task
+from vcmodels.config.messages import as_object
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.record import Change, Record, changes, count_moved, record_of, with_names
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
-from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter
+from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
-from vcmodels.training.learner import Learner
+from vcmodels.training.learner import Learner, take_weights
 from vcmodels.training.progress import Counters, EarlyStop, best_watch
 from vcmodels.training.run_folder import RunFolder, changes_since, listed_changes, newest_checkpoint
 from vcmodels.volumes import expand_location
+from vcmodels.volumes.places import obstacle
 
 
 def environment() -> dict[str, Any]:
@@ -178,6 +181,44 @@ class StartingPoint:
         return self.resumed or (None if self.weights_only else self.given)
 
 
+def check_start(task: Task, first: TaskVolume) -> None:
+    """Refuse what a training would be refused for that is neither in the task nor in its volumes.
+
+    Args:
+        task: the resolved task.
+        first: its first volume.
+
+    Raises:
+        OutputError: the run folder cannot be written.
+        CheckpointError: the file that a new run starts from cannot be read, or does not fit.
+    """
+    settings, run = task.tr_params, Run(task.run_dir, task.tr_params.model_name)
+    if found := obstacle(run.folder):
+        raise OutputError("tr_params.ckpt_out_base", found, "choose a writable folder")
+    if settings.checkpoint_path is None or run.last.exists():
+        return
+    given = load_checkpoint(Path(expand_location(settings.checkpoint_path)))
+    given.require("model")
+    network = task.model.outline(first.channels, task.heads, settings.patch_size, first.spacing)
+    if settings.load_weights_only:
+        partial = settings.load_weights_only == "partial"
+        take_weights([network], given.state, str(given.path), task.heads, partial=partial)
+    else:
+        require_shapes(network, given.state["model"], str(given.path))
+
+
+def unkept(task: Task) -> Iterator[str]:
+    """In words, what a training can do without, but could not keep."""
+    config = task.dataset_config
+    for key, folder, given in (
+        ("tr_params.tensorboard_log_dir", task.tensorboard_dir, task.tr_params.tensorboard_log_dir),
+        ("dataset_config.cache_file", task.cache_file.parent, config.cache_file),
+        ("dataset_config.index_dir", task.index_dir, True),
+    ):
+        if given and (found := obstacle(folder)):
+            yield f"note: {key}: {found}; it will not be kept"
+
+
 @dataclass(frozen=True)
 class KnownData:
     """What is trained on, compared with what it was when the run was saved."""
@@ -251,7 +292,7 @@ def completion(
     """In words, why the run of a checkpoint has ended for good; None if it goes on."""
     if resumed is None:
         return None
-    counters = Counters(**resumed.state["counters"])
+    counters = Counters.of(resumed)
     if counters.epoch >= settings.max_epoch:
         return f"{settings.max_epoch} epochs"
     early = EarlyStop.of(settings, targets)
@@ -287,8 +328,10 @@ def start(
             parts = ", ".join(learner.settings.freeze)
             reporter.say(f"{parts}: frozen with random weights, as there is no checkpoint_path")
         return Counters()
+    resumed.require("model", "optimizer", "scaler", "step", "versions", "normalization")
+    counters = Counters.of(resumed)
+    _require_step(resumed, counters, learner.settings.max_steps_per_epoch)
     learner.restore(resumed.state, str(resumed.path))
-    counters = Counters(**resumed.state["counters"])
     if resumed is given:  # of another folder, where its best checkpoint stays
         counters.best, counters.watched = math.inf, ""
     reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
@@ -305,6 +348,18 @@ def start(
     return counters
 
 
+def _require_step(checkpoint: Checkpoint, counters: Counters, steps: int) -> None:
+    """Refuse a step that is not of the epoch.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    epoch, step = checkpoint.state.get("epoch", counters.epoch), checkpoint.state["step"]
+    if epoch != counters.epoch or not 0 <= step - epoch * steps <= steps:
+        found = f"step {step} is not in epoch {epoch} (counters: {counters.epoch}) of {steps} steps"
+        raise CheckpointError(str(checkpoint.path), found, "use another checkpoint")
+
+
 def require_continuable(given: Checkpoint, learner: Learner) -> None:
     """Refuse to take more than the weights of a checkpoint that has nothing more to give.
 
@@ -313,15 +368,14 @@ def require_continuable(given: Checkpoint, learner: Learner) -> None:
         TaskError: its optimiser is another, or it has all epochs already.
     """
     settings, state, remedy = learner.settings, given.state, "set load_weights_only"
-    lacking = {"optimizer", "scaler", "counters", "versions"} - state.keys()
-    if lacking:
-        raise CheckpointError(str(given.path), f"lacks {', '.join(sorted(lacking))}", remedy)
+    given.require("optimizer", "scaler", "counters", "versions", "task")
+    trained = as_object(state["task"].get("tr_params")) or {}
     for key in ("optimizer", "loss_balance", "max_steps_per_epoch"):
         default = TrainingParams.model_fields[key].default  # for a key that is newer
-        before, now = state["task"]["tr_params"].get(key, default), getattr(settings, key)
+        before, now = trained.get(key, default), getattr(settings, key)
         if before != now:
             found = f"is {now}, {given.path} was trained with {before}"
             raise TaskError(f"tr_params.{key}", found, f"change it back, or {remedy}")
-    if state["epoch"] >= settings.max_epoch:
-        found = f"is {settings.max_epoch}, {given.path} has {state['epoch']} epochs already"
+    if (epoch := Counters.of(given).epoch) >= settings.max_epoch:
+        found = f"is {settings.max_epoch}, {given.path} has {epoch} epochs already"
         raise TaskError("tr_params.max_epoch", found, f"raise it, or {remedy}")

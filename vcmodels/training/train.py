@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vcmodels.checkpoint import read_normalization
 from vcmodels.config import Task
 from vcmodels.data.intensities import measure
 from vcmodels.data.normalization import Normalization, fit_normalization
@@ -24,6 +25,7 @@ from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.patches.split import Split, load_or_split
 from vcmodels.reporting import Reporter, StopSignals
+from vcmodels.results import foreseen
 from vcmodels.runs.run import Run
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.order import draws_of_step, hard_share
@@ -50,6 +52,7 @@ from vcmodels.training.start import (
     lasting_facts,
     session,
     start,
+    unkept,
 )
 from vcmodels.training.step import require_pairs
 from vcmodels.training.world import World, local_device
@@ -103,8 +106,9 @@ def summarise(
     reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
     source, regions = origin.source, split.train_regions
     # The weights are used to these intensities.
-    if source is not None and source.state["in_channels"] == volumes[0].channels:
-        normalization = Normalization.from_dict(source.state["normalization"])
+    if source is not None and source.state.get("in_channels") == volumes[0].channels:
+        source.require("normalization")
+        normalization = read_normalization(source.state, source.path)
     else:
         normalization = fit_normalization(config.normalization, volumes, regions)
     saved = {} if origin.continued is None else origin.continued.state
@@ -198,8 +202,8 @@ def train(
         facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
         feed = Feed(*datasets(resolved, summary), learner.settings, device, world)
         held.callback(feed.close)
-        if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
-            feed.restore(origin.continued.state)
+        if origin.continued is not None and origin.continued.state.get("split") == facts["split"]:
+            feed.restore(origin.continued.state, str(origin.continued.path))
         # Lines of the log are of whole epochs: one that was cut off is reported once more.
         reported = counters.epoch * learner.settings.max_steps_per_epoch
         reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir}")
@@ -246,6 +250,8 @@ def open_run(
         is_cut = settings.tr_val_split < 1
         early.require(validates=is_cut or any(volume.split == "val" for volume in volumes))
     report_missing(volumes, reporter)
+    for note in (*unkept(resolved.task), *foreseen(resolved.task, volumes[0].channels)):
+        reporter.say(note)
     data = compare_data(origin, volumes, reporter, accepts=accepts)
     if not accepts:
         require_same_data(others, identity_of(data.record))
