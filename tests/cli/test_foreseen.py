@@ -8,6 +8,7 @@ import torch
 
 from vcmodels.checkpoint import load_checkpoint, save_checkpoint
 from vcmodels.cli import main
+from vcmodels.volumes import Volume
 
 
 @pytest.fixture
@@ -124,3 +125,27 @@ def test_a_checkpoint_to_start_from_is_looked_at(said, sheet_task, tmp_path):
     code, text = said("check", tr_params=other)
     assert code == 2
     assert 'spacing is "x"' in text
+
+
+def test_volumes_that_share_voxels_across_their_own_splits_are_refused(said, sheet_task, tmp_path):
+    volume = sheet_task["dataset_config"]["volume_paths"][0]
+    (tmp_path / "link").symlink_to(volume["input"])
+    other = {**volume, "input": str(tmp_path / "link"), "split": "val", "name": "other"}
+    volumes = [{**volume, "split": "train"}, other]
+    code, text = said("check", dataset_config={"volume_paths": volumes})
+    assert code == 2
+    assert "its training part shares voxels with the validation part of other" in text
+
+
+def test_infer_refuses_an_output_before_it_looks_at_its_input(said, tmp_path, monkeypatch):
+    assert said("train", "--set", "tr_params.max_epoch=1")[0] == 0
+    (tmp_path / "file").write_text("x")
+
+    def read(*_):
+        raise AssertionError("nothing may be read yet")
+
+    monkeypatch.setattr(Volume, "_read_inside", read)
+    code, text = said("infer", "-o", tmp_path / "file" / "out")
+    assert code == 2
+    assert f"inference_params.output_dir: {tmp_path}/file is a file" in text
+    assert not (tmp_path / "file" / "out").exists()

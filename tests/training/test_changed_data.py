@@ -138,3 +138,22 @@ def test_the_option_says_when_it_has_nothing_to_accept(project, capsys):
     assert main(["train", "task.json", "--set", "tr_params.ckpt_out_base=new",
                  "--accept-changed-data"]) == 0  # fmt: skip
     assert "--accept-changed-data: there is nothing to compare with" in capsys.readouterr().out
+
+
+def test_folds_are_trained_on_the_same_data_wherever_they_are(project, capsys):
+    def fold(index, *arguments):
+        folds = ("--set", 'tr_params.folds={"count": 2, "by": "slab"}')
+        places = ("--set", "tr_params.ckpt_out_base=cv", "--fold", str(index))
+        return main(["train", "task.json", *folds, *places, *arguments])
+
+    assert fold(0) == 0
+    (project / "scroll.zarr").rename(project / "renamed.zarr")
+    text = (project / "task.json").read_text().replace("scroll.zarr", "renamed.zarr")
+    (project / "task.json").write_text(text)
+    assert fold(1) == 0
+    shutil.rmtree(project / "cv" / "fold_1")
+    array = zarr.open_array(str(project / "renamed.zarr" / "ct"), mode="r+")
+    array[0, 0, 0] ^= 1
+    assert fold(1) == 2
+    assert "fold_0: was trained on inputs or labels that have changed" in capsys.readouterr().err
+    assert fold(1, "--accept-changed-data") == 0

@@ -11,6 +11,7 @@ from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
+from vcmodels.patches.split import refuse_shared
 from vcmodels.results import device_note, foreseen
 from vcmodels.targets import AnyTarget
 from vcmodels.training.start import check_start, unkept
@@ -50,6 +51,8 @@ def report_plan(task: Task, console: Console) -> None:
     resolved = resolve(task, console, reads_labels=False)
     task, volumes = resolved.task, resolved.volumes
     check_start(task, volumes[0])
+    if task.tr_params.split_mode != "random":
+        refuse_shared(volumes)
     write_table(_volume_table(volumes, task.dataset_config.targets), console)
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")

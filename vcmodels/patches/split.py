@@ -278,6 +278,17 @@ def _describe(
     }
 
 
+def refuse_shared(volumes: Sequence[TaskVolume]) -> None:
+    """Refuse volumes whose own `split` puts the same voxels on both sides.
+
+    Raises:
+        TaskError: naming two of them.
+    """
+    train: Regions = [v.region if v.split == "train" else None for v in volumes]
+    val: Regions = [v.region if v.split == "val" else None for v in volumes]
+    _refuse_overlap(volumes, train, val)
+
+
 def _cut_twins_alike(
     volumes: Sequence[TaskVolume], undecided: Sequence[int], train: Regions, val: Regions
 ) -> None:
@@ -304,8 +315,8 @@ def _refuse_overlap(volumes: Sequence[TaskVolume], train: Regions, val: Regions)
 
 def _overlap(one: TaskVolume, other: TaskVolume) -> TaskError:
     found = f"its training part shares voxels with the validation part of {other.name}"
-    if (here := one.inputs[0].location) != (there := other.inputs[0].location):
-        found += f": {here} and {there} hold the same"
+    if one.inputs[0].location != (there := other.inputs[0].location):
+        found += f" ({there} holds the same)"
     remedy = 'leave one out, give both one "split" or "group", or each a bbox, without overlap'
     return TaskError(one.key, found, remedy)
 
