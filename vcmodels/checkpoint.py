@@ -99,7 +99,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         found = schema if isinstance(schema, int | str) else type(schema).__name__
         raise CheckpointError(str(path), f"schema {shown(found)}, expected {SCHEMA}", "train again")
     require_types(state, path)
+    stands_for = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
+    if stands_for > MOST_SHARED * len(body):  # many names for one storage
+        found = f"its {len(body)} bytes stand for tensors of {stands_for}"
+        raise CheckpointError(str(path), found, "use a file that vcmodels wrote")
     return Checkpoint(path, digest, state)
+
+
+MOST_SHARED = 4
+"""Times that the bytes of a file may be in its tensors; networks with tied weights have a few twice."""
 
 
 def _refuse_packed(body: bytes, path: Path) -> None:
@@ -163,7 +171,7 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "in_channels": TypeAdapter(Extent),
     "patch_size": TypeAdapter(PatchShape),
     "spacing": TypeAdapter(tuple[Length, Length, Length]),
-    "versions": TypeAdapter(dict[str, str | int | bool | None]),
+    "versions": TypeAdapter(dict[str, Any]),
     "normalization": TypeAdapter(dict[str, Any]),
     "intensities": TypeAdapter(list[ChannelValues]),
     "split": TypeAdapter(dict[str, Any]),
