@@ -106,17 +106,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, digest, state)
 
 
+MOST_TENSORS = 50_000
 MOST_SHARED = 4
 """Times that the bytes of a file may be in its tensors; networks with tied weights have a few twice."""
 
 
 def _refuse_packed(body: bytes, path: Path) -> None:
-    """Refuse what grows when it is read: torch packs nothing."""
+    """Refuse what grows when it is read, or takes minutes: torch packs nothing."""
     with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):  # torch says what it is
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > len(body):
-            found = f"its {len(body)} bytes stand for {size}"
+            sizes = [entry.file_size for entry in archive.infolist()]
+        found = ""
+        if sum(sizes) > len(body):
+            found = f"its {len(body)} bytes stand for {sum(sizes)}"
+        if len(sizes) > MOST_TENSORS:
+            found = f"holds {len(sizes)} tensors, more than any network and its optimiser have"
+        if found:
             raise CheckpointError(str(path), found, "use a file that vcmodels wrote")
 
 

@@ -216,3 +216,11 @@ def test_a_file_that_grows_when_it_is_read_is_refused(trained, tmp_path):
     path.write_bytes(body + TRAILER + hashlib.sha256(body).digest())
     with pytest.raises(CheckpointError, match=r"its \d+ bytes stand for 4\d{7}"):
         load_checkpoint(path)
+
+
+def test_many_names_for_few_bytes_are_refused(trained, tmp_path):
+    state, one = load_checkpoint(trained[1]).state, torch.zeros(10**6)
+    path = tmp_path / "m.pth"
+    save_checkpoint(path, state | {"ema": {f"x{n}": one[:] for n in range(100)}})
+    with pytest.raises(CheckpointError, match=r"its \d+ bytes stand for tensors of 40\d+"):
+        load_checkpoint(path)
