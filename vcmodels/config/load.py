@@ -27,7 +27,7 @@ from vcmodels.config.messages import (
 )
 from vcmodels.config.read import apply_overrides, checked, read_task_file
 from vcmodels.config.schema import task_schema
-from vcmodels.config.task import Task
+from vcmodels.config.task import NormalizationConfig, Task
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
@@ -258,6 +258,12 @@ def fill_sizes(task: Task, patch: PatchShape | None, batch: int | None) -> Task:
         "given_batch_size": settings.given_batch_size or batch,
     }
     return task.with_values(tr_params=sizes)
+
+
+def fill_normalization(task: Task, used: NormalizationConfig) -> Task:
+    """The task with what it leaves open of its normalisation as it was used."""
+    wanted = task.dataset_config.normalization
+    return task.with_values(dataset_config={"normalization": wanted.completed(used)})
 
 
 def _check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:

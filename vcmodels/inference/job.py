@@ -227,7 +227,7 @@ def make_pipeline(
     # What is computed for each patch.
     views = choose_views(params.tta, grid.patch, (spacing, first.spacing), reporter)
     weighted = weigh(networks, params, len(views))
-    normalizer = Normalizer([one.network for one in weighted], inputs)
+    normalizer = Normalizer([one.network for one in weighted], inputs, reporter)
     # A number that does not depend on memory or parts: compiled or not is part of the manifest.
     voxels = whole.count_different() * prod(grid.patch) * len(views)
     forwards, manner = _make_forwards(params, weighted, targets, device, voxels, reporter)

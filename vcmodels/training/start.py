@@ -18,10 +18,18 @@ import numpy as np
 import torch
 
 import vcmodels
-from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint, require_shapes
+from vcmodels.checkpoint import (
+    SCHEMA,
+    Checkpoint,
+    load_checkpoint,
+    read_normalization,
+    require_shapes,
+)
 from vcmodels.config import Task
+from vcmodels.config.load import fill_normalization
 from vcmodels.config.messages import as_object
 from vcmodels.config.train_params import TrainingParams
+from vcmodels.data.normalization import Normalization, contradiction
 from vcmodels.data.record import Change, Record, changes, count_moved, record_of, with_names
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
@@ -33,7 +41,13 @@ from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
 from vcmodels.training.learner import Learner, take_weights
 from vcmodels.training.progress import Counters, EarlyStop, best_watch
-from vcmodels.training.run_folder import RunFolder, changes_since, listed_changes, newest_checkpoint
+from vcmodels.training.run_folder import (
+    RunFolder,
+    changes_since,
+    listed_changes,
+    newest_checkpoint,
+    resolved_task,
+)
 from vcmodels.volumes import expand_location
 from vcmodels.volumes.places import obstacle
 
@@ -179,6 +193,30 @@ class StartingPoint:
     def continued(self) -> Checkpoint | None:
         """Whose training goes on."""
         return self.resumed or (None if self.weights_only else self.given)
+
+    def normalization(self, channels: int) -> Normalization | None:
+        """How the source normalises, which its weights are used to; None if it has other channels."""
+        if self.source is None or self.source.state.get("in_channels") != channels:
+            return None
+        self.source.require("normalization")
+        return read_normalization(self.source.state, self.source.path)
+
+    def with_normalization(self, task: Task, channels: int) -> Task:
+        """The task with the normalisation that its run has, or its weights are used to.
+
+        Raises:
+            TaskError: the task asks for another one.
+        """
+        if self.resumed is not None:
+            before = resolved_task(self.resumed)
+            return fill_normalization(task, before.dataset_config.normalization) if before else task
+        used = self.normalization(channels)
+        if used is None:
+            return task
+        if found := contradiction(task.dataset_config.normalization, used):
+            remedy = "leave it out: its weights are used to what they were trained with"
+            raise TaskError("dataset_config.normalization", found, remedy)
+        return fill_normalization(task, used.config)
 
 
 def check_start(task: Task, first: TaskVolume) -> None:
