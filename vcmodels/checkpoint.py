@@ -2,28 +2,34 @@
 
 The file is what `torch.save` writes plus a trailer with the sha256 of everything before it, since
 torch itself checks nothing: a flipped bit would load silently. It is read with
-`weights_only=True`, so that a foreign file cannot run code.
+`weights_only=True`, so that a foreign file cannot run code. Every field is checked for its type
+when it is loaded, and weights are compared with the shapes of their network before it takes memory: a
+right checksum says that a file is whole, not that it means something.
 """
 
 import hashlib
 import io
-import math
+import json
 import pickle
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from vcmodels.config import Task, parse_task
 from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
-from vcmodels.errors import CheckpointError
-from vcmodels.runs.run import TRAILER, TRAILER_LENGTH
+from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.runs.run import TRAILER, TRAILER_LENGTH, shown
+from vcmodels.section import Extent, PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.places import write_atomic
 
@@ -43,6 +49,15 @@ class Checkpoint:
     path: Path
     sha256: str
     state: dict[str, Any]
+
+    def require(self, *keys: str) -> None:
+        """Refuse a state without some of its keys.
+
+        Raises:
+            CheckpointError: naming those that are not there.
+        """
+        if lacking := sorted(set(keys) - self.state.keys()):
+            raise CheckpointError(str(self.path), f"lacks {', '.join(lacking)}", "train again")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool = True) -> None:
@@ -68,19 +83,46 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: the file is missing, cut, altered, holds anything but tensors and plain
-            values, or was written for another schema. The previous generation is offered if whole.
+            values, or was written for another schema; or a field has another type than it must
+            have. The previous generation is offered if whole.
     """
     body, digest = _verified_body(path)
+    _refuse_packed(body, path)
     try:
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise CheckpointError(
             str(path), f"refused: {_reason(error)}", "use a file that vcmodels wrote"
         ) from error
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        found = state.get("schema") if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(str(path), f"schema {found!r}, expected {SCHEMA}", "train again")
+    schema = state.get("schema") if isinstance(state, dict) else state
+    if type(schema) is not int or schema != SCHEMA:
+        found = schema if isinstance(schema, int | str) else type(schema).__name__
+        raise CheckpointError(str(path), f"schema {shown(found)}, expected {SCHEMA}", "train again")
+    require_types(state, path)
+    stands_for = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
+    if stands_for > MOST_SHARED * len(body):  # many names for one storage
+        found = f"its {len(body)} bytes stand for tensors of {stands_for}"
+        raise CheckpointError(str(path), found, "use a file that vcmodels wrote")
     return Checkpoint(path, digest, state)
+
+
+MOST_TENSORS = 50_000
+MOST_SHARED = 4
+"""Times that the bytes of a file may be in its tensors; networks with tied weights have a few twice."""
+
+
+def _refuse_packed(body: bytes, path: Path) -> None:
+    """Refuse what grows when it is read, or takes minutes: torch packs nothing."""
+    with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):  # torch says what it is
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            sizes = [entry.file_size for entry in archive.infolist()]
+        found = ""
+        if sum(sizes) > len(body):
+            found = f"its {len(body)} bytes stand for {sum(sizes)}"
+        if len(sizes) > MOST_TENSORS:
+            found = f"holds {len(sizes)} tensors, more than any network and its optimiser have"
+        if found:
+            raise CheckpointError(str(path), found, "use a file that vcmodels wrote")
 
 
 def _reason(error: Exception) -> str:
@@ -115,6 +157,155 @@ def _offer(path: Path) -> str:
     return f"use {previous}" if previous.exists() else "use another checkpoint"
 
 
+Count = Annotated[int, Field(ge=0)]
+Length = Annotated[float, Field(gt=0)]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class VolumeRecord:
+    """What `data` says of a volume, at least."""
+
+    name: str
+    arrays: dict[str, dict[str, Any]]
+
+
+_FIELDS: dict[str, TypeAdapter[Any]] = {
+    "task": TypeAdapter(dict[str, Any]),
+    "heads": TypeAdapter(dict[str, Extent]),
+    "in_channels": TypeAdapter(Extent),
+    "patch_size": TypeAdapter(PatchShape),
+    "spacing": TypeAdapter(tuple[Length, Length, Length]),
+    "versions": TypeAdapter(dict[str, Any]),
+    "normalization": TypeAdapter(dict[str, Any]),
+    "intensities": TypeAdapter(list[ChannelValues]),
+    "split": TypeAdapter(dict[str, Any]),
+    "class_counts": TypeAdapter(dict[str, list[Count]]),
+    "data": TypeAdapter(list[VolumeRecord]),
+    "epoch": TypeAdapter(Count),
+    "step": TypeAdapter(Count),
+    "counters": TypeAdapter(dict[str, Any]),
+    "scaler": TypeAdapter(dict[str, float]),
+}
+"""The types of what a state holds, as JSON values; a key that is not there is not looked at."""
+_OF_TENSORS = ("model", "ema", "balance", "hard")
+_MAY_BE_INFINITE = ("counters",)
+_NORMALIZATION = TypeAdapter(Normalization)
+
+
+def require_types(state: Mapping[str, Any], path: Path) -> None:
+    """Refuse a state of which a field has a type or a value that it cannot have.
+
+    Raises:
+        CheckpointError: naming the field and what it is.
+    """
+    for name, kind in _FIELDS.items():
+        if name in state:
+            typed(kind, state[name], path, name)
+    for name in _OF_TENSORS:
+        is_left_out = name not in state or (name == "ema" and state[name] is None)
+        if not is_left_out and not _are_tensors(state[name]):
+            raise _wrong(path, name, state[name], "it should be tensors by name")
+    if "optimizer" in state:
+        _require_optimizer(state["optimizer"], path)
+    for name in (*_OF_TENSORS, "optimizer"):
+        for tensor in _tensors(state.get(name)):
+            _require_plain(tensor, path, name)
+    if "normalization" in state:
+        read_normalization(state, path)
+
+
+def typed(kind: TypeAdapter[Found], value: object, path: Path, name: str) -> Found:
+    """A field of a state as what it must be, such as a dataclass.
+
+    Args:
+        kind: what it must be, of JSON values.
+        value: what it is.
+        path: of the checkpoint, for the message.
+        name: of the field.
+
+    Raises:
+        CheckpointError: it is something else, or not finite.
+    """
+    try:
+        text = json.dumps(value, allow_nan=name in _MAY_BE_INFINITE)
+        return kind.validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join([name, *map(str, first["loc"])])
+        raise _wrong(path, where, first["input"], first["msg"].lower()) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _wrong(path, name, value, "no finite JSON values") from error
+
+
+def read_normalization(state: Mapping[str, Any], path: Path) -> Normalization:
+    """The normalisation of a state.
+
+    Raises:
+        CheckpointError: it is none, or has no statistics of as many channels as the network.
+    """
+    name, value = "normalization", state["normalization"]
+    try:
+        found = Normalization.from_dict(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _wrong(path, name, value, "it lacks keys, or has others") from error
+    typed(_NORMALIZATION, asdict(found), path, name)
+    for stats in (found.channels, *found.volumes.values()):
+        if any(channel.sd < 0 or channel.clipped_sd < 0 for channel in stats):
+            raise _wrong(path, name, value, "a standard deviation is negative")
+        if stats and len(stats) != state.get("in_channels", len(stats)):
+            raise _wrong(path, name, value, f"it has statistics of {len(stats)} channels")
+    if not found.channels and found.per == "global" and found.scheme != "none":
+        raise _wrong(path, name, value, "it has no statistics")
+    return found
+
+
+def _are_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    )
+
+
+def _require_optimizer(value: object, path: Path) -> None:
+    """Refuse what is not built as the state of an optimiser: slots by number, and groups."""
+    if not isinstance(value, Mapping) or not value.keys() >= {"state", "param_groups"}:
+        raise _wrong(path, "optimizer", value, "it should have state and param_groups")
+    slots, groups = value["state"], value["param_groups"]
+    if not isinstance(slots, Mapping) or not all(
+        type(number) is int and isinstance(slot, Mapping) for number, slot in slots.items()
+    ):
+        raise _wrong(path, "optimizer.state", slots, "it should be slots by number")
+    numbers = TypeAdapter(list[Count])
+    if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
+        raise _wrong(path, "optimizer.param_groups", groups, "it should be a list of groups")
+    for group in groups:
+        typed(numbers, group.get("params"), path, "optimizer.param_groups.params")
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+
+
+def _require_plain(tensor: Tensor, path: Path, name: str) -> None:
+    """Refuse a tensor that is no plain array of numbers, or stands for more than is stored."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not is_plain or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
+        raise CheckpointError(str(path), f"{name} holds a tensor that is no array", _offer(path))
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        found = f"{name} holds a tensor {list(tensor.shape)}, of which only a part is stored"
+        raise CheckpointError(str(path), found, _offer(path))
+
+
+def _wrong(path: Path, name: str, value: object, why: str) -> CheckpointError:
+    is_short = isinstance(value, str | int | float | None)
+    found = shown(value) if is_short else f"a {type(value).__name__.lower()}"
+    return CheckpointError(str(path), f"{name} is {found}: {why}", _offer(path))
+
+
 def strip_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drop what DDP and torch.compile put in front of every parameter name."""
     stripped = dict(weights)
@@ -130,10 +321,21 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str)
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape, or not finite.
     """
-    wanted, given = network.state_dict(), strip_prefixes(weights)
-    wrong = [
-        name for name in wanted if name not in given or given[name].shape != wanted[name].shape
-    ]
+    given = strip_prefixes(weights)
+    require_shapes(network, given, source)
+    refuse_not_finite(given, source)
+    network.load_state_dict(given)
+
+
+def require_shapes(network: nn.Module, given: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not those of a network, which may be on the meta device.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape.
+    """
+    given = strip_prefixes(given)
+    wanted = network.state_dict()
+    wrong = [n for n in wanted if n not in given or given[n].shape != wanted[n].shape]
     wrong += [name for name in given if name not in wanted]
     if wrong:
         raise CheckpointError(
@@ -141,8 +343,6 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str)
             f"{len(wrong)} of {len(wanted)} tensors do not fit the network: {', '.join(wrong[:3])}",
             "use the model_config and targets that it was trained with",
         )
-    refuse_not_finite(given, source)
-    network.load_state_dict(given)
 
 
 def refuse_not_finite(weights: Mapping[str, Tensor], source: str) -> None:
@@ -182,24 +382,33 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
     Raises:
         CheckpointError: the file does not hold what a prediction needs.
     """
-    state = checkpoint.state
+    checkpoint.require("task", "patch_size", "spacing", "in_channels", "model", "normalization")
+    state, source = checkpoint.state, str(checkpoint.path)
     try:
-        task, _ = parse_task(state["task"], str(checkpoint.path), is_record=True)
-        patch, spacing = tuple(state["patch_size"]), tuple(state["spacing"])
-        in_channels, weights = state["in_channels"], state["ema"] or state["model"]
-        normalization = Normalization.from_dict(state["normalization"])
-    except KeyError as error:
-        raise CheckpointError(str(checkpoint.path), f"lacks {error}", "train again") from error
+        task, _ = parse_task(state["task"], source, is_record=True)
+    except TaskError as error:
+        found = f"its task is not valid: {error.subject}: {error.found}"
+        raise CheckpointError(source, found, error.remedy) from error
+    patch, spacing = tuple(state["patch_size"]), tuple(state["spacing"])
+    in_channels, weights = state["in_channels"], state.get("ema") or state["model"]
     targets = dict(task.dataset_config.targets)
     heads = {name: target.channels for name, target in targets.items()}
-    assert math.prod(patch) > 0
-    module = task.model.build(in_channels, heads, patch, spacing)
-    load_weights(module, weights, str(checkpoint.path))
+    weights = strip_prefixes(weights)
+    if len(heads) > len(weights):  # an outline of so many would take long
+        found = f"it has {len(heads)} targets and {len(weights)} tensors"
+        raise CheckpointError(source, found, "use another checkpoint")
+    try:  # the outline takes no memory, the network no more than the weights that fit it
+        require_shapes(task.model.outline(in_channels, heads, patch, spacing), weights, source)
+        module = task.model.build(in_channels, heads, patch, spacing)
+    except ValueError as error:
+        found = f"patch_size {list(patch)}, spacing {list(spacing)}: {error}"
+        raise CheckpointError(source, found, "use another checkpoint") from error
+    load_weights(module, weights, source)
     return TrainedNetwork(
         module.eval(),
         task,
         targets,
-        normalization,
+        read_normalization(state, checkpoint.path),
         patch,
         spacing,
         in_channels,

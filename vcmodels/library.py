@@ -50,7 +50,13 @@ def _loaded(task: Source) -> Task:
     return task if isinstance(task, Task) else load_task(task)
 
 
-def train(task: Source, *, restart: bool = False, reporter: Reporter | None = None) -> Run:
+def train(
+    task: Source,
+    *,
+    restart: bool = False,
+    accept_changed_data: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
     """Train a task, or continue the run that its folder holds; returns when the run ends or stops.
 
     Ctrl-C saves and stops; the same call continues.
@@ -58,6 +64,7 @@ def train(task: Source, *, restart: bool = False, reporter: Reporter | None = No
     Args:
         task: from `load_task`, or what that takes.
         restart: move an earlier run aside and begin again.
+        accept_changed_data: continue a run on inputs or labels that are other than they were.
         reporter: gets lines and progress; by default lines are printed.
 
     Returns:
@@ -68,7 +75,12 @@ def train(task: Source, *, restart: bool = False, reporter: Reporter | None = No
         RunError: a failure on the way; the last checkpoint is whole and the same call continues.
     """
     task = _loaded(task)
-    training.train(task, reporter=reporter or Lines(), restart=restart)
+    training.train(
+        task,
+        reporter=reporter or Lines(),
+        restart=restart,
+        accept_changed_data=accept_changed_data,
+    )
     return Run(task.run_dir, task.tr_params.model_name)
 
 

@@ -1,16 +1,29 @@
 """A stored prediction: what it was made of, where it lies, whether it is whole, how it is opened."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vcmodels.errors import OutputError, TaskError, VolumeError
+from vcmodels.config import Task
+from vcmodels.devices import choose_device
+from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
+from vcmodels.runs.run import is_sealed
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.stored import KEY as KEY
-from vcmodels.volumes import Place, Volume, expand_location, group_attributes, open_volume, place_at
+from vcmodels.volumes import (
+    LocalPlace,
+    Place,
+    Volume,
+    expand_location,
+    group_attributes,
+    open_volume,
+    place_at,
+)
+from vcmodels.volumes.places import obstacle
 
 Input = str | Path | Volume
 INPUT, OUTPUT = "inference_params.input_path", "inference_params.output_dir"
+CHECKPOINT = "inference_params.checkpoint_path"
 
 
 def open_inputs(
@@ -43,6 +56,70 @@ def open_inputs(
 def _open_input(path: str, level: int, channel_axis: Literal["first", "last"] | None) -> Volume:
     location = _expanded(path, INPUT)
     return open_volume(location, key=INPUT, level=level, channels="any", channel_axis=channel_axis)
+
+
+def foreseen(task: Task, channels: int) -> Iterator[str]:
+    """In words, what of a task's inference is not there yet: training does not need it.
+
+    Args:
+        task: the resolved task.
+        channels: of the inputs that are trained on.
+    """
+    params = task.inference_params
+    for check in (_input_fault, _checkpoint_fault, _output_fault):
+        try:
+            check(task, channels)
+        except RefusedError as error:
+            yield f"note: {error}; infer would be refused"
+    if params.device != task.tr_params.device:
+        yield from device_note(params.device, "inference_params.device")
+
+
+def device_note(wanted: str | int, key: str) -> Iterator[str]:
+    """In words, that a device is not there: the task may be meant for another machine."""
+    try:
+        choose_device(wanted, key)
+    except RefusedError as error:
+        yield f"note: on this machine it would be refused: {error}"
+
+
+def _input_fault(task: Task, channels: int) -> None:
+    params = task.inference_params
+    if not params.input_path:
+        return
+    inputs = open_inputs(params.input_path, level=params.level, channel_axis=params.channel_axis)
+    if len({volume.extent for volume in inputs}) > 1:
+        found = f"the arrays have shapes {', '.join(str(volume.extent) for volume in inputs)}"
+        raise VolumeError(INPUT, found, "give arrays of one shape")
+    if (found := sum(volume.channels for volume in inputs)) != channels:
+        raise VolumeError(INPUT, f"{found} channels, {channels} are trained on", "give the same")
+
+
+def _checkpoint_fault(task: Task, _channels: int) -> None:
+    named = task.inference_params.checkpoint_path or ()
+    for text in [named] if isinstance(named, str) else named:
+        path = Path(_expanded(text, CHECKPOINT))
+        if not path.is_file():
+            raise TaskError(CHECKPOINT, f"{path} is not there", "train it, or correct the path")
+        if not is_sealed(path):
+            raise TaskError(CHECKPOINT, f"{path} is cut, or no checkpoint", "name another")
+
+
+def _output_fault(task: Task, _channels: int) -> None:
+    if folder := task.inference_params.output_dir:
+        require_writable(result_root(folder, task.tr_params.model_name))
+
+
+def require_writable(root: Place) -> None:
+    """Refuse a place where no result can be written, as far as that is seen without writing.
+
+    Raises:
+        OutputError: saying what is in the way.
+    """
+    if root.is_obstructed():
+        raise OutputError(str(root), "is in the way: a link or a file", "move it away")
+    if isinstance(root, LocalPlace) and (found := obstacle(root.path)):
+        raise OutputError(OUTPUT, found, "choose a writable folder")
 
 
 def result_root(folder: str | None, name: str) -> Place:

@@ -17,12 +17,13 @@ from vcmodels.patches.folds import all_folds
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.misfits import report_misfits, report_unlearnt
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
-from vcmodels.patches.split import require_room, split_patches
+from vcmodels.patches.split import refuse_shared, require_room, split_patches
 from vcmodels.reporting import Silent
-from vcmodels.results import open_inputs
+from vcmodels.results import device_note, foreseen, open_inputs
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curve_values import refuse_unlabelled
+from vcmodels.training.start import check_start
 from vcmodels.volumes import Volume
 
 MOST_VOLUMES = 20
@@ -60,6 +61,9 @@ def report_plan(task: Task, console: Console) -> None:
     """
     resolved = resolve(task, console, reads_labels=False)
     task, volumes = resolved.task, resolved.volumes
+    check_start(task, volumes[0])
+    if task.tr_params.split_mode != "random":
+        refuse_shared(volumes)
     write_table(_volume_table(volumes, task.dataset_config.targets), console)
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
@@ -68,11 +72,17 @@ def report_plan(task: Task, console: Console) -> None:
     refuse_unlabelled(task, volumes, console, is_new=is_new)
     for line in _normalization(task, volumes):
         console.say(line)
-    unkept = Indexer(None, console)  # nothing is written
-    report_misfits(task, volumes, console, indexer=unkept, reads_reference=False)
-    _report_patches(task, volumes, unkept, console)
+    indexer = Indexer(None, console)  # nothing is written
+    report_misfits(task, volumes, console, indexer=indexer, reads_reference=False)
+    _report_patches(task, volumes, indexer, console)
     _report_network(task, volumes, console)
     console.say(_run_folders(task))
+    for note in (
+        *device_note(task.tr_params.device, "tr_params.device"),
+        *unkept(task),
+        *foreseen(task, volumes[0].channels),
+    ):
+        console.say(note)
 
 
 def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:

@@ -31,6 +31,12 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Move an earlier run aside and begin anew.")
     ] = False,
+    accept_changed_data: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changed-data", help="Continue on inputs or labels that have changed since."
+        ),
+    ] = False,
     folds: FoldCount = None,
     fold: FoldIndex = None,
     jobs: Annotated[
@@ -50,6 +56,7 @@ def train(
     if fold is None and loaded.is_cross_validation:
         words = ["train", str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
         words += ["--quiet"] if quiet else []
+        words += ["--accept-changed-data"] if accept_changed_data else []
         code = _train_all(loaded, words, jobs=jobs, restart=restart, console=console)
         if code == 0:
             _say_next(loaded, command_line("infer", task, overrides, None), console)
@@ -57,7 +64,9 @@ def train(
     if jobs != 1:
         raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
     loaded = one_fold(loaded, fold)
-    code = training.train(loaded, reporter=console, restart=restart)
+    code = training.train(
+        loaded, reporter=console, restart=restart, accept_changed_data=accept_changed_data
+    )
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
     has_best = Run(loaded.run_dir, loaded.tr_params.model_name).best.exists()
     if code == 0 and has_best and fold is None:  # of folds, all together come next

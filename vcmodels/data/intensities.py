@@ -59,6 +59,19 @@ class ChannelValues:
     percentiles: tuple[float, ...]
     """Those of `PERCENTILES`."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that a damaged file may hold.
+
+        Raises:
+            ValueError: another number of percentiles, or a type that there is not.
+        """
+        try:
+            np.dtype(self.dtype)
+        except TypeError as error:
+            raise ValueError(f"{self.dtype!r} is no type of numbers") from error
+        if len(self.percentiles) != len(PERCENTILES):
+            raise ValueError(f"{len(self.percentiles)} percentiles, expected {len(PERCENTILES)}")
+
     @classmethod
     def of(cls, name: str, dtype: np.dtype, values: np.ndarray) -> "ChannelValues":
         """Those of (n,) float64, n > 0."""

@@ -12,6 +12,7 @@ from vcmodels.config.messages import fault_at, task_error
 from vcmodels.config.task import GroupAttribute, PseudoLabel, SplitAttribute, VolumeEntry
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.predictions import PredictedLabel, prediction_notes
+from vcmodels.data.scans import number_copies, number_scans, share_voxels
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.models import AnyModel
@@ -96,6 +97,8 @@ class TaskVolume:
     """Stored values of `ref` that count as unlabelled, besides 0."""
     ref_foreground: Comparison | None = None
     """Which other values of `ref` are labelled; all when None."""
+    scan: int = -1
+    """Equal for volumes that show the same voxels where they meet, see `scans`."""
 
     def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
@@ -103,6 +106,22 @@ class TaskVolume:
         if array is None:
             return None
         return Label(target, StoredLabel(self.name, array, region), self.spacing)
+
+    @property
+    def own_labels(self) -> list[Volume]:
+        """The labels that are no pseudo-labels."""
+        return [label for name, label in self.labels.items() if name not in self.pseudo]
+
+    def is_twin(self, other: "TaskVolume") -> bool:
+        """Whether it shows the very voxels of another."""
+        return self.scan == other.scan >= 0 and self.region == other.region
+
+    def meets(self, region: Box, other: "TaskVolume", other_region: Box) -> bool:
+        """Whether a region of this volume shares voxels with one of another."""
+        if not self.scan == other.scan >= 0:
+            return False
+        extent, other_extent = self.inputs[0].extent, other.inputs[0].extent
+        return share_voxels(region, extent, other_region, other_extent)
 
     @property
     def channels(self) -> int:
@@ -145,10 +164,22 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
     _check_alike(found, reporter)
+    scans = number_scans([(*volume.inputs, *volume.own_labels) for volume in found])
+    found = [replace(volume, scan=scan) for volume, scan in zip(found, scans, strict=True)]
     found = settle_groups(found)
     if (patch := task.tr_params.given_patch_size) is not None:
         check_patch(patch, task.model, config.targets, found, reporter)
     return found
+
+
+def with_copies(volumes: Sequence[TaskVolume]) -> list[TaskVolume]:
+    """The volumes, of one `scan` also where an input is a copy of another's; few voxels are read.
+
+    Copies that have pseudo-labels alone may be trained on: validation compares with none of them.
+    """
+    inputs = [volume.inputs if volume.own_labels else () for volume in volumes]
+    scans = number_copies(inputs, [volume.scan for volume in volumes])
+    return [replace(volume, scan=scan) for volume, scan in zip(volumes, scans, strict=True)]
 
 
 def check_patch(

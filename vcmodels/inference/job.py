@@ -61,6 +61,7 @@ from vcmodels.inference.units import (
 )
 from vcmodels.models.fused import fused
 from vcmodels.reporting import Reporter
+from vcmodels.results import require_writable
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing
 from vcmodels.volumes import Place, Volume
@@ -301,6 +302,7 @@ def _layout(request: Request) -> Layout:
     """Where the result goes, and how it is stored: on the grid of the first input."""
     params, first, root = request.params, request.inputs[0], request.output
     refuse_inside_input(root, [volume.location for volume in request.inputs])
+    require_writable(root)
     chunks, shards = output_chunks(params, first.extent)
     levels = None if params.pyramid == "auto" else params.pyramid or 0
     factors = level_factors(first.extent, first.spacing, chunks, levels)

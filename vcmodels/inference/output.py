@@ -25,7 +25,7 @@ from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter
-from vcmodels.results import KEY, is_complete, our_attributes
+from vcmodels.results import KEY, is_complete, our_attributes, require_writable
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
     ChunkError,
@@ -192,8 +192,7 @@ def claim(
         OutputError: another run's result, something that is not ours, or a finished result that
             has lost chunks since; nothing is changed.
     """
-    if root.is_obstructed():
-        raise OutputError(str(root), "is in the way: a link or a file", "move it away")
+    require_writable(root)
     journal = Journal(root)
     started, noted = journal.manifest(), our_attributes(root)
     before = started if started is not None else noted.get("manifest")

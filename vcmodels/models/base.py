@@ -154,7 +154,9 @@ class Model(Section):
             try:
                 with torch.device("meta"):
                     return self.build(in_channels, heads, patch, spacing)
-            except RuntimeError:  # some constructors compute with values
+            except RuntimeError as error:  # some constructors compute with values
+                if "overflow" in str(error):
+                    raise FaultError("a weight is larger than any memory", "use less") from error
                 return self.build(in_channels, heads, patch, spacing).to("meta")
 
     def estimate(

@@ -65,6 +65,9 @@ def all_folds(
     by = how_divided(folds, [volumes[n] for n in undecided])
     profiles = labelled_profiles([volumes[n] for n in undecided], criteria, indexer)
     labelled = dict(zip(undecided, profiles, strict=True))
+    for n in undecided:  # the same voxels are cut at the same places, whatever their labels
+        twins = (m for m in undecided if volumes[m].is_twin(volumes[n]))
+        labelled[n] = labelled[next(twins, n)]
     if by == "slab":
         parts: dict[int, list[list[TaskVolume]]] = {}
         for n in undecided:

@@ -11,7 +11,7 @@ from vcmodels.config import Task, TrainingParams, parse_task
 from vcmodels.config.checks import check_task
 from vcmodels.config.load import fill_sizes
 from vcmodels.config.messages import task_error
-from vcmodels.data.volumes import TaskVolume, check_patch, open_volumes
+from vcmodels.data.volumes import TaskVolume, check_patch, open_volumes, with_copies
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape, Spacing, triple
@@ -240,7 +240,7 @@ def resolve(
         TaskError: nothing fits the memory, or a planned size does not fit another key.
     """
     reporter = reporter or Silent()
-    volumes = open_volumes(task, reporter)
+    volumes = with_copies(open_volumes(task, reporter))
     if task.tr_params.given_patch_size is None:
         if recorded == "run":
             recorded = recorded_task(Run(task.run_dir))

@@ -251,8 +251,12 @@ def load_or_split(
     volumes: Sequence[TaskVolume],
     patches: PatchList,
     reporter: Reporter | None = None,
+    *,
+    changed: bool = False,
 ) -> Split:
     """The split that the run holds; made and saved when there is none.
+
+    Where labels were `changed` knowingly, its regions stay, and the patches may be others.
 
     Raises:
         TaskError: what it holds is of other patches or settings, or is damaged; or a side would be
@@ -261,7 +265,10 @@ def load_or_split(
     """
     if (saved := run.splits()) is not None:
         try:
-            return _checked(saved, settings, volumes, patches)
+            split = _checked(saved, settings, volumes, patches, changed=changed)
+            if changed:
+                run.write_splits(split.to_dict())
+            return split
         except _OtherSplitError as error:
             path = run.splits_file
             remedy = f"use another ckpt_out_base, --restart, or delete {path}"
@@ -298,6 +305,7 @@ def split_patches(
         reporter.say("random split: training and validation patches may share voxels")
     elif undecided:
         cut_volumes(settings, volumes, patches, undecided, train, val, reporter)
+        _cut_twins_alike(volumes, undecided, train, val)
     if not is_random:
         _refuse_overlap(volumes, train, val)
     split = _assemble(settings, volumes, patches, train, val)
@@ -360,19 +368,47 @@ def _describe(
     }
 
 
+def refuse_shared(volumes: Sequence[TaskVolume]) -> None:
+    """Refuse volumes whose own `split` puts the same voxels on both sides.
+
+    Raises:
+        TaskError: naming two of them.
+    """
+    train: Regions = [v.region if v.split == "train" else None for v in volumes]
+    val: Regions = [v.region if v.split == "val" else None for v in volumes]
+    _refuse_overlap(volumes, train, val)
+
+
+def _cut_twins_alike(
+    volumes: Sequence[TaskVolume], undecided: Sequence[int], train: Regions, val: Regions
+) -> None:
+    """Cut volumes of the very same voxels at the same place, whatever their labels."""
+    cut = [n for n in undecided if train[n] and val[n]]
+    for n in undecided:
+        twin = next((m for m in cut if volumes[m].is_twin(volumes[n])), n)
+        if train[n] or val[n]:
+            train[n], val[n] = train[twin], val[twin]
+
+
 def _refuse_overlap(volumes: Sequence[TaskVolume], train: Regions, val: Regions) -> None:
-    """Two entries may be parts of the same array: their parts must not share voxels."""
-    places: dict[str, list[int]] = {}
+    """Two entries may be of the same voxels: those that train must not validate."""
+    scans: dict[int, list[int]] = {}
     for n, volume in enumerate(volumes):
-        for array in volume.inputs:
-            places.setdefault(array.location, []).append(n)
-    for group in places.values():
-        for a in group:
-            for b in group:
+        scans.setdefault(volume.scan, []).append(n)
+    for scan in scans.values():
+        for a in scan:
+            for b in scan:
                 one, other = train[a], val[b]
-                if one and other and one.intersect(other).voxels:
-                    found = f"its training part shares voxels with the validation part of {volumes[b].name}"
-                    raise TaskError(volumes[a].key, found, "give them a bbox each, without overlap")
+                if one and other and volumes[a].meets(one, volumes[b], other):
+                    raise _overlap(volumes[a], volumes[b])
+
+
+def _overlap(one: TaskVolume, other: TaskVolume) -> TaskError:
+    found = f"its training part shares voxels with the validation part of {other.name}"
+    if one.inputs[0].location != (there := other.inputs[0].location):
+        found += f" ({there} holds the same)"
+    remedy = 'leave one out, give both one "split" or "group", or each a bbox, without overlap'
+    return TaskError(one.key, found, remedy)
 
 
 def _refuse_groups(volumes: Sequence[TaskVolume]) -> None:
@@ -404,9 +440,14 @@ class _OtherSplitError(Exception):
 
 
 def _checked(
-    saved: Splits, settings: TrainingParams, volumes: Sequence[TaskVolume], patches: PatchList
+    saved: Splits,
+    settings: TrainingParams,
+    volumes: Sequence[TaskVolume],
+    patches: PatchList,
+    *,
+    changed: bool = False,
 ) -> Split:
-    """A saved split as it divides these patches.
+    """A saved split as it divides these patches, which may be others if labels were `changed`.
 
     Raises:
         _OtherSplitError: it was made from others, or with other settings.
@@ -414,14 +455,14 @@ def _checked(
     """
     document = saved.document
     for key, value in _describe(settings, volumes, patches).items():
-        if document.get(key) != value:
+        if document.get(key) != value and not (changed and key == "patches"):
             if key == "patches":
                 found = f"made from another patch list ({document.get(key)}, now {value})"
                 raise _OtherSplitError(found)
             raise _OtherSplitError(f"made with {key} {document.get(key)}, now {value}")
     train, val = list(saved.train_regions), list(saved.val_regions)
     split = _assemble(settings, volumes, patches, train, val)
-    if split.to_dict() != document:
+    if split.to_dict() != document and not changed:
         raise _OtherSplitError("was changed by hand")
     _refuse_empty(split, settings)
     return split

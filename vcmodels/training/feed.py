@@ -10,7 +10,7 @@ import torch
 
 from vcmodels.config import TrainingParams
 from vcmodels.data.volumes import TaskVolume
-from vcmodels.errors import TaskError
+from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches.class_counts import count_classes
 from vcmodels.patches.index_build import Indexer
@@ -51,7 +51,7 @@ def count_or_recall(
     """
     counts: ClassCounts = {}
     for name, target in _needing(targets).items():
-        if name in saved:
+        if len(saved.get(name, ())) == len(target.values) and any(saved[name]):
             counts[name] = list(saved[name])
             continue
         reporter.say(f"{name}: counting the voxels of each class")
@@ -171,9 +171,16 @@ class Feed:
         """What a checkpoint holds of it: nothing, unless losses have a say."""
         return {"hard": self.hard.state()} if self.hard is not None else {}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the state of a checkpoint on the same patches."""
+    def restore(self, state: Mapping[str, Any], source: str) -> None:
+        """Continue from the state of a checkpoint on the same patches.
+
+        Raises:
+            CheckpointError: its losses are not of these patches.
+        """
         if self.hard is not None and "hard" in state:
+            if not _are_losses(state["hard"], len(self.hard.weights)):
+                found = f"hard is not of {len(self.hard.weights)} patches"
+                raise CheckpointError(source, found, "use another checkpoint")
             self.hard.restore(state["hard"])
 
     def _batches(self, dataset: PatchDataset, groups: Sequence[range]) -> Iterator[Batch]:
@@ -184,3 +191,18 @@ class Feed:
 def in_groups(draws: range, size: int) -> list[range]:
     """The draws in groups of `size`, the last of what is left."""
     return [draws[first : first + size] for first in range(0, len(draws), size)]
+
+
+def _are_losses(state: Mapping[str, torch.Tensor], count: int) -> bool:
+    """Whether a `LossWeightedOrder` over so many rows can take up a state."""
+    if state.keys() != {"losses", "new_rows", "new_losses"}:
+        return False
+    losses, rows, new = state["losses"], state["new_rows"], state["new_losses"]
+    return (
+        (losses.shape, losses.dtype) == ((count,), torch.float32)
+        and rows.dtype == torch.int64
+        and new.dtype == torch.float32
+        and rows.ndim == 1
+        and rows.shape == new.shape
+        and bool(((rows >= 0) & (rows < count)).all())
+    )

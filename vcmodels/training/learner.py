@@ -23,6 +23,7 @@ from vcmodels.training.optimiser import (
     average_weights,
     build_optimizer,
     freezing_of,
+    load_slots,
     rate_factor,
     set_rate,
 )
@@ -38,6 +39,23 @@ from vcmodels.training.step import (
 from vcmodels.training.world import World
 
 SHOWN = 3
+
+
+def take_weights(
+    networks: Iterable[nn.Module],
+    state: Mapping[str, Any],
+    source: str,
+    targets: Iterable[str],
+    *,
+    partial: bool = False,
+) -> "Transfer":
+    """As `transfer`, of the best weights of a state.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    every = {*targets, *state.get("heads", ())}
+    return transfer(networks, state.get("ema") or state["model"], source, every, partial=partial)
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ def transfer(
     taken over tensor by tensor.
 
     Args:
-        networks: to be changed; their other weights stay.
+        networks: to be changed, unless they are on the meta device; their other weights stay.
         weights: tensors by name.
         source: where they come from, for messages.
         targets: of the network and of the file: whose heads and decoders may differ.
@@ -105,7 +123,8 @@ def transfer(
             source, "no weight fits the network", "use the model_config that it was trained with"
         )
     for network in networks:
-        network.load_state_dict(taken, strict=False)
+        if not next(network.parameters()).is_meta:
+            network.load_state_dict(taken, strict=False)
     return Transfer(list(taken), sorted(fresh), [name for name in given if name not in taken])
 
 
@@ -363,18 +382,32 @@ class Learner:
     ) -> Transfer:
         """Start at step 0 from the best weights of `state`, as far as they fit: see `transfer`."""
         networks = [self.network] if self.averaged is None else [self.network, self.averaged]
-        targets = {*self.targets, *state.get("heads", ())}
-        best = state["ema"] or state["model"]
-        return transfer(networks, best, source, targets, partial=partial)
+        return take_weights(networks, state, source, self.targets, partial=partial)
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
         """Continue from `state`."""
         load_weights(self.network, state["model"], source)
         if self.averaged is not None:
-            load_weights(self.averaged, state["ema"] or state["model"], source)
+            load_weights(self.averaged, state.get("ema") or state["model"], source)
         # Older files have none: all weights were fixed.
-        self.balance.load_state_dict(state.get("balance", {}))
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_weights(self.balance, state.get("balance", {}), source)
+        load_slots(self.optimizer, state["optimizer"], source)
         if state["scaler"]:  # empty when the run was not in fp16 before
-            self.scaler.load_state_dict(state["scaler"])
+            _load_scaler(self.scaler, state["scaler"], source)
         self.step = state["step"]
+
+
+def _load_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, float], source: str) -> None:
+    """Continue with the scale of a checkpoint.
+
+    Raises:
+        CheckpointError: it lacks keys, or a number that no scaler has.
+    """
+    if not scaler.is_enabled():
+        return
+    wanted, counted = scaler.state_dict().keys(), ("_growth_tracker", "growth_interval")
+    if state.keys() < wanted or any(
+        value < 0 or (value == 0 and name not in counted) for name, value in state.items()
+    ):
+        raise CheckpointError(source, f"scaler is {dict(state)}", "use another checkpoint")
+    scaler.load_state_dict({name: state[name] for name in wanted})

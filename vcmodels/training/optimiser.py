@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vcmodels.config.train_params import TrainingParams
-from vcmodels.errors import TaskError
+from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.models.base import part_names
 
 OptimizerName = Literal["AdamW", "SGD", "Adam"]
@@ -44,6 +44,49 @@ def build_optimizer(
         return sgd
     optimizer = AdamW if name == "AdamW" else Adam
     return optimizer(groups, lr=learning_rate, fused=True)
+
+
+_SLOTS = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
+_SLOTS["AdamW"] = _SLOTS["Adam"]
+
+
+def load_slots(optimizer: Optimizer, saved: Mapping[str, Any], source: str) -> None:
+    """Continue with what a checkpoint remembers of each weight; how they learn is for the task to say.
+
+    Args:
+        optimizer: as `build_optimizer` made it.
+        saved: the state of one for the same weights.
+        source: the file, for messages.
+
+    Raises:
+        CheckpointError: it is of other weights, of another optimiser, or not finite.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    if [g["params"] for g in saved["param_groups"]] != [g["params"] for g in groups]:
+        raise CheckpointError(source, "optimizer is of other weights", "use another checkpoint")
+    for number, slot in saved["state"].items():
+        if not 0 <= number < len(weights) or not _fits(
+            slot, weights[number], _SLOTS[type(optimizer).__name__]
+        ):
+            found = f"optimizer.state.{number} does not fit its weight"
+            raise CheckpointError(source, found, "use another checkpoint")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def _fits(slot: Mapping[str, Any], weight: Tensor, names: set[str]) -> bool:
+    """Whether a slot has the tensors of an optimiser for a weight; SGD's are made at a first step."""
+    kept = {name: value for name, value in slot.items() if value is not None}
+    if kept.keys() != names and (kept or "step" in names):
+        return False
+    return all(
+        isinstance(value, Tensor)
+        and value.dtype.is_floating_point
+        and value.shape == (() if name == "step" else weight.shape)
+        and bool(value.isfinite().all())
+        and (name not in ("step", "exp_avg_sq") or bool((value >= 0).all()))
+        for name, value in kept.items()
+    )
 
 
 def rate_factor(schedule: ScheduleName, step: int, total: int, warmup: int) -> float:

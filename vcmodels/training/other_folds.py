@@ -10,8 +10,8 @@ from vcmodels.config.load import fill_normalization, fill_sizes
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
-from vcmodels.runs.run import Run
-from vcmodels.training.run_folder import changed_keys, listed_changes
+from vcmodels.runs.run import Run, read_starts
+from vcmodels.training.run_folder import changed_keys, is_place, listed_changes
 
 _REMEDY = "change it back, choose another ckpt_out_base, or --restart with all folds"
 
@@ -64,10 +64,34 @@ def require_alike(task: Task, others: Sequence[BegunFold]) -> None:
         now = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
         now = fill_normalization(now, other.task.dataset_config.normalization)
         changed = changed_keys(other.task.to_json(), now.to_json(), other.folder)
-        changed = [found for found in changed if found[0] != "tr_params.folds.index"]
+        free = is_place if data_identity(other) else "".__eq__  # see `require_same_data`
+        changed = [c for c in changed if c[0] != "tr_params.folds.index" and not free(c[0])]
         if changed:
             found = f"differs from the fold in {other.folder} ({listed_changes(changed)})"
             raise TaskError(changed[0][0], found, _REMEDY)
+
+
+def data_identity(fold: BegunFold) -> str:
+    """`identity_of` what a fold was trained on last; "" where it does not say so."""
+    starts = read_starts(fold.folder)
+    return str(starts[-1].get("data_sha256", "")) if starts else ""
+
+
+def require_same_data(others: Sequence[BegunFold], identity: str) -> None:
+    """Refuse data that another fold was not trained on.
+
+    Args:
+        others: that were begun.
+        identity: of the data of this one.
+
+    Raises:
+        TaskError: naming the fold.
+    """
+    for other in others:
+        if data_identity(other) not in ("", identity):
+            found = "was trained on inputs or labels that have changed since"
+            remedy = "restore them, --accept-changed-data, or --restart with all folds"
+            raise TaskError(str(other.folder), found, remedy)
 
 
 def require_one_division(
@@ -85,6 +109,8 @@ def require_one_division(
     for other in others:
         now = {v.name: v.region for v in folds[other.number] if v.split == "val"}
         before = _validated(Run(other.folder))
+        if data_identity(other) and len(now) == len(before):  # other paths give other names
+            before = dict(zip(now, before.values(), strict=True))
         differing = [name for name in now.keys() | before if now.get(name) != before.get(name)]
         if before and differing:
             found = (

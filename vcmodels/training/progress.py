@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import torch
+from pydantic import TypeAdapter
 
+from vcmodels.checkpoint import Checkpoint, typed
 from vcmodels.config.task import epoch_curves
 from vcmodels.config.train_params import TrainingParams
-from vcmodels.errors import RunError
+from vcmodels.errors import CheckpointError, RunError
 from vcmodels.metrics.registry import Sense
 from vcmodels.reporting import duration
 from vcmodels.targets import AnyTarget
@@ -35,6 +37,22 @@ class Counters:
     """Of these, those in which it had no value."""
     loss_sums: dict[str, float] = field(default_factory=dict)
     loss_counts: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "Counters":
+        """Those of a checkpoint.
+
+        Raises:
+            CheckpointError: there are none, or one is not what it can be.
+        """
+        checkpoint.require("counters")
+        saved, path = checkpoint.state["counters"], checkpoint.path
+        found = typed(TypeAdapter(cls), saved, path, "counters")
+        counts = (found.epoch, found.bad_steps, found.stale_epochs, *found.loss_counts.values())
+        sums = (found.best, found.least_cost, *found.loss_sums.values())
+        if min(counts) < 0 or any(map(math.isnan, sums)):
+            raise CheckpointError(str(path), f"counters are {saved}", "use another checkpoint")
+        return found
 
     def add(self, result: StepResult) -> None:
         """Count the losses of a step towards the epoch's means."""

@@ -4,6 +4,7 @@ import copy
 import glob
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
 from vcmodels.config.load import anchor, fill_normalization, fill_sizes
+from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
     CHECKPOINTS,
@@ -118,6 +120,12 @@ def listed_changes(changed: Sequence[tuple[str, str, str]], most: int = 5) -> st
 def may_change(key: str) -> bool:
     """Whether a dotted key, or a section that it is in, is one of `MAY_CHANGE`."""
     return any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
+
+
+def is_place(key: str) -> bool:
+    """Whether a dotted key says where an input or a label of a volume is."""
+    found = re.match(r"dataset_config\.volume_paths\.\d+\.([^.]+)", key)
+    return found is not None and (found[1] == "input" or found[1] not in VOLUME_KEYS)
 
 
 MOST_TRIES = 10
@@ -256,12 +264,16 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
         _require_room(run)
         return None
     checkpoint = _load_last(run)
+    checkpoint.require("task")
     before = resolved_task(checkpoint)
     if before is not None:  # what is left out now is taken from it
         sizes = before.tr_params
         task = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
         task = fill_normalization(task, before.dataset_config.normalization)
-    if changed := changes_since(checkpoint, task.to_json(), run.folder):
+    changed = changes_since(checkpoint, task.to_json(), run.folder)
+    if "data" in checkpoint.state:  # what lies at other places is compared with it
+        changed = [found for found in changed if not is_place(found[0])]
+    if changed:
         found = f"differs from the run in {run.folder} ({listed_changes(changed)})"
         remedy = "change it back, choose another ckpt_out_base, or --restart"
         raise TaskError(changed[0][0], found, remedy)

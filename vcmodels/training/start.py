@@ -7,7 +7,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,18 +18,28 @@ import numpy as np
 import torch
 
 import vcmodels
-from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
+from vcmodels.checkpoint import (
+    SCHEMA,
+    Checkpoint,
+    load_checkpoint,
+    read_normalization,
+    require_shapes,
+)
 from vcmodels.config import Task
 from vcmodels.config.load import fill_normalization
+from vcmodels.config.messages import as_object
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.normalization import Normalization, contradiction
+from vcmodels.data.record import Change, Record, changes, count_moved, record_of, with_names
+from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
-from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter
+from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
-from vcmodels.training.learner import Learner
+from vcmodels.training.learner import Learner, take_weights
 from vcmodels.training.progress import Counters, EarlyStop, best_watch
 from vcmodels.training.run_folder import (
     RunFolder,
@@ -39,6 +49,7 @@ from vcmodels.training.run_folder import (
     resolved_task,
 )
 from vcmodels.volumes import expand_location
+from vcmodels.volumes.places import obstacle
 
 
 def environment() -> dict[str, Any]:
@@ -197,9 +208,10 @@ class StartingPoint:
 
     def normalization(self, channels: int) -> Normalization | None:
         """How the source normalises, which its weights are used to; None if it has other channels."""
-        if self.source is None or self.source.state["in_channels"] != channels:
+        if self.source is None or self.source.state.get("in_channels") != channels:
             return None
-        return Normalization.from_dict(self.source.state["normalization"])
+        self.source.require("normalization")
+        return read_normalization(self.source.state, self.source.path)
 
     def with_normalization(self, task: Task, channels: int) -> Task:
         """The task with the normalisation that its run has, or its weights are used to.
@@ -219,13 +231,118 @@ class StartingPoint:
         return fill_normalization(task, used.config)
 
 
+def check_start(task: Task, first: TaskVolume) -> None:
+    """Refuse what a training would be refused for that is neither in the task nor in its volumes.
+
+    Args:
+        task: the resolved task.
+        first: its first volume.
+
+    Raises:
+        OutputError: the run folder cannot be written.
+        CheckpointError: the file that a new run starts from cannot be read, or does not fit.
+    """
+    settings, run = task.tr_params, Run(task.run_dir, task.tr_params.model_name)
+    if found := obstacle(run.folder):
+        raise OutputError("tr_params.ckpt_out_base", found, "choose a writable folder")
+    if settings.checkpoint_path is None or run.last.exists():
+        return
+    given = load_checkpoint(Path(expand_location(settings.checkpoint_path)))
+    given.require("model")
+    network = task.model.outline(first.channels, task.heads, settings.patch_size, first.spacing)
+    if settings.load_weights_only:
+        partial = settings.load_weights_only == "partial"
+        take_weights([network], given.state, str(given.path), task.heads, partial=partial)
+    else:
+        require_shapes(network, given.state["model"], str(given.path))
+
+
+def unkept(task: Task) -> Iterator[str]:
+    """In words, what a training can do without, but could not keep."""
+    config = task.dataset_config
+    for key, folder, given in (
+        ("tr_params.tensorboard_log_dir", task.tensorboard_dir, task.tr_params.tensorboard_log_dir),
+        ("dataset_config.cache_file", task.cache_file.parent, config.cache_file),
+        ("dataset_config.index_dir", task.index_dir, True),
+    ):
+        if given and (found := obstacle(folder)):
+            yield f"note: {key}: {found}; it will not be kept"
+
+
+@dataclass(frozen=True)
+class KnownData:
+    """What is trained on, compared with what it was when the run was saved."""
+
+    volumes: Sequence[TaskVolume]
+    """By the names that the run knows them by."""
+    record: Record
+    accepted: list[str]
+    """What has changed, in words, and is trained on all the same."""
+
+
+def compare_data(
+    origin: StartingPoint, volumes: Sequence[TaskVolume], reporter: Reporter, *, accepts: bool
+) -> KnownData:
+    """Compare the volumes with the record of the checkpoint that is continued.
+
+    Args:
+        origin: the checkpoint, if there is one.
+        volumes: of this run.
+        reporter: shows what is known, and what has changed.
+        accepts: go on with voxels that have changed.
+
+    Raises:
+        TaskError: an array holds something else than before; a run begun anew accepts all.
+    """
+    now, source = record_of(volumes), origin.continued
+    before = source.state.get("data") if source is not None else None
+    if source is not None and before is None:
+        reporter.say(f"{source.path} does not say what its data were: changes are not noticed")
+    if accepts and (before is None or source is origin.given):
+        reporter.say("--accept-changed-data: there is nothing to compare with")
+    if source is None or before is None:
+        return KnownData(volumes, now, [])
+    found = list(changes(before, now))
+    if source is origin.given:
+        if found:
+            reporter.say(f"other data than in {source.path}: {_listed(found)}")
+        return KnownData(volumes, now, [])
+    if found and not (accepts and all(change.is_replaceable for change in found)):
+        raise _changed(found, source)
+    if found:
+        reporter.say(f"accepted changes since {source.path.name} was saved: {_listed(found)}")
+    elif count := count_moved(before, now):
+        reporter.say(
+            f"{count} arrays are copies or were written again, and hold the same as before"
+        )
+    elif accepts:
+        reporter.say("--accept-changed-data: nothing has changed")
+    return KnownData(with_names(volumes, before), now, [change.what for change in found])
+
+
+def _changed(found: Sequence[Change], source: Checkpoint) -> TaskError:
+    first = next((change for change in found if not change.is_replaceable), found[0])
+    rest = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    what = f"has changed since {source.path.name} was saved: {first.what}{rest}"
+    accept = "go on by --accept-changed-data, " if first.is_replaceable else ""
+    return TaskError(first.key, what, f"restore it, {accept}or --restart")
+
+
+def _listed(found: Sequence[Change]) -> str:
+    rest = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+    return "; ".join(change.what for change in found[:MOST_LISTED]) + rest
+
+
+MOST_LISTED = 3
+
+
 def completion(
     resumed: Checkpoint | None, settings: TrainingParams, targets: Mapping[str, AnyTarget]
 ) -> str | None:
     """In words, why the run of a checkpoint has ended for good; None if it goes on."""
     if resumed is None:
         return None
-    counters = Counters(**resumed.state["counters"])
+    counters = Counters.of(resumed)
     if counters.epoch >= settings.max_epoch:
         return f"{settings.max_epoch} epochs"
     early = EarlyStop.of(settings, targets)
@@ -261,8 +378,10 @@ def start(
             parts = ", ".join(learner.settings.freeze)
             reporter.say(f"{parts}: frozen with random weights, as there is no checkpoint_path")
         return Counters()
+    resumed.require("model", "optimizer", "scaler", "step", "versions", "normalization")
+    counters = Counters.of(resumed)
+    _require_step(resumed, counters, learner.settings.max_steps_per_epoch)
     learner.restore(resumed.state, str(resumed.path))
-    counters = Counters(**resumed.state["counters"])
     if resumed is given:  # of another folder, where its best checkpoint stays
         counters.best, counters.watched = math.inf, ""
     reporter.say(f"continuing {resumed.path} at epoch {counters.epoch + 1}, step {learner.step}")
@@ -279,6 +398,18 @@ def start(
     return counters
 
 
+def _require_step(checkpoint: Checkpoint, counters: Counters, steps: int) -> None:
+    """Refuse a step that is not of the epoch.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    epoch, step = checkpoint.state.get("epoch", counters.epoch), checkpoint.state["step"]
+    if epoch != counters.epoch or not 0 <= step - epoch * steps <= steps:
+        found = f"step {step} is not in epoch {epoch} (counters: {counters.epoch}) of {steps} steps"
+        raise CheckpointError(str(checkpoint.path), found, "use another checkpoint")
+
+
 def require_continuable(given: Checkpoint, learner: Learner) -> None:
     """Refuse to take more than the weights of a checkpoint that has nothing more to give.
 
@@ -287,15 +418,14 @@ def require_continuable(given: Checkpoint, learner: Learner) -> None:
         TaskError: its optimiser is another, or it has all epochs already.
     """
     settings, state, remedy = learner.settings, given.state, "set load_weights_only"
-    lacking = {"optimizer", "scaler", "counters", "versions"} - state.keys()
-    if lacking:
-        raise CheckpointError(str(given.path), f"lacks {', '.join(sorted(lacking))}", remedy)
+    given.require("optimizer", "scaler", "counters", "versions", "task")
+    trained = as_object(state["task"].get("tr_params")) or {}
     for key in ("optimizer", "loss_balance", "max_steps_per_epoch"):
         default = TrainingParams.model_fields[key].default  # for a key that is newer
-        before, now = state["task"]["tr_params"].get(key, default), getattr(settings, key)
+        before, now = trained.get(key, default), getattr(settings, key)
         if before != now:
             found = f"is {now}, {given.path} was trained with {before}"
             raise TaskError(f"tr_params.{key}", found, f"change it back, or {remedy}")
-    if state["epoch"] >= settings.max_epoch:
-        found = f"is {settings.max_epoch}, {given.path} has {state['epoch']} epochs already"
+    if (epoch := Counters.of(given).epoch) >= settings.max_epoch:
+        found = f"is {settings.max_epoch}, {given.path} has {epoch} epochs already"
         raise TaskError("tr_params.max_epoch", found, f"raise it, or {remedy}")

@@ -22,6 +22,7 @@ from vcmodels.data.normalization import (
     of_each_volume,
     report_lost,
 )
+from vcmodels.data.record import identity_of
 from vcmodels.data.volumes import TaskVolume, report_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
@@ -33,6 +34,7 @@ from vcmodels.patches.misfits import report_misfits, report_unlearnt
 from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.patches.split import Split, load_or_split, require_room
 from vcmodels.reporting import Reporter, StopSignals
+from vcmodels.results import foreseen
 from vcmodels.runs.run import Run
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.order import draws_of_step, hard_share
@@ -42,11 +44,18 @@ from vcmodels.training.curves import Board, cut_json_lines, open_board, require_
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
-from vcmodels.training.other_folds import require_alike, require_one_division, siblings
+from vcmodels.training.other_folds import (
+    require_alike,
+    require_one_division,
+    require_same_data,
+    siblings,
+)
 from vcmodels.training.progress import smaller_steps
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.start import (
+    KnownData,
     StartingPoint,
+    compare_data,
     compile_pays,
     completion,
     describe_device,
@@ -54,6 +63,7 @@ from vcmodels.training.start import (
     saved_count,
     session,
     start,
+    unkept,
 )
 from vcmodels.training.step import require_pairs
 from vcmodels.training.world import World, local_device
@@ -85,11 +95,17 @@ class DataSummary:
 
 
 def summarise(
-    run: Run, resolved: Resolved, origin: StartingPoint, reporter: Reporter
+    run: Run,
+    resolved: Resolved,
+    origin: StartingPoint,
+    reporter: Reporter,
+    *,
+    changed: bool = False,
 ) -> DataSummary:
     """Find and divide the patches, and measure the volumes; what a checkpoint knows is taken from it.
 
-    The run folder keeps the patches and how they are divided.
+    The run folder keeps the patches and how they are divided; where the labels were `changed` in
+    the middle of a run, the regions stay and other patches lie in them.
 
     Raises:
         RefusedError: no patch qualifies, the volumes cannot be divided, or labels do not fit.
@@ -100,7 +116,7 @@ def summarise(
     if not config.use_cache or task.cache_file != run.patches:  # else the cache is kept there
         wanted = fingerprint(PatchCriteria.of(task), volumes)
         write_atomic(run.patches, document(patches, wanted, volumes))
-    split = load_or_split(run, task.tr_params, volumes, patches, reporter)
+    split = load_or_split(run, task.tr_params, volumes, patches, reporter, changed=changed)
     reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
     if origin.resumed is None:
         report_unlearnt(task, volumes, split.train, reporter)
@@ -178,13 +194,16 @@ ESTIMATE_SLACK = 2
 """A compiled step may keep half of what is estimated; sizes near the limit are left to try."""
 
 
-def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
+def train(
+    task: Task, *, reporter: Reporter, restart: bool = False, accept_changed_data: bool = False
+) -> int:
     """Train until `max_epoch`, `max_minutes` or a signal, continuing the run that the folder holds.
 
     Args:
         task: the resolved task.
         reporter: where lines and progress bars go.
         restart: move an earlier run aside and begin again.
+        accept_changed_data: continue on inputs or labels that are other than they were.
 
     Returns:
         The exit code: 0 when finished, 128 + signal when stopped by one (the state is saved).
@@ -214,7 +233,10 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
             return 0
 
         reporter.say(describe_device(device))
-        resolved = world.once(lambda: open_run(task, origin, device, world, reporter))
+        accepts = accept_changed_data
+        resolved, data = world.once(
+            lambda: open_run(task, origin, device, world, reporter, accepts=accepts)
+        )
         document = resolved.task.to_json()
         learner = build_learner(resolved, device, world)
         # Nearly all that may be refused is above.
@@ -225,7 +247,9 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         world.require_same((learner.step, origin.source and origin.source.sha256), "the checkpoint")
         if world.is_first and origin.resumed is None:
             begin_anew(run, reporter, restart=restart)
-        summary = world.once(lambda: summarise(run, resolved, origin, reporter))
+        summary = world.once(
+            lambda: summarise(run, resolved, origin, reporter, changed=bool(data.accepted))
+        )
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
         training, validation = datasets(resolved, summary)
         if validation is not None:
@@ -234,19 +258,17 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         batch = world.once(lambda: known_batch(run, learner.settings, origin.resumed))
         if world.is_first:
             run.write_task(document)
-            facts_here = {
-                "normalization": summary.normalization.summary, "validation_batch": batch,
-            }  # fmt: skip
-            run.begin(session(learner) | facts_here)
+            used = {"normalization": summary.normalization.summary, "validation_batch": batch}
+            run.begin(session(learner) | used | data_facts(data))
         if compile_pays(learner):
             reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
 
-        facts = lasting_facts(resolved, learner) | summary.facts()
+        facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
         feed = Feed(training, validation, learner.settings, device, world, batch)
         held.callback(feed.close)
-        if origin.continued is not None and origin.continued.state["split"] == facts["split"]:
-            feed.restore(origin.continued.state)
+        if origin.continued is not None and origin.continued.state.get("split") == facts["split"]:
+            feed.restore(origin.continued.state, str(origin.continued.path))
         if feed.validation_batch < learner.settings.batch_size:
             reporter.say(
                 f"validation in batches of {feed.validation_batch} patches: one with larger "
@@ -270,12 +292,19 @@ def untrained(run: Run) -> str:
 
 
 def open_run(
-    task: Task, origin: StartingPoint, device: torch.device, world: World, reporter: Reporter
-) -> Resolved:
+    task: Task,
+    origin: StartingPoint,
+    device: torch.device,
+    world: World,
+    reporter: Reporter,
+    *,
+    accepts: bool = False,
+) -> tuple[Resolved, KnownData]:
     """The task with its sizes filled in, and the volumes of this run: all, or those of its fold.
 
     Raises:
-        RefusedError: a volume does not fit the task, the task not another fold or the device.
+        RefusedError: a volume does not fit the task, the task not another fold or the device; or
+            the data have changed, and that is not accepted.
     """
     folds = task.tr_params.folds
     others = siblings(Run(task.run_dir), folds.index if folds is not None else None)
@@ -294,7 +323,18 @@ def open_run(
     report_missing(resolved.volumes, reporter)
     is_begun = origin.resumed is not None
     report_misfits(resolved.task, resolved.volumes, reporter, is_begun=is_begun)
-    return resolved
+    for note in (*unkept(resolved.task), *foreseen(resolved.task, resolved.volumes[0].channels)):
+        reporter.say(note)
+    data = compare_data(origin, resolved.volumes, reporter, accepts=accepts)
+    if not accepts:
+        require_same_data(others, identity_of(data.record))
+    return replace(resolved, volumes=data.volumes), data
+
+
+def data_facts(data: KnownData) -> dict[str, Any]:
+    """What `environment.json` says of the data of a training that starts now."""
+    facts: dict[str, Any] = {"data_sha256": identity_of(data.record)}
+    return facts | ({"accepted_changes": data.accepted} if data.accepted else {})
 
 
 def build_learner(resolved: Resolved, device: torch.device, world: World) -> Learner:

@@ -179,6 +179,25 @@ def read_json(path: str | Path) -> Any:  # noqa: ANN401 - JSON is anything
     return json.loads(Path(path).read_bytes())
 
 
+def obstacle(folder: Path) -> str | None:
+    """In words, why a folder cannot be made or written in; None where nothing speaks against it.
+
+    Nothing is written to find out, so that a full disk, or a file system that takes no folders, is not seen.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            if place.is_symlink() and not place.exists():
+                return f"{place} is a link to nothing"
+            if not place.exists():
+                continue
+        except OSError as error:
+            return f"{place}: {error.strerror}"
+        if not place.is_dir():
+            return f"{place} is a file"
+        return None if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written"
+    return None
+
+
 def sync_folder(folder: str | Path) -> None:
     """Flush a folder's list of names to disk, so that a rename in it survives a power cut."""
     # Some network file systems refuse to open or to sync a folder; the rename itself stands.
