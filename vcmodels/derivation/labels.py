@@ -20,7 +20,7 @@ from vcmodels.config.checks import refuse_in_input
 from vcmodels.data.labels import Label
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.devices import machine_bytes
-from vcmodels.errors import OutputError, TaskError
+from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.reporting import Advance, Reporter, Silent
@@ -111,7 +111,7 @@ def _is_ours(place: Path) -> bool:
         return False
     try:
         notes = group_attributes(str(place)).get(KEY)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, VolumeError):
         return False
     return isinstance(notes, dict) and "derived_from" in notes
 

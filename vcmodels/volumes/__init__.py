@@ -1,9 +1,10 @@
 """All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
 
-from vcmodels.volumes.backend import Storage, group_attributes
+from vcmodels.volumes.backend import Storage
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.multiscale import Blocks, Pyramid, write_volume
 from vcmodels.volumes.ngff import Grid
+from vcmodels.volumes.nodes import group_attributes
 from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at, whole_folder
 from vcmodels.volumes.reader import ArrayVolume, ChunkError, Volume, open_volume
 from vcmodels.volumes.writer import (

@@ -54,6 +54,19 @@ def read_node(location: str, key: str) -> Node | None:
     return _read_v2_node(location, key)
 
 
+def group_attributes(location: str) -> dict[str, Any]:
+    """The attributes of a group.
+
+    Raises:
+        FileNotFoundError: there is no group.
+        VolumeError: its metadata is damaged, or cannot be read.
+    """
+    node = read_node(location, location)
+    if node is None or node.kind != "group":
+        raise FileNotFoundError(location)
+    return node.attributes
+
+
 def require_array(node: Node | None, location: str, key: str) -> Node:
     """The node if it is an array.
 
