@@ -147,7 +147,7 @@ def predict_on_cluster(
     client.register_plugin(plugin)
     try:
         made: Manifest = client.submit(_manifest, plugin.name, pure=False).result()
-        job = replace(job, manifest=made, provenance=job.provenance | made)
+        job = replace(job, manifest=made)
         if claim_for_parts(job, options) == "complete":
             return InferenceReport(job.root, job.places, was_complete=True)
         with working_on(job.root, alone=False, reporter=reporter) as hold:

@@ -164,7 +164,7 @@ def prepare(request: Request, reporter: Reporter, part: Part = WHOLE) -> Job:
         params, networks[0], inputs, specs, pipeline.grid, layout, pipeline.mask
     )
     manifest |= pipeline.manner
-    provenance = make_provenance(request.record, networks, manifest)
+    provenance = make_provenance(request.record, networks)
     return Job(pipeline, layout, manifest, provenance, networks[0])
 
 

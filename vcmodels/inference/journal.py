@@ -8,6 +8,7 @@ Files are replaced, never appended to, so that the journal is the same on a disk
 store. They are kept short: a line costs a few kilobytes at most.
 """
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
+from vcmodels.results import VERIFY
 from vcmodels.volumes import Place
 
 FOLDER = ".vcmodels"
@@ -52,11 +54,12 @@ class Journal:
             found = json.loads(self.folder.read(_MANIFEST))
         except FileNotFoundError:
             return None
-        except (ValueError, OSError) as error:
-            remedy = "run with --overwrite to start again"
-            raise OutputError(place, f"cannot be read ({error})", remedy) from error
+        except (ValueError, RecursionError) as error:
+            raise OutputError(place, f"is not JSON ({error})", VERIFY) from error
+        except OSError as error:
+            raise OutputError(place, f"cannot be read ({error})") from error
         if not isinstance(found, dict):
-            raise OutputError(place, "is not ours", "remove it or choose another folder")
+            raise OutputError(place, "holds no JSON object", VERIFY)
         return found
 
     def begin(self, manifest: Manifest) -> None:
@@ -66,13 +69,23 @@ class Journal:
         self.folder.write(_MANIFEST, f"{text}\n".encode())
 
     def done(self, array: str = "") -> list[Box]:
-        """The layers that are written, by whom ever, or the blocks of another `array`; each once."""
+        """The layers that are written, by whom ever, or the blocks of another `array`; each once.
+
+        Raises:
+            OutputError: a file is damaged.
+        """
         found: set[Box] = set()
         for name in self._notes():
-            notes = map(json.loads, self.folder.read(name).splitlines())
-            found |= {
-                Box.between(start, end) for start, end, *of in notes if of == [array] * bool(array)
-            }
+            try:
+                notes = [json.loads(line) for line in self.folder.read(name).splitlines()]
+                found |= {
+                    Box.between(start, end)
+                    for start, end, *of in notes
+                    if of == [array] * bool(array)
+                }
+            except (ValueError, TypeError, RecursionError) as error:
+                place = str(self.folder / name)
+                raise OutputError(place, f"is damaged ({error})", VERIFY) from error
         return sorted(found)
 
     def mark(self, *boxes: Box, array: str = "") -> None:
@@ -114,6 +127,11 @@ _ADDED = {"pyramid": 0}
 def of_today(manifest: Mapping[str, Any]) -> Manifest:
     """A manifest, perhaps an older one, with all keys that are not None now."""
     return {**_ADDED, **manifest}
+
+
+def digest(manifest: Mapping[str, Any]) -> str:
+    """A sha256 of a manifest, by which an array says what it belongs to."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Manifest) -> list[str]:

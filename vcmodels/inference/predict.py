@@ -7,12 +7,12 @@ from pathlib import Path
 
 from vcmodels.config import InferenceParams, Task
 from vcmodels.errors import OutputError
+from vcmodels.inference.claim import OutputState, claim, find_intact, restore_metadata
 from vcmodels.inference.cost import Estimate, Meter, estimate
 from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
-from vcmodels.inference.output import OutputState, claim, find_intact
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.request import Request, RunOptions, request_of, with_section
@@ -149,7 +149,7 @@ def claim_for_parts(job: Job, options: RunOptions) -> OutputState:
     """
     reporter = options.reporter
     with working_on(job.root, alone=True, reporter=reporter), setting_up(job.root, reporter):
-        state = claim(job.root, job.manifest, overwrite=options.overwrite)
+        state = claim(job.layout, job.pipeline.specs, job.manifest, overwrite=options.overwrite)
     if state == "complete":
         reporter.say(f"{job.root}: already complete")
     return state
@@ -159,16 +159,20 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
     """Take possession of the output and open its arrays; None if the result is complete."""
     reporter, specs = options.reporter, job.pipeline.specs
     with setting_up(job.root, reporter):
-        state = claim(job.root, job.manifest, overwrite=options.overwrite, verify=options.verify)
+        state = claim(
+            job.layout, specs, job.manifest, overwrite=options.overwrite, verify=options.verify
+        )
         if state == "complete":
             reporter.say(f"{job.root}: already complete")
             return None
         if state == "new":
             Journal(job.root).begin(job.manifest)
+        if options.verify:
+            restore_metadata(job.layout, specs, reporter)
         if hold.is_sole():
-            job.layout.note(job.manifest, is_complete=False)
+            job.layout.note(specs, job.manifest, job.provenance, is_complete=False)
             job.layout.clean(specs)
-        outputs = job.layout.open_arrays(specs, job.provenance)
+        outputs = job.layout.open_arrays(specs, job.manifest)
         if options.verify:
             _mark_intact(job, outputs, reporter)
     if state == "new":  # said once, by whoever begins the result
@@ -217,11 +221,7 @@ def warm_up(job: Job, journal: Journal, *, alone: bool) -> Job:
         found = "was begun with a compiled network, and compiling fails here"
         remedy = 'continue where it was begun, or use "compile": false and --overwrite'
         raise OutputError(str(job.root), found, remedy)
-    job = replace(
-        job,
-        manifest=job.manifest | {"compiled": False},
-        provenance=job.provenance | {"compiled": False},
-    )
+    job = replace(job, manifest=job.manifest | {"compiled": False})
     journal.begin(job.manifest)
     return job
 
@@ -248,8 +248,8 @@ def complete(job: Job, hold: Hold, options: RunOptions) -> bool:
             return False
         job.layout.clean(pipeline.specs)
         for name, spec in pipeline.specs.items():
-            job.layout.describe(name, spec, job.provenance, is_complete=True)
-        job.layout.note(job.manifest, is_complete=True)
+            job.layout.describe(name, spec, job.manifest, is_complete=True)
+        job.layout.note(pipeline.specs, job.manifest, job.provenance, is_complete=True)
         journal.remove()
     return True
 
