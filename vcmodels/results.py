@@ -138,7 +138,7 @@ def require_stored(root: Place, name: str, noted: Mapping[str, Any]) -> Volume:
         raise OutputError(str(root), error.found, VERIFY) from error
     if found := array.damaged_file():
         raise OutputError(str(root), found, VERIFY)
-    before, now = _stored(noted, name), census(array)
+    before, now = stored_before(noted, name), census(array)
     for key, what in (("chunks", "chunks are stored"), ("bytes", "bytes are stored")):
         if key in before and before[key] != now[key]:
             found = f"is finished, but {now[key]} {what}, which were {before[key]}"
@@ -148,7 +148,7 @@ def require_stored(root: Place, name: str, noted: Mapping[str, Any]) -> Volume:
     return array
 
 
-def _stored(noted: Mapping[str, Any], name: str) -> dict[str, Any]:
+def stored_before(noted: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The `census` of an array when the result was finished; older results have only the number."""
     every = noted.get("stored_chunks")
     found = every.get(name) if isinstance(every, dict) else None

@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.boxes import Box, triple, units_touching
 from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, digest, of_today
 from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.output import METADATA, Layout, level_key
 from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter
-from vcmodels.results import KEY, VERIFY, is_complete, our_attributes, require_stored
+from vcmodels.results import (
+    KEY,
+    VERIFY,
+    census,
+    is_complete,
+    our_attributes,
+    require_stored,
+    stored_before,
+)
 from vcmodels.volumes import (
     OME,
     ChunkError,
@@ -25,6 +33,7 @@ from vcmodels.volumes import (
     Volume,
     is_array,
     open_volume,
+    place_at,
     read_members,
     set_group_attributes,
 )
@@ -80,6 +89,14 @@ def claim(
         require_stored(root, key, noted)
     Journal(root).remove()
     return "complete"
+
+
+def noted_before(root: Place) -> dict[str, Any]:
+    """What the group of a result says; empty where that is damaged."""
+    try:
+        return our_attributes(root)
+    except OutputError:
+        return {}
 
 
 def _look(
@@ -181,15 +198,24 @@ def _wrong_group(place: Place) -> Iterator[str]:
         yield f"{place} is no zarr group any more"
 
 
-def _wrong_files(place: Place, files: Mapping[str, bytes]) -> Iterator[str]:
-    """Those of an array's files that are not what they should be; attributes may be added."""
+def _wrong_files(
+    place: Place, files: Mapping[str, bytes], *, exactly: bool = False
+) -> Iterator[str]:
+    """Those of an array's files that are not what they should be; attributes may be added.
+
+    Args:
+        place: of the array.
+        files: its metadata.
+        exactly: also a `.zarray` that says more, as older ones do of checksums.
+    """
     for file, wanted in files.items():
         try:
             found = json.loads(place.read(file))
         except (FileNotFoundError, ValueError, RecursionError):
             yield file
             continue
-        if not _holds(found, json.loads(wanted)):
+        right = json.loads(wanted)
+        if not _holds(found, right) or (exactly and file == ".zarray" and found != right):
             yield file
 
 
@@ -214,35 +240,61 @@ def restore_metadata(layout: Layout, targets: Mapping[str, OutputSpec], reporter
     for name, target in targets.items():
         for level in range(len(layout.factors)):
             place, files = layout.location(name, level), layout.metadata(target, level)
-            for file in list(_wrong_files(place, files)):
+            place.prune_below()  # of folders in the place of chunks
+            for file in list(_wrong_files(place, files, exactly=True)):
                 reporter.say(f"made again: {place / file}")
                 place.write(file, files[file])
 
 
 def find_intact(
-    layout: Layout, outputs: Mapping[str, Output], reporter: Reporter
+    layout: Layout,
+    outputs: Mapping[str, Output],
+    noted: Mapping[str, Any],
+    reporter: Reporter,
 ) -> dict[str, list[Box]]:
     """The blocks that are stored and can be decoded, by array as the journal names them.
 
-    Those that cannot are reported, each in a line.
+    Those that cannot are reported, each in a line, and deleted. Where all can, but they are not
+    those that were noted, nothing shows which ones were changed, and all of the array are deleted.
+
+    Args:
+        layout: of the output.
+        outputs: the finest level of each target.
+        noted: what the group said before.
+        reporter: told what is damaged.
     """
-    found = {"": intact_blocks(outputs, reporter)}
+    found: dict[str, list[Box]] = {}
     for name, output in outputs.items():
-        for level in range(1, len(layout.factors)):
+        for level in range(len(layout.factors)):
             if is_array(layout.location(name, level)):
-                mine = {name: layout.open_level(name, output.target, level)}
-                found[level_key(name, level)] = intact_blocks(mine, reporter)
+                key = level_key(name, level)
+                array = layout.open_level(name, output.target, level).array.location
+                intact = intact_blocks(array, stored_before(noted, key), reporter)
+                found[key if level else ""] = sorted(
+                    intact if level or "" not in found else intact & {*found[""]}
+                )
     return found
 
 
-def intact_blocks(outputs: Mapping[str, Output], reporter: Reporter) -> list[Box]:
-    """The blocks that every target has stored and that can be decoded, checksums and all."""
-    found: set[Box] | None = None
-    for output in outputs.values():
-        volume = open_volume(output.array.location, key="output", channels="any")
-        mine = {block for block in volume.stored_blocks() if _is_intact(volume, block, reporter)}
-        found = mine if found is None else found & mine
-    return sorted(found or ())
+def intact_blocks(location: str, before: Mapping[str, Any], reporter: Reporter) -> set[Box]:
+    """The blocks of an array that are stored and can be decoded, checksums and all; see above."""
+    volume = open_volume(location, key="output", channels="any")
+    blocks, now = set(volume.stored_blocks()), census(volume)
+    damaged = {block for block in blocks if not _is_intact(volume, block, reporter)}
+    is_other = not damaged and any(now[key] != value for key, value in before.items())
+    if is_other and now["chunks"] >= before["chunks"]:
+        reporter.say(f"damaged: {location}: holds other chunks than were written")
+        damaged = blocks
+    units = {
+        triple(o // u for o, u in zip(b.origin, volume.storage_unit, strict=True)) for b in damaged
+    }
+    files = [
+        file.name
+        for unit, file in volume.stored_files(units_touching(volume.box, volume.storage_unit))
+        if unit in units
+    ]
+    place_at(location).delete(*files)
+    return blocks - damaged
 
 
 def _is_intact(volume: Volume, block: Box, reporter: Reporter) -> bool:

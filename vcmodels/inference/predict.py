@@ -4,10 +4,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vcmodels.config import InferenceParams, Task
 from vcmodels.errors import OutputError
-from vcmodels.inference.claim import OutputState, claim, find_intact, restore_metadata
+from vcmodels.inference.claim import (
+    OutputState,
+    claim,
+    find_intact,
+    noted_before,
+    restore_metadata,
+)
 from vcmodels.inference.cost import Estimate, Meter, estimate
 from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
@@ -167,6 +174,7 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
             return None
         if state == "new":
             Journal(job.root).begin(job.manifest)
+        noted = noted_before(job.root) if options.verify else {}
         if options.verify:
             restore_metadata(job.layout, specs, reporter)
         if hold.is_sole():
@@ -174,15 +182,17 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
             job.layout.clean(specs)
         outputs = job.layout.open_arrays(specs, job.manifest)
         if options.verify:
-            _mark_intact(job, outputs, reporter)
+            _mark_intact(job, outputs, noted, reporter)
     if state == "new":  # said once, by whoever begins the result
         job.report_values(reporter)
     return {name: replace(output, check=hold.check) for name, output in outputs.items()}
 
 
-def _mark_intact(job: Job, outputs: dict[str, Output], reporter: Reporter) -> None:
+def _mark_intact(
+    job: Job, outputs: dict[str, Output], noted: dict[str, Any], reporter: Reporter
+) -> None:
     """Start a journal that has what is stored and whole as done, and nothing else."""
-    intact = find_intact(job.layout, outputs, reporter)
+    intact = find_intact(job.layout, outputs, noted, reporter)
     journal = Journal(job.root)
     journal.begin(job.manifest)
     for array, blocks in intact.items():
