@@ -1,5 +1,6 @@
 """A damaged result is named with what repairs it, and that gives back every byte."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from tests.inference.conftest import Workplace
 from tests.inference.test_readers import FORMATS, Heads
 from vcmodels.errors import OutputError
 from vcmodels.inference import RunOptions, predict_request
+from vcmodels.reporting import Silent
 from vcmodels.targets import MulticlassTarget, RegressionTarget
 
 TARGETS = {"value": RegressionTarget(channels=1), "organ": MulticlassTarget(channels=3)}
@@ -197,4 +199,66 @@ def test_a_chunk_where_there_was_none_goes(made):
     with pytest.raises(OutputError, match=r"value/0: is finished, but 13 chunks are stored, which"):
         work.run()
     work.run(verify=True)
+    assert work.now() == work.before
+
+
+@pytest.fixture
+def half(made):
+    """A result that was stopped after some layers, and how the whole one is."""
+
+    def stop(version, after=17):
+        work = made(version)
+        delete(work.root)
+        asked = []
+        work.run(should_stop=lambda: asked.append(1) or len(asked) > after)
+        return work
+
+    return stop
+
+
+def journalled(version):
+    return sorted((version.root / ".vcmodels").glob("done-*.jsonl"))
+
+
+UNFINISHED = {
+    "cut top": lambda root: cut(root / ".zattrs"),
+    "cut target": lambda root: cut(root / "value/.zattrs"),
+    "cut array": lambda root: cut(root / "organ/0/.zarray"),
+    "cut manifest": lambda root: cut(root / ".vcmodels/manifest.json"),
+    "empty manifest": lambda root: empty(root / ".vcmodels/manifest.json"),
+    "cut notes": lambda root: cut(journalled(SimpleNamespace(root=root))[0]),
+    "list of notes": lambda root: no_object(journalled(SimpleNamespace(root=root))[0]),
+}
+
+
+@pytest.mark.parametrize("damage", UNFINISHED.values(), ids=UNFINISHED)
+def test_a_damaged_beginning_is_named_and_continued_to_the_same_bytes(half, damage):
+    work = half("v2")
+    damage(work.root)
+    before = work.now()
+    with pytest.raises(OutputError, match=r"run infer.py with --verify, which makes again"):
+        work.run()
+    assert work.now() == before
+    work.run(verify=True)
+    assert work.now() == work.before
+
+
+@pytest.mark.parametrize("version", FORMATS)
+@pytest.mark.parametrize("damage", [delete, cut, empty, as_folder])
+def test_what_was_noted_and_is_lost_is_made_again_when_the_run_continues(half, version, damage):
+    work = half(version)
+    damage(chunk(work.root / "value/0"))
+    reporter = Silent()
+    work.run(reporter=reporter)
+    assert any("the finest level has lost chunks at (0, 0, 0)" in line for line in reporter.lines)
+    assert work.now() == work.before
+
+
+def test_a_journal_of_before_says_what_is_done_and_no_sizes(half):
+    work = half("v2")
+    (notes,) = journalled(work)
+    lines = [json.loads(line) for line in notes.read_text().splitlines()]
+    assert all(len(line) == 5 for line in lines)
+    notes.write_text("".join(f"{json.dumps(line[:2])}\n" for line in lines))
+    assert work.run().patches < 27
     assert work.now() == work.before

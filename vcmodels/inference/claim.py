@@ -6,7 +6,7 @@ compared with what was noted when it was finished, from listings and the first b
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +84,7 @@ def claim(
     for line in wrong_metadata(layout, targets, noted):
         raise OutputError(str(root), line, VERIFY)
     if not is_complete(noted):
+        Journal(root).done()  # is it damaged?
         return "resume"
     for key in layout.keys(targets):
         require_stored(root, key, noted)
@@ -304,6 +305,20 @@ def _is_intact(volume: Volume, block: Box, reporter: Reporter) -> bool:
         reporter.say(f"damaged: {error.subject}: {error.found}")
         return False
     return True
+
+
+def drop_lost(layout: Layout, journal: Journal, targets: Iterable[str], reporter: Reporter) -> None:
+    """Forget what the journal of an unfinished result has as done and is not stored so any more.
+
+    What is left of it is deleted, since a damaged shard is read before it is replaced.
+    """
+    for note in journal.drop_lost():
+        what = note.array or "the finest level"
+        reporter.say(f"{layout.root}: {what} has lost chunks at {note.box.origin}; made again")
+        for key in [note.array] if note.array else [level_key(name, 0) for name in targets]:
+            (layout.root / key).prune_below()  # of folders in the place of chunks
+            for path in layout.array(key).files(note.box):
+                path.unlink(missing_ok=True)
 
 
 def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class Predicting(WorkerPlugin):
                 outputs = begin(job, hold, RunOptions())
                 if outputs is None:
                     return Outcome(0, failures)
-                journal = Journal(job.root, hold.check)
+                journal = job.journal(hold.check)
                 units = list(job.pipeline.mine.units(journal.done()))
                 meter = Meter(reporter.advance, reporter.record)
                 count, _ = predict_units(

@@ -1,6 +1,6 @@
 """Everything a run needs, checked and opened before anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -31,7 +31,7 @@ from vcmodels.inference.ensemble import (
     check_networks,
     weigh,
 )
-from vcmodels.inference.journal import Manifest
+from vcmodels.inference.journal import Journal, Manifest
 from vcmodels.inference.network import (
     Averaged,
     Forward,
@@ -136,6 +136,10 @@ class Job:
     def root(self) -> Place:
         """The output group."""
         return self.layout.root
+
+    def journal(self, check: Callable[[], None] = lambda: None) -> Journal:
+        """The journal of the output, which notes how much was stored."""
+        return Journal(self.root, check, self.layout.measure(self.pipeline.specs))
 
     @property
     def places(self) -> dict[str, Place]:

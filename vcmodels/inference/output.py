@@ -18,9 +18,9 @@ import torch
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
-from vcmodels.geometry.boxes import Shape, coarse_extent
+from vcmodels.geometry.boxes import Box, Shape, coarse_extent
 from vcmodels.geometry.grid import PatchGrid
-from vcmodels.inference.journal import Manifest, digest
+from vcmodels.inference.journal import Manifest, Measure, digest
 from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
@@ -93,10 +93,14 @@ class Layout:
         """Open the array of a level of a target, which is created if it does not exist yet."""
         place = self.location(name, level)
         if is_array(place):
-            array = WritableArray(ArrayHandle(str(place), self.zarr_format, "r+"))
+            array = self.array(level_key(name, level))
         else:
             array = self._create(name, target, level)
         return Output(target, array, self.dtype)
+
+    def array(self, key: str) -> WritableArray:
+        """An array that is there."""
+        return WritableArray(ArrayHandle(str(self.root / key), self.zarr_format, "r+"))
 
     def location(self, name: str, level: int) -> Place:
         """Where the array of a level is."""
@@ -115,6 +119,23 @@ class Layout:
         pairs = zip(self.factors[level], self.factors[level - 1], strict=True)
         z, y, x = (now // before for now, before in pairs)
         return z, y, x
+
+    def measure(self, targets: Iterable[str]) -> Measure:
+        """What says how much of a box is on the disk: of level 0 of all targets, or of one array."""
+        if is_remote(str(self.root)):  # would be a request for each chunk
+            return lambda _box, _array: None
+        finest = [level_key(name, 0) for name in targets]
+        opened: dict[str, WritableArray] = {}
+
+        def measure(box: Box, array: str) -> tuple[int, int]:
+            sizes: list[int] = []
+            for key in [array] if array else finest:
+                if key not in opened:
+                    opened[key] = self.array(key)
+                sizes += opened[key].sizes(box)
+            return len(sizes), sum(sizes)
+
+        return measure
 
     def clean(self, names: Iterable[str]) -> None:
         """Delete what killed writes left in arrays that nobody writes to now."""

@@ -11,6 +11,7 @@ from vcmodels.errors import OutputError
 from vcmodels.inference.claim import (
     OutputState,
     claim,
+    drop_lost,
     find_intact,
     noted_before,
     restore_metadata,
@@ -125,7 +126,7 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
         outputs = begin(job, hold, options)
         if outputs is None:
             return InferenceReport(job.root, job.places, was_complete=True)
-        journal = Journal(job.root, hold.check)
+        journal = job.journal(hold.check)
         job = warm_up(job, journal, alone=is_alone)
         failures = Failures(reporter)
         count, is_through = _predict(job, outputs, journal, failures, options)
@@ -181,6 +182,8 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
             job.layout.note(specs, job.manifest, job.provenance, is_complete=False)
             job.layout.clean(specs)
         outputs = job.layout.open_arrays(specs, job.manifest)
+        if state == "resume" and not options.verify and hold.is_sole():
+            drop_lost(job.layout, job.journal(), specs, reporter)
         if options.verify:
             _mark_intact(job, outputs, noted, reporter)
     if state == "new":  # said once, by whoever begins the result
@@ -193,7 +196,7 @@ def _mark_intact(
 ) -> None:
     """Start a journal that has what is stored and whole as done, and nothing else."""
     intact = find_intact(job.layout, outputs, noted, reporter)
-    journal = Journal(job.root)
+    journal = job.journal()
     journal.begin(job.manifest)
     for array, blocks in intact.items():
         journal.mark(*blocks, array=array)
@@ -243,7 +246,7 @@ def complete(job: Job, hold: Hold, options: RunOptions) -> bool:
     else leave it to the other.
     """
     reporter, pipeline = options.reporter, job.pipeline
-    journal = Journal(job.root, hold.check)
+    journal = job.journal(hold.check)
     with setting_up(job.root, reporter):
         if not hold.is_sole() or next(pipeline.whole.units(journal.done()), None) is not None:
             hold.release()

@@ -97,6 +97,10 @@ class WritableArray:
         for index in product(*spans):
             yield Path(self.location, prefix + "/".join(map(str, index)))
 
+    def sizes(self, box: Box) -> list[int]:
+        """The bytes of those local files of a box that exist."""
+        return [path.stat().st_size for path in self.files(box) if path.exists()]
+
     def sync(self, box: Box) -> None:
         """Wait until the chunks that touch a box would survive a loss of power.
 
