@@ -117,8 +117,8 @@ def test_a_prediction_that_lost_a_chunk_is_not_read_as_zeros(write, is_old):
     [
         ("sheet/0/.zarray", b'{"zarr', r"0/.zarray is not JSON"),
         ("sheet/0/.zarray", b"{}", r"0/.zarray has zarr_format None"),
-        ("sheet/.zattrs", b"[]", r"sheet/.zattrs holds no JSON object"),
-        (".zattrs", b"", r"net.zarr/.zattrs is not JSON"),
+        ("sheet/.zattrs", b"[]", r"sheet: .zattrs holds no JSON object"),
+        (".zattrs", b"", r"net.zarr: .zattrs is not JSON"),
         ("sheet/0/0/0/0", b"", r"0/0/0/0 is empty"),
         ("sheet/0/0/0/0", bytes(50), r"0/0/0/0 does not begin as a zstd chunk"),
         ("sheet/0/0/0/0", bytes.fromhex("28b52ffd 24 3d 00"), r"holds 61 bytes and should hold 60"),

@@ -94,12 +94,17 @@ def our_attributes(group: Place) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except MetadataError as error:
-        raise OutputError(str(group), error.found, VERIFY) from error
+        raise damaged(group, error.found) from error
     return found if isinstance(found, dict) else {}
 
 
 VERIFY = "run infer.py with --verify, which makes again what is damaged or missing"
 """The remedy for a result."""
+
+
+def damaged(root: Place, found: str) -> OutputError:
+    """An error about a result; what was found may begin with a path in it, which is shortened."""
+    return OutputError(str(root), found.removeprefix(f"{root}/"), VERIFY)
 
 
 def census(array: Volume) -> dict[str, Any]:
@@ -135,9 +140,9 @@ def require_stored(root: Place, name: str, noted: Mapping[str, Any]) -> Volume:
     except VolumeError as error:
         if error.__cause__ is not None and not isinstance(error, MetadataError):
             raise  # out of reach
-        raise OutputError(str(root), error.found, VERIFY) from error
+        raise damaged(root, error.found) from error
     if found := array.damaged_file():
-        raise OutputError(str(root), found, VERIFY)
+        raise damaged(root, found)
     before, now = stored_before(noted, name), census(array)
     for key, what in (("chunks", "chunks are stored"), ("bytes", "bytes are stored")):
         if key in before and before[key] != now[key]:

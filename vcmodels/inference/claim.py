@@ -21,6 +21,7 @@ from vcmodels.results import (
     KEY,
     VERIFY,
     census,
+    damaged,
     is_complete,
     our_attributes,
     require_stored,
@@ -82,7 +83,7 @@ def claim(
     if verify:
         return "resume"
     for line in wrong_metadata(layout, targets, noted):
-        raise OutputError(str(root), line, VERIFY)
+        raise damaged(root, line)
     if not is_complete(noted):
         Journal(root).done()  # is it damaged?
         return "resume"
@@ -193,7 +194,7 @@ def _wrong_group(place: Place) -> Iterator[str]:
     try:
         our_attributes(place)
     except OutputError as error:
-        yield error.found
+        yield f"{place}/{error.found}"
         return
     if not (place.holds("zarr.json") or place.holds(".zgroup")):
         yield f"{place} is no zarr group any more"
@@ -236,7 +237,7 @@ def restore_metadata(layout: Layout, targets: Mapping[str, OutputSpec], reporter
         try:
             our_attributes(place)
         except OutputError as error:
-            reporter.say(f"made again: {error.found}")
+            reporter.say(f"made again: {place}/{error.found}")
             place.delete(*METADATA)
     for name, target in targets.items():
         for level in range(len(layout.factors)):
@@ -281,13 +282,13 @@ def intact_blocks(location: str, before: Mapping[str, Any], reporter: Reporter) 
     """The blocks of an array that are stored and can be decoded, checksums and all; see above."""
     volume = open_volume(location, key="output", channels="any")
     blocks, now = set(volume.stored_blocks()), census(volume)
-    damaged = {block for block in blocks if not _is_intact(volume, block, reporter)}
-    is_other = not damaged and any(now[key] != value for key, value in before.items())
+    bad = {block for block in blocks if not _is_intact(volume, block, reporter)}
+    is_other = not bad and any(now[key] != value for key, value in before.items())
     if is_other and now["chunks"] >= before["chunks"]:
         reporter.say(f"damaged: {location}: holds other chunks than were written")
-        damaged = blocks
+        bad = blocks
     units = {
-        triple(o // u for o, u in zip(b.origin, volume.storage_unit, strict=True)) for b in damaged
+        triple(o // u for o, u in zip(b.origin, volume.storage_unit, strict=True)) for b in bad
     }
     files = [
         file.name
@@ -295,7 +296,7 @@ def intact_blocks(location: str, before: Mapping[str, Any], reporter: Reporter) 
         if unit in units
     ]
     place_at(location).delete(*files)
-    return blocks - damaged
+    return blocks - bad
 
 
 def _is_intact(volume: Volume, block: Box, reporter: Reporter) -> bool:

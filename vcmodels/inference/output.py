@@ -38,6 +38,7 @@ from vcmodels.volumes import (
     array_metadata,
     coarse_grid,
     create_array,
+    image_label,
     is_array,
     open_volume,
     place_at,
@@ -47,6 +48,7 @@ from vcmodels.volumes import (
 )
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.location import is_remote, parent
+from vcmodels.volumes.writer import Rgba
 
 METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 """Files of a group."""
@@ -277,8 +279,7 @@ def display(
         zarr_format: 2 is for OME-NGFF 0.4, 3 for 0.5.
     """
     if isinstance(target, MulticlassTarget) and target.is_categorical:
-        version = {"version": "0.4"} if zarr_format == 2 else {}
-        return {"image-label": {**version, "colors": _class_colours(target)}}
+        return image_label(_class_colours(target), zarr_format)
     limits = _window(target, dtype)
     if limits is None:
         return {}
@@ -323,8 +324,8 @@ def _channels(target: OutputSpec, dtype: np.dtype) -> list[tuple[str, str, bool]
     if isinstance(target, MulticlassTarget):
         colours = _class_colours(target)
         return [
-            (f"class {c['label-value']}", "{:02X}{:02X}{:02X}".format(*c["rgba"]), number > 0)
-            for number, c in enumerate(colours)
+            (f"class {value}", "{:02X}{:02X}{:02X}".format(*rgba), number > 0)
+            for number, (value, rgba) in enumerate(colours.items())
         ]
     if count == 1:
         return [(str(code.get("quantity", target.kind)), _WHITE, True)]
@@ -332,14 +333,16 @@ def _channels(target: OutputSpec, dtype: np.dtype) -> list[tuple[str, str, bool]
     return [(names[n] if names else f"channel {n}", _CYCLE[n % 3], n < 3) for n in range(count)]
 
 
-def _class_colours(target: MulticlassTarget) -> list[dict[str, Any]]:
-    """The colours in which all pictures show the classes; class 0 is transparent."""
+def _class_colours(target: MulticlassTarget) -> dict[int, Rgba]:
+    """The colours in which all pictures show the classes, by value; class 0 is transparent."""
     each = np.eye(target.channels, dtype=np.float32)[:, None]
     colours = (255 * target.picture(each)[0]).round().astype(int).tolist()
-    return [
-        {"label-value": value, "rgba": [*colour, 255 if number else 0]}
-        for number, (value, colour) in enumerate(zip(target.values, colours, strict=True))
-    ]
+    return {
+        value: (red, green, blue, 255 if number else 0)
+        for number, (value, (red, green, blue)) in enumerate(
+            zip(target.values, colours, strict=True)
+        )
+    }
 
 
 def make_manifest(

@@ -210,6 +210,18 @@ class Description:
     """`omero` or `image-label`, for viewers."""
 
 
+Rgba = tuple[int, int, int, int]
+
+
+def image_label(colours: Mapping[int, Rgba], zarr_format: ZarrFormat) -> dict[str, Any]:
+    """What of a `display` makes an image of integers a label image: its values with their colours."""
+    colors = [{"label-value": value, "rgba": list(rgba)} for value, rgba in colours.items()]
+    return {"image-label": {"version": _NGFF[zarr_format], "colors": colors}}
+
+
+_NGFF: dict[ZarrFormat, str] = {2: "0.4", 3: "0.5"}
+
+
 def write_multiscale_group(
     location: str,
     grid: Grid,
@@ -242,9 +254,9 @@ def write_multiscale_group(
     }
     stored = dict(description.attributes)
     if zarr_format == 2:
-        stored |= {"multiscales": [{"version": "0.4", **image}], **description.display}
+        stored |= {"multiscales": [{"version": _NGFF[2], **image}], **description.display}
     else:
-        stored["ome"] = {"version": "0.5", "multiscales": [image], **description.display}
+        stored["ome"] = {"version": _NGFF[3], "multiscales": [image], **description.display}
     set_group_attributes(location, stored, zarr_format=zarr_format)
 
 
