@@ -174,8 +174,7 @@ def wrong_metadata(
     # Older results have no list of their images.
     listed = [OME] if "provenance" in noted and OME not in targets else []
     for place in (root, *(root / name for name in (*targets, *listed))):
-        if is_finished or place.names():
-            yield from _wrong_group(place)
+        yield from _wrong_group(place, is_finished=is_finished)
     if is_finished and listed and read_members(str(root)) != list(targets):
         yield f"{root / OME} does not list {', '.join(targets)}"
     for name, target in targets.items():
@@ -190,13 +189,13 @@ def wrong_metadata(
                 yield f"{root / name} has lost its attributes"
 
 
-def _wrong_group(place: Place) -> Iterator[str]:
+def _wrong_group(place: Place, *, is_finished: bool) -> Iterator[str]:
     try:
         our_attributes(place)
     except OutputError as error:
         yield f"{place}/{error.found}"
         return
-    if not (place.holds("zarr.json") or place.holds(".zgroup")):
+    if is_finished and not (place.holds("zarr.json") or place.holds(".zgroup")):
         yield f"{place} is no zarr group any more"
 
 

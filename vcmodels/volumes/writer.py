@@ -271,9 +271,9 @@ def set_group_attributes(
     place, node = place_at(location), read_node(location, location)
     stored = {**(node.attributes if node else {}), **attributes}
     if (node.zarr_format if node else zarr_format) == 2:
-        place.write(".zattrs", _json(stored))
         if not place.holds(".zgroup"):
             place.write(".zgroup", _json({"zarr_format": 2}))
+        place.write(".zattrs", _json(stored))
     else:
         document = node.document if node else {"zarr_format": 3, "node_type": "group"}
         place.write("zarr.json", _json({**document, "attributes": stored}))
