@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcmodels.errors import TaskError, VolumeError
+from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.results import (
     KEY,
+    census,
     is_complete,
     open_inputs,
     open_prediction,
@@ -15,6 +16,7 @@ from vcmodels.results import (
 )
 from vcmodels.targets import BinaryTarget
 from vcmodels.volumes import (
+    ChunkError,
     Description,
     Grid,
     create_array,
@@ -95,3 +97,51 @@ def test_inputs_come_in_the_order_of_their_names(tmp_path):
     assert [volume.location for volume in open_inputs(paths[1])] == paths[1:]
     opened = open_volume(paths[0])
     assert open_inputs([opened, Path(paths[1])]) == (opened, *open_inputs(paths[1]))
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["today", "only the number"])
+def test_a_prediction_that_lost_a_chunk_is_not_read_as_zeros(write, is_old):
+    root = write()
+    chunk = Path(root, "sheet/0/1/0/1")
+    found = census(open_prediction(root, "sheet", BinaryTarget()))
+    stored = {"sheet/0": found["chunks"] if is_old else found}
+    set_group_attributes(str(root), {KEY: {"complete": True, "stored_chunks": stored}})
+    assert open_prediction(root, "sheet", BinaryTarget()).extent == (6, 7, 8)
+    chunk.unlink()
+    with pytest.raises(OutputError, match=r"7 chunks are stored, which were 8; run .* --verify"):
+        open_prediction(root, "sheet", BinaryTarget())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("sheet/0/.zarray", b'{"zarr', r"0/.zarray is not JSON"),
+        ("sheet/0/.zarray", b"{}", r"0/.zarray has zarr_format None"),
+        ("sheet/.zattrs", b"[]", r"sheet: .zattrs holds no JSON object"),
+        (".zattrs", b"", r"net.zarr: .zattrs is not JSON"),
+        ("sheet/0/0/0/0", b"", r"0/0/0/0 is empty"),
+        ("sheet/0/0/0/0", bytes(50), r"0/0/0/0 does not begin as a zstd chunk"),
+        ("sheet/0/0/0/0", bytes.fromhex("28b52ffd 24 3d 00"), r"holds 61 bytes and should hold 60"),
+        ("sheet/0/.zarray", None, r"sheet/0: is missing"),
+    ],
+)
+def test_a_damaged_prediction_is_named_with_what_repairs_it(write, name, content, found):
+    root = write()
+    set_group_attributes(str(root), {KEY: {"complete": True}})
+    if content is None:
+        Path(root, name).unlink()
+    else:
+        Path(root, name).write_bytes(content)
+    with pytest.raises(OutputError, match=rf"{found}.*; run infer.py with --verify"):
+        open_prediction(root, "sheet", BinaryTarget())
+
+
+def test_a_damaged_chunk_of_a_prediction_is_not_to_be_deleted(write):
+    root = write()
+    volume = open_prediction(root, "sheet", BinaryTarget())
+    chunk = Path(root, "sheet/0/0/0/0")
+    data = bytearray(chunk.read_bytes())
+    data[-1] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(ChunkError, match=r"cannot be read .*; run infer.py with --verify"):
+        volume.read(volume.box)

@@ -1,5 +1,6 @@
 """A stored prediction: what it was made of, where it lies, whether it is whole, how it is opened."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,12 @@ from vcmodels.targets import AnyTarget
 from vcmodels.targets.stored import KEY as KEY
 from vcmodels.volumes import (
     LocalPlace,
+    MetadataError,
     Place,
     Volume,
     expand_location,
     group_attributes,
+    is_array,
     open_volume,
     place_at,
 )
@@ -150,12 +153,80 @@ def group_place(location: str) -> Place:
 
 
 def our_attributes(group: Place) -> dict[str, Any]:
-    """What vcmodels wrote on a group; empty where there is no group or nothing of ours."""
+    """What vcmodels wrote on a group; empty where there is no group or nothing of ours.
+
+    Raises:
+        OutputError: the metadata of the group is damaged.
+    """
     try:
         found = group_attributes(str(group)).get(KEY)
     except FileNotFoundError:
         return {}
+    except MetadataError as error:
+        raise damaged(group, error.found) from error
     return found if isinstance(found, dict) else {}
+
+
+VERIFY = "run infer.py with --verify, which makes again what is damaged or missing"
+"""The remedy for a result."""
+
+
+def damaged(root: Place, found: str) -> OutputError:
+    """An error about a result; what was found may begin with a path in it, which is shortened."""
+    return OutputError(str(root), found.removeprefix(f"{root}/"), VERIFY)
+
+
+def census(array: Volume) -> dict[str, Any]:
+    """How many chunks (or shards) of an array are stored, their bytes, a sha256 of names and sizes.
+
+    From one listing.
+    """
+    files = array.listing.files.values() if array.listing else ()
+    digest = hashlib.sha256("".join(f"{file.name}\0{file.size}\n" for file in files).encode())
+    total = sum(file.size for file in files)
+    return {"chunks": len(files), "bytes": total, "sha256": digest.hexdigest()}
+
+
+def require_stored(root: Place, name: str, noted: Mapping[str, Any]) -> Volume:
+    """Open an array of a finished result, and see from a listing whether its chunks are there.
+
+    Nothing is decoded.
+
+    Args:
+        root: the group of the result.
+        name: of the array, such as "sheet/0".
+        noted: `our_attributes` of the group.
+
+    Raises:
+        OutputError: the array is missing or damaged, a stored file cannot be a whole chunk, or the
+            chunks are not those that were stored (they would read as zeros).
+    """
+    place = root / name
+    if not is_array(place):
+        raise OutputError(str(place), "is missing", VERIFY)
+    try:
+        array = open_volume(str(place), key=OUTPUT, channels="any", on_damage=VERIFY)
+    except VolumeError as error:
+        if error.__cause__ is not None and not isinstance(error, MetadataError):
+            raise  # out of reach
+        raise damaged(root, error.found) from error
+    if found := array.damaged_file():
+        raise damaged(root, found)
+    before, now = stored_before(noted, name), census(array)
+    for key, what in (("chunks", "chunks are stored"), ("bytes", "bytes are stored")):
+        if key in before and before[key] != now[key]:
+            found = f"is finished, but {now[key]} {what}, which were {before[key]}"
+            raise OutputError(str(place), found, VERIFY)
+    if before.get("sha256", now["sha256"]) != now["sha256"]:
+        raise OutputError(str(place), "is finished, but its chunks have other sizes", VERIFY)
+    return array
+
+
+def stored_before(noted: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The `census` of an array when the result was finished; older results have only the number."""
+    every = noted.get("stored_chunks")
+    found = every.get(name) if isinstance(every, dict) else None
+    return found if isinstance(found, dict) else {"chunks": found} if found is not None else {}
 
 
 def is_complete(attributes: Mapping[str, Any]) -> bool:
@@ -173,6 +244,7 @@ def open_prediction(root: Place, name: str, target: AnyTarget) -> Volume:
 
     Raises:
         VolumeError: it is missing, unfinished, or encoded otherwise than the target says.
+        OutputError: it is damaged.
     """
     group = root / name
     if not group.names():
@@ -180,7 +252,7 @@ def open_prediction(root: Place, name: str, target: AnyTarget) -> Volume:
     noted = our_attributes(group)
     if noted.get("complete") is False:
         raise VolumeError(str(group), "the prediction is not finished", "run infer.py again")
-    array = open_volume(str(group), key=OUTPUT, channels="any")
+    array = require_stored(root, f"{name}/0", our_attributes(root))
     written, expected = noted.get("encoding"), target.encoding(array.dtype)
     if written != expected:
         found = f"was written with {written}, the task now says {expected}"

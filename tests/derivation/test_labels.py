@@ -159,6 +159,20 @@ def test_the_image_says_what_it_is(build, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.zarr", "t.zarr"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_label"), [("boundary", True), ("affinities", False), ("distance", False)]
+)
+def test_a_mask_is_a_label_image_named_as_its_target(build, tmp_path, kind, is_label):
+    task, _ = parse_task(build({"t": block(kind)}), "test")
+    attributes = group_attributes(str(run(task, "t", str(tmp_path / "other.zarr"))))
+    assert attributes["multiscales"][0]["name"] == "t"
+    assert ("image-label" in attributes) == is_label
+    if is_label:
+        assert attributes["image-label"]["version"] == "0.4"
+        colours = attributes["image-label"]["colors"]
+        assert [colour["label-value"] for colour in colours] == [-1, 0, 1]
+
+
 TARGETS = {"t": block("vector")}
 
 

@@ -42,6 +42,9 @@ class Identity(nn.Module):
         return dict.fromkeys(targets, (image[:, :1],))
 
 
+METADATA = (".zattrs", ".zarray", ".zgroup", "METADATA.ome.xml")
+
+
 @dataclass
 class Workplace:
     """A volume on disk, and predictions of it with a network of the test's choice."""
@@ -122,7 +125,7 @@ class Workplace:
         return {
             str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(root.rglob("*"))
-            if path.is_file() and path.name not in (".zattrs", ".zarray", ".zgroup")
+            if path.is_file() and path.name not in METADATA
         }
 
 

@@ -46,8 +46,9 @@ def test_a_checkpoint_and_an_input_are_enough(place, expected, arguments, capsys
     assert main(["infer", *arguments, *CPU]) == 0
     assert_same(place, expected)
     assert f"sheet: {place}/out/net.zarr/sheet\n" in capsys.readouterr().out
-    made = group_attributes(str(place / "out/net.zarr/sheet"))["vcmodels"]["provenance"]
-    assert made["input"] == [f"{place}/{name}" for name in INPUTS]
+    noted = group_attributes(str(place / "out/net.zarr"))["vcmodels"]
+    made = noted["provenance"]
+    assert noted["manifest"]["input"] == [f"{place}/{name}" for name in INPUTS]
     assert made["task"]["inference_params"]["overlap"] == 0.4
     assert 'inference_params.input_path=["in.zarr/ct", "in.zarr/dose"]' in made["task"]["overrides"]
 

@@ -158,3 +158,5 @@ def test_the_validator_takes_windows_and_class_colours(workplace, version):
     label = {2: ImageLabel04, 3: ImageLabel05}[version].from_zarr(group)
     holder = label.attributes if version == 2 else label.ome_attributes
     assert [colour.label_value for colour in holder.image_label.colors] == [0, 2, 7]
+    assert holder.image_label.version == {2: "0.4", 3: "0.5"}[version]
+    assert holder.multiscales[0].name == "value"

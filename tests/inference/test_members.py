@@ -85,9 +85,7 @@ def test_the_folds_of_a_task_predict_together_and_one_alone_elsewhere(
     assert main(["infer", path, "--folds", "1", "--dry-run"]) == 0
     assert "predicting with the best of folds 1 in " in capsys.readouterr().out
     both, one = (
-        group_attributes(str(tmp_path / f"out{place}" / "tiny.zarr" / "sheet"))["vcmodels"][
-            "provenance"
-        ]
+        group_attributes(str(tmp_path / f"out{place}" / "tiny.zarr"))["vcmodels"]["manifest"]
         for place in ("", "/fold_1")
     )
     assert len(both["checkpoint_sha256"]) == 2

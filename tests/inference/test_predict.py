@@ -203,8 +203,8 @@ def test_the_patch_is_that_of_the_checkpoint_when_the_task_names_none(workplace)
     work = workplace(noise((20, 21, 22)))
     task = work.task(patch_size=None)
     predict_request(work.request(task, patch=(4, 6, 8)))
-    attributes = json.loads((work.folder / "out/net.zarr/value/.zattrs").read_text())
-    assert attributes["vcmodels"]["provenance"]["patch_size"] == [4, 6, 8]
+    attributes = json.loads((work.folder / "out/net.zarr/.zattrs").read_text())
+    assert attributes["vcmodels"]["manifest"]["patch_size"] == [4, 6, 8]
     assert task.tr_params.patch_size == (16, 16, 16)
 
 

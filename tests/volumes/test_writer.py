@@ -50,15 +50,42 @@ def test_what_is_written_reads_back_here_and_with_zarr(tmp_path, stores, version
     assert plain.shards == shards
 
 
-def test_chunks_carry_a_checksum(tmp_path):
-    for version, name in ((2, ".zarray"), (3, "zarr.json")):
+ZSTD_WITH_CHECKSUM = 0x04
+"""The bit of a frame's fifth byte (RFC 8878, 3.1.1.1.1)."""
+
+
+def test_chunks_carry_a_checksum_of_which_metadata_of_version_2_is_silent(tmp_path):
+    data = np.arange(336, dtype="u1").reshape(1, 6, 7, 8)
+    codecs = {}
+    for version, first in ((2, "0/0/0"), (3, "c/0/0/0")):
         root = tmp_path / f"{version}.zarr"
-        create_array(
+        array = create_array(
             str(root), "a", shape=(6, 7, 8), chunks=(2, 3, 3), dtype="u1", storage=Storage(version)
         )
-        assert '"checksum":true' in (root / "a" / name).read_text().replace(" ", "").replace(
-            "\n", ""
-        )
+        pickle.loads(pickle.dumps(array)).write(ALL, data)
+        array.write(ALL, data)
+        frame = (root / "a" / first).read_bytes()
+        assert frame[:4] == bytes.fromhex("28b52ffd")
+        assert frame[4] & ZSTD_WITH_CHECKSUM
+        codecs[version] = json.loads((root / "a" / NAMES[version]).read_text())
+    assert codecs[2]["compressor"] == {"id": "zstd", "level": 3}
+    assert codecs[3]["codecs"][-1]["configuration"] == {"level": 3, "checksum": True}
+
+
+NAMES = {2: ".zarray", 3: "zarr.json"}
+
+
+def test_arrays_of_before_that_name_the_checksum_in_version_2_are_read_and_written(tmp_path):
+    data = np.arange(336, dtype="u1").reshape(1, 6, 7, 8)
+    array = create_array(
+        str(tmp_path), "a", shape=(6, 7, 8), chunks=(2, 3, 3), dtype="u1", storage=Storage(2)
+    )
+    document = json.loads((tmp_path / "a" / ".zarray").read_text())
+    document["compressor"]["checksum"] = True
+    (tmp_path / "a" / ".zarray").write_text(json.dumps(document))
+    array.write(ALL, data)
+    assert (tmp_path / "a" / "0/0/0").read_bytes()[4] & ZSTD_WITH_CHECKSUM
+    np.testing.assert_array_equal(open_volume(array.location, key="k").read(ALL), data)
 
 
 @pytest.mark.parametrize("channels", [3, 1])

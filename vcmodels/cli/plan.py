@@ -23,7 +23,7 @@ from vcmodels.results import device_note, foreseen, open_inputs
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curve_values import refuse_unlabelled
-from vcmodels.training.start import check_start
+from vcmodels.training.start import check_start, unkept
 from vcmodels.volumes import Volume
 
 MOST_VOLUMES = 20

@@ -20,7 +20,7 @@ from vcmodels.config.checks import read_places
 from vcmodels.data.labels import Label
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.devices import machine_bytes
-from vcmodels.errors import OutputError, TaskError
+from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.reporting import Advance, Reporter, Silent
@@ -36,11 +36,14 @@ from vcmodels.volumes import (
     Storage,
     expand_location,
     group_attributes,
+    image_label,
     is_remote,
     whole_folder,
 )
+from vcmodels.volumes.backend import ZarrFormat
 from vcmodels.volumes.multiscale import write_image
 from vcmodels.volumes.places import input_stores, refuse_in_stores
+from vcmodels.volumes.writer import Rgba
 
 UNLABELLED = -1
 """In masks. Whoever forgets to name it as `ignore_label` gets an error, not a foreground."""
@@ -112,7 +115,7 @@ def _is_ours(place: Path) -> bool:
         return False
     try:
         notes = group_attributes(str(place)).get(KEY)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, VolumeError):
         return False
     return isinstance(notes, dict) and "derived_from" in notes
 
@@ -176,7 +179,7 @@ def derive(
             chunks=chunks,
             storage=Storage(version, fill_value=missing_value(dtype)),
             pyramid=Pyramid(levels=0),
-            description=_describe(name, label),
+            description=_describe(name, label, version),
         )
     reporter.say(f"{name} of {chosen.name}: {place}")
     keys = json.dumps(keys_to_read(target))[1:-1]
@@ -212,7 +215,14 @@ def _choose(
     return found[wanted]
 
 
-def _describe(name: str, label: Label) -> Description:
+_COLOURS: dict[int, Rgba] = {
+    UNLABELLED: (127, 127, 127, 127),
+    0: (0, 0, 0, 0),
+    1: (230, 158, 0, 255),
+}
+
+
+def _describe(name: str, label: Label, zarr_format: ZarrFormat) -> Description:
     """What the group says: how values are stored, and what they were made from."""
     target, source = label.target, label.stored.array
     notes = {
@@ -224,7 +234,10 @@ def _describe(name: str, label: Label) -> Description:
         "task_target": target.model_dump(mode="json"),
         "vcmodels": vcmodels.__version__,
     }
-    return Description(name, {KEY: notes})
+    # A viewer takes a label image for one picture: not for as many as it has channels.
+    is_mask = stored_dtype(target).kind == "i" and target.stored_channels is None
+    shown = image_label(_COLOURS, zarr_format) if is_mask else {}
+    return Description(name, {KEY: notes}, shown)
 
 
 def _block(chunks: Shape) -> Shape:

@@ -88,7 +88,7 @@ class Predicting(WorkerPlugin):
                 outputs = begin(job, hold, RunOptions())
                 if outputs is None:
                     return Outcome(0, failures)
-                journal = Journal(job.root, hold.check)
+                journal = job.journal(hold.check)
                 units = list(job.pipeline.mine.units(journal.done()))
                 meter = Meter(reporter.advance, reporter.record)
                 count, _ = predict_units(
@@ -148,7 +148,7 @@ def predict_on_cluster(
     _again(lambda: client.register_plugin(plugin), reporter)
     try:
         made = _again(lambda: _asked_for_manifest(client, plugin.name), reporter)
-        job = replace(job, manifest=made, provenance=job.provenance | made)
+        job = replace(job, manifest=made)
         if claim_for_parts(job, options) == "complete":
             return InferenceReport(job.root, job.places, was_complete=True)
         with working_on(job.root, alone=False, reporter=reporter) as hold:

@@ -1,6 +1,6 @@
 """Everything a run needs, checked and opened before anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -31,7 +31,7 @@ from vcmodels.inference.ensemble import (
     check_networks,
     weigh,
 )
-from vcmodels.inference.journal import Manifest
+from vcmodels.inference.journal import Journal, Manifest
 from vcmodels.inference.network import (
     Averaged,
     Forward,
@@ -138,6 +138,10 @@ class Job:
         """The output group."""
         return self.layout.root
 
+    def journal(self, check: Callable[[], None] = lambda: None) -> Journal:
+        """The journal of the output, which notes how much was stored."""
+        return Journal(self.root, check, self.layout.measure(self.pipeline.specs))
+
     @property
     def places(self) -> dict[str, Place]:
         """The group of each target."""
@@ -165,7 +169,7 @@ def prepare(request: Request, reporter: Reporter, part: Part = WHOLE) -> Job:
         params, networks[0], inputs, specs, pipeline.grid, layout, pipeline.mask
     )
     manifest |= pipeline.manner
-    provenance = make_provenance(request.record, networks, manifest)
+    provenance = make_provenance(request.record, networks)
     return Job(pipeline, layout, manifest, provenance, networks[0])
 
 

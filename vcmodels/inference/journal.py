@@ -8,13 +8,16 @@ Files are replaced, never appended to, so that the journal is the same on a disk
 store. They are kept short: a line costs a few kilobytes at most.
 """
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
+from vcmodels.results import VERIFY
 from vcmodels.volumes import Place
 
 FOLDER = ".vcmodels"
@@ -27,16 +30,50 @@ Manifest = dict[str, Any]
 """JSON values by dotted key: all that determines the voxels of the result."""
 
 
+Measure = Callable[[Box, str], tuple[int, int] | None]
+"""How many files a box of an array has, and their bytes; None where that is not to be had."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """One line of the journal."""
+
+    box: Box
+    array: str = ""
+    """Empty for level 0 of all targets."""
+    stored: tuple[int, int] | None = None
+    """What was measured when it was written; older journals have nothing."""
+
+    @classmethod
+    def of(cls, line: bytes) -> "Note":
+        """Read a line; raises ValueError or TypeError where it is damaged."""
+        start, end, *more = json.loads(line)
+        array, *stored = more or [""]
+        files, size = stored or (0, 0)
+        return cls(Box.between(start, end), array, (files, size) if stored else None)
+
+    def line(self) -> str:
+        """As it is written."""
+        more = [self.array, *(self.stored or ())] if self.array or self.stored else ()
+        return f"{json.dumps([self.box.origin, self.box.end, *more])}\n"
+
+
 class Journal:
     """The journal of one output group, as one process reads and writes it.
 
     Args:
         root: the output group.
         check: called before a mark; raises when this process may not write any more.
+        measure: by which a mark says what was stored.
     """
 
-    def __init__(self, root: Place, check: Callable[[], None] = lambda: None) -> None:
-        self.folder, self.check = root / FOLDER, check
+    def __init__(
+        self,
+        root: Place,
+        check: Callable[[], None] = lambda: None,
+        measure: Measure = lambda _box, _array: None,
+    ) -> None:
+        self.folder, self.check, self.measure = root / FOLDER, check, measure
         self._mine = ""
         self._lines: list[str] = []
 
@@ -52,11 +89,12 @@ class Journal:
             found = json.loads(self.folder.read(_MANIFEST))
         except FileNotFoundError:
             return None
-        except (ValueError, OSError) as error:
-            remedy = "run with --overwrite to start again"
-            raise OutputError(place, f"cannot be read ({error})", remedy) from error
+        except (ValueError, RecursionError) as error:
+            raise OutputError(place, f"is not JSON ({error})", VERIFY) from error
+        except OSError as error:
+            raise OutputError(place, f"cannot be read ({error})") from error
         if not isinstance(found, dict):
-            raise OutputError(place, "is not ours", "remove it or choose another folder")
+            raise OutputError(place, "holds no JSON object", VERIFY)
         return found
 
     def begin(self, manifest: Manifest) -> None:
@@ -66,14 +104,35 @@ class Journal:
         self.folder.write(_MANIFEST, f"{text}\n".encode())
 
     def done(self, array: str = "") -> list[Box]:
-        """The layers that are written, by whom ever, or the blocks of another `array`; each once."""
-        found: set[Box] = set()
-        for name in self._notes():
-            notes = map(json.loads, self.folder.read(name).splitlines())
-            found |= {
-                Box.between(start, end) for start, end, *of in notes if of == [array] * bool(array)
+        """The layers that are written, by whom ever, or the blocks of another `array`; each once.
+
+        Raises:
+            OutputError: a file is damaged.
+        """
+        return sorted(
+            {
+                note.box
+                for name in self._files()
+                for note in self._notes(name)
+                if note.array == array
             }
-        return sorted(found)
+        )
+
+    def drop_lost(self) -> list[Note]:
+        """Take out what is not stored any more as it was noted, and return it.
+
+        Raises:
+            OutputError: a file is damaged.
+        """
+        found: list[Note] = []
+        for name in self._files():
+            notes = self._notes(name)
+            lost = [n for n in notes if n.stored and self.measure(n.box, n.array) != n.stored]
+            if lost:
+                kept = [note.line() for note in notes if note not in lost]
+                self.folder.write(name, "".join(kept).encode())
+                found += lost
+        return found
 
     def mark(self, *boxes: Box, array: str = "") -> None:
         """Note that all chunks of some boxes are stored; a kill leaves all of them noted, or none.
@@ -87,8 +146,7 @@ class Journal:
         if not self._mine or len(self._lines) >= LINES:
             # Two that replace one file would lose each other's lines.
             self._mine, self._lines = f"done-{uuid.uuid4().hex}.jsonl", []
-        of = [array] if array else []
-        self._lines += [f"{json.dumps([box.origin, box.end, *of])}\n" for box in boxes]
+        self._lines += [Note(box, array, self.measure(box, array)).line() for box in boxes]
         self.folder.write(self._mine, "".join(self._lines).encode())
 
     def remove(self) -> None:
@@ -99,12 +157,19 @@ class Journal:
         self.folder.delete(_MANIFEST)
         self.folder.prune()
 
-    def _notes(self) -> list[str]:
+    def _notes(self, name: str) -> list[Note]:
+        try:
+            return [Note.of(line) for line in self.folder.read(name).splitlines()]
+        except (ValueError, TypeError, RecursionError) as error:
+            place = str(self.folder / name)
+            raise OutputError(place, f"is damaged ({error})", VERIFY) from error
+
+    def _files(self) -> list[str]:
         return sorted(name for name in self.folder.names() if name.startswith("done-"))
 
     def _forget(self) -> None:
         self._mine = ""
-        self.folder.delete(*self._notes())
+        self.folder.delete(*self._files())
 
 
 _ADDED = {"pyramid": 0}
@@ -114,6 +179,11 @@ _ADDED = {"pyramid": 0}
 def of_today(manifest: Mapping[str, Any]) -> Manifest:
     """A manifest, perhaps an older one, with all keys that are not None now."""
     return {**_ADDED, **manifest}
+
+
+def digest(manifest: Mapping[str, Any]) -> str:
+    """A sha256 of a manifest, by which an array says what it belongs to."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Manifest) -> list[str]:

@@ -1,4 +1,4 @@
-"""The output group: its arrays, their attributes, and whose it is.
+"""The output group: its arrays and their attributes.
 
 OME-NGFF 0.4 and 0.5: `omero` (https://ngff.openmicroscopy.org/0.4/#omero-md) and `image-label`
 (https://ngff.openmicroscopy.org/0.4/#label-md).
@@ -20,33 +20,38 @@ from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape, coarse_extent
 from vcmodels.geometry.grid import PatchGrid
-from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, of_today
+from vcmodels.inference.journal import Manifest, Measure, digest
 from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
-from vcmodels.reporting import Reporter
-from vcmodels.results import KEY, is_complete, our_attributes, require_writable
+from vcmodels.results import KEY, census
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
-    ChunkError,
+    OME,
     Description,
     Grid,
+    Member,
     Place,
     Storage,
     Volume,
     WritableArray,
+    array_metadata,
     coarse_grid,
     create_array,
+    image_label,
     is_array,
     open_volume,
     place_at,
     set_group_attributes,
+    write_collection,
     write_multiscale_group,
 )
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.location import is_remote, parent
+from vcmodels.volumes.writer import Rgba
 
-_METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
+"""Files of a group."""
 
 
 def level_key(name: str, level: int) -> str:
@@ -77,23 +82,27 @@ class Layout:
         return self.shards or self.chunks
 
     def open_arrays(
-        self, targets: Mapping[str, OutputSpec], provenance: Mapping[str, Any]
+        self, targets: Mapping[str, OutputSpec], manifest: Manifest
     ) -> dict[str, Output]:
         """Open the arrays; those that do not exist yet are created, with their metadata."""
         outputs: dict[str, Output] = {}
         for name, target in targets.items():
             outputs[name] = self.open_level(name, target, 0)
-            self.describe(name, target, provenance, is_complete=False)
+            self.describe(name, target, manifest, is_complete=False)
         return outputs
 
     def open_level(self, name: str, target: OutputSpec, level: int) -> Output:
         """Open the array of a level of a target, which is created if it does not exist yet."""
         place = self.location(name, level)
         if is_array(place):
-            array = WritableArray(ArrayHandle(str(place), self.zarr_format, "r+"))
+            array = self.array(level_key(name, level))
         else:
             array = self._create(name, target, level)
         return Output(target, array, self.dtype)
+
+    def array(self, key: str) -> WritableArray:
+        """An array that is there."""
+        return WritableArray(ArrayHandle(str(self.root / key), self.zarr_format, "r+"))
 
     def location(self, name: str, level: int) -> Place:
         """Where the array of a level is."""
@@ -113,34 +122,55 @@ class Layout:
         z, y, x = (now // before for now, before in pairs)
         return z, y, x
 
+    def measure(self, targets: Iterable[str]) -> Measure:
+        """What says how much of a box is on the disk: of level 0 of all targets, or of one array."""
+        if is_remote(str(self.root)):  # would be a request for each chunk
+            return lambda _box, _array: None
+        finest = [level_key(name, 0) for name in targets]
+        opened: dict[str, WritableArray] = {}
+
+        def measure(box: Box, array: str) -> tuple[int, int]:
+            sizes: list[int] = []
+            for key in [array] if array else finest:
+                if key not in opened:
+                    opened[key] = self.array(key)
+                sizes += opened[key].sizes(box)
+            return len(sizes), sum(sizes)
+
+        return measure
+
     def clean(self, names: Iterable[str]) -> None:
         """Delete what killed writes left in arrays that nobody writes to now."""
         for name in names:
             (self.root / name).sweep()
 
     def _create(self, name: str, target: OutputSpec, level: int) -> WritableArray:
+        key = level_key(name, level)
+        return create_array(str(self.root), key, **self._array(target, level))
+
+    def metadata(self, target: OutputSpec, level: int) -> dict[str, bytes]:
+        """The files that make the array of a level, but for its chunks."""
+        return array_metadata(attributes=None, **self._array(target, level))
+
+    def _array(self, target: OutputSpec, level: int) -> dict[str, Any]:
         channels = target.output_channels(self.dtype)
         lead = () if channels is None else (channels,)
-        extent = coarse_extent(self.extent, self.factors[level])
         spacing, offset = coarse_grid(self.spacing, self.offset, self.factors[level])
-        return create_array(
-            str(self.root),
-            level_key(name, level),
-            shape=(*lead, *extent),
-            chunks=(*lead, *self.chunks_of(level)),
-            dtype=self.dtype,
-            grid=Grid(spacing, offset, self.unit),
-            storage=Storage(
-                self.zarr_format, None if self.shards is None else (*lead, *self.shards)
-            ),
-        )
+        shards = None if self.shards is None else (*lead, *self.shards)
+        return {
+            "shape": (*lead, *coarse_extent(self.extent, self.factors[level])),
+            "chunks": (*lead, *self.chunks_of(level)),
+            "dtype": self.dtype,
+            "grid": Grid(spacing, offset, self.unit),
+            "storage": Storage(self.zarr_format, shards),
+        }
 
     def describe(
-        self, name: str, target: OutputSpec, provenance: Mapping[str, Any], *, is_complete: bool
+        self, name: str, target: OutputSpec, manifest: Manifest, *, is_complete: bool
     ) -> None:
-        """Write the metadata of one target's group: axes, encoding, and how it was made.
+        """Write the metadata of one target's group: axes, encoding, and which result it belongs to.
 
-        Coarser levels are shown once they are complete.
+        Coarser levels are shown once they are complete. How it was made stands in the group above.
         """
         factors = self.factors if is_complete else self.factors[:1]
         has_channels = target.output_channels(self.dtype) is not None
@@ -150,7 +180,7 @@ class Layout:
             "kind": target.kind,
             "encoding": target.encoding(self.dtype),
             "complete": is_complete,
-            "provenance": dict(provenance),
+            "manifest_sha256": digest(manifest),
         }
         shown = display(target, self.dtype, self.extent[0], self.zarr_format)
         write_multiscale_group(
@@ -161,136 +191,39 @@ class Layout:
             zarr_format=self.zarr_format,
         )
 
-    def note(self, manifest: Manifest, *, is_complete: bool) -> None:
-        """Write on the group what determines its content, and whether all of it is there."""
-        value: dict[str, Any] = {"manifest": manifest, "complete": is_complete}
+    def note(
+        self,
+        targets: Mapping[str, OutputSpec],
+        manifest: Manifest,
+        provenance: Mapping[str, Any],
+        *,
+        is_complete: bool,
+    ) -> None:
+        """Write on the group what it is made of and how, and whether all of it is there."""
+        value: dict[str, Any] = {
+            "manifest": manifest,
+            "provenance": dict(provenance),
+            "complete": is_complete,
+        }
         if is_complete:
-            arrays = [
-                level_key(name, level)
-                for name in manifest["targets"]
-                for level in range(len(self.factors))
-            ]
-            value["stored_chunks"] = {array: count_stored(self.root, array) for array in arrays}
-        set_group_attributes(str(self.root), {KEY: value}, zarr_format=self.zarr_format)
+            value["stored_chunks"] = {
+                key: census(open_volume(str(self.root / key), key="output", channels="any"))
+                for key in self.keys(targets)
+            }
+        if OME in targets:  # a target has the place of the list of images
+            set_group_attributes(str(self.root), {KEY: value}, zarr_format=self.zarr_format)
+            return
+        grid = Grid(self.spacing, self.offset, self.unit)
+        members = [
+            Member(name, self.extent, one.output_channels(self.dtype) or 1, self.dtype, grid)
+            for name, one in targets.items()
+        ]
+        write_collection(str(self.root), members, {KEY: value}, zarr_format=self.zarr_format)
 
-
-OutputState = Literal["new", "resume", "complete"]
-
-
-def claim(
-    root: Place, manifest: Manifest, *, overwrite: bool = False, verify: bool = False
-) -> OutputState:
-    """Find out what stands at the output, and refuse what is not this very run's.
-
-    Args:
-        root: the output group, held by this process.
-        manifest: what determines the result.
-        overwrite: delete an earlier result of ours first.
-        verify: take nothing for complete.
-
-    Raises:
-        OutputError: another run's result, something that is not ours, or a finished result that
-            has lost chunks since; nothing is changed.
-    """
-    require_writable(root)
-    journal = Journal(root)
-    started, noted = journal.manifest(), our_attributes(root)
-    before = started if started is not None else noted.get("manifest")
-    if before is None and root.names() <= {FOLDER}:
-        return "new"
-    if not isinstance(before, dict):
-        raise OutputError(
-            str(root), "exists and was not written by vcmodels", "choose another output_dir or name"
-        )
-    if overwrite:
-        _delete(root, before, noted)
-        return "new"
-    changed = differences(of_today(before), manifest)
-    if changed:
-        is_input = all(line.startswith("input_content ") for line in changed)
-        what = "its chunks with their sizes and times (cp -p)" if is_input else "those values"
-        raise OutputError(
-            str(root),
-            f"holds another result: {'; '.join(changed[:6])}",
-            f"restore {what}, choose another output_dir, or run with --overwrite",
-        )
-    has_arrays = root.names() >= set(manifest["targets"])
-    if is_complete(noted) and has_arrays and not verify:
-        _require_whole(root, noted.get("stored_chunks", {}))
-        journal.remove()
-        return "complete"
-    return "resume"
-
-
-def count_stored(root: Place, array: str) -> int:
-    """How many chunks (or shards) of an array of the output are stored."""
-    volume = open_volume(str(root / array), key="output", channels="any")
-    return sum(1 for _ in volume.stored_blocks())
-
-
-def find_intact(
-    layout: Layout, outputs: Mapping[str, Output], reporter: Reporter
-) -> dict[str, list[Box]]:
-    """The blocks that are stored and can be decoded, by array as the journal names them.
-
-    Those that cannot are reported, each in a line.
-    """
-    found = {"": intact_blocks(outputs, reporter)}
-    for name, output in outputs.items():
-        for level in range(1, len(layout.factors)):
-            if is_array(layout.location(name, level)):
-                mine = {name: layout.open_level(name, output.target, level)}
-                found[level_key(name, level)] = intact_blocks(mine, reporter)
-    return found
-
-
-def intact_blocks(outputs: Mapping[str, Output], reporter: Reporter) -> list[Box]:
-    """The blocks that every target has stored and that can be decoded, checksums and all."""
-    found: set[Box] | None = None
-    for output in outputs.values():
-        volume = open_volume(output.array.location, key="output", channels="any")
-        mine = {block for block in volume.stored_blocks() if _is_intact(volume, block, reporter)}
-        found = mine if found is None else found & mine
-    return sorted(found or ())
-
-
-def _is_intact(volume: Volume, block: Box, reporter: Reporter) -> bool:
-    try:
-        volume.read(block)
-    except ChunkError as error:
-        reporter.say(f"damaged: {error.subject}: {error.found}")
-        return False
-    return True
-
-
-def _require_whole(root: Place, stored: Mapping[str, int]) -> None:
-    """Refuse a finished result of which chunks are gone: they would read as zeros.
-
-    Raises:
-        OutputError: naming the array.
-    """
-    for name, before in stored.items():
-        now = count_stored(root, name)
-        if now != before:
-            raise OutputError(
-                str(root / name),
-                f"is finished, but {now} chunks are stored, which were {before}",
-                "run with --verify, which predicts what is missing",
-            )
-
-
-def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
-    """Delete the arrays of an earlier run, and nothing that is not ours."""
-    journal = Journal(root)
-    if noted:  # from here on nobody takes it for complete, whenever this is killed
-        set_group_attributes(str(root), {KEY: {**noted, "complete": False}})
-    journal.begin(before)  # again: the slabs that it has as done are about to go
-    for name in before.get("targets", {}):
-        if Path(name).name == name:
-            (root / name).remove()
-    if root.names() <= {FOLDER, *_METADATA}:
-        root.delete(*_METADATA)
-    journal.remove()
+    def keys(self, targets: Iterable[str]) -> list[str]:
+        """The paths of all arrays in the group."""
+        levels = range(len(self.factors))
+        return [level_key(name, level) for name in targets for level in levels]
 
 
 def refuse_inside_input(root: Place, locations: list[str]) -> None:
@@ -324,7 +257,7 @@ def _path(location: str) -> PurePath:
 def _store(location: str) -> str:
     """The outermost zarr group around an array."""
     outermost, above = location, parent(location)
-    while above and any(place_at(above).holds(name) for name in _METADATA):
+    while above and any(place_at(above).holds(name) for name in METADATA):
         outermost, above = above, parent(above)
     return outermost
 
@@ -346,8 +279,7 @@ def display(
         zarr_format: 2 is for OME-NGFF 0.4, 3 for 0.5.
     """
     if isinstance(target, MulticlassTarget) and target.is_categorical:
-        version = {"version": "0.4"} if zarr_format == 2 else {}
-        return {"image-label": {**version, "colors": _class_colours(target)}}
+        return image_label(_class_colours(target), zarr_format)
     limits = _window(target, dtype)
     if limits is None:
         return {}
@@ -392,8 +324,8 @@ def _channels(target: OutputSpec, dtype: np.dtype) -> list[tuple[str, str, bool]
     if isinstance(target, MulticlassTarget):
         colours = _class_colours(target)
         return [
-            (f"class {c['label-value']}", "{:02X}{:02X}{:02X}".format(*c["rgba"]), number > 0)
-            for number, c in enumerate(colours)
+            (f"class {value}", "{:02X}{:02X}{:02X}".format(*rgba), number > 0)
+            for number, (value, rgba) in enumerate(colours.items())
         ]
     if count == 1:
         return [(str(code.get("quantity", target.kind)), _WHITE, True)]
@@ -401,14 +333,16 @@ def _channels(target: OutputSpec, dtype: np.dtype) -> list[tuple[str, str, bool]
     return [(names[n] if names else f"channel {n}", _CYCLE[n % 3], n < 3) for n in range(count)]
 
 
-def _class_colours(target: MulticlassTarget) -> list[dict[str, Any]]:
-    """The colours in which all pictures show the classes; class 0 is transparent."""
+def _class_colours(target: MulticlassTarget) -> dict[int, Rgba]:
+    """The colours in which all pictures show the classes, by value; class 0 is transparent."""
     each = np.eye(target.channels, dtype=np.float32)[:, None]
     colours = (255 * target.picture(each)[0]).round().astype(int).tolist()
-    return [
-        {"label-value": value, "rgba": [*colour, 255 if number else 0]}
-        for number, (value, colour) in enumerate(zip(target.values, colours, strict=True))
-    ]
+    return {
+        value: (red, green, blue, 255 if number else 0)
+        for number, (value, (red, green, blue)) in enumerate(
+            zip(target.values, colours, strict=True)
+        )
+    }
 
 
 def make_manifest(
@@ -447,12 +381,11 @@ def make_manifest(
 
 
 def make_provenance(
-    record: Mapping[str, Any], networks: Sequence[TrainedNetwork], manifest: Manifest
+    record: Mapping[str, Any], networks: Sequence[TrainedNetwork]
 ) -> dict[str, Any]:
-    """What a result says of how it was made; `record` is the task, as JSON."""
+    """What a result says of how it was made, next to its manifest; `record` is the task, as JSON."""
     packages = ("vcmodels", "torch", "zarr", "numpy")
     return {
-        **manifest,
         "task": redacted_values(dict(record)),
         "checkpoint": _one_or_all([str(network.path) for network in networks]),
         "normalization": _one_or_all([network.normalization.to_dict() for network in networks]),

@@ -4,15 +4,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from vcmodels.config import InferenceParams, Task
 from vcmodels.errors import OutputError
+from vcmodels.inference.claim import (
+    OutputState,
+    claim,
+    drop_lost,
+    find_intact,
+    noted_before,
+    restore_metadata,
+)
 from vcmodels.inference.cost import Estimate, Meter, estimate
 from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
-from vcmodels.inference.output import OutputState, claim, find_intact
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.request import Request, RunOptions, request_of, with_section
@@ -118,7 +126,7 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
         outputs = begin(job, hold, options)
         if outputs is None:
             return InferenceReport(job.root, job.places, was_complete=True)
-        journal = Journal(job.root, hold.check)
+        journal = job.journal(hold.check)
         job = warm_up(job, journal, alone=is_alone)
         failures = Failures(reporter)
         count, is_through = _predict(job, outputs, journal, failures, options)
@@ -149,7 +157,7 @@ def claim_for_parts(job: Job, options: RunOptions) -> OutputState:
     """
     reporter = options.reporter
     with working_on(job.root, alone=True, reporter=reporter), setting_up(job.root, reporter):
-        state = claim(job.root, job.manifest, overwrite=options.overwrite)
+        state = claim(job.layout, job.pipeline.specs, job.manifest, overwrite=options.overwrite)
     if state == "complete":
         reporter.say(f"{job.root}: already complete")
     return state
@@ -159,27 +167,36 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
     """Take possession of the output and open its arrays; None if the result is complete."""
     reporter, specs = options.reporter, job.pipeline.specs
     with setting_up(job.root, reporter):
-        state = claim(job.root, job.manifest, overwrite=options.overwrite, verify=options.verify)
+        state = claim(
+            job.layout, specs, job.manifest, overwrite=options.overwrite, verify=options.verify
+        )
         if state == "complete":
             reporter.say(f"{job.root}: already complete")
             return None
         if state == "new":
             Journal(job.root).begin(job.manifest)
-        if hold.is_sole():
-            job.layout.note(job.manifest, is_complete=False)
-            job.layout.clean(specs)
-        outputs = job.layout.open_arrays(specs, job.provenance)
+        noted = noted_before(job.root) if options.verify else {}
         if options.verify:
-            _mark_intact(job, outputs, reporter)
+            restore_metadata(job.layout, specs, reporter)
+        if hold.is_sole():
+            job.layout.note(specs, job.manifest, job.provenance, is_complete=False)
+            job.layout.clean(specs)
+        outputs = job.layout.open_arrays(specs, job.manifest)
+        if state == "resume" and not options.verify and hold.is_sole():
+            drop_lost(job.layout, job.journal(), specs, reporter)
+        if options.verify:
+            _mark_intact(job, outputs, noted, reporter)
     if state == "new":  # said once, by whoever begins the result
         job.report_values(reporter)
     return {name: replace(output, check=hold.check) for name, output in outputs.items()}
 
 
-def _mark_intact(job: Job, outputs: dict[str, Output], reporter: Reporter) -> None:
+def _mark_intact(
+    job: Job, outputs: dict[str, Output], noted: dict[str, Any], reporter: Reporter
+) -> None:
     """Start a journal that has what is stored and whole as done, and nothing else."""
-    intact = find_intact(job.layout, outputs, reporter)
-    journal = Journal(job.root)
+    intact = find_intact(job.layout, outputs, noted, reporter)
+    journal = job.journal()
     journal.begin(job.manifest)
     for array, blocks in intact.items():
         journal.mark(*blocks, array=array)
@@ -217,11 +234,7 @@ def warm_up(job: Job, journal: Journal, *, alone: bool) -> Job:
         found = "was begun with a compiled network, and compiling fails here"
         remedy = 'continue where it was begun, or use "compile": false and --overwrite'
         raise OutputError(str(job.root), found, remedy)
-    job = replace(
-        job,
-        manifest=job.manifest | {"compiled": False},
-        provenance=job.provenance | {"compiled": False},
-    )
+    job = replace(job, manifest=job.manifest | {"compiled": False})
     journal.begin(job.manifest)
     return job
 
@@ -233,7 +246,7 @@ def complete(job: Job, hold: Hold, options: RunOptions) -> bool:
     else leave it to the other.
     """
     reporter, pipeline = options.reporter, job.pipeline
-    journal = Journal(job.root, hold.check)
+    journal = job.journal(hold.check)
     with setting_up(job.root, reporter):
         if not hold.is_sole() or next(pipeline.whole.units(journal.done()), None) is not None:
             hold.release()
@@ -248,8 +261,8 @@ def complete(job: Job, hold: Hold, options: RunOptions) -> bool:
             return False
         job.layout.clean(pipeline.specs)
         for name, spec in pipeline.specs.items():
-            job.layout.describe(name, spec, job.provenance, is_complete=True)
-        job.layout.note(job.manifest, is_complete=True)
+            job.layout.describe(name, spec, job.manifest, is_complete=True)
+        job.layout.note(pipeline.specs, job.manifest, job.provenance, is_complete=True)
         journal.remove()
     return True
 

@@ -23,6 +23,7 @@ from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.output import Layout, level_key
 from vcmodels.inference.writing import ENCODED_DEPTH, Output
 from vcmodels.reporting import Advance, Reporter
+from vcmodels.results import VERIFY
 from vcmodels.volumes import open_volume
 from vcmodels.volumes.multiscale import CoarserLevel, evened, mean_code, most_frequent
 
@@ -56,7 +57,7 @@ def build_pyramid(
         for level in range(1, len(layout.factors)):
             output = replace(layout.open_level(name, target, level), check=journal.check)
             below = layout.location(name, level - 1)
-            fine = open_volume(str(below), key="output", channels="any")
+            fine = open_volume(str(below), key="output", channels="any", on_damage=VERIFY)
             coarse = open_volume(output.array.location, key="output", channels="any")
             work = CoarserLevel(
                 fine, coarse, layout.step(level), partial(halve, target), ENCODED_DEPTH

@@ -17,8 +17,8 @@ from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
 from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.reporting import Reporter, Silent
-from vcmodels.results import KEY, is_complete, open_inputs, result_root
-from vcmodels.volumes import Place, Volume, group_attributes, open_volume, place_at
+from vcmodels.results import VERIFY, is_complete, open_inputs, our_attributes, result_root
+from vcmodels.volumes import Place, Volume, open_volume, place_at
 
 VERSIONS = ("torch", "vcmodels")
 _AMP = {"float32": "off", "bfloat16": "bf16", "float16": "fp16"}
@@ -85,15 +85,17 @@ def _read(output: Place) -> tuple[Manifest, dict[str, Any]]:
     Raises:
         OutputError: it is none.
     """
-    try:
-        noted = group_attributes(str(output)).get(KEY, {})
-        if is_complete(noted):
-            manifest = of_today(noted["manifest"])
-            target = group_attributes(str(output / next(iter(manifest["targets"]))))
-            return manifest, target[KEY]["provenance"]
-    except FileNotFoundError as error:
-        raise OutputError(str(output), "is no zarr group", "name what infer wrote") from error
-    raise OutputError(str(output), "is no finished result of infer", "finish it, or name another")
+    if not output.names():
+        raise OutputError(str(output), "is no zarr group", "name what infer wrote")
+    noted = our_attributes(output)
+    if not is_complete(noted):
+        remedy = "finish it, or name another"
+        raise OutputError(str(output), "is no finished result of infer", remedy)
+    manifest = of_today(noted["manifest"])
+    if "provenance" in noted:
+        return manifest, noted["provenance"]
+    # Older results have it at each target.
+    return manifest, our_attributes(output / next(iter(manifest["targets"])))["provenance"]
 
 
 def _request(
@@ -135,7 +137,10 @@ def _paths(checkpoint: str | list[str]) -> list[str]:
 
 def _compare(old: Place, new: Place) -> str:
     """One line on how two arrays differ; empty when they do not."""
-    before, now = (open_volume(str(place), key="output", channels="any") for place in (old, new))
+    before, now = (
+        open_volume(str(place), key="output", channels="any", on_damage=VERIFY)
+        for place in (old, new)
+    )
     blocks = sorted({*before.stored_blocks(), *now.stored_blocks()})
     unequal, largest = 0, 0.0
     first: Box | None = None

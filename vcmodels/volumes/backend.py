@@ -8,13 +8,13 @@ use in each process, and that neither pickle nor fork copies.
 import importlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.remote import PatientStore
@@ -49,6 +49,8 @@ class ArrayHandle:
         if self._opened is None or self._opened[0] != os.getpid():
             store = _store(self.location, read_only=self.mode == "r")
             array = _zarr.open_array(store=store, mode=self.mode, zarr_format=self.zarr_format)
+            if (self.mode, self.zarr_format) == ("r+", 2):
+                array = _with_checksums(array)
             self._opened = (os.getpid(), array)
         return self._opened[1]
 
@@ -74,8 +76,7 @@ class Storage:
 PLAIN = Storage()
 
 
-def create(
-    location: str,
+def array_documents(
     *,
     shape: tuple[int, ...],
     chunks: tuple[int, ...],
@@ -83,20 +84,25 @@ def create(
     axes: tuple[str, ...],
     attributes: Mapping[str, object],
     storage: Storage,
-) -> None:
-    """Create an array with checksummed zstd chunks, `/` between their indices."""
+) -> dict[str, bytes]:
+    """The metadata files of an array with zstd chunks, `/` between their indices.
+
+    Version 3 asks for checksums in its metadata. In version 2 a "checksum" there is refused by
+    tensorstore, zarrs and zarr 2, and not needed: a zstd frame says itself whether it has one
+    (RFC 8878, 3.1.1.1.1), and who writes it decides (`_with_checksums`).
+    """
     if storage.zarr_format == 2:
-        numcodecs = importlib.import_module("numcodecs")
         layout: dict[str, object] = {
-            "compressors": numcodecs.Zstd(level=_ZSTD_LEVEL, checksum=True),
+            "compressors": _numcodecs.Zstd(level=_ZSTD_LEVEL),
             "chunk_key_encoding": {"name": "v2", "separator": "/"},
         }
     else:
         codec = ZstdCodec(level=_ZSTD_LEVEL, checksum=True)
         shards = tuple(storage.shards) if storage.shards else None
         layout = {"compressors": codec, "dimension_names": axes, "shards": shards}
+    files: dict[str, Any] = {}
     _zarr.create_array(
-        _store(location, read_only=False),
+        MemoryStore(files),
         shape=shape,
         chunks=chunks,
         dtype=dtype,
@@ -105,32 +111,22 @@ def create(
         zarr_format=storage.zarr_format,
         **layout,
     )
-
-
-def create_group(location: str, zarr_format: ZarrFormat) -> None:
-    """Create a group."""
-    _zarr.create_group(_store(location, read_only=False), zarr_format=zarr_format)
-
-
-def group_attributes(location: str) -> dict[str, Any]:
-    """The attributes of a group.
-
-    Raises:
-        FileNotFoundError: there is no group.
-    """
-    group = _zarr.open_group(_store(location, read_only=True), mode="r")
-    return cast("dict[str, Any]", group.attrs.asdict())
-
-
-def update_attributes(
-    location: str, attributes: Mapping[str, object], zarr_format: ZarrFormat
-) -> None:
-    """Add attributes to a group; others stay."""
-    group = _zarr.open_group(_store(location, read_only=False), mode="r+", zarr_format=zarr_format)
-    group.attrs.update(dict(attributes))
+    return {name: file.to_bytes() for name, file in files.items()}
 
 
 _zarr: Any = zarr
+_numcodecs: Any = importlib.import_module("numcodecs")  # it has no types
+
+
+def _with_checksums(array: Any) -> Any:  # noqa: ANN401 - a zarr array
+    """The same array, but that writing gives zstd chunks a checksum, of which its metadata is silent."""
+    compressor = array.metadata.compressor
+    if not isinstance(compressor, _numcodecs.Zstd):
+        return array
+    codec = _numcodecs.Zstd(level=compressor.level, checksum=True)
+    inner = array.async_array
+    metadata = replace(array.metadata, compressor=codec)
+    return _zarr.Array(_zarr.AsyncArray(metadata, inner.store_path, inner.config))
 
 
 def _store(location: str, *, read_only: bool) -> PatientStore | LocalStore:

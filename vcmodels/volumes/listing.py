@@ -1,6 +1,8 @@
 """The stored chunks of an array: from one listing of its files, or asked one by one."""
 
 import hashlib
+import importlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from vcmodels.errors import VolumeError
 from vcmodels.volumes.location import join
@@ -142,13 +144,76 @@ def silent_damage(path: Path, node: Node) -> str | None:
     return None if stated == size else f"has {size} bytes and should have {stated}"
 
 
+def header_damage(path: Path, node: Node, size: int, inner: int | None) -> str | None:
+    """What shows in a few bytes of a local file that it is no whole zstd chunk, or shard.
+
+    Args:
+        path: of the file.
+        node: the array; None is returned where it is stored otherwise.
+        size: bytes of a decoded chunk.
+        inner: how many chunks there are in a shard; None where there are no shards.
+    """
+    try:
+        with path.open("rb") as file:
+            if inner is None:
+                return _frame_damage(file.read(14), size) if _is_zstd(node) else None
+            return _index_damage(file, inner) if _is_indexed_at_end(node) else None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _frame_damage(head: bytes, size: int) -> str | None:
+    """The same of the first bytes of a zstd frame (RFC 8878, 3.1.1.1)."""
+    if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
+        return "does not begin as a zstd chunk"
+    flags = head[4]
+    start = 5 + (not flags & 0x20) + (0, 1, 2, 4)[flags & 3]
+    width = (1 if flags & 0x20 else 0, 2, 4, 8)[flags >> 6]
+    stated = int.from_bytes(head[start : start + width], "little") + 256 * (width == 2)
+    return f"holds {stated} bytes and should hold {size}" if width and stated != size else None
+
+
+def _index_damage(file: BinaryIO, inner: int) -> str | None:
+    """The same of the index at the end of a shard: 16 bytes for each chunk, and their CRC32C."""
+    length = 16 * inner + 4
+    if os.fstat(file.fileno()).st_size < length:
+        return "is too short for its index"
+    file.seek(-length, os.SEEK_END)
+    index = file.read()
+    is_right = _crc32c.value(index[:-4]) == int.from_bytes(index[-4:], "little")
+    return None if is_right else "has a damaged index"
+
+
+_ZSTD_MAGIC = bytes.fromhex("28b52ffd")
+_crc32c: Any = importlib.import_module("google_crc32c")  # it has no types; zarr needs it as well
+
+
+def _is_zstd(node: Node) -> bool:
+    """Whether the files of an array are bare zstd frames."""
+    if node.zarr_format == 2:
+        compressor = cast("dict[str, Any]", node.document.get("compressor") or {})
+        return compressor.get("id") == "zstd" and not node.document.get("filters")
+    return [codec.get("name") for codec in _codecs(node)] == ["bytes", "zstd"]
+
+
+def _is_indexed_at_end(node: Node) -> bool:
+    """Whether the files of an array are shards, with a checksummed index where it is by default."""
+    codec, *more = _codecs(node)
+    options = cast("dict[str, Any]", codec.get("configuration") or {})
+    index = [one.get("name") for one in options.get("index_codecs") or ()]
+    return not more and index == ["bytes", "crc32c"] and options.get("index_location") == "end"
+
+
+def _codecs(node: Node) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", node.document.get("codecs") or [{}])
+
+
 def _is_blosc(node: Node) -> bool:
     """Whether the files of an array are bare blosc buffers."""
     if node.zarr_format == 2:
         compressor = cast("dict[str, Any]", node.document.get("compressor") or {})
         return compressor.get("id") == "blosc"
-    codecs = cast("list[dict[str, Any]]", node.document.get("codecs") or [{}])
-    return codecs[-1].get("name") == "blosc"
+    return _codecs(node)[-1].get("name") == "blosc"
 
 
 def fingerprint(metadata: bytes, files: dict[tuple[int, ...], StoredFile] | None) -> str:

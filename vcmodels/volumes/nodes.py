@@ -22,6 +22,10 @@ _V3_DTYPES = {
 }  # fmt: skip
 
 
+class MetadataError(VolumeError):
+    """The metadata of a node is damaged, or of a version that this reader does not know."""
+
+
 @dataclass(frozen=True)
 class Node:
     """One zarr node: where it is, what kind it is, and its JSON."""
@@ -52,6 +56,20 @@ def read_node(location: str, key: str) -> Node | None:
             raise _unsupported(location, "zarr.json", "storage_transformers", key)
         return Node(location, kind, 3, document, _mapping(document.get("attributes")), raw)
     return _read_v2_node(location, key)
+
+
+def group_attributes(location: str) -> dict[str, Any]:
+    """The attributes of a group.
+
+    Raises:
+        FileNotFoundError: there is no group.
+        MetadataError: its metadata is damaged.
+        VolumeError: it cannot be read.
+    """
+    node = read_node(location, location)
+    if node is None or node.kind != "group":
+        raise FileNotFoundError(location)
+    return node.attributes
 
 
 def require_array(node: Node | None, location: str, key: str) -> Node:
@@ -130,9 +148,9 @@ def _parse(raw: bytes, path: str, key: str) -> dict[str, Any]:
         document: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise VolumeError(key, f"{path} is not JSON ({reason})", "restore the file") from error
+        raise MetadataError(key, f"{path} is not JSON ({reason})", "restore the file") from error
     if not isinstance(document, dict):
-        raise VolumeError(key, f"{path} holds no JSON object", "restore the file")
+        raise MetadataError(key, f"{path} holds no JSON object", "restore the file")
     return cast("dict[str, Any]", document)
 
 
@@ -140,9 +158,9 @@ def _mapping(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _unsupported(location: str, name: str, found: str, key: str) -> VolumeError:
+def _unsupported(location: str, name: str, found: str, key: str) -> MetadataError:
     found = f"{join(location, name)} has {found}, which is not supported"
-    return VolumeError(key, found, "use zarr version 2 or 3")
+    return MetadataError(key, found, "use zarr version 2 or 3")
 
 
 def _not_zarr(location: str, key: str) -> VolumeError:

@@ -347,6 +347,12 @@ class LocalPlace:
         if self.path.is_dir() and not self.names():
             self.path.rmdir()
 
+    def prune_below(self) -> None:
+        """Delete all folders below it in which there is no file."""
+        for folder, _, _ in os.walk(self.path, topdown=False):
+            if Path(folder) != self.path:
+                LocalPlace(Path(folder)).prune()
+
     def sweep(self) -> None:
         """Delete the partial files that killed writes of zarr and `write` left, here and below."""
         for folder, _, names in os.walk(self.path):
@@ -443,6 +449,9 @@ class ObjectPlace:
 
     def prune(self) -> None:
         """Nothing: there are no folders."""
+
+    def prune_below(self) -> None:
+        """Nothing, as for `prune`."""
 
     def sweep(self) -> None:
         """Drop the uploads in parts, of objects over 100 MB, that were not ended."""

@@ -20,6 +20,7 @@ from vcmodels.volumes.listing import (
     ChunkNames,
     Listing,
     fingerprint,
+    header_damage,
     list_chunks,
     misnamed_chunk,
     misnamed_error,
@@ -31,6 +32,7 @@ from vcmodels.volumes.ngff import Grid, find_grid, level_location, read_multisca
 from vcmodels.volumes.nodes import (
     ChannelAxis,
     Channels,
+    MetadataError,
     Node,
     channel_last_to_first,
     find_channel_axis,
@@ -111,6 +113,8 @@ class Volume:
     node: Node = field(repr=False, compare=False)
     names: ChunkNames = field(repr=False, compare=False)
     handle: ArrayHandle = field(repr=False, compare=False)
+    on_damage: str | None = field(default=None, repr=False, compare=False)
+    """What to do about a damaged chunk, for messages; by default to restore or to delete it."""
 
     @property
     def box(self) -> Box:
@@ -241,6 +245,24 @@ class Volume:
         """
         return fingerprint(self.node.raw, self.listing.files if self.listing else None)
 
+    def damaged_file(self) -> str | None:
+        """What is wrong with the first stored file that cannot be whole, by its size and header.
+
+        Nothing is decoded; of a remote file only the size is looked at.
+        """
+        array = self.handle.array()
+        size = prod(array.chunks) * self.dtype.itemsize
+        inner = prod(array.shards) // prod(array.chunks) if array.shards else None
+        for file in self.listing.files.values() if self.listing else ():
+            place = join(self.location, file.name)
+            if not file.size:
+                return f"{place} is empty"
+            if not is_remote(place) and (
+                found := header_damage(Path(place), self.node, size, inner)
+            ):
+                return f"{place} {found}"
+        return None
+
     @cached_property
     def listing(self) -> Listing | None:
         """The stored chunks; None where the store cannot be listed."""
@@ -314,7 +336,7 @@ class Volume:
     def _damaged(self, index: tuple[int, ...], found: str) -> ChunkError:
         kind = "shard" if self.shards else "chunk"
         remedy = f'restore it, or delete it to read {self.fill_value:g} there ("{self.key}")'
-        return ChunkError(self.location, f"{kind} {index}: {found}", remedy)
+        return ChunkError(self.location, f"{kind} {index}: {found}", self.on_damage or remedy)
 
 
 MAX_CHUNK_BYTES = 8 * 2**30
@@ -331,6 +353,7 @@ def open_volume(
     level: int = 0,
     channels: Channels = None,
     channel_axis: ChannelAxis | None = None,
+    on_damage: str | None = None,
 ) -> Volume:
     """Open one array for reading; nothing but metadata is read.
 
@@ -341,6 +364,7 @@ def open_volume(
         channels: how many channels are expected: None for a plain (Z, Y, X) array, a number for an
             array with that many (1 also takes a plain one), "any" for whatever is there.
         channel_axis: where the channels are, when the store does not say.
+        on_damage: what messages advise about a damaged chunk, if not to restore or to delete it.
 
     Raises:
         VolumeError: the location is missing, damaged, of an unsupported kind, or does not have the
@@ -379,6 +403,7 @@ def open_volume(
         node=node,
         names=names,
         handle=handle,
+        on_damage=on_damage,
     )
 
 
@@ -404,7 +429,7 @@ def _open_checked(handle: ArrayHandle, node: Node, key: str) -> ZarrArray:
     except _METADATA_ERRORS as error:
         name = "zarr.json" if node.zarr_format == 3 else ".zarray"
         found = f"{join(node.location, name)} is not valid ({describe(error)})"
-        raise VolumeError(key, found, "restore the file or convert the array") from error
+        raise MetadataError(key, found, "restore the file or convert the array") from error
     if 0 in array.shape:
         raise VolumeError(key, f"{node.location} is empty, shape {array.shape}", "choose another")
     if 0 in array.chunks:  # zarr opens it and fails at the first read

@@ -1,5 +1,6 @@
 """Writing zarr arrays: checksummed chunks, replaced one by one, with metadata viewers understand."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from vcmodels.volumes import backend
 from vcmodels.volumes.backend import PLAIN, ArrayHandle, Storage, ZarrFormat
 from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.ngff import Grid
+from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import Place, place_at, sync
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -95,6 +97,10 @@ class WritableArray:
         for index in product(*spans):
             yield Path(self.location, prefix + "/".join(map(str, index)))
 
+    def sizes(self, box: Box) -> list[int]:
+        """The bytes of those local files of a box that exist."""
+        return [path.stat().st_size for path in self.files(box) if path.exists()]
+
     def sync(self, box: Box) -> None:
         """Wait until the chunks that touch a box would survive a loss of power.
 
@@ -138,22 +144,39 @@ def create_array(
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"array name {name!r} must be letters, digits, '_', '-' and '.'")
-    zarr_format, shards = storage.zarr_format, storage.shards
-    if shards is not None and zarr_format == 2:
+    files = array_metadata(shape, chunks, dtype, grid, attributes, storage)
+    location = place_at(root) / name
+    if is_array(location):
+        raise OutputError(str(location), "exists already", "choose another name or remove it")
+    _make_groups(place_at(root), name, storage.zarr_format)
+    for file, content in files.items():
+        location.write(file, content)
+    handle = ArrayHandle(str(location), storage.zarr_format, "r+")
+    return WritableArray(handle, storage.write_empty_chunks)
+
+
+def array_metadata(
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    dtype: np.dtype[Any] | type | str,
+    grid: Grid | None,
+    attributes: Mapping[str, Any] | None,
+    storage: Storage,
+) -> dict[str, bytes]:
+    """The files that make an array, but for its chunks; the one that readers look for comes last.
+
+    Args, and what is raised: as for `create_array`.
+    """
+    if storage.shards is not None and storage.zarr_format == 2:
         raise ValueError("shards need zarr_format=3")
     names = (grid and grid.axes) or ("c", "z", "y", "x")[-len(shape) :]
     stored = dict(attributes or {})
-    if zarr_format == 2:
+    if storage.zarr_format == 2:
         stored["_ARRAY_DIMENSIONS"] = list(names)
     if grid is not None:
         stored |= {"resolution": list(grid.spacing), "offset": list(grid.offset)}
         stored |= {"units": grid.unit} if grid.unit else {}
-    location = place_at(root) / name
-    if is_array(location):
-        raise OutputError(str(location), "exists already", "choose another name or remove it")
-    _make_groups(place_at(root), name, zarr_format)
-    backend.create(
-        str(location),
+    files = backend.array_documents(
         shape=tuple(shape),
         chunks=tuple(chunks),
         dtype=np.dtype(dtype).newbyteorder("="),
@@ -161,8 +184,7 @@ def create_array(
         attributes=stored,
         storage=storage,
     )
-    handle = ArrayHandle(str(location), zarr_format, "r+")
-    return WritableArray(handle, storage.write_empty_chunks)
+    return dict(sorted(files.items(), key=lambda file: file[0] == ".zarray"))
 
 
 def is_array(place: Place) -> bool:
@@ -186,6 +208,18 @@ class Description:
     """JSON values of the group, next to those of OME-Zarr."""
     display: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """`omero` or `image-label`, for viewers."""
+
+
+Rgba = tuple[int, int, int, int]
+
+
+def image_label(colours: Mapping[int, Rgba], zarr_format: ZarrFormat) -> dict[str, Any]:
+    """What of a `display` makes an image of integers a label image: its values with their colours."""
+    colors = [{"label-value": value, "rgba": list(rgba)} for value, rgba in colours.items()]
+    return {"image-label": {"version": _NGFF[zarr_format], "colors": colors}}
+
+
+_NGFF: dict[ZarrFormat, str] = {2: "0.4", 3: "0.5"}
 
 
 def write_multiscale_group(
@@ -220,21 +254,33 @@ def write_multiscale_group(
     }
     stored = dict(description.attributes)
     if zarr_format == 2:
-        stored |= {"multiscales": [{"version": "0.4", **image}], **description.display}
+        stored |= {"multiscales": [{"version": _NGFF[2], **image}], **description.display}
     else:
-        stored["ome"] = {"version": "0.5", "multiscales": [image], **description.display}
+        stored["ome"] = {"version": _NGFF[3], "multiscales": [image], **description.display}
     set_group_attributes(location, stored, zarr_format=zarr_format)
 
 
 def set_group_attributes(
     location: str, attributes: Mapping[str, Any], *, zarr_format: ZarrFormat = 2
 ) -> None:
-    """Add attributes to a group, which is made (of `zarr_format`) when there is none."""
-    place = place_at(location)
-    existing = _group_format(place)
-    if existing is None:
-        backend.create_group(location, zarr_format)
-    backend.update_attributes(location, attributes, existing or zarr_format)
+    """Add attributes to a group, which is made (of `zarr_format`) when there is none.
+
+    Raises:
+        VolumeError: there is one whose metadata is damaged.
+    """
+    place, node = place_at(location), read_node(location, location)
+    stored = {**(node.attributes if node else {}), **attributes}
+    if (node.zarr_format if node else zarr_format) == 2:
+        if not place.holds(".zgroup"):
+            place.write(".zgroup", _json({"zarr_format": 2}))
+        place.write(".zattrs", _json(stored))
+    else:
+        document = node.document if node else {"zarr_format": 3, "node_type": "group"}
+        place.write("zarr.json", _json({**document, "attributes": stored}))
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, allow_nan=False).encode()
 
 
 def _group_format(place: Place) -> ZarrFormat | None:
@@ -249,7 +295,7 @@ def _make_groups(root: Place, name: str, zarr_format: ZarrFormat) -> None:
     for group in above:
         existing = _group_format(group)
         if existing is None:
-            backend.create_group(str(group), zarr_format)
+            set_group_attributes(str(group), {}, zarr_format=zarr_format)
         elif existing != zarr_format:
             found = f"is a zarr version {existing} group, not version {zarr_format}"
             raise OutputError(str(group), found, "choose another folder")
