@@ -7,7 +7,7 @@ from rich.table import Table
 from vcmodels.cli.console import Console, narrow_table, write_table
 from vcmodels.config import Task
 from vcmodels.config.load import fill_sizes
-from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
+from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing, spacing_text
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
@@ -61,8 +61,7 @@ def _volume_table(volumes: Sequence[TaskVolume], targets: Mapping[str, AnyTarget
     for volume in volumes[:MOST_VOLUMES]:
         used = "all" if volume.region == volume.inputs[0].box else _span(volume)
         used += f", {volume.split}" if volume.split else ""
-        unit = f" {volume.unit}" if volume.unit else ""
-        spacing = " x ".join(f"{length:g}" for length in volume.spacing) + unit
+        spacing = spacing_text(volume)
         for number, image in enumerate(volume.inputs):
             name = "input" if len(volume.inputs) == 1 else f"input {number}"
             cells = (*_array_cells(image), spacing, used)

@@ -12,6 +12,7 @@ from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
+from vcmodels.config.reading import MASK, key_faults
 from vcmodels.config.task import DatasetConfig, Task, epoch_curves
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import check_target_name
@@ -36,6 +37,7 @@ def check_task(task: Task) -> list[Fault]:
         *_derive_faults(config),
         *_turn_faults(targets, task.augment),
         *_volume_faults(config),
+        *_reading_faults(task),
         *_pseudo_faults(config),
         *_output_faults(task),
         *_mixup_faults(settings, config, task.model),
@@ -173,6 +175,18 @@ def _volume_faults(config: DatasetConfig) -> Iterator[Fault]:
             found = f"no volume has a label for it (labels in volume_paths: {listed(labelled)})"
             remedy = f'add "{name}": path to a volume, or remove the target'
             yield Fault(("dataset_config", "targets", name), found, remedy)
+
+
+def _reading_faults(task: Task) -> Iterator[Fault]:
+    """Faults of the keys that say how stored arrays are read."""
+    for index, volume in enumerate(task.dataset_config.volume_paths):
+        path = ("dataset_config", "volume_paths", index)
+        yield from key_faults(volume, path, len(volume.inputs), volume.labels)
+    params = task.inference_params
+    inputs = params.input_path
+    count = len(inputs) if isinstance(inputs, list) else 1
+    others = {MASK: params.skip.mask} if params.skip.mask is not None else {}
+    yield from key_faults(params, ("inference_params",), count, others)
 
 
 def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:

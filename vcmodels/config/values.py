@@ -1,11 +1,14 @@
 """The small types of the task file: names, locations, boxes, numbers in a range."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from vcmodels.errors import FaultError
+from vcmodels.volumes.axes import axis_name
+
+Value = TypeVar("Value")
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
@@ -14,7 +17,7 @@ DEVICE_RULE = '"auto", "cpu" or "cuda:0"'
 
 VOLUME_KEYS = (
     "input", "pseudo", "ref_label", "bbox", "split", "weight", "name", "group", "level",
-    "channel_axis", "spacing",
+    "channel_axis", "axes", "channels", "index", "spacing",
 )  # fmt: skip
 """Keys of a volume entry that can therefore name no target."""
 INSIDE_DATASET = ("volume_paths", "targets")
@@ -99,6 +102,42 @@ def check_bbox(bbox: tuple[Interval, Interval, Interval]) -> tuple[Interval, Int
     return bbox
 
 
+def check_axes(letters: str) -> str:
+    """Return letters of axes, each once, with z, y and x among them.
+
+    Raises:
+        FaultError: they are not.
+    """
+    if len({*letters}) != len(letters) or not {*"zyx"} <= {*letters}:
+        found = f'"{letters}" does not hold z, y and x, and each letter once'
+        raise FaultError(found, 'give a letter for each stored axis, as in "tczyx"')
+    return letters
+
+
+def check_channels(channels: list[int]) -> list[int]:
+    """Return numbers of channels, each once.
+
+    Raises:
+        FaultError: one stands twice.
+    """
+    if len({*channels}) != len(channels):
+        raise FaultError(f"{channels} names a channel twice", "name each once")
+    return channels
+
+
+def check_index(index: dict[str, Value]) -> dict[str, Value]:
+    """Return positions by axis, the axes by the name that they have here.
+
+    Raises:
+        FaultError: an axis is spatial, or stands twice.
+    """
+    named = {axis_name(name): at for name, at in index.items()}
+    if {"z", "y", "x", ""} & named.keys() or len(named) != len(index):
+        found = f"{', '.join(index)} are not axes, each once, other than z, y and x"
+        raise FaultError(found, 'name axes such as "t"; bbox cuts along z, y, x')
+    return named
+
+
 SafeName = Annotated[str, Field(max_length=64, pattern=f"^{NAME_PATTERN}$")]
 FileName = Annotated[SafeName, AfterValidator(check_name)]
 TargetName = Annotated[str, AfterValidator(check_target_name)]
@@ -106,6 +145,17 @@ Location = Annotated[str, Field(min_length=1, max_length=4096)]
 Locations = Location | Annotated[list[Location], Field(min_length=1)]
 BoundingBox = Annotated[tuple[Interval, Interval, Interval], AfterValidator(check_bbox)]
 """[[z0, z1], [y0, y1], [x0, x1]], in voxels of the level that is read; ends excluded."""
+Letters = Annotated[str, Field(pattern="^[a-z]{3,8}$"), AfterValidator(check_axes)]
+StoredAxes = Letters | dict[str, Letters]
+ChannelNumbers = Annotated[
+    list[Annotated[int, Field(ge=0, le=65535)]], Field(min_length=1), AfterValidator(check_channels)
+]
+ChannelChoice = ChannelNumbers | Annotated[list[ChannelNumbers], Field(min_length=1)]
+Position = Annotated[int, Field(ge=0, le=2**40)]
+AxisIndex = Annotated[dict[str, Position | dict[str, Position]], AfterValidator(check_index)]
+VoxelSide = Annotated[float, Field(gt=0, le=1e12)]
+VoxelSize = tuple[VoxelSide, VoxelSide, VoxelSide]
+"""Along (z, y, x)."""
 OverlapShare = Annotated[float, Field(ge=0, lt=1)]
 Overlap = OverlapShare | tuple[OverlapShare, OverlapShare, OverlapShare]
 Device = Annotated[str, Field(pattern=DEVICE_PATTERN)] | Annotated[int, Field(ge=-1, le=1023)]

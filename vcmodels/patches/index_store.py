@@ -51,7 +51,7 @@ class IndexStore:
         self, folder: Path, volume: Volume, plan: IndexPlan, say: Callable[[str], None]
     ) -> None:
         self.plan, self._say = plan, say
-        identity = [SCHEMA, volume.location, plan.region.origin, plan.region.end, plan.cell]
+        identity = [SCHEMA, volume.identity, plan.region.origin, plan.region.end, plan.cell]
         self._identity = json.dumps([*identity, plan.ignore, plan.unit]).encode()
         self._metadata = volume.node.raw
         name = PurePosixPath(volume.location).name.removesuffix(".zarr")

@@ -1,11 +1,12 @@
 """All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
 
+from vcmodels.volumes.axes import AS_STORED, ChannelAxis, Reading
 from vcmodels.volumes.backend import Storage, group_attributes
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.multiscale import Blocks, Pyramid, write_volume
-from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at, whole_folder
 from vcmodels.volumes.reader import ArrayVolume, ChunkError, Volume, open_volume
+from vcmodels.volumes.spacing import Grid
 from vcmodels.volumes.writer import (
     Description,
     WritableArray,
@@ -17,8 +18,10 @@ from vcmodels.volumes.writer import (
 )
 
 __all__ = [
+    "AS_STORED",
     "ArrayVolume",
     "Blocks",
+    "ChannelAxis",
     "ChunkError",
     "Description",
     "Grid",
@@ -26,6 +29,7 @@ __all__ = [
     "ObjectPlace",
     "Place",
     "Pyramid",
+    "Reading",
     "Storage",
     "Volume",
     "WritableArray",

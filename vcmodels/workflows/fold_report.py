@@ -259,8 +259,8 @@ def score_held_out(
         reporter.say(f"fold {part.fold}: {part.volume.name}")
         if not _predict(task, part, reporter, should_stop):
             return None
-        locations = [image.location for image in part.volume.inputs]
-        regions = given_regions(volumes_of_inputs(volumes, locations), part.box, part.box)
+        inputs = [image.identity for image in part.volume.inputs]
+        regions = given_regions(volumes_of_inputs(volumes, inputs), part.box, part.box)
         root = result_root(str(part.folder), name)
         scores = score_result(root, targets, regions, reporter=reporter)
         found.append(HeldOutScore(part.fold, part.volume.name, part.box, scores))
