@@ -14,6 +14,8 @@ NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d{1,4})?)$"
 DEVICE_RULE = '"auto", "cpu" or "cuda:0"'
+AXES_PATTERN = "^[a-z]{3,8}$"
+AXES_RULE = 'a letter for each stored axis, such as "tczyx"'
 
 VOLUME_KEYS = (
     "input", "pseudo", "ref_label", "bbox", "split", "weight", "name", "group", "level",
@@ -145,7 +147,7 @@ Location = Annotated[str, Field(min_length=1, max_length=4096)]
 Locations = Location | Annotated[list[Location], Field(min_length=1)]
 BoundingBox = Annotated[tuple[Interval, Interval, Interval], AfterValidator(check_bbox)]
 """[[z0, z1], [y0, y1], [x0, x1]], in voxels of the level that is read; ends excluded."""
-Letters = Annotated[str, Field(pattern="^[a-z]{3,8}$"), AfterValidator(check_axes)]
+Letters = Annotated[str, Field(pattern=AXES_PATTERN), AfterValidator(check_axes)]
 StoredAxes = Letters | dict[str, Letters]
 ChannelNumbers = Annotated[
     list[Annotated[int, Field(ge=0, le=65535)]], Field(min_length=1), AfterValidator(check_channels)

@@ -9,7 +9,7 @@ import numpy as np
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
 from vcmodels.data.intensities import measure, notes
-from vcmodels.data.volumes import metadata_notes, spacing_text
+from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
@@ -133,9 +133,10 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
     spacing = in_unit(first.spacing, first.unit, network.unit)
     ratios = [a / b for a, b in zip(spacing, network.spacing, strict=True)]
     if first.has_spacing and network.has_spacing and not all(0.8 < r < 1.25 for r in ratios):
+        unit = f" {network.unit}" if first.unit and network.unit else ""
         reporter.say(
-            f"note: voxels of {first.location} are {spacing_text(first)}, those of the training "
-            f"were {' x '.join(f'{n:g}' for n in network.spacing)} {network.unit or ''}".rstrip()
+            f"note: voxels of {first.location} are {spacing}{unit}, "
+            f"those of the training were {network.spacing}{unit}"
         )
     elif network.has_spacing and not first.has_spacing:
         reporter.say(
