@@ -38,7 +38,7 @@ def open_inputs(
         one if isinstance(one, Volume) else _open_input(str(one), params, number)
         for number, one in enumerate(inputs)
     )
-    named = {one.location: one for one in found}
+    named = {f"input {number}": one for number, one in enumerate(found)}
     require_one_order(named)
     if not any(isinstance(one, Volume) for one in inputs):
         index = {axis: at for axis, at in params.index.items() if axis != "c"}  # of the mask

@@ -105,6 +105,9 @@ def require_used(keys: ArrayKeys, arrays: Mapping[str, Volume], key: str) -> Non
 def require_one_order(arrays: Mapping[str, Volume]) -> None:
     """Refuse an array without names of its axes next to one that has z, y, x in another order.
 
+    Args:
+        arrays: by name; inputs may have a number behind it.
+
     Raises:
         VolumeError: naming the array.
     """
@@ -114,7 +117,7 @@ def require_one_order(arrays: Mapping[str, Volume]) -> None:
             names = ", ".join(arrays[turned[0]].axes.names)
             found = f"{array.location} does not name its axes, those of {turned[0]} are ({names})"
             letters = "".join(each or "c" for each in array.axes.names)
-            remedy = f'say what they are: "axes": {{"{name}": "{letters}"}}'
+            remedy = f'say what they are: "axes": {{"{name.split()[0]}": "{letters}"}}'
             raise VolumeError(array.key, found, remedy)
 
 

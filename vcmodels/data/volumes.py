@@ -217,7 +217,7 @@ def _open(
     for label, at in place.labels.items():
         channels = targets[label].stored_channels if label in targets else None
         labels[label] = open_array(at, entry, label, channels, key=f"{key}.{label}")
-    arrays = {INPUT if n == 0 else f"{INPUT} {n}": array for n, array in enumerate(inputs)} | labels
+    arrays = {f"{INPUT} {number}": image for number, image in enumerate(inputs)} | labels
     require_used(entry, arrays, key)
     require_one_order(arrays)
     first = inputs[0]
