@@ -9,6 +9,7 @@ from vcmodels.errors import FaultError
 from vcmodels.volumes.axes import axis_name
 
 Value = TypeVar("Value")
+Channels = list[int] | list[list[int]]
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "."'
@@ -116,14 +117,16 @@ def check_axes(letters: str) -> str:
     return letters
 
 
-def check_channels(channels: list[int]) -> list[int]:
-    """Return numbers of channels, each once.
+def check_channels(channels: Channels) -> Channels:
+    """Return numbers of channels, or lists of them, with no number twice in a list.
 
     Raises:
         FaultError: one stands twice.
     """
-    if len({*channels}) != len(channels):
-        raise FaultError(f"{channels} names a channel twice", "name each once")
+    lists = [each for each in channels if isinstance(each, list)] or [channels]
+    for each in lists:
+        if len({*map(str, each)}) != len(each):
+            raise FaultError(f"{each} names a channel twice", "name each once")
     return channels
 
 
@@ -149,10 +152,11 @@ BoundingBox = Annotated[tuple[Interval, Interval, Interval], AfterValidator(chec
 """[[z0, z1], [y0, y1], [x0, x1]], in voxels of the level that is read; ends excluded."""
 Letters = Annotated[str, Field(pattern=AXES_PATTERN), AfterValidator(check_axes)]
 StoredAxes = Letters | dict[str, Letters]
-ChannelNumbers = Annotated[
-    list[Annotated[int, Field(ge=0, le=65535)]], Field(min_length=1), AfterValidator(check_channels)
+ChannelNumbers = Annotated[list[Annotated[int, Field(ge=0, le=65535)]], Field(min_length=1)]
+ChannelChoice = Annotated[
+    ChannelNumbers | Annotated[list[ChannelNumbers], Field(min_length=1)],
+    AfterValidator(check_channels),
 ]
-ChannelChoice = ChannelNumbers | Annotated[list[ChannelNumbers], Field(min_length=1)]
 Position = Annotated[int, Field(ge=0, le=2**40)]
 AxisIndex = Annotated[dict[str, Position | dict[str, Position]], AfterValidator(check_index)]
 VoxelSide = Annotated[float, Field(gt=0, le=1e12)]

@@ -272,10 +272,10 @@ def _describe(
 
 def _refuse_overlap(volumes: Sequence[TaskVolume], train: Regions, val: Regions) -> None:
     """Two entries may be parts of the same array: their parts must not share voxels."""
-    places: dict[str, list[int]] = {}
+    places: dict[object, list[int]] = {}
     for n, volume in enumerate(volumes):
-        for array in volume.inputs:
-            places.setdefault(array.location, []).append(n)
+        for array in volume.inputs:  # other time points are other voxels, other channels are not
+            places.setdefault((array.location, array.axes.fixed), []).append(n)
     for group in places.values():
         for a in group:
             for b in group:
