@@ -207,9 +207,11 @@ def _open(first: "FirstVolume") -> "tuple[Volume, list[Volume]]":
     try:
         return first.open()
     except VolumeError as error:
-        if not re.search(r'"(axes|channel_axis|channels|index|spacing)"', error.remedy):
+        key = re.search(r'"(\w+)": (\{"(\w+)": )?"?(\w+)', error.remedy)
+        if key is None:
             raise
-        remedy = f"{error.remedy} (here as --set KEY=VALUE, such as --set axes=zyx)"
+        name = f"{key[1]}.{key[3]}" if key[2] else key[1]
+        remedy = f"{error.remedy} (here: --set {name}={key[4]})"
         raise VolumeError(error.subject, error.found, remedy) from error
 
 

@@ -224,8 +224,8 @@ def _open(
     for other in (*inputs[1:], *labels.values()):
         if other.extent != first.extent:
             found = (
-                f"{other.location} has shape {other.extent}, but {first.key} "
-                f"({first.location}) has {first.extent}"
+                f"{other.location} has shape {_extent_text(other)}, but {first.key} "
+                f"({first.location}) has {_extent_text(first)}"
             )
             raise VolumeError(other.key, found, "the arrays of a volume must have equal shapes")
     ref = labels[entry.ref_label] if entry.ref_label is not None else None
@@ -240,6 +240,11 @@ def _open(
         first.unit, pseudo, _group(entry, first, key),
         targets[about].ignored if about else (), first.has_spacing,
     )  # fmt: skip
+
+
+def _extent_text(volume: Volume) -> str:
+    turned = f", stored as {', '.join(volume.axes.names)}" if volume.axes.is_transposed else ""
+    return f"{volume.extent}{turned}"
 
 
 def _about(label: str | None, targets: Mapping[str, AnyTarget]) -> str | None:

@@ -40,6 +40,7 @@ from vcmodels.volumes import (
     whole_folder,
 )
 from vcmodels.volumes.multiscale import write_image
+from vcmodels.volumes.spacing import in_unit
 
 UNLABELLED = -1
 """In masks. Whoever forgets to name it as `ignore_label` gets an error, not a foreground."""
@@ -161,7 +162,8 @@ def derive(
     chunks = task.inference_params.output_chunks or (LEAST_BLOCK, LEAST_BLOCK, LEAST_BLOCK)
     lead = () if target.stored_channels is None else (target.stored_channels,)
     dtype, source = stored_dtype(target), label.stored.array
-    grid = Grid(label.spacing, chosen.inputs[0].offset, chosen.unit)
+    image = chosen.inputs[0]
+    grid = Grid(label.spacing, in_unit(image.offset, image.unit, chosen.unit), chosen.unit)
     version = task.inference_params.output_zarr_format
     with (
         whole_folder(place, key=OPTION, replaces=_is_ours) as folder,

@@ -130,19 +130,21 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
         for note in metadata_notes(volume):
             reporter.say(note)
     _check_channels(inputs, network, reporter)
+    _report_spacing(first, network, reporter)
+
+
+def _report_spacing(first: Volume, network: TrainedNetwork, reporter: Reporter) -> None:
     spacing = in_unit(first.spacing, first.unit, network.unit)
     ratios = [a / b for a, b in zip(spacing, network.spacing, strict=True)]
-    if first.has_spacing and network.has_spacing and not all(0.8 < r < 1.25 for r in ratios):
-        unit = f" {network.unit}" if first.unit and network.unit else ""
+    unit = f" {network.unit}" if first.unit and network.unit else ""
+    trained = f"{network.spacing}{unit}" if network.has_spacing else "unknown"
+    if first.has_spacing and not all(0.8 < ratio < 1.25 for ratio in ratios):
         reporter.say(
-            f"note: voxels of {first.location} are {spacing}{unit}, "
-            f"those of the training were {network.spacing}{unit}"
+            f"note: voxels of {first.location} are {spacing}{unit}, those of the training were {trained}"
         )
     elif network.has_spacing and not first.has_spacing:
-        reporter.say(
-            f"note: the voxel size of {first.location} is unknown, those of the training were "
-            f'{network.spacing}; give "spacing"'
-        )
+        found = f"the voxel size of {first.location} is unknown, that of the training was {trained}"
+        reporter.say(f'note: {found}; give "spacing"')
 
 
 def _check_channels(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Reporter) -> None:

@@ -22,6 +22,7 @@ _SAME = {
 }  # fmt: skip
 _SAME_AS = {word: letter for letter, words in _SAME.items() for word in words}
 _NO_NAME = re.compile(r"(dim_|d)\d+")
+LONGEST_NAME = 32
 MOST_LIKELY_CHANNELS = 4
 """An unnamed axis this short at the end of an array may hold colours."""
 
@@ -32,7 +33,8 @@ def axis_name(stored: object) -> str:
     xarray calls axes without a name `dim_0`, funlib `d0`, and puts a ^ behind those that are not
     spatial.
     """
-    name = stored.strip().lower().rstrip("^") if isinstance(stored, str) else ""
+    name = " ".join(stored.split())[:LONGEST_NAME].lower() if isinstance(stored, str) else ""
+    name = name.rstrip("^")
     return "" if _NO_NAME.fullmatch(name) else _SAME_AS.get(name, name)
 
 

@@ -13,7 +13,7 @@ from vcmodels.errors import VolumeError
 from vcmodels.volumes.axes import Names, axis_name
 from vcmodels.volumes.location import join, parent
 from vcmodels.volumes.nodes import Node, read_node
-from vcmodels.volumes.spacing import Lengths, numbers
+from vcmodels.volumes.spacing import Lengths, numbers, shown
 
 _GROUPS_ABOVE = 3
 _CLASSIC: Names = ("t", "c", "z", "y", "x")
@@ -190,7 +190,7 @@ def _attributes(node: Node) -> list[Lengths]:
         found.append(Lengths("pixelResolution", sizes, None, own or unit, ("x", "y", "z")))
     if (sizes := given.get("spacing")) is not None:
         is_even = len({*map(str, _list(sizes))}) < 2
-        problem = "" if is_even else f"{sizes} may be z, y, x or x, y, z"
+        problem = "" if is_even else f"{shown(sizes)} may be z, y, x or x, y, z"
         found.append(Lengths("attribute spacing", sizes, None, unit, problem=problem))
     return found
 
@@ -264,7 +264,7 @@ def _lengths(steps: Sequence[Mapping[str, Any]], units: tuple[object, ...]) -> L
         values = numbers(step.get(str(kind)))
         before = scale if kind == "scale" else shift
         if kind not in ("scale", "translation") or values is None:
-            what = f"{kind} {step.get(str(kind), step.get('path', ''))}".strip()
+            what = shown(f"{kind} {step.get(str(kind), step.get('path', ''))}")
             return Lengths("multiscales", None, None, said, problem=f"{what} is not understood")
         if before is not None and len(before) != len(values):
             problem = f"transformations of {len(before)} and of {len(values)} axes"

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from vcmodels.geometry.boxes import Spacing, triple
-from vcmodels.volumes.axes import AxisMap, Names, axis_name
+from vcmodels.volumes.axes import LONGEST_NAME, AxisMap, Names, axis_name
 
 _PREFIXES = {
     "": 1.0,
@@ -69,15 +69,15 @@ class Lengths:
         sizes = _along(self.scale, axes, self.order)
         problem = self.problem
         if not problem and self.scale is not None and (sizes is None or min(sizes) <= 0):
-            problem = f"{_shown(self.scale)} are not {_count(axes)} numbers above 0"
+            problem = f"{shown(self.scale)} are not {_count(axes)} numbers above 0"
         if problem or sizes is None:
             said = (_unknown(f"{self.place}: {problem}"),) if problem else ()
             return Grid(unit=units[-1] if len({*units}) == 1 else None, notes=said)
         shift = _along(self.shift, axes, self.order)
         notes = list[str]()
         if self.shift is not None and shift is None:
-            shown = f"{self.place}: the offset {_shown(self.shift)} is not {_count(axes)} numbers"
-            notes.append(f"{shown}, and 0 is taken")
+            found = f"{self.place}: the offset {shown(self.shift)} is not {_count(axes)} numbers"
+            notes.append(f"{found}, and 0 is taken")
         shift = shift or (0.0, 0.0, 0.0)
         if len({*units}) > 1:
             common = _converted(units, (sizes, shift))
@@ -175,7 +175,7 @@ def unit_name(value: object) -> str | None:
     """A unit by the name that OME-Zarr has for it; others as they are, None for no text."""
     if not isinstance(value, str) or value.strip().lower() in _NO_UNITS:
         return None
-    text = value.strip()
+    text = " ".join(value.split())[:LONGEST_NAME]
     if text in _SHORT:
         return _SHORT[text]
     name = text.lower().replace("metre", "meter")
@@ -250,8 +250,9 @@ def _count(axes: AxisMap) -> str:
     return "3" if len(axes.names) == 3 else f"3 or {len(axes.names)}"
 
 
-def _shown(value: object) -> str:
-    text = str(value)
+def shown(value: object) -> str:
+    """A stored value in one short line."""
+    text = " ".join(str(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
