@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import vcmodels
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import open_volume
@@ -219,3 +220,12 @@ def test_identity_and_fingerprint_depend_on_what_is_read_and_on_nothing_else(tmp
 
 def test_a_map_of_a_plain_array_chooses_nothing():
     assert AxisMap(("z", "y", "x"), (0, 1, 2)).choice == ""
+
+
+def test_the_library_opens_what_a_task_does(tmp_path, stores):
+    data = stores.numbers((2, 3, 6, 7, 8))
+    path = stores.write(tmp_path / "a", data, chunks=(1, 1, 2, 3, 3))
+    with pytest.raises(VolumeError, match='"axes": "tczyx"'):
+        vcmodels.open_volume(path)
+    volume = vcmodels.open_volume(path, axes="tczyx", index={"t": 1}, channels=[2, 0])
+    np.testing.assert_array_equal(volume.read(volume.box), data[1][[2, 0]])

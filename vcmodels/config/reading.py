@@ -1,7 +1,7 @@
 """How the keys of a volume entry, or of `inference_params`, say that arrays are read."""
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from vcmodels.config.messages import Fault, KeyPath, listed
 from vcmodels.config.values import AxisIndex, ChannelChoice, StoredAxes, VoxelSize
@@ -77,6 +77,26 @@ def _channels(given: ChannelChoice | None, number: int) -> tuple[int, ...] | Non
     return tuple(lists[number] if lists else [n for n in given if isinstance(n, int)])
 
 
+def keys_of_input(keys: ArrayKeys, image: Volume) -> dict[str, Any]:
+    """The values with which `inference_params` reads an input as a volume entry does.
+
+    Args:
+        keys: of the entry.
+        image: its input.
+    """
+    reading, axes = _reading(keys, INPUT, 0), image.axes
+    fits = reading.axes is not None and len(reading.axes) == len(axes.names)
+    index = {axis: at for axis, at in reading.index.items() if axes.positions(axis)}
+    return {
+        "level": keys.level,
+        "channel_axis": keys.channel_axis if len(axes.names) == 4 else None,
+        "axes": reading.axes if fits else None,
+        "channels": keys.channels,
+        "index": index,
+        "spacing": keys.spacing,
+    }
+
+
 def require_used(keys: ArrayKeys, arrays: Mapping[str, Volume], key: str) -> None:
     """Refuse `axes` and `index` that fit none of the arrays that they are for.
 
@@ -116,8 +136,7 @@ def require_one_order(arrays: Mapping[str, Volume]) -> None:
         if turned and not array.axes.is_named:
             names = ", ".join(arrays[turned[0]].axes.names)
             found = f"{array.location} does not name its axes, those of {turned[0]} are ({names})"
-            letters = "".join(each or "c" for each in array.axes.names)
-            remedy = f'say what they are: "axes": {{"{name.split()[0]}": "{letters}"}}'
+            remedy = f'say what they are: "axes": {{"{name.split()[0]}": "{array.axes.letters}"}}'
             raise VolumeError(array.key, found, remedy)
 
 

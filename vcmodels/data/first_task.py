@@ -12,7 +12,13 @@ import numpy as np
 
 from vcmodels.config import VolumeEntry, parse_task
 from vcmodels.config.messages import Block
-from vcmodels.config.reading import INPUT, open_array, require_one_order, require_used
+from vcmodels.config.reading import (
+    INPUT,
+    keys_of_input,
+    open_array,
+    require_one_order,
+    require_used,
+)
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, cut_block
 from vcmodels.targets.normals import LINEAR_CODES
@@ -112,18 +118,9 @@ class FirstVolume:
 
     def input_keys(self, image: Volume) -> Block:
         """The keys that `inference_params` needs to read the image so."""
-        keys = copy.deepcopy(self.keys)
-        axes, rank = keys.get("axes"), len(image.axes.names)
-        given = axes.get(INPUT) if isinstance(axes, dict) else axes
-        keys["axes"] = given if given and len(given) == rank else None
-        keys["index"] = {
-            axis: at.get(INPUT) if isinstance(at, dict) else at
-            for axis, at in self.entry.index.items()
-            if image.axes.positions(axis) - {0} or (axis != "c" and image.axes.positions(axis))
-        }
-        if rank != 4:
-            keys.pop("channel_axis", None)
-        return {key: value for key, value in keys.items() if value not in (None, {})}
+        found = keys_of_input(self.entry, image)
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+        return {key: value for key, value in plain.items() if value}
 
 
 def first_task(

@@ -101,6 +101,11 @@ class AxisMap:
             said.append(f"axes {' '.join(self.names)}")
         return ", ".join(said)
 
+    @property
+    def letters(self) -> str:
+        """What a task calls these axes."""
+        return _suggested(self.names)
+
     def positions(self, name: str) -> set[int]:
         """What is read of the axes of a name, of those that are neither spatial nor of channels."""
         return {at for axis, at in self.fixed if self.names[axis] == name}

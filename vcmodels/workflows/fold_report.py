@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from vcmodels.config import Task
+from vcmodels.config.reading import keys_of_input
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import CheckpointError, RefusedError
@@ -294,11 +295,13 @@ def _predict(
 ) -> bool:
     """Predict a held-out part with the best checkpoint of its fold; false after a stop."""
     asked, volumes = task.inference_params, part.volume.inputs
+    entry = task.dataset_config.volume_paths[int(part.volume.key.rpartition(".")[2])]
+    keys = {key: value for key, value in keys_of_input(entry, volumes[0]).items() if value}
     params = asked.changed(
+        **keys | {"level": 0},  # the path names the array itself
         input_path=[volume.location for volume in volumes],
         output_dir=str(part.folder),
         bbox=tuple(zip(part.box.origin, part.box.end, strict=True)),
-        level=0,
         pyramid=0,
     )
     request = Request(
