@@ -229,3 +229,15 @@ def test_the_library_opens_what_a_task_does(tmp_path, stores):
         vcmodels.open_volume(path)
     volume = vcmodels.open_volume(path, axes="tczyx", index={"t": 1}, channels=[2, 0])
     np.testing.assert_array_equal(volume.read(volume.box), data[1][[2, 0]])
+
+
+def test_a_task_that_contradicts_the_store_is_obeyed_and_that_is_said(tmp_path, stores):
+    path = stores.write(tmp_path / "a", stores.numbers(), dimension_names=["x", None, "z"])
+    volume = open_volume(path, key="input", reading=Reading("zyx"))
+    assert volume.extent == (6, 7, 8)
+    assert volume.axes_notes == (
+        "dimension_names names the axes (x, ?, z); the task's zyx goes before it",
+    )
+    assert open_volume(path, key="input", reading=Reading("xyz")).axes_notes == (
+        "axes (x, y, z) are read, and results written, as (z, y, x)",
+    )

@@ -408,6 +408,12 @@ def _axes_notes(axes: AxisMap, shape: tuple[int, ...], told: Told) -> Iterator[s
     if axes.is_transposed:
         yield f"axes ({', '.join(axes.names)}) are read, and results written, as (z, y, x)"
     stored = 1 if "c" not in axes.names else shape[axes.names.index("c")]
+    for place, names in told.names:
+        if len(names) == len(shape) and any(
+            a not in ("", b) for a, b in zip(names, axes.names, strict=True)
+        ):
+            said = ", ".join(name or "?" for name in names)
+            yield f"{place} names the axes ({said}); the task's {''.join(axes.names)} goes before it"
     if told.channels not in (None, stored):
         yield f"omero lists {told.channels} channels, the array has {stored}"
 
