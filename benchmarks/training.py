@@ -185,9 +185,10 @@ def decode_seconds(dataset: PatchDataset, draws: range) -> tuple[float, int]:
 
 
 def chunk_bytes(array: Volume, box: Box) -> Iterator[bytes]:
-    where = array._where(box)
-    for index in array._chunks_in(where):
-        yield Path(array.location, array.names.name(index)).read_bytes()
+    stored = array.handle.array()
+    for where in array.axes.slices(box, stored.shape, stored.chunks):
+        for index in array._chunks_in(where):
+            yield Path(array.location, array.names.name(index)).read_bytes()
 
 
 class Bare(nn.Module):

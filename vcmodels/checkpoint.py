@@ -374,6 +374,13 @@ class TrainedNetwork:
     path: Path
     intensities: tuple[ChannelValues, ...] = ()
     """What it was trained on, one for each channel; () where that is not known."""
+    unit: str | None = None
+    """Of the spacing, if that is known; older checkpoints do not say."""
+
+    @property
+    def has_spacing(self) -> bool:
+        """Whether the voxel size of the training was known."""
+        return self.unit is not None or self.spacing != (1.0, 1.0, 1.0)
 
 
 def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
@@ -415,4 +422,5 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
         checkpoint.sha256,
         checkpoint.path,
         tuple(ChannelValues.from_dict(one) for one in state.get("intensities", [])),
+        unit if isinstance(unit := state.get("unit"), str) else None,
     )

@@ -15,7 +15,7 @@ from vcmodels.runs.run import Run
 from vcmodels.samples import training_set as samples
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.volumes import Volume, expand_location
-from vcmodels.volumes.nodes import ChannelAxis
+from vcmodels.volumes.axes import ChannelAxis, Reading
 
 
 def load_task(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Task:
@@ -85,7 +85,13 @@ def train(
 
 
 def open_volume(
-    location: str | Path, *, level: int = 0, channel_axis: ChannelAxis | None = None
+    location: str | Path,
+    *,
+    level: int = 0,
+    channel_axis: ChannelAxis | None = None,
+    axes: str | None = None,
+    channels: Sequence[int] | None = None,
+    index: Mapping[str, int] | None = None,
 ) -> Volume:
     """A volume to read boxes from; nothing but metadata is read.
 
@@ -93,13 +99,23 @@ def open_volume(
         location: an array or an OME-Zarr group, v2 or v3, by path or URL.
         level: which level of an OME-Zarr group.
         channel_axis: where the channels are, when the store does not say.
+        axes: what the stored axes are, a letter each, such as `tczyx`.
+        channels: which are read, in this order; all when None.
+        index: what is read of axes other than z, y, x and the channels, such as {"t": 5}.
 
     Raises:
         VolumeError: it is missing or damaged, or its axes cannot be read.
     """
     place = expand_location(str(location))
+    chosen = tuple(channels) if channels is not None else None
+    reading = Reading(axes, is_general=False, channels=chosen, index=dict(index or {}))
     return volumes.open_volume(
-        place, key=str(location), level=level, channels="any", channel_axis=channel_axis
+        place,
+        key=str(location),
+        level=level,
+        channels="any",
+        channel_axis=channel_axis,
+        reading=reading,
     )
 
 

@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from vcmodels.config import Task
+from vcmodels.config import InferenceParams, Task
+from vcmodels.config.reading import open_array, require_one_order, require_used
 from vcmodels.devices import choose_device
 from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
 from vcmodels.runs.run import is_sealed
@@ -27,38 +28,41 @@ from vcmodels.volumes.places import obstacle
 Input = str | Path | Volume
 INPUT, OUTPUT = "inference_params.input_path", "inference_params.output_dir"
 CHECKPOINT = "inference_params.checkpoint_path"
+DEFAULTS = InferenceParams()
 
 
 def open_inputs(
-    inputs: Input | Sequence[Input] | None,
-    *,
-    level: int = 0,
-    channel_axis: Literal["first", "last"] | None = None,
+    inputs: Input | Sequence[Input] | None, params: InferenceParams = DEFAULTS
 ) -> tuple[Volume, ...]:
     """The arrays that `input_path` names, in its order; only metadata is read.
 
     Args:
         inputs: one or several, as paths, as URLs or already opened.
-        level: of an OME-Zarr group.
-        channel_axis: where the channels are, when the store does not say.
+        params: how those that are not opened are read; their paths are not.
 
     Raises:
-        TaskError: nothing is named, or a variable in a path is not set.
+        TaskError: nothing is named, a variable in a path is not set, or a key fits no array.
         VolumeError: an array is missing or damaged.
     """
     if isinstance(inputs, str | Path | Volume):
         inputs = [inputs]
     if not inputs:
         raise TaskError(INPUT, "is not set", "name the volume to predict")
-    return tuple(
-        one if isinstance(one, Volume) else _open_input(str(one), level, channel_axis)
-        for one in inputs
+    found = tuple(
+        one if isinstance(one, Volume) else _open_input(str(one), params, number)
+        for number, one in enumerate(inputs)
     )
+    named = {f"input {number}": one for number, one in enumerate(found)}
+    require_one_order(named)
+    if not any(isinstance(one, Volume) for one in inputs):
+        index = {axis: at for axis, at in params.index.items() if axis != "c"}  # of the mask
+        require_used(params.changed(index=index), named, "inference_params")
+    return found
 
 
-def _open_input(path: str, level: int, channel_axis: Literal["first", "last"] | None) -> Volume:
+def _open_input(path: str, params: InferenceParams, number: int) -> Volume:
     location = _expanded(path, INPUT)
-    return open_volume(location, key=INPUT, level=level, channels="any", channel_axis=channel_axis)
+    return open_array(location, params, "input", "any", key=INPUT, number=number)
 
 
 def foreseen(task: Task, channels: int) -> Iterator[str]:
@@ -90,7 +94,7 @@ def _input_fault(task: Task, channels: int) -> None:
     params = task.inference_params
     if not params.input_path:
         return
-    inputs = open_inputs(params.input_path, level=params.level, channel_axis=params.channel_axis)
+    inputs = open_inputs(params.input_path, params)
     if len({volume.extent for volume in inputs}) > 1:
         found = f"the arrays have shapes {', '.join(str(volume.extent) for volume in inputs)}"
         raise VolumeError(INPUT, found, "give arrays of one shape")

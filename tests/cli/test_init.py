@@ -74,3 +74,56 @@ def test_a_file_name_that_no_model_can_have_is_no_obstacle(phantom, tmp_path, na
     output = tmp_path / f"{name}.json"
     assert main(["init", f"{phantom}/ct", f"{phantom}/sheet", "-o", str(output)]) == 0
     assert load_task(output).task.tr_params.model_name == "first"
+
+
+def five_axes(folder):
+    """An image of two times and channels without names of its axes, and labels of two channels."""
+    import numpy as np
+    import zarr
+    from zarr.storage import LocalStore
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 200, (2, 2, 16, 18, 20)).astype("u1")
+    labels = rng.integers(0, 2, (16, 18, 20, 2)).astype("u1")
+    for name, values in (("image", image), ("labels", labels)):
+        array = zarr.create_array(
+            LocalStore(folder / name), shape=values.shape, dtype="u1", chunks=values.shape
+        )
+        array[...] = values
+    return [f"{folder}/image", f"sheet={folder}/labels"]
+
+
+def test_the_remedies_of_messages_work_as_set(tmp_path, capsys):
+    words = ["init", *five_axes(tmp_path), "-o", str(tmp_path / "t.json")]
+    given = []
+    for remedy in ("axes=tczyx", "index.t=0", "channel_axis=first"):
+        assert main([*words, *given]) == 2
+        assert f"(here: --set {remedy})" in capsys.readouterr().err
+        given += ["--set", remedy.replace("axes=tczyx", 'axes={"input": "tczyx"}')]
+    axes = '{"input": "tczyx", "sheet": "zyxc"}'
+    given = ["axes=" + axes, "index.t=1", "index.c=0", "channels=[1, 0]", "spacing=[2, 1, 1]"]
+    assert main([*words, *(word for one in given for word in ("--set", one))]) == 0
+    written = json.loads((tmp_path / "t.json").read_text())
+    assert written["inference_params"] == {
+        "input_path": f"{tmp_path}/image", "axes": "tczyx", "channels": [1, 0],
+        "index": {"t": 1}, "spacing": [2, 1, 1], "output_dir": "predictions/t",
+    }  # fmt: skip
+    patch = "tr_params.patch_size=[16,16,16]"
+    assert main(["check", str(tmp_path / "t.json"), "--set", patch]) == 0
+    assert "2 of 16 x 18 x 20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("weight=2", "--set: weight says nothing of how arrays are read; give level, channel_axis"),
+        ("axes=zy", 'axes: found "zy"; give a letter for each stored axis'),
+        ("index.t=1", "VOLUME.index.t: no array has an axis t on which 1 can be read"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(phantom, tmp_path, capsys, given, message):
+    output = tmp_path / "task.json"
+    words = ["init", f"{phantom}/ct", f"{phantom}/sheet", "-o", str(output), "--set", given]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()

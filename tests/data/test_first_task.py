@@ -3,7 +3,7 @@ import pytest
 
 from vcmodels.config import parse_task
 from vcmodels.data import first_task as module
-from vcmodels.data.first_task import first_task, guess_targets
+from vcmodels.data.first_task import FirstVolume, first_task, guess_targets
 from vcmodels.errors import VolumeError
 from vcmodels.targets import KINDS
 from vcmodels.volumes import open_volume
@@ -61,7 +61,9 @@ def test_the_kind_follows_from_the_values_and_can_read_them(store, name):
     label = open_volume(store("label", stored), key="sheet", channels="any")
     guess = guess_targets("sheet", label)
     assert guess.targets == {"sheet": wanted}
-    task, _ = parse_task(first_task("net", "ct", {"sheet": "s"}, [guess], is_small=True), "test")
+    task, _ = parse_task(
+        first_task("net", FirstVolume("ct", {"sheet": "s"}), [guess], is_small=True), "test"
+    )
     _, valid = task.dataset_config.targets["sheet"].read_label(label.read(label.box))
     assert valid.any()
 
@@ -73,7 +75,9 @@ def test_ids_become_a_boundary_and_an_inside(store):
         "cells_boundary": {"kind": "boundary", "derive": "cells"},
         "cells_inside": {"kind": "binary", "derive": "cells"},
     }
-    task, _ = parse_task(first_task("net", "ct", {"cells": "c"}, [guess], is_small=False), "test")
+    task, _ = parse_task(
+        first_task("net", FirstVolume("ct", {"cells": "c"}), [guess], is_small=False), "test"
+    )
     assert all(target.kind in KINDS for target in task.dataset_config.targets.values())
     assert task.tr_params.given_patch_size is None  # planned for the machine's GPU
 

@@ -325,3 +325,24 @@ def test_two_do_not_write_one_output(command, tmp_path):
 def test_every_kind_that_can_be_derived_is_tested():
     kinds = {kind for kind, target in KINDS.items() if target.is_derivable}
     assert kinds == {target["kind"] for target in STORED.values()}
+
+
+def test_the_offset_is_written_in_the_unit_of_the_spacing(tmp_path, cells):
+    volumes = []
+    for name, size, unit in (("a", 2000.0, "nanometer"), ("b", 2.0, "micrometer")):
+        grid = Grid((size, size, size), (3 * size, 0.0, size), unit)
+        for kind in ("raw", "cells"):
+            array = create_array(
+                str(tmp_path / name), kind, shape=EXTENT, chunks=(8, 8, 8), dtype="u2", grid=grid
+            )
+            array.write(Box((0, 0, 0), EXTENT), cells[None])
+        entry = {"input": f"{tmp_path}/{name}/raw", "cells": f"{tmp_path}/{name}/cells"}
+        volumes.append({**entry, "name": name})
+    task = {
+        "tr_params": {"model_name": "net"},
+        "dataset_config": {"volume_paths": volumes, "targets": {"inside": {**block("binary")}}},
+    }
+    run(parse_task(task, "test")[0], "inside", str(tmp_path / "out.zarr"), volume="b")
+    written = open_volume(str(tmp_path / "out.zarr"), key="x")
+    assert (written.spacing, written.unit) == ((2000.0, 2000.0, 2000.0), "nanometer")
+    assert written.offset == (6000.0, 0.0, 2000.0)

@@ -88,7 +88,7 @@ def test_spacing_and_unit_are_stored(tmp_path):
         assert volume.chunks == (8, 8, 8)
     normals = open_volume(f"{tmp_path}/a.zarr/normals", key="normals", channels=3)
     assert normals.attributes["vector_order"] == "xyz"
-    assert (normals.dtype, normals.channel_axis) == (np.uint16, "first")
+    assert (normals.dtype, normals.axes.channel) == (np.uint16, 0)
 
 
 def test_progress_reaches_the_total_and_nothing_half_made_stays(tmp_path):

@@ -64,7 +64,7 @@ def test_channel_axes_and_transformations_of_the_whole_image_are_understood(tmp_
         tmp_path / "a.zarr" / "0", stores.numbers((3, 3, 3, 3)), chunks=(1, 2, 2, 2), zarr_format=2
     )
     volume = open_volume(str(tmp_path / "a.zarr"), key="input", channels=3)
-    assert volume.channel_axis == "first"
+    assert volume.axes.channel == 0
     assert (volume.spacing, volume.offset) == ((10, 2, 2), (50, 0, 0))
 
 

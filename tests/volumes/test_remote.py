@@ -17,7 +17,7 @@ import pytest
 
 from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import open_volume, remote
+from vcmodels.volumes import Reading, open_volume, remote
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -93,6 +93,19 @@ def test_an_array_behind_http_reads_the_same(tmp_path, stores, server, layout):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_of_a_chosen_time_behind_http_only_its_own_files_are_asked_for(tmp_path, stores, server):
+    data = stores.numbers((3, 2, 6, 7, 8))
+    stores.write(tmp_path / "a", data, chunks=(1, 1, 2, 7, 8), dimension_names=[*"tczyx"])
+    reading = Reading(channels=(1,), index={"t": 2})
+    volume = open_volume(f"{server}/a", key="input", channels="any", reading=reading)
+    np.testing.assert_array_equal(volume.read(volume.box), data[2, 1:])
+    files = list(volume.stored_files((range(1, 3), range(1), range(1))))
+    assert [(unit, file.name) for unit, file in files] == [
+        ((1, 0, 0), "c/2/1/1/0/0"),
+        ((2, 0, 0), "c/2/1/2/0/0"),
+    ]
+
+
 def test_a_child_that_inherits_a_connection_makes_its_own(tmp_path, stores, server):
     data = stores.numbers()
     stores.write(tmp_path / "a.zarr", data, zarr_format=2)

@@ -95,7 +95,7 @@ def test_channels_are_stored_first(tmp_path, stores, channels):
     array = create_array(root, "n", shape=data.shape, chunks=(channels, 2, 3, 3), dtype=data.dtype)
     array.write(ALL, data)
     volume = open_volume(f"{root}/n", key="k", channels="any")
-    assert volume.channel_axis == "first"
+    assert volume.axes.channel == 0
     np.testing.assert_array_equal(volume.read(ALL), data)
 
 

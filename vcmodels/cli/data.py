@@ -3,9 +3,9 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,13 @@ from vcmodels.cli.console import Console
 from vcmodels.errors import RefusedError, VolumeError
 
 if TYPE_CHECKING:
-    from vcmodels.data.first_task import Guess
+    from vcmodels.data.first_task import FirstVolume, Guess
     from vcmodels.patches.find import Candidates, PatchCriteria
     from vcmodels.volumes import Volume
 
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_READING = "level, channel_axis, axes, channels, index or spacing, such as index.t=5"
 RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
@@ -163,11 +164,16 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="The task file to write.")] = Path(
         "task.json"
     ),
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help=f"How the arrays are read: {_READING}."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write a first task file: what each label is follows from its values, and is said."""
     from vcmodels.config import parse_task
-    from vcmodels.data.first_task import first_task, guess_targets
+    from vcmodels.data.first_task import FirstVolume, first_task, guess_targets
+    from vcmodels.data.volumes import metadata_notes
     from vcmodels.devices import choose_device
     from vcmodels.volumes.places import refuse_in_store, write_atomic
 
@@ -176,8 +182,11 @@ def init(
     refuse_in_store("--output", output)
     if output.exists():
         raise RefusedError(str(output), "is there already", "choose another --output")
-    named = _by_name(labels)
-    guesses = {label.key: guess_targets(label.key, label) for label in _open_all(volume, named)}
+    first = FirstVolume(volume, _by_name(labels), _reading_keys(set_ or []))
+    image, opened = _open(first)
+    for note in metadata_notes(image):
+        console.say(note)
+    guesses = {label.key: guess_targets(label.key, label) for label in opened}
     for guess in guesses.values():
         for line in _said(guess):
             console.say(line)
@@ -186,9 +195,8 @@ def init(
         console.say(
             "no GPU: a small patch_size and model_config; leave them out where there is one"
         )
-    task = first_task(
-        _model_name(output.stem), volume, named, list(guesses.values()), is_small=is_small
-    )
+    name, keys = _model_name(output.stem), first.input_keys(image)
+    task = first_task(name, first, list(guesses.values()), is_small=is_small, input_keys=keys)
     parse_task(task, str(output))
     write_atomic(output, _text(task).encode())
     path = shlex.quote(str(output))
@@ -214,21 +222,38 @@ def _said(guess: "Guess") -> Iterator[str]:
     yield from (f"  {hint}" for hint in guess.hints)
 
 
-def _open_all(image: str, labels: Mapping[str, str]) -> "Iterator[Volume]":
-    """Open the labels; the key of each is its name.
+def _open(first: "FirstVolume") -> "tuple[Volume, list[Volume]]":
+    """The image and the labels; a key that a message names is given by `--set` here."""
+    try:
+        return first.open()
+    except VolumeError as error:
+        key = re.search(r'"(\w+)": (\{"(\w+)": )?"?(\w+)', error.remedy)
+        if key is None:
+            raise
+        name = f"{key[1]}.{key[3]}" if key[2] else key[1]
+        remedy = f"{error.remedy} (here: --set {name}={key[4]})"
+        raise VolumeError(error.subject, error.found, remedy) from error
+
+
+def _reading_keys(lines: Sequence[str]) -> dict[str, Any]:
+    """The keys of a volume in lines KEY=VALUE.
 
     Raises:
-        VolumeError: one, or the image, cannot be opened, or their extents differ.
+        RefusedError: one is no key that says how arrays are read.
     """
-    from vcmodels.volumes import expand_location, open_volume
+    from vcmodels.config.read import apply_overrides
+    from vcmodels.data.first_task import READING_KEYS
 
-    extent = open_volume(expand_location(image), key="VOLUME", channels="any").extent
-    for name, location in labels.items():
-        label = open_volume(expand_location(location), key=name, channels="any")
-        if label.extent != extent:
-            found = f"{location} has extent {label.extent}, the image {extent}"
-            raise VolumeError(name, found, "give a label on the voxels of the image")
-        yield label
+    keys: dict[str, Any] = {}
+    apply_overrides(keys, lines)
+    keys.pop("overrides", None)
+    for key in keys:
+        if key not in READING_KEYS:
+            found = f"{key} says nothing of how arrays are read"
+            raise RefusedError(
+                "--set", found, f"give {', '.join(READING_KEYS)}; write others into the task"
+            )
+    return keys
 
 
 def _by_name(labels: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from vcmodels.cli.console import Console, narrow_table, write_table
 from vcmodels.config import Task
 from vcmodels.config.load import fill_sizes
 from vcmodels.data.normalization import fit_normalization, other_choice
-from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
+from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing, spacing_text
 from vcmodels.errors import RefusedError
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria, PatchList, are_few, choose_patches, survey
@@ -100,9 +100,7 @@ def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:
     inputs = ()
     if params.input_path:
         with suppress(RefusedError):  # a prediction may be made elsewhere, or later
-            inputs = open_inputs(
-                params.input_path, level=params.level, channel_axis=params.channel_axis
-            )
+            inputs = open_inputs(params.input_path, params)
     fits = sum(volume.channels for volume in inputs) == volumes[0].channels
     if fits and (line := other_choice(fitted, inputs)):
         yield line
@@ -113,8 +111,7 @@ def _volume_table(volumes: Sequence[TaskVolume], targets: Mapping[str, AnyTarget
     for volume in volumes[:MOST_VOLUMES]:
         used = "all" if volume.region == volume.inputs[0].box else _span(volume)
         used += f", {volume.split}" if volume.split else ""
-        unit = f" {volume.unit}" if volume.unit else ""
-        spacing = " x ".join(f"{length:g}" for length in volume.spacing) + unit
+        spacing = spacing_text(volume)
         for number, image in enumerate(volume.inputs):
             name = "input" if len(volume.inputs) == 1 else f"input {number}"
             cells = (*_array_cells(image), spacing, used)

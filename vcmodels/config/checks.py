@@ -10,6 +10,7 @@ from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
+from vcmodels.config.reading import MASK, key_faults
 from vcmodels.config.task import (
     DatasetConfig,
     PseudoLabel,
@@ -48,6 +49,7 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_turn_faults(targets, task.augment),
         *_volume_faults(config),
         *_sampling_faults(config),
+        *_reading_faults(task),
         *_pseudo_faults(config),
         *_output_faults(task, is_record=is_record),
         *_mixup_faults(settings, config, task.model),
@@ -257,6 +259,18 @@ def sampling_notes(config: DatasetConfig) -> list[str]:
     count = f"{len(several)} of {len(config.volume_paths)}"
     found = f"dataset_config.sampling draws for no label in {count} volumes"
     return [f"{found}, which have several and no ref_label; give label, or their ref_label"]
+
+
+def _reading_faults(task: Task) -> Iterator[Fault]:
+    """Faults of the keys that say how stored arrays are read."""
+    for index, volume in enumerate(task.dataset_config.volume_paths):
+        path = ("dataset_config", "volume_paths", index)
+        yield from key_faults(volume, path, len(volume.inputs), volume.labels)
+    params = task.inference_params
+    inputs = params.input_path
+    count = len(inputs) if isinstance(inputs, list) else 1
+    others = {MASK: params.skip.mask} if params.skip.mask is not None else {}
+    yield from key_faults(params, ("inference_params",), count, others)
 
 
 def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:

@@ -7,13 +7,17 @@ from pydantic import Field, model_validator
 
 from vcmodels.augment.geometric import Axes, Plane
 from vcmodels.config.values import (
+    AxisIndex,
     BatchSize,
     BoundingBox,
+    ChannelChoice,
     Compile,
     Device,
     Location,
     Locations,
     Overlap,
+    StoredAxes,
+    VoxelSize,
     WorkerCount,
 )
 from vcmodels.errors import FaultError
@@ -89,6 +93,15 @@ class InferenceParams(Section):
     """Which level of an OME-Zarr group is read."""
     channel_axis: Literal["first", "last"] | None = None
     """Where the channels of a 4D input are, if its metadata do not tell."""
+    axes: StoredAxes | None = None
+    """What the stored axes are, as for a volume; {"input": "xyz", "mask": "zyx"} is of each."""
+    channels: ChannelChoice | None = None
+    """Channels that are used, in this order, as for a volume; all when null."""
+    index: AxisIndex = Field(default_factory=dict)
+    """What is read of axes other than z, y, x and the channels, as {"t": 5}; {"c": 0} is of the
+    mask."""
+    spacing: VoxelSize | None = None
+    """Voxel size along (z, y, x), if the store does not say it, or not rightly."""
     bbox: BoundingBox | None = None
     """The part to predict, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
     skip: Skip = Skip()

@@ -10,7 +10,13 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from vcmodels.config.values import DEVICE_PATTERN, DEVICE_RULE, NAME_RULE
+from vcmodels.config.values import (
+    AXES_PATTERN,
+    AXES_RULE,
+    DEVICE_PATTERN,
+    DEVICE_RULE,
+    NAME_RULE,
+)
 from vcmodels.errors import FaultError, TaskError
 
 Block = dict[str, Any]
@@ -180,7 +186,8 @@ def _phrase(schema: Schema, root: Schema) -> str:
         noun = "an integer" if kind == "integer" else "a number"
         return noun + _range(schema)
     if kind == "string" and "pattern" in schema:
-        return DEVICE_RULE if schema["pattern"] == DEVICE_PATTERN else f"a name of {NAME_RULE}"
+        rules = {DEVICE_PATTERN: DEVICE_RULE, AXES_PATTERN: AXES_RULE}
+        return rules.get(schema["pattern"], f"a name of {NAME_RULE}")
     if kind == "string":
         return "a text" if schema.get("maxLength", 1) else '""'
     if kind == "boolean":

@@ -10,7 +10,17 @@ from pydantic import Field, field_validator
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.train_params import TrainingParams
-from vcmodels.config.values import BoundingBox, FileName, Location, Locations, TargetName
+from vcmodels.config.values import (
+    AxisIndex,
+    BoundingBox,
+    ChannelChoice,
+    FileName,
+    Location,
+    Locations,
+    StoredAxes,
+    TargetName,
+    VoxelSize,
+)
 from vcmodels.errors import RefusedError, TaskError, VolumeError
 from vcmodels.metrics.registry import Sense
 from vcmodels.models import AnyModel
@@ -21,7 +31,6 @@ from vcmodels.volumes.location import expand_location, is_remote
 
 Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
 Percentile = Annotated[float, Field(ge=0, le=100)]
-VoxelSide = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class NormalizationConfig(Section):
@@ -116,8 +125,17 @@ class VolumeEntry(Section):
     """Which level of OME-Zarr groups is read."""
     channel_axis: Literal["first", "last"] | None = None
     """Where the channels of 4D arrays are, if neither shape nor metadata tell."""
-    spacing: tuple[VoxelSide, VoxelSide, VoxelSide] | None = None
-    """Voxel size along (z, y, x), if the store does not tell."""
+    axes: StoredAxes | None = None
+    """What the stored axes are, a letter each such as `tczyx`: of all arrays with as many axes, or
+    as {"input": "xyz", "LABEL": "zyx"}. Goes before what the store says."""
+    channels: ChannelChoice | None = None
+    """Channels of the input that are used, in this order; a list for each of several inputs. All
+    when null."""
+    index: AxisIndex = Field(default_factory=dict)
+    """What is read of axes other than z, y, x and the input's channels, as {"t": 5}; {"c": 0} is of
+    labels, and {"c": {"LABEL": 1}} of one of them."""
+    spacing: VoxelSize | None = None
+    """Voxel size along (z, y, x), if the store does not say it, or not rightly."""
 
     def pseudo_label(self, name: str) -> PseudoLabel | None:
         """What `pseudo` says of a label; None if it is none."""

@@ -1,20 +1,26 @@
 """The small types of the task file: names, locations, boxes, numbers in a range."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from vcmodels.errors import FaultError
+from vcmodels.volumes.axes import axis_name
+
+Value = TypeVar("Value")
+Channels = list[int] | list[list[int]]
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "." or "-"'
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d{1,4})?)$"
 DEVICE_RULE = '"auto", "cpu" or "cuda:0"'
+AXES_PATTERN = "^[a-z]{3,8}$"
+AXES_RULE = 'a letter for each stored axis, such as "tczyx"'
 
 VOLUME_KEYS = (
     "input", "pseudo", "ref_label", "bbox", "split", "weight", "name", "group", "level",
-    "channel_axis", "spacing",
+    "channel_axis", "axes", "channels", "index", "spacing",
 )  # fmt: skip
 """Keys of a volume entry that can therefore name no target."""
 INSIDE_DATASET = ("volume_paths", "targets")
@@ -110,6 +116,44 @@ def check_bbox(bbox: tuple[Interval, Interval, Interval]) -> tuple[Interval, Int
     return bbox
 
 
+def check_axes(letters: str) -> str:
+    """Return letters of axes, each once, with z, y and x among them.
+
+    Raises:
+        FaultError: they are not.
+    """
+    if len({*letters}) != len(letters) or not {*"zyx"} <= {*letters}:
+        found = f'"{letters}" does not hold z, y and x, and each letter once'
+        raise FaultError(found, 'give a letter for each stored axis, as in "tczyx"')
+    return letters
+
+
+def check_channels(channels: Channels) -> Channels:
+    """Return numbers of channels, or lists of them, with no number twice in a list.
+
+    Raises:
+        FaultError: one stands twice.
+    """
+    lists = [each for each in channels if isinstance(each, list)] or [channels]
+    for each in lists:
+        if len({*map(str, each)}) != len(each):
+            raise FaultError(f"{each} names a channel twice", "name each once")
+    return channels
+
+
+def check_index(index: dict[str, Value]) -> dict[str, Value]:
+    """Return positions by axis, the axes by the name that they have here.
+
+    Raises:
+        FaultError: an axis is spatial, or stands twice.
+    """
+    named = {axis_name(name): at for name, at in index.items()}
+    if {"z", "y", "x", ""} & named.keys() or len(named) != len(index):
+        found = f"{', '.join(index)} are not axes, each once, other than z, y and x"
+        raise FaultError(found, 'name axes such as "t"; bbox cuts along z, y, x')
+    return named
+
+
 SafeName = Annotated[str, Field(max_length=64, pattern=f"^{NAME_PATTERN}$")]
 FileName = Annotated[SafeName, AfterValidator(check_name)]
 TargetName = Annotated[str, AfterValidator(check_target_name)]
@@ -117,6 +161,18 @@ Location = Annotated[str, Field(min_length=1, max_length=4096)]
 Locations = Location | Annotated[list[Location], Field(min_length=1)]
 BoundingBox = Annotated[tuple[Interval, Interval, Interval], AfterValidator(check_bbox)]
 """[[z0, z1], [y0, y1], [x0, x1]], in voxels of the level that is read; ends excluded."""
+Letters = Annotated[str, Field(pattern=AXES_PATTERN), AfterValidator(check_axes)]
+StoredAxes = Letters | dict[str, Letters]
+ChannelNumbers = Annotated[list[Annotated[int, Field(ge=0, le=65535)]], Field(min_length=1)]
+ChannelChoice = Annotated[
+    ChannelNumbers | Annotated[list[ChannelNumbers], Field(min_length=1)],
+    AfterValidator(check_channels),
+]
+Position = Annotated[int, Field(ge=0, le=2**40)]
+AxisIndex = Annotated[dict[str, Position | dict[str, Position]], AfterValidator(check_index)]
+VoxelSide = Annotated[float, Field(gt=0, le=1e12)]
+VoxelSize = tuple[VoxelSide, VoxelSide, VoxelSide]
+"""Along (z, y, x)."""
 OverlapShare = Annotated[float, Field(ge=0, lt=1)]
 Overlap = OverlapShare | tuple[OverlapShare, OverlapShare, OverlapShare]
 Device = Annotated[str, Field(pattern=DEVICE_PATTERN)] | Annotated[int, Field(ge=-1, le=1023)]

@@ -1,16 +1,29 @@
 """A first task for a volume and its labels: the kind of each target is guessed from stored values."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
+from vcmodels.config import VolumeEntry, parse_task
 from vcmodels.config.messages import Block
+from vcmodels.config.reading import (
+    INPUT,
+    keys_of_input,
+    open_array,
+    require_one_order,
+    require_used,
+)
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, cut_block
 from vcmodels.targets.normals import LINEAR_CODES
-from vcmodels.volumes import Volume
+from vcmodels.volumes import Volume, expand_location
+from vcmodels.volumes.axes import Channels
 
 MOST_VOXELS = 2**26
 """Read of each label; a larger one is looked at in places that are spread over it."""
@@ -42,17 +55,90 @@ class Guess:
     """What to change where the guess is wrong; a line each."""
 
 
+READING_KEYS = ("level", "channel_axis", "axes", "channels", "index", "spacing")
+"""Keys of a volume that say how its arrays are read."""
+
+
+@dataclass(frozen=True)
+class FirstVolume:
+    """The volume of a first task: where it is, and how it is read."""
+
+    image: str
+    labels: Mapping[str, str]
+    """Location of each label, by the name that the volume entry gives it."""
+    keys: Block = field(default_factory=dict[str, Any])
+    """Of `READING_KEYS`, as in a task."""
+
+    @cached_property
+    def entry(self) -> VolumeEntry:
+        """The validated entry of a task.
+
+        Raises:
+            TaskError: a key has a value that it cannot take.
+        """
+        config = {
+            "volume_paths": [self.block],
+            "targets": {name: {"kind": "binary"} for name in self.labels},
+        }
+        record = {"tr_params": {"model_name": "first"}, "dataset_config": config}
+        return parse_task(record, "the volume")[0].dataset_config.volume_paths[0]
+
+    @property
+    def block(self) -> Block:
+        """The entry as JSON values."""
+        return {"input": self.image, **self.labels, **copy.deepcopy(self.keys)}
+
+    def open(self) -> tuple[Volume, list[Volume]]:
+        """The image and the labels, of which each has its name as key.
+
+        Raises:
+            VolumeError: one cannot be opened, or their extents differ.
+            TaskError: a key has a value that it cannot take, or that fits no array.
+        """
+        entry = self.entry
+        image = open_array(expand_location(self.image), entry, INPUT, "any", key="VOLUME")
+        labels = [
+            open_array(expand_location(at), entry, name, self._channels(name), key=name)
+            for name, at in self.labels.items()
+        ]
+        arrays = {INPUT: image} | {label.key: label for label in labels}
+        require_used(entry, arrays, "VOLUME")
+        require_one_order(arrays)
+        for label in labels:
+            if label.extent != image.extent:
+                found = f"{label.location} has extent {label.extent}, the image {image.extent}"
+                raise VolumeError(label.key, found, "give a label on the voxels of the image")
+        return image, labels
+
+    def _channels(self, label: str) -> Channels:
+        """What is expected of a label: vectors have channels, unless one is chosen."""
+        chosen = self.entry.index.get("c")
+        is_chosen = chosen is not None and (isinstance(chosen, int) or label in chosen)
+        return None if is_chosen else "any"
+
+    def input_keys(self, image: Volume) -> Block:
+        """The keys that `inference_params` needs to read the image so."""
+        found = keys_of_input(self.entry, image)
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+        return {key: value for key, value in plain.items() if value}
+
+
 def first_task(
-    name: str, image: str, labels: Mapping[str, str], guesses: Sequence[Guess], *, is_small: bool
+    name: str,
+    volume: FirstVolume,
+    guesses: Sequence[Guess],
+    *,
+    is_small: bool,
+    input_keys: Mapping[str, Any] = MappingProxyType({}),
 ) -> Block:
     """The task as JSON values, with no keys but those that a beginner needs.
 
     Args:
         name: of the model; its run goes to `runs/<name>`, its predictions to `predictions/<name>`.
-        image: location of the input.
-        labels: location of each label, by the name that the volume entry gives it.
+        volume: the input and its labels.
         guesses: what the labels are taken for.
         is_small: for a machine without a GPU: a network that learns something in minutes.
+        input_keys: those with which the inference reads the input.
     """
     task: Block = {
         "tr_params": {
@@ -61,11 +147,15 @@ def first_task(
             "max_minutes": FIRST_MINUTES,
             "max_steps_per_epoch": 50,
         },
-        "inference_params": {"input_path": image, "output_dir": f"predictions/{name}"},
+        "inference_params": {
+            "input_path": volume.image,
+            **input_keys,
+            "output_dir": f"predictions/{name}",
+        },
         "dataset_config": {
             "min_bbox_percent": 0.1,
             "min_labeled_ratio": 0.01,
-            "volume_paths": [{"input": image, **labels, "ref_label": next(iter(labels))}],
+            "volume_paths": [{**volume.block, "ref_label": next(iter(volume.labels))}],
             "targets": {k: block for guess in guesses for k, block in guess.targets.items()},
         },
     }

@@ -157,7 +157,8 @@ def channel_names(inputs: Sequence[Volume]) -> list[str]:
     for volume in inputs:
         labels = _labels(volume)
         name = _array_name(volume.location)
-        many = [f"{name}:{n}" for n in range(volume.channels)] if volume.channels > 1 else [name]
+        chosen = volume.axes.chosen or range(volume.channels)
+        many = [f"{name}:{n}" for n in chosen] if volume.channels > 1 else [name]
         names += labels if len(labels) == volume.channels else many
     return names
 
@@ -173,7 +174,9 @@ def _labels(volume: Volume) -> list[str]:
     place = parent(volume.location)
     with suppress(VcmodelsError):  # the array could be opened without the group
         group = read_node(place, volume.key) if place else None
-        return read_channel_labels(group.attributes) if group else []
+        labels = read_channel_labels(group.attributes) if group else []
+        chosen = volume.axes.chosen
+        return [labels[n] for n in chosen if n < len(labels)] if chosen else labels
     return []
 
 

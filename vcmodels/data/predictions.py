@@ -121,14 +121,14 @@ class PredictedLabel(Volume):
         )
 
     @property
-    def reading(self) -> bytes:
+    def read_rules(self) -> bytes:
         """What writer, reader and confidence make of the stored bytes."""
         rules = [self.reader.foreground, self.reader.kind_name, str(self.min_confidence)]
         return json.dumps([self.writer.model_dump(mode="json"), rules]).encode()
 
     def fingerprint(self) -> str:
         """A sha256 that changes when the array does, or how it is read."""
-        return hashlib.sha256(self.source.fingerprint().encode() + self.reading).hexdigest()
+        return hashlib.sha256(self.source.fingerprint().encode() + self.read_rules).hexdigest()
 
     def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
         predicted = self.writer.decode(self.source.read(box))

@@ -34,7 +34,10 @@ def number_scans(arrays: Sequence[Sequence[Volume]]) -> list[int]:
     Args:
         arrays: of each volume, inputs and labels.
     """
-    places = [{place_of(array.location) for array in mine} for mine in arrays]
+    places = [
+        {(place_of(array.location), *array.axes.positions("t")) for array in mine}
+        for mine in arrays
+    ]
     found = _joined(places)
     firsts = [array for mine in arrays for array in mine[:1]]
     return _joined([{number, *keys} for number, keys in zip(found, _images(firsts), strict=True)])
@@ -103,10 +106,10 @@ def _images(arrays: Sequence[Volume]) -> list[set[Hashable]]:
     for array, place in zip(arrays, places, strict=True):
         extents.setdefault(parent(place), set()).add(array.extent)
     return [
-        {("image", parent(place))}
+        {("image", parent(place), *array.axes.positions("t"))}
         if len(extents[parent(place)]) > 1 and _is_level(place)
         else set()
-        for place in places
+        for array, place in zip(arrays, places, strict=True)
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from vcmodels.config import Task
 from vcmodels.config.messages import fault_at, task_error
+from vcmodels.config.reading import INPUT, open_array, require_one_order, require_used
 from vcmodels.config.task import GroupAttribute, PseudoLabel, SplitAttribute, VolumeEntry
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.predictions import PredictedLabel, prediction_notes
@@ -20,9 +21,10 @@ from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget, BinaryTarget
 from vcmodels.targets.base import Target
 from vcmodels.targets.stored import Comparison
-from vcmodels.volumes import Volume, expand_location, expand_pattern, open_volume
+from vcmodels.volumes import Volume, expand_location, expand_pattern
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
+from vcmodels.volumes.spacing import differs, in_unit
 
 
 def settle_groups(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
@@ -59,7 +61,6 @@ def units_of(volumes: "Sequence[TaskVolume]", numbers: Iterable[int]) -> list[li
     return list(units.values())
 
 
-SPACING_TOLERANCE = 0.01
 MOST_TOLD = 20
 MOST_SOURCE_VOXELS = 1 << 27
 """A patch with the margin that its derived labels need; 512 MiB of ids."""
@@ -88,6 +89,7 @@ class TaskVolume:
     split: Literal["train", "val"] | None
     weight: float
     spacing: tuple[float, float, float]
+    """In the unit of the first volume of the task, if both have one; 1 where it is not known."""
     unit: str | None
     pseudo: Mapping[str, float] = field(default_factory=dict)
     """Targets whose label here is a pseudo-label, and how much it counts in the loss."""
@@ -99,6 +101,8 @@ class TaskVolume:
     """Which other values of `ref` are labelled; all when None."""
     scan: int = -1
     """Equal for volumes that show the same voxels where they meet, see `scans`."""
+    has_spacing: bool = True
+    """Whether the voxel size is known."""
 
     def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
@@ -166,7 +170,9 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     _check_alike(found, reporter)
     scans = number_scans([(*volume.inputs, *volume.own_labels) for volume in found])
     found = [replace(volume, scan=scan) for volume, scan in zip(found, scans, strict=True)]
-    found = settle_groups(found)
+    found = in_one_unit(settle_groups(found))
+    _report_metadata(found, reporter)
+    _report_lengths(config.targets, found, reporter)
     if (patch := task.tr_params.given_patch_size) is not None:
         check_patch(patch, task.model, config.targets, found, reporter)
     return found
@@ -241,22 +247,27 @@ def _expand(text: str, key: str) -> dict[str, str]:
 def _open(
     entry: VolumeEntry, place: _Place, name: str, key: str, targets: Mapping[str, AnyTarget]
 ) -> TaskVolume:
-    opened = partial(open_volume, level=entry.level, channel_axis=entry.channel_axis)
-    inputs = tuple(opened(at, key=f"{key}.input", channels="any") for at in place.inputs)
+    inputs = tuple(
+        open_array(at, entry, INPUT, "any", key=f"{key}.input", number=number)
+        for number, at in enumerate(place.inputs)
+    )
     labels = {
         label: _open_label(
-            partial(opened, at, key=f"{key}.{label}"),
+            partial(open_array, at, entry, label, key=f"{key}.{label}"),
             reader_of(label, targets),
             entry.pseudo_label(label),
         )
         for label, at in place.labels.items()
     }
+    arrays = {f"{INPUT} {number}": image for number, image in enumerate(inputs)} | labels
+    require_used(entry, arrays, key)
+    require_one_order(arrays)
     first = inputs[0]
     for other in (*inputs[1:], *labels.values()):
         if other.extent != first.extent:
             found = (
-                f"{other.location} has shape {other.extent}, but {first.key} "
-                f"({first.location}) has {first.extent}"
+                f"{other.location} has shape {_extent_text(other)}, but {first.key} "
+                f"({first.location}) has {_extent_text(first)}"
             )
             raise VolumeError(other.key, found, "the arrays of a volume must have equal shapes")
     ref = labels[entry.ref_label] if entry.ref_label is not None else None
@@ -267,10 +278,16 @@ def _open(
     split = _split(entry, first, key) if has_own or not pseudo else "train"
     return TaskVolume(
         name, key, inputs, labels, ref, about,
-        _region(entry, first, key), split, entry.weight, entry.spacing or first.spacing,
+        _region(entry, first, key), split, entry.weight, first.spacing,
         first.unit, pseudo, _group(entry, first, key),
         targets[about].ignored if about else (), targets[about].annotated if about else None,
+        has_spacing=first.has_spacing,
     )  # fmt: skip
+
+
+def _extent_text(volume: Volume) -> str:
+    turned = f", stored as {', '.join(volume.axes.names)}" if volume.axes.is_transposed else ""
+    return f"{volume.extent}{turned}"
 
 
 def reader_of(label: str, targets: Mapping[str, AnyTarget]) -> Target:
@@ -406,13 +423,70 @@ def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
         if volume.channels != first.channels:
             found = f"{volume.name} has {volume.channels} channels, {first.name} {first.channels}"
             raise VolumeError(f"{volume.key}.input", found, "all inputs need equally many")
-    differing = [v for v in volumes if _differs(v.spacing, first.spacing)]
+    differing = [
+        v
+        for v in volumes
+        if differs(v.spacing, first.spacing)
+        or (v.has_spacing != first.has_spacing and v.unit != first.unit)
+    ]
     if differing:
         other = differing[0]
         reporter.say(
-            f"voxel sizes differ: {first.name} has {first.spacing}, {other.name} {other.spacing}"
+            f"voxel sizes differ: {first.name} has {spacing_text(first)}, {other.name} {spacing_text(other)}"
             f" ({len(differing)} of {len(volumes)} volumes differ); the network is planned for the first"
         )
+
+
+def in_one_unit(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
+    """The volumes with their spacing in the unit of the first, as far as units are known."""
+    unit = volumes[0].unit
+    return [
+        replace(v, spacing=in_unit(v.spacing, v.unit, unit), unit=unit) if v.unit and unit else v
+        for v in volumes
+    ]
+
+
+def spacing_text(volume: "TaskVolume | Volume") -> str:
+    """The voxel size along (z, y, x) with its unit, in words."""
+    if not volume.has_spacing:
+        return "unknown"
+    unit = f" {volume.unit}" if volume.unit else ""
+    return " x ".join(f"{length:g}" for length in volume.spacing) + unit
+
+
+def _report_metadata(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
+    """Report what the stores say and is not understood; the voxel size of labels is not used."""
+    found: dict[str, None] = {}
+    for volume in volumes:
+        for image in volume.inputs:
+            found |= dict.fromkeys(metadata_notes(image))
+        for label in volume.labels.values():
+            found |= dict.fromkeys(f"note: {label.location}: {note}" for note in label.axes_notes)
+    for note in [*found][:MOST_TOLD]:
+        reporter.say(note)
+
+
+def metadata_notes(image: Volume) -> list[str]:
+    """What the store of an input says and is not understood, or is read in an unexpected way."""
+    return [f"note: {image.location}: {n}" for n in (*image.axes_notes, *image.spacing_notes)]
+
+
+def _report_lengths(
+    targets: Mapping[str, AnyTarget], volumes: Sequence[TaskVolume], reporter: Reporter
+) -> None:
+    """Report lengths of targets that count voxels, because no voxel size is known."""
+    unknown = [volume for volume in volumes if not volume.has_spacing]
+    names = [name for name, target in targets.items() if target.derive and _has_lengths(target)]
+    if unknown and names:
+        reporter.say(
+            f"note: the voxel size of {unknown[0].name} is unknown: lengths of {', '.join(names)} count "
+            f'voxels there; give "spacing" ({unknown[0].key}.spacing)'
+        )
+
+
+def _has_lengths(target: AnyTarget) -> bool:
+    """Whether what is derived depends on the voxel size."""
+    return target.source_margin((0.1, 0.1, 0.1)) != target.source_margin((10.0, 10.0, 10.0))
 
 
 def _report_short(patch: Shape, volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
@@ -448,7 +522,3 @@ def _check_margins(
             )
             remedy = "give lengths such as clip, sigma and width in the unit of the spacing"
             raise TaskError(f"dataset_config.targets.{name}", found, remedy)
-
-
-def _differs(a: tuple[float, float, float], b: tuple[float, float, float]) -> bool:
-    return any(abs(p - q) > SPACING_TOLERANCE * q for p, q in zip(a, b, strict=True))

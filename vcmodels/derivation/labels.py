@@ -43,6 +43,7 @@ from vcmodels.volumes import (
 from vcmodels.volumes.backend import ZarrFormat
 from vcmodels.volumes.multiscale import write_image
 from vcmodels.volumes.places import input_stores, refuse_in_stores
+from vcmodels.volumes.spacing import in_unit
 from vcmodels.volumes.writer import Rgba
 
 UNLABELLED = -1
@@ -165,7 +166,8 @@ def derive(
     chunks = task.inference_params.output_chunks or (LEAST_BLOCK, LEAST_BLOCK, LEAST_BLOCK)
     lead = () if target.stored_channels is None else (target.stored_channels,)
     dtype, source = stored_dtype(target), label.stored.array
-    grid = Grid(label.spacing, chosen.inputs[0].offset, chosen.unit)
+    image = chosen.inputs[0]
+    grid = Grid(label.spacing, in_unit(image.offset, image.unit, chosen.unit), chosen.unit)
     version = task.inference_params.output_zarr_format
     with (
         whole_folder(place, key=OPTION, replaces=_is_ours) as folder,

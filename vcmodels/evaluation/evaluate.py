@@ -166,8 +166,8 @@ def evaluate(
     if overlay is not None:
         refuse_in_store("--overlay", overlay)
     volumes = open_volumes(task)
-    inputs = open_inputs(params.input_path, level=params.level, channel_axis=params.channel_axis)
-    mine = volumes_of_inputs(volumes, [image.location for image in inputs])
+    inputs = open_inputs(params.input_path, params)
+    mine = volumes_of_inputs(volumes, [image.identity for image in inputs])
     predicted = None if params.bbox is None else _box(params.bbox)
     if bbox is None:
         held_out = held_out_boxes(Run(task.run_dir), volumes, reporter)
@@ -273,15 +273,15 @@ def _draw(
     write_overlay(path, region.volume.inputs[0], scored, region.box)
 
 
-def volumes_of_inputs(volumes: Sequence[TaskVolume], locations: Sequence[str]) -> list[TaskVolume]:
-    """The labelled volumes that have these arrays as their inputs; several may be parts of one.
+def volumes_of_inputs(volumes: Sequence[TaskVolume], inputs: Sequence[str]) -> list[TaskVolume]:
+    """The labelled volumes with inputs of these identities; several may be parts of one.
 
     Raises:
         TaskError: there are none.
     """
-    mine = [v for v in volumes if [image.location for image in v.inputs] == list(locations)]
+    mine = [v for v in volumes if [image.identity for image in v.inputs] == list(inputs)]
     if not mine:
-        found = f"{list(locations)} is none of dataset_config.volume_paths"
+        found = f"{list(inputs)} is none of dataset_config.volume_paths"
         raise TaskError(INPUT, found, "predict a labelled volume, or add its labels to the task")
     return mine
 
@@ -341,7 +341,7 @@ def given_regions(
         raise TaskError("bbox", f"{_text(box)} is not inside the volume, shape {image.extent}")
     distinct: dict[tuple[str, ...], ScoredRegion] = {}
     for volume in volumes if box.voxels else ():
-        arrays = tuple(sorted(label.location for label in volume.labels.values()))
+        arrays = tuple(sorted(label.identity for label in volume.labels.values()))
         distinct.setdefault(arrays, ScoredRegion(volume, box))
     return _require_some(list(distinct.values()))
 

@@ -17,7 +17,7 @@ from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.output import METADATA, Layout, level_key
 from vcmodels.inference.writing import Output
 from vcmodels.reporting import Reporter
-from vcmodels.results import require_writable, (
+from vcmodels.results import (
     KEY,
     VERIFY,
     census,
@@ -25,6 +25,7 @@ from vcmodels.results import require_writable, (
     is_complete,
     our_attributes,
     require_stored,
+    require_writable,
     stored_before,
 )
 from vcmodels.volumes import (

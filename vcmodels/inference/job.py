@@ -219,7 +219,7 @@ def make_pipeline(
     specs = output_specs(targets, params)
     # Where the patches lie, and what of the volume is wanted.
     grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
-    region, mask = region_of(params, inputs[0]), open_mask(params.skip, extent)
+    region, mask = region_of(params, inputs[0]), open_mask(params, inputs[0])
     wanted = wanted_boxes(inputs, region, params.skip, mask)
     # How that is divided: into parts, and each into columns that fit the memory.
     device = choose_device(params.device, "inference_params.device")

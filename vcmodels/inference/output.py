@@ -355,11 +355,13 @@ def make_manifest(
     mask: Mask | None,
 ) -> Manifest:
     """What determines the voxels, but for the manner in which the network is run."""
-    dtype = layout.dtype
+    dtype, choices = layout.dtype, [volume.axes.choice for volume in inputs]
     return {
         "schema": 1,
         "input": [redacted(volume.location) for volume in inputs],
         "input_content": [volume.fingerprint() for volume in inputs],
+        "input_choice": choices if any(choices) else None,
+        "input_spacing": params.spacing and list(params.spacing),
         "checkpoint_sha256": network.sha256,
         "targets": {
             name: {"channels": target.channels, **target.encoding(dtype)}

@@ -95,7 +95,7 @@ def predict_volume(
         RefusedError, RunError: as for `run_inference`.
     """
     params, options = params or predictor.params, options or RunOptions(reporter=Notes())
-    opened = open_inputs(inputs, level=params.level, channel_axis=params.channel_axis)
+    opened = open_inputs(inputs, params)
     made = params.changed(input_path=[volume.location for volume in opened])
     request = Request(
         networks=predictor.networks,

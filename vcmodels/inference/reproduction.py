@@ -123,7 +123,7 @@ def _request(
     exact = params.changed(**changes)
     return Request(
         networks=networks,
-        inputs=open_inputs(manifest["input"], level=exact.level, channel_axis=exact.channel_axis),
+        inputs=open_inputs(manifest["input"], exact),
         output=result_root(folder, made.tr_params.model_name),
         params=exact,
         targets=made.dataset_config.targets,

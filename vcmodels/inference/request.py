@@ -10,6 +10,7 @@ from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
 from vcmodels.data.intensities import measure, notes
 from vcmodels.data.normalization import contradiction, other_choice
+from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
@@ -18,6 +19,7 @@ from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Place, Volume
+from vcmodels.volumes.spacing import in_unit
 
 MOST_LENGTH = 10**7
 """Voxels along an axis; more are damaged metadata, and even the list of their patches would fill the memory."""
@@ -96,7 +98,7 @@ def request_of(task: Task, networks: tuple[TrainedNetwork, ...]) -> Request:
     """
     params, config = task.inference_params, task.dataset_config
     _refuse_other_normalization(config.normalization, networks[0])
-    inputs = open_inputs(params.input_path, level=params.level, channel_axis=params.channel_axis)
+    inputs = open_inputs(params.input_path, params)
     output = result_root(params.output_dir, task.tr_params.model_name)
     return Request(networks, inputs, output, params, config.targets, task.to_json())
 
@@ -121,15 +123,42 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
         if volume.extent != first.extent:
             found = f"{volume.location} has shape {volume.extent}, the first {first.extent}"
             raise VolumeError(key, found, "give arrays of one shape")
+    for volume in inputs:
+        for note in metadata_notes(volume):
+            reporter.say(note)
+    _check_channels(inputs, network, reporter)
+    _report_spacing(first, network, reporter)
+
+
+def _report_spacing(first: Volume, network: TrainedNetwork, reporter: Reporter) -> None:
+    spacing = in_unit(first.spacing, first.unit, network.unit)
+    ratios = [a / b for a, b in zip(spacing, network.spacing, strict=True)]
+    unit = f" {network.unit}" if first.unit and network.unit else ""
+    trained = f"{network.spacing}{unit}" if network.has_spacing else "unknown"
+    if first.has_spacing and not all(0.8 < ratio < 1.25 for ratio in ratios):
+        reporter.say(
+            f"note: voxels of {first.location} are {spacing}{unit}, those of the training were {trained}"
+        )
+    elif network.has_spacing and not first.has_spacing:
+        found = f"the voxel size of {first.location} is unknown, that of the training was {trained}"
+        reporter.say(f'note: {found}; give "spacing"')
+
+
+def _check_channels(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Reporter) -> None:
+    """Refuse another number of channels, and report those that were chosen in training only."""
     channels = sum(volume.channels for volume in inputs)
+    chosen = network.task.dataset_config.volume_paths[0].channels
     if channels != network.in_channels:
         found = f"{channels} channels, the network was trained with {network.in_channels}"
-        raise VolumeError(key, found, "give the same channels in the same order")
-    ratios = [a / b for a, b in zip(first.spacing, network.spacing, strict=True)]
-    if not all(0.8 < ratio < 1.25 for ratio in ratios):
+        remedy = "give the same channels in the same order"
+        if chosen or channels > network.in_channels:
+            example = chosen or list(range(network.in_channels))
+            remedy += f', as in "channels": {example}' + (", as in the training" if chosen else "")
+        raise VolumeError(inputs[0].key, found, remedy)
+    if chosen and all(volume.axes.chosen is None for volume in inputs):
         reporter.say(
-            f"note: voxels of {first.location} are {first.spacing}, "
-            f"those of the training were {network.spacing}"
+            f"note: the training chose channels {chosen}; all {channels} of "
+            f"{inputs[0].location} are used, in their order"
         )
 
 

@@ -8,11 +8,12 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from vcmodels.config import Skip
+from vcmodels.config import InferenceParams, Skip
+from vcmodels.config.reading import MASK, open_array, require_one_order
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape, coarse_box, fine_box
 from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, columns, live_patches
-from vcmodels.volumes import Volume, expand_location, open_volume
+from vcmodels.volumes import Volume, expand_location
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,21 @@ class Mask:
         return found
 
 
-def open_mask(skip: Skip, extent: Shape) -> Mask | None:
+def open_mask(params: InferenceParams, first: Volume) -> Mask | None:
     """The mask that a task names.
+
+    Args:
+        params: with the keys that say how it is read.
+        first: the first input.
 
     Raises:
         VolumeError: it does not exist, or its shape is not the input's divided by whole factors.
     """
-    if skip.mask is None:
+    if params.skip.mask is None:
         return None
-    volume = open_volume(expand_location(skip.mask), key=KEY)
+    volume = open_array(expand_location(params.skip.mask), params, MASK, None, key=KEY)
+    require_one_order({"input": first, MASK: volume})
+    extent = first.extent
     z, y, x = (max(1, round(n / m)) for n, m in zip(extent, volume.extent, strict=True))
     if tuple(-(-n // f) for n, f in zip(extent, (z, y, x), strict=True)) != volume.extent:
         found = f"has shape {volume.extent}, the input {extent}"

@@ -91,9 +91,9 @@ def fingerprint(criteria: PatchCriteria, volumes: Sequence[TaskVolume]) -> dict[
         "origins count from": "the volume",  # once from the bbox
         "volumes": [
             {
-                "input": volume.inputs[0].location,
+                "input": volume.inputs[0].identity,
                 "region": [list(volume.region.origin), list(volume.region.end)],
-                "ref_label": volume.ref.location if volume.ref else None,
+                "ref_label": volume.ref.identity if volume.ref else None,
                 "label content": volume.ref.fingerprint() if volume.ref else None,
                 "ignore_label": list(volume.ref_ignored),
                 **({"foreground": str(volume.ref_foreground)} if volume.ref_foreground else {}),

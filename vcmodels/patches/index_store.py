@@ -60,10 +60,10 @@ class IndexStore:
         self, folder: Path, volume: Volume, plan: IndexPlan, say: Callable[[str], None]
     ) -> None:
         self.plan, self._say = plan, say
-        identity = [SCHEMA, volume.location, plan.region.origin, plan.region.end, plan.cell]
+        identity = [SCHEMA, volume.identity, plan.region.origin, plan.region.end, plan.cell]
         rules = [plan.ignore, plan.unit, *([asdict(plan.foreground)] if plan.foreground else [])]
         self._identity = json.dumps([*identity, *rules]).encode()
-        self._metadata = volume.node.raw + volume.reading
+        self._metadata = volume.node.raw + volume.read_rules
         name = PurePosixPath(volume.location).name.removesuffix(".zarr")
         digest = hashlib.blake2b(self._identity, digest_size=8).hexdigest()
         self.path = folder / f"{name}-{digest}.zarr"

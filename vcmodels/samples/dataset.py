@@ -392,7 +392,7 @@ def worker_budget(settings: TrainingParams, volumes: Sequence[TaskVolume]) -> in
 def _decoded_bytes(volumes: Iterable[TaskVolume]) -> int:
     """Of all arrays, those that several volumes share counted once."""
     arrays = {
-        array.location: array.channels * prod(array.extent) * array.dtype.itemsize
+        array.identity: array.channels * prod(array.extent) * array.dtype.itemsize
         for volume in volumes
         for array in (*volume.inputs, *volume.labels.values())
     }

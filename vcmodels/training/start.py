@@ -122,6 +122,7 @@ def lasting_facts(resolved: Resolved, learner: Learner) -> dict[str, Any]:
         "in_channels": first.channels,
         "patch_size": list(task.tr_params.patch_size),
         "spacing": list(first.spacing),
+        "unit": first.unit,
         "versions": versions(learner),
     }
 

@@ -1,13 +1,14 @@
 """All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
 
+from vcmodels.volumes.axes import AS_STORED, ChannelAxis, Reading
 from vcmodels.volumes.backend import Storage
 from vcmodels.volumes.collection import OME, Member, read_members, write_collection
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.multiscale import Blocks, Pyramid, write_volume
-from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.nodes import MetadataError, group_attributes
 from vcmodels.volumes.places import LocalPlace, ObjectPlace, Place, place_at, whole_folder
 from vcmodels.volumes.reader import ArrayVolume, ChunkError, Volume, open_volume
+from vcmodels.volumes.spacing import Grid
 from vcmodels.volumes.writer import (
     Description,
     WritableArray,
@@ -21,9 +22,11 @@ from vcmodels.volumes.writer import (
 )
 
 __all__ = [
+    "AS_STORED",
     "OME",
     "ArrayVolume",
     "Blocks",
+    "ChannelAxis",
     "ChunkError",
     "Description",
     "Grid",
@@ -33,6 +36,7 @@ __all__ = [
     "ObjectPlace",
     "Place",
     "Pyramid",
+    "Reading",
     "Storage",
     "Volume",
     "WritableArray",

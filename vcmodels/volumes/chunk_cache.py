@@ -62,7 +62,7 @@ class CachedVolume(Volume):
         voxels = sum(chunk.voxels for chunk in chunks.values())
         if voxels * self.channels * self.dtype.itemsize > self.cache.budget:
             return super()._read_inside(box)  # keeping some would let go of others that it needs
-        kept = {index: self.cache.get((self.location, index)) for index in chunks}
+        kept = {index: self.cache.get((self.identity, index)) for index in chunks}
         if all(block is None for block in kept.values()):
             return self._read_all(box, chunks)
         out = np.empty((self.channels, *box.shape), self.dtype)
@@ -70,7 +70,7 @@ class CachedVolume(Volume):
             block = kept[index]
             if block is None:
                 block = super()._read_inside(chunk)
-                self.cache.put((self.location, index), block)
+                self.cache.put((self.identity, index), block)
             part = chunk.intersect(box)
             out[:, *part.slices(within=box)] = block[:, *part.slices(within=chunk)]
         return out
@@ -83,5 +83,5 @@ class CachedVolume(Volume):
         for index, chunk in chunks.items():
             part = block[:, *chunk.slices(within=hull)]
             # Not a view: it would keep all of the hull alive, which the budget does not count.
-            self.cache.put((self.location, index), part.copy())
+            self.cache.put((self.identity, index), part.copy())
         return np.ascontiguousarray(block[:, *box.slices(within=hull)])

@@ -13,8 +13,8 @@ import numpy as np
 
 from vcmodels.geometry.boxes import Shape
 from vcmodels.volumes.backend import ZarrFormat
-from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.places import place_at
+from vcmodels.volumes.spacing import Grid
 from vcmodels.volumes.writer import set_group_attributes
 
 OME = "OME"

@@ -28,7 +28,7 @@ SAMPLED_FILES, SAMPLED_BYTES = 64, 1 << 20
 PROBED_UNITS = 16
 """Chunks or shards that are asked for where a server lists nothing."""
 
-_MEANING = ("extent", "channels", "channel_axis", "dtype", "fill_value", "chunks", "shards")
+_MEANING = ("extent", "channels", "dtype", "fill_value", "chunks", "shards")
 
 
 def content_of(volume: Volume) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def content_of(volume: Volume) -> dict[str, Any]:
     return {
         "location": volume.location,
         **{key: _plain(getattr(volume, key)) for key in _MEANING},
+        "axes": [*volume.axes.names, volume.axes.choice],
         "encoding": _encoding(volume),
         "files": len(files),
         "bytes": total,
@@ -63,7 +64,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         before: from `content_of`, perhaps of a copy elsewhere.
         now: from `content_of`.
     """
-    for key in _MEANING:
+    for key in (*_MEANING, "axes"):
         if before.get(key) != now[key]:
             return f"{key} was {before.get(key)}, is {now[key]}"
     if before.get("encoding") != now["encoding"]:

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from vcmodels.errors import VolumeError
+from vcmodels.geometry.boxes import Shape
 from vcmodels.volumes.location import join
 from vcmodels.volumes.nodes import Node
 from vcmodels.volumes.remote import StoredFile, list_files, patiently, remote_files
@@ -60,20 +61,22 @@ class ChunkNames:
 
 @dataclass(frozen=True)
 class Listing:
-    """The chunk files of an array, sorted by chunk index."""
+    """The chunk files of which something is read, sorted by chunk index."""
 
     files: dict[tuple[int, ...], StoredFile]
     spatial: frozenset[tuple[int, int, int]]
     """The spatial part of the indices, for quick look-up."""
 
 
-def list_chunks(node: Node, names: ChunkNames, first: int, key: str) -> Listing | None:
+def list_chunks(
+    node: Node, names: ChunkNames, place: Callable[[tuple[int, ...]], Shape | None], key: str
+) -> Listing | None:
     """List the stored chunks of an array; None where the store cannot be listed.
 
     Args:
         node: the array.
         names: its chunk naming.
-        first: which axis of the array is z (1 with channels first, else 0).
+        place: the (z, y, x) of a chunk by its index; None for one of which nothing is read.
         key: the dotted task key, for messages.
 
     Raises:
@@ -92,9 +95,9 @@ def list_chunks(node: Node, names: ChunkNames, first: int, key: str) -> Listing 
             stray = file.name
     if stray and not found:
         raise misnamed_error(key, node, names, stray)
-    ordered = {index: found[index] for index in sorted(found)}
-    spatial = frozenset((i[first], i[first + 1], i[first + 2]) for i in ordered)
-    return Listing(ordered, spatial)
+    places = {index: place(index) for index in sorted(found)}
+    ordered = {index: found[index] for index, at in places.items() if at is not None}
+    return Listing(ordered, frozenset(at for at in places.values() if at is not None))
 
 
 def misnamed_chunk(node: Node, names: ChunkNames, key: str) -> str | None:
@@ -216,9 +219,11 @@ def _is_blosc(node: Node) -> bool:
     return _codecs(node)[-1].get("name") == "blosc"
 
 
-def fingerprint(metadata: bytes, files: dict[tuple[int, ...], StoredFile] | None) -> str:
-    """A sha256 that changes when the array does: metadata, and chunk names, sizes and stamps."""
-    digest = hashlib.sha256(metadata)
+def fingerprint(
+    metadata: bytes, choice: str, files: dict[tuple[int, ...], StoredFile] | None
+) -> str:
+    """A sha256 that changes when what is read does: metadata, choice, chunk names, sizes, stamps."""
+    digest = hashlib.sha256(metadata + choice.encode())
     if files is not None:
         for file in sorted(files.values()):
             digest.update(f"\0{file.name}\0{file.size}\0{file.stamp}".encode())

@@ -22,9 +22,9 @@ from vcmodels.geometry.boxes import (
 from vcmodels.geometry.grid import slabs, tiles
 from vcmodels.volumes.backend import PLAIN, Storage
 from vcmodels.volumes.location import is_remote
-from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.places import whole_folder
 from vcmodels.volumes.reader import Volume, open_volume
+from vcmodels.volumes.spacing import Grid
 from vcmodels.volumes.writer import (
     Description,
     WritableArray,

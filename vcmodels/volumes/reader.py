@@ -4,7 +4,7 @@ import hashlib
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from math import prod
@@ -15,6 +15,7 @@ import numpy as np
 
 from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, unit_box, units_touching
+from vcmodels.volumes.axes import AS_STORED, AxisMap, ChannelAxis, Channels, Reading, find_axes
 from vcmodels.volumes.backend import ArrayHandle, ZarrArray
 from vcmodels.volumes.listing import (
     ChunkNames,
@@ -27,20 +28,17 @@ from vcmodels.volumes.listing import (
     probe_chunks,
     silent_damage,
 )
-from vcmodels.volumes.location import is_remote, join
-from vcmodels.volumes.ngff import Grid, find_grid, level_location, read_multiscale
+from vcmodels.volumes.location import is_remote, join, parent
+from vcmodels.volumes.ngff import Told, find_told, level_location, read_multiscale, with_own
 from vcmodels.volumes.nodes import (
-    ChannelAxis,
-    Channels,
     MetadataError,
     Node,
-    channel_last_to_first,
-    find_channel_axis,
     read_node,
     require_array,
     stored_dtype,
 )
 from vcmodels.volumes.remote import StoredFile, describe
+from vcmodels.volumes.spacing import Coordinates, Grid, first_of, from_coordinates, unit_name
 
 Pad = Literal["reflect", "edge", "zero"]
 
@@ -98,23 +96,37 @@ class Volume:
     """The dotted task key that named it, for messages."""
     extent: Shape
     channels: int
-    channel_axis: ChannelAxis | None
+    axes: AxisMap
+    """How the axes of the stored array become these."""
     dtype: np.dtype[Any]
     """In native byte order."""
     chunks: Shape
     """The smallest unit that can be decoded by itself (the inner chunks of a shard)."""
     shards: Shape | None
     spacing: Spacing
+    """1 where it is not known."""
     offset: Spacing
     """Position of voxel 0 in the world, in `unit`."""
     unit: str | None
+    has_spacing: bool
+    """Whether the store, or the task, says the spacing."""
     fill_value: float
     attributes: dict[str, Any] = field(compare=False)
     node: Node = field(repr=False, compare=False)
     names: ChunkNames = field(repr=False, compare=False)
     handle: ArrayHandle = field(repr=False, compare=False)
+    spacing_notes: tuple[str, ...] = field(repr=False, compare=False)
+    """What the store says of the voxel size and is not understood; a line each."""
+    axes_notes: tuple[str, ...] = field(repr=False, compare=False)
+    """What one may not expect of how the axes are read; a line each."""
     on_damage: str | None = field(default=None, repr=False, compare=False)
     """What to do about a damaged chunk, for messages; by default to restore or to delete it."""
+
+    @property
+    def identity(self) -> str:
+        """The location, and what sets the voxels apart from others that are read of the same array."""
+        choice = self.axes.choice
+        return f"{self.location} ({choice})" if choice else self.location
 
     @property
     def box(self) -> Box:
@@ -123,8 +135,8 @@ class Volume:
 
     @property
     def has_channel_axis(self) -> bool:
-        """Whether the stored array has 4 axes."""
-        return self.channel_axis is not None
+        """Whether the stored array has an axis of which the channels are read."""
+        return self.axes.channel is not None
 
     @property
     def storage_unit(self) -> Shape:
@@ -210,15 +222,12 @@ class Volume:
         Raises:
             RunError: a server that cannot list answers neither yes nor no.
         """
-        first = 1 if self.channel_axis == "first" else 0
         if self.listing is not None:
             found: Iterable[tuple[tuple[int, ...], StoredFile]] = self.listing.files.items()
         else:
-            axes: list[Sequence[int]] = [range(n) for n in self.names.counts]
-            axes[first : first + 3] = units
-            found = probe_chunks(self.location, self.names, product(*axes))
+            found = probe_chunks(self.location, self.names, self._stored_units(units))
         for index, file in found:
-            z, y, x = index[first : first + 3]
+            z, y, x = self.axes.of(index)
             if z in units[0] and y in units[1] and x in units[2]:
                 yield (z, y, x), file
 
@@ -230,10 +239,11 @@ class Volume:
         """How many storage units do not exist and read as the fill value; 0 if unlistable."""
         if self.listing is None:
             return 0
-        return prod(self.names.counts) - len(self.listing.files)
+        every = units_touching(self.box, self.storage_unit)
+        return prod(map(len, every)) * self._files_of_unit - len(self.listing.files)
 
     @property
-    def reading(self) -> bytes:
+    def read_rules(self) -> bytes:
         """What decides what is read besides the stored bytes: nothing, of an array as it is."""
         return b""
 
@@ -243,7 +253,8 @@ class Volume:
         Two arrays with equal metadata, chunk names, sizes and times (in ns; the ETag of a remote
         object) have the same. A store that cannot be listed gives one of its metadata.
         """
-        return fingerprint(self.node.raw, self.listing.files if self.listing else None)
+        files = self.listing.files if self.listing else None
+        return fingerprint(self.node.raw, self.axes.choice, files)
 
     def damaged_file(self) -> str | None:
         """What is wrong with the first stored file that cannot be whole, by its size and header.
@@ -266,8 +277,8 @@ class Volume:
     @cached_property
     def listing(self) -> Listing | None:
         """The stored chunks; None where the store cannot be listed."""
-        first = 1 if self.channel_axis == "first" else 0
-        return list_chunks(self.node, self.names, first, self.key)
+        place = self.axes.place(self._stored_unit)
+        return list_chunks(self.node, self.names, place, self.key)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the listing, which may be long, behind."""
@@ -280,25 +291,37 @@ class Volume:
             return range(0), range(0), range(0)
         return units_touching(box, self.storage_unit)
 
+    @property
+    def _stored_unit(self) -> tuple[int, ...]:
+        """Shape of what one file holds, along each stored axis."""
+        array = self.handle.array()
+        return tuple(array.shards or array.chunks)
+
+    def _stored_units(self, spans: Sequence[range]) -> Iterator[tuple[int, ...]]:
+        """The indices, in the stored array, of all files of which something is read in a range."""
+        place = self.axes.place(self._stored_unit)
+        every = self.axes.units(spans, self.handle.array().shape, self._stored_unit)
+        return (index for index in product(*every) if place(index) is not None)
+
+    @property
+    def _files_of_unit(self) -> int:
+        """Files of one storage unit: several when the channels are stored apart."""
+        return sum(1 for _ in self._stored_units((range(1),) * 3))
+
     def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
         """Read a box that lies inside the volume."""
-        where = self._where(box)
-        self._check_files(where)
-        try:
-            block = np.asarray(self.handle.array()[where])
-        except _DECODE_ERRORS as error:
-            raise self._chunk_error(where, error) from error
-        block = channel_last_to_first(block, self.channel_axis)
+        array = self.handle.array()
+        runs = list(self.axes.slices(box, array.shape, array.chunks))
+        block = self.axes.arrange([self._read_stored(where) for where in runs], runs)
         return np.ascontiguousarray(block, dtype=self.dtype)
 
-    def _where(self, box: Box) -> tuple[slice, ...]:
-        """A box as slices of the stored array."""
-        if self.channel_axis is None:
-            return box.slices()
-        everything = slice(0, self.channels)
-        if self.channel_axis == "first":
-            return (everything, *box.slices())
-        return (*box.slices(), everything)
+    def _read_stored(self, where: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+        """Read slices of the stored array."""
+        self._check_files(where)
+        try:
+            return np.asarray(self.handle.array()[where])
+        except _DECODE_ERRORS as error:
+            raise self._chunk_error(where, error) from error
 
     def _chunks_in(self, where: tuple[slice, ...]) -> Iterator[tuple[int, ...]]:
         """Indices, in the stored array, of the storage units that slices touch."""
@@ -354,8 +377,9 @@ def open_volume(
     channels: Channels = None,
     channel_axis: ChannelAxis | None = None,
     on_damage: str | None = None,
+    reading: Reading = AS_STORED,
 ) -> Volume:
-    """Open one array for reading; nothing but metadata is read.
+    """Open one array for reading; nothing but metadata, and coordinates of xarray, is read.
 
     Args:
         location: an array, or an OME-Zarr group; a local path or a URL, already expanded.
@@ -363,8 +387,9 @@ def open_volume(
         level: which level of an OME-Zarr group.
         channels: how many channels are expected: None for a plain (Z, Y, X) array, a number for an
             array with that many (1 also takes a plain one), "any" for whatever is there.
-        channel_axis: where the channels are, when the store does not say.
         on_damage: what messages advise about a damaged chunk, if not to restore or to delete it.
+        channel_axis: where the channels of an array of 4 axes are, when the store does not say.
+        reading: what else is said of its axes, and which of its channels and positions are read.
 
     Raises:
         VolumeError: the location is missing, damaged, of an unsupported kind, or does not have the
@@ -372,12 +397,16 @@ def open_volume(
     """
     location = location.rstrip("/")
     key = key or location
-    node, grid = _resolve(location, level, key)
+    node, told = _resolve(location, level, key)
     dtype = stored_dtype(node, key)
     handle = ArrayHandle(node.location, node.zarr_format, "r")
     array = _open_checked(handle, node, key)
     shape = tuple(int(n) for n in array.shape)
-    axis = find_channel_axis(shape, grid.axes, channels, channel_axis, key=key)
+    named = None if reading.names(shape, key) else told.axes(shape, key)
+    axes = find_axes(shape, named, channels, reading, channel_axis, key=key)
+    grid = _find_grid(node, told, axes, shape, key)
+    if reading.spacing is not None:
+        grid = replace(grid, spacing=reading.spacing, is_known=True, notes=())
     units = tuple(array.shards or array.chunks)
     _check_chunk_size(node, tuple(array.chunks), dtype, key)
     counts = tuple(-(-n // u) for n, u in zip(shape, units, strict=True))
@@ -389,37 +418,95 @@ def open_volume(
     return Volume(
         location=node.location,
         key=key,
-        extent=_spatial(shape, axis),
-        channels=1 if axis is None else shape[0 if axis == "first" else 3],
-        channel_axis=axis,
+        extent=axes.of(shape),
+        channels=axes.count(shape),
+        axes=axes,
         dtype=dtype,
-        chunks=_spatial(tuple(array.chunks), axis),
-        shards=_spatial(tuple(array.shards), axis) if array.shards else None,
+        chunks=axes.of([int(n) for n in array.chunks]),
+        shards=axes.of([int(n) for n in array.shards]) if array.shards else None,
         spacing=grid.spacing,
         offset=grid.offset,
         unit=grid.unit,
+        has_spacing=grid.is_known,
         fill_value=float(cast("float", array.fill_value or 0)),
         attributes=node.attributes,
         node=node,
         names=names,
         handle=handle,
         on_damage=on_damage,
+        spacing_notes=grid.notes,
+        axes_notes=tuple(_axes_notes(axes, shape, told)),
     )
 
 
-def _resolve(location: str, level: int, key: str) -> tuple[Node, Grid]:
-    """The array that a location and a level stand for."""
+def _axes_notes(axes: AxisMap, shape: tuple[int, ...], told: Told) -> Iterator[str]:
+    if axes.is_transposed:
+        yield f"axes ({', '.join(axes.names)}) are read, and results written, as (z, y, x)"
+    stored = 1 if "c" not in axes.names else shape[axes.names.index("c")]
+    for place, names in told.names:
+        if len(names) == len(shape) and any(
+            a not in ("", b) for a, b in zip(names, axes.names, strict=True)
+        ):
+            said = ", ".join(name or "?" for name in names)
+            yield f"{place} names the axes ({said}); the task's {''.join(axes.names)} goes before it"
+    if told.channels not in (None, stored):
+        yield f"omero lists {told.channels} channels, the array has {stored}"
+
+
+def _find_grid(node: Node, told: Told, axes: AxisMap, shape: tuple[int, ...], key: str) -> Grid:
+    """What the store says of the voxel size: its attributes, then coordinates next to the array."""
+    grid = first_of(told.lengths, axes)
+    if grid.is_known or grid.notes or not axes.is_named:
+        return grid
+    stored = _own_dimensions(node)
+
+    def read(axis: int) -> Coordinates | None:
+        folder = parent(node.location)
+        name = stored[axis] if len(stored) == len(shape) else None
+        return _read_coordinates(join(folder, name), key) if folder and name else None
+
+    found = from_coordinates(read, shape, axes)
+    return found if found.is_known or found.notes else grid
+
+
+def _own_dimensions(node: Node) -> list[str]:
+    """The names of the dimensions, as they are; arrays of these names may hold coordinates."""
+    names = node.document.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS")
+    listed = cast("list[Any]", names) if isinstance(names, list) else []
+    return [n if isinstance(n, str) and "/" not in n and n.strip(". ") else "" for n in listed]
+
+
+def _read_coordinates(location: str, key: str) -> Coordinates | None:
+    """The numbers of an array of one axis, and their unit; None where there is no such array."""
+    node = read_node(location, key)
+    if node is None or node.kind != "array" or len(node.document.get("shape") or ()) != 1:
+        return None
+    array = _open_checked(ArrayHandle(node.location, node.zarr_format, "r"), node, key)
+    if array.dtype.kind not in "iuf" or array.shape[0] > MOST_COORDINATES:
+        return None
+    try:
+        values = np.asarray(array[(slice(None),)], np.float64).tolist()
+    except _DECODE_ERRORS as error:
+        raise VolumeError(key, f"{location} cannot be read ({describe(error)})") from error
+    return values, unit_name(node.attributes.get("units") or node.attributes.get("unit"))
+
+
+MOST_COORDINATES = 10**7
+"""Of an axis; more are no coordinates of voxels."""
+
+
+def _resolve(location: str, level: int, key: str) -> tuple[Node, Told]:
+    """The array that a location and a level stand for, and what the store says of it."""
     node = read_node(location, key)
     if node is not None and node.kind == "group" and read_multiscale(node.attributes):
-        inner, grid = level_location(node, level, key)
+        inner, told = level_location(node, level, key)
         array = require_array(read_node(inner, key), inner, key)
-        own = find_grid(array, key).axes
-        return array, Grid(grid.spacing, grid.offset, grid.unit, grid.axes or own)
+        return array, with_own(told, array)
     array = require_array(node, location, key)
     if level:
         found = f"{location} is an array, which has no level {level}"
         raise VolumeError(key, found, "give the OME-Zarr group, or leave level out")
-    return array, find_grid(array, key)
+    return array, find_told(array, key)
 
 
 def _open_checked(handle: ArrayHandle, node: Node, key: str) -> ZarrArray:
@@ -444,11 +531,6 @@ def _check_chunk_size(node: Node, chunks: tuple[int, ...], dtype: np.dtype[Any],
         shape = " x ".join(map(str, chunks))
         found = f"{node.location} has chunks of {shape}, {size / 2**30:.0f} GiB each"
         raise VolumeError(key, found, "rechunk the array, for instance to 128 x 128 x 128")
-
-
-def _spatial(shape: tuple[int, ...], axis: ChannelAxis | None) -> Shape:
-    z, y, x = shape[1:] if axis == "first" else shape[:3]
-    return int(z), int(y), int(x)
 
 
 @dataclass(frozen=True)
@@ -476,18 +558,21 @@ class ArrayVolume(Volume):
             key=name,
             extent=(depth, height, width),
             channels=len(values),
-            channel_axis="first",
+            axes=AxisMap(("c", "z", "y", "x"), (1, 2, 3), 0),
             dtype=values.dtype.newbyteorder("="),
             chunks=(z, y, x),
             shards=None,
             spacing=spacing,
             offset=(0.0, 0.0, 0.0),
             unit=None,
+            has_spacing=True,
             fill_value=0.0,
             attributes={},
             node=node,
             names=ChunkNames("", "/", (1, *counts)),
             handle=ArrayHandle(name, 3, "r"),
+            spacing_notes=(),
+            axes_notes=(),
             values=values,
         )
 

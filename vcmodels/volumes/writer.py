@@ -17,9 +17,9 @@ from vcmodels.geometry.grid import tiles
 from vcmodels.volumes import backend
 from vcmodels.volumes.backend import PLAIN, ArrayHandle, Storage, ZarrFormat
 from vcmodels.volumes.location import is_remote
-from vcmodels.volumes.ngff import Grid
 from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import Place, place_at, sync
+from vcmodels.volumes.spacing import Grid
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 

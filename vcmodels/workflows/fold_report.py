@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from vcmodels.config import Task
+from vcmodels.config.reading import keys_of_input
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import RefusedError
@@ -259,8 +260,8 @@ def score_held_out(
         reporter.say(f"fold {part.fold}: {part.volume.name}")
         if not _predict(task, part, reporter, should_stop):
             return None
-        locations = [image.location for image in part.volume.inputs]
-        regions = given_regions(volumes_of_inputs(volumes, locations), part.box, part.box)
+        inputs = [image.identity for image in part.volume.inputs]
+        regions = given_regions(volumes_of_inputs(volumes, inputs), part.box, part.box)
         root = result_root(str(part.folder), name)
         scores = score_result(root, targets, regions, reporter=reporter)
         found.append(HeldOutScore(part.fold, part.volume.name, part.box, scores))
@@ -293,11 +294,13 @@ def _predict(
 ) -> bool:
     """Predict a held-out part with the best checkpoint of its fold; false after a stop."""
     asked, volumes = task.inference_params, part.volume.inputs
+    entry = task.dataset_config.volume_paths[int(part.volume.key.rpartition(".")[2])]
+    keys = {key: value for key, value in keys_of_input(entry, volumes[0]).items() if value}
     params = asked.changed(
+        **keys | {"level": 0},  # the path names the array itself
         input_path=[volume.location for volume in volumes],
         output_dir=str(part.folder),
         bbox=tuple(zip(part.box.origin, part.box.end, strict=True)),
-        level=0,
         pyramid=0,
     )
     request = Request(
