@@ -9,15 +9,21 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import zarr
+from zarr.abc.store import RangeByteRequest
 from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
+from vcmodels.volumes.decoding import bound_decoding
 from vcmodels.volumes.location import is_remote
-from vcmodels.volumes.remote import PatientStore
+from vcmodels.volumes.remote import PatientStore, require_bytes
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 ZarrFormat = Literal[2, 3]
 _ZSTD_LEVEL = 3
@@ -37,6 +43,22 @@ class ZarrArray(Protocol):
     def with_config(self, config: Mapping[str, bool]) -> "ZarrArray": ...
 
 
+class _SoundStore(LocalStore):
+    """A folder; what the index of a shard says is compared with the file before it is read."""
+
+    async def get(
+        self,
+        key: str,
+        prototype: "BufferPrototype | None" = None,
+        byte_range: "ByteRequest | None" = None,
+    ) -> "Buffer | None":
+        """Bytes of a file; None when there is none."""
+        path = self.root / key
+        if isinstance(byte_range, RangeByteRequest) and path.exists():
+            require_bytes(byte_range, path.stat().st_size)
+        return await super().get(key, prototype, byte_range)
+
+
 class ArrayHandle:
     """A zarr array, opened on first use and again in every other process."""
 
@@ -49,6 +71,8 @@ class ArrayHandle:
         if self._opened is None or self._opened[0] != os.getpid():
             store = _store(self.location, read_only=self.mode == "r")
             array = _zarr.open_array(store=store, mode=self.mode, zarr_format=self.zarr_format)
+            if self.mode == "r":
+                bound_decoding(array)
             self._opened = (os.getpid(), array)
         return self._opened[1]
 
@@ -137,4 +161,4 @@ def _store(location: str, *, read_only: bool) -> PatientStore | LocalStore:
     """A zarr store whose root is the node itself."""
     if is_remote(location):
         return PatientStore.at(location, read_only=read_only)
-    return LocalStore(location, read_only=read_only)
+    return _SoundStore(location, read_only=read_only)

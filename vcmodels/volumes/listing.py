@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vcmodels.errors import VolumeError
-from vcmodels.volumes.location import join
+from vcmodels.volumes.location import is_remote, join
 from vcmodels.volumes.nodes import Node
 from vcmodels.volumes.remote import StoredFile, list_files, patiently, remote_files
 
@@ -43,6 +44,16 @@ class ChunkNames:
         """The file of a chunk, relative to the array."""
         return self.prefix + self.separator.join(map(str, index))
 
+    def is_folder(self, name: str) -> bool:
+        """Whether chunks lie below a folder of this name."""
+        if self.separator != "/":
+            return False
+        if name == self.prefix.rstrip("/"):
+            return bool(name)
+        parts = name.removeprefix(self.prefix).split("/")
+        is_below = name.startswith(self.prefix) and len(parts) < len(self.counts)
+        return is_below and all(part.isdecimal() for part in parts)
+
     def index(self, name: str) -> tuple[int, ...] | None:
         """The chunk that a file holds; None when it is not a chunk of this array."""
         if not name.startswith(self.prefix):
@@ -64,6 +75,11 @@ class Listing:
     spatial: frozenset[tuple[int, int, int]]
     """The spatial part of the indices, for quick look-up."""
 
+    @property
+    def empty(self) -> list[tuple[int, ...]]:
+        """Chunks that hold nothing: files without a byte, folders, and links that lead nowhere."""
+        return [index for index, file in self.files.items() if not file.size]
+
 
 def list_chunks(node: Node, names: ChunkNames, first: int, key: str) -> Listing | None:
     """List the stored chunks of an array; None where the store cannot be listed.
@@ -75,7 +91,8 @@ def list_chunks(node: Node, names: ChunkNames, first: int, key: str) -> Listing 
         key: the dotted task key, for messages.
 
     Raises:
-        VolumeError: there are chunks, but all of them are named otherwise.
+        VolumeError: there are chunks, but all of them are named otherwise; a file, or a link to
+            nothing, stands where chunks should lie.
     """
     files = list_files(node.location, key)
     if files is None:
@@ -83,9 +100,13 @@ def list_chunks(node: Node, names: ChunkNames, first: int, key: str) -> Listing 
     found: dict[tuple[int, ...], StoredFile] = {}
     stray = None
     for file in files:
-        index = names.index(file.name)
+        # A folder in the place of a chunk is stored, too, and nothing can be read there.
+        index = names.index(file.name.removesuffix("/"))
         if index is not None:
             found[index] = file
+        elif names.is_folder(file.name) and not is_remote(node.location):
+            place = join(node.location, file.name)
+            raise VolumeError(key, f"{place} {_NO_FOLDER}", "restore it")
         elif _ANY_CHUNK.fullmatch(file.name):
             stray = file.name
     if stray and not found:
@@ -119,20 +140,32 @@ def misnamed_error(key: str, node: Node, names: ChunkNames, stray: str) -> Volum
     return VolumeError(key, found, "correct the separator in the metadata")
 
 
-def silent_damage(path: Path, node: Node) -> str | None:
+def silent_damage(name: str, node: Node, most: int) -> str | None:
     """What is wrong with a local chunk file that zarr 3.1 and numcodecs 0.16 do not notice.
 
-    An empty shard and a folder in a chunk's place read as the fill value, and a blosc chunk that
-    was cut short can decode to noise (all seen).
+    A link to nothing, an empty shard and a folder in a chunk's place read as the fill value, and a
+    blosc chunk that was cut short can decode to noise (all seen).
+
+    Args:
+        name: of the file, relative to the array.
+        node: the array.
+        most: bytes that a chunk's file can need.
+
+    Returns:
+        Words that follow the path of the file; None where there is none, or nothing is wrong.
     """
+    path = Path(node.location, name)
     try:
-        size = path.stat().st_size
-    except OSError:
-        return None  # not stored; or out of reach, which the read reports
-    if path.is_dir():
-        return "is a folder"
+        status = path.stat()
+    except OSError as error:
+        return _out_of_reach(path, name.count("/"), error)
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode):
+        return "is a folder" if stat.S_ISDIR(status.st_mode) else "is no file"
     if not size:
         return "is empty"
+    if size > most:
+        return f"has {size:,} bytes, where a chunk takes at most {most:,}"
     if not _is_blosc(node):
         return None
     with path.open("rb") as file:
@@ -140,6 +173,29 @@ def silent_damage(path: Path, node: Node) -> str | None:
     # Bytes 12 to 15 of a blosc 1 header are the compressed size, header included.
     stated = int.from_bytes(header[12:], "little")
     return None if stated == size else f"has {size} bytes and should have {stated}"
+
+
+_NO_FOLDER = "is a file, or a link to nothing, where a folder of chunks should be"
+
+
+def _out_of_reach(path: Path, depth: int, error: OSError) -> str | None:
+    """Why a chunk file that cannot be looked at is damaged; None where it is only not stored.
+
+    Args:
+        path: the file.
+        depth: how many folders are between it and the array.
+        error: what looking at it came to.
+    """
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"cannot be read ({error.strerror})"
+    if path.is_symlink():
+        return "is a link to nothing"
+    for folder in list(path.parents)[:depth]:
+        if folder.is_dir():
+            return None
+        if folder.is_symlink() or folder.exists():
+            return f"cannot be read: {folder} {_NO_FOLDER}"
+    return None
 
 
 def _is_blosc(node: Node) -> bool:

@@ -105,6 +105,20 @@ def stored_dtype(node: Node, key: str) -> np.dtype[Any]:
     return dtype
 
 
+def require_harmless(node: Node, key: str) -> None:
+    """Refuse a filter of version 2 that runs what a chunk says as a program.
+
+    Raises:
+        VolumeError: the filter is a pickle.
+    """
+    document = node.document if node.zarr_format == 2 else {}
+    filters = cast("list[object]", document.get("filters") or [])
+    used = [*filters, cast("object", document.get("compressor"))]
+    if any(_mapping(codec).get("id") == "pickle" for codec in used):
+        found = f"{node.location} is stored as pickles, which can run any program"
+        raise VolumeError(key, found, "convert the array where you trust it")
+
+
 def _read_v2_node(location: str, key: str) -> Node | None:
     extra = read_bytes(location, ".zattrs", key)
     attributes = _parse(extra, join(location, ".zattrs"), key) if extra is not None else {}

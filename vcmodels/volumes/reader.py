@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, unit_box, units_touching
 from vcmodels.volumes.backend import ArrayHandle, ZarrArray
+from vcmodels.volumes.decoding import UNKNOWN_EXCESS
 from vcmodels.volumes.listing import (
     ChunkNames,
     Listing,
@@ -36,6 +36,7 @@ from vcmodels.volumes.nodes import (
     find_channel_axis,
     read_node,
     require_array,
+    require_harmless,
     stored_dtype,
 )
 from vcmodels.volumes.remote import StoredFile, describe
@@ -284,11 +285,14 @@ class Volume:
         """Find damaged local chunks that zarr would silently read as something else."""
         if is_remote(self.location):
             return
+        values = prod(self.storage_unit) * self.channels
+        # Room for what does not compress, and for the index of a shard of single voxels.
+        most = values * (2 * self.dtype.itemsize + INDEX_BYTES * bool(self.shards)) + UNKNOWN_EXCESS
         for index in self._chunks_in(where):
-            path = Path(self.location, self.names.name(index))
-            found = silent_damage(path, self.node)
+            name = self.names.name(index)
+            found = silent_damage(name, self.node, most)
             if found:
-                raise self._damaged(index, f"{path} {found}")
+                raise self._damaged(index, f"{join(self.location, name)} {found}")
 
     def _chunk_error(self, where: tuple[slice, ...], error: BaseException) -> ChunkError:
         """Find the one chunk that cannot be read, by reading them one by one."""
@@ -313,6 +317,8 @@ class Volume:
 
 
 MAX_CHUNK_BYTES = 8 * 2**30
+INDEX_BYTES = 16
+"""Of a chunk in the index of its shard."""
 _METADATA_ERRORS = (
     *(ValueError, TypeError, KeyError, NotImplementedError, OSError),
     ArithmeticError,  # a fill value outside of the dtype overflows
@@ -345,12 +351,13 @@ def open_volume(
     key = key or location
     node, grid = _resolve(location, level, key)
     dtype = stored_dtype(node, key)
+    require_harmless(node, key)
     handle = ArrayHandle(node.location, node.zarr_format, "r")
     array = _open_checked(handle, node, key)
     shape = tuple(int(n) for n in array.shape)
     axis = find_channel_axis(shape, grid.axes, channels, channel_axis, key=key)
     units = tuple(array.shards or array.chunks)
-    _check_chunk_size(node, tuple(array.chunks), dtype, key)
+    _check_chunk_size(node, tuple(array.chunks), units, dtype, key)
     counts = tuple(-(-n // u) for n, u in zip(shape, units, strict=True))
     names = ChunkNames.of(node, counts)
     if not is_remote(location):
@@ -408,8 +415,14 @@ def _open_checked(handle: ArrayHandle, node: Node, key: str) -> ZarrArray:
     return array
 
 
-def _check_chunk_size(node: Node, chunks: tuple[int, ...], dtype: np.dtype[Any], key: str) -> None:
+def _check_chunk_size(
+    node: Node, chunks: tuple[int, ...], units: tuple[int, ...], dtype: np.dtype[Any], key: str
+) -> None:
     size = prod(chunks) * dtype.itemsize
+    in_shard = prod(u // c for u, c in zip(units, chunks, strict=True))
+    if in_shard * INDEX_BYTES > MAX_CHUNK_BYTES:
+        found = f"{node.location} has {in_shard:,} chunks in a shard"
+        raise VolumeError(key, found, "write it with larger chunks, or smaller shards")
     if size > MAX_CHUNK_BYTES:
         shape = " x ".join(map(str, chunks))
         found = f"{node.location} has chunks of {shape}, {size / 2**30:.0f} GiB each"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from zarr.abc.store import RangeByteRequest
 from zarr.storage import FsspecStore, WrapperStore
 
 from vcmodels.errors import RunError, VolumeError
@@ -91,9 +92,15 @@ class PatientStore(WrapperStore[FsspecStore]):
         self, key: str, prototype: "BufferPrototype", byte_range: "ByteRequest | None" = None
     ) -> "Buffer | None":
         """The bytes of an object; None when there is none."""
-        return await self._patiently(
+        if isinstance(byte_range, RangeByteRequest):
+            require_bytes(byte_range)
+        found = await self._patiently(
             "read", key, lambda: self._store.get(key, prototype, byte_range)
         )
+        if found is not None and not len(found):
+            # An empty shard would read as the fill value.
+            raise ValueError("it is empty")
+        return found
 
     async def set(self, key: str, value: "Buffer") -> None:
         """Write an object: all of it, or none."""
@@ -116,6 +123,21 @@ class PatientStore(WrapperStore[FsspecStore]):
                 pause = pause_after(error, tries, verb, place)
             await asyncio.sleep(pause)
             tries += 1
+
+
+def require_bytes(asked: RangeByteRequest, size: int | None = None) -> None:
+    """Refuse what the index of a shard cannot mean: zarr reads such a chunk as the fill value.
+
+    Args:
+        asked: where a chunk should lie in its shard.
+        size: bytes of the shard, where they are known.
+
+    Raises:
+        ValueError: no byte, or some past the end.
+    """
+    if asked.end <= asked.start or (size is not None and asked.end > size):
+        of = "" if size is None else f" of {size}"
+        raise ValueError(f"the index of the shard gives bytes {asked.start} to {asked.end}{of}")
 
 
 def patiently(verb: str, place: str, ask: Callable[[], _T]) -> _T:
@@ -309,25 +331,51 @@ def read_bytes(location: str, name: str, key: str) -> bytes | None:
 
 
 def list_files(location: str, key: str) -> Iterator[StoredFile] | None:
-    """All files under a node, in no particular order; None where listing is not possible (http)."""
+    """All files under a node, in no particular order; None where listing is not possible (http).
+
+    A local folder is listed too, with a `/` behind its name, before what is in it.
+    """
     if not is_remote(location):
-        return _walk(Path(location), "", _DEEPEST)
+        return _list_local(location, key)
     if location.startswith(("http://", "https://")):
         return None
     return _find_remote(location, key)
+
+
+def _list_local(location: str, key: str) -> Iterator[StoredFile]:
+    try:
+        yield from _walk(Path(location), "", _DEEPEST)
+    except OSError as error:
+        found = f"{error.filename} cannot be listed ({error.strerror})"
+        raise VolumeError(key, found, "check its permissions, and the disk") from error
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[StoredFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = f"{prefix}{entry.name}"
-            if not entry.is_dir():
-                status = entry.stat(follow_symlinks=False)
-                if entry.is_symlink() and Path(entry.path).exists():
-                    status = entry.stat()
-                yield StoredFile(name, status.st_size, str(status.st_mtime_ns))
+            if not _leads_to_folder(entry):
+                size, changed = _size_and_time(entry)
+                yield StoredFile(name, size, str(changed))
             elif depth:
+                yield StoredFile(f"{name}/", 0, "")
                 yield from _walk(Path(entry.path), f"{name}/", depth - 1)
+
+
+def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _size_and_time(entry: "os.DirEntry[str]") -> tuple[int, int]:
+    """Bytes and mtime in ns of a file; of a link that leads to nothing, 0 and its own."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return 0, entry.stat(follow_symlinks=False).st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def _find_remote(location: str, key: str) -> Iterator[StoredFile]:
