@@ -39,7 +39,18 @@ class ChannelStatistics:
 VolumeStatistics = tuple[ChannelStatistics, ...]
 
 
-def check_finite(image: np.ndarray, box: Box, name: str, inside: Box | None = None) -> None:
+class NotFiniteError(RunError):
+    """An input holds NaN or infinity."""
+
+
+def check_finite(
+    image: np.ndarray,
+    box: Box,
+    name: str,
+    inside: Box | None = None,
+    *,
+    is_nan_void: bool = False,
+) -> None:
     """Refuse NaN and infinity at once: they would spread through the network's weights.
 
     Args:
@@ -47,13 +58,14 @@ def check_finite(image: np.ndarray, box: Box, name: str, inside: Box | None = No
         box: where it is in the volume.
         name: of the volume, for the message.
         inside: where it is no padding; a voxel from there is named when there is one.
+        is_nan_void: NaN says that there is no value, and is allowed.
 
     Raises:
-        RunError: naming the volume, channel and voxel of the first value that is not finite.
+        NotFiniteError: naming the volume, channel and voxel of the first value that is not finite.
     """
     if image.dtype.kind != "f" or np.isfinite(image.sum(dtype=np.float64)):
         return  # one NaN or infinity makes the sum one
-    bad = np.argwhere(~np.isfinite(image))
+    bad = np.argwhere(np.isinf(image) if is_nan_void else ~np.isfinite(image))
     if not len(bad):
         return
     places = bad[:, 1:] + np.array(box.origin)
@@ -62,12 +74,20 @@ def check_finite(image: np.ndarray, box: Box, name: str, inside: Box | None = No
         real = ((places >= inside.origin) & (places < inside.end)).all(axis=1)
         first = int(real.argmax())
     place, channel = tuple(places[first].tolist()), int(bad[first, 0])
-    raise RunError(
+    raise NotFiniteError(
         f"volume {name}",
         f"the input holds {image[tuple(bad[first])]} at (z, y, x) = {place}, channel {channel}"
         f" ({len(bad)} such values near there)",
         "replace the values that are not finite, or leave them out through bbox",
     )
+
+
+def known_values(values: np.ndarray) -> np.ndarray:
+    """Those that are there, of any shape: all but NaN; a 0 where there is none."""
+    if values.dtype.kind != "f" or not np.isnan(values.sum(dtype=np.float64)):
+        return values
+    known = values[~np.isnan(values)]
+    return known if known.size else np.zeros(1, values.dtype)
 
 
 class Accumulator:
@@ -116,7 +136,7 @@ class Accumulator:
 def of_patch(image: np.ndarray) -> list[Accumulator]:
     channels = [Accumulator() for _ in image]
     for channel, values in zip(channels, image, strict=True):
-        channel.add(values, max(values.size // SAMPLED_VALUES, 1) | 1)
+        channel.add(known_values(values), max(values.size // SAMPLED_VALUES, 1) | 1)
     return channels
 
 
@@ -142,9 +162,9 @@ def _add_volume(
     step = max(voxels * parts // SAMPLED_VALUES, 1) | 1
     for block in blocks:
         image = volume.read(block)
-        check_finite(image, block, volume.location)
+        check_finite(image, block, volume.location, is_nan_void=volume.is_nan_void)
         for channel, accumulator in zip(image, channels, strict=True):
-            accumulator.add(channel, step)
+            accumulator.add(known_values(channel), step)
 
 
 def _sample_blocks(volume: Volume, region: Box, most: int) -> list[Box]:
@@ -187,10 +207,11 @@ class Normalization:
             volume_stats: statistics of the volume it is from, needed with `per: volume`.
 
         Returns:
-            (C, Z, Y, X) float32, finite for finite input; a constant channel becomes 0.
+            (C, Z, Y, X) float32, finite for finite input; a constant channel becomes 0, and so does
+            NaN, which stands where there is no value.
         """
         if self.scheme == "none":
-            return image.astype(np.float32)
+            return _without_nan(image.astype(np.float32))
         if self.per == "patch":
             stats = self._finish(of_patch(image))
         elif self.per == "volume":
@@ -206,7 +227,7 @@ class Normalization:
         out = np.empty(image.shape, np.float32)
         for channel, stat, result in zip(image, stats, out, strict=True):
             result[...] = _scaled(channel.astype(exact), self.scheme, stat)
-        return out
+        return _without_nan(out) if image.dtype.kind == "f" else out
 
     def of_volume(self, inputs: Sequence[Volume], box: Box) -> VolumeStatistics:
         """Statistics of one volume from a sample of its stored blocks, as `apply` takes them.
@@ -269,6 +290,12 @@ def fit_normalization(
         return replace(plain, volumes=found)
     parts = [(volume.inputs, region) for volume, region in pairs if region is not None]
     return replace(plain, channels=plain._finish(stream(parts)))
+
+
+def _without_nan(image: np.ndarray) -> np.ndarray:
+    """The same, with 0 for NaN; changed in place."""
+    np.copyto(image, 0, where=np.isnan(image))
+    return image
 
 
 def _scaled(values: np.ndarray, scheme: Scheme, stat: ChannelStatistics) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from math import prod
+from math import isnan, prod
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -127,6 +127,11 @@ class Volume:
     def storage_unit(self) -> Shape:
         """Shape of what one file holds: a shard, or a chunk."""
         return self.shards or self.chunks
+
+    @property
+    def is_nan_void(self) -> bool:
+        """Whether NaN says that there is no value: the array's fill value, or xarray's, is NaN."""
+        return isnan(self.fill_value) or _is_nan(self.attributes.get("_FillValue"))
 
     def read(self, box: Box, within: Box | None = None, pad: Pad = "zero") -> np.ndarray[Any, Any]:
         """Read a box, which may lie partly or wholly outside.
@@ -427,6 +432,14 @@ def _check_chunk_size(
         shape = " x ".join(map(str, chunks))
         found = f"{node.location} has chunks of {shape}, {size / 2**30:.0f} GiB each"
         raise VolumeError(key, found, "rechunk the array, for instance to 128 x 128 x 128")
+
+
+_NAN_WORDS = ("NaN", "AAAAAAAA+H8=")
+"""NaN in JSON: zarr's word, and the base64 of its eight bytes that xarray writes."""
+
+
+def _is_nan(value: object) -> bool:
+    return value in _NAN_WORDS if isinstance(value, str) else value != value
 
 
 def _spatial(shape: tuple[int, ...], axis: ChannelAxis | None) -> Shape:
