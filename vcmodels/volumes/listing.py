@@ -14,7 +14,16 @@ from typing import Any, cast
 from vcmodels.errors import VolumeError
 from vcmodels.volumes.location import is_remote, join
 from vcmodels.volumes.nodes import Node
-from vcmodels.volumes.remote import StoredFile, list_files, patiently, remote_files
+from vcmodels.volumes.remote import (
+    FORBIDDEN,
+    METADATA,
+    RemoteError,
+    StoredFile,
+    list_files,
+    patiently,
+    read_bytes,
+    remote_files,
+)
 
 _ANY_CHUNK = re.compile(r"(c[./])?\d+([./]\d+)*")
 
@@ -226,20 +235,35 @@ def probe_chunks(
 ) -> Iterator[tuple[tuple[int, ...], StoredFile]]:
     """Those of the chunks that exist, in order, with size and ETag (or time).
 
+    Chunks that a server refuses (403) are absent, as long as it gives the array's metadata.
+
     Raises:
         RemoteError: the server answers neither yes nor no, after some tries.
     """
 
-    def probe(index: tuple[int, ...]) -> StoredFile | None:
-        return _probe(location, names.name(index))
+    def probe(index: tuple[int, ...]) -> StoredFile | RemoteError | None:
+        try:
+            return _probe(location, names.name(index))
+        except RemoteError as error:
+            if error.status != FORBIDDEN:
+                raise
+            return error
 
     rest = iter(indices)
     with ThreadPoolExecutor(PROBES) as pool:
         while batch := list(islice(rest, _BATCH)):
-            files = pool.map(probe, batch)
+            files = list(pool.map(probe, batch))
+            refused = next((file for file in files if isinstance(file, RemoteError)), None)
+            if refused is not None and not _gives_metadata(location):
+                raise refused
             for index, file in zip(batch, files, strict=True):
-                if file is not None:
+                if isinstance(file, StoredFile):
                     yield index, file
+
+
+def _gives_metadata(location: str) -> bool:
+    """Whether the server still gives what it has: then a chunk that it refuses is absent."""
+    return any(read_bytes(location, name, location) is not None for name in METADATA)
 
 
 def _probe(location: str, name: str) -> StoredFile | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vcmodels.errors import VolumeError
 from vcmodels.volumes.location import is_remote, join
-from vcmodels.volumes.remote import read_bytes
+from vcmodels.volumes.remote import METADATA, read_bytes
 
 _V3_DTYPES = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -161,6 +161,8 @@ def _unsupported(location: str, name: str, found: str, key: str) -> VolumeError:
 
 def _not_zarr(location: str, key: str) -> VolumeError:
     if is_remote(location):
+        for name in METADATA:  # a refusal is what is to be told, then
+            read_bytes(location, name, key, is_needed=True)
         return VolumeError(key, f"no zarr metadata found at {location}", "check the URL")
     path = Path(location)
     try:
