@@ -6,7 +6,7 @@ OME-NGFF 0.4 and 0.5: `omero` (https://ngff.openmicroscopy.org/0.4/#omero-md) an
 
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath
@@ -178,7 +178,12 @@ OutputState = Literal["new", "resume", "complete"]
 
 
 def claim(
-    root: Place, manifest: Manifest, *, overwrite: bool = False, verify: bool = False
+    root: Place,
+    manifest: Manifest,
+    *,
+    overwrite: bool = False,
+    verify: bool = False,
+    is_repaired: Callable[[Journal], bool] = lambda _journal: False,
 ) -> OutputState:
     """Find out what stands at the output, and refuse what is not this very run's.
 
@@ -187,6 +192,7 @@ def claim(
         manifest: what determines the result.
         overwrite: delete an earlier result of ours first.
         verify: take nothing for complete.
+        is_repaired: asked where only the input differs: whether the run goes on all the same.
 
     Raises:
         OutputError: another run's result, something that is not ours, or a finished result that
@@ -207,8 +213,8 @@ def claim(
         _delete(root, before, noted)
         return "new"
     changed = differences(of_today(before), manifest)
-    if changed:
-        is_input = all(line.startswith("input_content ") for line in changed)
+    is_input = all(line.startswith("input_content ") for line in changed)
+    if changed and not (is_input and started is not None and is_repaired(journal)):
         what = "its chunks with their sizes and times (cp -p)" if is_input else "those values"
         raise OutputError(
             str(root),
