@@ -7,7 +7,7 @@ import pytest
 import zarr
 from torch import nn
 
-from vcmodels.errors import RunError
+from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent
 from vcmodels.volumes import open_volume
@@ -86,6 +86,20 @@ def test_nan_in_an_array_of_another_fill_value_is_said_once(workplace):
     assert len([line for line in reporter.lines if "left out" in line]) == 1
     assert len(str(caught.value)) < 500
     assert str(caught.value).count("replace the values") == 1
+
+
+def test_what_is_not_stored_may_be_an_error(workplace):
+    work = workplace(np.ones((4, 4, 4), np.float32))
+    sparse(work, fill=np.nan, stored_nan=False)
+    given = {"input_path": f"{work.folder}/sparse", "overlap": 0.0, "on_missing": "error"}
+    with pytest.raises(
+        VolumeError,
+        match=r"^inference_params.input_path: 12 chunks of .*/sparse are not stored, the first "
+        r'\(1, 0, 0\); restore them, or set inference_params.on_missing to "fill"$',
+    ):
+        work.run(**given)
+    assert not (work.folder / "out").exists()
+    assert work.run(**given, bbox=[[0, 6], [0, 22], [0, 27]]).is_complete
 
 
 def test_infinity_is_an_error_even_there(workplace):

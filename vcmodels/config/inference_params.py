@@ -91,6 +91,9 @@ class InferenceParams(Section):
     """Where the channels of a 4D input are, if its metadata do not tell."""
     bbox: BoundingBox | None = None
     """The part to predict, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
+    on_missing: Literal["fill", "error"] = "fill"
+    """What a chunk of the input that is not stored is: `fill`, left out (`skip.fill`) or read as the
+    fill value, or an error."""
     skip: Skip = Skip()
     """What is left out: chunks that are not stored, background, what a mask excludes."""
 

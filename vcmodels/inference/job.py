@@ -130,6 +130,9 @@ class Job:
     def report_values(self, reporter: Reporter) -> None:
         """Report inputs that are of another scale than what the network was trained on."""
         pipeline = self.pipeline
+        for volume in pipeline.inputs:
+            if volume.oddity:
+                reporter.say(f"note: {volume.location} {volume.oddity}")
         report_values(pipeline.inputs, pipeline.whole.region, self.network, reporter)
 
     @property
@@ -215,6 +218,9 @@ def make_pipeline(
     # Where the patches lie, and what of the volume is wanted.
     grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
     region, mask = region_of(params, inputs[0]), open_mask(params.skip, extent)
+    if params.on_missing == "error":
+        for volume in inputs:
+            volume.require_stored(grid.hull(region), "inference_params.on_missing")
     wanted = wanted_boxes(inputs, region, params.skip, mask)
     # How that is divided: into parts, and each into columns that fit the memory.
     device = choose_device(params.device, "inference_params.device")

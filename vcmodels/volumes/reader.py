@@ -234,6 +234,45 @@ class Volume:
             return 0
         return prod(self.names.counts) - len(self.listing.files)
 
+    def require_stored(self, within: Box, setting: str) -> None:
+        """Refuse an array of which a chunk in a box is not stored.
+
+        A store that cannot be listed is asked for each of them.
+
+        Args:
+            within: a box of the volume.
+            setting: the dotted task key that says so, for the message.
+
+        Raises:
+            VolumeError: names the first chunk.
+            RunError: a server answers neither yes nor no.
+        """
+        spans = self._units(within)
+        stored = {index for index, _ in self.stored_files(spans)}
+        count = prod(map(len, spans)) - len(stored)
+        if count <= 0:
+            return
+        first = next(index for index in product(*spans) if index not in stored)
+        found = f"{count} chunks of {self.location} are not stored, the first {first}"
+        raise VolumeError(self.key, found, f'restore them, or set {setting} to "fill"')
+
+    @property
+    def oddity(self) -> str | None:
+        """What of the way it is stored a user should know, in words that follow its name."""
+        if self.listing is None:
+            if not is_remote(self.location):
+                return None
+            fill = f"are read as {self.fill_value:g}"
+            return f"cannot be listed: chunks that the server does not have, or refuses, {fill}"
+        if not self.listing.empty:
+            return None
+        first = self.listing.empty[0]
+        place = join(self.location, self.names.name(first))
+        count = len(self.listing.empty)
+        return (
+            f"has {count} damaged chunks, the first {first}: {place} is empty, or leads to nothing"
+        )
+
     def fingerprint(self) -> str:
         """A sha256 that changes when the array does, from its metadata and the listing.
 
@@ -491,6 +530,9 @@ class ArrayVolume(Volume):
     def listing(self) -> Listing | None:
         """None: there is no store to list."""
         return None
+
+    def require_stored(self, within: Box, setting: str) -> None:
+        """Nothing: all of it is there."""
 
     def fingerprint(self) -> str:
         """A sha256 of the values."""
