@@ -165,7 +165,8 @@ def _zstd(codec: _Numcodec, data: memoryview, most: int) -> _Bytes:
 def zstd_size(data: memoryview) -> tuple[int, bool]:
     """The most bytes that zstd frames can unpack to, and whether all frames state their size.
 
-    Frames that are cut short count as far as they go; the decoder refuses them.
+    Frames that are cut short count as far as they go; the decoder refuses them. That costs some
+    microseconds, and one for each block of 128 KiB.
     """
     total, at, is_stated = 0, 0, True
     while at + 5 <= len(data):

@@ -176,7 +176,7 @@ def require_bytes(asked: RangeByteRequest, size: int | None = None) -> None:
 
     Args:
         asked: where a chunk should lie in its shard.
-        size: bytes of the shard, where they are known.
+        size: bytes of the shard, or those up to which there are any; None where that is not known.
 
     Raises:
         ValueError: no byte, or some past the end.
