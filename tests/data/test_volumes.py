@@ -53,7 +53,7 @@ def test_chunks_of_an_input_that_are_not_stored_are_an_error_where_the_task_says
     task = make_task([entry], dataset={"on_missing": "error"})
     with pytest.raises(
         VolumeError,
-        match=r"^dataset_config.volume_paths.0.input: 1 chunks of .*/holes.* are not stored, "
+        match=r"^dataset_config.volume_paths.0.input: chunks of .*/holes.* that are not stored: 1, "
         r'the first \(0, 0, 0\); restore them, or set dataset_config.on_missing to "fill"$',
     ):
         open_volumes(task)
@@ -74,7 +74,7 @@ def test_stored_chunks_that_hold_nothing_are_reported_before_they_are_read(make_
     reporter = Silent()
     report_missing(volumes, reporter)
     assert reporter.lines == [
-        f"{volumes[0].name}: input has 1 damaged chunks, the first (0, 0, 0): {chunk} is empty, or "
+        f"{volumes[0].name}: input has damaged chunks: 1, the first (0, 0, 0): {chunk} is empty, or "
         "leads to nothing"
     ]
 

@@ -94,7 +94,7 @@ def test_what_is_not_stored_may_be_an_error(workplace):
     given = {"input_path": f"{work.folder}/sparse", "overlap": 0.0, "on_missing": "error"}
     with pytest.raises(
         VolumeError,
-        match=r"^inference_params.input_path: 12 chunks of .*/sparse are not stored, the first "
+        match=r"^inference_params.input_path: chunks of .*/sparse that are not stored: 12, the first "
         r'\(1, 0, 0\); restore them, or set inference_params.on_missing to "fill"$',
     ):
         work.run(**given)

@@ -218,7 +218,8 @@ def _accept_repair(job: Job, hold: Hold, options: RunOptions, journal: Journal) 
         return False
     journal.amend(job.manifest, now.to_bytes())
     changed = sum(map(len, before.changed(now)))
-    options.reporter.say(f"{job.root}: {changed} chunks of the input changed, none that was read")
+    told = f"chunks of the input that changed: {changed}; what is finished does not depend on them"
+    options.reporter.say(f"{job.root}: {told}")
     return True
 
 

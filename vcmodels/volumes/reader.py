@@ -253,7 +253,7 @@ class Volume:
         if count <= 0:
             return
         first = next(index for index in product(*spans) if index not in stored)
-        found = f"{count} chunks of {self.location} are not stored, the first {first}"
+        found = f"chunks of {self.location} that are not stored: {count}, the first {first}"
         raise VolumeError(self.key, found, f'restore them, or set {setting} to "fill"')
 
     @property
@@ -270,7 +270,7 @@ class Volume:
         place = join(self.location, self.names.name(first))
         count = len(self.listing.empty)
         return (
-            f"has {count} damaged chunks, the first {first}: {place} is empty, or leads to nothing"
+            f"has damaged chunks: {count}, the first {first}: {place} is empty, or leads to nothing"
         )
 
     def fingerprint(self) -> str:
