@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test lint format docs clean
+.PHONY: venv demo test faults lint format docs clean
 
 venv: $(VENV)/.installed
 
@@ -27,6 +27,9 @@ lint: venv
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n logical --maxprocesses 8 --dist loadfile
+
+faults: venv
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --full tests/faults
 
 format: venv
 	$(BIN)/ruff format .

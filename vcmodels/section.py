@@ -1,5 +1,6 @@
 """The base of every block of the task file."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +20,10 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+
+    def idle_keys(self) -> Mapping[str, str]:
+        """The keys that have no effect next to the others of the block, and why in words."""
+        return {}
 
     def changed(self, **values: object) -> Self:
         """A copy with other values, which are not validated."""

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import vcmodels.evaluation
@@ -16,6 +17,7 @@ import vcmodels.training
 from vcmodels.cli import Session, main
 from vcmodels.cli.console import Console
 from vcmodels.errors import RunError, TaskError
+from vcmodels.volumes import create_array, open_volume
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,6 +219,37 @@ def test_check_prints_the_plan_and_writes_nothing(task_file, sheet_task, tmp_pat
                  "patches: not found yet", "residual_unet", "parameters", " GB", "3 patches of"):  # fmt: skip
         assert text in out
     assert files_under(tmp_path) == before
+
+
+def test_check_says_how_intensities_are_measured_and_what_an_input_would_change(
+    task_file, sheet_task, tmp_path, capsys
+):
+    config, inference = sheet_task["dataset_config"], sheet_task["inference_params"]
+    raw = open_volume(inference["input_path"])
+    rng, images = np.random.default_rng(0), {}
+    for name, gain in (("b", 1.0), ("c", 1.0), ("d", 0.5)):
+        noisy = raw.read(raw.box) * gain + rng.integers(0, 3, raw.extent)
+        array = create_array(
+            str(tmp_path / "more.zarr"), name, shape=raw.extent, chunks=raw.chunks, dtype="u1"
+        )
+        array.write(raw.box, noisy.astype(np.uint8))
+        images[name] = array.location
+    path = str(task_file(sheet_task))
+    assert main(["check", path]) == 0
+    one = "normalization: zscore per volume: one training volume does not show whether"
+    assert one in capsys.readouterr().out
+    entry = config["volume_paths"][0]
+    config["volume_paths"] += [entry | {"input": images[name]} for name in ("b", "c")]
+    for name, line in (("b", None), ("d", '"per": "volume", and it is "global": 4 training')):
+        inference["input_path"] = images[name]
+        assert main(["check", str(task_file(sheet_task))]) == 0
+        out = capsys.readouterr().out
+        assert "normalization: zscore per global: 3 training volumes agree: means by up" in out
+        assert ("note: " in out) == (line is not None)
+        assert line is None or line in out
+    config["normalization"] = {"per": "volume"}
+    assert main(["check", str(task_file(sheet_task))]) == 0
+    assert "normalization" not in capsys.readouterr().out
 
 
 def test_patches_are_found_once(task_file, sheet_task, capsys):

@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -55,10 +56,10 @@ def test_the_patch_of_inference_is_left_to_the_checkpoint(good):
 
 def test_a_resolved_task_parses_to_itself(good, original):
     for data in (good, original):
-        task = parsed(data)
+        task, before = parse_task(copy.deepcopy(data), "task.json")
         again, notes = parse_task(json.loads(json.dumps(task.to_json())), "task.json")
         assert again == task
-        assert notes == []
+        assert set(notes) <= set(before)
 
 
 def test_parsing_leaves_the_given_object_alone(original):

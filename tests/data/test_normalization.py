@@ -11,6 +11,7 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import open_volume
 
 SHAPE = (11, 13, 17)
+GLOBAL = {"scheme": "zscore", "per": "global"}
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_schemes_equal_their_definition(fitted, image, scheme, per):
 def test_statistics_come_from_the_regions_alone(fitted, image):
     spoiled = image.copy()
     spoiled[:, :, 9:] = 1e6
-    found = fitted([[spoiled]], "zscore", [Box((0, 0, 0), (11, 13, 9))])
+    found = fitted([[spoiled]], GLOBAL, [Box((0, 0, 0), (11, 13, 9))])
     part = image[:, :, :9].astype(np.float64)
     assert found.channels[0].mean == pytest.approx(part.mean())
     assert found.channels[0].sd == pytest.approx(part.std())
@@ -71,7 +72,7 @@ def test_statistics_come_from_the_regions_alone(fitted, image):
 
 def test_global_statistics_join_all_volumes(fitted, image):
     other = image[:5] * 3 + 100
-    found = fitted([[image], [other]], "zscore").channels[0]
+    found = fitted([[image], [other]], GLOBAL).channels[0]
     both = np.concatenate([image.ravel(), other.ravel()]).astype(np.float64)
     assert found.mean == pytest.approx(both.mean())
     assert found.sd == pytest.approx(both.std())
@@ -81,7 +82,7 @@ def test_global_statistics_join_all_volumes(fitted, image):
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_channels_have_their_own_statistics_or_joint_ones(fitted, image, per_channel):
     channels = [image, 50 - 2 * image]
-    found = fitted([channels], {"scheme": "zscore", "per_channel": per_channel})
+    found = fitted([channels], {**GLOBAL, "per_channel": per_channel})
     out = found.apply(np.stack(channels))
     means = out.mean(axis=(1, 2, 3))
     if per_channel:
@@ -126,8 +127,8 @@ def test_a_value_that_is_not_finite_is_named(fitted, image, bad):
 
 def test_large_volumes_are_sampled_within_bounds_and_always_alike(store, image, monkeypatch):
     location = store("raw", image, chunks=(3, 3, 3))
-    monkeypatch.setattr(normalization, "SAMPLED_BLOCKS", 5)
-    monkeypatch.setattr(normalization, "BLOCK_VOXELS", 12)
+    monkeypatch.setattr(normalization, "COUNTED_CUBES", 5)
+    monkeypatch.setattr(normalization, "CUBE", 4)
     volume = open_volume(location, key="input", channels="any")
     plain = Normalization("zscore")
     first = plain.of_volume([volume], volume.box)
@@ -137,7 +138,7 @@ def test_large_volumes_are_sampled_within_bounds_and_always_alike(store, image, 
 
 def test_statistics_of_the_wrong_number_of_channels_are_refused(fitted, image):
     with pytest.raises(ValueError, match="2 channels, but statistics of 1"):
-        fitted([[image]], "zscore").apply(np.stack([image, image]))
+        fitted([[image]], GLOBAL).apply(np.stack([image, image]))
 
 
 SCHEMES = ["zscore", "ct", "minmax", "percentile", "none"]

@@ -1,14 +1,11 @@
 """kill -9 at any step of a training, then the same command: the same run, to the bit.
 
-10 kills in the suite; by hand more: pytest tests/faults/test_training_kill.py --kills 100.
+100 kills in full, see docs/reliability.md.
 """
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +14,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.faults.training_nursery import train_on
+from tests.faults.forks import forks
+from tests.faults.learning import command, train_on, train_within
 from vcmodels.checkpoint import load_checkpoint
 
 STEPS = 12
@@ -38,32 +36,6 @@ def job(request, sheet_task, tmp_path) -> Path:
     file = tmp_path / "task.json"
     file.write_text(json.dumps(sheet_task))
     return file
-
-
-@pytest.fixture
-def nursery(job):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.training_nursery", str(job)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    yield process
-    process.stdin.close()
-    process.wait()
-    process.stdout.close()
-
-
-def attempt(nursery, workers: int, seconds: float) -> bool:
-    """Start a training and kill it after so long; whether it was still at work."""
-    nursery.stdin.write(json.dumps({"workers": workers, "seconds": seconds}) + "\n")
-    nursery.stdin.flush()
-    status = int(nursery.stdout.readline())
-    assert status in (0, signal.SIGKILL)
-    # TensorBoard orders the files of a run by the second in which they begin.
-    time.sleep(1 - time.time() % 1)
-    return status == signal.SIGKILL
 
 
 def flat(value: object, key: str = "") -> dict[str, object]:
@@ -109,8 +81,7 @@ def assert_same(found: dict[str, object], wanted: dict[str, object], manner: obj
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_kill_nine_at_any_step_then_the_same_run_to_the_bit(job, nursery, tmp_path, pytestconfig):
-    kills = (pytestconfig.getoption("kills", None) or 10) / 2  # here and for the other job
+def test_kill_nine_at_any_step_then_the_same_run_to_the_bit(job, tmp_path, count):
     begun = time.monotonic()
     train_on(job, workers=0)
     duration = time.monotonic() - begun
@@ -119,12 +90,71 @@ def test_kill_nine_at_any_step_then_the_same_run_to_the_bit(job, nursery, tmp_pa
     assert [step for step, _ in wanted["curve lr"]] == list(range(1, STEPS + 1))
     rng = np.random.default_rng(0)
     killed, rounds = 0, 0
-    while killed < kills:
-        shutil.rmtree(run)
-        workers = (0, 2)[(rounds + ("mixup" in job.read_text())) % 2]
-        for _ in range(5):
-            killed += attempt(nursery, workers, rng.uniform(0, duration * (1 + workers / 2)))
-        train_on(job, workers)
-        assert_same(outcome(run), wanted, (workers, rounds))
-        assert not [path for path in run.rglob("*") if "partial" in path.name]
-        rounds += 1
+    with forks(train_on) as trainings:
+        while killed < count(100) / 2:  # here and for the other job
+            shutil.rmtree(run)
+            workers = (0, 2)[(rounds + ("mixup" in job.read_text())) % 2]
+            order = {"task": str(job), "workers": workers}
+            for _ in range(5):
+                killed += trainings.kill(order, rng.uniform(0, duration * (1 + workers / 2)))
+                # TensorBoard orders the files of a run by the second in which they begin.
+                time.sleep(1 - time.time() % 1)
+            train_on(job, workers)
+            assert_same(outcome(run), wanted, (workers, rounds))
+            assert not [path for path in run.rglob("*") if "partial" in path.name]
+            rounds += 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_signal_at_any_instant_saves_and_leaves_in_time(job, tmp_path, count):
+    train_on(job, workers=0)
+    run = tmp_path / "run"
+    wanted = outcome(run)
+    rng = np.random.default_rng(1)
+    stopped, rounds = 0, 0
+    with forks(command) as commands:
+        while stopped < count(100) / 2:
+            shutil.rmtree(run)
+            order = {"arguments": ["train", str(job), "--quiet"]}
+            for _ in range(4):
+                number = (signal.SIGTERM, signal.SIGINT)[rounds % 2]
+                begun, seconds = time.monotonic(), rng.uniform(0, 1.5)
+                code = commands.run(order, seconds, number)
+                assert code in (0, 128 + number)
+                assert time.monotonic() - begun - seconds < 30
+                stopped += code != 0
+                time.sleep(1 - time.time() % 1)
+            train_on(job, workers=0)
+            assert_same(outcome(run), wanted, rounds)
+            rounds += 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_without_space_a_training_fails_and_goes_on_where_there_is_some(job, tmp_path, count):
+    train_on(job, workers=0)
+    run = tmp_path / "run"
+    wanted = outcome(run)
+    size = (run / "tiny_last.pth").stat().st_size
+    rng = np.random.default_rng(2)
+    with forks(train_within) as trainings:
+        for number in range(max(count(50) // 2, 1)):
+            shutil.rmtree(run)
+            limit = int(rng.integers(1, size)) if number % 2 else size - 1 - number
+            assert trainings.run({"task": str(job), "limit": limit}, 60) == 1, limit
+            time.sleep(1 - time.time() % 1)
+            train_on(job, workers=0)
+            assert_same(outcome(run), wanted, limit)
+
+
+def test_a_clock_that_jumps_changes_nothing(job, tmp_path, monkeypatch):
+    train_on(job, workers=0)
+    wanted = outcome(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    rng = np.random.default_rng(0)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + rng.uniform(-1e6, 1e6))
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    train_on(job, workers=0)
+    assert_same(outcome(tmp_path / "run"), wanted, "jumps")

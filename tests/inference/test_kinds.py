@@ -8,7 +8,7 @@ from tests.inference.conftest import EXTENT, make_task, save, stored
 from vcmodels.checkpoint import build_network, load_checkpoint
 from vcmodels.errors import RunError, VolumeError
 from vcmodels.inference import RunOptions, run_inference
-from vcmodels.volumes import create_array, open_volume
+from vcmodels.volumes import Storage, create_array, open_volume
 
 SHAPES = {"sheet": EXTENT, "organ": EXTENT, "normals": (3, *EXTENT), "fibre": (3, *EXTENT)}
 
@@ -73,6 +73,33 @@ def test_statistics_per_volume_are_those_of_the_new_volume(place):
     )  # fmt: skip
     run_inference(other, options=RunOptions(overwrite=True))
     np.testing.assert_allclose(stored(place, "depth")[1], before, atol=1e-4)
+
+
+def test_equal_voxels_have_equal_predictions_however_they_are_stored(place):
+    values = stored_input(place, "ct")[0]
+    values[:, 16:], values[8:16, :, :16] = 0, 0
+    how = {
+        "absent": ((8, 16, 16), Storage()),
+        "stored": ((8, 16, 16), Storage(write_empty_chunks=True)),
+        "shards": ((4, 8, 8), Storage(3, shards=(8, 8, 16))),
+        "fill": ((20, 5, 26), Storage(3, fill_value=9)),
+    }
+    found = {}
+    for name, (chunks, storage) in how.items():
+        store = str(place / f"{name}.zarr")
+        array = create_array(
+            store, "ct", shape=EXTENT, chunks=chunks, dtype=values.dtype, storage=storage
+        )  # fmt: skip
+        array.write(open_volume(array.location).box, values[None])
+        task = make_task(
+            place, {"per": "volume"}, output_targets=["depth"], output_type="float32",
+            input_path=[array.location, str(place / "in.zarr/dose")], skip={"fill": False},
+        )  # fmt: skip
+        save(place, task, per="volume")
+        run_inference(task, options=RunOptions(overwrite=True))
+        found[name] = stored(place, "depth")[1]
+    for values in found.values():
+        np.testing.assert_array_equal(values, found["absent"])
 
 
 def test_a_missing_channel_is_refused(place):

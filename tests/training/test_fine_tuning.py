@@ -5,16 +5,19 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.training.test_world import start
-from vcmodels.checkpoint import load_checkpoint
+from vcmodels.checkpoint import load_checkpoint, save_checkpoint
 from vcmodels.config import parse_task
 from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent
 from vcmodels.training import train
 from vcmodels.training.learner import Learner
+from vcmodels.volumes import create_array, open_volume
 
 
 def run(task: dict) -> tuple[int, list[str]]:
@@ -143,7 +146,99 @@ def test_another_number_of_channels_needs_a_partial_load(sheet_task, tmp_path, s
     code, lines = run(task)
     assert code == 0
     assert any("taken: encoder (in part), decoders.sheet" in line for line in lines)
-    assert len(last(task)["normalization"]["channels"]) == 2
+    (stats,) = last(task)["normalization"]["volumes"].values()
+    assert len(stats) == 2
+
+
+def written(folder: Path, values: np.ndarray) -> str:
+    array = create_array(
+        str(folder / "other.zarr"),
+        "ct",
+        shape=values.shape,
+        chunks=(16, 16, 32),
+        dtype=values.dtype,
+    )
+    array.write(Box((0, 0, 0), values.shape), values[None])
+    return array.location
+
+
+def statistics(task: dict) -> list[tuple[float, float]]:
+    volumes = last(task)["normalization"]["volumes"].values()
+    return [(channel["mean"], channel["sd"]) for stats in volumes for channel in stats]
+
+
+@pytest.mark.parametrize("name", ["scan", "another"])
+def test_a_volume_has_statistics_of_its_own_whatever_its_name(sheet_task, tmp_path, name):
+    """Also where a volume of that name, of another gain, was trained on before."""
+    entry = sheet_task["dataset_config"]["volume_paths"][0]
+    entry["name"] = "scan"
+    first = with_folder(sheet_task, tmp_path / "first", max_epoch=1)
+    run(first)
+    raw = open_volume(entry["input"])
+    brighter = raw.read(raw.box)[0].astype(np.uint16) * 50 + 7000
+    entry |= {"input": written(tmp_path, brighter), "name": name}
+    task = tuned(
+        sheet_task, tmp_path / "tuned", tmp_path / "first" / "tiny_best.pth", max_epoch=1
+    )  # fmt: skip
+    code, lines = run(task)
+    assert code == 0
+    assert "normalization: zscore per volume, as the weights are used to" in lines
+    (start,) = json.loads((tmp_path / "first" / "environment.json").read_text())["starts"]
+    assert (start["normalization"]["scheme"], start["normalization"]["per"]) == ("zscore", "volume")
+    assert start["normalization"]["reason"].startswith("one training volume does not show")
+    ((mean, sd),), ((now, spread),) = statistics(first), statistics(task)
+    assert (now, spread) == pytest.approx((mean * 50 + 7000, sd * 50))
+
+
+def test_a_normalization_that_the_weights_are_not_used_to_is_refused(sheet_task, tmp_path, source):
+    task = tuned(sheet_task, tmp_path / "tuned", source, max_epoch=1)
+    task["dataset_config"]["normalization"] = {"scheme": "percentile", "per": "volume"}
+    with pytest.raises(
+        TaskError, match=r"normalization: scheme is percentile, the .* leave it out"
+    ):
+        run(task)
+    assert not (tmp_path / "tuned").exists()
+    for block in (None, {"per": "volume"}, {"scheme": "zscore", "per": "auto"}):
+        task["tr_params"]["ckpt_out_base"] = str(tmp_path / f"tuned{block}")
+        task["dataset_config"].pop("normalization")
+        task["dataset_config"] |= {"normalization": block} if block else {}
+        assert run(task)[0] == 0
+        assert last(task)["task"]["dataset_config"]["normalization"]["per"] == "volume"
+        assert run(task)[1][-1].endswith("already complete (1 epochs)")
+        task["dataset_config"].setdefault("normalization", None)
+
+
+def test_global_statistics_of_another_scale_are_told(sheet_task, tmp_path):
+    sheet_task["dataset_config"]["normalization"] = {"per": "global"}
+    first = with_folder(sheet_task, tmp_path / "first", max_epoch=1)
+    run(first)
+    source = tmp_path / "first" / "tiny_best.pth"
+    entry = sheet_task["dataset_config"]["volume_paths"][0]
+    raw = open_volume(entry["input"])
+    brighter = raw.read(raw.box)[0].astype(np.uint16) * 50 + 7000
+    for path, count in ((entry["input"], 0), (written(tmp_path, brighter), 1)):
+        entry["input"] = path
+        _, lines = run(tuned(sheet_task, tmp_path / f"tuned{count}", source, max_epoch=1))
+        found = [line for line in lines if "by the statistics of other volumes; bring" in line]
+        assert len(found) == count
+
+
+def test_a_run_of_before_keeps_its_global_statistics(sheet_task, tmp_path):
+    """It was begun when those were what a task got that named none."""
+    old = with_folder(sheet_task, tmp_path / "run", max_epoch=1)
+    old["dataset_config"]["normalization"] = {"scheme": "zscore", "per": "global"}
+    run(old)
+    before = last(old)["normalization"]
+    for stat in before["channels"]:
+        del stat["background"]
+    del before["choice"]
+    path = tmp_path / "run" / "tiny_last.pth"
+    save_checkpoint(path, last(old) | {"normalization": before})
+    assert run(with_folder(sheet_task, tmp_path / "run", max_epoch=2))[0] == 0
+    assert last(old)["epoch"] == 2
+    assert last(old)["task"]["dataset_config"]["normalization"]["per"] == "global"
+    (now,) = last(old)["normalization"]["channels"]
+    assert now == before["channels"][0] | {"background": None}
 
 
 def test_an_unknown_part_is_refused_before_any_work(sheet_task, tmp_path):

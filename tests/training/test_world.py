@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -175,3 +176,20 @@ def test_processes_do_not_share_a_cuda_device(monkeypatch, wanted, found):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     with pytest.raises(RefusedError, match=r"tr_params\.device: .*3 processes on this host"):
         local_device(wanted)
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        place = {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(RefusedError, match=rf"listens on port {port}; .* --master-port"):
+            World.join(torch.device("cpu"))

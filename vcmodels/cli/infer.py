@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -371,14 +370,15 @@ def reproduce(
     """Make a result again from its own attributes, and say whether it is identical; 1 if not."""
     from vcmodels import inference
     from vcmodels.reporting import StopSignals
+    from vcmodels.scratch import scratch_folder
     from vcmodels.volumes import expand_location
 
     console = Console()
     context.obj.begin()
-    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="vcmodels-") as scratch:
+    with StopSignals() as stop, scratch_folder() as scratch:
         comparison = inference.reproduce(
             expand_location(output),
-            expand_location(into or scratch),
+            expand_location(into or str(scratch)),
             checkpoint=checkpoint,
             reporter=console,
             should_stop=stop.should_stop,

@@ -1,21 +1,28 @@
 """What a task would do: its volumes, patches, network and memory, as tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from rich.table import Table
 
 from vcmodels.cli.console import Console, narrow_table, write_table
 from vcmodels.config import Task
 from vcmodels.config.load import fill_sizes
+from vcmodels.data.normalization import fit_normalization, other_choice
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
+from vcmodels.errors import RefusedError
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
+from vcmodels.reporting import Silent
+from vcmodels.results import open_inputs
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Volume
 
 MOST_VOLUMES = 20
 MOST_TRIED = 4
+MOST_MEASURED = 64
+"""Volumes that `check` reads for the choice of their normalisation."""
 
 
 def report_sizes(task: Task, console: Console) -> None:
@@ -51,9 +58,34 @@ def report_plan(task: Task, console: Console) -> None:
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     report_missing(volumes, console)
+    for line in _normalization(task, volumes):
+        console.say(line)
     console.say(_cached_patches(task, volumes))
     _report_network(task, volumes, console)
     console.say(_run_folders(task))
+
+
+def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:
+    """What `auto` chooses for the training volumes, and would with the input of the inference."""
+    wanted, params = task.dataset_config.normalization, task.inference_params
+    trained = [volume for volume in volumes if volume.split != "val"]
+    if wanted.per != "auto" or wanted.scheme == "none":
+        return
+    if not 0 < len(trained) <= MOST_MEASURED:
+        yield f"normalization: {wanted.scheme}, per what the training volumes show when it starts"
+        return
+    lines = Silent()
+    fitted = fit_normalization(wanted, trained, [v.region for v in trained], lines)
+    yield from lines.lines
+    inputs = ()
+    if params.input_path:
+        with suppress(RefusedError):  # a prediction may be made elsewhere, or later
+            inputs = open_inputs(
+                params.input_path, level=params.level, channel_axis=params.channel_axis
+            )
+    fits = sum(volume.channels for volume in inputs) == volumes[0].channels
+    if fits and (line := other_choice(fitted, inputs)):
+        yield line
 
 
 def _volume_table(volumes: Sequence[TaskVolume], targets: Mapping[str, AnyTarget]) -> Table:

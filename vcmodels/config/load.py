@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vcmodels.config.checks import check_task, output_notes
+from vcmodels.config.effects import effect_notes
 from vcmodels.config.legacy import lift, modernise
 from vcmodels.config.messages import (
     Block,
@@ -26,7 +27,7 @@ from vcmodels.config.messages import (
 )
 from vcmodels.config.read import apply_overrides, checked, read_task_file
 from vcmodels.config.schema import task_schema
-from vcmodels.config.task import Task
+from vcmodels.config.task import NormalizationConfig, Task
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
@@ -90,6 +91,7 @@ def parse_task(data: object, source: str, overrides: Sequence[str] = ()) -> tupl
         task = Task.model_validate_json(json.dumps(document))
     except ValidationError as error:
         raise task_error(faults_of(error, document, task_schema())) from error
+    notes += effect_notes(task)
     task = fill_in(task)
     faults = check_task(task)
     if faults:
@@ -256,6 +258,12 @@ def fill_sizes(task: Task, patch: PatchShape | None, batch: int | None) -> Task:
         "given_batch_size": settings.given_batch_size or batch,
     }
     return task.with_values(tr_params=sizes)
+
+
+def fill_normalization(task: Task, used: NormalizationConfig) -> Task:
+    """The task with what it leaves open of its normalisation as it was used."""
+    wanted = task.dataset_config.normalization
+    return task.with_values(dataset_config={"normalization": wanted.completed(used)})
 
 
 def _check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:

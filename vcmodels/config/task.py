@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.config.inference_params import InferenceParams
@@ -30,13 +30,33 @@ class NormalizationConfig(Section):
     scheme: Scheme = "zscore"
     """`zscore`: mean 0, deviation 1; `ct`: the same after clipping to the percentiles; `minmax`:
     extremes to 0 and 1; `percentile`: percentiles to 0 and 1, clipped; `none`."""
-    per: Literal["global", "volume", "patch"] = "global"
-    """Statistics over all training data (stored in the checkpoint), of each volume, or of each
-    patch."""
+    per: Literal["auto", "global", "volume", "patch"] = "auto"
+    """Statistics over all training data (`global`, stored in the checkpoint), of each volume, or of
+    each patch. `auto`: of each volume, unless the training volumes are in Hounsfield units or have
+    the same mean and deviation; see [training](training.md#intensities)."""
     per_channel: bool = True
     """Own statistics for each input channel."""
     percentiles: tuple[Percentile, Percentile] = (0.5, 99.5)
     """Low and high percentile for `ct` and `percentile`."""
+
+    @field_validator("percentiles")
+    @classmethod
+    def _require_order(cls, given: tuple[float, float]) -> tuple[float, float]:
+        low, high = given
+        if low >= high:
+            raise ValueError(f"{low:g} and {high:g}: give the lower one first, as in [0.5, 99.5]")
+        return given
+
+    def idle_keys(self) -> Mapping[str, str]:
+        if self.scheme == "none":
+            return dict.fromkeys(("per", "per_channel", "percentiles"), 'scheme is "none"')
+        clips = self.scheme in ("ct", "percentile")
+        return {} if clips else {"percentiles": f'scheme "{self.scheme}" has no percentiles'}
+
+    def completed(self, used: Self) -> Self:
+        """The same with what was not given, or was left to the volumes, as it was used."""
+        given = self.model_fields_set - ({"per"} if self.per == "auto" else set())
+        return used.changed(**{name: getattr(self, name) for name in given})
 
 
 class SplitAttribute(Section):
@@ -110,6 +130,9 @@ class SamplingConfig(Section):
     label: str | None = None
     """The label whose values are meant; each volume's `ref_label` when null."""
 
+    def idle_keys(self) -> Mapping[str, str]:
+        return dict.fromkeys(("classes", "label"), "foreground is 0") if not self.foreground else {}
+
 
 class DatasetConfig(Section):
     """`dataset_config`: the data, the targets and how patches are chosen."""
@@ -139,6 +162,15 @@ class DatasetConfig(Section):
     [patch finding](patch-finding.md)."""
     index_dir: Location | None = None
     """Where label indexes are kept for all tasks and runs; `~/.cache/vcmodels` when null."""
+
+    def idle_keys(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        if not self.use_cache:
+            found |= dict.fromkeys(("cache_file", "index_dir"), "use_cache is false")
+        if all(volume.ref_label is None for volume in self.volume_paths):
+            keys = ("min_bbox_percent", "min_labeled_ratio", "labeled_ratio_of")
+            found |= dict.fromkeys(keys, "no volume has a ref_label, so that every patch counts")
+        return found
 
 
 class Task(Section):

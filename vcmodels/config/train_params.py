@@ -239,6 +239,18 @@ class TrainingParams(Section):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """All randomness is a function of this, the step and the sample."""
 
+    def idle_keys(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        if self.optimizer != "SGD":
+            found["momentum"] = f"the optimizer is {self.optimizer}; it is for SGD"
+        if self.given_patch_size is not None:
+            found["memory_gb"] = "patch_size is given; it is for a step that is planned"
+        if self.folds is not None:
+            found |= dict.fromkeys(("tr_val_split", "split_mode"), "folds divide the volumes")
+        elif self.split_mode == "random":
+            found["split_guard"] = 'it is for split_mode "spatial"'
+        return found
+
     @property
     def patch_size(self) -> PatchShape:
         """As given, or as planned once the volumes were opened.

@@ -1,8 +1,8 @@
 """The values that a network was trained on, and whether those of an input are of another scale.
 
-Both are measured alike, from a sample: at most `WINDOWS` pieces of the stored chunks, the same ones
-every time, and `VALUES` values of each. That reads some 30 million voxels a channel, which takes
-under a second from a disk and a few from a server. Nothing but a note depends on it.
+Both are measured alike, from a sample: at most `WINDOWS` cubes that hold more than one value, the
+same ones every time however the volume is stored, and `VALUES` values of each. That takes under a
+second from a disk and a few from a server. Nothing but a note depends on it.
 
 An input is of another scale where its values cannot be those of a scan like the training's:
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from vcmodels.data.normalization import Normalization, middle
+from vcmodels.data.normalization import CUBE, Normalization, cubes, varies
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import Volume
@@ -33,8 +33,8 @@ from vcmodels.volumes.nodes import read_node
 
 WINDOWS = 16
 VALUES = 1 << 16
-SIDE = 64
-"""Voxels along an axis of a window, at least: a few of the smallest chunks would say little."""
+TRIES = 16
+"""For each piece: where a volume is mostly empty, most of them hold one value."""
 FLATTER = 10
 PERCENTILES = (0.01, 0.5, 50.0, 95.0, 99.5, 99.99)
 
@@ -109,12 +109,12 @@ def measure(parts: Parts) -> tuple[ChannelValues, ...]:
     samples: dict[int, list[np.ndarray]] = {}
     for inputs, region in parts:
         first = 0
+        voxels = min(region.voxels // WINDOWS, CUBE**3)
+        step = voxels // VALUES | 1  # odd: it falls into step with no row
         for volume in inputs:
-            for window in _windows(volume, region, WINDOWS // len(parts)):
-                with suppress(RunError):
-                    for number, image in enumerate(volume.read(window), first):
-                        step = image.size // VALUES | 1  # odd: it falls into step with no row
-                        samples.setdefault(number, []).append(image.reshape(-1)[::step])
+            for image in _pieces(volume, region, WINDOWS // len(parts)):
+                for number, channel in enumerate(image, first):
+                    samples.setdefault(number, []).append(channel.reshape(-1)[::step])
             first += volume.channels
     inputs, _ = parts[0]
     dtypes = [volume.dtype for volume in inputs for _ in range(volume.channels)]
@@ -125,19 +125,17 @@ def measure(parts: Parts) -> tuple[ChannelValues, ...]:
     return tuple(map(ChannelValues.of, channel_names(inputs), dtypes, finite))
 
 
-def _windows(volume: Volume, region: Box, most: int) -> list[Box]:
-    """Pieces of whole chunks where any is stored, drawn at random, but the same ones every time."""
-    depth, height, width = (-(-SIDE // n) * n for n in volume.chunks)
-    unit = (depth, height, width)
-    # A dense volume is not listed: it may have 10^9 chunks.
-    blocks = list(volume.stored_blocks(region)) if volume.missing_blocks() else []
-    draw, found = np.random.Generator(np.random.Philox(key=0)), dict[Box, None]()
-    for _ in range(most):
-        block = blocks[int(draw.integers(len(blocks)))].intersect(region) if blocks else region
-        voxel = [o + int(draw.integers(n)) for o, n in zip(block.origin, block.shape, strict=True)]
-        z, y, x = (v // n * n for v, n in zip(voxel, unit, strict=True))
-        found[middle(Box((z, y, x), unit).intersect(region))] = None
-    return list(found)
+def _pieces(volume: Volume, region: Box, most: int) -> list[np.ndarray]:
+    """Images that hold more than one value, where there are any; else those that hold one."""
+
+    def read(box: Box) -> np.ndarray | None:
+        with suppress(RunError):
+            return volume.read(box)
+        return None
+
+    tried = cubes(volume, region, read, most, TRIES * most, CUBE)
+    found = [image for _, image in tried if image is not None]
+    return list(filter(varies, found)) or found[:most]
 
 
 def channel_names(inputs: Sequence[Volume]) -> list[str]:
@@ -194,9 +192,25 @@ def notes(
         elif one.is_cut_off(before.dtype):
             most = f"5 % and more are {high:.6g}, the largest of {one.dtype}"
             yield f"{values}: {most}, and the training had {before.dtype}; convert it without loss"
+        elif not is_relative and (cut := _cut_by(normalization, number, one, before)):
+            yield f"{values}: {cut}; {remedy}"
         elif not is_relative and one.is_other_scale(before):
             there = "{:.6g} .. {:.6g}".format(*before.range)
             yield (
                 f"{values} lie in {low:.6g} .. {high:.6g} (0.5 and 99.5 %), "
                 f"those of the training in {there}; {remedy}"
             )
+
+
+def _cut_by(
+    normalization: Normalization, number: int, found: ChannelValues, trained: ChannelValues
+) -> str | None:
+    """How much of a channel the normalisation clips to one value, where that is most of it."""
+    if normalization.scheme not in ("ct", "percentile") or not normalization.channels:
+        return None
+    ends = normalization.channels[number]
+    if found.percentiles[3] <= ends.low and trained.percentiles[3] > ends.low:
+        return f"95 % and more are below {ends.low:.6g}, to which they are clipped"
+    if found.percentiles[2] >= ends.high:
+        return f"half and more are above {ends.high:.6g}, to which they are clipped"
+    return None

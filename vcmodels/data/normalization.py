@@ -1,42 +1,39 @@
 """Intensity normalisation: statistics streamed from the training data, and their use on a patch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, islice
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 
 from vcmodels.config import NormalizationConfig
 from vcmodels.config.task import Scheme
+from vcmodels.data.choice import Choice, calibration, moments
+from vcmodels.data.oddities import lost_values, odd_statistics, say_some
+from vcmodels.data.statistics import (
+    DOMINANT,
+    SAMPLED_VALUES,
+    Accumulator,
+    ChannelStatistics,
+    VolumeStatistics,
+    of_patch,
+)
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
-from vcmodels.geometry.boxes import Box, cut_block
+from vcmodels.geometry.boxes import Box, cut_block, unit_box, units_touching
+from vcmodels.reporting import Reporter, Silent
 from vcmodels.volumes import Volume
 
-SAMPLED_BLOCKS = 64
+CUBE = 64
+WHOLE_CUBE = 128  # where all are read: fewer chunks are decoded more than once
+COUNTED_CUBES = 128
+TRIED_CUBES = 1 << 12
+READ_AT_ONCE = 8
 BLOCK_VOXELS = 1 << 22
-SAMPLED_VALUES = 1 << 20  # per channel, for the percentiles
 PERCENTILES = (0.5, 99.5)  # the clip of nnU-Net's CT scheme (Isensee et al. 2021, supplement)
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelStatistics:
-    """What the schemes need to know of one channel, in stored units."""
-
-    mean: float
-    sd: float
-    minimum: float
-    maximum: float
-    low: float
-    """The low percentile, 0.5 unless the task says otherwise."""
-    high: float
-    """The high percentile."""
-    clipped_mean: float
-    """Mean of the values clipped to [low, high]."""
-    clipped_sd: float
-
-
-VolumeStatistics = tuple[ChannelStatistics, ...]
 
 
 class NotFiniteError(RunError):
@@ -82,99 +79,100 @@ def check_finite(
     )
 
 
-def known_values(values: np.ndarray) -> np.ndarray:
-    """Those that are there, of any shape: all but NaN; a 0 where there is none."""
-    if values.dtype.kind != "f" or not np.isnan(values.sum(dtype=np.float64)):
-        return values
-    known = values[~np.isnan(values)]
-    return known if known.size else np.zeros(1, values.dtype)
+def measure_channels(inputs: Sequence[Volume], region: Box) -> list[Accumulator]:
+    """The channels of the arrays of one volume, one after the other.
 
-
-class Accumulator:
-    """Mean and spread of a stream in one pass (Chan, Golub and LeVeque 1979), and a sample."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
-        self.minimum, self.maximum = np.inf, -np.inf
-        self.sample: list[np.ndarray] = []
-
-    @classmethod
-    def joint(cls, parts: Sequence["Accumulator"]) -> "Accumulator":
-        """One for the values of all."""
-        whole = cls()
-        for part in parts:
-            whole._merge(part.count, part.mean, part.squares, part.minimum, part.maximum)
-            whole.sample += part.sample
-        return whole
-
-    def add(self, values: np.ndarray, step: int) -> None:
-        """Count values, and keep every `step`-th for the percentiles."""
-        mean = float(values.mean(dtype=np.float64))
-        squares = float(values.var(dtype=np.float64)) * values.size
-        self._merge(values.size, mean, squares, float(values.min()), float(values.max()))
-        self.sample.append(values.reshape(-1)[::step].astype(np.float64))
-
-    def statistics(self, percentiles: tuple[float, float]) -> ChannelStatistics:
-        sample = np.concatenate(self.sample)
-        low, high = (float(p) for p in np.percentile(sample, percentiles))
-        clipped = sample.clip(low, high)
-        return ChannelStatistics(
-            self.mean, (self.squares / self.count) ** 0.5, self.minimum, self.maximum, low, high,
-            float(clipped.mean()), float(clipped.std()),
-        )  # fmt: skip
-
-    def _merge(
-        self, count: int, mean: float, squares: float, minimum: float, maximum: float
-    ) -> None:
-        shift, total = mean - self.mean, self.count + count
-        self.squares += squares + shift**2 * self.count * count / total
-        self.mean += shift * count / total
-        self.count = total
-        self.minimum, self.maximum = min(self.minimum, minimum), max(self.maximum, maximum)
-
-
-def of_patch(image: np.ndarray) -> list[Accumulator]:
-    channels = [Accumulator() for _ in image]
-    for channel, values in zip(channels, image, strict=True):
-        channel.add(known_values(values), max(values.size // SAMPLED_VALUES, 1) | 1)
-    return channels
-
-
-def stream(parts: Sequence[tuple[Sequence[Volume], Box]]) -> list[Accumulator]:
-    """What the sampled blocks of several volumes hold, channel by channel."""
-    most = -(-SAMPLED_BLOCKS // len(parts))
+    Raises:
+        RunError: a value that is not finite, with its volume and place.
+    """
     found: list[Accumulator] = []
-    for inputs, region in parts:
-        first = 0
-        for volume in inputs:
-            found += [Accumulator() for _ in range(first + volume.channels - len(found))]
-            _add_volume(found[first : first + volume.channels], volume, region, most, len(parts))
-            first += volume.channels
+    # An odd step does not fall into step with rows whose length is a power of two.
+    step = max(min(region.voxels, COUNTED_CUBES * CUBE**3) // SAMPLED_VALUES, 1) | 1
+    for volume in inputs:
+        channels = [Accumulator() for _ in range(volume.channels)]
+        for cube, image in cubes(
+            volume, region, volume.read, COUNTED_CUBES, TRIED_CUBES, WHOLE_CUBE
+        ):
+            _add_cube(channels, volume, cube, image, step)
+        found += channels
     return found
 
 
-def _add_volume(
-    channels: Sequence[Accumulator], volume: Volume, region: Box, most: int, parts: int
+def _add_cube(
+    channels: Sequence[Accumulator], volume: Volume, cube: Box, image: np.ndarray | None, step: int
 ) -> None:
-    blocks = _sample_blocks(volume, region, most)
-    voxels = sum(block.voxels for block in blocks)
-    # An odd step does not fall into step with rows whose length is a power of two.
-    step = max(voxels * parts // SAMPLED_VALUES, 1) | 1
-    for block in blocks:
-        image = volume.read(block)
-        check_finite(image, block, volume.location, is_nan_void=volume.is_nan_void)
-        for channel, accumulator in zip(image, channels, strict=True):
-            accumulator.add(known_values(channel), step)
+    """Count a cube; where NaN is the fill value, it says that there is no value."""
+    is_sparse = volume.is_nan_void
+    if image is not None:
+        check_finite(image, cube, volume.location, is_nan_void=is_sparse)
+    for number, channel in enumerate(channels):
+        if image is None:
+            if isfinite(volume.fill_value):
+                channel.add_block(volume.fill_value, cube.voxels)
+        elif is_sparse:
+            known = image[number][np.isfinite(image[number])]
+            if len(known):
+                channel.add(known, step)
+        else:
+            channel.add_image(image[number], cube.origin, step)
 
 
-def _sample_blocks(volume: Volume, region: Box, most: int) -> list[Box]:
-    """At most so many pieces of the stored blocks in the region, the same ones every time."""
-    blocks = [block.intersect(region) for block in volume.stored_blocks(within=region)]
-    blocks = [block for block in blocks if block.voxels] or [region]  # nothing stored: fill values
-    if len(blocks) > most:
-        chosen = np.random.Generator(np.random.Philox(key=0)).choice(len(blocks), most, False)
-        blocks = [blocks[i] for i in sorted(chosen.tolist())]
-    return [middle(block) for block in blocks]
+def cubes(
+    volume: Volume,
+    region: Box,
+    read: Callable[[Box], np.ndarray | None],
+    counted: int,
+    tried: int,
+    whole: int,
+) -> Iterator[tuple[Box, np.ndarray | None]]:
+    """Cubes of the region with their values (C, Z, Y, X), None where nothing is stored.
+
+    All of them where the region is small. Else they are drawn by their position, the same ones
+    every time, until enough hold more than one value. Where none of all that were tried does,
+    those of the stored chunks follow, for an object that is too small to be hit by chance.
+
+    Args:
+        volume: whose cubes they are.
+        region: its part that is looked at.
+        read: gives the values of a box.
+        counted: how many that hold more than one value are enough.
+        tried: how many are looked at for that.
+        whole: the side of those of a small region.
+    """
+    is_whole = region.voxels <= counted * CUBE**3
+    places, found = _places(region, whole if is_whole else CUBE, tried), 0
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:  # a server takes its time
+        while boxes := list(islice(places, min(READ_AT_ONCE, counted - found))):
+            futures = [pool.submit(read, box) if volume.is_stored(box) else None for box in boxes]
+            for box, future in zip(boxes, futures, strict=True):
+                image = future and future.result()
+                yield box, image
+                found += image is not None and varies(image)
+    if found or is_whole or not volume.missing_blocks():
+        return
+    for block in islice(volume.stored_blocks(region), counted):
+        piece = middle(block.intersect(region))
+        yield piece, read(piece)
+
+
+def varies(image: np.ndarray) -> bool:
+    """Whether a channel of (C, Z, Y, X) holds two numbers."""
+    known = (channel[np.isfinite(channel)] for channel in image)
+    return any(len(values) > 0 and bool(values.min() < values.max()) for values in known)
+
+
+def _places(region: Box, side: int, most: int) -> Iterator[Box]:
+    """Cubes at multiples of their side, cut at the region's border, in a random order."""
+    spans = units_touching(region, (side, side, side))
+    depth, height, width = map(len, spans)
+    total, draw = depth * height * width, np.random.Generator(np.random.Philox(key=0))
+    few = total <= most
+    numbers = draw.permutation(total) if few else draw.choice(total, most, replace=False)
+    for number in numbers.tolist():
+        z, rest = divmod(number, height * width)
+        y, x = divmod(rest, width)
+        index = (spans[0][z], spans[1][y], spans[2][x])
+        yield unit_box(index, (side, side, side)).intersect(region)
 
 
 def middle(block: Box) -> Box:
@@ -184,6 +182,8 @@ def middle(block: Box) -> Box:
 
 
 Per = Literal["global", "volume", "patch"]
+Part = tuple[Sequence[Volume], Box]
+"""The arrays of a volume that are stacked as channels, and the part that counts."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,8 @@ class Normalization:
     """Of the training data as a whole, one per input channel; empty for `none` and per patch."""
     volumes: Mapping[str, VolumeStatistics] = field(default_factory=dict)
     """With `per: volume`, those of each volume by name."""
+    choice: Choice | None = None
+    """Why `per` is what it is, where the task left it to the volumes."""
 
     def apply(self, image: np.ndarray, volume_stats: VolumeStatistics | None = None) -> np.ndarray:
         """Normalise a patch, each channel for itself.
@@ -213,7 +215,7 @@ class Normalization:
         if self.scheme == "none":
             return _without_nan(image.astype(np.float32))
         if self.per == "patch":
-            stats = self._finish(of_patch(image))
+            stats = self._finish(of_patch(image), dominant=1.0)
         elif self.per == "volume":
             if volume_stats is None:
                 raise ValueError("normalisation per volume needs the statistics of the volume")
@@ -229,8 +231,18 @@ class Normalization:
             result[...] = _scaled(channel.astype(exact), self.scheme, stat)
         return _without_nan(out) if image.dtype.kind == "f" else out
 
+    def of_parts(self, parts: Sequence[Part]) -> VolumeStatistics:
+        """Statistics of several regions together, as `of_volume`."""
+        measured = [measure_channels(inputs, box) for inputs, box in parts]
+        if len(measured) == 1:
+            return self._finish(measured[0])
+        for channel in (channel for part in measured for channel in part):
+            channel.thin(SAMPLED_VALUES // len(measured))
+        joined = [Accumulator.joint(same) for same in zip(*measured, strict=True)]
+        return self._finish(joined)
+
     def of_volume(self, inputs: Sequence[Volume], box: Box) -> VolumeStatistics:
-        """Statistics of one volume from a sample of its stored blocks, as `apply` takes them.
+        """Statistics of one volume, as `apply` takes them; see `vcmodels.data.statistics`.
 
         Args:
             inputs: the arrays that are stacked as channels.
@@ -239,12 +251,14 @@ class Normalization:
         Raises:
             RunError: a value that is not finite, with its volume and place.
         """
-        return self._finish(stream([(inputs, box)]))
+        return self._finish(measure_channels(inputs, box))
 
-    def _finish(self, channels: Sequence["Accumulator"]) -> VolumeStatistics:
+    def _finish(
+        self, channels: Sequence[Accumulator], dominant: float = DOMINANT
+    ) -> VolumeStatistics:
         if not self.per_channel:
             channels = [Accumulator.joint(channels)] * len(channels)
-        return tuple(channel.statistics(self.percentiles) for channel in channels)
+        return tuple(channel.statistics(self.percentiles, dominant) for channel in channels)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, for the checkpoint and for provenance."""
@@ -255,6 +269,7 @@ class Normalization:
             "percentiles": list(self.percentiles),
             "channels": [asdict(c) for c in self.channels],
             "volumes": {name: [asdict(c) for c in v] for name, v in self.volumes.items()},
+            "choice": self.choice and self.choice.to_dict(),
         }
 
     @classmethod
@@ -265,31 +280,141 @@ class Normalization:
         }
         channels = tuple(ChannelStatistics(**c) for c in data["channels"])
         low, high = data["percentiles"]
-        return cls(data["scheme"], data["per"], data["per_channel"], (low, high), channels, volumes)
+        recorded = data.get("choice")
+        return cls(
+            data["scheme"], data["per"], data["per_channel"], (low, high), channels, volumes,
+            Choice.from_dict(recorded) if recorded else None,
+        )  # fmt: skip
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Scheme and choice as JSON values, without the statistics."""
+        why = {"reason": self.choice.reason} if self.choice else {}
+        return {"scheme": self.scheme, "per": self.per, **why}
+
+    @property
+    def config(self) -> NormalizationConfig:
+        """The block of a task that asks for it."""
+        return NormalizationConfig(
+            scheme=self.scheme,
+            per=self.per,
+            per_channel=self.per_channel,
+            percentiles=self.percentiles,
+        )
+
+
+def contradiction(wanted: NormalizationConfig, used: Normalization) -> str | None:
+    """What of a task's block is not as a network was trained, in words; what it leaves open is."""
+    asked, before = wanted.completed(used.config), used.config
+    names = [
+        name for name in type(asked).model_fields if getattr(asked, name) != getattr(before, name)
+    ]
+    if used.scheme not in ("ct", "percentile"):
+        names = [name for name in names if name != "percentiles"]
+    given = [f"{n} is {getattr(asked, n)}, the checkpoint has {getattr(before, n)}" for n in names]
+    return "; ".join(given) or None
 
 
 def fit_normalization(
-    wanted: NormalizationConfig, volumes: Sequence[TaskVolume], regions: Sequence[Box | None]
+    wanted: NormalizationConfig,
+    volumes: Sequence[TaskVolume],
+    regions: Sequence[Box | None],
+    reporter: Reporter | None = None,
 ) -> Normalization:
-    """Gather the statistics that a scheme needs from the training regions.
+    """Gather the statistics that a scheme needs.
+
+    They are of the training regions; a volume that is validated on has its own, of all of it.
 
     Args:
         wanted: the scheme.
         volumes: all volumes of the task.
         regions: the training region of each; None where a volume is not trained on.
+        reporter: told what `auto` chose, and where a statistic says little.
 
     Raises:
         RunError: a value that is not finite, with its volume and place.
     """
-    plain = Normalization(wanted.scheme, wanted.per, wanted.per_channel, wanted.percentiles)
+    reporter = reporter or Silent()
+    per = "global" if wanted.per == "auto" else wanted.per
+    plain = Normalization(wanted.scheme, per, wanted.per_channel, wanted.percentiles)
     if wanted.scheme == "none" or wanted.per == "patch":
         return plain
-    pairs = list(zip(volumes, regions, strict=True))
-    if wanted.per == "volume":
-        found = {v.name: plain.of_volume(v.inputs, region or v.region) for v, region in pairs}
-        return replace(plain, volumes=found)
-    parts = [(volume.inputs, region) for volume, region in pairs if region is not None]
-    return replace(plain, channels=plain._finish(stream(parts)))
+    measured = measure_volumes(plain, volumes, regions)
+    pairs = [(v, box) for v, box in zip(volumes, regions, strict=True) if box is not None]
+    if wanted.per == "auto":
+        choice = choose([volume for volume, _ in pairs], measured)
+        reporter.say(f"normalization: {wanted.scheme} per {choice.per}: {choice.reason}")
+        plain = replace(plain, per=choice.per, choice=choice)
+    if plain.per == "volume":
+        return of_each_volume(plain, measured, reporter)
+    found = plain.of_parts([(v.inputs, box) for v, box in pairs])
+    say_some(odd_statistics(plain.scheme, found, "the training data"), reporter)
+    fitted = replace(plain, channels=found)
+    report_lost(fitted, measured, 'set "per": "volume"', reporter)
+    return fitted
+
+
+def of_each_volume(
+    way: Normalization, measured: Mapping[str, VolumeStatistics], reporter: Reporter
+) -> Normalization:
+    """The same scheme with the statistics of these volumes, and of no other that has their name."""
+    odd = (odd_statistics(way.scheme, stats, name) for name, stats in measured.items())
+    say_some(chain.from_iterable(odd), reporter)
+    return replace(way, volumes=measured)
+
+
+def report_lost(
+    used: Normalization, measured: Mapping[str, VolumeStatistics], remedy: str, reporter: Reporter
+) -> None:
+    """Report volumes that global statistics leave little of."""
+    lost = (
+        lost_values(used.scheme, used.channels, own, name, remedy) for name, own in measured.items()
+    )
+    say_some(chain.from_iterable(lost), reporter)
+
+
+def choose(volumes: Sequence[TaskVolume], measured: Mapping[str, VolumeStatistics]) -> Choice:
+    """Whether these training volumes are measured together or each by itself."""
+    shown = [calibration(volume.inputs, measured[volume.name]) for volume in volumes]
+    figures = {_array_key(volume.inputs): moments(measured[volume.name]) for volume in volumes}
+    return Choice.of(figures, shown[0] if shown and None not in shown else None)
+
+
+def other_choice(used: Normalization, inputs: Sequence[Volume]) -> str | None:
+    """In a line, that `auto` would have chosen otherwise with this input among the training volumes."""
+    if used.choice is None or not used.choice.may_change():
+        return None
+    found = used.of_volume(inputs, inputs[0].box)
+    now = used.choice.with_volume(_array_key(inputs), found, inputs)
+    if now.per == used.per:
+        return None
+    return (
+        f"note: {inputs[0].location}: among the training volumes it would have made normalization "
+        f'"per": "{now.per}", and it is "{used.per}": {now.reason}'
+    )
+
+
+def _array_key(inputs: Sequence[Volume]) -> str:
+    return " ".join(array.location for array in inputs)
+
+
+def measure_volumes(
+    way: Normalization, volumes: Sequence[TaskVolume], regions: Sequence[Box | None]
+) -> dict[str, VolumeStatistics]:
+    """The statistics of each volume, by name; parts of the same arrays are one volume.
+
+    They are of what is trained on, if anything is; what is validated on stays unseen.
+    """
+    groups: dict[str, list[tuple[TaskVolume, Box | None]]] = {}
+    for volume, region in zip(volumes, regions, strict=True):
+        groups.setdefault(_array_key(volume.inputs), []).append((volume, region))
+    found: dict[str, VolumeStatistics] = {}
+    for group in groups.values():
+        trained = [(volume.inputs, region) for volume, region in group if region is not None]
+        every = [(volume.inputs, volume.region) for volume, _ in group]
+        stats = way.of_parts(trained or every)
+        found |= {volume.name: stats for volume, _ in group}
+    return found
 
 
 def _without_nan(image: np.ndarray) -> np.ndarray:
@@ -311,7 +436,7 @@ def _scaled(values: np.ndarray, scheme: Scheme, stat: ChannelStatistics) -> np.n
         offset, spread = stat.low, stat.high - stat.low
         np.clip(values, stat.low, stat.high, out=values)
     values -= offset
-    # The spread of a constant is 0, or the rounding error of its mean.
-    if spread > 1e-6 * abs(offset):
+    # The deviation of a constant may be the rounding error of its mean.
+    if spread > 0 and not stat.is_constant:
         values /= spread
     return values

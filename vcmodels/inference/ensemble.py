@@ -11,6 +11,7 @@ import numpy as np
 from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
 from vcmodels.config import InferenceParams, Task
 from vcmodels.data.normalization import Normalization
+from vcmodels.data.oddities import odd_statistics, say_some
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import SPACING_TOLERANCE, Symmetry
@@ -252,12 +253,14 @@ def averaging_manifest(
 class Normalizer:
     """The images that the networks take, each of another normalisation, stacked as channels."""
 
-    def __init__(self, networks: Sequence[TrainedNetwork], inputs: tuple[Volume, ...]) -> None:
-        every = [replace(network.normalization, volumes={}) for network in networks]
+    def __init__(
+        self, networks: Sequence[TrainedNetwork], inputs: tuple[Volume, ...], reporter: Reporter
+    ) -> None:
+        every = [replace(one.normalization, volumes={}, choice=None) for one in networks]
         different = [way for number, way in enumerate(every) if way not in every[:number]]
         self.image = [different.index(way) for way in every]
         """Which of the images each network takes."""
-        self._apply = [_apply(way, inputs) for way in different]
+        self._apply = [_apply(way, inputs, reporter) for way in different]
 
     def __call__(self, patch: np.ndarray) -> np.ndarray:
         """(C, Z, Y, X) as stored -> (images x C, Z, Y, X) float32."""
@@ -266,8 +269,12 @@ class Normalizer:
         return np.concatenate([apply(patch) for apply in self._apply])
 
 
-def _apply(normalization: Normalization, inputs: tuple[Volume, ...]) -> Normalize:
+def _apply(
+    normalization: Normalization, inputs: tuple[Volume, ...], reporter: Reporter
+) -> Normalize:
     """The checkpoint's normalisation; `per: volume` measures the new volume, all of it."""
     if normalization.per != "volume" or normalization.scheme == "none":
         return normalization.apply
-    return partial(normalization.apply, volume_stats=normalization.of_volume(inputs, inputs[0].box))
+    found = normalization.of_volume(inputs, inputs[0].box)
+    say_some(odd_statistics(normalization.scheme, found, inputs[0].location), reporter)
+    return partial(normalization.apply, volume_stats=found)

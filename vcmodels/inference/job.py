@@ -232,7 +232,7 @@ def make_pipeline(
     # What is computed for each patch.
     views = choose_views(params.tta, grid.patch, (spacing, first.spacing), reporter)
     weighted = weigh(networks, params, len(views))
-    normalizer = Normalizer([one.network for one in weighted], inputs)
+    normalizer = Normalizer([one.network for one in weighted], inputs, reporter)
     # A number that does not depend on memory or parts: compiled or not is part of the manifest.
     voxels = whole.count_different() * prod(grid.patch) * len(views)
     forwards, manner = _make_forwards(params, weighted, targets, device, voxels, reporter)
@@ -342,6 +342,8 @@ def _make_forwards(
     amp = choose_amp(params.amp, device)
     if (device.type, params.amp) == ("cpu", "auto") and params.dtype != np.uint8:
         amp = None  # only the steps of uint8 are coarser than bf16's error
+    if device.type == "cpu" and (params.batch_size or 1) > 1:
+        reporter.say("inference_params.batch_size: has no effect: a CPU predicts patch by patch")
     is_worth_it = device.type == "cuda" and voxels >= WORTH_COMPILING
     is_compiled = is_worth_it if params.compile == "auto" else params.compile
     forwards = []

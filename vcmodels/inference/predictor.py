@@ -88,8 +88,8 @@ class Predictor:
 
         It is normalised, cut into overlapping patches (reflected at its end where it is smaller
         than one), and what the networks give is blended. Two things of a file have no counterpart:
-        every voxel counts as stored, and where `per: volume` statistics or `skip.below` look at
-        chunks, those of an array have 128 voxels a side.
+        every voxel counts as stored, and where `skip.below` looks at chunks, those of an array have
+        128 voxels a side.
 
         Args:
             array: (Z, Y, X), or (C, Z, Y, X) if the networks take several channels; numbers of any

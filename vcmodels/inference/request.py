@@ -9,6 +9,7 @@ import numpy as np
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
 from vcmodels.data.intensities import measure, notes
+from vcmodels.data.normalization import contradiction, other_choice
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
@@ -101,13 +102,9 @@ def request_of(task: Task, networks: tuple[TrainedNetwork, ...]) -> Request:
 
 
 def _refuse_other_normalization(wanted: NormalizationConfig, network: TrainedNetwork) -> None:
-    trained = network.task.dataset_config.normalization
-    if wanted != trained:
-        raise TaskError(
-            "dataset_config.normalization",
-            f"is {wanted.model_dump()}, the checkpoint was trained with {trained.model_dump()}",
-            "restore it: another normalisation gives wrong predictions",
-        )
+    if found := contradiction(wanted, network.normalization):
+        remedy = "restore it, or leave it out: another normalisation gives wrong predictions"
+        raise TaskError("dataset_config.normalization", found, remedy)
 
 
 def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Reporter) -> None:
@@ -148,6 +145,8 @@ def report_values(
     if len(found) == len(trained):
         for line in notes(found, trained, network.normalization, inputs[0].location):
             reporter.say(line)
+    if line := other_choice(network.normalization, inputs):
+        reporter.say(line)
 
 
 def choose_targets(

@@ -82,6 +82,17 @@ class UNet(Model):
             )
         return self
 
+    def idle_keys(self) -> Mapping[str, str]:
+        if self.f_maps is None:
+            return {}
+        reason = "f_maps gives the features"
+        found = {"base_features": reason, "max_features": reason}
+        if self.supervised(len(self.f_maps)) == 1:
+            found["deep_supervision"] = (
+                f"a network of {len(self.f_maps)} levels has no coarser logits"
+            )
+        return found
+
     def plan(self, patch: Shape, spacing: Spacing) -> Topology:
         """The levels for one patch size and voxel spacing.
 

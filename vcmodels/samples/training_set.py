@@ -53,7 +53,7 @@ def training_set(resolved: Resolved, reporter: Reporter | None = None) -> PatchD
     patches = load_or_find_patches(task, volumes, reporter)
     split = split_patches(task.tr_params, volumes, patches, reporter)
     regions = split.train_regions
-    fitted = fit_normalization(task.dataset_config.normalization, volumes, regions)
+    fitted = fit_normalization(task.dataset_config.normalization, volumes, regions, reporter)
     return augmented_set(resolved, split.train, regions, fitted)
 
 

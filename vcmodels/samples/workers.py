@@ -34,6 +34,7 @@ from vcmodels.devices import keep_freed_memory
 from vcmodels.errors import RunError
 from vcmodels.reporting import STOP_SIGNALS
 from vcmodels.samples.dataset import PatchDataset, describe_places
+from vcmodels.scratch import name_processes
 
 _ALIGNED = 64
 
@@ -196,6 +197,7 @@ class WorkerPool:
         context = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(["vcmodels.samples.workers"])
+        name_processes()
         # Started first, because it unblocks the signals that we hold back.
         resource_tracker.ensure_running()
         if method == "forkserver":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vcmodels.config import Task, parse_task
-from vcmodels.config.load import fill_sizes
+from vcmodels.config.load import fill_normalization, fill_sizes
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
@@ -62,6 +62,7 @@ def require_alike(task: Task, others: Sequence[BegunFold]) -> None:
     for other in others:
         sizes = other.task.tr_params
         now = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
+        now = fill_normalization(now, other.task.dataset_config.normalization)
         changed = changed_keys(other.task.to_json(), now.to_json(), other.folder)
         changed = [found for found in changed if found[0] != "tr_params.folds.index"]
         if changed:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
-from vcmodels.config.load import anchor, fill_sizes
+from vcmodels.config.load import anchor, fill_normalization, fill_sizes
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
     LOCK,
@@ -143,10 +143,6 @@ class RunFolder(Run):
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and tries < MOST_TRIES:
                     continue  # another training was refused, and has just removed what it had made
-                if error.filename is None:  # of the locking, not of a folder or file
-                    found = f"cannot be locked: {error.strerror}"
-                    remedy = "choose a ckpt_out_base on a file system that has locks (flock)"
-                    raise OutputError(str(self.folder), found, remedy) from error
                 found, remedy = f"{self.folder}: {error.strerror}", "choose a writable folder"
                 raise OutputError("tr_params.ckpt_out_base", found, remedy) from error
 
@@ -218,6 +214,7 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
     if before is not None:  # what is left out now is taken from it
         sizes = before.tr_params
         task = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
+        task = fill_normalization(task, before.dataset_config.normalization)
     if changed := changes_since(checkpoint, task.to_json(), run.folder):
         found = f"differs from the run in {run.folder} ({listed_changes(changed)})"
         remedy = "change it back, choose another ckpt_out_base, or --restart"

@@ -20,7 +20,9 @@ import torch
 import vcmodels
 from vcmodels.checkpoint import SCHEMA, Checkpoint, load_checkpoint
 from vcmodels.config import Task
+from vcmodels.config.load import fill_normalization
 from vcmodels.config.train_params import TrainingParams
+from vcmodels.data.normalization import Normalization, contradiction
 from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.patches.resolve import Resolved
@@ -29,7 +31,13 @@ from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
 from vcmodels.training.learner import Learner
 from vcmodels.training.progress import Counters, EarlyStop, best_watch
-from vcmodels.training.run_folder import RunFolder, changes_since, listed_changes, newest_checkpoint
+from vcmodels.training.run_folder import (
+    RunFolder,
+    changes_since,
+    listed_changes,
+    newest_checkpoint,
+    resolved_task,
+)
 from vcmodels.volumes import expand_location
 
 
@@ -174,6 +182,29 @@ class StartingPoint:
     def continued(self) -> Checkpoint | None:
         """Whose training goes on."""
         return self.resumed or (None if self.weights_only else self.given)
+
+    def normalization(self, channels: int) -> Normalization | None:
+        """How the source normalises, which its weights are used to; None if it has other channels."""
+        if self.source is None or self.source.state["in_channels"] != channels:
+            return None
+        return Normalization.from_dict(self.source.state["normalization"])
+
+    def with_normalization(self, task: Task, channels: int) -> Task:
+        """The task with the normalisation that its run has, or its weights are used to.
+
+        Raises:
+            TaskError: the task asks for another one.
+        """
+        if self.resumed is not None:
+            before = resolved_task(self.resumed)
+            return fill_normalization(task, before.dataset_config.normalization) if before else task
+        used = self.normalization(channels)
+        if used is None:
+            return task
+        if found := contradiction(task.dataset_config.normalization, used):
+            remedy = "leave it out: its weights are used to what they were trained with"
+            raise TaskError("dataset_config.normalization", found, remedy)
+        return fill_normalization(task, used.config)
 
 
 def completion(

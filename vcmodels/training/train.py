@@ -2,21 +2,28 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vcmodels.config import Task
+from vcmodels.config import NormalizationConfig, Task
 from vcmodels.data.intensities import measure
-from vcmodels.data.normalization import Normalization, fit_normalization
-from vcmodels.data.volumes import report_missing
+from vcmodels.data.normalization import (
+    Normalization,
+    fit_normalization,
+    measure_volumes,
+    of_each_volume,
+    report_lost,
+)
+from vcmodels.data.volumes import TaskVolume, report_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
+from vcmodels.geometry.boxes import Box
 from vcmodels.patches.cache import document, fingerprint, load_or_find_patches
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer
@@ -87,12 +94,8 @@ def summarise(
         write_atomic(run.patches, document(patches, wanted, volumes))
     split = load_or_split(run, task.tr_params, volumes, patches, reporter)
     reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
-    source, regions = origin.source, split.train_regions
-    # The weights are used to these intensities.
-    if source is not None and source.state["in_channels"] == volumes[0].channels:
-        normalization = Normalization.from_dict(source.state["normalization"])
-    else:
-        normalization = fit_normalization(config.normalization, volumes, regions)
+    regions = split.train_regions
+    normalization = normalize(config.normalization, origin, volumes, regions, reporter)
     saved = {} if origin.continued is None else origin.continued.state
     known, indexer = saved.get("class_counts", {}), Indexer.of(task, reporter)
     counts = count_or_recall(config.targets, volumes, regions, known, indexer, reporter)
@@ -102,6 +105,36 @@ def summarise(
         found = measure([(volume.inputs, region) for volume, region in pairs if region is not None])
         intensities = [channel.to_dict() for channel in found]
     return DataSummary(split, normalization, counts, intensities)
+
+
+def normalize(
+    wanted: NormalizationConfig,
+    origin: StartingPoint,
+    volumes: Sequence[TaskVolume],
+    regions: Sequence[Box | None],
+    reporter: Reporter,
+) -> Normalization:
+    """The normalisation that the run has, or its weights are used to, or a new one.
+
+    Weights from a file that were trained with statistics of each volume get those of the volumes
+    here, whatever their names.
+    """
+    used = origin.normalization(volumes[0].channels)
+    if used is None:
+        return fit_normalization(wanted, volumes, regions, reporter)
+    is_known = used.per != "volume" or all(volume.name in used.volumes for volume in volumes)
+    if origin.resumed is not None and is_known:
+        return used
+    if origin.resumed is None:
+        reporter.say(f"normalization: {used.scheme} per {used.per}, as the weights are used to")
+    if used.scheme == "none" or used.per == "patch":
+        return used
+    measured = measure_volumes(used, volumes, regions)
+    if used.per == "volume":
+        return of_each_volume(used, measured, reporter)
+    remedy = "bring them to its scale, or begin with weights that are trained per volume"
+    report_lost(used, measured, remedy, reporter)
+    return used
 
 
 def datasets(resolved: Resolved, summary: DataSummary) -> tuple[PatchDataset, PatchDataset | None]:
@@ -168,7 +201,7 @@ def train(task: Task, *, reporter: Reporter, restart: bool = False) -> int:
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
         if world.is_first:
             run.write_task(document)
-            run.begin(session(learner))
+            run.begin(session(learner) | {"normalization": summary.normalization.summary})
         if compile_pays(learner):
             reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
@@ -210,6 +243,8 @@ def open_run(
     if origin.source is not None:
         recorded = resolved_task(origin.source)
     resolved = resolve(task, reporter, recorded=recorded)
+    channels = resolved.volumes[0].channels
+    resolved = replace(resolved, task=origin.with_normalization(resolved.task, channels))
     require_one_division(resolved.folds, others)
     refuse_too_large(resolved, device, world)
     settings, volumes = resolved.task.tr_params, resolved.volumes

@@ -41,9 +41,11 @@ class World:
             dist.init_process_group(backend, timeout=PATIENCE)
         except (ValueError, dist.DistError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise RefusedError(
-                f"WORLD_SIZE={size}", reason, "start several processes with torchrun, or unset it"
-            ) from error
+            remedy = "start several processes with torchrun, or unset it"
+            if "EADDRINUSE" in reason:
+                reason = f"another process listens on port {os.environ.get('MASTER_PORT')}"
+                remedy = "end it, or give another port: torchrun --master-port"
+            raise RefusedError(f"WORLD_SIZE={size}", reason, remedy) from error
         if device.type == "cuda":
             torch.cuda.set_device(device)  # else each process also opens the first one
         return cls(dist.get_rank(), size)

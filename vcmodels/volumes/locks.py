@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from vcmodels.errors import OutputError
+
 
 class FileLock:
     """A locked file, until it is closed or the process ends.
@@ -19,7 +21,8 @@ class FileLock:
 
     Raises:
         BlockingIOError: another process holds it.
-        OSError: the file cannot be made, or the file system has no locks.
+        OSError: the file cannot be made.
+        OutputError: the file system has no locks, as some network file systems.
     """
 
     def __init__(
@@ -32,9 +35,13 @@ class FileLock:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 self._lock(waits=waits, deadline=deadline, pause_s=patience_s / 10)
-            except OSError:
+            except OSError as error:
                 os.close(self._handle)
-                raise
+                if isinstance(error, BlockingIOError):
+                    raise
+                found = f"cannot be locked: {error.strerror}"
+                remedy = "choose a folder on a file system that has locks (flock)"
+                raise OutputError(str(path.parent), found, remedy) from error
             # Its last holder may have deleted the file between our open and our lock.
             if self._is_at_its_path():
                 return

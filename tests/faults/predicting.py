@@ -1,22 +1,24 @@
-"""Forks workers that predict, so that each starts at once: torch is imported here, one time.
+"""Predictions that take their time, for workers that are killed."""
 
-For each line of JSON on stdin a worker, which is killed after so many seconds; its exit status goes
-to stdout: 9, or 0 if it was done before.
-"""
-
-import json
+import errno
 import os
+import resource
 import signal
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from tests.inference.conftest import Workplace
+from vcmodels.errors import RefusedError
+from vcmodels.geometry.boxes import Box, triple
 from vcmodels.inference import Part, RunOptions, predict_request, request_of
+from vcmodels.volumes.backend import ArrayHandle
+from vcmodels.volumes.writer import WritableArray
 
 CASES = {
     "plain": {"pyramid": "auto"},
@@ -47,9 +49,12 @@ def workplace(folder: Path, case: str) -> Workplace:
     return work
 
 
-def work_on(folder: Path, case: str, memory: float, parts: int, output: str | None = None) -> None:
+def work_on(
+    folder: str | Path, case: str, memory: float, parts: int, output: str | None = None
+) -> None:
     """Predict with so much memory, in so many parts, one after the other; elsewhere if named."""
     torch.set_num_threads(1)
+    folder = Path(folder)
     work = workplace(folder, case)
     output = output or str(folder / "out")
     task = work.task(memory=memory, output_dir=output, **CASES[case])
@@ -61,23 +66,41 @@ def work_on(folder: Path, case: str, memory: float, parts: int, output: str | No
         predict_request(request, RunOptions(part=Part(index, parts)))
 
 
-def main() -> None:
-    for line in sys.stdin:
-        manner = json.loads(line)
-        seconds = manner.pop("seconds")
+def work_within(limit: int, **manner: Any) -> int:
+    """Predict where no file may become larger than so many bytes; the exit code."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        work_on(**manner)
+    except OSError as error:  # the command line ends with 1, and names it
+        return int(error.errno == errno.EFBIG)
+    return 0
+
+
+def work_together(processes: int, **manner: Any) -> int:
+    """Let several processes predict into one output at once; how many were neither through nor refused."""
+    children = []
+    for _ in range(processes):
         child = os.fork()
         if child == 0:
-            code = 1
             try:
-                work_on(Path(sys.argv[1]), **manner)
-                code = 0
+                work_on(**manner)
+                os._exit(0)
+            except RefusedError:
+                os._exit(2)
             finally:
-                os._exit(code)
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)  # a child that has ended is there until it is waited for
-        sys.stdout.write(f"{os.waitpid(child, 0)[1]}\n")
-        sys.stdout.flush()
+                os._exit(1)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return 0 if 0 in codes and set(codes) <= {0, 2} else 1
 
 
-if __name__ == "__main__":
-    main()
+def write_for_ever(location: str, shape: list[int]) -> None:
+    """Write the same voxels again and again."""
+    array, box = WritableArray(ArrayHandle(location, 3, "r+")), Box((0, 0, 0), triple(shape))
+    while True:
+        array.write(box, numbers(shape))
+
+
+def numbers(shape: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 255, (1, *shape)).astype(np.uint8)

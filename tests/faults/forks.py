@@ -1,0 +1,101 @@
+"""Forks workers and sends each a signal after a while, so that a kill falls anywhere in its work.
+
+The process that forks imports the work once; what is killed begins at once.
+"""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from vcmodels.errors import VcmodelsError
+
+
+@contextmanager
+def forks(work: Callable[..., Any]) -> Iterator["Forks"]:
+    """Workers that call a function of a module, with arguments that JSON holds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.forks", work.__module__, work.__qualname__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        yield Forks(process)
+    finally:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+
+
+class Forks:
+    """Starts workers one after the other."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(
+        self, arguments: Mapping[str, Any], seconds: float, number: int = signal.SIGKILL
+    ) -> int:
+        """Start a worker, send it a signal after so long, and wait for it.
+
+        Returns:
+            Its exit code; minus the number of the signal that ended it.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"arguments": dict(arguments), "seconds": seconds, "number": int(number)}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return os.waitstatus_to_exitcode(int(self._process.stdout.readline()))
+
+    def kill(self, arguments: Mapping[str, Any], seconds: float) -> bool:
+        """Kill a worker after so long; whether it was still at work."""
+        code = self.run(arguments, seconds)
+        assert code in (0, -signal.SIGKILL), code
+        return code != 0
+
+
+def end_of(child: int, seconds: float, number: int) -> int:
+    """The wait status of a child, which gets a signal if it is still there after so long."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(min(left, 0.002))
+    os.kill(child, number)
+    return os.waitpid(child, 0)[1]
+
+
+def main() -> None:
+    work = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                os.setpgid(0, 0)
+                sys.stdout = sys.stderr
+                code = work(**order["arguments"]) or 0
+            except VcmodelsError as error:
+                code = error.exit_code
+            except SystemExit as leaving:
+                code = leaving.code
+            finally:
+                os._exit(code)
+        print(end_of(child, order["seconds"], order["number"]), flush=True)  # noqa: T201 - an answer
+
+
+if __name__ == "__main__":
+    main()

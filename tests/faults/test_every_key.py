@@ -1,0 +1,349 @@
+"""No key of a task file without effect: each is flipped on a small run that trains and predicts.
+
+A value that is accepted changes what the run learns, draws, writes or says; or it is told that the
+key has no effect. `MANNER` lists the keys that promise the same result in another manner.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from scipy import ndimage
+
+from vcmodels.checkpoint import load_checkpoint
+from vcmodels.config import parse_task
+from vcmodels.config.schema import task_schema
+from vcmodels.errors import VcmodelsError
+from vcmodels.inference import RunOptions, run_inference
+from vcmodels.phantom import write_phantom
+from vcmodels.reporting import Silent
+from vcmodels.training import train
+
+SHAPE = (24, 80, 56)
+STORED = {"binary": "sheet", "multiclass": "sides", "regression": "density", "normals": "normals",
+          "vector": "push"}  # fmt: skip
+BLOCKS = {
+    "binary": {"kind": "binary", "ignore_label": 2},
+    "multiclass": {"kind": "multiclass", "channels": 3, "label_values": [0, 3, 7]},
+    "regression": {"kind": "regression", "output_range": [0.0, 1.0]},
+    "normals": {"kind": "normals"},
+    "vector": {"kind": "vector", "output_range": [-9.0, 9.0]},
+    "centres": {"kind": "centres", "derive": "cells", "max_extent": 8},
+    "distance": {"kind": "distance", "derive": "cells", "clip": 4.0},
+    "boundary": {"kind": "boundary", "derive": "cells"},
+    "affinities": {"kind": "affinities", "derive": "cells"},
+}
+
+
+PLACES = {
+    "TrainingParams": ("tr_params",),
+    "InferenceParams": ("inference_params",),
+    "DatasetConfig": ("dataset_config",),
+    "ResidualUNet": ("model_config",),
+    "VolumeEntry": ("dataset_config", "volume_paths", 0),
+    "NormalizationConfig": ("dataset_config", "normalization"),
+    "SamplingConfig": ("dataset_config", "sampling"),
+}
+"""Where the blocks of the one task stand; targets and augmentations have a task each."""
+MANNER = {
+    "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
+                  "max_minutes", "wandb"},
+    "inference_params": {"num_dataloader_workers", "device", "compile", "threads", "memory", "amp"},
+    "dataset_config": {"use_cache", "index_dir", "cache_file"},
+}  # fmt: skip
+"""Keys by which the same result is reached in another manner, or not at all here."""
+FIXED = {"kind", "name", "input", "labels", "targets", "volume_paths", "channels"}
+"""What makes another task of a task."""
+VALUES: dict[str, list[Any]] = {
+    "tr_params.model_name": ["other"],
+    "tr_params.folds": [{"count": 2, "index": 0}],
+    "tr_params.mixup": [{"alpha": 1.0}],
+    "tr_params.best_metric": ["val/dice_sheet"],
+    "tr_params.early_stopping": [{"metric": "val/loss", "patience": 1, "min_delta": 1e8}],
+    "tr_params.checkpoint_path": ["CHECKPOINT"],
+    "tr_params.freeze": [["encoder"]],
+    "tr_params.ckpt_out_base": ["elsewhere"],
+    "tr_params.tensorboard_log_dir": ["curves"],
+    "tr_params.patch_jitter": [False],
+    "inference_params.skip": [{"below": 90.0}, {"mask": "STORE/sheet"}],
+    "inference_params.output_dir": ["elsewhere"],
+    "inference_params.ensemble": [{"by": "variance"}, {"weights": [2.0]}],
+    "inference_params.tta": [{"flips": ["z"]}],
+    "inference_params.input_path": ["STORE/other"],
+    "inference_params.output_targets": [["sheet"]],
+    "inference_params.bbox": [[[0, 16], [0, 40], [8, 40]]],
+    "inference_params.checkpoint_path": ["absent.pth"],
+    "dataset_config.normalization": ["minmax"],
+    "dataset_config.sampling": [{"foreground": 0.9, "label": "sheet"}],
+    "dataset_config.volume_paths.0.ref_label": [None, "normals"],
+    "dataset_config.volume_paths.0.bbox": [[[0, 24], [0, 40], [8, 40]]],
+    "dataset_config.volume_paths.0.pseudo": [{"sheet": 0.5}],
+    "dataset_config.volume_paths.0.split": ["train"],
+    "dataset_config.volume_paths.0.name": ["other"],
+    "dataset_config.volume_paths.0.group": ["one"],
+    "dataset_config.targets.t.loss": [{"LOSS": 0.5}],
+    "dataset_config.targets.t.derive": ["cells", "absent"],
+    "dataset_config.sampling.classes": [{"0": 1.0, "1": 5.0}],
+    "dataset_config.sampling.label": ["normals", "absent"],
+    "augment.0.planes": [[["y", "x"]]],
+    "augment.0.axes": [["z"]],
+    "augment.0.axis": ["y"],
+    "dataset_config.targets.t.encoding": [{"scale": 0.5}],
+    "model_config.f_maps": [[4, 6]],
+    "dataset_config.targets.t.label_values": [[0, 3, 8], [7, 3, 0]],
+    "dataset_config.targets.t.remap": [{"7": 3}],
+    "dataset_config.targets.t.offsets": [[[1, 0, 0], [0, 2, 0], [0, 0, 1]]],
+    "dataset_config.targets.t.output_range": [[-5.0, 5.0]],
+}
+"""Of keys whose values a schema cannot guess."""
+Seen = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory) -> str:
+    """A scroll with a stored label for every kind of target."""
+    path = tmp_path_factory.mktemp("keys") / "scroll.zarr"
+    write_phantom(str(path), shape=SHAPE, seed=0, chunks=(16, 16, 16))
+    group = zarr.open_group(path)
+    sheet, normals = group["sheet"][:], group["normals"][:]
+    cells = ndimage.label(np.random.default_rng(0).random(SHAPE) < 0.2)[0]
+    for name, values in {
+        "cells": cells.astype(np.uint16),
+        "sides": np.where(sheet == 1, np.where(normals[2] > 32767, 7, 3), 0).astype(np.uint8),
+        "density": ndimage.gaussian_filter(group["ct"][:].astype(np.float32), 1) / 255,
+        "push": 3 * (normals / np.float32(32767.5) - 1),
+        "other": 255 - group["ct"][:],
+    }.items():
+        chunks = (*values.shape[:-3], 16, 16, 16)
+        group.create_array(name, data=np.ascontiguousarray(values), chunks=chunks)
+    return str(path)
+
+
+def base(store: str, targets: dict[str, dict[str, Any]], **sections: Any) -> dict[str, Any]:
+    """A task that trains two steps and predicts, in a fifth of a second."""
+    stored = {
+        name: STORED[block["kind"]] for name, block in targets.items() if "derive" not in block
+    }
+    derived = {"cells": "cells"} if len(stored) < len(targets) else {}
+    labels = {name: f"{store}/{array}" for name, array in {**stored, **derived}.items()}
+    return {
+        "tr_params": {
+            "model_name": "tiny", "patch_size": [16, 16, 16], "batch_size": 2, "max_epoch": 1,
+            "max_steps_per_epoch": 2, "max_val_steps_per_epoch": 1, "num_dataloader_workers": 0,
+            "ckpt_out_base": "run", "amp": "off", "compile": False, "warmup_steps": 1,
+            "tr_val_split": 0.7,
+        },
+        "model_config": {"name": "residual_unet", "f_maps": [4, 8], "num_levels": 2},
+        "inference_params": {"input_path": f"{store}/ct", "output_dir": "out"},
+        "dataset_config": {
+            "min_bbox_percent": 0.1, "min_labeled_ratio": 0.01, "index_dir": "index",
+            "volume_paths": [{"input": f"{store}/ct", **labels, "ref_label": next(iter(labels))}],
+            "targets": targets,
+        },
+        **sections,
+    }  # fmt: skip
+
+
+def outcome(document: dict[str, Any], folder: Path, checkpoint: str | None = None) -> Seen:
+    """All that is seen of a run but its task: weights, draws, curves, result, lines; or a refusal.
+
+    Args:
+        document: the task.
+        folder: an empty working directory.
+        checkpoint: predict with this one, and train nothing.
+    """
+    reporter = Silent()
+    with chdir(folder):
+        try:
+            task, notes = parse_task(copy.deepcopy(document), "task.json")
+            if checkpoint is None:
+                train(task, reporter=reporter)
+            params = task.inference_params
+            chosen = None if params.checkpoint_path else checkpoint
+            run_inference(task, chosen, RunOptions(reporter=reporter))
+        except VcmodelsError as error:
+            return {"refused": str(error)}
+    seen: Seen = {"notes": notes, "lines": [plain(line, folder) for line in reporter.lines]}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        seen[name_of(file, folder)] = content(file)
+    return seen
+
+
+def plain(line: str, folder: Path) -> str:
+    """A line without what differs between two runs of one task."""
+    return re.sub(r"[\d.]+ (s|min|GiB memory free)\b", "", line.replace(str(folder), ""))
+
+
+def name_of(file: Path, folder: Path) -> str:
+    return "events" if "tfevents" in file.name else str(file.relative_to(folder))
+
+
+OWN = ("task.json", "session.json", "environment.json")
+"""Files that hold the task itself, or what the machine is."""
+
+
+def content(file: Path) -> Any:
+    if file.suffix == ".pth":
+        state = load_checkpoint(file).state
+        return digest({k: v for k, v in state.items() if k not in ("task", "versions")})
+    if "tfevents" in file.name or file.name in OWN or "index" in file.parts:
+        return None
+    if file.name == "log.jsonl":
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        return [
+            {k: v for k, v in line.items() if k.startswith(("val/", "epoch/", "train/"))}
+            for line in lines
+        ]
+    if file.name in (".zattrs", "zarr.json", ".zgroup"):
+        return attributes(json.loads(file.read_text()))
+    if file.name == "patches.json":
+        return json.loads(file.read_text())["patches"]
+    return file.read_bytes()
+
+
+def attributes(document: Any) -> Any:
+    """Metadata without the record of how they were made."""
+    if isinstance(document, dict):
+        return {k: attributes(v) for k, v in document.items() if k != "vcmodels"}
+    return document
+
+
+def digest(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), value.detach().numpy().tobytes())
+    if isinstance(value, dict):
+        return {str(key): digest(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [digest(inner) for inner in value]
+    return value
+
+
+def candidates(schema: dict[str, Any]) -> Iterator[Any]:
+    """Values that a JSON schema allows, a few of each type."""
+    for choice in schema.get("anyOf", [schema]):
+        yield from choice.get("enum", [])
+        low = choice.get("minimum", choice.get("exclusiveMinimum", 0))
+        match choice.get("type"):
+            case "boolean":
+                yield from (True, False)
+            case "integer":
+                yield from (low + 1, low + 2)
+            case "number":
+                high = choice.get("maximum", choice.get("exclusiveMaximum", low + 10))
+                yield from (low + (high - low) * share for share in (0.03, 0.4))
+            case "array" if "prefixItems" in choice:
+                columns = [list(candidates(item)) for item in choice["prefixItems"]]
+                yield from ([*row] for row in zip(*columns, strict=False))
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One key of one task, and where the task comes from."""
+
+    scene: str
+    path: tuple[str | int, ...]
+    schema: dict[str, Any]
+
+    def __str__(self) -> str:
+        return ".".join(map(str, (self.scene, *self.path)))
+
+    def document(self, store: str) -> dict[str, Any]:
+        if self.scene in BLOCKS:
+            return base(store, {"t": copy.deepcopy(BLOCKS[self.scene])})
+        document = base(store, {"sheet": BLOCKS["binary"], "normals": BLOCKS["normals"]})
+        if self.scene != "task":
+            document["augment"] = [{"name": self.scene, "p": 1.0}]
+            both = [f"{store}/ct", f"{store}/other"]
+            document["dataset_config"]["volume_paths"][0]["input"] = both
+            document["inference_params"]["input_path"] = both
+        return document
+
+    def values(self, store: str, checkpoint: str) -> list[Any]:
+        given = VALUES.get(".".join(map(str, self.path)), list(candidates(self.schema)))
+        text = json.dumps(given).replace("STORE", store).replace("CHECKPOINT", checkpoint)
+        loss = next(iter(LOSSES_OF.get(self.scene, ["mse"])))
+        return json.loads(text.replace("LOSS", loss))
+
+
+LOSSES_OF = {"binary": ["soft_dice"], "multiclass": ["soft_dice"], "boundary": ["soft_dice"],
+             "affinities": ["soft_dice"], "regression": ["l1"], "vector": ["l1"],
+             "normals": ["cosine"], "centres": ["l1"], "distance": ["l1"]}  # fmt: skip
+
+
+def flips() -> Iterator[Flip]:
+    """Every key of the schema, where it can be given."""
+    for name, block in task_schema()["$defs"].items():
+        keys = block.get("properties", {})
+        if name in PLACES:
+            places = [("task", PLACES[name])]
+        elif name.endswith("Target"):
+            places = [(keys["kind"]["const"], ("dataset_config", "targets", "t"))]
+        elif "p" in keys and "name" in keys and name != "Albumentation":
+            places = [(keys["name"]["const"], ("augment", 0))]
+        else:
+            places = []
+        for scene, place in places:
+            skipped = FIXED | MANNER.get(str(place[0]) if len(place) == 1 else "", set())
+            open_keys = {k: s for k, s in keys.items() if k not in skipped and "const" not in s}
+            yield from (Flip(scene, (*place, key), s) for key, s in open_keys.items())
+
+
+def pytest_generate_tests(metafunc):
+    """Every tenth key; all of them with `--full`."""
+    step = 1 if metafunc.config.getoption("full") else 10
+    metafunc.parametrize("flip", list(flips())[::step], ids=str)
+
+
+@pytest.fixture(scope="session")
+def seen_of(store, tmp_path_factory):
+    """The outcome of a scene as it is; each is run once."""
+    known: dict[tuple[str, bool], Seen] = {}
+
+    def look(flip: Flip, checkpoint: str | None) -> Seen:
+        key = (flip.scene, checkpoint is None)
+        if key not in known:
+            folder = tmp_path_factory.mktemp("base")
+            known[key] = outcome(flip.document(store), folder, checkpoint)
+            assert "refused" not in known[key], known[key]
+        return known[key]
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def checkpoint(store, tmp_path_factory) -> str:
+    """Of the one task, trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    outcome(Flip("task", (), {}).document(store), folder)
+    return str(folder / "run" / "tiny_best.pth")
+
+
+@pytest.mark.slow
+def test_a_key_changes_something_or_is_refused_or_reported(
+    flip, store, checkpoint, seen_of, tmp_path
+):
+    used = checkpoint if flip.path[0] == "inference_params" else None
+    before = seen_of(flip, used)
+    values = flip.values(store, checkpoint)
+    assert values, f"give VALUES of {flip}"
+    outcomes: list[tuple[Any, bool]] = []
+    for index, value in enumerate(values[:3]):
+        document = flip.document(store)
+        block: Any = document
+        for part in flip.path[:-1]:
+            block = block[part] if isinstance(part, int) else block.setdefault(part, {})
+        if block.get(flip.path[-1], flip.schema.get("default")) == value:
+            continue
+        block[flip.path[-1]] = value
+        (folder := tmp_path / str(index)).mkdir()
+        outcomes.append((value, outcome(document, folder, used) != before))
+    assert any(changed for _, changed in outcomes), f"{flip}: {outcomes} change nothing"

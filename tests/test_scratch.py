@@ -1,0 +1,56 @@
+"""What a killed process leaves is removed by the next one, and nothing else is."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from vcmodels import scratch
+
+PROGRAM = """
+import multiprocessing, os, signal
+from vcmodels.scratch import name_processes, scratch_folder
+name_processes()
+lock = multiprocessing.get_context("forkserver").Lock()
+multiprocessing.util.get_temp_dir()
+with scratch_folder() as folder:
+    print(folder, flush=True)
+    os.killpg(0, signal.SIGKILL)  # the tracker of semaphores goes, too
+"""
+
+
+def semaphores(pid: int) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"sem.vcmodels-*-{pid}-*"))
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="semaphores have no files here")
+def test_a_killed_process_is_swept_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    decoys = [tmp_path / "vcmodels-mine", tmp_path / f"vcmodels-1-{2**22 - 1}-other"]
+    for decoy in decoys:  # of no process, and of another namespace
+        decoy.mkdir()
+    killed = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    killed.communicate(timeout=100)
+    left = set(tmp_path.iterdir()) - set(decoys)
+    assert len(left) == 2
+    assert semaphores(killed.pid)
+    with scratch.scratch_folder() as mine:
+        scratch.sweep()
+        assert set(tmp_path.iterdir()) == {*decoys, mine}
+    assert not semaphores(killed.pid)
+    assert set(tmp_path.iterdir()) == set(decoys)
+
+
+def test_a_process_that_lives_keeps_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    folder = tmp_path / f"vcmodels-{scratch._namespace()}-{os.getppid()}-x"
+    folder.mkdir()
+    scratch.sweep()
+    assert folder.exists()

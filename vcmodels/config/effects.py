@@ -1,0 +1,95 @@
+"""Keys of a task that have no effect: given, other than their default, and used by nothing.
+
+What a block knows of its own keys it says itself, in `Section.idle_keys`; what depends on other
+sections stands here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from pydantic.fields import FieldInfo
+
+from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
+from vcmodels.config.messages import KeyPath, dotted
+from vcmodels.config.task import Task
+from vcmodels.section import Section
+
+
+def effect_notes(task: Task) -> list[str]:
+    """A line for each key that is given and has no effect, in the order of the file.
+
+    Args:
+        task: as parsed, before anything is filled in: what is given is told from what is not.
+    """
+    reasons = {**dict(_own_reasons((), task)), **_reasons_between(task)}
+    given = dict(_given((), task))
+    return [
+        f"{dotted(path)}: has no effect: {reason}"
+        for path, reason in reasons.items()
+        if path in given
+    ]
+
+
+def _own_reasons(path: KeyPath, value: object) -> Iterator[tuple[KeyPath, str]]:
+    """What every block says of its own keys, by their path."""
+    for block, section in _sections(path, value):
+        names = {name: _key(name, field) for name, field in type(section).model_fields.items()}
+        for name, reason in section.idle_keys().items():
+            yield (*block, names.get(name, name)), reason
+
+
+def _given(path: KeyPath, value: object) -> Iterator[tuple[KeyPath, object]]:
+    """Paths of the values that the file gives and that are not the default."""
+    for block, section in _sections(path, value):
+        for name in section.model_fields_set:
+            field = type(section).model_fields[name]
+            given = getattr(section, name)
+            if given != field.get_default(call_default_factory=True, validated_data={}):
+                yield (*block, _key(name, field)), given
+
+
+def _sections(path: KeyPath, value: object) -> Iterator[tuple[KeyPath, Section]]:
+    """Every block in a value, by its path, outermost first."""
+    if isinstance(value, Section):
+        yield path, value
+        for name, field in type(value).model_fields.items():
+            yield from _sections((*path, _key(name, field)), getattr(value, name))
+    elif isinstance(value, Mapping):
+        for key, inner in cast(Mapping[str, object], value).items():
+            yield from _sections((*path, key), inner)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for index, inner in enumerate(cast(Sequence[object], value)):
+            yield from _sections((*path, index), inner)
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    return field.alias or name
+
+
+def _reasons_between(task: Task) -> dict[KeyPath, str]:
+    """Keys that have no effect for what another section says."""
+    settings, config = task.tr_params, task.dataset_config
+    found: dict[KeyPath, str] = {}
+    if not any(isinstance(a, LinearAugmentation | ElasticAugmentation) for a in task.augment):
+        found["tr_params", "image_interpolation"] = "augment holds nothing that resamples"
+    volumes = config.volume_paths
+    fixed = settings.folds is None and all(volume.split is not None for volume in volumes)
+    if fixed:
+        reason = "every volume has a split of its own"
+        keys = ("tr_val_split", "split_mode", "split_guard")
+        found |= {("tr_params", key): reason for key in keys}
+    is_divided = settings.tr_val_split < 1
+    if settings.folds is None and not any(
+        is_divided if volume.split is None else volume.split != "train" for volume in volumes
+    ):
+        found["tr_params", "max_val_steps_per_epoch"] = "nothing is validated"
+    if len(volumes) == 1 and "*" not in volumes[0].inputs[0]:
+        path = ("dataset_config", "volume_paths", 0, "weight")
+        found[path] = "there is no other volume to draw from"
+    for key in ("loss_only_on_label", "label_smoothing", "dilate_label", "ignore_label"):
+        wanted = getattr(settings, key)
+        targets = [t for t in config.targets.values() if key in {"ignore_label", *t.label_keys}]
+        # In the resolved task of a run every target repeats what it took from here.
+        if not any(getattr(target, key) in (None, wanted) for target in targets):
+            found["tr_params", key] = "every target has its own, or no use for it"
+    return found
