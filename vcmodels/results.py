@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.stored import KEY as KEY
 from vcmodels.volumes import Place, Volume, expand_location, group_attributes, open_volume, place_at
 
 Input = str | Path | Volume
 INPUT, OUTPUT = "inference_params.input_path", "inference_params.output_dir"
-KEY = "vcmodels"
-"""The attribute of a group that holds everything of ours."""
 
 
 def open_inputs(

@@ -42,6 +42,7 @@ def patches(
     from vcmodels.patches.cache import load_or_find_patches
     from vcmodels.patches.find import PatchCriteria, survey
     from vcmodels.patches.index_build import Indexer
+    from vcmodels.patches.misfits import report_misfits, report_split
     from vcmodels.patches.resolve import resolve
     from vcmodels.pictures.patches import draw_patches
 
@@ -50,6 +51,7 @@ def patches(
     resolved = resolve(load_one(task, set_, console, fold), console)
     loaded, volumes = resolved.task, resolved.volumes
     criteria = PatchCriteria.of(loaded)
+    report_misfits(loaded, volumes, console, dask=dask)
     candidates = survey(volumes, criteria, Indexer.of(loaded, console, dask))
     for line in threshold_table(candidates, criteria):
         console.say(line)
@@ -65,6 +67,8 @@ def patches(
         if one.density is not None:
             console.say(f"{one.volume.name}: labelled {_values(one)}")
         console.say(f"{one.volume.name}: {int((found.rows[:, 0] == number).sum())} patches")
+    if not loaded.is_cross_validation:
+        report_split(loaded, volumes, found, console)
 
 
 def _values(one: "Candidates") -> str:

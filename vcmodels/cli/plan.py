@@ -12,7 +12,8 @@ from vcmodels.data.normalization import fit_normalization, other_choice
 from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing
 from vcmodels.errors import RefusedError
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
-from vcmodels.patches.find import PatchCriteria
+from vcmodels.patches.find import PatchCriteria, PatchList
+from vcmodels.patches.misfits import report_misfits, report_split
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
 from vcmodels.reporting import Silent
 from vcmodels.results import open_inputs
@@ -60,7 +61,11 @@ def report_plan(task: Task, console: Console) -> None:
     report_missing(volumes, console)
     for line in _normalization(task, volumes):
         console.say(line)
-    console.say(_cached_patches(task, volumes))
+    report_misfits(task, volumes, console, reads_reference=False)
+    said, patches = _cached_patches(task, volumes)
+    console.say(said)
+    if patches is not None:
+        report_split(task, volumes, patches, console)
     _report_network(task, volumes, console)
     console.say(_run_folders(task))
 
@@ -130,20 +135,20 @@ def _times(numbers: Sequence[int]) -> str:
     return " x ".join(map(str, numbers))
 
 
-def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> str:
-    """How many patches the cache holds, if it is there and up to date."""
+def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> tuple[str, PatchList | None]:
+    """How many patches the cache holds, and which, if it is there and up to date."""
     path, criteria = task.cache_file, PatchCriteria.of(task)
     if task.tr_params.folds is not None:  # which needs the labels, and they are not read here
-        return "patches: those of a fold are found by vcmodels patches --fold I"
+        return "patches: those of a fold are found by vcmodels patches --fold I", None
     if not task.dataset_config.use_cache:
-        return "patches: found anew by every run (use_cache is false)"
+        return "patches: found anew by every run (use_cache is false)", None
     if not path.exists():
-        return f"patches: not found yet (no {path})"
+        return f"patches: not found yet (no {path})", None
     try:
         patches, note = read_list(path, fingerprint(criteria, volumes), criteria.patch, volumes)
     except UnusableListError as reason:
-        return f"patches: will be found anew, {reason}"
-    return f"patches: {len(patches.rows)} in {path}{note}"
+        return f"patches: will be found anew, {reason}", None
+    return f"patches: {len(patches.rows)} in {path}{note}", patches
 
 
 def _run_folders(task: Task) -> str:

@@ -12,7 +12,7 @@ from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
-from vcmodels.config.task import DatasetConfig, Task, epoch_curves
+from vcmodels.config.task import DatasetConfig, PseudoLabel, Task, epoch_curves
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import check_target_name
 from vcmodels.errors import OutputError, VolumeError
@@ -184,10 +184,13 @@ def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
             for name, target in config.targets.items()
             if target.derive in volume.labels
         }
-        for name in volume.pseudo:
+        for name, given in volume.pseudo.items():
             if name not in volume.labels and name not in derived:
                 found, remedy = "is no label of this volume", f"it has {listed(volume.labels)}"
                 yield Fault((*path, "pseudo", name), found, remedy)
+            elif name in derived and isinstance(given, PseudoLabel) and given.min_confidence:
+                found, remedy = "is derived", f"give it to its source, {shown(derived[name])}"
+                yield Fault((*path, "pseudo", name, "min_confidence"), found, remedy)
         stored = [name for name in volume.labels if name in config.targets]
         labels = {**derived, **dict.fromkeys(stored, "")}
         are_pseudo = all({n, source} & volume.pseudo.keys() for n, source in labels.items())

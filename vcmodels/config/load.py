@@ -281,11 +281,12 @@ def _filled(name: str, settings: TrainingParams, targets: Mapping[str, AnyTarget
     target = targets[name]
     inherited: dict[str, Any] = {
         "ignore_label": _ignored(name, settings.ignore_label, targets),
+        "foreground": _foreground_of_source(target, targets),
         "loss_only_on_label": settings.loss_only_on_label,
         "label_smoothing": settings.label_smoothing,
         "dilate_label": settings.dilate_label,
     }
-    understood = {"ignore_label", *target.label_keys}
+    understood = {"ignore_label", "foreground", *target.label_keys}
     missing = {
         key: value
         for key, value in inherited.items()
@@ -298,6 +299,12 @@ def _filled(name: str, settings: TrainingParams, targets: Mapping[str, AnyTarget
         reason = detail.get("ctx", {}).get("error") or ValueError(detail["msg"])
         path = ("dataset_config", "targets", name)
         raise task_error([fault_at(path, reason, "change it in tr_params")]) from error
+
+
+def _foreground_of_source(target: AnyTarget, targets: Mapping[str, AnyTarget]) -> str | None:
+    """What is derived from a mask sees as foreground what that mask does."""
+    source = targets.get(target.derive or "")
+    return None if source is None else source.foreground
 
 
 def _ignored(

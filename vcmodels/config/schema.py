@@ -151,6 +151,7 @@ def _sections(schema: Schema) -> Iterator[str]:
     about, entry = top["dataset_config"]["description"], definitions["VolumeEntry"]
     yield _table("`dataset_config`", definitions["DatasetConfig"], schema, about)
     yield _table("An entry of `volume_paths`", entry, schema, entry["description"])
+    yield _table("A label of `pseudo` as an object", definitions["PseudoLabel"], schema)
     yield _table("`split` as an object", definitions["SplitAttribute"], schema)
     yield _table("`normalization` as an object", definitions["NormalizationConfig"], schema)
     yield _table("`sampling`", definitions["SamplingConfig"], schema)

@@ -73,6 +73,19 @@ class GroupAttribute(Section):
     """Attribute, of the array or of the group around it, whose value is the group."""
 
 
+PseudoWeight = Annotated[float, Field(gt=0, le=1)]
+
+
+class PseudoLabel(Section):
+    """A label that a network made."""
+
+    weight: PseudoWeight = 1.0
+    """How much it counts in the loss."""
+    min_confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Voxels of which the network was less sure do not count: of a mask by the likelier side (0.5 to
+    1), of classes by the likeliest. For predictions of vcmodels that hold probabilities."""
+
+
 class VolumeEntry(Section):
     """One labelled volume, or many when its paths hold a `*`.
 
@@ -83,9 +96,9 @@ class VolumeEntry(Section):
     """The image: a path or URL of an array or OME-Zarr group; a list is stacked as channels."""
     labels: dict[str, Location] = Field(default_factory=dict)
     """Label array of each target that this volume has, or of what targets are derived from."""
-    pseudo: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
-    """Which of these labels a network made, and how much each counts in the loss (0 to 1); none of
-    them is validated against."""
+    pseudo: dict[str, PseudoWeight | PseudoLabel] = Field(default_factory=dict)
+    """Which of these labels a network made, and how much each counts in the loss (0 to 1), or an
+    object; none of them is validated against."""
     ref_label: str | None = None
     """Label that decides which patches are worth training on; all patches when null."""
     bbox: BoundingBox | None = None
@@ -105,6 +118,11 @@ class VolumeEntry(Section):
     """Where the channels of 4D arrays are, if neither shape nor metadata tell."""
     spacing: tuple[VoxelSide, VoxelSide, VoxelSide] | None = None
     """Voxel size along (z, y, x), if the store does not tell."""
+
+    def pseudo_label(self, name: str) -> PseudoLabel | None:
+        """What `pseudo` says of a label; None if it is none."""
+        found = self.pseudo.get(name)
+        return found if isinstance(found, PseudoLabel | None) else PseudoLabel(weight=found)
 
     @property
     def inputs(self) -> tuple[str, ...]:

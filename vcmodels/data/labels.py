@@ -16,7 +16,7 @@ from vcmodels.fields.distance import Labelled, inner
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Target
-from vcmodels.targets.stored import LabelError, known, refuse_first
+from vcmodels.targets.stored import Comparison, LabelError, known, refuse_first
 from vcmodels.volumes import Volume
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -52,13 +52,13 @@ class StoredLabel:
         at = (slice(None), *inside.slices(within=read))
         return _framed(label[at], inside, box), _framed(valid[at], inside, box)
 
-    def ids(self, ignored: Sequence[int], box: Box) -> Arrays:
-        """What other labels are derived from: (1, Z, Y, X) whole numbers, 0 for the background.
+    def ids(self, target: Target, box: Box) -> Arrays:
+        """What a label is derived from: (1, Z, Y, X) whole numbers, 0 for the background.
 
         Ids that float32 cannot hold are numbered again from 1, so that only `equal` and `0` mean something.
 
         Args:
-            ignored: stored values that say nothing.
+            target: says which stored values say nothing, and which are foreground.
             box: it may reach out of the region.
 
         Raises:
@@ -67,7 +67,8 @@ class StoredLabel:
         inside = box.intersect(self.region)
         if not inside.voxels:
             return np.zeros((1, *box.shape), np.float32), np.zeros((1, *box.shape), bool)
-        ids, valid = self._checked(inside, lambda stored: read_ids(stored, ignored))
+        rules = target.ignored, target.comparison
+        ids, valid = self._checked(inside, lambda stored: read_ids(stored, *rules))
         return _framed(ids, inside, box), _framed(valid, inside, box)
 
     def _checked(self, box: Box, read: Callable[[np.ndarray], Arrays]) -> Arrays:
@@ -109,7 +110,7 @@ class Label:
                 nothing, len(valid), 0
             )
         margin = self.target.source_margin(self.spacing)
-        ids, valid = self.stored.ids(self.target.ignored, box.grow(margin))
+        ids, valid = self.stored.ids(self.target, box.grow(margin))
         tensors = torch.from_numpy(ids), torch.from_numpy(valid)
         label, counts = derived(self.target, *tensors, margin, self.spacing)
         return label.numpy(), counts.numpy()
@@ -164,7 +165,8 @@ def sample_key(name: str, target: Target) -> str:
     if target.derive is None:
         return name
     ignored = f" but {', '.join(map(str, target.ignored))}" if target.ignored else ""
-    return f"ids of {target.derive}{ignored}"
+    mask = f" where {target.foreground}" if target.foreground else ""
+    return f"ids of {target.derive}{ignored}{mask}"
 
 
 def widest_margin(targets: Iterable[Target], spacing: Spacing) -> Shape:
@@ -173,17 +175,22 @@ def widest_margin(targets: Iterable[Target], spacing: Spacing) -> Shape:
     return triple(max(axis) for axis in zip((0, 0, 0), *margins, strict=True))
 
 
-def read_ids(stored: np.ndarray, ignored: Sequence[int]) -> Arrays:
+def read_ids(
+    stored: np.ndarray, ignored: Sequence[int], foreground: Comparison | None = None
+) -> Arrays:
     """A mask or instance ids as whole numbers that are exact in float32, 0 where not valid.
 
     Args:
         stored: (1, Z, Y, X), any integer dtype, bool, or floats that hold whole numbers.
         ignored: stored values that say nothing; NaN and infinity do neither.
+        foreground: makes a mask of 0 and 1 of any values; ids as they are when None.
 
     Raises:
         LabelError: a negative value or a fraction.
     """
     valid = known(stored, ignored)
+    if foreground is not None:
+        return (foreground.of(stored) & valid).astype(np.float32), valid
     ids = stored if valid.all() else np.where(valid, stored, np.zeros((), stored.dtype))
     _refuse_strange(ids)
     if ids.dtype.itemsize > 2 and ids.max() > EXACT:
@@ -191,8 +198,11 @@ def read_ids(stored: np.ndarray, ignored: Sequence[int]) -> Arrays:
     return ids.astype(np.float32), valid
 
 
+NO_IDS = 'a mask or ids are whole numbers, 0 or more; name it in "ignore_label" to skip it'
+
+
 def _refuse_strange(ids: np.ndarray) -> None:
-    remedy = 'a mask or ids are whole numbers, 0 or more; name it in "ignore_label" to skip it'
+    remedy = NO_IDS
     if ids.dtype.kind in "if" and ids.min() < 0:
         refuse_first(ids < 0, ids, remedy)
     if ids.dtype.kind == "f" and (strange := np.trunc(ids) != ids).any():

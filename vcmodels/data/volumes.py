@@ -1,6 +1,6 @@
 """The labelled volumes of a task: opened, expanded, grouped and checked against each other."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -9,13 +9,16 @@ from typing import Literal
 
 from vcmodels.config import Task
 from vcmodels.config.messages import fault_at, task_error
-from vcmodels.config.task import GroupAttribute, SplitAttribute, VolumeEntry
+from vcmodels.config.task import GroupAttribute, PseudoLabel, SplitAttribute, VolumeEntry
 from vcmodels.data.labels import Label, StoredLabel
+from vcmodels.data.predictions import PredictedLabel, prediction_notes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.models import AnyModel
 from vcmodels.reporting import Reporter, Silent
-from vcmodels.targets import AnyTarget
+from vcmodels.targets import AnyTarget, BinaryTarget
+from vcmodels.targets.base import Target
+from vcmodels.targets.stored import Comparison
 from vcmodels.volumes import Volume, expand_location, expand_pattern, open_volume
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
@@ -91,6 +94,8 @@ class TaskVolume:
     """Volumes of one group are all on one side of a split."""
     ref_ignored: tuple[int, ...] = ()
     """Stored values of `ref` that count as unlabelled, besides 0."""
+    ref_foreground: Comparison | None = None
+    """Which other values of `ref` are labelled; all when None."""
 
     def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
@@ -136,6 +141,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
         for place in _places(entry, key):
             name = _unique(_name(entry, place), names)
             found.append(_open(entry, place, name, key, config.targets))
+            _report_labels(found[-1], entry, reporter)
             lacking = [t for t in entry.labels if t not in place.labels]
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
@@ -216,10 +222,14 @@ def _open(
 ) -> TaskVolume:
     opened = partial(open_volume, level=entry.level, channel_axis=entry.channel_axis)
     inputs = tuple(opened(at, key=f"{key}.input", channels="any") for at in place.inputs)
-    labels: dict[str, Volume] = {}
-    for label, at in place.labels.items():
-        channels = targets[label].stored_channels if label in targets else None
-        labels[label] = opened(at, key=f"{key}.{label}", channels=channels)
+    labels = {
+        label: _open_label(
+            partial(opened, at, key=f"{key}.{label}"),
+            reader_of(label, targets),
+            entry.pseudo_label(label),
+        )
+        for label, at in place.labels.items()
+    }
     first = inputs[0]
     for other in (*inputs[1:], *labels.values()):
         if other.extent != first.extent:
@@ -238,8 +248,54 @@ def _open(
         name, key, inputs, labels, ref, about,
         _region(entry, first, key), split, entry.weight, entry.spacing or first.spacing,
         first.unit, pseudo, _group(entry, first, key),
-        targets[about].ignored if about else (),
+        targets[about].ignored if about else (), targets[about].annotated if about else None,
     )  # fmt: skip
+
+
+def reader_of(label: str, targets: Mapping[str, AnyTarget]) -> Target:
+    """The target of a label; of one that others are derived from, a mask as the first of them sees it."""
+    if label in targets:
+        return targets[label]
+    deriving = [target for target in targets.values() if target.derive == label]
+    return BinaryTarget(foreground=deriving[0].foreground if deriving else None)
+
+
+def _open_label(
+    opened: Callable[..., Volume], reader: Target, pseudo: PseudoLabel | None
+) -> Volume:
+    """A label array; a prediction of ours as its target reads it.
+
+    Raises:
+        VolumeError: it has other channels, is no such prediction, or holds no confidence.
+    """
+    least = pseudo.min_confidence if pseudo else None
+    try:
+        volume = opened(channels=reader.stored_channels)
+    except VolumeError:
+        volume = opened(channels="any")
+        if prediction_notes(volume) is None:
+            raise
+    notes = prediction_notes(volume)
+    if notes is not None:
+        return PredictedLabel.of(volume, notes, reader, least)
+    if least is not None:
+        found = f"{volume.location} is no prediction of vcmodels, which min_confidence is for"
+        raise VolumeError(volume.key, found, "leave it out of pseudo")
+    return volume
+
+
+def _report_labels(volume: TaskVolume, entry: VolumeEntry, reporter: Reporter) -> None:
+    """Say which labels are predictions, and what becomes of pseudo-labels."""
+    for name, label in volume.labels.items():
+        if isinstance(label, PredictedLabel):
+            told = f"volume {volume.name}: {name} is a prediction of ours, read by its own encoding"
+            least = label.min_confidence
+            sure = f", where its confidence is {least:g} or more" if least is not None else ""
+            counts = '; it counts as a true label unless "pseudo" names it'
+            reporter.say(f"{told}{sure}{'' if name in entry.pseudo else counts}")
+    if volume.pseudo:
+        listed = ", ".join(f"{name} (weight {w:g})" for name, w in volume.pseudo.items())
+        reporter.say(f"volume {volume.name}: pseudo-labels, not validated against: {listed}")
 
 
 def _about(label: str | None, targets: Mapping[str, AnyTarget]) -> str | None:
@@ -251,8 +307,10 @@ def _about(label: str | None, targets: Mapping[str, AnyTarget]) -> str | None:
 
 def _pseudo(entry: VolumeEntry, targets: Mapping[str, AnyTarget]) -> dict[str, float]:
     """The weights by target; what is derived from a pseudo-label is one too."""
-    weights = {n: entry.pseudo.get(n, entry.pseudo.get(t.derive or n)) for n, t in targets.items()}
-    return {name: weight for name, weight in weights.items() if weight is not None}
+    found = {
+        n: entry.pseudo_label(n) or entry.pseudo_label(t.derive or n) for n, t in targets.items()
+    }
+    return {name: label.weight for name, label in found.items() if label is not None}
 
 
 def _region(entry: VolumeEntry, volume: Volume, key: str) -> Box:

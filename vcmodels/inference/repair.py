@@ -175,4 +175,4 @@ def _manner(pipeline: "Pipeline") -> int:
     values = np.concatenate([*ends, np.zeros(1, np.float32)])
     probe = np.broadcast_to(values, (pipeline.channels, 1, 1, len(values)))
     become = np.ascontiguousarray(pipeline.normalize(probe.copy())).tobytes()
-    return _hash(b"\0".join([become, *(volume.node.raw for volume in pipeline.inputs)]))
+    return _hash(b"\0".join([become, *(v.node.raw + v.reading for v in pipeline.inputs)]))

@@ -145,7 +145,7 @@ def survey(
         for v in volumes
     ]
     labels = [
-        Wanted(v.ref, grid.frame, v.region, cell, v.ref_ignored)
+        Wanted(v.ref, grid.frame, v.region, cell, v.ref_ignored, v.ref_foreground)
         for v, grid in zip(volumes, grids, strict=True)
         if v.ref is not None
     ]

@@ -140,6 +140,7 @@ def labelled_profiles(
             v.region,
             cell,
             v.ref_ignored,
+            v.ref_foreground,
         )
         for v in volumes
         if v.ref is not None

@@ -17,7 +17,8 @@ from math import gcd, prod
 import numpy as np
 
 from vcmodels.geometry.boxes import Box, Shape, divide, triple, unit_box, units_touching
-from vcmodels.targets.stored import countable
+from vcmodels.targets.census import FEW, Figures
+from vcmodels.targets.stored import Comparison, countable
 from vcmodels.volumes import Volume
 
 MOST_VALUES = 64
@@ -27,6 +28,7 @@ UNCOUNTED = int(np.iinfo(np.int64).min)
 
 _LARGEST = np.iinfo(np.int64).max
 _SAMPLE = 4096
+_EXACT = 2**53
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Cells:
     """(3, *cells) uint16: per axis, bit i is set when plane i of the cell holds a label."""
     counts: dict[int, np.ndarray] = field(default_factory=dict)
     """(*cells) uint16 by stored value, 0 left out: voxels with it. `UNCOUNTED`: see there."""
+    figures: Figures | None = None
+    """Of the voxels that are counted together; None where there are none."""
 
     @classmethod
     def empty(cls, box: Box) -> "Cells":
@@ -53,6 +57,8 @@ class Cells:
             if value not in self.counts:
                 self.counts[value] = np.zeros(self.box.shape, np.uint16)
             self.counts[value][place] += counts
+        if other.figures is not None:
+            self.figures = other.figures if self.figures is None else self.figures + other.figures
 
     def cropped(self) -> "Cells":
         """Those of the smallest box that holds all that is not zero."""
@@ -61,22 +67,30 @@ class Cells:
             used |= counts > 0
         places = np.argwhere(used)
         if not len(places):
-            return Cells.empty(Box(self.box.origin, (0, 0, 0)))
+            return Cells(
+                Box(self.box.origin, (0, 0, 0)), self.planes[:, :0, :0, :0], {}, self.figures
+            )
         start, end = (places.min(axis=0), places.max(axis=0) + 1)
         start, end = (edge + self.box.origin for edge in (start, end))
         box = Box.between(start.tolist(), end.tolist())
         place = box.slices(within=self.box)
         counts = {value: array[place].copy() for value, array in self.counts.items()}
-        return Cells(box, self.planes[(slice(None), *place)].copy(), counts)
+        return Cells(box, self.planes[(slice(None), *place)].copy(), counts, self.figures)
 
 
 def cells_of(
-    stored: np.ndarray, piece: Box, start: Shape, cell: Shape, ignore: Sequence[int]
+    stored: np.ndarray,
+    piece: Box,
+    start: Shape,
+    cell: Shape,
+    ignore: Sequence[int],
+    foreground: Comparison | None = None,
 ) -> Cells:
     """The cells that a piece of a label touches, counting only its voxels.
 
-    A voxel is labelled when it is finite, not zero in all channels, and no ignore label in all. The
-    planes are those of labelled voxels; counted is every value but 0, the ignored ones too.
+    A voxel is labelled when it is finite, not zero in all channels, and no ignore label in all; with
+    `foreground`, when that holds, too. The planes are those of labelled voxels; counted is every
+    value but 0, the ignored ones too.
 
     Args:
         stored: (S, *piece.shape), any dtype.
@@ -84,6 +98,7 @@ def cells_of(
         start: the voxel at which cell (0, 0, 0) begins; at or before the piece.
         cell: voxels of a cell, each 1 to 16.
         ignore: stored values that count as unlabelled.
+        foreground: which of the others are labelled; all when None.
     """
     low = [(o - s) // c for o, s, c in zip(piece.origin, start, cell, strict=True)]
     high = [-((s - e) // c) for e, s, c in zip(piece.end, start, cell, strict=True)]
@@ -97,11 +112,13 @@ def cells_of(
         padded = np.pad(mask, pads) if any(map(any, pads)) else mask
         return np.ascontiguousarray(padded).view(np.uint8)
 
-    masks = value_masks(stored)
+    masks, figures = value_masks(stored), None
+    if masks is None or len(masks) > FEW:
+        figures = Figures.of(stored, ignore, is_counted=masks is not None)
     if masks is None:
-        mask = countable(stored, ignore, only_on_label=True)[0]
+        mask = labelled_voxels(stored, ignore, foreground)
         masks = {UNCOUNTED: mask} if mask.any() else {}
-    labelled = [mask for value, mask in masks.items() if value not in ignore]
+    labelled = [mask for value, mask in masks.items() if is_labelled(value, ignore, foreground)]
     counts: dict[int, np.ndarray] = {}
     planes = np.zeros((3, *box.shape), np.uint16)
     if len(labelled) == 1 and len(masks) == 1:
@@ -112,36 +129,62 @@ def cells_of(
             counts[value] = _summarise(whole_cells(mask), box.shape, cell)
         if labelled:
             _summarise(whole_cells(np.logical_or.reduce(labelled)), box.shape, cell, planes)
-    return Cells(box, planes, counts)
+    return Cells(box, planes, counts, figures)
+
+
+def is_labelled(value: int, ignore: Sequence[int], foreground: Comparison | None) -> bool:
+    """Whether voxels that are counted under a value are labelled."""
+    if value == UNCOUNTED:  # those are counted where they are
+        return True
+    return value not in ignore and (foreground is None or foreground.meets(value))
+
+
+def labelled_voxels(
+    stored: np.ndarray, ignore: Sequence[int], foreground: Comparison | None
+) -> np.ndarray:
+    """Where a label is labelled: (S, Z, Y, X) -> (Z, Y, X) bool."""
+    mask = countable(stored, ignore, only_on_label=True)[0]
+    if foreground is not None:
+        mask &= foreground.of(stored).any(axis=0)
+    return mask
 
 
 def value_masks(stored: np.ndarray) -> dict[int, np.ndarray] | None:
     """The voxels of each value but 0; None when values are counted together.
 
-    That is so for floats, several channels, more than `MOST_VALUES` values, and values beyond int64,
-    which no class has.
+    That is so for fractions, several channels, more than `MOST_VALUES` values, and values beyond
+    int64, which no class has. NaN and infinity are no values.
     """
-    if stored.dtype.kind not in "iub" or len(stored) != 1:
+    if stored.dtype.kind not in "iubf" or len(stored) != 1:
         return None
     labels = stored[0]
     if labels.dtype == bool or (labels.dtype == np.uint8 and labels.max() <= 1):
         mask = labels.view(bool)  # the usual mask needs no comparison
         return {1: mask} if mask.any() else {}
     # An odd step meets all columns of chunks, whose sides are even; sorting all voxels takes 7 ms.
-    sample = np.unique(labels.ravel()[:: labels.size // _SAMPLE | 1])
-    is_beyond = labels.dtype == np.uint64 and labels.max() > _LARGEST
-    if len(sample) > MOST_VALUES + 1 or is_beyond:
+    sample = _distinct(labels.ravel()[:: labels.size // _SAMPLE | 1])
+    if sample is None or (labels.dtype == np.uint64 and labels.max() > _LARGEST):
         return None
-    masks = {value: labels == value for value in sample.tolist() if value}
-    rest = labels != 0
+    masks = {value: labels == value for value in sample if value}
+    rest = labels != 0 if labels.dtype.kind != "f" else (labels != 0) & np.isfinite(labels)
     if np.count_nonzero(rest) > sum(map(np.count_nonzero, masks.values())):
         for mask in masks.values():
             rest &= ~mask
-        more = np.unique(labels[rest]).tolist()
-        if len(masks) + len(more) > MOST_VALUES:
+        more = _distinct(labels[rest])
+        if more is None:
             return None
         masks |= {value: labels == value for value in more}
     return masks if len(masks) <= MOST_VALUES else None
+
+
+def _distinct(values: np.ndarray) -> list[int] | None:
+    """The finite values (n,), each once; None if they are too many, or no whole numbers."""
+    found = np.unique(values)
+    if values.dtype.kind == "f":
+        found = found[np.isfinite(found)]
+        if (np.trunc(found) != found).any() or (np.abs(found) > _EXACT).any():
+            return None
+    return None if len(found) > MOST_VALUES + 1 else [int(value) for value in found]
 
 
 def _summarise(
@@ -211,13 +254,24 @@ class IndexPlan:
     """Stored values that count as unlabelled, besides 0; ascending."""
     unit: Shape
     """Voxels of a storage unit of the label."""
+    foreground: Comparison | None = None
+    """Which of the other values are labelled; all when None."""
 
     @classmethod
     def of(
-        cls, volume: Volume, region: Box, cell: Shape, ignore: Iterable[int] = ()
+        cls,
+        volume: Volume,
+        region: Box,
+        cell: Shape,
+        ignore: Iterable[int] = (),
+        foreground: Comparison | None = None,
     ) -> "IndexPlan":
         """The plan for a label; the region lies inside of it."""
-        return cls(region, cell, tuple(sorted(set(ignore))), volume.storage_unit)
+        return cls(region, cell, tuple(sorted(set(ignore))), volume.storage_unit, foreground)
+
+    def is_labelled(self, value: int) -> bool:
+        """Whether voxels that are counted under a value are labelled."""
+        return is_labelled(value, self.ignore, self.foreground)
 
     @property
     def brick(self) -> Shape:
@@ -261,12 +315,22 @@ class LabelIndex:
     plan: IndexPlan
     bricks: Mapping[Shape, Cells]
     """By brick, the cells that hold anything; a cell at a border may be in several, in parts."""
+    units: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int64), compare=False)
+    """(n, 3) int64: the storage units that were looked at, now or before."""
+    is_whole: bool = True
+    """Whether these are all that may hold labels."""
 
     @property
     def values(self) -> list[int] | None:
         """The stored values that occur, but 0 and those ignored; None if they are not counted."""
         found = {value for cells in self.bricks.values() for value in cells.counts}
-        return None if UNCOUNTED in found else sorted(found - set(self.plan.ignore))
+        return None if UNCOUNTED in found else sorted(filter(self.plan.is_labelled, found))
+
+    @property
+    def figures(self) -> Figures:
+        """Of the voxels that are not counted one by one."""
+        found = [cells.figures for cells in self.bricks.values() if cells.figures is not None]
+        return sum(found, Figures())
 
     def occupied(self, within: Box) -> Box:
         """The smallest box of cells that holds all bricks' cells in a box of cells."""
@@ -294,7 +358,7 @@ class LabelIndex:
             to, here = part.slices(within=box), part.slices(within=cells.box)
             planes[(slice(None), *to)] |= cells.planes[(slice(None), *here)]
             for value, counted in cells.counts.items():
-                if value in values if values is not None else value not in self.plan.ignore:
+                if value in values if values is not None else self.plan.is_labelled(value):
                     counts[to] += counted[here]
         return counts, planes
 
@@ -313,7 +377,7 @@ class LabelIndex:
         for cells, part in self._parts(box):
             here, to = part.slices(within=cells.box), part.slices(within=box)
             for value, counted in cells.counts.items():
-                if value not in self.plan.ignore:
+                if self.plan.is_labelled(value):
                     for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
                         found[axis][to[axis]] += counted[here].sum(axis=others, dtype=np.int64)
         return found

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from math import prod
 from pathlib import Path
@@ -27,16 +27,20 @@ from vcmodels.patches.index import (
     IndexPlan,
     LabelIndex,
     cells_of,
+    labelled_voxels,
 )
 from vcmodels.patches.index_store import IndexStore
 from vcmodels.reporting import Advance, Reporter
-from vcmodels.targets.stored import countable
+from vcmodels.targets.census import Figures
+from vcmodels.targets.stored import Comparison
 from vcmodels.volumes import Volume, is_remote
 from vcmodels.volumes.remote import StoredFile
 
 MOST_THREADS = 8
 REMOTE_THREADS = 32  # they wait for the network, not for a core
 IN_FLIGHT = 2  # results waiting per worker, which bounds the memory
+
+UNIT = Box((0, 0, 0), (1, 1, 1))
 
 Units = Mapping[Shape, tuple[StoredFile, ...]]
 """Storage units by index, with their files; none where only the fill value makes it a label."""
@@ -51,6 +55,7 @@ def index_label(
     pool: Executor,
     store: IndexStore | None = None,
     advance: Advance = lambda _voxels, _text: None,
+    most: int | None = None,
 ) -> LabelIndex:
     """The index of some bricks, from the store as far as it has them.
 
@@ -61,6 +66,7 @@ def index_label(
         pool: where chunks are decoded.
         store: where bricks are kept.
         advance: called with the voxels that were decoded or need not be, and the speed.
+        most: voxels to decode; more are looked at in bricks that are spread over them. All if None.
 
     Raises:
         ChunkError: a chunk cannot be read; the bricks before it are kept.
@@ -74,13 +80,22 @@ def index_label(
         else:
             bricks[brick] = cells.cropped()
             advance(len(units) * prod(plan.unit), "")
+    chosen = missing if most is None else _spread(missing, plan, most)
     report = _speed_reporter(advance, plan)
-    for brick, cells in _made(volume, plan, missing, pool, report):
+    for brick, cells in _made(volume, plan, chosen, pool, report):
         if store:
             store.save(brick, cells, _files(wanted[brick]))
         bricks[brick] = cells.cropped()
-    filled = {brick: cells for brick, cells in sorted(bricks.items()) if cells.box.voxels}
-    return LabelIndex(plan, filled)
+    filled = {b: cells for b, cells in sorted(bricks.items()) if cells.box.voxels or cells.figures}
+    seen = [units for brick, units in wanted.items() if brick in bricks]
+    looked = np.array([unit for units in seen for unit in units], np.int64).reshape(-1, 3)
+    return LabelIndex(plan, filled, looked, len(chosen) == len(missing))
+
+
+def _spread(bricks: Bricks, plan: IndexPlan, most: int) -> Bricks:
+    """Bricks in even steps, of about `most` voxels together; at least one."""
+    step = max(1, min(-(-count_voxels(plan, bricks) // most), len(bricks)))
+    return dict(list(bricks.items())[step // 2 :: step])
 
 
 @contextmanager
@@ -108,7 +123,7 @@ def stored_bricks(volume: Volume, plan: IndexPlan, within: Box) -> Bricks:
     units: dict[Shape, tuple[StoredFile, ...]] = {}
     for index, file in volume.stored_files(_units_of(plan, volume, spans)):
         units[index] = (*units.get(index, ()), file)
-    if countable(_fill(volume, Box((0, 0, 0), (1, 1, 1))), plan.ignore, only_on_label=True).any():
+    if labelled_voxels(_fill(volume, UNIT), plan.ignore, plan.foreground).any():
         every = product(*_units_of(plan, volume, spans))
         units = {index: units.get(index, ()) for index in every}
     found: dict[Shape, dict[Shape, tuple[StoredFile, ...]]] = {}
@@ -130,7 +145,8 @@ def summarise_unit(volume: Volume, plan: IndexPlan, unit: Shape, is_stored: bool
         piece = part.intersect(plan.region)
         if piece.voxels:
             stored = volume.read(piece) if is_stored else _fill(volume, piece)
-            found.append(cells_of(stored, piece, plan.region.origin, plan.cell, plan.ignore))
+            rules = plan.ignore, plan.foreground
+            found.append(cells_of(stored, piece, plan.region.origin, plan.cell, *rules))
     if len(found) == 1:
         return found[0]
     whole = Cells.empty(plan.cells(block.intersect(plan.region)))
@@ -197,12 +213,14 @@ def _buffered(
 def _limited(cells: Cells, plan: IndexPlan) -> Cells:
     """Values in ascending order, or all labelled voxels together when there are too many."""
     if len(cells.counts) <= MOST_VALUES:
-        return Cells(cells.box, cells.planes, dict(sorted(cells.counts.items())))
+        return replace(cells, counts=dict(sorted(cells.counts.items())))
     labelled = np.zeros(cells.box.shape, np.uint16)
     for value, counts in cells.counts.items():
-        if value not in plan.ignore:
+        if plan.is_labelled(value):
             labelled += counts
-    return Cells(cells.box, cells.planes, {UNCOUNTED: labelled})
+    counted = {v: int(n.sum(dtype=np.int64)) for v, n in cells.counts.items() if v != UNCOUNTED}
+    figures = (cells.figures or Figures()) + Figures.counted(counted, plan.ignore)
+    return Cells(cells.box, cells.planes, {UNCOUNTED: labelled}, figures)
 
 
 def _speed_reporter(advance: Advance, plan: IndexPlan) -> Callable[[], None]:
@@ -229,6 +247,15 @@ class Wanted:
     """The part of the frame that is asked about."""
     cell: Shape
     ignore: tuple[int, ...] = ()
+    foreground: Comparison | None = None
+    """Which of the other values are labelled; all when None."""
+    most: int | None = None
+    """Voxels to decode at most, see `index_label`; all if None."""
+
+    @property
+    def plan(self) -> IndexPlan:
+        """What its index counts."""
+        return IndexPlan.of(self.label, self.frame, self.cell, self.ignore, self.foreground)
 
 
 @dataclass(frozen=True)
@@ -258,7 +285,7 @@ class Indexer:
             ChunkError: a label chunk cannot be read; what was done before is kept.
             RunError: a server or the cluster does not answer.
         """
-        plans = [IndexPlan.of(w.label, w.frame, w.cell, w.ignore) for w in labels]
+        plans = [wanted.plan for wanted in labels]
         bricks = [
             stored_bricks(w.label, plan, w.within) for w, plan in zip(labels, plans, strict=True)
         ]
@@ -270,7 +297,13 @@ class Indexer:
                 store = None
                 if self.folder is not None:
                     store = IndexStore(self.folder, wanted.label, plan, self.reporter.say)
-                yield index_label(wanted.label, plan, some, pool=pool, store=store, advance=advance)
+                yield index_label(
+                    *(wanted.label, plan, some),
+                    pool=pool,
+                    store=store,
+                    advance=advance,
+                    most=wanted.most,
+                )
 
     @contextmanager
     def _pool(self, labels: Sequence[Wanted]) -> Iterator[Executor]:

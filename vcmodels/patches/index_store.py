@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -17,15 +18,21 @@ import numpy as np
 
 from vcmodels.errors import VcmodelsError
 from vcmodels.geometry.boxes import Box, Shape, triple
-from vcmodels.patches.index import MOST_VALUES, Cells, IndexPlan
+from vcmodels.patches.index import MOST_VALUES, UNCOUNTED, Cells, IndexPlan
+from vcmodels.targets.census import WIDTH, Figures
 from vcmodels.volumes import ChunkError, Storage, Volume, WritableArray, create_array, open_volume
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.remote import StoredFile
 
 SCHEMA = 1
-_CELLS, _VALUES, _SEALS = "cells", "values", "seals"
+_CELLS, _VALUES, _SEALS, _FIGURES = "cells", "values", "seals", "figures"
 _DIGEST_WORDS = 4
-_CHANNELS = {_CELLS: 4, _VALUES: MOST_VALUES, _SEALS: _DIGEST_WORDS + 1 + MOST_VALUES}
+_CHANNELS = {
+    _CELLS: 4,
+    _VALUES: MOST_VALUES,
+    _SEALS: _DIGEST_WORDS + 1 + MOST_VALUES,
+    _FIGURES: WIDTH,
+}
 
 _CHUNK_CHANNELS = {_VALUES: 8}
 
@@ -37,8 +44,10 @@ class _UnusableIndexError(Exception):
 class IndexStore:
     """The stored bricks of one label and plan. Nothing here is fatal: what fails is reported once.
 
-    Three arrays: `cells` (plane sets along z, y, x, then labelled voxels), `values` (voxels of each
-    value, for bricks that hold other than one labelled value) and `seals` (hash and values).
+    Four arrays: `cells` (plane sets along z, y, x, then labelled voxels), `values` (voxels of each
+    value, for bricks that hold other than one labelled value), `seals` (hash and values) and
+    `figures`, for bricks whose values are not counted one by one. An index of before had no figures:
+    they are added, and such bricks made again.
 
     Args:
         folder: of all indexes; made when needed.
@@ -52,8 +61,9 @@ class IndexStore:
     ) -> None:
         self.plan, self._say = plan, say
         identity = [SCHEMA, volume.location, plan.region.origin, plan.region.end, plan.cell]
-        self._identity = json.dumps([*identity, plan.ignore, plan.unit]).encode()
-        self._metadata = volume.node.raw
+        rules = [plan.ignore, plan.unit, *([asdict(plan.foreground)] if plan.foreground else [])]
+        self._identity = json.dumps([*identity, *rules]).encode()
+        self._metadata = volume.node.raw + volume.reading
         name = PurePosixPath(volume.location).name.removesuffix(".zarr")
         digest = hashlib.blake2b(self._identity, digest_size=8).hexdigest()
         self.path = folder / f"{name}-{digest}.zarr"
@@ -82,13 +92,22 @@ class IndexStore:
             place, box = self._place(brick)
             planes = self._reader(_CELLS).read(place)
             counts = planes[3:] if self._is_plain(values) else self._reader(_VALUES).read(place)
+            figures = self._figures(brick)
         except ChunkError:
             return None
         except _UnusableIndexError as error:
             self._give_up(f"{error}; delete it")
             return None
-        cells = Cells(box, planes[:3], dict(zip(values, counts, strict=False)))
+        cells = Cells(box, planes[:3], dict(zip(values, counts, strict=False)), figures)
+        if UNCOUNTED in values and figures is None:
+            return None
         return cells if digest == self._digest(cells, files) else None
+
+    def _figures(self, brick: Shape) -> Figures | None:
+        """The figures of a brick, if any are stored."""
+        if not (self.path / _FIGURES).exists():
+            return None
+        return Figures.from_array(self._reader(_FIGURES).read(self._seal_place(brick)).ravel())
 
     def save(self, brick: Shape, cells: Cells, files: Sequence[StoredFile]) -> None:
         """Keep a brick, so that a kill loses at most the one that is being made.
@@ -103,7 +122,7 @@ class IndexStore:
         values = list(cells.counts)
         labelled = np.zeros(cells.box.shape, np.uint16)
         for value, counts in cells.counts.items():
-            labelled += counts if value not in self.plan.ignore else np.uint16(0)
+            labelled += counts if self.plan.is_labelled(value) else np.uint16(0)
         seal = np.zeros(_CHANNELS[_SEALS], np.int64)
         seal[:_DIGEST_WORDS] = np.frombuffer(self._digest(cells, files), np.int64)
         seal[_DIGEST_WORDS] = len(values)
@@ -112,6 +131,10 @@ class IndexStore:
             if not self._is_plain(values):
                 self._write(_VALUES, brick, list(cells.counts.values()))
             self._write(_CELLS, brick, [*cells.planes, labelled])
+            if cells.figures is not None or (self.path / _FIGURES).exists():
+                stored = np.zeros(WIDTH) if cells.figures is None else cells.figures.to_array()
+                place = self._seal_place(brick)
+                self._writer(_FIGURES).write(place, stored.reshape(-1, 1, 1, 1))
             self._writer(_SEALS).write(self._seal_place(brick), seal.reshape(-1, 1, 1, 1))
         except OSError as error:
             self._give_up(error.strerror or str(error))
@@ -128,7 +151,7 @@ class IndexStore:
 
     def _is_plain(self, values: Sequence[int]) -> bool:
         """Whether all counts of a brick follow from its labelled voxels."""
-        return not values or (len(values) == 1 and values[0] not in self.plan.ignore)
+        return not values or (len(values) == 1 and self.plan.is_labelled(values[0]))
 
     def _digest(self, cells: Cells, files: Sequence[StoredFile]) -> bytes:
         """The hash that seals a brick."""
@@ -139,6 +162,8 @@ class IndexStore:
         digest.update(repr((cells.box, list(cells.counts))).encode())
         for array in (cells.planes, *cells.counts.values()):
             digest.update(np.ascontiguousarray(array, "<u2").data)
+        if cells.figures is not None:
+            digest.update(cells.figures.to_array().astype("<f8").data)
         return digest.digest()
 
     def _place(self, brick: Shape) -> tuple[Box, Box]:
@@ -178,7 +203,9 @@ class IndexStore:
         return self._opened[name]
 
     def _writer(self, name: str) -> WritableArray:
-        """The same array, to write into."""
+        """The same array, to write into; that of the figures is made where there is none."""
+        if name == _FIGURES and not (self.path / name).exists():
+            self._create([name])
         self._reader(name)
         handle = self._handles.setdefault(name, ArrayHandle(f"{self.path}/{name}", 3, "r+"))
         return WritableArray(handle)
@@ -188,21 +215,30 @@ class IndexStore:
         z, y, x = (n * t for n, t in zip(self._bricks, self._tile, strict=True))
         counts = ((z, y, x), self._tile, np.dtype(np.uint16))
         seals = (self._bricks, (1, 1, 1), np.dtype(np.int64))
-        return {_CELLS: counts, _VALUES: counts, _SEALS: seals}
+        figures = (self._bricks, (1, 1, 1), np.dtype(np.float64))
+        return {_CELLS: counts, _VALUES: counts, _SEALS: seals, _FIGURES: figures}
 
-    def _create(self) -> None:
-        """Make the arrays aside, then rename: nobody ever sees a part of them."""
+    def _create(self, names: Sequence[str] = ()) -> None:
+        """Make the arrays aside, then rename: nobody ever sees a part of them.
+
+        Args:
+            names: those to add to an index that is there; all but the figures, as a new one, if none.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".new-") as folder:
             made = Path(folder, "index")
-            for name, (extent, chunk, dtype) in self._layout().items():
+            layout = self._layout()
+            for name in names or (_CELLS, _VALUES, _SEALS):
+                extent, chunk, dtype = layout[name]
                 channels = _CHANNELS[name]
                 create_array(
                     str(made), name, shape=(channels, *extent), dtype=dtype, storage=Storage(3),
                     chunks=(_CHUNK_CHANNELS.get(name, channels), *chunk),
                 )  # fmt: skip
-            with suppress(FileExistsError):  # another process was first
-                made.rename(self.path)
+            moves = [(made / name, self.path / name) for name in names] or [(made, self.path)]
+            for new, place in moves:
+                with suppress(OSError):  # another process was first, which the next opening shows
+                    new.rename(place)
 
     def _give_up(self, reason: str) -> None:
         """Tell why the index is not kept, and use it no more."""

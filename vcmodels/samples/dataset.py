@@ -35,6 +35,7 @@ from vcmodels.data.labels import (
     widest_margin,
 )
 from vcmodels.data.normalization import Normalization, check_finite
+from vcmodels.data.predictions import PredictedLabel
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.fields.distance import Labelled
@@ -263,7 +264,7 @@ class PatchDataset(Dataset[PatchItem]):
         elif target.derive is None:
             values, valid = StoredLabel(volume.name, array, region).values(target, crop)
         else:
-            values, valid = StoredLabel(volume.name, array, region).ids(target.ignored, crop)
+            values, valid = StoredLabel(volume.name, array, region).ids(target, crop)
         rules = target if target.derive is None else None
         return LabelCrop(_tensor(values), _tensor(valid), rules, margin)
 
@@ -356,6 +357,8 @@ def cached_volumes(volumes: Sequence[TaskVolume], budget: int) -> tuple[TaskVolu
     cache = ChunkCache(budget)
 
     def cached(volume: Volume) -> Volume:
+        if isinstance(volume, PredictedLabel):
+            return replace(volume, source=CachedVolume.of(volume.source, cache))
         return CachedVolume.of(volume, cache)
 
     return tuple(

@@ -288,9 +288,10 @@ def voxels_held(
         if name is not None and name in volume.labels and (rows[:, 0] == number).any():
             box = volume.labels[name].box
             grid = patch_grid(box, volume.region, criteria.patch, criteria.stride, cell)
-            ignore = targets[name].ignored if name in targets else ()
+            about = targets.get(name)
+            rules = (about.ignored, about.annotated) if about else ((), None)
             grids[number] = grid
-            labels.append(Wanted(volume.labels[name], grid.frame, volume.region, cell, ignore))
+            labels.append(Wanted(volume.labels[name], grid.frame, volume.region, cell, *rules))
     held: dict[str, np.ndarray] = {}
     with closing(indexer.indexes(labels)) as indexes:
         for (number, grid), index in zip(grids.items(), indexes, strict=True):

@@ -43,7 +43,9 @@ class AffinitiesTarget(MaskTarget):
     excluded_losses: ClassVar[frozenset[str]] = frozenset(
         {"topk_ce", "generalised_dice", "cldice", "skeleton_recall", "boundary"}
     )
-    label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label", "label_smoothing"})
+    label_keys: ClassVar[frozenset[str]] = frozenset(
+        {"loss_only_on_label", "label_smoothing", "foreground"}
+    )
     is_derivable: ClassVar[bool] = True
 
     @model_validator(mode="before")
@@ -76,7 +78,7 @@ class AffinitiesTarget(MaskTarget):
         return self.channels
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """1 where the stored value is above 0; each channel is ignored or unknown on its own."""
+        """1 where `foreground` holds, else above 0; each channel is ignored or unknown on its own."""
         read = [super(AffinitiesTarget, self).read_label(channel[None]) for channel in stored]
         label, valid = zip(*read, strict=True)
         return np.concatenate(label), np.concatenate(valid)

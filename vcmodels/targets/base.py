@@ -20,6 +20,7 @@ after the geometric augmentation, so that the label is right for any transform.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -44,7 +45,15 @@ from vcmodels.metrics.registry import (
     summarise,
 )
 from vcmodels.section import Fraction, Section
-from vcmodels.targets.stored import StoredTarget
+from vcmodels.targets.census import (
+    Census,
+    Misfit,
+    isolated,
+    mask_misfits,
+    mask_suspects,
+    unstorable,
+)
+from vcmodels.targets.stored import Comparison, StoredTarget
 
 Interpolation = Literal["nearest", "linear"]
 
@@ -137,6 +146,9 @@ class Target(Scoring, StoredTarget):
     shares, axes as tensors); the kind's own way when null."""
     ignore_label: int | list[int] | None = None
     """Stored value(s) that mean "do not count": no gradient and no metric weight there."""
+    foreground: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Which stored values are foreground, as ">= 0.5" or "== 1, 3" (also >, <=, <, !=), for masks and
+    for a mask that others are derived from; every value above 0 when null."""
     loss_only_on_label: bool | None = None
     """Count only voxels where this target's stored label is not zero."""
     label_smoothing: Fraction | None = None
@@ -151,7 +163,10 @@ class Target(Scoring, StoredTarget):
     is_derivable: ClassVar[bool] = False
     """Whether `derive` is understood."""
     label_keys: ClassVar[frozenset[str]] = frozenset({"loss_only_on_label"})
-    """Of `loss_only_on_label`, `label_smoothing` and `dilate_label`, those that change something."""
+    """Of `loss_only_on_label`, `label_smoothing`, `dilate_label` and, for a label that is stored,
+    `foreground` those that change something."""
+    may_mean_suspects: ClassVar[bool] = True
+    """Whether a value among the `suspects` may be a label after all."""
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "colours"
     """How people see it best: a field of colours, or regions outlined on the image."""
 
@@ -173,6 +188,13 @@ class Target(Scoring, StoredTarget):
             parse_loss(loss)
         return loss
 
+    @field_validator("foreground")
+    @classmethod
+    def _check_foreground(cls, text: str | None) -> str | None:
+        if text is not None:
+            Comparison.parse(text)
+        return text
+
     @field_validator("loss_only_on_label", "label_smoothing", "dilate_label")
     @classmethod
     def _check_label_key(cls, value: float | bool | None, info: ValidationInfo) -> object:
@@ -185,6 +207,9 @@ class Target(Scoring, StoredTarget):
     def _check_derive(self) -> Self:
         if self.derive is not None and not self.is_derivable:
             raise FaultError("this kind cannot be derived from another label", "leave out derive")
+        if self.foreground is not None and not (self.derive or "foreground" in self.label_keys):
+            kind = type(self).model_fields["kind"].default
+            raise FaultError(f'a stored label of kind "{kind}" is no mask', "leave out foreground")
         return self
 
     # --- the label: from the disk, or from another label, through a geometric transform
@@ -194,6 +219,21 @@ class Target(Scoring, StoredTarget):
         """The values of `ignore_label`."""
         values = self.ignore_label
         return tuple(values) if isinstance(values, list) else () if values is None else (values,)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """What `foreground` states."""
+        return None if self.foreground is None else Comparison.parse(self.foreground)
+
+    @property
+    def annotated(self) -> Comparison | None:
+        """Which stored values mark what patches are chosen for; None: all but 0 and the ignored.
+
+        That is the foreground, unless 0 is part of it, or is ignored: then every other value is an
+        annotation, of the background too.
+        """
+        found = self.comparison
+        return None if found is None or 0 in self.ignored or found.meets(0) else found
 
     @property
     def label_margin(self) -> int:
@@ -273,6 +313,87 @@ class Target(Scoring, StoredTarget):
         """
         del jacobian, spacing
         return label, valid
+
+    # --- what a stored label holds, before it is learnt
+
+    def misfits(self, census: Census) -> Iterator[Misfit]:
+        """What a label holds that cannot be, or is hardly meant; its own, or the one of `derive`."""
+        if self.derive is None:
+            yield from self._code_misfits(census, self.unlabelled_codes, self.suspects(census))
+            yield from self.stored_misfits(census)
+            return
+        rules = census, self.ignored, self.foreground
+        yield from self._code_misfits(census, self.ignored, mask_suspects(*rules))
+        yield from mask_misfits(*rules)
+
+    def stored_misfits(self, census: Census) -> Iterator[Misfit]:
+        """What the kind's own stored label holds that this kind cannot mean."""
+        del census
+        yield from ()
+
+    def suspects(self, census: Census) -> Mapping[float, int]:
+        """Voxels by value, of values that may mean "unlabelled" and are read as something else."""
+        return isolated(census, self.ignored)
+
+    @property
+    def unlabelled_codes(self) -> tuple[int, ...]:
+        """Stored values of which the task says that they do not count."""
+        return self.ignored
+
+    def classes_of(self, census: Census) -> dict[str, int] | None:
+        """How many voxels that count are of which class; None if the kind has none, or unknown."""
+        del census
+        return None
+
+    def class_of(self, value: int) -> str | None:
+        """The class of a stored value, named as in `classes_of`; None for those that none is missed."""
+        del value
+        return None
+
+    def class_misfits(
+        self, voxels: Mapping[str, int], censuses: Sequence[Census]
+    ) -> Iterator[Misfit]:
+        """What is wrong with the classes of all volumes together.
+
+        Args:
+            voxels: as from `classes_of`, summed.
+            censuses: of the volumes.
+        """
+        del voxels, censuses
+        yield from ()
+
+    def _code_misfits(
+        self, census: Census, codes: Sequence[int], suspects: Mapping[float, int]
+    ) -> Iterator[Misfit]:
+        """Codes for "unlabelled" that no voxel has, and values that look like such a code."""
+        lost = unstorable(codes, census.dtype)
+        suspects = {value: n for value, n in suspects.items() if float(value).is_integer()}
+        held = {**census.counts, **(census.figures.constants or {})}
+        absent = [code for code in codes if not held.get(code)]
+        shown = ", ".join(map(str, absent))
+        if absent and suspects:
+            likely = next((lost[c] for c in absent if lost.get(c) in suspects), None)
+            value = max(suspects, key=lambda v: suspects[v]) if likely is None else likely
+            why = f", which {census.dtype} cannot store" if set(absent) & lost.keys() else ""
+            found = (
+                f"holds {value:g} in {census.share(suspects[value])}, but not the ignored {shown}"
+            )
+            remedy = f'give "ignore_label": {value:g}{self._or_keep}'
+            yield Misfit(found + why, remedy, value=value)
+            return
+        for value, count in suspects.items():
+            found = f"holds {value:g} in {census.share(count)}, read as a label"
+            remedy = f'if it means "not annotated", give "ignore_label": {value:g}{self._or_keep}'
+            yield Misfit(found, remedy, is_fatal=not self.may_mean_suspects, value=value)
+        if lost and len(absent) == len(codes):
+            found = f"is of {census.dtype}, which cannot store the ignored {shown}"
+            yield Misfit(found, "correct ignore_label, or leave it out", is_fatal=False)
+
+    @property
+    def _or_keep(self) -> str:
+        """How a suspect is kept as a label, for a message."""
+        is_mask = self.derive is not None or "foreground" in self.label_keys
+        return ', or "foreground": "> 0" to keep it' if is_mask else ""
 
     # --- the loss
 
@@ -355,6 +476,44 @@ class Target(Scoring, StoredTarget):
         (P, Z, Y, X) float32 -> (A, Z, Y, X) float32.
         """
         return prediction
+
+    # --- a prediction of ours, as a label
+
+    @property
+    def kind_name(self) -> str:
+        """The name of the kind."""
+        return type(self).model_fields["kind"].default
+
+    @property
+    def least_confidence(self) -> float | None:
+        """How sure stored predictions are at least; None where they do not say: see `confidence`."""
+        return None
+
+    def confidence(self, prediction: np.ndarray) -> np.ndarray:
+        """How sure predictions are, up to 1: (P, Z, Y, X) -> (1 or P, Z, Y, X) float32."""
+        raise NotImplementedError(f"{type(self).__name__} predicts no confidence")
+
+    def unreadable(self, writer: "Target") -> str | None:
+        """Why a stored prediction of another target is no label of this one; None where it is one."""
+        if writer.kind_name != self.kind_name:
+            return f'no label of kind "{self.kind_name}"'
+        if writer.channels != self.channels:
+            return f"it has {writer.channels} channels, the target {self.channels}"
+        mine, meant = self.meaning, writer.meaning
+        for key in mine.keys() - {"vector_order"}:
+            if meant.get(key) != mine[key]:
+                return f"its {key} is {meant.get(key)}, that of the target {mine[key]}"
+        return None
+
+    def plain_label(self, prediction: np.ndarray, writer: "Target") -> np.ndarray:
+        """A prediction as a stored label of this target: (P, Z, Y, X) -> (S, Z, Y, X) float32.
+
+        NaN where nothing is predicted. `read_label` then applies the target's own encoding, so that
+        is undone here.
+        """
+        del writer
+        code = getattr(self, "label_encoding", None)
+        return prediction if code is None else (prediction - code.offset) / (code.scale or 1)
 
     # --- what people see
 

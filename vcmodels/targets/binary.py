@@ -1,5 +1,6 @@
-"""Binary masks: any stored value above 0 (1 or 255 alike) is foreground, 0 is background."""
+"""Binary masks: what `foreground` says, or any stored value above 0 (1 or 255 alike); 0 is background."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from math import isqrt
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,6 +14,14 @@ from vcmodels.fields.distance import Labelled, inner
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses import LossBlock
 from vcmodels.targets.base import Target
+from vcmodels.targets.census import (
+    FEW,
+    Census,
+    Misfit,
+    mask_misfits,
+    mask_suspects,
+    several_values,
+)
 from vcmodels.targets.stored import check_dtype, countable, refuse_first
 
 
@@ -62,6 +71,9 @@ LEAST_FOREGROUND = 0.5 + 2**-24
 """The least float32 above a half; the probability of a logit below 1e-7 is rounded to the half."""
 
 
+NO_NEGATIVE = 'a mask holds 0 and positive values; name it in "ignore_label" to skip it'
+
+
 class MaskTarget(Target):
     """A mask; the prediction is the probability of the foreground."""
 
@@ -74,7 +86,7 @@ class MaskTarget(Target):
     predicts: ClassVar[Compared] = "masks"
 
     label_keys: ClassVar[frozenset[str]] = frozenset(
-        {"loss_only_on_label", "label_smoothing", "dilate_label"}
+        {"loss_only_on_label", "label_smoothing", "dilate_label", "foreground"}
     )
 
     @property
@@ -83,17 +95,79 @@ class MaskTarget(Target):
         return int(self.dilate_label or 0)
 
     def read_label(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """1 where the stored value is above 0, grown by `dilate_label`; ignored voxels stay so."""
+        """1 where `foreground` holds (else above 0), grown by `dilate_label`; ignored voxels stay so."""
         valid = countable(stored, self.ignored, self.loss_only_on_label)
-        if stored.dtype.kind in "if":
+        if stored.dtype.kind in "if" and self.comparison is None:
             negative = (stored < 0) & valid
             if negative.any():
-                remedy = 'a mask holds 0 and positive values; name it in "ignore_label" to skip it'
-                refuse_first(negative, stored, remedy)
-        mask = (stored > 0) & valid
+                refuse_first(negative, stored, NO_NEGATIVE)
+        is_foreground = stored > 0 if self.comparison is None else self.comparison.of(stored)
+        mask = is_foreground & valid
         if self.label_margin:
             mask = dilate(mask[0], self.label_margin)[None]
         return (mask & valid).astype(np.float32), valid
+
+    def stored_misfits(self, census: Census) -> Iterator[Misfit]:
+        """Fractions, probabilities and negative values, where `foreground` does not say what they are.
+
+        A word where several values are foreground.
+        """
+        yield from mask_misfits(census, self.ignored, self.foreground)
+        if self.foreground is None and not self.suspects(census):
+            yield from several_values(census, self.ignored)
+
+    def suspects(self, census: Census) -> Mapping[float, int]:
+        """Sentinels next to other foreground values; of a mask of 0 and 255 none is left out."""
+        return mask_suspects(census, self.ignored, self.foreground)
+
+    def classes_of(self, census: Census) -> dict[str, int] | None:
+        """Foreground and background, of one channel; instances may fill what faces are derived from."""
+        if self.derive is not None and self.kind_name != "binary":
+            return None
+        if census.channels > 1 or (census.together and not self._tells_sides(census)):
+            return None
+        ignored = {*self.ignored, *((0,) if self.loss_only_on_label else ())}
+        sides = {"background": 0, "foreground": census.together}
+        for value, count in census.counts.items():
+            if value not in ignored:
+                sides["foreground" if self._is_foreground(value) else "background"] += count
+        sides["background"] += census.figures.voxels - census.together
+        return sides
+
+    def class_of(self, value: int) -> str | None:
+        """The foreground."""
+        is_counted = value not in self.ignored
+        return "foreground" if is_counted and self._is_foreground(value) else None
+
+    def class_misfits(
+        self, voxels: Mapping[str, int], censuses: Sequence[Census]
+    ) -> Iterator[Misfit]:
+        """No background at all, or no foreground: the network would learn a constant."""
+        if not voxels["foreground"]:
+            low, high = np.array([census.range(self.ignored) for census in censuses]).T
+            stored = f"values go from {low.min():g} to {high.max():g}"
+            if high.max() <= 0:
+                stored = "all of it is 0" if np.isfinite(high).any() else "all of it is ignored"
+            remedy = "check path, bbox, ignore_label and foreground, or remove the target"
+            lost = "counts" if not voxels["background"] else "is foreground"
+            yield Misfit(f"no voxel {lost}; {stored}", remedy)
+        elif not voxels["background"]:
+            values = sorted({v for census in censuses for v in census.positive(self.ignored)})
+            found = (
+                f"all {voxels['foreground']:,} voxels that count are foreground, none background"
+            )
+            several = f'give "foreground": "== {values[0]}"' if 1 < len(values) <= FEW else ""
+            unless = (
+                "remove loss_only_on_label" if self.loss_only_on_label else "correct ignore_label"
+            )
+            yield Misfit(found, " or ".join(filter(None, (several, unless))))
+
+    def _tells_sides(self, census: Census) -> bool:
+        """Whether voxels that are counted together are known to be foreground."""
+        return census.knows_foreground if self.foreground else not census.figures.fractions
+
+    def _is_foreground(self, value: int) -> bool:
+        return value > 0 if self.comparison is None else self.comparison.meets(value)
 
     def settle(self, spread: Tensor) -> Tensor:
         """Foreground where its share is above a half."""
@@ -114,6 +188,42 @@ class MaskTarget(Target):
     @property
     def meaning(self) -> dict[str, Any]:
         return {"quantity": "probability" if self.activation == "sigmoid" else "logit"}
+
+    @property
+    def least_confidence(self) -> float | None:
+        return 0.5
+
+    def confidence(self, prediction: np.ndarray) -> np.ndarray:
+        """The probability of the likelier side."""
+        probability = self._probability(prediction)
+        return np.maximum(probability, 1 - probability)
+
+    def unreadable(self, writer: Target) -> str | None:
+        """Masks of as many channels are, and classes for a mask of one."""
+        if isinstance(writer, MaskTarget):
+            same = writer.channels == self.channels
+            return (
+                None if same else f"it has {writer.channels} channels, the target {self.channels}"
+            )
+        if writer.kind_name == "multiclass" and self.channels == 1 and writer.is_categorical:
+            return None
+        return f'no label of kind "{self.kind_name}"'
+
+    def plain_label(self, prediction: np.ndarray, writer: Target) -> np.ndarray:
+        """0 and 1; the probability or the class itself where `foreground` is compared with it."""
+        if not isinstance(writer, MaskTarget):
+            return writer.plain_label(prediction, writer)
+        probability = writer._probability(prediction)
+        if self.foreground is not None:
+            return probability
+        return np.where(np.isnan(probability), np.nan, probability > 0.5)
+
+    def _probability(self, prediction: np.ndarray) -> np.ndarray:
+        """Of stored logits, too."""
+        if self.activation == "sigmoid":
+            return prediction
+        with np.errstate(over="ignore"):
+            return 1 / (1 + np.exp(-prediction.astype(np.float32)))
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.activation == "none":

@@ -3,6 +3,7 @@
 It is read as stored, or derived from instance ids. A voxel near several centres takes the largest.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -17,7 +18,8 @@ from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.losses.registry import LossBlock
 from vcmodels.section import Extent, PatchShape
 from vcmodels.targets.base import Interpolation, Target
-from vcmodels.targets.regression import LinearEncoding
+from vcmodels.targets.census import Census, Misfit
+from vcmodels.targets.regression import LinearEncoding, outside_unit
 from vcmodels.targets.stored import countable, refuse_first
 
 
@@ -97,6 +99,10 @@ class CentresTarget(PieceTarget):
                 outside, stored, 'a heat map is in [0, 1]; give "encoding": {"scale": ...}'
             )
         return np.where(valid, label, np.float32(0)), valid
+
+    def stored_misfits(self, census: Census) -> Iterator[Misfit]:
+        """Values that are no heat."""
+        yield from outside_unit(census, self.ignored, self.label_encoding, "a heat map")
 
     def source_margin(self, spacing: Spacing) -> Shape:
         reach = heat_reach(self._sigma(spacing))

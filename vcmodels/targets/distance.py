@@ -4,6 +4,7 @@ The distance of a voxel is measured from its centre to the nearest face between 
 side and one of the other. Labels are cut at `clip`, and divided by it for the network.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
 from vcmodels.metrics.registry import Metrics
 from vcmodels.targets.base import Interpolation, Target
+from vcmodels.targets.census import Census, Misfit
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import any_channel, countable
 
@@ -71,6 +73,15 @@ class DistanceTarget(Target):
             label += np.float32(self.label_encoding.offset / self.clip)
         valid &= ~any_channel(np.isnan(label))
         return np.where(valid, np.clip(label, self._lowest, 1), np.float32(0)), valid
+
+    def stored_misfits(self, census: Census) -> Iterator[Misfit]:
+        """Negative values of a distance that has no sign, which would be cut to 0."""
+        code, ends = self.label_encoding, census.range(self.ignored)
+        lowest, end = min((np.float32(e) * code.scale + code.offset, e) for e in ends)
+        if not self.signed and -np.inf < lowest < 0:
+            found = f"holds {end:g}, a negative distance, and is not signed"
+            remedy = f'give "signed": true, or "ignore_label": {end:g} if it means unlabelled'
+            yield Misfit(found, remedy, value=end)
 
     def source_margin(self, spacing: Spacing) -> Shape:
         return voxels_within(self.clip, spacing)
@@ -127,6 +138,12 @@ class DistanceTarget(Target):
     def meaning(self) -> dict[str, Any]:
         meaning = {"quantity": "distance", "signed": self.signed, "clip": self.clip}
         return meaning | ({"positive": self.positive} if self.signed else {})
+
+    def unreadable(self, writer: Target) -> str | None:
+        """One that was cut nearer to the surface is none."""
+        if isinstance(writer, DistanceTarget) and writer.clip > self.clip:
+            return super().unreadable(writer.changed(clip=self.clip))
+        return super().unreadable(writer)
 
     @property
     def value_range(self) -> tuple[float, float]:

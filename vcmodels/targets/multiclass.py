@@ -3,6 +3,7 @@
 A value is never scaled. Predicted classes are written back with the original values.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from vcmodels.errors import FaultError
 from vcmodels.losses import LossBlock
 from vcmodels.metrics.overlap import likeliest_class
 from vcmodels.targets.base import Target
+from vcmodels.targets.census import Census, Misfit
 from vcmodels.targets.stored import check_dtype, countable, refuse_first
 
 WEIGHT_RANGE = (0.1, 10.0)
@@ -101,12 +103,76 @@ class MulticlassTarget(Target):
         index = self._classes_of(stored)
         unknown = (index < 0) & valid
         if unknown.any():
-            remedy = (
-                f"the classes are {_shorten(self.values)}; "
-                'correct "channels", "label_values" or "remap", or name it in "ignore_label"'
-            )
-            refuse_first(unknown, stored, remedy)
+            refuse_first(unknown, stored, self._remedy)
         return np.where(valid, index, 0).astype(np.float32), valid
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"the classes are {_shorten(self.values)}; "
+            'correct "channels", "label_values" or "remap", or name it in "ignore_label"'
+        )
+
+    def stored_misfits(self, census: Census) -> Iterator[Misfit]:
+        """Values that are no class."""
+        low, high = census.range(self.ignored)
+        if census.figures.fractions:
+            found = f"holds fractions, from {low:.4g} to {high:.4g}"
+            yield Misfit(found, "classes are whole numbers; give a label that holds such")
+            return
+        skipped = {*self.ignored, *((0,) if self.loss_only_on_label else ())}
+        counts = {float(v): n for v, n in census.counts.items() if n and v not in skipped}
+        if census.together:
+            seen = {low: 0, high: 0, **(census.figures.constants or {})}
+            counts |= {v: n for v, n in seen.items() if v and v not in counts and v not in skipped}
+        stored = np.array(sorted(counts), np.float64)
+        unknown = stored[self._classes_of(stored) < 0].tolist()
+        unknown.sort(key=lambda value: (value == 0, -counts[value]))
+        shown = [
+            f"{v:g}" + (f" in {census.share(counts[v])}" if counts[v] else "") for v in unknown
+        ]
+        more = f" and {len(unknown) - 3} more values" if len(unknown) > 3 else ""
+        if unknown:
+            yield Misfit(f"holds {', '.join(shown[:3])}{more}", self._remedy, value=unknown[0])
+
+    def classes_of(self, census: Census) -> dict[str, int] | None:
+        """Voxels by the value of the class."""
+        if census.together:
+            return None
+        skipped = {*self.ignored, *((0,) if self.loss_only_on_label else ())}
+        found = dict.fromkeys(map(str, self.values), 0)
+        for value, count in census.counts.items():
+            index = int(self._classes_of(np.array([value]))[0])
+            if value not in skipped and index >= 0:
+                found[str(self.values[index])] += count
+        return found
+
+    def class_of(self, value: int) -> str | None:
+        """The value of the class."""
+        index = int(self._classes_of(np.array([value]))[0])
+        return None if value in self.ignored or index < 0 else str(self.values[index])
+
+    def class_misfits(
+        self, voxels: Mapping[str, int], censuses: Sequence[Census]
+    ) -> Iterator[Misfit]:
+        """Classes without a voxel; all but one are too many."""
+        del censuses
+        absent = [int(name) for name, count in voxels.items() if not count]
+        if len(absent) >= len(voxels) - 1:
+            held = next((name for name, count in voxels.items() if count), None)
+            found = (
+                "no voxel counts" if held is None else f"all voxels that count are of class {held}"
+            )
+            remedy = 'check its path, bbox, "label_values" and "ignore_label"'
+            yield Misfit(f"{found}: there is nothing to tell apart", remedy)
+        elif absent:
+            found = f"no voxel is of class {_shorten(absent)}, which is not learnt"
+            yield Misfit(found, 'correct "channels" or "label_values"', is_fatal=False)
+
+    def suspects(self, census: Census) -> Mapping[float, int]:
+        """None: each value is a class, or refused."""
+        del census
+        return {}
 
     def _classes_of(self, stored: np.ndarray) -> np.ndarray:
         """The index of the class of each stored value, `remap` applied; -1 where it is none."""
@@ -214,6 +280,26 @@ class MulticlassTarget(Target):
         """Probability 1 for the labelled class."""
         classes = torch.arange(self.channels, device=label.device).view(-1, 1, 1, 1)
         return (label == classes).float()
+
+    @property
+    def least_confidence(self) -> float | None:
+        return 1 / self.channels if self.output == "probabilities" else None
+
+    def confidence(self, prediction: np.ndarray) -> np.ndarray:
+        """The probability of the likeliest class."""
+        return prediction.max(axis=0, keepdims=True)
+
+    def unreadable(self, writer: Target) -> str | None:
+        """Any classes are: their values are read as stored ones."""
+        is_other = writer.kind_name != self.kind_name
+        return f'no label of kind "{self.kind_name}"' if is_other else None
+
+    def plain_label(self, prediction: np.ndarray, writer: Target) -> np.ndarray:
+        """The value of the likeliest class; NaN where none has a share."""
+        assert isinstance(writer, MulticlassTarget)
+        values = np.array(writer.values, np.float32)
+        likeliest = values[prediction.argmax(axis=0)][None]
+        return np.where(prediction.max(axis=0, keepdims=True) > 0, likeliest, np.float32(np.nan))
 
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """One fixed colour per class, class 0 black."""

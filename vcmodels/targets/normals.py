@@ -8,7 +8,7 @@ Derived from a mask they point out of it, and are known within two sigmas of its
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
 from vcmodels.section import Section
 from vcmodels.targets.base import Interpolation, Target
+from vcmodels.targets.census import Census, Misfit
 from vcmodels.targets.stored import any_channel, check_dtype, countable, encode_float
 from vcmodels.targets.vector_math import (
     SHORTEST,
@@ -47,6 +48,10 @@ LINEAR_CODES: Mapping[str, tuple[float, float]] = {
     "float64": (1.0, 0.0),
 }
 """(scale, offset) of component = code * scale + offset, by dtype."""
+LENGTH_TOLERANCE = 0.1
+"""How far from 1 a stored length may lie: codes of 8 bits are off by 0.01."""
+LEAST_OFF = 0.1
+"""Share of the vectors that were looked at, from which on lengths are spoken of."""
 SLAB_VOXELS = 2**17
 """Read at once: what their arithmetic needs stays in the cache of a core."""
 NORMALS_DTYPES = ("uint8", "uint16", "int8", "int16", "float16", "float32")
@@ -86,6 +91,7 @@ class NormalsTarget(Target):
     """With `derive` and axes: whether instances that touch have a surface between them."""
 
     metric: ClassVar[str] = "angle_deg"
+    may_mean_suspects: ClassVar[bool] = False  # no unit vector
     is_derivable: ClassVar[bool] = True
     default_loss: ClassVar[LossBlock] = {"cosine": 1.0}
     predicts: ClassVar[Compared] = "directions"
@@ -176,6 +182,63 @@ class NormalsTarget(Target):
         if not is_finite:
             np.copyto(label, 0, where=~valid)
 
+    @property
+    def unlabelled_codes(self) -> tuple[int, ...]:
+        """Those of `ignore_label`, and `zero_code`; 0 is one in any case."""
+        code = self.label_encoding.zero_code if self.label_encoding else None
+        return self.ignored if code in (None, 0) else (*self.ignored, code)
+
+    def suspects(self, census: Census) -> Mapping[float, int]:
+        """Codes that all three components hold in many voxels, and that are no unit vector."""
+        found: dict[float, int] = {}
+        if self._lacks_code(census.dtype):
+            return found
+        for value, count in census.constants(self.unlabelled_codes).items():
+            length = float(self._lengths(np.full((1, 3), value), census.dtype)[0])
+            if abs(length - 1) > LENGTH_TOLERANCE and length >= self._shortest(census.dtype):
+                found[value] = count
+        return found
+
+    def stored_misfits(self, census: Census) -> Iterator[Misfit]:
+        """Vectors that are no unit vectors: of another encoding, or never normalised."""
+        if self._lacks_code(census.dtype):
+            found = f"is of {census.dtype}, for which normals have no default encoding"
+            yield Misfit(found, 'give "encoding": {"scale": ..., "offset": ...}')
+            return
+        sample = np.zeros((0, 3)) if census.figures.sample is None else census.figures.sample
+        skipped = [*self.unlabelled_codes, *self.suspects(census)]
+        sample = sample[~np.isin(sample, skipped).all(axis=1)]
+        lengths = self._lengths(sample, census.dtype)
+        is_known = lengths >= self._shortest(census.dtype)
+        sample, lengths = sample[is_known], lengths[is_known]
+        off = np.abs(lengths - 1) > LENGTH_TOLERANCE
+        if off.sum() <= LEAST_OFF * len(off):
+            return
+        low, high = float(lengths.min()), float(lengths.max())
+        found = f"holds vectors of length {low:.3g} to {high:.3g}, not 1"
+        # As they are, floats of any length have a direction; what has no sign was encoded.
+        scale, offset = self._label_code(census.dtype)
+        has_no_sign = bool((sample * scale + offset >= 0).all())
+        if not has_no_sign and (self.label_encoding is not None or census.dtype.kind == "f"):
+            yield Misfit(found, "their directions are used", is_fatal=False)
+            return
+        code = '"scale": ..., "offset": ...'
+        if census.dtype.kind == "f" and has_no_sign:
+            code = f'"scale": {2 / (255 if census.figures.high > 1 else 1):.8g}, "offset": -1'
+        yield Misfit(found, f'give "encoding": {{{code}}}, as they were stored')
+
+    def _lacks_code(self, dtype: np.dtype) -> bool:
+        return self.label_encoding is None and dtype.name not in LINEAR_CODES
+
+    def _lengths(self, stored: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """The lengths (n,) of stored vectors (n, 3), as their encoding says."""
+        scale, offset = self._label_code(dtype)
+        return np.linalg.norm(stored * scale + offset, axis=1)
+
+    def _shortest(self, dtype: np.dtype) -> float:
+        """The least length that is read as a direction."""
+        return SHORTEST if dtype.kind == "f" else max(abs(self._label_code(dtype)[0]), SHORTEST)
+
     def source_margin(self, spacing: Spacing) -> Shape:
         reach = normals_reach(self.smoothing_sigma, spacing, axial=self._is_axial)
         if self.surface_of == "mask":
@@ -262,6 +325,18 @@ class NormalsTarget(Target):
     def meaning(self) -> dict[str, Any]:
         return {"vector_order": self.vector_order, "orientation": self.orientation}
 
+    def unreadable(self, writer: Target) -> str | None:
+        """Axes are no oriented normals; normals are axes, too."""
+        if isinstance(writer, NormalsTarget) and self._is_axial:
+            return None
+        return super().unreadable(writer)
+
+    def plain_label(self, prediction: np.ndarray, writer: Target) -> np.ndarray:
+        """Components in this target's order; NaN where there is no direction."""
+        known = any_channel(prediction != 0)
+        plain = super().plain_label(reordered(prediction, self.vector_order), writer)
+        return np.where(known, plain, np.float32(np.nan))
+
     def encode(self, prediction: Tensor, dtype: np.dtype) -> np.ndarray:
         """Codes in `vector_order`; (0, 0, 0) stands for the zero vector, "no prediction"."""
         self.output_channels(dtype)
@@ -300,17 +375,24 @@ class NormalsTarget(Target):
         has_direction = np.abs(colours).sum(-1, keepdims=True) > SHORTEST
         return np.where(has_direction, np.clip(shown, 0, 1), np.float32(0))
 
-    def _label_scale(self, dtype: np.dtype) -> tuple[float, float, float]:
-        """(scale, offset) of a stored label, in any unit of length, and the least length in it."""
+    def _label_code(self, dtype: np.dtype) -> tuple[float, float]:
+        """(scale, offset) of a stored label.
+
+        Raises:
+            ValueError: neither the task nor the dtype says.
+        """
         if self.label_encoding is not None:
-            scale, offset = self.label_encoding.scale, self.label_encoding.offset
-        elif dtype.name in LINEAR_CODES:
-            scale, offset = LINEAR_CODES[dtype.name]
-        else:
+            return self.label_encoding.scale, self.label_encoding.offset
+        if dtype.name not in LINEAR_CODES:
             raise ValueError(
                 f"normals of dtype {dtype.name} have no default encoding; "
                 'give "encoding": {"scale": ..., "offset": ...}'
             )
+        return LINEAR_CODES[dtype.name]
+
+    def _label_scale(self, dtype: np.dtype) -> tuple[float, float, float]:
+        """(scale, offset) of a stored label, in any unit of length, and the least length in it."""
+        scale, offset = self._label_code(dtype)
         if dtype.kind == "f":
             return scale, offset, SHORTEST
         # A zero vector that was rounded to codes comes back up to 0.87 steps long.

@@ -4,6 +4,7 @@
 count.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from vcmodels.errors import FaultError
 from vcmodels.losses.registry import LossBlock
 from vcmodels.section import Section
 from vcmodels.targets.base import Interpolation, Target
+from vcmodels.targets.census import Census, Misfit
 from vcmodels.targets.stored import any_channel, check_dtype, countable, refuse_first
 
 
@@ -25,6 +27,20 @@ class LinearEncoding(Section):
     """Factor of the stored code."""
     offset: float = 0.0
     """Added after the factor."""
+
+
+def outside_unit(
+    census: Census, ignored: Sequence[int], code: LinearEncoding, who: str
+) -> Iterator[Misfit]:
+    """Values outside of [0, 1], where something takes no others."""
+    ends = [end for end in census.range(ignored) if np.isfinite(end)]
+    outside = [end for end in ends if not 0 <= np.float32(end) * code.scale + code.offset <= 1]
+    if outside:
+        low, high = ends
+        found = f"holds values from {low:g} to {high:g}, and {who} takes [0, 1]"
+        scale = f"{1 / high:.8g}" if high > 1 else "..."
+        remedy = f'give "encoding": {{"scale": {scale}}}, or "ignore_label"'
+        yield Misfit(found, remedy, value=outside[0])
 
 
 class RegressionTarget(Target):
@@ -74,6 +90,11 @@ class RegressionTarget(Target):
                 refuse_first(outside, stored, remedy)
         return np.where(valid, label, np.float32(0)), valid
 
+    def stored_misfits(self, census: Census) -> Iterator[Misfit]:
+        """Values that loss `bce` does not take."""
+        if self._has_bce:
+            yield from outside_unit(census, self.ignored, self.label_encoding, 'loss "bce"')
+
     def loss_input(self, loss: str, logits: Tensor) -> Tensor:
         """The activated output; `bce` takes the logits, for it applies the sigmoid itself."""
         return logits if loss == "bce" else self.blendable(logits)
@@ -110,6 +131,13 @@ class RegressionTarget(Target):
         low, high = self.value_range if known else (float(values.min()), float(values.max()))
         scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
         return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
+
+    def unreadable(self, writer: Target) -> str | None:
+        """All numbers are, probabilities too, but for class values and vectors."""
+        if writer.is_categorical or writer.predicts in ("directions", "vectors"):
+            return f'no label of kind "{self.kind_name}"'
+        same = writer.channels == self.channels
+        return None if same else f"it has {writer.channels} channels, the target {self.channels}"
 
     @property
     def _has_bce(self) -> bool:

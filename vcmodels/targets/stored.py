@@ -1,14 +1,21 @@
 """Stored arrays: which voxels of a label count, and codes of values in a known range."""
 
+import math
+import operator
+import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 from torch import Tensor
 
+from vcmodels.errors import FaultError
 from vcmodels.section import Section
 
+KEY = "vcmodels"
+"""The attribute of a group or an array that holds everything of ours; there `encoding` is one."""
 OUTPUT_DTYPES = ("uint8", "uint16", "float16", "float32")
 
 
@@ -75,6 +82,64 @@ def refuse_first(bad: np.ndarray, stored: np.ndarray, remedy: str) -> NoReturn:
     """Raise LabelError for the first true voxel of `bad` (1, Z, Y, X), in (z, y, x) order."""
     _, z, y, x = (int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
     raise LabelError(stored[0, z, y, x].item(), (z, y, x), remedy)
+
+
+_OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_COMPARISON = re.compile(rf"\s*(>=|<=|==|!=|>|<)\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which stored values are foreground: `>= 0.5`, `== 1, 3`."""
+
+    sign: str
+    """One of >=, <=, >, <, ==, !=."""
+    bounds: tuple[float, ...]
+    """What values are compared with; several for == and != only, where each is one of the values."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Comparison":
+        """The comparison that a text states.
+
+        Raises:
+            FaultError: it states none.
+        """
+        match = _COMPARISON.fullmatch(text)
+        if match is None:
+            raise FaultError(
+                f'"{text}" is no comparison', 'write one such as ">= 0.5" or "== 1, 3"'
+            )
+        bounds = tuple(float(number) for number in match[2].split(","))
+        if len(bounds) > 1 and match[1] not in ("==", "!="):
+            raise FaultError(f'"{text}" compares with several values', 'give one, or "== 1, 3"')
+        if not all(map(math.isfinite, bounds)):
+            raise FaultError(f'"{text}" compares with infinity', "give a number")
+        return cls(match[1], bounds)
+
+    def __str__(self) -> str:
+        return f"{self.sign} {', '.join(f'{bound:g}' for bound in self.bounds)}"
+
+    def of(self, stored: np.ndarray) -> np.ndarray:
+        """Where values are foreground: bool of the same shape; NaN never is."""
+        if stored.dtype == bool:
+            stored = stored.view(np.uint8)
+        # A bound that is no value of the dtype, as 300 is none of uint8, compares as a number does.
+        is_whole = stored.dtype.kind in "iu"
+        bounds = [int(b) if is_whole and b.is_integer() else b for b in self.bounds]
+        if self.sign not in ("==", "!="):
+            return np.asarray(_OPERATORS[self.sign](stored, bounds[0]))
+        found = np.logical_or.reduce([stored == bound for bound in bounds])
+        return found if self.sign == "==" else ~found & (stored == stored)
+
+    def meets(self, value: float) -> bool:
+        """Whether one value is foreground."""
+        return bool(self.of(np.array([value], np.float64))[0])
 
 
 def countable(stored: np.ndarray, ignored: Sequence[int], only_on_label: bool | None) -> np.ndarray:

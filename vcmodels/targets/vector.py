@@ -4,6 +4,7 @@ On disk the components follow `vector_order`; in memory they are always (z, y, x
 which they are stored. The zero vector is a value like any other; NaN means "unlabelled".
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -17,7 +18,8 @@ from vcmodels.fields.distance import Labelled
 from vcmodels.fields.instances import centre_offsets
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.targets.base import Interpolation
+from vcmodels.targets.base import Interpolation, Target
+from vcmodels.targets.census import Census
 from vcmodels.targets.centres import PieceTarget
 from vcmodels.targets.regression import LinearEncoding
 from vcmodels.targets.stored import any_channel, check_dtype, countable
@@ -29,6 +31,9 @@ from vcmodels.targets.vector_math import (
     unit,
     voxel_jacobian,
 )
+
+MIDDLES = (127, 128, 32767, 32768)
+"""Codes that stand for 0 in the usual encodings of unsigned integers."""
 
 
 class ComponentEncoding(LinearEncoding):
@@ -101,6 +106,17 @@ class VectorTarget(PieceTarget):
         label = np.where(valid, vectors, np.float32(0))
         return np.ascontiguousarray(reordered(label, self.vector_order)), valid
 
+    @property
+    def unlabelled_codes(self) -> tuple[int, ...]:
+        """Those of `ignore_label`, and `zero_code`."""
+        code = self.label_encoding.zero_code
+        return self.ignored if code is None else (*self.ignored, code)
+
+    def suspects(self, census: Census) -> Mapping[float, int]:
+        """Sentinels that all three components hold."""
+        found = census.sentinels(self.unlabelled_codes)
+        return {v: n for v, n in found.items() if v not in MIDDLES}
+
     def source_margin(self, spacing: Spacing) -> Shape:
         del spacing
         return self.longest
@@ -158,6 +174,10 @@ class VectorTarget(PieceTarget):
         """`output_range`."""
         low, high = self.output_range or (0.0, 1.0)
         return low, high
+
+    def plain_label(self, prediction: np.ndarray, writer: Target) -> np.ndarray:
+        """Components in this target's order."""
+        return super().plain_label(reordered(prediction, self.vector_order), writer)
 
     def output_channels(self, dtype: np.dtype) -> int | None:
         if self.output_range is None:

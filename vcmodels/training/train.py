@@ -27,6 +27,7 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.patches.cache import document, fingerprint, load_or_find_patches
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer
+from vcmodels.patches.misfits import report_misfits, report_unlearnt
 from vcmodels.patches.resolve import Resolved, resolve
 from vcmodels.patches.split import Split, load_or_split
 from vcmodels.reporting import Reporter, StopSignals
@@ -94,6 +95,8 @@ def summarise(
         write_atomic(run.patches, document(patches, wanted, volumes))
     split = load_or_split(run, task.tr_params, volumes, patches, reporter)
     reporter.say(f"{len(split.train)} training and {len(split.val)} validation patches")
+    if origin.resumed is None:
+        report_unlearnt(task, volumes, split.train, reporter)
     regions = split.train_regions
     normalization = normalize(config.normalization, origin, volumes, regions, reporter)
     saved = {} if origin.continued is None else origin.continued.state
@@ -252,6 +255,7 @@ def open_run(
         is_cut = settings.tr_val_split < 1
         early.require(validates=is_cut or any(volume.split == "val" for volume in volumes))
     report_missing(volumes, reporter)
+    report_misfits(resolved.task, volumes, reporter, is_begun=origin.resumed is not None)
     return resolved
 
 

@@ -273,6 +273,11 @@ class Volume:
             f"has damaged chunks: {count}, the first {first}: {place} is empty, or leads to nothing"
         )
 
+    @property
+    def reading(self) -> bytes:
+        """What decides what is read besides the stored bytes: nothing, of an array as it is."""
+        return b""
+
     def fingerprint(self) -> str:
         """A sha256 that changes when the array does, from its metadata and the listing.
 

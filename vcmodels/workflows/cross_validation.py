@@ -16,6 +16,7 @@ import vcmodels
 from vcmodels.config import Task, TrainingParams
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RefusedError
+from vcmodels.patches.misfits import report_misfits
 from vcmodels.patches.resolve import resolve
 from vcmodels.reporting import Reporter, StopSignals
 from vcmodels.training.other_folds import begun_folds
@@ -149,6 +150,7 @@ def cross_validate(
     sharing = environments.count(environments[0])
     resolved = resolve(task, reporter, recorded=begun, sharing=sharing)
     full = resolved.task
+    report_misfits(full, resolved.volumes, reporter, is_begun=begun is not None)
     for line in fold_lines(resolved.folds):
         reporter.say(line)
     folds = [full.fold(index) for index in range(given.folds.count)]
