@@ -129,10 +129,10 @@ CODECS = [
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=str)
-@pytest.mark.parametrize("dtype", ["<u2", ">f4"])
+@pytest.mark.parametrize("dtype", ["<u2", ">i4"])
 def test_what_is_no_bomb_reads_as_before_through_filters_too(tmp_path, codec, dtype):
     values = np.random.default_rng(0).integers(0, 99, SHAPE).astype(dtype)
-    filters = [numcodecs.Delta(dtype, astype="<f8"), numcodecs.Shuffle(8)]
+    filters = [numcodecs.Delta(dtype, astype="<i8"), numcodecs.Shuffle(8)]
     data = values
     for one in (*filters, codec):
         data = one.encode(data)
