@@ -139,3 +139,21 @@ def test_large_volumes_are_sampled_within_bounds_and_always_alike(store, image, 
 def test_statistics_of_the_wrong_number_of_channels_are_refused(fitted, image):
     with pytest.raises(ValueError, match="2 channels, but statistics of 1"):
         fitted([[image]], GLOBAL).apply(np.stack([image, image]))
+
+
+SCHEMES = ["zscore", "ct", "minmax", "percentile", "none"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("per", ["global", "patch"])
+def test_nan_counts_for_no_statistic_and_becomes_0(image, scheme, per):
+    sparse = image.copy()
+    sparse[3:6] = np.nan
+    known = np.delete(image, [3, 4, 5], axis=0)[None]
+    one = Normalization("zscore", per="patch")
+    plain = Normalization(scheme, per, channels=one._finish(normalization.of_patch(known)))
+    found, expected = plain.apply(sparse[None]), plain.apply(known)
+    assert not found[:, 3:6].any()
+    np.testing.assert_allclose(np.delete(found, [3, 4, 5], axis=1), expected, atol=1e-5)
+    nothing = plain.apply(np.full((1, *SHAPE), np.nan, np.float32))
+    assert not nothing.any()

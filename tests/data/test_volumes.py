@@ -44,6 +44,41 @@ def test_chunks_that_are_not_stored_are_counted(make_task, entry, store):
     assert reporter.lines == [f"{volumes[0].name}: chunks not stored, read as fill: input 1 of 8"]
 
 
+def test_chunks_of_an_input_that_are_not_stored_are_an_error_where_the_task_says_so(
+    make_task, entry, store
+):
+    image = np.ones(SHAPE, np.uint8)
+    image[:5, :6, :7] = 0
+    entry["input"] = store("holes", image)
+    task = make_task([entry], dataset={"on_missing": "error"})
+    with pytest.raises(
+        VolumeError,
+        match=r"^dataset_config.volume_paths.0.input: chunks of .*/holes.* that are not stored: 1, "
+        r'the first \(0, 0, 0\); restore them, or set dataset_config.on_missing to "fill"$',
+    ):
+        open_volumes(task)
+    assert len(open_volumes(make_task([entry], dataset={"on_missing": "fill"}))) == 1
+    whole = {**entry, "input": store("whole", np.ones(SHAPE, np.uint8))}
+    assert len(open_volumes(make_task([whole], dataset={"on_missing": "error"}))) == 1
+    elsewhere = {**entry, "bbox": [[5, 6], [0, 7], [0, 8]]}
+    assert len(open_volumes(make_task([elsewhere], dataset={"on_missing": "error"}))) == 1
+
+
+def test_stored_chunks_that_hold_nothing_are_reported_before_they_are_read(make_task, entry, store):
+    entry["input"] = store("holes", np.ones(SHAPE, np.uint8))
+    entry["sheet"] = store("whole", np.ones(SHAPE, np.uint8))
+    volumes = open_volumes(make_task([entry]))
+    chunk = min(p for p in Path(entry["input"]).rglob("0") if p.is_file())
+    chunk.unlink()
+    chunk.symlink_to("nowhere")
+    reporter = Silent()
+    report_missing(volumes, reporter)
+    assert reporter.lines == [
+        f"{volumes[0].name}: input has damaged chunks: 1, the first (0, 0, 0): {chunk} is empty, or "
+        "leads to nothing"
+    ]
+
+
 def test_vector_labels_need_their_channels(make_task, entry, store):
     entry["normals"] = store("flat", np.zeros(SHAPE, np.uint8))
     with pytest.raises(VolumeError, match=r"volume_paths.0.normals"):

@@ -57,8 +57,9 @@ PLACES = {
 MANNER = {
     "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
                   "max_minutes", "wandb"},
-    "inference_params": {"num_dataloader_workers", "device", "compile", "threads", "memory", "amp"},
-    "dataset_config": {"use_cache", "index_dir", "cache_file"},
+    "inference_params": {"num_dataloader_workers", "device", "compile", "threads", "memory", "amp",
+                         "on_missing"},
+    "dataset_config": {"use_cache", "index_dir", "cache_file", "on_missing"},
 }  # fmt: skip
 """Keys by which the same result is reached in another manner, or not at all here."""
 FIXED = {"kind", "name", "input", "labels", "targets", "volume_paths", "channels"}

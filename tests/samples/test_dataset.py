@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -218,6 +221,18 @@ def test_a_nan_is_named_with_its_place(build, store, image):
     dataset = build([entry], augment_now=False)
     with pytest.raises(RunError, match=r"holds nan at \(z, y, x\) = \(5, 6, 7\)"):
         list(map(dataset.__getitem__, range(len(dataset))))
+
+
+def test_where_nan_is_the_fill_value_it_is_read_as_the_mean(build, store, image, tmp_path):
+    image[5, 6, 7] = np.nan
+    raw = store("raw", image)
+    document = json.loads((Path(raw) / "zarr.json").read_text())
+    (Path(raw) / "zarr.json").write_text(json.dumps(document | {"fill_value": "NaN"}))
+    dataset = build(
+        [{"input": raw, "sheet": store("sheet", np.ones(SHAPE, np.uint8))}], augment_now=False
+    )
+    samples = [read(dataset, draw) for draw in range(len(dataset))]
+    assert all(np.isfinite(one.image.numpy()).all() for one in samples)
 
 
 def test_a_label_that_the_kind_cannot_have_is_named_with_its_place(build, store, image):

@@ -1,6 +1,9 @@
 """Damaged, missing and foreign stores: one line that names the key, and never silent zeros."""
 
 import json
+import os
+import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -214,18 +217,108 @@ def test_no_flipped_bit_in_our_own_arrays_changes_a_voxel_unnoticed(
 
 
 @pytest.mark.parametrize("layout", ["v2 dot", "v3 slash", "v3 sharded"])
-@pytest.mark.parametrize("damage", ["empty", "folder"])
-def test_what_zarr_would_read_as_zeros_is_an_error(tmp_path, stores, layout, damage):
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("empty", "is empty"),
+        ("folder", "is a folder"),
+        ("dangling", "is a link to nothing"),
+        ("loop", "cannot be read .*symbolic links"),
+        ("pipe", "is no file"),
+        ("padded", "has 9,000,000,000 bytes, where a chunk takes at most 67,"),
+    ],
+)
+def test_what_zarr_would_read_as_zeros_is_an_error(tmp_path, stores, layout, damage, told):
     path = stores.write(tmp_path / "a", stores.numbers(), **stores.layouts[layout])
     chunk = tmp_path / "a" / ("0.0.0" if layout == "v2 dot" else "c/0/0/0")
     chunk.unlink()
-    if damage == "empty":
-        chunk.touch()
-    else:
-        chunk.mkdir()
+    {
+        "empty": chunk.touch,
+        "folder": chunk.mkdir,
+        "dangling": lambda: chunk.symlink_to(tmp_path / "gone"),
+        "loop": lambda: chunk.symlink_to(chunk),
+        "pipe": lambda: os.mkfifo(chunk),
+        "padded": lambda: (chunk.touch(), os.truncate(chunk, 9 * 10**9)),
+    }[damage]()
     volume = open_volume(path, key=KEY)
-    with pytest.raises(ChunkError, match=f"is {'a ' if damage == 'folder' else ''}{damage}"):
+    with pytest.raises(ChunkError, match=rf"\(0, 0, 0\): {chunk} {told}.*; restore it"):
         volume.read(Box((0, 0, 0), (1, 1, 1)))
+    assert volume.is_stored(Box((0, 0, 0), (1, 1, 1)))
+    is_seen = damage in ("empty", "folder", "dangling", "loop", "pipe")
+    assert volume.listing.empty == [(0, 0, 0)] * is_seen
+
+
+@pytest.mark.parametrize("layout", ["v2 slash", "v3 slash", "v3 sharded"])
+@pytest.mark.parametrize("is_link", [False, True], ids=["file", "link"])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_file_or_link_to_nothing_in_the_place_of_a_folder_of_chunks_is_an_error(
+    tmp_path, stores, layout, is_link, depth
+):
+    path = stores.write(tmp_path / "a", stores.numbers(), **stores.layouts[layout])
+    chunk = tmp_path / "a" / ("0/0/0" if layout == "v2 slash" else "c/0/0/0")
+    folder = chunk.parents[2 - depth]
+    if folder == tmp_path / "a":
+        pytest.skip("version 2 has no folder there")
+    shutil.rmtree(folder)
+    folder.symlink_to(tmp_path / "gone") if is_link else folder.touch()
+    volume = open_volume(path, key=KEY)
+    told = f"{folder} is a file, or a link to nothing, where a folder of chunks should be"
+    with pytest.raises(ChunkError, match=rf"\(0, 0, 0\): {chunk} cannot be read: {told}"):
+        volume.read(Box((0, 0, 0), (1, 1, 1)))
+    with pytest.raises(VolumeError, match=f"{KEY}: {told}; restore it".replace("[0]", r"\[0\]")):
+        _ = volume.listing
+
+
+def test_a_folder_of_chunks_that_may_not_be_listed_is_named(tmp_path, stores, monkeypatch):
+    path = stores.write(tmp_path / "a", stores.numbers())
+    volume, real = open_volume(path, key=KEY), os.scandir
+
+    def refuse(folder):  # running as root, chmod stops nobody
+        if str(folder).endswith("c/1"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(VolumeError, match=r"/a/c/1 cannot be listed \(Permission denied\)"):
+        _ = volume.listing
+
+
+@pytest.mark.parametrize("bytes_of", [(0, 10**15), (5, 5)], ids=["past", "none"])
+def test_an_index_that_points_out_of_its_shard_is_an_error(tmp_path, stores, bytes_of):
+    path = stores.write(tmp_path / "a", stores.numbers(), **stores.layouts["v3 sharded"])
+    document = json.loads((tmp_path / "a" / "zarr.json").read_text())
+    document["codecs"][0]["configuration"]["index_codecs"] = [
+        {"name": "bytes", "configuration": {"endian": "little"}}
+    ]
+    (tmp_path / "a" / "zarr.json").write_text(json.dumps(document))
+    shard = tmp_path / "a" / "c/0/0/0"
+    stored = shard.read_bytes()[:-4]  # the checksum of the index
+    start, end = bytes_of
+    entry = struct.pack("<QQ", start, (end - start) % 2**64)
+    shard.write_bytes(stored[: -16 * 8] + entry + stored[-16 * 7 :])
+    volume = open_volume(path, key=KEY)
+    with pytest.raises(ChunkError, match=r"shard \(0, 0, 0\): .*index of the shard gives bytes"):
+        volume.read(Box((0, 0, 0), (1, 1, 1)))
+    volume.read(Box((2, 0, 0), (1, 1, 1)))
+
+
+def test_a_shard_with_an_index_of_gigabytes_is_refused(tmp_path, stores):
+    path = stores.write(tmp_path / "a", stores.numbers(), **stores.layouts["v3 sharded"])
+    file = tmp_path / "a" / "zarr.json"
+    document = json.loads(file.read_text())
+    document["chunk_grid"]["configuration"]["chunk_shape"] = [4096, 4096, 4096]
+    document["codecs"][0]["configuration"]["chunk_shape"] = [1, 1, 1]
+    file.write_text(json.dumps(document))
+    refused(path, "has 68,719,476,736 chunks in a shard; write it with larger chunks")
+
+
+@pytest.mark.parametrize(
+    "change", [{"filters": [{"id": "pickle"}]}, {"compressor": {"id": "pickle"}}]
+)
+def test_a_filter_that_could_run_a_program_is_refused(tmp_path, stores, change):
+    path = stores.write(tmp_path / "a", stores.numbers(), zarr_format=2)
+    stores.edit(tmp_path / "a" / ".zarray", **change)
+    refused(path, "is stored as pickles, which can run any program; convert the array")
 
 
 def test_a_chunk_that_may_not_be_read_is_named(tmp_path, stores, monkeypatch):

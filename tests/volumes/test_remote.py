@@ -153,9 +153,74 @@ def test_what_stays_names_the_object_in_one_line(behind_http, answer):
 def test_a_refusal_is_not_repeated(behind_http, answer):
     volume, _ = behind_http
     Handler.status["/a.zarr/0.0.1"] = [answer] * 20
+    volume.handle.array()
+    Handler.status["/a.zarr/.zarray"] = [answer] * 20
     with pytest.raises(RunError, match=rf"0\.0\.1: .*{answer}.*; check the credentials"):
         volume.read(volume.box)
     assert len(Handler.status["/a.zarr/0.0.1"]) == 19
+
+
+class Blind(Handler):
+    """A bucket that may be read but not listed: what is absent is refused."""
+
+    absent = 403
+
+    def send_error(self, code, *_):
+        self.send_response(self.absent if code == 404 else code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.fixture
+def blind(tmp_path, monkeypatch):
+    monkeypatch.setattr(Handler, "status", {})
+    handler = functools.partial(Blind, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("layout", "absent"), [("v2 dot", 403), ("v3 sharded", 403), ("v2 slash", 410)]
+)
+def test_what_a_bucket_without_listing_refuses_is_absent(
+    tmp_path, stores, blind, layout, absent, monkeypatch
+):
+    monkeypatch.setattr(Blind, "absent", absent)
+    data, options = stores.numbers(), stores.layouts[layout]
+    stores.write_group(tmp_path / "a.zarr", {"resolution": [1, 2, 3]}, options["zarr_format"])
+    stores.write(tmp_path / "a.zarr" / "raw", data, fill_value=9, **options)
+    volume = open_volume(f"{blind}/a.zarr/raw", key="input")
+    np.testing.assert_array_equal(volume.read(volume.box)[0], data)
+    assert volume.spacing == (1, 2, 3)
+    unit = volume.storage_unit
+    (tmp_path / "a.zarr" / "raw" / volume.names.name((0, 0, 0))).unlink()
+    data[: unit[0], : unit[1], : unit[2]] = 9
+    np.testing.assert_array_equal(volume.read(volume.box)[0], data)
+    assert "cannot be listed: chunks that the server does not have" in volume.oddity
+    with pytest.raises(VolumeError, match=r"that are not stored: 1, the first \(0, 0, 0\)"):
+        volume.require_stored(volume.box, "the key")
+    every = tuple(range(n) for n in volume.names.counts)
+    stored = {index for index, _ in volume.stored_files(every)}
+    assert stored == set(np.ndindex(*volume.names.counts)) - {(0, 0, 0)}
+
+
+def test_a_bucket_that_refuses_all_is_refused_and_one_that_begins_to_ends_the_read(
+    tmp_path, stores, blind
+):
+    with pytest.raises(VolumeError, match=r"input: .*/zarr.json cannot be read .*403.*; check the"):
+        open_volume(f"{blind}/nothing.zarr", key="input")
+    stores.write(tmp_path / "a.zarr", stores.numbers(), zarr_format=2)
+    volume = open_volume(f"{blind}/a.zarr", key="input")
+    volume.read(Box((0, 0, 0), (1, 1, 1)))
+    (tmp_path / "a.zarr").rename(tmp_path / "b.zarr")  # as if the credentials had run out
+    with pytest.raises(RunError, match=r"0\.0\.0: cannot be read .*403.*; check the cred"):
+        volume.read(Box((0, 0, 0), (1, 1, 1)))
+    with pytest.raises(RunError, match=r"0\.0\.0: cannot be asked for .*403.*; check the cred"):
+        list(volume.stored_files((range(3),) * 3))
 
 
 def test_a_missing_chunk_behind_http_reads_as_the_fill_value(tmp_path, stores, server):
@@ -168,7 +233,7 @@ def test_a_missing_chunk_behind_http_reads_as_the_fill_value(tmp_path, stores, s
 def test_unreachable_stores_are_refused(tmp_path, stores, server):
     with pytest.raises(VolumeError, match="input: no zarr metadata found at http"):
         open_volume(f"{server}/nothing.zarr", key="input")
-    Handler.status["/a.zarr/zarr.json"] = [403]
+    Handler.status["/a.zarr/zarr.json"] = [403] * 2
     with pytest.raises(VolumeError, match=r"input: .*/zarr.json cannot be read .*403"):
         open_volume(f"{server}/a.zarr", key="input")
     with pytest.raises(VolumeError, match=r"input: .* cannot be read"):

@@ -176,3 +176,13 @@ def test_keys_are_in_no_message_and_in_no_log(s3, volume, caplog):
     for told in (str(caught.value), repr(caught.value.__cause__), caplog.text):
         assert support.KEY not in told
         assert support.SECRET not in told
+
+
+def test_a_bucket_that_may_be_read_but_not_listed_reads_as_a_server_does(s3, volume):
+    found, data = volume
+    s3.fail("GET", f"/{s3.bucket}", *[403] * 99)  # the listing, and what is absent
+    for index in ("0.0.0", "2.2.2"):
+        s3.fail("GET", f"/{s3.bucket}/a.zarr/{index}", *[403] * 99)
+    blind = open_volume(found.location, key="input")
+    assert blind.listing is None
+    np.testing.assert_array_equal(blind.read(blind.box)[0], data)

@@ -104,6 +104,9 @@ class InferenceParams(Section):
     """Voxel size along (z, y, x), if the store does not say it, or not rightly."""
     bbox: BoundingBox | None = None
     """The part to predict, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
+    on_missing: Literal["fill", "error"] = "fill"
+    """What a chunk of the input that is not stored is: `fill`, left out (`skip.fill`) or read as the
+    fill value, or an error."""
     skip: Skip = Skip()
     """What is left out: chunks that are not stored, background, what a mask excludes."""
 

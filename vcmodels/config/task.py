@@ -188,6 +188,8 @@ class DatasetConfig(Section):
     """Whether `min_labeled_ratio` is a share of that box or of the whole patch."""
     patch_stride: PatchShape | None = None
     """Step between the origins of candidate patches, (z, y, x); half a patch when null."""
+    on_missing: Literal["fill", "error"] = "fill"
+    """What a chunk of an input that is not stored is: `fill`, read as the fill value, or an error."""
     use_cache: bool = True
     """Keep the patch list and reuse it while nothing that determines it has changed."""
     cache_file: Location | None = None

@@ -36,7 +36,18 @@ BLOCK_VOXELS = 1 << 22
 PERCENTILES = (0.5, 99.5)  # the clip of nnU-Net's CT scheme (Isensee et al. 2021, supplement)
 
 
-def check_finite(image: np.ndarray, box: Box, name: str, inside: Box | None = None) -> None:
+class NotFiniteError(RunError):
+    """An input holds NaN or infinity."""
+
+
+def check_finite(
+    image: np.ndarray,
+    box: Box,
+    name: str,
+    inside: Box | None = None,
+    *,
+    is_nan_void: bool = False,
+) -> None:
     """Refuse NaN and infinity at once: they would spread through the network's weights.
 
     Args:
@@ -44,13 +55,14 @@ def check_finite(image: np.ndarray, box: Box, name: str, inside: Box | None = No
         box: where it is in the volume.
         name: of the volume, for the message.
         inside: where it is no padding; a voxel from there is named when there is one.
+        is_nan_void: NaN says that there is no value, and is allowed.
 
     Raises:
-        RunError: naming the volume, channel and voxel of the first value that is not finite.
+        NotFiniteError: naming the volume, channel and voxel of the first value that is not finite.
     """
     if image.dtype.kind != "f" or np.isfinite(image.sum(dtype=np.float64)):
         return  # one NaN or infinity makes the sum one
-    bad = np.argwhere(~np.isfinite(image))
+    bad = np.argwhere(np.isinf(image) if is_nan_void else ~np.isfinite(image))
     if not len(bad):
         return
     places = bad[:, 1:] + np.array(box.origin)
@@ -59,7 +71,7 @@ def check_finite(image: np.ndarray, box: Box, name: str, inside: Box | None = No
         real = ((places >= inside.origin) & (places < inside.end)).all(axis=1)
         first = int(real.argmax())
     place, channel = tuple(places[first].tolist()), int(bad[first, 0])
-    raise RunError(
+    raise NotFiniteError(
         f"volume {name}",
         f"the input holds {image[tuple(bad[first])]} at (z, y, x) = {place}, channel {channel}"
         f" ({len(bad)} such values near there)",
@@ -90,12 +102,12 @@ def _add_cube(
     channels: Sequence[Accumulator], volume: Volume, cube: Box, image: np.ndarray | None, step: int
 ) -> None:
     """Count a cube; where NaN is the fill value, it says that there is no value."""
-    is_sparse = not isfinite(volume.fill_value)
-    if image is not None and not is_sparse:
-        check_finite(image, cube, volume.location)
+    is_sparse = volume.is_nan_void
+    if image is not None:
+        check_finite(image, cube, volume.location, is_nan_void=is_sparse)
     for number, channel in enumerate(channels):
         if image is None:
-            if not is_sparse:
+            if isfinite(volume.fill_value):
                 channel.add_block(volume.fill_value, cube.voxels)
         elif is_sparse:
             known = image[number][np.isfinite(image[number])]
@@ -197,10 +209,11 @@ class Normalization:
             volume_stats: statistics of the volume it is from, needed with `per: volume`.
 
         Returns:
-            (C, Z, Y, X) float32, finite for finite input; a constant channel becomes 0.
+            (C, Z, Y, X) float32, finite for finite input; a constant channel becomes 0, and so does
+            NaN, which stands where there is no value.
         """
         if self.scheme == "none":
-            return image.astype(np.float32)
+            return _without_nan(image.astype(np.float32))
         if self.per == "patch":
             stats = self._finish(of_patch(image), dominant=1.0)
         elif self.per == "volume":
@@ -216,7 +229,7 @@ class Normalization:
         out = np.empty(image.shape, np.float32)
         for channel, stat, result in zip(image, stats, out, strict=True):
             result[...] = _scaled(channel.astype(exact), self.scheme, stat)
-        return out
+        return _without_nan(out) if image.dtype.kind == "f" else out
 
     def of_parts(self, parts: Sequence[Part]) -> VolumeStatistics:
         """Statistics of several regions together, as `of_volume`."""
@@ -402,6 +415,12 @@ def measure_volumes(
         stats = way.of_parts(trained or every)
         found |= {volume.name: stats for volume, _ in group}
     return found
+
+
+def _without_nan(image: np.ndarray) -> np.ndarray:
+    """The same, with 0 for NaN; changed in place."""
+    np.copyto(image, 0, where=np.isnan(image))
+    return image
 
 
 def _scaled(values: np.ndarray, scheme: Scheme, stat: ChannelStatistics) -> np.ndarray:

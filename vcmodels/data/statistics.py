@@ -163,8 +163,10 @@ def _reduced(how: np.ufunc, image: np.ndarray, edges: Sequence[list[int]]) -> np
 
 
 def of_patch(image: np.ndarray) -> list[Accumulator]:
-    """The channels of a patch (C, Z, Y, X), of which all voxels count."""
+    """The channels of a patch (C, Z, Y, X), of which all voxels count but NaN."""
     channels = [Accumulator() for _ in image]
     for channel, values in zip(channels, image, strict=True):
-        channel.add(values, max(values.size // SAMPLED_VALUES, 1) | 1)
+        known = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+        if known.size:
+            channel.add(known, max(values.size // SAMPLED_VALUES, 1) | 1)
     return channels

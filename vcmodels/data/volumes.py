@@ -150,7 +150,8 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
         reporter: shows what is odd but allowed, such as a volume that lacks a target.
 
     Raises:
-        VolumeError: an array is missing, damaged, or does not fit the others.
+        VolumeError: an array is missing, damaged, or does not fit the others; with `on_missing:
+            error`, a chunk of an input is not stored.
         TaskError: patterns that do not match, a bbox outside its volume, a split that is unknown,
             a patch size that the network planned for these voxels cannot take. One that is left
             out is not checked: see `vcmodels.patches.resolve`.
@@ -167,6 +168,9 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             lacking = [t for t in entry.labels if t not in place.labels]
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
+    if config.on_missing == "error":
+        for array, region in ((array, v.region) for v in found for array in v.inputs):
+            array.require_stored(region, "dataset_config.on_missing")
     _check_alike(found, reporter)
     scans = number_scans([(*volume.inputs, *volume.own_labels) for volume in found])
     found = [replace(volume, scan=scan) for volume, scan in zip(found, scans, strict=True)]
@@ -206,13 +210,19 @@ def check_patch(
 
 
 def report_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
-    """Report how many chunks are not stored: a mask, or a copy that was cut short, reads as fill."""
+    """Report how many chunks are not stored: a mask, or a copy that was cut short, reads as fill.
+
+    And what else is odd: stored chunks that hold nothing, a store that cannot be listed.
+    """
     for volume in volumes[:MOST_TOLD]:
         arrays = [("input", image) for image in volume.inputs] + list(volume.labels.items())
         missing = [(name, array, array.missing_blocks()) for name, array in arrays]
         lines = [f"{name} {n} of {prod(a.names.counts)}" for name, a, n in missing if n]
         if lines:
             reporter.say(f"{volume.name}: chunks not stored, read as fill: {', '.join(lines)}")
+        for name, array in arrays:
+            if array.oddity:
+                reporter.say(f"{volume.name}: {name} {array.oddity}")
 
 
 def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:

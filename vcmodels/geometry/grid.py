@@ -113,6 +113,13 @@ class BoxSet:
         for start, end in self.bounds.tolist():
             yield Box.between(start, end)
 
+    @property
+    def hull(self) -> Box:
+        """The smallest box that holds all of them; there must be one."""
+        return Box.between(
+            self.bounds[:, 0].min(axis=0).tolist(), self.bounds[:, 1].max(axis=0).tolist()
+        )
+
     def within(self, box: Box) -> "BoxSet":
         """The parts of the boxes that lie in `box`."""
         clipped = self.bounds.copy()

@@ -6,7 +6,7 @@ compared with what was noted when it was finished, from listings and the first b
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,7 @@ def claim(
     *,
     overwrite: bool = False,
     verify: bool = False,
+    is_repaired: Callable[[Journal], bool] = lambda _journal: False,
 ) -> OutputState:
     """Find out what stands at the output, and refuse what is not this very run's.
 
@@ -59,6 +60,7 @@ def claim(
         manifest: what determines the result.
         overwrite: delete an earlier result of ours first.
         verify: take nothing for complete, and go on where metadata is damaged.
+        is_repaired: asked where only the input differs: whether the run goes on all the same.
 
     Raises:
         OutputError: another run's result, something that is not ours, or a result that is damaged;
@@ -81,7 +83,7 @@ def claim(
         return "new"
     if damage is not None and not verify:
         raise damage
-    _require_same(root, before, manifest)
+    _require_same(root, before, manifest, is_repaired)
     if verify:
         return "resume"
     for line in wrong_metadata(layout, targets, noted):
@@ -144,7 +146,9 @@ def _from_targets(root: Place, manifest: Manifest) -> Manifest | None:
     return None
 
 
-def _require_same(root: Place, before: Manifest, manifest: Manifest) -> None:
+def _require_same(
+    root: Place, before: Manifest, manifest: Manifest, is_repaired: Callable[[Journal], bool]
+) -> None:
     """Refuse another run's result.
 
     Raises:
@@ -154,6 +158,8 @@ def _require_same(root: Place, before: Manifest, manifest: Manifest) -> None:
     if not changed:
         return
     is_input = all(line.startswith("input_content ") for line in changed)
+    if is_input and is_repaired(Journal(root)):
+        return
     what = "its chunks with their sizes and times (cp -p)" if is_input else "those values"
     raise OutputError(
         str(root),

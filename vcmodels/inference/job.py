@@ -131,6 +131,9 @@ class Job:
     def report_values(self, reporter: Reporter) -> None:
         """Report inputs that are of another scale than what the network was trained on."""
         pipeline = self.pipeline
+        for volume in pipeline.inputs:
+            if volume.oddity:
+                reporter.say(f"note: {volume.location} {volume.oddity}")
         report_values(pipeline.inputs, pipeline.whole.region, self.network, reporter)
 
     @property

@@ -25,6 +25,7 @@ FOLDER = ".vcmodels"
 LINES = 128
 """In one file."""
 _MANIFEST = "manifest.json"
+_INPUTS = "inputs.npz"
 
 Manifest = dict[str, Any]
 """JSON values by dotted key: all that determines the voxels of the result."""
@@ -97,11 +98,30 @@ class Journal:
             raise OutputError(place, "holds no JSON object", VERIFY)
         return found
 
-    def begin(self, manifest: Manifest) -> None:
-        """Start a journal; what an older one holds is deleted first."""
+    def begin(self, manifest: Manifest, inputs: bytes | None = None) -> None:
+        """Start a journal; what an older one holds is deleted first.
+
+        Args:
+            manifest: what determines the result.
+            inputs: what the chunks of the input are like, if that is known.
+        """
         self._forget()
+        self.amend(manifest, inputs)
+
+    def amend(self, manifest: Manifest, inputs: bytes | None = None) -> None:
+        """Say that what is finished, and what follows, is of this manifest and these inputs."""
         text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False)
+        self.folder.delete(_INPUTS)  # before the manifest: a kill never pairs the old with the new
         self.folder.write(_MANIFEST, f"{text}\n".encode())
+        if inputs is not None:
+            self.folder.write(_INPUTS, inputs)
+
+    def inputs(self) -> bytes | None:
+        """What the chunks of the input were like; None where that was not noted."""
+        try:
+            return self.folder.read(_INPUTS)
+        except FileNotFoundError:
+            return None
 
     def done(self, array: str = "") -> list[Box]:
         """The layers that are written, by whom ever, or the blocks of another `array`; each once.
@@ -153,6 +173,7 @@ class Journal:
         """Delete the journal's own files, and its folder if nothing else is in it."""
         self.folder.sweep()
         self._forget()
+        self.folder.delete(_INPUTS)
         # The manifest goes last: without it the rest would belong to nobody.
         self.folder.delete(_MANIFEST)
         self.folder.prune()

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from vcmodels.config import InferenceParams, Task
 from vcmodels.errors import OutputError
@@ -23,6 +25,7 @@ from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
+from vcmodels.inference.repair import InputRecord, lets_continue
 from vcmodels.inference.request import Request, RunOptions, request_of, with_section
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import WHOLE
@@ -156,8 +159,17 @@ def claim_for_parts(job: Job, options: RunOptions) -> OutputState:
         OutputError: it is in use, another run's result, or not ours.
     """
     reporter = options.reporter
-    with working_on(job.root, alone=True, reporter=reporter), setting_up(job.root, reporter):
-        state = claim(job.layout, job.pipeline.specs, job.manifest, overwrite=options.overwrite)
+    with (
+        working_on(job.root, alone=True, reporter=reporter) as hold,
+        setting_up(job.root, reporter),
+    ):
+        state = claim(
+            job.layout,
+            job.pipeline.specs,
+            job.manifest,
+            overwrite=options.overwrite,
+            is_repaired=partial(_accept_repair, job, hold, options),
+        )
     if state == "complete":
         reporter.say(f"{job.root}: already complete")
     return state
@@ -168,13 +180,18 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
     reporter, specs = options.reporter, job.pipeline.specs
     with setting_up(job.root, reporter):
         state = claim(
-            job.layout, specs, job.manifest, overwrite=options.overwrite, verify=options.verify
+            job.layout,
+            specs,
+            job.manifest,
+            overwrite=options.overwrite,
+            verify=options.verify,
+            is_repaired=partial(_accept_repair, job, hold, options),
         )
         if state == "complete":
             reporter.say(f"{job.root}: already complete")
             return None
         if state == "new":
-            Journal(job.root).begin(job.manifest)
+            _begin_journal(job)
         noted = noted_before(job.root) if options.verify else {}
         if options.verify:
             restore_metadata(job.layout, specs, reporter)
@@ -191,13 +208,42 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
     return {name: replace(output, check=hold.check) for name, output in outputs.items()}
 
 
+def _begin_journal(job: Job) -> Journal:
+    journal, record = job.journal(), InputRecord.of(job.pipeline)
+    journal.begin(job.manifest, record and record.to_bytes())
+    return journal
+
+
+def _accept_repair(job: Job, hold: Hold, options: RunOptions, journal: Journal) -> bool:
+    """Whether what is finished holds for the input as it is now; the journal says so then.
+
+    Not while others work, who may have read what was there before.
+    """
+    noted = journal.inputs()
+    if noted is None or not hold.is_sole():
+        return False
+    try:
+        before = InputRecord.from_bytes(noted)
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile):
+        return False
+    now, pipeline = InputRecord.of(job.pipeline, before), job.pipeline
+    # All that is stored counts as finished where it is looked at anew.
+    done = [pipeline.whole.region] if options.verify else journal.done()
+    if now is None or not lets_continue(pipeline, before, now, done):
+        return False
+    journal.amend(job.manifest, now.to_bytes())
+    changed = sum(map(len, before.changed(now)))
+    told = f"chunks of the input that changed: {changed}; what is finished does not depend on them"
+    options.reporter.say(f"{job.root}: {told}")
+    return True
+
+
 def _mark_intact(
     job: Job, outputs: dict[str, Output], noted: dict[str, Any], reporter: Reporter
 ) -> None:
     """Start a journal that has what is stored and whole as done, and nothing else."""
     intact = find_intact(job.layout, outputs, noted, reporter)
-    journal = job.journal()
-    journal.begin(job.manifest)
+    journal = _begin_journal(job)
     for array, blocks in intact.items():
         journal.mark(*blocks, array=array)
     reporter.say(f"{job.root}: {len(intact[''])} blocks are intact")
@@ -235,7 +281,7 @@ def warm_up(job: Job, journal: Journal, *, alone: bool) -> Job:
         remedy = 'continue where it was begun, or use "compile": false and --overwrite'
         raise OutputError(str(job.root), found, remedy)
     job = replace(job, manifest=job.manifest | {"compiled": False})
-    journal.begin(job.manifest)
+    journal.begin(job.manifest, journal.inputs())
     return job
 
 

@@ -13,12 +13,12 @@ from threading import Lock
 
 import numpy as np
 
-from vcmodels.data.normalization import check_finite
+from vcmodels.data.normalization import NotFiniteError, check_finite
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, tiles
 from vcmodels.inference.units import Unit, tile_shape
-from vcmodels.inference.writing import PlaceError
+from vcmodels.inference.writing import PlaceError, ValuesError
 from vcmodels.volumes import Volume
 from vcmodels.volumes.reader import source_indices
 from vcmodels.volumes.remote import RemoteError
@@ -60,7 +60,8 @@ class RollingInput:
             out[(slice(None), *part.slices(inside))] = held[(slice(None), *part.slices(whole))]
         for chunk, error in list(self._damaged.items()):
             if chunk.intersect(inside).voxels:
-                raise PlaceError(error.subject, error.found, error.remedy) from error
+                kind = ValuesError if isinstance(error, NotFiniteError) else PlaceError
+                raise kind(error.subject, error.found, error.remedy) from error
         return out if inside == box else _reflected(out, inside, box)
 
     def drop_before(self, z: int, y: int, following: int) -> None:
@@ -124,8 +125,8 @@ class RollingInput:
             raise error
 
     def _read_whole(self, box: Box) -> np.ndarray:
-        voxels = self.volume.read(box)
-        check_finite(voxels, box, self.volume.location)
+        volume, voxels = self.volume, self.volume.read(box)
+        check_finite(voxels, box, volume.location, is_nan_void=volume.is_nan_void)
         self.seen(voxels, box)
         return voxels
 
@@ -151,7 +152,7 @@ class BackgroundMap:
         """Look at voxels, (C, *box.shape), that were read: whole chunks of the array."""
         for tile in tiles(box, self.chunk, whole=True):
             part = voxels[(slice(None), *tile.intersect(box).slices(box))]
-            if part.max() < self.below:
+            if not (part >= self.below).any():  # where NaN is, there is nothing
                 self._dark.add(tile)
 
     def without(self, boxes: BoxSet) -> BoxSet:

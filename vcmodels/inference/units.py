@@ -223,9 +223,10 @@ class UnitPlan:
 
     def _unfinished(self, column: Box, wanted: BoxSet, done: BoxSet) -> Iterator[Unit]:
         """The clusters of blocks of a column that are wanted and not done."""
+        column = aligned(wanted.hull, self.block, self.grid.extent)  # it may have 10^9 blocks
         shape = tuple(-(-n // b) for n, b in zip(column.shape, self.block, strict=True))
         left = np.zeros(shape, np.bool_)
-        for boxes, value in ((wanted, True), (done, False)):
+        for boxes, value in ((wanted, True), (done.within(column), False)):
             for box in boxes:
                 left[self._blocks(box, column)] = value
         for low, high in _clusters(left, self._gaps()):
@@ -258,8 +259,9 @@ def _clusters(left: npt.NDArray[np.bool_], gaps: Sequence[int]) -> list[tuple[In
     ]
     while pending:
         low, high = pending.pop()
-        places = left[tuple(map(slice, low, high))].nonzero()
-        runs = [_runs(np.unique(p).tolist(), gap) for p, gap in zip(places, gaps, strict=True)]
+        part = left[tuple(map(slice, low, high))]
+        used = [np.flatnonzero(part.any(axis=o)) for o in ((1, 2), (0, 2), (0, 1))]
+        runs = [_runs(places.tolist(), gap) for places, gap in zip(used, gaps, strict=True)]
         parts = [
             tuple(_plus(low, side) for side in zip(*run, strict=True)) for run in product(*runs)
         ]

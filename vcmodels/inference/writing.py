@@ -26,6 +26,10 @@ class PlaceError(RunError):
     """One place of the input cannot be predicted; the rest can."""
 
 
+class ValuesError(PlaceError):
+    """A place of the input holds what is no value; its other places may hold as much."""
+
+
 class Failures:
     """What could not be predicted and why, each reason reported once.
 
@@ -38,6 +42,8 @@ class Failures:
         self.blocks: set[Box] = set()
         """Of output, that are not written for it."""
         self.reasons: dict[str, RunError] = {}
+        """By what they are told as: each in its own words, or one for an array."""
+        self._seen: set[str] = set()
         self._running = 0
 
     def add(self, reason: RunError, blocks: Iterable[Box]) -> None:
@@ -47,10 +53,14 @@ class Failures:
             RunError: nothing seems to work any more.
         """
         self.blocks.update(blocks)
-        if str(reason) in self.reasons:
+        if str(reason) in self._seen:
             return
-        self.reasons[str(reason)] = reason
-        self.reporter.say(f"left out: {reason}")
+        self._seen.add(str(reason))
+        # Of values that are not finite the first place of an array is enough.
+        named = reason.subject if isinstance(reason, ValuesError) else str(reason)
+        if named not in self.reasons:
+            self.reasons[named] = reason
+            self.reporter.say(f"left out: {reason}")
         self._running += 1
         if self._running >= MOST_RUNNING:
             found = f"{self._running} places failed one after the other, the last: {reason}"
@@ -75,7 +85,7 @@ class Failures:
         if not self.reasons:
             return None
         first = min(self.blocks)
-        reasons = " | ".join(list(self.reasons)[:NAMED])
+        reasons = " | ".join(map(str, list(self.reasons.values())[:NAMED]))
         more = f" | and {len(self.reasons) - NAMED} more" if len(self.reasons) > NAMED else ""
         return RunError(
             str(root),

@@ -62,7 +62,7 @@ def write_overlay(
         box.origin[0] + (2 * i + 1) * box.shape[0] // (2 * depth) for i in range(depth)
     ]
     boxes = [_middle(box, z) for z in chosen]
-    grey = [image.read(b)[0, 0] for b in boxes]
+    grey = [np.nan_to_num(image.read(b)[0, 0]) for b in boxes]
     window = window_of(np.stack(grey))
     rows = []
     for b, g in zip(boxes, grey, strict=True):

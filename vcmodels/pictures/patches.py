@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 MOST_VOLUMES = 6
+MOST_PLACES = 512
+"""Along an axis of a panel: more are finer than its pixels, and a volume may have 10^5."""
 _VIEWS = (("z", "y", "x"), ("y", "z", "x"), ("x", "z", "y"))
 
 
@@ -48,7 +50,7 @@ def _draw_view(panel: "Axes", one: Candidates, chosen: np.ndarray, axis: int) ->
 
     _, down, across = _VIEWS[axis]
     kept = [a for a in range(3) if a != axis]
-    rows, columns = ((one.grid.origins[a], one.grid.patch[a]) for a in kept)
+    rows, columns = ((_thinned(one.grid.origins[a]), one.grid.patch[a]) for a in kept)
     region = [(one.volume.region.origin[a], one.volume.region.end[a]) for a in kept]
     labelled = _histogram(_labelled(one)[:, kept], rows[0], columns[0])
     qualifying = _histogram(chosen[:, kept], rows[0], columns[0])
@@ -75,10 +77,18 @@ def _labelled(one: Candidates) -> np.ndarray:
     return one.grid.rows(one.density.places)
 
 
+def _thinned(origins: np.ndarray) -> np.ndarray:
+    """The first of every few neighbours, as many as a panel can show."""
+    return origins[:: -(-len(origins) // MOST_PLACES)]
+
+
 def _histogram(origins: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """How many origins (n, 2) there are at each place of a grid."""
+    """How many origins (n, 2) there are from each place of a grid to the next."""
     counts = np.zeros((len(rows), len(columns)), np.int64)
-    places = np.searchsorted(rows, origins[:, 0]), np.searchsorted(columns, origins[:, 1])
+    places = tuple(
+        np.searchsorted(axis, o, side="right") - 1
+        for axis, o in zip((rows, columns), origins.T, strict=True)
+    )
     np.add.at(counts, places, 1)
     return counts
 

@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "overrides",
     "dataset_config.cache_file",
     "dataset_config.use_cache",
+    "dataset_config.on_missing",
     "dataset_config.index_dir",
     *(
         f"tr_params.{key}"

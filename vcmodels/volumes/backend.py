@@ -9,15 +9,21 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import zarr
+from zarr.abc.store import RangeByteRequest
 from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore, MemoryStore
 
+from vcmodels.volumes.decoding import bound_decoding
 from vcmodels.volumes.location import is_remote
-from vcmodels.volumes.remote import PatientStore
+from vcmodels.volumes.remote import PatientStore, require_bytes
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 ZarrFormat = Literal[2, 3]
 _ZSTD_LEVEL = 3
@@ -37,6 +43,32 @@ class ZarrArray(Protocol):
     def with_config(self, config: Mapping[str, bool]) -> "ZarrArray": ...
 
 
+_LOOKED_AT = 1 << 22
+"""Bytes of a shard from which its size is asked before they are read, since memory is taken for them."""
+
+
+class _SoundStore(LocalStore):
+    """A folder; what the index of a shard says is compared with the file before it is read."""
+
+    async def get(
+        self,
+        key: str,
+        prototype: "BufferPrototype | None" = None,
+        byte_range: "ByteRequest | None" = None,
+    ) -> "Buffer | None":
+        """Bytes of a file; None when there is none."""
+        if not isinstance(byte_range, RangeByteRequest):
+            return await super().get(key, prototype, byte_range)
+        path = self.root / key
+        # A look at the file costs as much as a small chunk; what is read shows its end, too.
+        is_long = byte_range.end - byte_range.start > _LOOKED_AT and path.exists()
+        require_bytes(byte_range, path.stat().st_size if is_long else None)
+        found = await super().get(key, prototype, byte_range)
+        if found is not None:
+            require_bytes(byte_range, byte_range.start + len(found))
+        return found
+
+
 class ArrayHandle:
     """A zarr array, opened on first use and again in every other process."""
 
@@ -51,6 +83,8 @@ class ArrayHandle:
             array = _zarr.open_array(store=store, mode=self.mode, zarr_format=self.zarr_format)
             if (self.mode, self.zarr_format) == ("r+", 2):
                 array = _with_checksums(array)
+            if self.mode == "r":
+                bound_decoding(array)
             self._opened = (os.getpid(), array)
         return self._opened[1]
 
@@ -133,4 +167,4 @@ def _store(location: str, *, read_only: bool) -> PatientStore | LocalStore:
     """A zarr store whose root is the node itself."""
     if is_remote(location):
         return PatientStore.at(location, read_only=read_only)
-    return LocalStore(location, read_only=read_only)
+    return _SoundStore(location, read_only=read_only)

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +15,18 @@ from typing import Any, BinaryIO, cast
 
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Shape
-from vcmodels.volumes.location import join
+from vcmodels.volumes.location import is_remote, join
 from vcmodels.volumes.nodes import Node
-from vcmodels.volumes.remote import StoredFile, list_files, patiently, remote_files
+from vcmodels.volumes.remote import (
+    FORBIDDEN,
+    METADATA,
+    RemoteError,
+    StoredFile,
+    list_files,
+    patiently,
+    read_bytes,
+    remote_files,
+)
 
 _ANY_CHUNK = re.compile(r"(c[./])?\d+([./]\d+)*")
 
@@ -46,6 +56,16 @@ class ChunkNames:
         """The file of a chunk, relative to the array."""
         return self.prefix + self.separator.join(map(str, index))
 
+    def is_folder(self, name: str) -> bool:
+        """Whether chunks lie below a folder of this name."""
+        if self.separator != "/":
+            return False
+        if name == self.prefix.rstrip("/"):
+            return bool(name)
+        parts = name.removeprefix(self.prefix).split("/")
+        is_below = name.startswith(self.prefix) and len(parts) < len(self.counts)
+        return is_below and all(part.isdecimal() for part in parts)
+
     def index(self, name: str) -> tuple[int, ...] | None:
         """The chunk that a file holds; None when it is not a chunk of this array."""
         if not name.startswith(self.prefix):
@@ -67,6 +87,11 @@ class Listing:
     spatial: frozenset[tuple[int, int, int]]
     """The spatial part of the indices, for quick look-up."""
 
+    @property
+    def empty(self) -> list[tuple[int, ...]]:
+        """Chunks that hold nothing: files without a byte, folders, and links that lead nowhere."""
+        return [index for index, file in self.files.items() if not file.size]
+
 
 def list_chunks(
     node: Node, names: ChunkNames, place: Callable[[tuple[int, ...]], Shape | None], key: str
@@ -80,7 +105,8 @@ def list_chunks(
         key: the dotted task key, for messages.
 
     Raises:
-        VolumeError: there are chunks, but all of them are named otherwise.
+        VolumeError: there are chunks, but all of them are named otherwise; a file, or a link to
+            nothing, stands where chunks should lie.
     """
     files = list_files(node.location, key)
     if files is None:
@@ -88,9 +114,13 @@ def list_chunks(
     found: dict[tuple[int, ...], StoredFile] = {}
     stray = None
     for file in files:
-        index = names.index(file.name)
+        # A folder in the place of a chunk is stored, too, and nothing can be read there.
+        index = names.index(file.name.removesuffix("/"))
         if index is not None:
             found[index] = file
+        elif names.is_folder(file.name) and not is_remote(node.location):
+            found_at = join(node.location, file.name)
+            raise VolumeError(key, f"{found_at} {_NO_FOLDER}", "restore it")
         elif _ANY_CHUNK.fullmatch(file.name):
             stray = file.name
     if stray and not found:
@@ -124,20 +154,32 @@ def misnamed_error(key: str, node: Node, names: ChunkNames, stray: str) -> Volum
     return VolumeError(key, found, "correct the separator in the metadata")
 
 
-def silent_damage(path: Path, node: Node) -> str | None:
+def silent_damage(name: str, node: Node, most: int) -> str | None:
     """What is wrong with a local chunk file that zarr 3.1 and numcodecs 0.16 do not notice.
 
-    An empty shard and a folder in a chunk's place read as the fill value, and a blosc chunk that
-    was cut short can decode to noise (all seen).
+    A link to nothing, an empty shard and a folder in a chunk's place read as the fill value, and a
+    blosc chunk that was cut short can decode to noise (all seen).
+
+    Args:
+        name: of the file, relative to the array.
+        node: the array.
+        most: bytes that a chunk's file can need.
+
+    Returns:
+        Words that follow the path of the file; None where there is none, or nothing is wrong.
     """
+    path = Path(node.location, name)
     try:
-        size = path.stat().st_size
-    except OSError:
-        return None  # not stored; or out of reach, which the read reports
-    if path.is_dir():
-        return "is a folder"
+        status = path.stat()
+    except OSError as error:
+        return _out_of_reach(path, name.count("/"), error)
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode):
+        return "is a folder" if stat.S_ISDIR(status.st_mode) else "is no file"
     if not size:
         return "is empty"
+    if size > most:
+        return f"has {size:,} bytes, where a chunk takes at most {most:,}"
     if not _is_blosc(node):
         return None
     with path.open("rb") as file:
@@ -211,6 +253,29 @@ def _codecs(node: Node) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", node.document.get("codecs") or [{}])
 
 
+_NO_FOLDER = "is a file, or a link to nothing, where a folder of chunks should be"
+
+
+def _out_of_reach(path: Path, depth: int, error: OSError) -> str | None:
+    """Why a chunk file that cannot be looked at is damaged; None where it is only not stored.
+
+    Args:
+        path: the file.
+        depth: how many folders are between it and the array.
+        error: what looking at it came to.
+    """
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"cannot be read ({error.strerror})"
+    if path.is_symlink():
+        return "is a link to nothing"
+    for folder in list(path.parents)[:depth]:
+        if folder.is_dir():
+            return None
+        if folder.is_symlink() or folder.exists():
+            return f"cannot be read: {folder} {_NO_FOLDER}"
+    return None
+
+
 def _is_blosc(node: Node) -> bool:
     """Whether the files of an array are bare blosc buffers."""
     if node.zarr_format == 2:
@@ -240,20 +305,35 @@ def probe_chunks(
 ) -> Iterator[tuple[tuple[int, ...], StoredFile]]:
     """Those of the chunks that exist, in order, with size and ETag (or time).
 
+    Chunks that a server refuses (403) are absent, as long as it gives the array's metadata.
+
     Raises:
         RemoteError: the server answers neither yes nor no, after some tries.
     """
 
-    def probe(index: tuple[int, ...]) -> StoredFile | None:
-        return _probe(location, names.name(index))
+    def probe(index: tuple[int, ...]) -> StoredFile | RemoteError | None:
+        try:
+            return _probe(location, names.name(index))
+        except RemoteError as error:
+            if error.status != FORBIDDEN:
+                raise
+            return error
 
     rest = iter(indices)
     with ThreadPoolExecutor(PROBES) as pool:
         while batch := list(islice(rest, _BATCH)):
-            files = pool.map(probe, batch)
+            files = list(pool.map(probe, batch))
+            refused = next((file for file in files if isinstance(file, RemoteError)), None)
+            if refused is not None and not _gives_metadata(location):
+                raise refused
             for index, file in zip(batch, files, strict=True):
-                if file is not None:
+                if isinstance(file, StoredFile):
                     yield index, file
+
+
+def _gives_metadata(location: str) -> bool:
+    """Whether the server still gives what it has: then a chunk that it refuses is absent."""
+    return any(read_bytes(location, name, location) is not None for name in METADATA)
 
 
 def _probe(location: str, name: str) -> StoredFile | None:

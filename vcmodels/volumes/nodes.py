@@ -14,7 +14,7 @@ import numpy as np
 
 from vcmodels.errors import VolumeError
 from vcmodels.volumes.location import is_remote, join
-from vcmodels.volumes.remote import read_bytes
+from vcmodels.volumes.remote import METADATA, read_bytes
 
 _V3_DTYPES = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -123,6 +123,20 @@ def stored_dtype(node: Node, key: str) -> np.dtype[Any]:
     return dtype
 
 
+def require_harmless(node: Node, key: str) -> None:
+    """Refuse a filter of version 2 that runs what a chunk says as a program.
+
+    Raises:
+        VolumeError: the filter is a pickle.
+    """
+    document = node.document if node.zarr_format == 2 else {}
+    filters = cast("list[object]", document.get("filters") or [])
+    used = [*filters, cast("object", document.get("compressor"))]
+    if any(_mapping(codec).get("id") == "pickle" for codec in used):
+        found = f"{node.location} is stored as pickles, which can run any program"
+        raise VolumeError(key, found, "convert the array where you trust it")
+
+
 def _read_v2_node(location: str, key: str) -> Node | None:
     extra = read_bytes(location, ".zattrs", key)
     attributes = _parse(extra, join(location, ".zattrs"), key) if extra is not None else {}
@@ -165,6 +179,8 @@ def _unsupported(location: str, name: str, found: str, key: str) -> MetadataErro
 
 def _not_zarr(location: str, key: str) -> VolumeError:
     if is_remote(location):
+        for name in METADATA:  # a refusal is what is to be told, then
+            read_bytes(location, name, key, is_needed=True)
         return VolumeError(key, f"no zarr metadata found at {location}", "check the URL")
     path = Path(location)
     try:

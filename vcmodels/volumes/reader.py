@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
-from math import prod
+from math import isnan, prod
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,6 +17,7 @@ from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, unit_box, units_touching
 from vcmodels.volumes.axes import AS_STORED, AxisMap, ChannelAxis, Channels, Reading, find_axes
 from vcmodels.volumes.backend import ArrayHandle, ZarrArray
+from vcmodels.volumes.decoding import UNKNOWN_EXCESS
 from vcmodels.volumes.listing import (
     ChunkNames,
     Listing,
@@ -35,6 +36,7 @@ from vcmodels.volumes.nodes import (
     Node,
     read_node,
     require_array,
+    require_harmless,
     stored_dtype,
 )
 from vcmodels.volumes.remote import StoredFile, describe
@@ -143,6 +145,11 @@ class Volume:
         """Shape of what one file holds: a shard, or a chunk."""
         return self.shards or self.chunks
 
+    @property
+    def is_nan_void(self) -> bool:
+        """Whether NaN says that there is no value: the array's fill value, or xarray's, is NaN."""
+        return isnan(self.fill_value) or _is_nan(self.attributes.get("_FillValue"))
+
     def read(self, box: Box, within: Box | None = None, pad: Pad = "zero") -> np.ndarray[Any, Any]:
         """Read a box, which may lie partly or wholly outside.
 
@@ -242,6 +249,45 @@ class Volume:
         every = units_touching(self.box, self.storage_unit)
         return prod(map(len, every)) * self._files_of_unit - len(self.listing.files)
 
+    def require_stored(self, within: Box, setting: str) -> None:
+        """Refuse an array of which a chunk in a box is not stored.
+
+        A store that cannot be listed is asked for each of them.
+
+        Args:
+            within: a box of the volume.
+            setting: the dotted task key that says so, for the message.
+
+        Raises:
+            VolumeError: names the first chunk.
+            RunError: a server answers neither yes nor no.
+        """
+        spans = self._units(within)
+        stored = {index for index, _ in self.stored_files(spans)}
+        count = prod(map(len, spans)) - len(stored)
+        if count <= 0:
+            return
+        first = next(index for index in product(*spans) if index not in stored)
+        found = f"chunks of {self.location} that are not stored: {count}, the first {first}"
+        raise VolumeError(self.key, found, f'restore them, or set {setting} to "fill"')
+
+    @property
+    def oddity(self) -> str | None:
+        """What of the way it is stored a user should know, in words that follow its name."""
+        if self.listing is None:
+            if not is_remote(self.location):
+                return None
+            fill = f"are read as {self.fill_value:g}"
+            return f"cannot be listed: chunks that the server does not have, or refuses, {fill}"
+        if not self.listing.empty:
+            return None
+        first = self.listing.empty[0]
+        place = join(self.location, self.names.name(first))
+        count = len(self.listing.empty)
+        return (
+            f"has damaged chunks: {count}, the first {first}: {place} is empty, or leads to nothing"
+        )
+
     @property
     def read_rules(self) -> bytes:
         """What decides what is read besides the stored bytes: nothing, of an array as it is."""
@@ -334,11 +380,14 @@ class Volume:
         """Find damaged local chunks that zarr would silently read as something else."""
         if is_remote(self.location):
             return
+        values = prod(self.storage_unit) * self.channels
+        # Room for what does not compress, and for the index of a shard of single voxels.
+        most = values * (2 * self.dtype.itemsize + INDEX_BYTES * bool(self.shards)) + UNKNOWN_EXCESS
         for index in self._chunks_in(where):
-            path = Path(self.location, self.names.name(index))
-            found = silent_damage(path, self.node)
+            name = self.names.name(index)
+            found = silent_damage(name, self.node, most)
             if found:
-                raise self._damaged(index, f"{path} {found}")
+                raise self._damaged(index, f"{join(self.location, name)} {found}")
 
     def _chunk_error(self, where: tuple[slice, ...], error: BaseException) -> ChunkError:
         """Find the one chunk that cannot be read, by reading them one by one."""
@@ -363,6 +412,8 @@ class Volume:
 
 
 MAX_CHUNK_BYTES = 8 * 2**30
+INDEX_BYTES = 16
+"""Of a chunk in the index of its shard."""
 _METADATA_ERRORS = (
     *(ValueError, TypeError, KeyError, NotImplementedError, OSError),
     ArithmeticError,  # a fill value outside of the dtype overflows
@@ -399,6 +450,7 @@ def open_volume(
     key = key or location
     node, told = _resolve(location, level, key)
     dtype = stored_dtype(node, key)
+    require_harmless(node, key)
     handle = ArrayHandle(node.location, node.zarr_format, "r")
     array = _open_checked(handle, node, key)
     shape = tuple(int(n) for n in array.shape)
@@ -408,7 +460,7 @@ def open_volume(
     if reading.spacing is not None:
         grid = replace(grid, spacing=reading.spacing, is_known=True, notes=())
     units = tuple(array.shards or array.chunks)
-    _check_chunk_size(node, tuple(array.chunks), dtype, key)
+    _check_chunk_size(node, tuple(array.chunks), units, dtype, key)
     counts = tuple(-(-n // u) for n, u in zip(shape, units, strict=True))
     names = ChunkNames.of(node, counts)
     if not is_remote(location):
@@ -525,12 +577,26 @@ def _open_checked(handle: ArrayHandle, node: Node, key: str) -> ZarrArray:
     return array
 
 
-def _check_chunk_size(node: Node, chunks: tuple[int, ...], dtype: np.dtype[Any], key: str) -> None:
+def _check_chunk_size(
+    node: Node, chunks: tuple[int, ...], units: tuple[int, ...], dtype: np.dtype[Any], key: str
+) -> None:
     size = prod(chunks) * dtype.itemsize
+    in_shard = prod(u // c for u, c in zip(units, chunks, strict=True))
+    if in_shard * INDEX_BYTES > MAX_CHUNK_BYTES:
+        found = f"{node.location} has {in_shard:,} chunks in a shard"
+        raise VolumeError(key, found, "write it with larger chunks, or smaller shards")
     if size > MAX_CHUNK_BYTES:
         shape = " x ".join(map(str, chunks))
         found = f"{node.location} has chunks of {shape}, {size / 2**30:.0f} GiB each"
         raise VolumeError(key, found, "rechunk the array, for instance to 128 x 128 x 128")
+
+
+_NAN_WORDS = ("NaN", "AAAAAAAA+H8=")
+"""NaN in JSON: zarr's word, and the base64 of its eight bytes that xarray writes."""
+
+
+def _is_nan(value: object) -> bool:
+    return value in _NAN_WORDS if isinstance(value, str) else value != value
 
 
 @dataclass(frozen=True)
@@ -580,6 +646,9 @@ class ArrayVolume(Volume):
     def listing(self) -> Listing | None:
         """None: there is no store to list."""
         return None
+
+    def require_stored(self, within: Box, setting: str) -> None:
+        """Nothing: all of it is there."""
 
     def fingerprint(self) -> str:
         """A sha256 of the values."""

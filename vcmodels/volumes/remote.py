@@ -9,10 +9,12 @@ import importlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from zarr.abc.store import RangeByteRequest
 from zarr.storage import FsspecStore, WrapperStore
 
 from vcmodels.errors import RunError, VolumeError
@@ -34,12 +36,23 @@ WHOLE_S = 900.0
 _S3 = ("s3", "s3a")
 _HTTP = ("http", "https")
 _ABSENT = (404, 410)
+FORBIDDEN = 403
+"""What a bucket that may be read but not listed says of an object that is absent, too."""
 _BUSY = (408, 409, 425, 429)
 UNKNOWN = 501
 """The server does not have this kind of request."""
 _CONFIGURED: Mapping[str, dict[str, Any]] = importlib.import_module("fsspec.config").conf
 """What the user has set by FSSPEC_<PROTOCOL> variables and in ~/.config/fsspec."""
 _T = TypeVar("_T")
+
+
+METADATA = ("zarr.json", ".zarray")
+"""Files of which an array has one."""
+
+
+def is_http(location: str) -> bool:
+    """Whether a location is behind a server that lists nothing."""
+    return location.partition("://")[0] in _HTTP
 
 
 class RemoteError(RunError):
@@ -75,6 +88,7 @@ class PatientStore(WrapperStore[FsspecStore]):
     def __init__(self, store: FsspecStore, location: str) -> None:
         super().__init__(store)
         self._location = location
+        self._is_blind: bool | None = None
 
     @classmethod
     def at(cls, location: str, *, read_only: bool) -> "PatientStore":
@@ -90,10 +104,49 @@ class PatientStore(WrapperStore[FsspecStore]):
     async def get(
         self, key: str, prototype: "BufferPrototype", byte_range: "ByteRequest | None" = None
     ) -> "Buffer | None":
-        """The bytes of an object; None when there is none."""
-        return await self._patiently(
-            "read", key, lambda: self._store.get(key, prototype, byte_range)
-        )
+        """The bytes of an object; None when there is none.
+
+        What is refused counts as absent where the server lists nothing and gives the metadata of
+        the array: so speaks a bucket that may be read, but not listed.
+        """
+        if isinstance(byte_range, RangeByteRequest):
+            require_bytes(byte_range)
+        try:
+            found = await self._patiently(
+                "read", key, lambda: self._store.get(key, prototype, byte_range)
+            )
+        except FileNotFoundError:
+            return None
+        except RemoteError as error:
+            if error.status != FORBIDDEN or not await self._means_absent(key, prototype):
+                raise
+            return None
+        if found is not None and not len(found):
+            # An empty shard would read as the fill value.
+            raise ValueError("it is empty")
+        return found
+
+    async def _means_absent(self, key: str, prototype: "BufferPrototype") -> bool:
+        """Whether a refusal of an object says no more than that there is none."""
+        if self._is_blind is None:
+            self._is_blind = await self._lists_nothing()
+        return self._is_blind and await self._gives_metadata(key, prototype)
+
+    async def _lists_nothing(self) -> bool:
+        if is_http(self._location):
+            return True
+        try:
+            await cast("Any", self._store.fs)._ls(self._location, detail=False)
+        except PermissionError:
+            return True
+        return False
+
+    async def _gives_metadata(self, key: str, prototype: "BufferPrototype") -> bool:
+        for name in (n for n in METADATA if n != key):
+            with suppress(*remote_errors()):
+                if await self._store.get(name, prototype) is not None:
+                    return True
+        return False
 
     async def set(self, key: str, value: "Buffer") -> None:
         """Write an object: all of it, or none."""
@@ -116,6 +169,21 @@ class PatientStore(WrapperStore[FsspecStore]):
                 pause = pause_after(error, tries, verb, place)
             await asyncio.sleep(pause)
             tries += 1
+
+
+def require_bytes(asked: RangeByteRequest, size: int | None = None) -> None:
+    """Refuse what the index of a shard cannot mean: zarr reads such a chunk as the fill value.
+
+    Args:
+        asked: where a chunk should lie in its shard.
+        size: bytes of the shard, or those up to which there are any; None where that is not known.
+
+    Raises:
+        ValueError: no byte, or some past the end.
+    """
+    if asked.end <= asked.start or (size is not None and asked.end > size):
+        of = "" if size is None else f" of {size}"
+        raise ValueError(f"the index of the shard gives bytes {asked.start} to {asked.end}{of}")
 
 
 def patiently(verb: str, place: str, ask: Callable[[], _T]) -> _T:
@@ -162,6 +230,8 @@ def pause_after(error: Exception, tries: int, verb: str, place: str) -> float:
     )
     if is_absent and code != "NoSuchBucket":
         raise error
+    if status in _ABSENT and code != "NoSuchBucket":  # fsspec knows 404 only
+        raise FileNotFoundError(place) from error
     if tries < len(PAUSES_S) and _may_pass(cause, status):
         return PAUSES_S[tries]
     often = f" {tries + 1} times" if tries else ""
@@ -283,13 +353,16 @@ class StoredFile:
     """mtime in ns for a local file; the ETag or LastModified of a remote one."""
 
 
-def read_bytes(location: str, name: str, key: str) -> bytes | None:
+def read_bytes(location: str, name: str, key: str, *, is_needed: bool = False) -> bytes | None:
     """The bytes of a small file under a node; None when there is none.
+
+    What a server refuses (403) counts as absent, as that is how some say so; see `PatientStore`.
 
     Args:
         location: of the node.
         name: of the file below it, such as "zarr.json".
         key: the dotted task key, for messages.
+        is_needed: a refusal is an error.
 
     Raises:
         VolumeError: no permission, no connection, or no driver for this kind of URL.
@@ -303,40 +376,73 @@ def read_bytes(location: str, name: str, key: str) -> bytes | None:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     except RemoteError as error:
+        if error.status == FORBIDDEN and not is_needed:
+            return None
         raise VolumeError(key, f"{place} {error.found}", error.remedy) from error
     except OSError as error:
         raise VolumeError(key, f"{place} cannot be read ({describe(error)})") from error
 
 
 def list_files(location: str, key: str) -> Iterator[StoredFile] | None:
-    """All files under a node, in no particular order; None where listing is not possible (http)."""
+    """All files under a node, in no particular order; None where they cannot or may not be listed.
+
+    A local folder is listed too, with a `/` behind its name, before what is in it.
+    """
     if not is_remote(location):
-        return _walk(Path(location), "", _DEEPEST)
-    if location.startswith(("http://", "https://")):
+        return _list_local(location, key)
+    if is_http(location):
         return None
     return _find_remote(location, key)
+
+
+def _list_local(location: str, key: str) -> Iterator[StoredFile]:
+    try:
+        yield from _walk(Path(location), "", _DEEPEST)
+    except OSError as error:
+        found = f"{error.filename} cannot be listed ({error.strerror})"
+        raise VolumeError(key, found, "check its permissions, and the disk") from error
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[StoredFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = f"{prefix}{entry.name}"
-            if not entry.is_dir():
-                status = entry.stat(follow_symlinks=False)
-                if entry.is_symlink() and Path(entry.path).exists():
-                    status = entry.stat()
-                yield StoredFile(name, status.st_size, str(status.st_mtime_ns))
+            if not _leads_to_folder(entry):
+                size, changed = _size_and_time(entry)
+                yield StoredFile(name, size, str(changed))
             elif depth:
+                yield StoredFile(f"{name}/", 0, "")
                 yield from _walk(Path(entry.path), f"{name}/", depth - 1)
 
 
-def _find_remote(location: str, key: str) -> Iterator[StoredFile]:
+def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _size_and_time(entry: "os.DirEntry[str]") -> tuple[int, int]:
+    """Bytes and mtime in ns of a file; of a link that leads to nothing, 0 and its own."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return 0, entry.stat(follow_symlinks=False).st_mtime_ns
+    return status.st_size, status.st_mtime_ns
+
+
+def _find_remote(location: str, key: str) -> Iterator[StoredFile] | None:
     files = _filesystem(location, key)
     try:
         found = patiently("listed", location, lambda: files.find(location, detail=True))
     except RemoteError as error:
+        if error.status == FORBIDDEN:
+            return None
         raise VolumeError(key, f"{location} {error.found}", error.remedy) from error
-    root = location.partition("://")[2]
+    return _as_stored(found, location.partition("://")[2])
+
+
+def _as_stored(found: Mapping[str, dict[str, Any]], root: str) -> Iterator[StoredFile]:
     for path, info in found.items():
         stamp = next((info[k] for k in ("ETag", "etag", "LastModified", "mtime") if k in info), "")
         # fsspec gives paths without the protocol, so count from the end of the node's own path.
