@@ -293,12 +293,18 @@ def small_task(sheet_task, shape, folder, labels, **settings):
     return sheet_task
 
 
+def mostly_foreground(shape):
+    labels = np.ones(shape, np.uint8)
+    labels[0, 0] = 0
+    return labels
+
+
 @pytest.mark.parametrize("command", ["check", "train"])
 def test_what_cannot_be_divided_is_refused_before_anything_is_written(
     command, sheet_task, task_file, tmp_path, capsys
 ):
     shape = (18, 28, 22)
-    task = small_task(sheet_task, shape, tmp_path, np.ones(shape, np.uint8))
+    task = small_task(sheet_task, shape, tmp_path, mostly_foreground(shape))
     path = task_file(task)
     assert main([command, str(path)]) == 2
     error = capsys.readouterr().err
@@ -314,7 +320,7 @@ def test_check_says_how_patches_are_divided_and_writes_nothing(
     sheet_task, task_file, tmp_path, capsys
 ):
     shape = (17, 33, 20)
-    labels = np.ones(shape, np.uint8)
+    labels = mostly_foreground(shape)
     path = task_file(small_task(sheet_task, shape, tmp_path, labels))
     assert main(["check", str(path)]) == 0
     said = capsys.readouterr().out

@@ -18,7 +18,7 @@ def test_a_first_task_is_one_that_check_takes(phantom, tmp_path, monkeypatch, ca
     task = load_task(tmp_path / "scroll.json").task
     assert task.tr_params.model_name == "scroll"
     assert list(task.dataset_config.targets) == ["surface", "normals"]
-    patch = "tr_params.patch_size=[16,16,16]"  # the phantom is small
+    patch = "tr_params.patch_size=[8,8,8]"  # the phantom is small
     assert main(["check", "scroll.json", "--set", patch]) == 0
 
 
@@ -108,7 +108,7 @@ def test_the_remedies_of_messages_work_as_set(tmp_path, capsys):
         "input_path": f"{tmp_path}/image", "axes": "tczyx", "channels": [1, 0],
         "index": {"t": 1}, "spacing": [2, 1, 1], "output_dir": "predictions/t",
     }  # fmt: skip
-    patch = "tr_params.patch_size=[16,16,16]"
+    patch = "tr_params.patch_size=[8,8,8]"
     assert main(["check", str(tmp_path / "t.json"), "--set", patch]) == 0
     assert "2 of 16 x 18 x 20" in capsys.readouterr().out
 

@@ -72,6 +72,8 @@ def report_plan(task: Task, console: Console) -> None:
     refuse_unlabelled(task, volumes, console, is_new=is_new)
     for line in _normalization(task, volumes):
         console.say(line)
+    if task.tr_params.folds is None:
+        require_room(task.tr_params, volumes, task.tr_params.patch_size)
     indexer = Indexer(None, console)  # nothing is written
     report_misfits(task, volumes, console, indexer=indexer, reads_reference=False)
     _report_patches(task, volumes, indexer, console)
@@ -161,7 +163,6 @@ def _report_patches(
             all_folds(settings, volumes, criteria, indexer)
         console.say("patches: those of a fold are found by vcmodels patches --fold I")
         return
-    require_room(settings, volumes, criteria.patch)
     patches, found = _cached_patches(task, volumes)
     if patches is None and are_few(volumes):
         patches = choose_patches(survey(volumes, criteria, indexer), criteria, indexer)

@@ -34,10 +34,7 @@ def number_scans(arrays: Sequence[Sequence[Volume]]) -> list[int]:
     Args:
         arrays: of each volume, inputs and labels.
     """
-    places = [
-        {(place_of(array.location), *array.axes.positions("t")) for array in mine}
-        for mine in arrays
-    ]
+    places = [{_at_its_time(array, mine[0]) for array in mine} for mine in arrays]
     found = _joined(places)
     firsts = [array for mine in arrays for array in mine[:1]]
     return _joined([{number, *keys} for number, keys in zip(found, _images(firsts), strict=True)])
@@ -55,6 +52,12 @@ def number_copies(inputs: Sequence[Sequence[Volume]], scans: Sequence[int]) -> l
     groups = [list(arrays.items()) for arrays in alike.values() if len(arrays) > 1]
     copies = [found for group in groups for found in _copies(group)]
     return _joined([{scan, *(min(found) for found in copies if scan in found)} for scan in scans])
+
+
+def _at_its_time(array: Volume, image: Volume) -> Hashable:
+    """Where an array lies, and the time that is read of it: its own, or that of the image it labels."""
+    times = array.axes.positions("t") or image.axes.positions("t")
+    return place_of(array.location), *times
 
 
 def share_voxels(one: Box, extent: Shape, other: Box, other_extent: Shape) -> bool:

@@ -171,10 +171,10 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     if config.on_missing == "error":
         for array, region in ((array, v.region) for v in found for array in v.inputs):
             array.require_stored(region, "dataset_config.on_missing")
-    _check_alike(found, reporter)
     scans = number_scans([(*volume.inputs, *volume.own_labels) for volume in found])
     found = [replace(volume, scan=scan) for volume, scan in zip(found, scans, strict=True)]
     found = in_one_unit(settle_groups(found))
+    _check_alike(found, reporter)
     _report_metadata(found, reporter)
     _report_lengths(config.targets, found, reporter)
     if (patch := task.tr_params.given_patch_size) is not None:

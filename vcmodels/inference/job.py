@@ -223,6 +223,9 @@ def make_pipeline(
     # Where the patches lie, and what of the volume is wanted.
     grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
     region, mask = region_of(params, inputs[0]), open_mask(params, inputs[0])
+    if params.on_missing == "error":
+        for volume in inputs:
+            volume.require_stored(grid.hull(region), "inference_params.on_missing")
     wanted = wanted_boxes(inputs, region, params.skip, mask)
     # How that is divided: into parts, and each into columns that fit the memory.
     device = choose_device(params.device, "inference_params.device")

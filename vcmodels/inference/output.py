@@ -141,7 +141,7 @@ class Layout:
 
     def clean(self, names: Iterable[str]) -> None:
         """Delete what killed writes left in arrays that nobody writes to now."""
-        for name in names:
+        for name in (*names, OME):
             (self.root / name).sweep()
 
     def _create(self, name: str, target: OutputSpec, level: int) -> WritableArray:

@@ -71,6 +71,10 @@ def load_slots(optimizer: Optimizer, saved: Mapping[str, Any], source: str) -> N
         ):
             found = f"optimizer.state.{number} does not fit its weight"
             raise CheckpointError(source, found, "use another checkpoint")
+    for group, old in zip(groups, saved["param_groups"], strict=True):
+        rate = old.get("lr")
+        if isinstance(rate, float) and 0 <= rate < math.inf:  # until the next step sets it
+            group["lr"] = rate
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 

@@ -408,11 +408,13 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[StoredFile]:
         for entry in entries:
             name = f"{prefix}{entry.name}"
             if not _leads_to_folder(entry):
-                size, changed = _size_and_time(entry)
-                yield StoredFile(name, size, str(changed))
+                with suppress(FileNotFoundError):  # a writer's own file, renamed since
+                    size, changed = _size_and_time(entry)
+                    yield StoredFile(name, size, str(changed))
             elif depth:
                 yield StoredFile(f"{name}/", 0, "")
-                yield from _walk(Path(entry.path), f"{name}/", depth - 1)
+                with suppress(FileNotFoundError):
+                    yield from _walk(Path(entry.path), f"{name}/", depth - 1)
 
 
 def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
