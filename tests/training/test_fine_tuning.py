@@ -295,3 +295,16 @@ def test_two_processes_release_frozen_parts_and_stop_early_as_one(sheet_task, tm
     for part in ("model", "ema"):
         for name, value in last(one)[part].items():
             torch.testing.assert_close(last(two)[part][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_start_that_a_run_has_no_use_for_is_reported(sheet_task, tmp_path, source):
+    task = with_folder(sheet_task, tmp_path / "run")
+    run(task)
+    task["tr_params"] |= {"max_epoch": 3, "checkpoint_path": str(source), "load_weights_only": True}
+    _, lines = run(task)
+    keys = ("checkpoint_path", "load_weights_only")
+    for key in keys:
+        assert [line for line in lines if line.startswith(f"note: tr_params.{key}: has no effect")]
+    tuned = with_folder(task, tmp_path / "tuned")
+    for _ in range(2):  # used by the first start, and repeated by the second
+        assert not [line for line in run(tuned)[1] if "has no effect" in line]

@@ -232,6 +232,17 @@ class StartingPoint:
         return fill_normalization(task, used.config)
 
 
+def idle_keys(settings: TrainingParams, resumed: Checkpoint | None) -> Iterator[str]:
+    """A line for each key about the start that a run which goes on has no use for."""
+    if resumed is None:
+        return
+    before = resumed.state["task"]["tr_params"]
+    for key in ("checkpoint_path", "load_weights_only"):
+        if (value := getattr(settings, key)) and value != before.get(key):
+            reason = "the run goes on from its own checkpoint; --restart begins again"
+            yield f"note: tr_params.{key}: has no effect: {reason}"
+
+
 def check_start(task: Task, first: TaskVolume) -> None:
     """Refuse what a training would be refused for that is neither in the task nor in its volumes.
 

@@ -59,6 +59,7 @@ from vcmodels.training.start import (
     compile_pays,
     completion,
     describe_device,
+    idle_keys,
     lasting_facts,
     saved_count,
     session,
@@ -227,6 +228,8 @@ def train(
         held.callback(world.leave)
         world.once(lambda: held.enter_context(run) and None)
         origin = StartingPoint.of(task, run, restart=restart)
+        for line in idle_keys(task.tr_params, origin.resumed):
+            reporter.say(line)
         targets = task.dataset_config.targets
         if (ended := completion(origin.resumed, task.tr_params, targets)) is not None:
             reporter.say(f"{run.folder}: already complete ({ended})")
