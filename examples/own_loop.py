@@ -37,7 +37,13 @@ task = vcmodels.load_task(
         "dataset_config": {
             "min_bbox_percent": 0.1,
             "min_labeled_ratio": 0.01,
-            "volume_paths": [{"input": str(scroll / "ct"), "sheet": str(scroll / "sheet")}],
+            "volume_paths": [
+                {
+                    "input": str(scroll / "ct"),
+                    "sheet": str(scroll / "sheet"),
+                    "ref_label": "sheet",
+                }
+            ],
             "targets": {"sheet": {"kind": "binary", "ignore_label": 2}},
         },
     }

@@ -23,14 +23,14 @@ with scratch_folder() as folder:
 
 
 def semaphores(pid: int) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"sem.vcmodels-*-{pid}-*"))
+    return list(Path("/dev/shm").glob(f"sem.vcmodels-*-{pid:x}-*"))
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="semaphores have no files here")
 def test_a_killed_process_is_swept_by_the_next(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    decoys = [tmp_path / "vcmodels-mine", tmp_path / f"vcmodels-1-{2**22 - 1}-other"]
+    decoys = [tmp_path / "vcmodels-mine", tmp_path / f"vcmodels-1-{2**22 - 1:x}-other"]
     for decoy in decoys:  # of no process, and of another namespace
         decoy.mkdir()
     killed = subprocess.Popen(
@@ -50,7 +50,24 @@ def test_a_killed_process_is_swept_by_the_next(tmp_path, monkeypatch):
 def test_a_process_that_lives_keeps_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    folder = tmp_path / f"vcmodels-{scratch._namespace()}-{os.getppid()}-x"
+    folder = tmp_path / f"vcmodels-{scratch._namespace():x}-{os.getppid():x}-x"
     folder.mkdir()
     scratch.sweep()
     assert folder.exists()
+
+
+def test_where_a_socket_would_not_fit_pythons_shorter_names_are_kept(tmp_path, monkeypatch):
+    deep = tmp_path / ("d" * (75 - len(str(tmp_path)) % 60))
+    deep.mkdir()
+    program = (
+        "from multiprocessing import forkserver, process\n"
+        "from vcmodels.scratch import name_processes\n"
+        "name_processes()\n"
+        "print(process.current_process()._config.get('tempdir'))\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(deep)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout == "None\n"
+    assert not list(deep.iterdir())

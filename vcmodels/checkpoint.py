@@ -157,7 +157,7 @@ def _offer(path: Path) -> str:
     return f"use {previous}" if previous.exists() else "use another checkpoint"
 
 
-Count = Annotated[int, Field(ge=0)]
+WholeNumber = Annotated[int, Field(ge=0)]
 Length = Annotated[float, Field(gt=0)]
 Found = TypeVar("Found")
 
@@ -180,10 +180,10 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "normalization": TypeAdapter(dict[str, Any]),
     "intensities": TypeAdapter(list[ChannelValues]),
     "split": TypeAdapter(dict[str, Any]),
-    "class_counts": TypeAdapter(dict[str, list[Count]]),
+    "class_counts": TypeAdapter(dict[str, list[WholeNumber]]),
     "data": TypeAdapter(list[VolumeRecord]),
-    "epoch": TypeAdapter(Count),
-    "step": TypeAdapter(Count),
+    "epoch": TypeAdapter(WholeNumber),
+    "step": TypeAdapter(WholeNumber),
     "counters": TypeAdapter(dict[str, Any]),
     "scaler": TypeAdapter(dict[str, float]),
 }
@@ -275,7 +275,7 @@ def _require_optimizer(value: object, path: Path) -> None:
         type(number) is int and isinstance(slot, Mapping) for number, slot in slots.items()
     ):
         raise _wrong(path, "optimizer.state", slots, "it should be slots by number")
-    numbers = TypeAdapter(list[Count])
+    numbers = TypeAdapter(list[WholeNumber])
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
         raise _wrong(path, "optimizer.param_groups", groups, "it should be a list of groups")
     for group in groups:

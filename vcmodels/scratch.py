@@ -15,7 +15,9 @@ from pathlib import Path
 
 _SEMAPHORES = Path("/dev/shm")
 """Where Linux keeps named semaphores, as files `sem.<name>`."""
-_NAME = re.compile(r"(?:sem\.)?vcmodels-(\d+)-(\d+)-.*")
+_NAME = re.compile(r"(?:sem\.)?vcmodels-([0-9a-f]+)-([0-9a-f]+)-.*")
+_LONGEST = 80
+"""Characters of a folder that a socket of Unix (108 with its name) still fits in."""
 
 
 def _prefix() -> str:
@@ -24,7 +26,7 @@ def _prefix() -> str:
     It holds the namespace of process ids: a container that shares /tmp or /dev/shm with others sees
     their names, but not whether their processes live.
     """
-    return f"vcmodels-{_namespace()}-{os.getpid()}-"
+    return f"vcmodels-{_namespace():x}-{os.getpid():x}-"
 
 
 def _namespace() -> int:
@@ -47,10 +49,12 @@ def name_processes() -> None:
     config = getattr(process.current_process(), "_config", None)  # CPython has no public way
     if config is None or config.get("tempdir") is not None:
         return
+    config["semprefix"] = f"/{_prefix()}"
+    if len(f"{tempfile.gettempdir()}/{_prefix()}") > _LONGEST:
+        return  # Python's own names are shorter
     folder = tempfile.mkdtemp(prefix=_prefix())
     util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
     config["tempdir"] = folder
-    config["semprefix"] = f"/{_prefix()}"
 
 
 def sweep() -> None:
@@ -65,10 +69,10 @@ def sweep() -> None:
 def _is_orphan(path: Path) -> bool:
     """Whether its name is of a process of this namespace that is gone, and it is ours to remove."""
     match = _NAME.fullmatch(path.name)
-    if match is None or int(match[1]) != _namespace() or path.lstat().st_uid != os.getuid():
+    if match is None or int(match[1], 16) != _namespace() or path.lstat().st_uid != os.getuid():
         return False
     try:
-        os.kill(int(match[2]), 0)
+        os.kill(int(match[2], 16), 0)
     except ProcessLookupError:
         return True
     except OSError:

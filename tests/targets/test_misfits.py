@@ -6,8 +6,8 @@ from pydantic import TypeAdapter
 
 from vcmodels.errors import FaultError
 from vcmodels.targets import AnyTarget, BinaryTarget
-from vcmodels.targets.census import WIDTH, Census, Figures, unstorable
-from vcmodels.targets.stored import Comparison
+from vcmodels.targets.census import WIDTH, Census, ValueFigures, unstorable
+from vcmodels.targets.stored import ForegroundRule
 
 SHAPE = (6, 10, 14)
 PARSER = TypeAdapter(AnyTarget)
@@ -16,12 +16,12 @@ RNG = np.random.default_rng(0)
 
 def census(stored, is_counted, ignored=(), together=0, **changes):
     """What an index says of a label (S, Z, Y, X), by a plain count of its values."""
-    figures, counts = Figures(), {}
+    figures, counts = ValueFigures(), {}
     if is_counted:
         values, numbers = np.unique(stored[np.isfinite(stored)], return_counts=True)
         counts = {int(v): int(n) for v, n in zip(values, numbers, strict=True)}
     if not is_counted or len(counts) > 20:
-        figures = Figures.of(stored, ignored, is_counted=is_counted)
+        figures = ValueFigures.of(stored, ignored, is_counted=is_counted)
     if not is_counted:
         zeros = int((stored == 0).all(axis=0).sum())
         counts, together = ({0: zeros} if zeros else {}), figures.voxels
@@ -75,10 +75,10 @@ def ids(dtype):
 )
 def test_a_comparison_says_which_values_are_foreground(text, foreground):
     values = np.array([0, 0.5, 1, 255, -1, np.nan])
-    comparison = Comparison.parse(text)
+    comparison = ForegroundRule.parse(text)
     assert values[comparison.of(values)].tolist() == sorted(foreground, key=values.tolist().index)
     assert [v for v in values if comparison.meets(v)] == values[comparison.of(values)].tolist()
-    assert Comparison.parse(str(comparison)) == comparison
+    assert ForegroundRule.parse(str(comparison)) == comparison
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float16, bool])
@@ -90,13 +90,13 @@ def test_a_comparison_holds_for_any_dtype(dtype):
         ("< 300", [1, 1]),
         ("!= -1", [1, 1]),
     ):
-        assert Comparison.parse(text).of(stored).tolist() == [list(map(bool, wanted))]
+        assert ForegroundRule.parse(text).of(stored).tolist() == [list(map(bool, wanted))]
 
 
 @pytest.mark.parametrize("text", ["0.5", "> ", ">= 1, 2", "=> 1", "> nan", "> 1e999", "> 0 or < 1"])
 def test_what_is_no_comparison_is_refused(text):
     with pytest.raises(FaultError, match=r"is no comparison|several values|infinity"):
-        Comparison.parse(text)
+        ForegroundRule.parse(text)
     with pytest.raises(ValueError, match=r"is no comparison|several values|infinity"):
         BinaryTarget(foreground=text)
 
@@ -331,13 +331,13 @@ def test_figures_add_up_and_are_kept(channels):
     stored = RNG.integers(0, 9, (channels, *SHAPE)).astype(np.float32) / 2
     stored[:, 0, 0, 0] = np.nan
     stored[:, 2:4] = -1
-    whole = Figures.of(stored, (7,))
-    parts = [Figures.of(stored[:, :, :, part], (7,)) for part in (np.s_[:4], np.s_[4:])]
+    whole = ValueFigures.of(stored, (7,))
+    parts = [ValueFigures.of(stored[:, :, :, part], (7,)) for part in (np.s_[:4], np.s_[4:])]
     both = parts[0] + parts[1]
     for name in ("voxels", "ignored", "unknown", "fractions", "low", "high"):
         assert getattr(both, name) == getattr(whole, name)
     assert both.constants[-1.0] == whole.constants[-1.0] == 280
-    again = Figures.from_array(both.to_array())
+    again = ValueFigures.from_array(both.to_array())
     assert again.to_array().tobytes() == both.to_array().tobytes()
     assert (again.constants, len(again.sample)) == (both.constants, len(both.sample))
-    assert Figures.from_array(np.zeros(WIDTH)) is None
+    assert ValueFigures.from_array(np.zeros(WIDTH)) is None

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field
 from vcmodels.errors import FaultError
 from vcmodels.volumes.axes import axis_name
 
-Value = TypeVar("Value")
-Channels = list[int] | list[list[int]]
+KeyValue = TypeVar("KeyValue")
+ChannelLists = list[int] | list[list[int]]
 
 NAME_PATTERN = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,63}"
 NAME_RULE = '1 to 64 letters, digits, "_", "-" and ".", not starting with "." or "-"'
@@ -128,7 +128,7 @@ def check_axes(letters: str) -> str:
     return letters
 
 
-def check_channels(channels: Channels) -> Channels:
+def check_channels(channels: ChannelLists) -> ChannelLists:
     """Return numbers of channels, or lists of them, with no number twice in a list.
 
     Raises:
@@ -141,7 +141,7 @@ def check_channels(channels: Channels) -> Channels:
     return channels
 
 
-def check_index(index: dict[str, Value]) -> dict[str, Value]:
+def check_index(index: dict[str, KeyValue]) -> dict[str, KeyValue]:
     """Return positions by axis, the axes by the name that they have here.
 
     Raises:

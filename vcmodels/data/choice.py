@@ -37,7 +37,7 @@ LEAST_RANGE = 50
 """Hounsfield units between dark and bright; what spans less was divided since."""
 _GROUPS = 2
 
-Figures = Mapping[str, Sequence[tuple[float, float]]]
+VolumeMoments = Mapping[str, Sequence[tuple[float, float]]]
 """By volume, the mean and standard deviation of each channel."""
 
 
@@ -47,12 +47,12 @@ class Choice:
 
     per: Literal["global", "volume"]
     reason: str
-    figures: Figures
+    figures: VolumeMoments
     calibration: str | None
     """What shows that all intensities are calibrated."""
 
     @classmethod
-    def of(cls, figures: Figures, calibration: str | None) -> "Choice":
+    def of(cls, figures: VolumeMoments, calibration: str | None) -> "Choice":
         """The choice for these training volumes."""
         if calibration is not None:
             return cls("global", f"Hounsfield units ({calibration})", figures, calibration)

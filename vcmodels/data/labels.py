@@ -16,7 +16,7 @@ from vcmodels.fields.distance import Labelled, inner
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Target
-from vcmodels.targets.stored import Comparison, LabelError, known, refuse_first
+from vcmodels.targets.stored import ForegroundRule, LabelError, known, refuse_first
 from vcmodels.volumes import Volume
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -176,7 +176,7 @@ def widest_margin(targets: Iterable[Target], spacing: Spacing) -> Shape:
 
 
 def read_ids(
-    stored: np.ndarray, ignored: Sequence[int], foreground: Comparison | None = None
+    stored: np.ndarray, ignored: Sequence[int], foreground: ForegroundRule | None = None
 ) -> Arrays:
     """A mask or instance ids as whole numbers that are exact in float32, 0 where not valid.
 

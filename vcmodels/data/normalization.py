@@ -182,7 +182,7 @@ def middle(block: Box) -> Box:
 
 
 Per = Literal["global", "volume", "patch"]
-Part = tuple[Sequence[Volume], Box]
+MeasuredPart = tuple[Sequence[Volume], Box]
 """The arrays of a volume that are stacked as channels, and the part that counts."""
 
 
@@ -231,7 +231,7 @@ class Normalization:
             result[...] = _scaled(channel.astype(exact), self.scheme, stat)
         return _without_nan(out) if image.dtype.kind == "f" else out
 
-    def of_parts(self, parts: Sequence[Part]) -> VolumeStatistics:
+    def of_parts(self, parts: Sequence[MeasuredPart]) -> VolumeStatistics:
         """Statistics of several regions together, as `of_volume`."""
         measured = [measure_channels(inputs, box) for inputs, box in parts]
         if len(measured) == 1:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.volumes.content import content_of, difference
 
-Record = list[dict[str, Any]]
+DataRecord = list[dict[str, Any]]
 """JSON values: of each volume its name, key, spacing, and the content of each of its arrays."""
 
 
@@ -24,7 +24,7 @@ class Change(NamedTuple):
     """Whether a training can go on with it: it has as many voxels and channels as before."""
 
 
-def record_of(volumes: Sequence[TaskVolume]) -> Record:
+def record_of(volumes: Sequence[TaskVolume]) -> DataRecord:
     """What the volumes hold now; parts of one volume count once.
 
     Raises:
@@ -39,7 +39,7 @@ def _whole(volumes: Sequence[TaskVolume]) -> list[TaskVolume]:
     return list({id(volume.inputs): volume for volume in reversed(volumes)}.values())[::-1]
 
 
-def identity_of(record: Record) -> str:
+def identity_of(record: DataRecord) -> str:
     """A sha256 of what the arrays hold, wherever they are and whenever they were written."""
     fleeting = ("location", "stamps", "stamps_sha256")
     held = [
@@ -52,7 +52,7 @@ def identity_of(record: Record) -> str:
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
-def changes(before: Sequence[Any], now: Record) -> Iterator[Change]:
+def changes(before: Sequence[Any], now: DataRecord) -> Iterator[Change]:
     """The arrays that differ, volume by volume in their order.
 
     Args:
@@ -86,7 +86,7 @@ def _difference(was: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     return difference(was, found)
 
 
-def count_moved(before: Sequence[Any], now: Record) -> int:
+def count_moved(before: Sequence[Any], now: DataRecord) -> int:
     """How many arrays are other files than before, of records of the same content."""
     return sum(
         old["arrays"][name].get("stamps_sha256") != found["stamps_sha256"]

@@ -134,16 +134,16 @@ def _is_level(place: str) -> bool:
     return False
 
 
-Candidates = list[tuple[int, Volume]]
+CopyCandidates = list[tuple[int, Volume]]
 """Arrays of one shape, each with the number of its scan."""
 
 
-def _copies(candidates: Candidates) -> Iterator[set[int]]:
+def _copies(candidates: CopyCandidates) -> Iterator[set[int]]:
     """The numbers of scans whose arrays have the same values."""
     groups = [(candidates, False)]  # with whether a box was seen that tells scans apart
     with ThreadPoolExecutor(READERS) as pool:
         for window in _windows(candidates[0][1]):
-            parts: list[tuple[Candidates, bool]] = []
+            parts: list[tuple[CopyCandidates, bool]] = []
             for group, is_told in groups:
                 values = list(pool.map(lambda one, box=window: _values(one[1], box), group))
                 for value in set(values) - {b""}:

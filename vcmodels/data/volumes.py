@@ -20,7 +20,7 @@ from vcmodels.models import AnyModel
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget, BinaryTarget
 from vcmodels.targets.base import Target
-from vcmodels.targets.stored import Comparison
+from vcmodels.targets.stored import ForegroundRule
 from vcmodels.volumes import Volume, expand_location, expand_pattern
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
@@ -97,7 +97,7 @@ class TaskVolume:
     """Volumes of one group are all on one side of a split."""
     ref_ignored: tuple[int, ...] = ()
     """Stored values of `ref` that count as unlabelled, besides 0."""
-    ref_foreground: Comparison | None = None
+    ref_foreground: ForegroundRule | None = None
     """Which other values of `ref` are labelled; all when None."""
     scan: int = -1
     """Equal for volumes that show the same voxels where they meet, see `scans`."""

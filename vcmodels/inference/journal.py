@@ -31,12 +31,12 @@ Manifest = dict[str, Any]
 """JSON values by dotted key: all that determines the voxels of the result."""
 
 
-Measure = Callable[[Box, str], tuple[int, int] | None]
+StoredSize = Callable[[Box, str], tuple[int, int] | None]
 """How many files a box of an array has, and their bytes; None where that is not to be had."""
 
 
 @dataclass(frozen=True)
-class Note:
+class JournalLine:
     """One line of the journal."""
 
     box: Box
@@ -46,7 +46,7 @@ class Note:
     """What was measured when it was written; older journals have nothing."""
 
     @classmethod
-    def of(cls, line: bytes) -> "Note":
+    def of(cls, line: bytes) -> "JournalLine":
         """Read a line; raises ValueError or TypeError where it is damaged."""
         start, end, *more = json.loads(line)
         array, *stored = more or [""]
@@ -72,7 +72,7 @@ class Journal:
         self,
         root: Place,
         check: Callable[[], None] = lambda: None,
-        measure: Measure = lambda _box, _array: None,
+        measure: StoredSize = lambda _box, _array: None,
     ) -> None:
         self.folder, self.check, self.measure = root / FOLDER, check, measure
         self._mine = ""
@@ -138,13 +138,13 @@ class Journal:
             }
         )
 
-    def drop_lost(self) -> list[Note]:
+    def drop_lost(self) -> list[JournalLine]:
         """Take out what is not stored any more as it was noted, and return it.
 
         Raises:
             OutputError: a file is damaged.
         """
-        found: list[Note] = []
+        found: list[JournalLine] = []
         for name in self._files():
             notes = self._notes(name)
             lost = [n for n in notes if n.stored and self.measure(n.box, n.array) != n.stored]
@@ -166,7 +166,7 @@ class Journal:
         if not self._mine or len(self._lines) >= LINES:
             # Two that replace one file would lose each other's lines.
             self._mine, self._lines = f"done-{uuid.uuid4().hex}.jsonl", []
-        self._lines += [Note(box, array, self.measure(box, array)).line() for box in boxes]
+        self._lines += [JournalLine(box, array, self.measure(box, array)).line() for box in boxes]
         self.folder.write(self._mine, "".join(self._lines).encode())
 
     def remove(self) -> None:
@@ -178,9 +178,9 @@ class Journal:
         self.folder.delete(_MANIFEST)
         self.folder.prune()
 
-    def _notes(self, name: str) -> list[Note]:
+    def _notes(self, name: str) -> list[JournalLine]:
         try:
-            return [Note.of(line) for line in self.folder.read(name).splitlines()]
+            return [JournalLine.of(line) for line in self.folder.read(name).splitlines()]
         except (ValueError, TypeError, RecursionError) as error:
             place = str(self.folder / name)
             raise OutputError(place, f"is damaged ({error})", VERIFY) from error

@@ -20,7 +20,7 @@ from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape, coarse_extent
 from vcmodels.geometry.grid import PatchGrid
-from vcmodels.inference.journal import Manifest, Measure, digest
+from vcmodels.inference.journal import Manifest, StoredSize, digest
 from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask
 from vcmodels.inference.writing import Output
@@ -30,7 +30,7 @@ from vcmodels.volumes import (
     OME,
     Description,
     Grid,
-    Member,
+    ListedImage,
     Place,
     Storage,
     Volume,
@@ -122,7 +122,7 @@ class Layout:
         z, y, x = (now // before for now, before in pairs)
         return z, y, x
 
-    def measure(self, targets: Iterable[str]) -> Measure:
+    def measure(self, targets: Iterable[str]) -> StoredSize:
         """What says how much of a box is on the disk: of level 0 of all targets, or of one array."""
         if is_remote(str(self.root)):  # would be a request for each chunk
             return lambda _box, _array: None
@@ -215,7 +215,7 @@ class Layout:
             return
         grid = Grid(self.spacing, self.offset, self.unit)
         members = [
-            Member(name, self.extent, one.output_channels(self.dtype) or 1, self.dtype, grid)
+            ListedImage(name, self.extent, one.output_channels(self.dtype) or 1, self.dtype, grid)
             for name, one in targets.items()
         ]
         write_collection(str(self.root), members, {KEY: value}, zarr_format=self.zarr_format)

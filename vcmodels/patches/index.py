@@ -17,8 +17,8 @@ from math import gcd, prod
 import numpy as np
 
 from vcmodels.geometry.boxes import Box, Shape, divide, triple, unit_box, units_touching
-from vcmodels.targets.census import FEW, Figures
-from vcmodels.targets.stored import Comparison, countable
+from vcmodels.targets.census import FEW, ValueFigures
+from vcmodels.targets.stored import ForegroundRule, countable
 from vcmodels.volumes import Volume
 
 MOST_VALUES = 64
@@ -41,7 +41,7 @@ class Cells:
     """(3, *cells) uint16: per axis, bit i is set when plane i of the cell holds a label."""
     counts: dict[int, np.ndarray] = field(default_factory=dict)
     """(*cells) uint16 by stored value, 0 left out: voxels with it. `UNCOUNTED`: see there."""
-    figures: Figures | None = None
+    figures: ValueFigures | None = None
     """Of the voxels that are counted together; None where there are none."""
 
     @classmethod
@@ -84,7 +84,7 @@ def cells_of(
     start: Shape,
     cell: Shape,
     ignore: Sequence[int],
-    foreground: Comparison | None = None,
+    foreground: ForegroundRule | None = None,
 ) -> Cells:
     """The cells that a piece of a label touches, counting only its voxels.
 
@@ -114,7 +114,7 @@ def cells_of(
 
     masks, figures = value_masks(stored), None
     if masks is None or len(masks) > FEW:
-        figures = Figures.of(stored, ignore, is_counted=masks is not None)
+        figures = ValueFigures.of(stored, ignore, is_counted=masks is not None)
     if masks is None:
         mask = labelled_voxels(stored, ignore, foreground)
         masks = {UNCOUNTED: mask} if mask.any() else {}
@@ -132,7 +132,7 @@ def cells_of(
     return Cells(box, planes, counts, figures)
 
 
-def is_labelled(value: int, ignore: Sequence[int], foreground: Comparison | None) -> bool:
+def is_labelled(value: int, ignore: Sequence[int], foreground: ForegroundRule | None) -> bool:
     """Whether voxels that are counted under a value are labelled."""
     if value == UNCOUNTED:  # those are counted where they are
         return True
@@ -140,7 +140,7 @@ def is_labelled(value: int, ignore: Sequence[int], foreground: Comparison | None
 
 
 def labelled_voxels(
-    stored: np.ndarray, ignore: Sequence[int], foreground: Comparison | None
+    stored: np.ndarray, ignore: Sequence[int], foreground: ForegroundRule | None
 ) -> np.ndarray:
     """Where a label is labelled: (S, Z, Y, X) -> (Z, Y, X) bool."""
     mask = countable(stored, ignore, only_on_label=True)[0]
@@ -254,7 +254,7 @@ class IndexPlan:
     """Stored values that count as unlabelled, besides 0; ascending."""
     unit: Shape
     """Voxels of a storage unit of the label."""
-    foreground: Comparison | None = None
+    foreground: ForegroundRule | None = None
     """Which of the other values are labelled; all when None."""
 
     @classmethod
@@ -264,7 +264,7 @@ class IndexPlan:
         region: Box,
         cell: Shape,
         ignore: Iterable[int] = (),
-        foreground: Comparison | None = None,
+        foreground: ForegroundRule | None = None,
     ) -> "IndexPlan":
         """The plan for a label; the region lies inside of it."""
         return cls(region, cell, tuple(sorted(set(ignore))), volume.storage_unit, foreground)
@@ -327,10 +327,10 @@ class LabelIndex:
         return None if UNCOUNTED in found else sorted(filter(self.plan.is_labelled, found))
 
     @property
-    def figures(self) -> Figures:
+    def figures(self) -> ValueFigures:
         """Of the voxels that are not counted one by one."""
         found = [cells.figures for cells in self.bricks.values() if cells.figures is not None]
-        return sum(found, Figures())
+        return sum(found, ValueFigures())
 
     def occupied(self, within: Box) -> Box:
         """The smallest box of cells that holds all bricks' cells in a box of cells."""

@@ -31,8 +31,8 @@ from vcmodels.patches.index import (
 )
 from vcmodels.patches.index_store import IndexStore
 from vcmodels.reporting import Advance, Reporter
-from vcmodels.targets.census import Figures
-from vcmodels.targets.stored import Comparison
+from vcmodels.targets.census import ValueFigures
+from vcmodels.targets.stored import ForegroundRule
 from vcmodels.volumes import Volume, is_remote
 from vcmodels.volumes.remote import StoredFile
 
@@ -219,7 +219,7 @@ def _limited(cells: Cells, plan: IndexPlan) -> Cells:
         if plan.is_labelled(value):
             labelled += counts
     counted = {v: int(n.sum(dtype=np.int64)) for v, n in cells.counts.items() if v != UNCOUNTED}
-    figures = (cells.figures or Figures()) + Figures.counted(counted, plan.ignore)
+    figures = (cells.figures or ValueFigures()) + ValueFigures.counted(counted, plan.ignore)
     return Cells(cells.box, cells.planes, {UNCOUNTED: labelled}, figures)
 
 
@@ -247,7 +247,7 @@ class Wanted:
     """The part of the frame that is asked about."""
     cell: Shape
     ignore: tuple[int, ...] = ()
-    foreground: Comparison | None = None
+    foreground: ForegroundRule | None = None
     """Which of the other values are labelled; all when None."""
     most: int | None = None
     """Voxels to decode at most, see `index_label`; all if None."""

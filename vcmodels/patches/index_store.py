@@ -19,7 +19,7 @@ import numpy as np
 from vcmodels.errors import VcmodelsError
 from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.patches.index import MOST_VALUES, UNCOUNTED, Cells, IndexPlan
-from vcmodels.targets.census import WIDTH, Figures
+from vcmodels.targets.census import WIDTH, ValueFigures
 from vcmodels.volumes import ChunkError, Storage, Volume, WritableArray, create_array, open_volume
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.remote import StoredFile
@@ -103,11 +103,11 @@ class IndexStore:
             return None
         return cells if digest == self._digest(cells, files) else None
 
-    def _figures(self, brick: Shape) -> Figures | None:
+    def _figures(self, brick: Shape) -> ValueFigures | None:
         """The figures of a brick, if any are stored."""
         if not (self.path / _FIGURES).exists():
             return None
-        return Figures.from_array(self._reader(_FIGURES).read(self._seal_place(brick)).ravel())
+        return ValueFigures.from_array(self._reader(_FIGURES).read(self._seal_place(brick)).ravel())
 
     def save(self, brick: Shape, cells: Cells, files: Sequence[StoredFile]) -> None:
         """Keep a brick, so that a kill loses at most the one that is being made.

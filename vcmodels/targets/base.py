@@ -53,7 +53,7 @@ from vcmodels.targets.census import (
     mask_suspects,
     unstorable,
 )
-from vcmodels.targets.stored import Comparison, StoredTarget
+from vcmodels.targets.stored import ForegroundRule, StoredTarget
 
 Interpolation = Literal["nearest", "linear"]
 
@@ -192,7 +192,7 @@ class Target(Scoring, StoredTarget):
     @classmethod
     def _check_foreground(cls, text: str | None) -> str | None:
         if text is not None:
-            Comparison.parse(text)
+            ForegroundRule.parse(text)
         return text
 
     @field_validator("loss_only_on_label", "label_smoothing", "dilate_label")
@@ -221,12 +221,12 @@ class Target(Scoring, StoredTarget):
         return tuple(values) if isinstance(values, list) else () if values is None else (values,)
 
     @property
-    def comparison(self) -> Comparison | None:
+    def comparison(self) -> ForegroundRule | None:
         """What `foreground` states."""
-        return None if self.foreground is None else Comparison.parse(self.foreground)
+        return None if self.foreground is None else ForegroundRule.parse(self.foreground)
 
     @property
-    def annotated(self) -> Comparison | None:
+    def annotated(self) -> ForegroundRule | None:
         """Which stored values mark what patches are chosen for; None: all but 0 and the ignored.
 
         That is the foreground, unless 0 is part of it, or is ignored: then every other value is an

@@ -13,7 +13,7 @@ import numpy as np
 from vcmodels.geometry.boxes import triple
 from vcmodels.targets.stored import any_channel, known
 
-Counts = tuple[int, int, int]
+ValueCounts = tuple[int, int, int]
 
 FEW = 20
 """Values that a label of masks or classes has at most; with more it may be a probability or ids."""
@@ -29,7 +29,7 @@ SENTINELS = frozenset({-1, -99, -100, -128, -999, -1000, -9999, -32768, 127, 255
 
 
 @dataclass(frozen=True)
-class Figures:
+class ValueFigures:
     """Of voxels that are not zero in all channels: numbers that add up over pieces of a label."""
 
     voxels: int = 0
@@ -42,9 +42,9 @@ class Figures:
     low: float = np.inf
     """The least value of those that are not ignored."""
     high: float = -np.inf
-    pairs: Counts = (0, 0, 0)
+    pairs: ValueCounts = (0, 0, 0)
     """Along z, y, x, neighbours with values far from both ends of a dtype of 8 or 16 bits."""
-    equal: Counts = (0, 0, 0)
+    equal: ValueCounts = (0, 0, 0)
     """Of these, those with one value: ids have many along each axis, probabilities few along one."""
     constants: Mapping[float, int] | None = None
     """Voxels of the values, the same in all channels, that are held most often."""
@@ -93,13 +93,13 @@ class Figures:
             constants=_most(counts, ignored),
         )
 
-    def __add__(self, other: "Figures") -> "Figures":
+    def __add__(self, other: "ValueFigures") -> "ValueFigures":
         """Of both."""
         both = dict(self.constants or {})
         for value, count in (other.constants or {}).items():
             both[value] = both.get(value, 0) + count
         samples = [part for part in (self.sample, other.sample) if part is not None]
-        return Figures(
+        return ValueFigures(
             self.voxels + other.voxels,
             self.ignored + other.ignored,
             self.unknown + other.unknown,
@@ -180,7 +180,7 @@ def _paired(length: int, pairs: int) -> np.ndarray:
     return np.unique(np.stack([first, first + 1], axis=1), axis=0).ravel()
 
 
-def _pairs(stored: np.ndarray, valid: np.ndarray) -> tuple[Counts, Counts]:
+def _pairs(stored: np.ndarray, valid: np.ndarray) -> tuple[ValueCounts, ValueCounts]:
     """Along z, y, x, neighbours that are both far from the ends of the dtype; those that are equal."""
     most = _full_scale(stored)
     if most is None:
@@ -204,7 +204,7 @@ def _full_scale(stored: np.ndarray) -> int | None:
     return 255 if 1 < high <= 255 else 65535 if 255 < high <= 65535 else None
 
 
-def _sum(one: Counts, other: Counts) -> Counts:
+def _sum(one: ValueCounts, other: ValueCounts) -> ValueCounts:
     return triple(a + b for a, b in zip(one, other, strict=True))
 
 
@@ -252,7 +252,7 @@ class Census:
     """Voxels by value, 0 and ignored ones too; those that are counted one by one."""
     together: int
     """Labelled voxels that are not."""
-    figures: Figures
+    figures: ValueFigures
     """Of these; and of some others, but for the numbers of voxels."""
     is_whole: bool
     """Whether all that is stored was looked at."""

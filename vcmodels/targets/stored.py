@@ -95,7 +95,7 @@ _COMPARISON = re.compile(rf"\s*(>=|<=|==|!=|>|<)\s*({_NUMBER}(?:\s*,\s*{_NUMBER}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ForegroundRule:
     """Which stored values are foreground: `>= 0.5`, `== 1, 3`."""
 
     sign: str
@@ -104,7 +104,7 @@ class Comparison:
     """What values are compared with; several for == and != only, where each is one of the values."""
 
     @classmethod
-    def parse(cls, text: str) -> "Comparison":
+    def parse(cls, text: str) -> "ForegroundRule":
         """The comparison that a text states.
 
         Raises:

@@ -30,7 +30,7 @@ from vcmodels.config.load import fill_normalization
 from vcmodels.config.messages import as_object
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.normalization import Normalization, contradiction
-from vcmodels.data.record import Change, Record, changes, count_moved, record_of, with_names
+from vcmodels.data.record import Change, DataRecord, changes, count_moved, record_of, with_names
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
@@ -287,7 +287,7 @@ class KnownData:
 
     volumes: Sequence[TaskVolume]
     """By the names that the run knows them by."""
-    record: Record
+    record: DataRecord
     accepted: list[str]
     """What has changed, in words, and is trained on all the same."""
 

@@ -2,7 +2,7 @@
 
 from vcmodels.volumes.axes import AS_STORED, ChannelAxis, Reading
 from vcmodels.volumes.backend import Storage
-from vcmodels.volumes.collection import OME, Member, read_members, write_collection
+from vcmodels.volumes.collection import OME, ListedImage, read_members, write_collection
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
 from vcmodels.volumes.multiscale import Blocks, Pyramid, write_volume
 from vcmodels.volumes.nodes import MetadataError, group_attributes
@@ -30,8 +30,8 @@ __all__ = [
     "ChunkError",
     "Description",
     "Grid",
+    "ListedImage",
     "LocalPlace",
-    "Member",
     "MetadataError",
     "ObjectPlace",
     "Place",

@@ -10,7 +10,7 @@ import numpy as np
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 
-Value = TypeVar("Value")
+AxisValue = TypeVar("AxisValue")
 ChannelAxis = Literal["first", "last"]
 Channels = int | Literal["any"] | None
 Names = tuple[str, ...]
@@ -110,7 +110,7 @@ class AxisMap:
         """What is read of the axes of a name, of those that are neither spatial nor of channels."""
         return {at for axis, at in self.fixed if self.names[axis] == name}
 
-    def of(self, values: Sequence[Value]) -> tuple[Value, Value, Value]:
+    def of(self, values: Sequence[AxisValue]) -> tuple[AxisValue, AxisValue, AxisValue]:
         """The three of one value for each stored axis that are along z, y and x."""
         return triple(values[axis] for axis in self.spatial)
 

@@ -30,7 +30,7 @@ _SYMBOLS = {
 
 
 @dataclass(frozen=True)
-class Member:
+class ListedImage:
     """One image of a collection."""
 
     path: str
@@ -43,7 +43,7 @@ class Member:
 
 def write_collection(
     location: str,
-    members: Sequence[Member],
+    members: Sequence[ListedImage],
     attributes: Mapping[str, Any],
     *,
     zarr_format: ZarrFormat = 2,
@@ -74,7 +74,7 @@ def _said(attributes: Mapping[str, Any], zarr_format: ZarrFormat) -> dict[str, A
     return dict(attributes) if zarr_format == 2 else {"ome": {"version": "0.5", **attributes}}
 
 
-def _xml(members: Sequence[Member]) -> bytes:
+def _xml(members: Sequence[ListedImage]) -> bytes:
     root = ElementTree.Element("OME", {"xmlns": _SCHEMA})
     for member in members:
         image = ElementTree.SubElement(
@@ -89,7 +89,7 @@ def _xml(members: Sequence[Member]) -> bytes:
     return ElementTree.tostring(root, "utf-8", xml_declaration=True)
 
 
-def _pixels(member: Member) -> dict[str, str]:
+def _pixels(member: ListedImage) -> dict[str, str]:
     sizes = dict(zip("ZYX", member.extent, strict=True)) | {"C": member.channels, "T": 1}
     symbol = _SYMBOLS.get(member.grid.unit or "")
     lengths = dict(zip("ZYX", member.grid.spacing, strict=True)) if symbol else {}

@@ -13,7 +13,7 @@ from vcmodels.errors import VolumeError
 from vcmodels.volumes.axes import Names, axis_name
 from vcmodels.volumes.location import join, parent
 from vcmodels.volumes.nodes import Node, read_node
-from vcmodels.volumes.spacing import Lengths, numbers, shown
+from vcmodels.volumes.spacing import AxisLengths, numbers, shown
 
 _GROUPS_ABOVE = 3
 _CLASSIC: Names = ("t", "c", "z", "y", "x")
@@ -27,7 +27,7 @@ class Told:
 
     names: tuple[tuple[str, Names], ...] = ()
     """Names of its axes, after the place where they are."""
-    lengths: tuple[Lengths, ...] = ()
+    lengths: tuple[AxisLengths, ...] = ()
     """Voxel sizes, those of OME-Zarr first."""
     channels: int | None = None
     """How many channels `omero` lists."""
@@ -70,7 +70,7 @@ class Multiscale:
 
     place: str
     axes: Names
-    levels: tuple[tuple[str, Lengths], ...]
+    levels: tuple[tuple[str, AxisLengths], ...]
 
     def told(self, level: int, channels: int | None) -> Told:
         """What it says of a level."""
@@ -87,7 +87,7 @@ def read_multiscale(attributes: Mapping[str, Any]) -> Multiscale | None:
         return None
     entry = cast("dict[str, Any]", entries[0])
     axes, units = _axes(entry)
-    levels: list[tuple[str, Lengths]] = []
+    levels: list[tuple[str, AxisLengths]] = []
     for dataset in _dicts(entry.get("datasets")):
         path = dataset.get("path")
         if isinstance(path, str):
@@ -168,30 +168,30 @@ def _matching_level(group: Node, path: str) -> Told:
     return Told()
 
 
-def _attributes(node: Node) -> list[Lengths]:
+def _attributes(node: Node) -> list[AxisLengths]:
     """Voxel sizes outside of OME-Zarr, those that are sure of their order first.
 
     `transform` (COSEM), `resolution` (Janelia) and `voxel_size` (funlib) are in the order of the
     array, `pixelResolution` (N5) is x, y, z; of `spacing` nobody knows.
     """
-    given, found = node.attributes, list[Lengths]()
+    given, found = node.attributes, list[AxisLengths]()
     unit = next((given[k] for k in ("units", "unit", "voxel_unit") if given.get(k)), None)
     if isinstance(transform := given.get("transform"), dict):
         fields = cast("dict[str, Any]", transform)
         said = (fields.get(name) for name in ("scale", "translate", "units"))
         sizes, shift, units = map(_reversed, said) if fields.get("order") == "F" else said
-        found.append(Lengths("transform", sizes, shift, units))
+        found.append(AxisLengths("transform", sizes, shift, units))
     for name in ("resolution", "voxel_size"):
         if name in given:
-            found.append(Lengths(name, given[name], given.get("offset"), unit))
+            found.append(AxisLengths(name, given[name], given.get("offset"), unit))
     if (pixel := given.get("pixelResolution")) is not None:
         fields = cast("dict[str, Any]", pixel) if isinstance(pixel, dict) else {"dimensions": pixel}
         sizes, own = fields.get("dimensions"), fields.get("unit")
-        found.append(Lengths("pixelResolution", sizes, None, own or unit, ("x", "y", "z")))
+        found.append(AxisLengths("pixelResolution", sizes, None, own or unit, ("x", "y", "z")))
     if (sizes := given.get("spacing")) is not None:
         is_even = len({*map(str, _list(sizes))}) < 2
         problem = "" if is_even else f"{shown(sizes)} may be z, y, x or x, y, z"
-        found.append(Lengths("attribute spacing", sizes, None, unit, problem=problem))
+        found.append(AxisLengths("attribute spacing", sizes, None, unit, problem=problem))
     return found
 
 
@@ -252,7 +252,7 @@ def _steps(holder: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _lengths(steps: Sequence[Mapping[str, Any]], units: tuple[object, ...]) -> Lengths:
+def _lengths(steps: Sequence[Mapping[str, Any]], units: tuple[object, ...]) -> AxisLengths:
     """One scale and one translation that do what the transformations do in turn."""
     scale: tuple[float, ...] | None = None
     shift: tuple[float, ...] | None = None
@@ -265,16 +265,16 @@ def _lengths(steps: Sequence[Mapping[str, Any]], units: tuple[object, ...]) -> L
         before = scale if kind == "scale" else shift
         if kind not in ("scale", "translation") or values is None:
             what = shown(f"{kind} {step.get(str(kind), step.get('path', ''))}")
-            return Lengths("multiscales", None, None, said, problem=f"{what} is not understood")
+            return AxisLengths("multiscales", None, None, said, problem=f"{what} is not understood")
         if before is not None and len(before) != len(values):
             problem = f"transformations of {len(before)} and of {len(values)} axes"
-            return Lengths("multiscales", None, None, said, problem=problem)
+            return AxisLengths("multiscales", None, None, said, problem=problem)
         if kind == "scale":
             scale = _pairwise(scale, values, product=True)
             shift = _pairwise(shift, values, product=True) if shift else None
         else:
             shift = _pairwise(shift, values, product=False)
-    return Lengths("multiscales", scale, shift, said)
+    return AxisLengths("multiscales", scale, shift, said)
 
 
 def _pairwise(

@@ -48,7 +48,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class AxisLengths:
     """What one place of a store says about voxel size and position, as it is there."""
 
     place: str
@@ -94,7 +94,7 @@ class Lengths:
         return Grid(sizes, shift, unit, is_known=is_known, notes=tuple(notes))
 
 
-def first_of(candidates: Sequence[Lengths], axes: AxisMap) -> Grid:
+def first_of(candidates: Sequence[AxisLengths], axes: AxisMap) -> Grid:
     """The grid of the first place that says the voxel size, with a note where another one differs."""
     grids = [one.grid(axes) for one in candidates]
     known = [n for n, grid in enumerate(grids) if grid.is_known]
@@ -147,7 +147,7 @@ def from_coordinates(
         # 12 digits: (0.3 - 0.1) / 2 is no 0.1
         steps.append(float(f"{(one[0][-1] - one[0][0]) / (shape[axis] - 1):.12g}"))
     shift, units = zip(*((one[0][0], one[1]) for one in found if one), strict=True)
-    return Lengths("coordinates", steps, shift, units, ("z", "y", "x")).grid(axes)
+    return AxisLengths("coordinates", steps, shift, units, ("z", "y", "x")).grid(axes)
 
 
 def _coordinate_problem(one: Coordinates | None, length: int) -> str:
