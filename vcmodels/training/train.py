@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ from vcmodels.training.other_folds import (
     require_same_data,
     siblings,
 )
-from vcmodels.training.progress import smaller_steps
+from vcmodels.training.progress import Counters, smaller_steps
 from vcmodels.training.run_folder import RunFolder, resolved_task
 from vcmodels.training.start import (
     KnownData,
@@ -236,17 +237,14 @@ def train(
             return 0
 
         reporter.say(describe_device(device))
-        accepts = accept_changed_data
-        resolved, data = world.once(
-            lambda: open_run(task, origin, device, world, reporter, accepts=accepts)
-        )
+        open_it = partial(open_run, task, origin, device, world, reporter)
+        resolved, data = world.once(lambda: open_it(accepts=accept_changed_data))
         document = resolved.task.to_json()
         learner = build_learner(resolved, device, world)
         # Nearly all that may be refused is above.
         counters = start(learner, origin, document, reporter)
-        if origin.resumed is not None and counters.epoch and not run.best.exists():
-            reporter.say(f"{run.best.name} is gone: the best from here on is kept")
-            counters.best = math.inf
+        if origin.resumed is not None:
+            forget_lost_best(run, counters, reporter)
         world.require_same((learner.step, origin.source and origin.source.sha256), "the checkpoint")
         if world.is_first and origin.resumed is None:
             begin_anew(run, reporter, restart=restart)
@@ -270,19 +268,33 @@ def train(
         facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
         feed = Feed(training, validation, learner.settings, device, world, batch)
         held.callback(feed.close)
-        if origin.continued is not None and origin.continued.state.get("split") == facts["split"]:
-            feed.restore(origin.continued.state, str(origin.continued.path))
-        if feed.validation_batch < learner.settings.batch_size:
-            reporter.say(
-                f"validation in batches of {feed.validation_batch} patches: one with larger "
-                "ones did not come to its end"
-            )
+        restore_feed(feed, origin.continued, facts["split"], reporter)
         # Lines of the log are of whole epochs: one that was cut off is reported once more.
         reported = counters.epoch * learner.settings.max_steps_per_epoch
         reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir}")
         with shown_on(resolved, run.log, learner, reported, reporter) as board:
             loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
             return loop.train()
+
+
+def forget_lost_best(run: Run, counters: Counters, reporter: Reporter) -> None:
+    """Where the best checkpoint was deleted, let the next one be the best."""
+    if counters.epoch and not run.best.exists():
+        reporter.say(f"{run.best.name} is gone: the best from here on is kept")
+        counters.best = math.inf
+
+
+def restore_feed(
+    feed: Feed, continued: Checkpoint | None, split: object, reporter: Reporter
+) -> None:
+    """Bring a feed to where its run was, and say if it validates with fewer patches at a time."""
+    if continued is not None and continued.state.get("split") == split:
+        feed.restore(continued.state, str(continued.path))
+    if feed.validation_batch < feed.settings.batch_size:
+        reporter.say(
+            f"validation in batches of {feed.validation_batch} patches: one with larger "
+            "ones did not come to its end"
+        )
 
 
 def untrained(run: Run) -> str:
