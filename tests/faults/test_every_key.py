@@ -64,6 +64,8 @@ MANNER = {
 """Keys by which the same result is reached in another manner, or not at all here."""
 FIXED = {"kind", "name", "input", "labels", "targets", "volume_paths", "channels"}
 """What makes another task of a task."""
+ALREADY = {"normals": {"loss_only_on_label"}}
+"""Keys that ask for what a kind does in any case: a vector of zeros is no label."""
 VALUES: dict[str, list[Any]] = {
     "tr_params.model_name": ["other"],
     "tr_params.folds": [{"count": 2, "index": 0}],
@@ -84,7 +86,7 @@ VALUES: dict[str, list[Any]] = {
     "inference_params.bbox": [[[0, 16], [0, 40], [8, 40]]],
     "inference_params.checkpoint_path": ["absent.pth"],
     "dataset_config.normalization": ["minmax"],
-    "dataset_config.sampling": [{"foreground": 0.9, "label": "sheet"}],
+    "dataset_config.sampling": [{"foreground": 1.0, "label": "sheet", "classes": {"1": 1.0}}],
     "dataset_config.volume_paths.0.ref_label": [None, "normals"],
     "dataset_config.volume_paths.0.bbox": [[[0, 24], [0, 40], [8, 40]]],
     "dataset_config.volume_paths.0.pseudo": [{"sheet": 0.5}],
@@ -268,7 +270,8 @@ class Flip:
 
     def document(self, store: str) -> dict[str, Any]:
         if self.scene in BLOCKS:
-            return base(store, {"t": copy.deepcopy(BLOCKS[self.scene])})
+            augment = [{"name": "affine", "p": 1.0}] if "label_interpolation" in self.path else []
+            return base(store, {"t": copy.deepcopy(BLOCKS[self.scene])}, augment=augment)
         document = base(store, {"sheet": BLOCKS["binary"], "normals": BLOCKS["normals"]})
         if self.scene != "task":
             document["augment"] = [{"name": self.scene, "p": 1.0}]
@@ -302,7 +305,11 @@ def flips() -> Iterator[Flip]:
         else:
             places = []
         for scene, place in places:
-            skipped = FIXED | MANNER.get(str(place[0]) if len(place) == 1 else "", set())
+            skipped = (
+                FIXED
+                | ALREADY.get(scene, set())
+                | MANNER.get(str(place[0]) if len(place) == 1 else "", set())
+            )
             open_keys = {k: s for k, s in keys.items() if k not in skipped and "const" not in s}
             yield from (Flip(scene, (*place, key), s) for key, s in open_keys.items())
 
@@ -316,10 +323,10 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(scope="session")
 def seen_of(store, tmp_path_factory):
     """The outcome of a scene as it is; each is run once."""
-    known: dict[tuple[str, bool], Seen] = {}
+    known: dict[tuple[str, bool, bool], Seen] = {}
 
     def look(flip: Flip, checkpoint: str | None) -> Seen:
-        key = (flip.scene, checkpoint is None)
+        key = (flip.scene, checkpoint is None, "label_interpolation" in flip.path)
         if key not in known:
             folder = tmp_path_factory.mktemp("base")
             known[key] = outcome(flip.document(store), folder, checkpoint)

@@ -1,6 +1,6 @@
 """How the keys of a volume entry, or of `inference_params`, say that arrays are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from vcmodels.config.messages import Fault, KeyPath, listed
@@ -120,6 +120,12 @@ def require_used(keys: ArrayKeys, arrays: Mapping[str, Volume], key: str) -> Non
             others = {name for array in arrays.values() for name in array.axes.names if name}
             remedy = f"the axes are {listed(sorted(others))}: remove it, or name them with axes"
             raise TaskError(f"{key}.index.{axis}", found, remedy)
+
+
+def idle_notes(keys: ArrayKeys, arrays: Iterable[Volume], key: str) -> Iterator[str]:
+    """A line for `channel_axis` where no array has an axis of channels."""
+    if keys.channel_axis is not None and all(array.axes.channel is None for array in arrays):
+        yield f"note: {key}.channel_axis: has no effect: no array has an axis of channels"
 
 
 def require_one_order(arrays: Mapping[str, Volume]) -> None:

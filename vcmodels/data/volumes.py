@@ -9,7 +9,7 @@ from typing import Literal
 
 from vcmodels.config import Task
 from vcmodels.config.messages import fault_at, task_error
-from vcmodels.config.reading import INPUT, open_array, require_one_order, require_used
+from vcmodels.config.reading import INPUT, idle_notes, open_array, require_one_order, require_used
 from vcmodels.config.task import GroupAttribute, PseudoLabel, SplitAttribute, VolumeEntry
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.predictions import PredictedLabel, prediction_notes
@@ -165,6 +165,9 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             name = _unique(_name(entry, place), names)
             found.append(_open(entry, place, name, key, config.targets))
             _report_labels(found[-1], entry, reporter)
+            arrays = (*found[-1].inputs, *found[-1].labels.values())
+            for note in idle_notes(entry, arrays, key):
+                reporter.say(note)
             lacking = [t for t in entry.labels if t not in place.labels]
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
+from vcmodels.config.reading import idle_notes
 from vcmodels.devices import (
     CompiledOrEager,
     choose_amp,
@@ -219,6 +220,8 @@ def make_pipeline(
     first, extent, spacing = networks[0], inputs[0].extent, inputs[0].spacing
     check_networks(networks, targets, params.patch_size)
     check_inputs(inputs, first, reporter)
+    for note in idle_notes(params, inputs, "inference_params"):
+        reporter.say(note)
     specs = output_specs(targets, params)
     # Where the patches lie, and what of the volume is wanted.
     grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
