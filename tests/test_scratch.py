@@ -26,25 +26,32 @@ def semaphores(pid: int) -> list[Path]:
     return list(Path("/dev/shm").glob(f"sem.vcmodels-*-{pid:x}-*"))
 
 
+@pytest.fixture
+def place(monkeypatch):
+    """A folder for temporary files whose name is short enough for sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="semaphores have no files here")
-def test_a_killed_process_is_swept_by_the_next(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    decoys = [tmp_path / "vcmodels-mine", tmp_path / f"vcmodels-1-{2**22 - 1:x}-other"]
+def test_a_killed_process_is_swept_by_the_next(place):
+    decoys = [place / "vcmodels-mine", place / f"vcmodels-1-{2**22 - 1:x}-other"]
     for decoy in decoys:  # of no process, and of another namespace
         decoy.mkdir()
     killed = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     killed.communicate(timeout=100)
-    left = set(tmp_path.iterdir()) - set(decoys)
+    left = set(place.iterdir()) - set(decoys)
     assert len(left) == 2
     assert semaphores(killed.pid)
     with scratch.scratch_folder() as mine:
         scratch.sweep()
-        assert set(tmp_path.iterdir()) == {*decoys, mine}
+        assert set(place.iterdir()) == {*decoys, mine}
     assert not semaphores(killed.pid)
-    assert set(tmp_path.iterdir()) == set(decoys)
+    assert set(place.iterdir()) == set(decoys)
 
 
 def test_a_process_that_lives_keeps_its_folder(tmp_path, monkeypatch):

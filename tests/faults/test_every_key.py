@@ -127,7 +127,9 @@ def store(tmp_path_factory) -> str:
     write_phantom(str(path), shape=SHAPE, seed=0, chunks=(16, 16, 16))
     group = zarr.open_group(path)
     sheet, normals = group["sheet"][:], group["normals"][:]
-    cells = ndimage.label(np.random.default_rng(0).random(SHAPE) < 0.2)[0]
+    seeds = ndimage.label(np.random.default_rng(0).random(SHAPE) < 0.01)[0]
+    far, nearest = ndimage.distance_transform_edt(seeds == 0, return_indices=True)
+    cells = seeds[tuple(nearest)] * (far < 3.5)  # many touch
     for name, values in {
         "cells": cells.astype(np.uint16),
         "sides": np.where(sheet == 1, np.where(normals[2] > 32767, 7, 3), 0).astype(np.uint8),
@@ -271,7 +273,10 @@ class Flip:
     def document(self, store: str) -> dict[str, Any]:
         if self.scene in BLOCKS:
             augment = [{"name": "affine", "p": 1.0}] if "label_interpolation" in self.path else []
-            return base(store, {"t": copy.deepcopy(BLOCKS[self.scene])}, augment=augment)
+            document = base(store, {"t": copy.deepcopy(BLOCKS[self.scene])}, augment=augment)
+            document["dataset_config"]["volume_paths"][0]["spacing"] = [2.0, 1.0, 0.5]
+            document["inference_params"]["spacing"] = [2.0, 1.0, 0.5]
+            return document
         document = base(store, {"sheet": BLOCKS["binary"], "normals": BLOCKS["normals"]})
         if self.scene != "task":
             document["augment"] = [{"name": self.scene, "p": 1.0}]

@@ -280,6 +280,11 @@ class Target(Scoring, StoredTarget):
         """
         raise NotImplementedError(f"{type(self).__name__} is not derivable")
 
+    def idle_keys(self) -> Mapping[str, str]:
+        if self.derive is None:
+            return {}
+        return {"label_interpolation": "the label is derived after what rotates and warps"}
+
     @property
     def interpolation(self) -> Interpolation:
         """How the label is resampled by a free rotation or an elastic warp."""
