@@ -86,6 +86,7 @@ def main() -> None:
             code = 99
             try:
                 os.setpgid(0, 0)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the work takes it
                 sys.stdout = sys.stderr
                 code = work(**order["arguments"]) or 0
             except VcmodelsError as error:

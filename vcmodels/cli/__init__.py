@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "vcmodels") -> i
         return _fail(session, f"{error.filename}: {error.strerror}; check the path", 1)
     except OSError as error:
         place = error.filename or "input or output"
-        remedy = "mend that and run the same command again"
+        remedy = "fix that and run the same command again"
         return _fail(session, f"{place}: {error.strerror or error}; {remedy}", 1)
     except (MemoryError, RuntimeError) as error:
         if not _lacks_memory(error):

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from vcmodels.targets import KINDS
 from vcmodels.targets.base import Target
 from vcmodels.targets.stored import KEY
 from vcmodels.volumes import Volume
+from vcmodels.volumes.listing import Listing
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
 
@@ -123,8 +125,14 @@ class PredictedLabel(Volume):
     @property
     def read_rules(self) -> bytes:
         """What writer, reader and confidence make of the stored bytes."""
-        rules = [self.reader.foreground, self.reader.kind_name, str(self.min_confidence)]
+        keys = {"kind", "foreground", "label_encoding", "vector_order"}
+        rules = [self.reader.model_dump(mode="json", include=keys), self.min_confidence]
         return json.dumps([self.writer.model_dump(mode="json"), rules]).encode()
+
+    @cached_property
+    def listing(self) -> Listing | None:
+        """The stored chunks of the prediction, listed once."""
+        return self.source.listing
 
     def fingerprint(self) -> str:
         """A sha256 that changes when the array does, or how it is read."""

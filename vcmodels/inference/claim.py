@@ -50,7 +50,7 @@ def claim(
     *,
     overwrite: bool = False,
     verify: bool = False,
-    is_repaired: Callable[[Journal], bool] = lambda _journal: False,
+    is_repaired: Callable[[Journal], bool] | None = None,
 ) -> OutputState:
     """Find out what stands at the output, and refuse what is not this very run's.
 
@@ -68,22 +68,24 @@ def claim(
     """
     root = layout.root
     require_writable(root)
-    if root.is_obstructed():
-        raise OutputError(str(root), "is in the way: a link or a file", "move it away")
-    if root.names() <= {FOLDER} and (overwrite or verify or not root.names()):
+    names = root.names()
+    if names <= {FOLDER} and (overwrite or verify or not names):
         return "new"  # nothing is stored yet
     before, noted, damage = _look(root, manifest)
     if before is None:
-        if damage is None and root.names() <= {FOLDER}:
+        if damage is None and names <= {FOLDER}:
             return "new"
+        place = damage.subject if damage else str(root)
         found = damage.found if damage else "exists and was not written by vcmodels"
-        raise OutputError(str(root), found, "choose another output_dir or name, or move it away")
+        raise OutputError(place, found, "choose another output_dir or name, or move it away")
     if overwrite:
         _delete(root, before, noted)
         return "new"
     if damage is not None and not verify:
         raise damage
-    _require_same(root, before, manifest, is_repaired)
+    if is_complete(noted):  # all of its input was read
+        is_repaired = None
+    _require_same(root, before, manifest, is_repaired or _never)
     if verify:
         return "resume"
     for line in wrong_metadata(layout, targets, noted):
@@ -95,6 +97,10 @@ def claim(
         require_stored(root, key, noted)
     Journal(root).remove()
     return "complete"
+
+
+def _never(_journal: Journal) -> bool:
+    return False
 
 
 def noted_before(root: Place) -> dict[str, Any]:
@@ -121,7 +127,8 @@ def _look(
         started = Journal(root).manifest()
     except OutputError as error:
         damage = damage or error
-    before = started if started is not None else noted.get("manifest")
+    # What a kill left of the journal of a finished result says nothing of it.
+    before = noted.get("manifest") if started is None or is_complete(noted) else started
     if isinstance(before, dict) and isinstance(before.get("targets"), dict):
         return before, noted, damage
     before = _from_targets(root, manifest)
@@ -132,6 +139,7 @@ def _look(
 
 def _from_targets(root: Place, manifest: Manifest) -> Manifest | None:
     """What the groups of the targets say that the result is made from; None where they say nothing."""
+    ours: dict[str, Any] = {}
     for name in manifest["targets"]:
         try:
             notes = our_attributes(root / name)
@@ -142,8 +150,8 @@ def _from_targets(root: Place, manifest: Manifest) -> Manifest | None:
         if isinstance(notes.get("provenance"), dict):  # an older result has all of it there
             return {key: value for key, value in notes["provenance"].items() if key in manifest}
         if "manifest_sha256" in notes:
-            return {"targets": {name: {}}}
-    return None
+            ours[name] = {}
+    return {"targets": ours} if ours else None
 
 
 def _require_same(
@@ -325,6 +333,8 @@ def drop_lost(layout: Layout, journal: Journal, targets: Iterable[str], reporter
         reporter.say(f"{layout.root}: {what} has lost chunks at {note.box.origin}; made again")
         for key in [note.array] if note.array else [level_key(name, 0) for name in targets]:
             (layout.root / key).prune_below()  # of folders in the place of chunks
+            if not is_array(layout.root / key):
+                continue
             for path in layout.array(key).files(note.box):
                 path.unlink(missing_ok=True)
 

@@ -12,11 +12,11 @@ from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
 from vcmodels.config import InferenceParams, Task
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.oddities import odd_statistics, say_some
+from vcmodels.data.statistics import VolumeStatistics
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import SPACING_TOLERANCE, Symmetry
 from vcmodels.inference.journal import Manifest
-from vcmodels.inference.reading import Normalize
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
@@ -259,7 +259,12 @@ class Normalizer:
         different = [way for number, way in enumerate(every) if way not in every[:number]]
         self.image = [different.index(way) for way in every]
         """Which of the images each network takes."""
-        self._apply = [_apply(way, inputs, reporter) for way in different]
+        self.measured = tuple(_measured(way, inputs, reporter) for way in different)
+        """With `per: volume` the statistics of the inputs, for each of the images."""
+        self._apply = [
+            partial(way.apply, volume_stats=found)
+            for way, found in zip(different, self.measured, strict=True)
+        ]
 
     def __call__(self, patch: np.ndarray) -> np.ndarray:
         """(C, Z, Y, X) as stored -> (images x C, Z, Y, X) float32."""
@@ -268,12 +273,12 @@ class Normalizer:
         return np.concatenate([apply(patch) for apply in self._apply])
 
 
-def _apply(
+def _measured(
     normalization: Normalization, inputs: tuple[Volume, ...], reporter: Reporter
-) -> Normalize:
-    """The checkpoint's normalisation; `per: volume` measures the new volume, all of it."""
+) -> VolumeStatistics | None:
+    """What `per: volume` takes of the new volume, all of it; None for what the checkpoint has."""
     if normalization.per != "volume" or normalization.scheme == "none":
-        return normalization.apply
+        return None
     found = normalization.of_volume(inputs, inputs[0].box)
     say_some(odd_statistics(normalization.scheme, found, inputs[0].location), reporter)
-    return partial(normalization.apply, volume_stats=found)
+    return found

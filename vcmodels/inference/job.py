@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
 from vcmodels.config.reading import idle_notes
+from vcmodels.data.statistics import VolumeStatistics
 from vcmodels.devices import (
     CompiledOrEager,
     choose_amp,
@@ -83,6 +84,8 @@ class Pipeline:
     specs: dict[str, OutputSpec]
     """What is given out, in the order of what the networks give."""
     normalize: Normalize
+    measured: tuple[VolumeStatistics | None, ...]
+    """What normalising takes from the inputs themselves; None for what the checkpoint has."""
     below: float | None
     """Chunks of the first input below this are background."""
     mask: Mask | None
@@ -249,6 +252,7 @@ def make_pipeline(
         inputs=inputs,
         specs=specs,
         normalize=normalizer,
+        measured=normalizer.measured,
         below=params.skip.below,
         mask=mask,
         forward=_averaged(params, forwards, weighted, normalizer.image, views, spacing),

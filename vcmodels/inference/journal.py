@@ -1,7 +1,8 @@
 """What was started and what is finished, kept next to the arrays until the run is complete.
 
 `<output>/.vcmodels/manifest.json` says what determines the result; each process notes in `done-*.jsonl`
-files of its own each layer of blocks after its chunks are stored. A chunk that exists proves nothing:
+files of its own each layer of blocks after its chunks are stored; `inputs.npz` says what the chunks of
+the input were like, see `repair`. A chunk that exists proves nothing:
 the ones that hold only the fill value are never stored, and another run may have written the rest.
 
 Files are replaced, never appended to, so that the journal is the same on a disk and in an object
@@ -172,8 +173,8 @@ class Journal:
     def remove(self) -> None:
         """Delete the journal's own files, and its folder if nothing else is in it."""
         self.folder.sweep()
+        self.folder.delete(_INPUTS)  # before the notes: without them any input would seem to fit
         self._forget()
-        self.folder.delete(_INPUTS)
         # The manifest goes last: without it the rest would belong to nobody.
         self.folder.delete(_MANIFEST)
         self.folder.prune()

@@ -133,6 +133,8 @@ class Layout:
             sizes: list[int] = []
             for key in [array] if array else finest:
                 if key not in opened:
+                    if not is_array(self.root / key):
+                        return -1, -1  # never what was noted
                     opened[key] = self.array(key)
                 sizes += opened[key].sizes(box)
             return len(sizes), sum(sizes)

@@ -192,17 +192,21 @@ def begin(job: Job, hold: Hold, options: RunOptions) -> dict[str, Output] | None
             return None
         if state == "new":
             _begin_journal(job)
-        noted = noted_before(job.root) if options.verify else {}
-        if options.verify:
+        looks, noted = options.verify and state == "resume", dict[str, Any]()
+        if looks:
+            noted = noted_before(job.root)
             restore_metadata(job.layout, specs, reporter)
-        if hold.is_sole():
+        elif hold.is_sole():
             job.layout.note(specs, job.manifest, job.provenance, is_complete=False)
+        if hold.is_sole():
             job.layout.clean(specs)
         outputs = job.layout.open_arrays(specs, job.manifest)
-        if state == "resume" and not options.verify and hold.is_sole():
-            drop_lost(job.layout, job.journal(), specs, reporter)
-        if options.verify:
+        if looks:
             _mark_intact(job, outputs, noted, reporter)
+            # Not before: a kill leaves what the group says of its chunks, to compare them with.
+            job.layout.note(specs, job.manifest, job.provenance, is_complete=False)
+        elif state == "resume" and hold.is_sole():
+            drop_lost(job.layout, job.journal(), specs, reporter)
     if state == "new":  # said once, by whoever begins the result
         job.report_values(reporter)
     return {name: replace(output, check=hold.check) for name, output in outputs.items()}

@@ -64,7 +64,7 @@ class Failures:
         self._running += 1
         if self._running >= MOST_RUNNING:
             found = f"{self._running} places failed one after the other, the last: {reason}"
-            raise RunError("prediction", found, "mend that; the same command continues")
+            raise RunError("prediction", found, "fix that; the same command continues")
 
     def worked(self) -> None:
         """Note that a patch was predicted."""

@@ -3,6 +3,7 @@
 import hashlib
 import lzma
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -262,12 +263,12 @@ class Volume:
             VolumeError: names the first chunk.
             RunError: a server answers neither yes nor no.
         """
-        spans = self._units(within)
-        stored = {index for index, _ in self.stored_files(spans)}
-        count = prod(map(len, spans)) - len(stored)
+        spans, files = self._units(within), self._files_of_unit
+        stored = Counter(unit for unit, _ in self.stored_files(spans))
+        count = prod(map(len, spans)) * files - stored.total()
         if count <= 0:
             return
-        first = next(index for index in product(*spans) if index not in stored)
+        first = next(unit for unit in product(*spans) if stored[unit] < files)
         found = f"chunks of {self.location} that are not stored: {count}, the first {first}"
         raise VolumeError(self.key, found, f'restore them, or set {setting} to "fill"')
 
