@@ -92,7 +92,6 @@ def test_an_array_behind_http_reads_the_same(tmp_path, stores, server, layout):
     assert len(volume.fingerprint()) == 64
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_of_a_chosen_time_behind_http_only_its_own_files_are_asked_for(tmp_path, stores, server):
     data = stores.numbers((3, 2, 6, 7, 8))
     stores.write(tmp_path / "a", data, chunks=(1, 1, 2, 7, 8), dimension_names=[*"tczyx"])
@@ -106,6 +105,7 @@ def test_of_a_chosen_time_behind_http_only_its_own_files_are_asked_for(tmp_path,
     ]
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_that_inherits_a_connection_makes_its_own(tmp_path, stores, server):
     data = stores.numbers()
     stores.write(tmp_path / "a.zarr", data, zarr_format=2)

@@ -12,17 +12,19 @@ from pydantic.fields import FieldInfo
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
 from vcmodels.config.messages import KeyPath, dotted
 from vcmodels.config.task import Task
+from vcmodels.config.train_params import TrainingParams
 from vcmodels.section import Section
+from vcmodels.targets import AnyTarget
 
 
 def effect_notes(task: Task) -> list[str]:
-    """A line for each key that is given and has no effect, in the order of the file.
+    """A line for each key that is given and has no effect: first what blocks say of their own.
 
     Args:
         task: as parsed, before anything is filled in: what is given is told from what is not.
     """
     reasons = {**dict(_own_reasons((), task)), **_reasons_between(task)}
-    given = dict(_given((), task))
+    given = set(_given((), task))
     return [
         f"{dotted(path)}: has no effect: {reason}"
         for path, reason in reasons.items()
@@ -38,14 +40,14 @@ def _own_reasons(path: KeyPath, value: object) -> Iterator[tuple[KeyPath, str]]:
             yield (*block, names.get(name, name)), reason
 
 
-def _given(path: KeyPath, value: object) -> Iterator[tuple[KeyPath, object]]:
+def _given(path: KeyPath, value: object) -> Iterator[KeyPath]:
     """Paths of the values that the file gives and that are not the default."""
     for block, section in _sections(path, value):
         for name in section.model_fields_set:
             field = type(section).model_fields[name]
-            given = getattr(section, name)
-            if given != field.get_default(call_default_factory=True, validated_data={}):
-                yield (*block, _key(name, field)), given
+            default = field.get_default(call_default_factory=True, validated_data={})
+            if getattr(section, name) != default:
+                yield (*block, _key(name, field))
 
 
 def _sections(path: KeyPath, value: object) -> Iterator[tuple[KeyPath, Section]]:
@@ -87,9 +89,19 @@ def _reasons_between(task: Task) -> dict[KeyPath, str]:
         path = ("dataset_config", "volume_paths", 0, "weight")
         found[path] = "there is no other volume to draw from"
     for key in ("loss_only_on_label", "label_smoothing", "dilate_label", "ignore_label"):
-        wanted = getattr(settings, key)
-        targets = [t for t in config.targets.values() if key in {"ignore_label", *t.label_keys}]
-        # In the resolved task of a run every target repeats what it took from here.
-        if not any(getattr(target, key) in (None, wanted) for target in targets):
+        if not any(_takes(target, name, key, settings) for name, target in config.targets.items()):
             found["tr_params", key] = "every target has its own, or no use for it"
     return found
+
+
+def _takes(target: AnyTarget, name: str, key: str, settings: TrainingParams) -> bool:
+    """Whether a target takes a label key from `tr_params`.
+
+    In a resolved task it repeats what it took.
+    """
+    if key not in {"ignore_label", *target.label_keys}:
+        return False
+    wanted = getattr(settings, key)
+    if isinstance(wanted, Mapping):
+        wanted = cast(Mapping[str, object], wanted).get(name)
+    return getattr(target, key) in (None, wanted)

@@ -61,7 +61,7 @@ def load_task(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTask:
     """
     path = Path(path)
     data, about = read_run_task(path) if path.is_dir() else (read_task_file(path), list[str]())
-    task, notes = parse_task(data, str(path), overrides)
+    task, notes = parse_task(data, str(path), overrides, is_record=path.is_dir())
     return LoadedTask(task, about + notes, path)
 
 
@@ -96,7 +96,8 @@ def parse_task(
         task = Task.model_validate_json(json.dumps(document))
     except ValidationError as error:
         raise task_error(faults_of(error, document, task_schema())) from error
-    notes += effect_notes(task)
+    if not is_record:  # of which every key is written, and some were planned
+        notes += effect_notes(task)
     task = fill_in(task)
     faults = check_task(task, is_record=is_record)
     if faults:

@@ -49,7 +49,7 @@ def open_array(
     return open_volume(
         location,
         key=key,
-        level=0 if name == MASK else keys.level,
+        level=keys.level,
         channels=channels,
         channel_axis=keys.channel_axis,
         reading=_reading(keys, name, number),
@@ -78,7 +78,7 @@ def _channels(given: ChannelChoice | None, number: int) -> tuple[int, ...] | Non
 
 
 def keys_of_input(keys: ArrayKeys, image: Volume) -> dict[str, Any]:
-    """The values with which `inference_params` reads an input as a volume entry does.
+    """The values with which `inference_params` reads an input as a volume entry does, if any.
 
     Args:
         keys: of the entry.
@@ -87,7 +87,7 @@ def keys_of_input(keys: ArrayKeys, image: Volume) -> dict[str, Any]:
     reading, axes = _reading(keys, INPUT, 0), image.axes
     fits = reading.axes is not None and len(reading.axes) == len(axes.names)
     index = {axis: at for axis, at in reading.index.items() if axes.positions(axis)}
-    return {
+    found = {
         "level": keys.level,
         "channel_axis": keys.channel_axis if len(axes.names) == 4 else None,
         "axes": reading.axes if fits else None,
@@ -95,6 +95,7 @@ def keys_of_input(keys: ArrayKeys, image: Volume) -> dict[str, Any]:
         "index": index,
         "spacing": keys.spacing,
     }
+    return {key: value for key, value in found.items() if value}
 
 
 def require_used(keys: ArrayKeys, arrays: Mapping[str, Volume], key: str) -> None:

@@ -119,8 +119,7 @@ class FirstVolume:
     def input_keys(self, image: Volume) -> Block:
         """The keys that `inference_params` needs to read the image so."""
         found = keys_of_input(self.entry, image)
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
-        return {key: value for key, value in plain.items() if value}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
 def first_task(

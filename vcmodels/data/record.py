@@ -112,7 +112,7 @@ def _of_volume(volume: TaskVolume, known: dict[object, dict[str, Any]]) -> dict[
     arrays |= volume.labels
     found = {}
     for name, array in arrays.items():
-        key = array.identity, array.channels
+        key = array.identity
         if key not in known:
             known[key] = content_of(array)
         found[name] = known[key]

@@ -224,8 +224,8 @@ def report_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
         if lines:
             reporter.say(f"{volume.name}: chunks not stored, read as fill: {', '.join(lines)}")
         for name, array in arrays:
-            if array.oddity:
-                reporter.say(f"{volume.name}: {name} {array.oddity}")
+            if oddity := array.oddity:
+                reporter.say(f"{volume.name}: {name} {oddity}")
 
 
 def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:

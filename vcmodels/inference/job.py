@@ -136,8 +136,8 @@ class Job:
         """Report inputs that are of another scale than what the network was trained on."""
         pipeline = self.pipeline
         for volume in pipeline.inputs:
-            if volume.oddity:
-                reporter.say(f"note: {volume.location} {volume.oddity}")
+            if oddity := volume.oddity:
+                reporter.say(f"note: {volume.location} {oddity}")
         report_values(pipeline.inputs, pipeline.whole.region, self.network, reporter)
 
     @property

@@ -132,7 +132,8 @@ def open_mask(params: InferenceParams, first: Volume) -> Mask | None:
     """
     if params.skip.mask is None:
         return None
-    volume = open_array(expand_location(params.skip.mask), params, MASK, None, key=KEY)
+    keys = params.changed(level=0)  # that of the input is none of the mask
+    volume = open_array(expand_location(params.skip.mask), keys, MASK, None, key=KEY)
     require_one_order({"input": first, MASK: volume})
     extent = first.extent
     z, y, x = (max(1, round(n / m)) for n, m in zip(extent, volume.extent, strict=True))

@@ -157,9 +157,10 @@ class MaskTarget(Target):
                 f"all {voxels['foreground']:,} voxels that count are foreground, none background"
             )
             several = f'give "foreground": "== {values[0]}"' if 1 < len(values) <= FEW else ""
-            unless = (
-                "remove loss_only_on_label" if self.loss_only_on_label else "correct ignore_label"
-            )
+            unless = "remove loss_only_on_label"
+            if not self.loss_only_on_label:
+                wrong = "ignore_label" if self.ignored else "path, bbox and foreground"
+                unless = f"correct {wrong}, or remove the target"
             yield Misfit(found, " or ".join(filter(None, (several, unless))))
 
     def _tells_sides(self, census: Census) -> bool:

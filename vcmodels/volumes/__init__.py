@@ -1,6 +1,6 @@
 """All access to zarr: opening, reading, listing and writing volumes. Nothing else imports zarr."""
 
-from vcmodels.volumes.axes import AS_STORED, ChannelAxis, Reading
+from vcmodels.volumes.axes import ChannelAxis, Reading
 from vcmodels.volumes.backend import Storage
 from vcmodels.volumes.collection import OME, ListedImage, read_members, write_collection
 from vcmodels.volumes.location import expand_location, expand_pattern, is_remote
@@ -22,7 +22,6 @@ from vcmodels.volumes.writer import (
 )
 
 __all__ = [
-    "AS_STORED",
     "OME",
     "ArrayVolume",
     "Blocks",

@@ -85,6 +85,8 @@ class AxisMap:
     """The other axes, with the position that is read."""
     is_named: bool = True
     """Whether the store or the task says which axes are which."""
+    is_one_channel: bool = False
+    """Whether one of several channels is read as an array without channels."""
 
     @property
     def is_transposed(self) -> bool:
@@ -94,7 +96,11 @@ class AxisMap:
     @property
     def choice(self) -> str:
         """What sets the voxels apart from those of the same array read in another way; "" as usual."""
-        said = [f"{self.names[axis] or axis} {at}" for axis, at in self.fixed if at]
+        said = [
+            f"{self.names[axis] or axis} {at}"
+            for axis, at in self.fixed
+            if at or (self.is_one_channel and self.names[axis] == "c")
+        ]
         if self.chosen is not None:
             said.append(f"channels {' '.join(map(str, self.chosen))}")
         if self.is_transposed:
@@ -235,7 +241,10 @@ def find_axes(
     chosen = reading.channels
     found = AxisMap(names, spatial, channel, chosen, fixed, is_named)
     _check_channels(found, shape, channels, key)
-    return found if channel is not None else AxisMap(names, spatial, None, None, fixed, is_named)
+    if channel is not None:
+        return found
+    is_one = "c" in names and shape[names.index("c")] > 1
+    return AxisMap(names, spatial, None, None, fixed, is_named, is_one)
 
 
 def _declared(

@@ -174,7 +174,7 @@ def zstd_size(data: memoryview) -> tuple[int, bool]:
         if magic & 0xFFFFFFF0 == _SKIPPABLE:
             at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
             continue
-        at, stated, has_checksum = _zstd_header(data, at)
+        at, stated, has_checksum = zstd_header(data, at)
         at, most = _zstd_blocks(data, at)
         at += 4 * has_checksum
         total += most if stated is None else stated
@@ -183,11 +183,15 @@ def zstd_size(data: memoryview) -> tuple[int, bool]:
 
 
 _SKIPPABLE = 0x184D2A50
+LONGEST_HEADER = 18
 _ZSTD_BLOCK = 1 << 17
 
 
-def _zstd_header(data: memoryview, at: int) -> tuple[int, int | None, bool]:
-    """Where the blocks of a frame begin, its stated size, and whether a checksum follows them."""
+def zstd_header(data: memoryview, at: int) -> tuple[int, int | None, bool]:
+    """Where the blocks of a frame begin, its stated size, and whether a checksum follows them.
+
+    RFC 8878, 3.1.1.1; the first `LONGEST_HEADER` bytes of a frame are enough.
+    """
     descriptor = data[at + 4]
     is_single = bool(descriptor & 0x20)
     at += 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3]

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Shape
+from vcmodels.volumes.decoding import LONGEST_HEADER, zstd_header
 from vcmodels.volumes.location import is_remote, join
 from vcmodels.volumes.nodes import Node
 from vcmodels.volumes.remote import (
@@ -198,24 +199,23 @@ def header_damage(path: Path, node: Node, size: int, inner: int | None) -> str |
         size: bytes of a decoded chunk.
         inner: how many chunks there are in a shard; None where there are no shards.
     """
+    if not (_is_zstd(node) if inner is None else _is_indexed_at_end(node)):
+        return None
     try:
         with path.open("rb") as file:
             if inner is None:
-                return _frame_damage(file.read(14), size) if _is_zstd(node) else None
-            return _index_damage(file, inner) if _is_indexed_at_end(node) else None
+                return _frame_damage(file.read(LONGEST_HEADER), size)
+            return _index_damage(file, inner)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
 
 def _frame_damage(head: bytes, size: int) -> str | None:
-    """The same of the first bytes of a zstd frame (RFC 8878, 3.1.1.1)."""
+    """The same of the first bytes of a zstd frame."""
     if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
         return "does not begin as a zstd chunk"
-    flags = head[4]
-    start = 5 + (not flags & 0x20) + (0, 1, 2, 4)[flags & 3]
-    width = (1 if flags & 0x20 else 0, 2, 4, 8)[flags >> 6]
-    stated = int.from_bytes(head[start : start + width], "little") + 256 * (width == 2)
-    return f"holds {stated} bytes and should hold {size}" if width and stated != size else None
+    _, stated, _ = zstd_header(memoryview(head), 0)
+    return None if stated in (None, size) else f"holds {stated} bytes and should hold {size}"
 
 
 def _index_damage(file: BinaryIO, inner: int) -> str | None:

@@ -262,7 +262,7 @@ def _lengths(steps: Sequence[Mapping[str, Any]], units: tuple[object, ...]) -> A
         if kind == "identity":
             continue
         values = numbers(step.get(str(kind)))
-        before = scale if kind == "scale" else shift
+        before = scale or shift
         if kind not in ("scale", "translation") or values is None:
             what = shown(f"{kind} {step.get(str(kind), step.get('path', ''))}")
             return AxisLengths("multiscales", None, None, said, problem=f"{what} is not understood")

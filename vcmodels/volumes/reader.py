@@ -280,14 +280,11 @@ class Volume:
                 return None
             fill = f"are read as {self.fill_value:g}"
             return f"cannot be listed: chunks that the server does not have, or refuses, {fill}"
-        if not self.listing.empty:
+        if not (empty := self.listing.empty):
             return None
-        first = self.listing.empty[0]
-        place = join(self.location, self.names.name(first))
-        count = len(self.listing.empty)
-        return (
-            f"has damaged chunks: {count}, the first {first}: {place} is empty, or leads to nothing"
-        )
+        place = join(self.location, self.names.name(empty[0]))
+        damaged = f"has damaged chunks: {len(empty)}, the first {empty[0]}"
+        return f"{damaged}: {place} is empty, or leads to nothing"
 
     @property
     def read_rules(self) -> bytes:
@@ -381,7 +378,7 @@ class Volume:
         """Find damaged local chunks that zarr would silently read as something else."""
         if is_remote(self.location):
             return
-        values = prod(self.storage_unit) * self.channels
+        values = prod(self._stored_unit)
         # Room for what does not compress, and for the index of a shard of single voxels.
         most = values * (2 * self.dtype.itemsize + INDEX_BYTES * bool(self.shards)) + UNKNOWN_EXCESS
         for index in self._chunks_in(where):
@@ -457,9 +454,7 @@ def open_volume(
     shape = tuple(int(n) for n in array.shape)
     named = None if reading.names(shape, key) else told.axes(shape, key)
     axes = find_axes(shape, named, channels, reading, channel_axis, key=key)
-    grid = _find_grid(node, told, axes, shape, key)
-    if reading.spacing is not None:
-        grid = replace(grid, spacing=reading.spacing, is_known=True, notes=())
+    grid = _find_grid(node, told, axes, shape, key, reading.spacing)
     units = tuple(array.shards or array.chunks)
     _check_chunk_size(node, tuple(array.chunks), units, dtype, key)
     counts = tuple(-(-n // u) for n, u in zip(shape, units, strict=True))
@@ -506,9 +501,18 @@ def _axes_notes(axes: AxisMap, shape: tuple[int, ...], told: Told) -> Iterator[s
         yield f"omero lists {told.channels} channels, the array has {stored}"
 
 
-def _find_grid(node: Node, told: Told, axes: AxisMap, shape: tuple[int, ...], key: str) -> Grid:
-    """What the store says of the voxel size: its attributes, then coordinates next to the array."""
+def _find_grid(
+    node: Node,
+    told: Told,
+    axes: AxisMap,
+    shape: tuple[int, ...],
+    key: str,
+    spacing: Spacing | None,
+) -> Grid:
+    """The voxel size: as the task says, else the attributes, else coordinates next to the array."""
     grid = first_of(told.lengths, axes)
+    if spacing is not None:
+        return replace(grid, spacing=spacing, is_known=True, notes=())
     if grid.is_known or grid.notes or not axes.is_named:
         return grid
     stored = _own_dimensions(node)
@@ -534,13 +538,13 @@ def _read_coordinates(location: str, key: str) -> Coordinates | None:
     node = read_node(location, key)
     if node is None or node.kind != "array" or len(node.document.get("shape") or ()) != 1:
         return None
-    array = _open_checked(ArrayHandle(node.location, node.zarr_format, "r"), node, key)
-    if array.dtype.kind not in "iuf" or array.shape[0] > MOST_COORDINATES:
-        return None
     try:
+        array = _open_checked(ArrayHandle(node.location, node.zarr_format, "r"), node, key)
+        if array.dtype.kind not in "iuf" or array.shape[0] > MOST_COORDINATES:
+            return None
         values = np.asarray(array[(slice(None),)], np.float64).tolist()
-    except _DECODE_ERRORS as error:
-        raise VolumeError(key, f"{location} cannot be read ({describe(error)})") from error
+    except (VolumeError, *_DECODE_ERRORS):
+        values = list[float]()  # which is reported as too few for the voxels
     return values, unit_name(node.attributes.get("units") or node.attributes.get("unit"))
 
 

@@ -8,7 +8,7 @@ import asyncio
 import importlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,7 @@ class PatientStore(WrapperStore[FsspecStore]):
         super().__init__(store)
         self._location = location
         self._is_blind: bool | None = None
+        self._metadata: Sequence[str] = METADATA
 
     @classmethod
     def at(cls, location: str, *, read_only: bool) -> "PatientStore":
@@ -142,10 +143,20 @@ class PatientStore(WrapperStore[FsspecStore]):
         return False
 
     async def _gives_metadata(self, key: str, prototype: "BufferPrototype") -> bool:
-        for name in (n for n in METADATA if n != key):
-            with suppress(*remote_errors()):
-                if await self._store.get(name, prototype) is not None:
-                    return True
+        for name in (n for n in self._metadata if n != key):
+            try:
+                found = await self._patiently(
+                    "read", name, lambda n=name: self._store.get(n, prototype)
+                )
+            except FileNotFoundError:
+                continue
+            except RemoteError as error:
+                if error.status != FORBIDDEN:
+                    raise
+                continue
+            if found is not None:
+                self._metadata = (name,)  # the others need not be asked for again
+                return True
         return False
 
     async def set(self, key: str, value: "Buffer") -> None:

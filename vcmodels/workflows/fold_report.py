@@ -295,7 +295,7 @@ def _predict(
     """Predict a held-out part with the best checkpoint of its fold; false after a stop."""
     asked, volumes = task.inference_params, part.volume.inputs
     entry = task.dataset_config.volume_paths[int(part.volume.key.rpartition(".")[2])]
-    keys = {key: value for key, value in keys_of_input(entry, volumes[0]).items() if value}
+    keys = keys_of_input(entry, volumes[0])
     params = asked.changed(
         **keys | {"level": 0},  # the path names the array itself
         input_path=[volume.location for volume in volumes],
