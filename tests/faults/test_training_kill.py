@@ -149,6 +149,9 @@ def test_without_space_a_training_fails_and_goes_on_where_there_is_some(job, tmp
 
 
 def test_a_clock_that_jumps_changes_nothing(job, tmp_path, monkeypatch):
+    task = json.loads(job.read_text())
+    task["tr_params"]["max_minutes"] = 60
+    job.write_text(json.dumps(task))
     train_on(job, workers=0)
     wanted = outcome(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")

@@ -47,6 +47,7 @@ def patches(
     from vcmodels.patches.misfits import report_misfits, report_split
     from vcmodels.patches.resolve import resolve
     from vcmodels.pictures.patches import draw_patches
+    from vcmodels.runs.run import Run
     from vcmodels.volumes.places import refuse_in_store
 
     console = Console()
@@ -56,8 +57,10 @@ def patches(
     resolved = resolve(load_one(task, set_, console, fold), console)
     loaded, volumes = resolved.task, resolved.volumes
     criteria = PatchCriteria.of(loaded)
-    report_misfits(loaded, volumes, console, indexer=Indexer.of(loaded, console, dask))
-    candidates = survey(volumes, criteria, Indexer.of(loaded, console, dask))
+    indexer = Indexer.of(loaded, console, dask)
+    is_begun = Run(loaded.run_dir, loaded.tr_params.model_name).last.exists()
+    report_misfits(loaded, volumes, console, indexer=indexer, is_begun=is_begun)
+    candidates = survey(volumes, criteria, indexer)
     for line in threshold_table(candidates, criteria):
         console.say(line)
     path = picture or loaded.cache_file.with_suffix(".png")

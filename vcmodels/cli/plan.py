@@ -23,7 +23,8 @@ from vcmodels.results import device_note, foreseen, open_inputs
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curve_values import refuse_unlabelled
-from vcmodels.training.start import check_start, unkept
+from vcmodels.training.run_folder import RunFolder
+from vcmodels.training.start import StartingPoint, check_start, unkept
 from vcmodels.volumes import Volume
 
 MOST_VOLUMES = 20
@@ -61,21 +62,26 @@ def report_plan(task: Task, console: Console) -> None:
     """
     resolved = resolve(task, console, reads_labels=False)
     task, volumes = resolved.task, resolved.volumes
-    check_start(task, volumes[0])
+    run = RunFolder(task.run_dir, task.tr_params.model_name)
+    origin = StartingPoint.of(task, run, restart=False)
+    task = origin.with_normalization(task, volumes[0].channels)
+    check_start(task, volumes[0], origin)
     if task.tr_params.split_mode != "random":
         refuse_shared(volumes)
     write_table(_volume_table(volumes, task.dataset_config.targets), console)
     if len(volumes) > MOST_VOLUMES:
         console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
     report_missing(volumes, console)
-    is_new = not Run(task.run_dir, task.tr_params.model_name).last.exists()
+    is_new = origin.resumed is None
     refuse_unlabelled(task, volumes, console, is_new=is_new)
     for line in _normalization(task, volumes):
         console.say(line)
     if task.tr_params.folds is None:
         require_room(task.tr_params, volumes, task.tr_params.patch_size)
     indexer = Indexer(None, console)  # nothing is written
-    report_misfits(task, volumes, console, indexer=indexer, reads_reference=False)
+    report_misfits(
+        task, volumes, console, indexer=indexer, reads_reference=False, is_begun=not is_new
+    )
     _report_patches(task, volumes, indexer, console)
     _report_network(task, volumes, console)
     console.say(_run_folders(task))

@@ -64,6 +64,8 @@ def _refuse(task: Task, reasons: Mapping[str, str], reporter: Reporter, *, is_ne
         if reason == NO_VALIDATION:
             other = "epoch/train_loss_<target>"
             remedy = f"lower tr_val_split, or watch {other}"
+        if not is_new:  # how volumes are divided may not change
+            remedy = remedy.rpartition("or ")[2]
         raise TaskError(key, f'is "{watch.curve}", but {reason}', remedy)
 
 

@@ -76,12 +76,13 @@ class Loop:
             while not self._is_over():
                 with self._memory_named():
                     pace = self._steps_of_epoch(advance)
-                if not self.must_stop():
+                if is_saved := not self.must_stop():
                     self._forecast(pace)
                     advance(0, "validating")
                     self._end_epoch(pace)
                 if self.must_stop() and not self._is_over():
-                    self.save(self.run.last)
+                    if not is_saved:
+                        self.save(self.run.last)
                     self._say_stopped(self.learner.step - first)
                     return self.stop.exit_code
         ended = f"finished {self.counters.epoch} epochs"
@@ -180,10 +181,10 @@ class Loop:
                 smaller_steps(settings, is_saved=is_saved),
             ) from error
 
-    def _validate(self) -> Validation | None:
+    def _validate(self, *, has_steps: bool) -> Validation | None:
         """The figures of the network as it is; None after a stop on the way.
 
-        The steps are saved before, whatever becomes of it.
+        The steps are saved before, whatever becomes of it; a start without any goes on from there.
 
         Raises:
             RunError: not one patch fits into memory.
@@ -195,7 +196,8 @@ class Loop:
                 is_cut.set()
             return is_cut.is_set()
 
-        self.save(self.run.last)
+        if has_steps:
+            self.save(self.run.last)
         while True:
             size = feed.validation_batch
             # For a start that finds this process killed in here, by the system say.
@@ -220,7 +222,7 @@ class Loop:
     def _note_batch(self, size: int) -> None:
         """Record how many patches at a time a next start is to validate with."""
         if self.learner.world.is_first:
-            self.run.note_validation(size)
+            self.run.note_validation(size if size < self.learner.settings.batch_size else None)
 
     def _end_step(self, begun: PendingResult, pace: Pace, advance: Advance) -> None:
         """Read what a step reports, count it and show it."""
@@ -266,7 +268,7 @@ class Loop:
     def _end_epoch(self, pace: Pace) -> None:
         """Validate, report, save; after a stop on the way the epoch has not ended."""
         self.counters.require_all(self.learner.targets)
-        found = self._validate()
+        found = self._validate(has_steps=pace.steps > 0)
         if found is None:
             return
         self.has_advanced.set()

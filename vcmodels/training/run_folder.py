@@ -145,6 +145,7 @@ class RunFolder(Run):
         self._held: FileLock | None = None
         self._made: list[Path] = []
         self._has_begun = False
+        self._aside: Path | None = None
 
     def __enter__(self) -> "RunFolder":
         self._held = self._locked()
@@ -181,6 +182,8 @@ class RunFolder(Run):
         if self._has_begun:
             with suppress(OSError):  # a full disk; what did not fit has reported it
                 end_start(self.folder, self.outcome if error is None else _failure(error))
+        if isinstance(error, RefusedError) and not self._has_begun:
+            self._put_back()
         if isinstance(error, RefusedError) and self._made:
             self._unmake()
         self._held.close()
@@ -206,7 +209,18 @@ class RunFolder(Run):
         aside.mkdir()
         for entry in entries:
             entry.replace(aside / entry.name)
+        self._aside = aside
         return aside
+
+    def _put_back(self) -> None:
+        """Undo `move_aside` for a task that is refused after it."""
+        if self._aside is None:
+            return
+        for made in (self.patches, self.splits_file):
+            made.unlink(missing_ok=True)
+        for entry in list(self._aside.iterdir()):
+            entry.replace(self.folder / entry.name)
+        self._aside.rmdir()
 
     def write_task(self, document: Mapping[str, Any]) -> None:
         """Write the resolved task: JSON values, with every default filled in."""
@@ -222,8 +236,8 @@ class RunFolder(Run):
         self._record(self.kept())
         self._has_begun = True
 
-    def note_validation(self, batch: int) -> None:
-        """Record how many patches at a time a next start is to validate with."""
+    def note_validation(self, batch: int | None) -> None:
+        """Record how many patches at a time a next start is to validate with; None for all."""
         with suppress(OSError):  # as at the end; what must not be lost is in the checkpoint
             note_start(self.folder, {"validation_batch": batch})
 

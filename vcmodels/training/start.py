@@ -36,7 +36,6 @@ from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter
-from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
 from vcmodels.training.learner import Learner, take_weights
@@ -236,36 +235,38 @@ def idle_keys(settings: TrainingParams, resumed: Checkpoint | None) -> Iterator[
     """A line for each key about the start that a run which goes on has no use for."""
     if resumed is None:
         return
-    before = resumed.state["task"]["tr_params"]
+    before = as_object(resumed.state["task"].get("tr_params")) or {}
     for key in ("checkpoint_path", "load_weights_only"):
         if (value := getattr(settings, key)) and value != before.get(key):
             reason = "the run goes on from its own checkpoint; --restart begins again"
             yield f"note: tr_params.{key}: has no effect: {reason}"
 
 
-def check_start(task: Task, first: TaskVolume) -> None:
+def check_start(task: Task, first: TaskVolume, origin: StartingPoint) -> None:
     """Refuse what a training would be refused for that is neither in the task nor in its volumes.
 
     Args:
         task: the resolved task.
         first: its first volume.
+        origin: of the training.
 
     Raises:
         OutputError: the run folder cannot be written.
-        CheckpointError: the file that a new run starts from cannot be read, or does not fit.
+        CheckpointError: the file that a new run starts from does not fit.
+        TaskError: it has no more to give than its weights.
     """
-    settings, run = task.tr_params, Run(task.run_dir, task.tr_params.model_name)
-    if found := obstacle(run.folder):
+    settings, given = task.tr_params, origin.given
+    if found := obstacle(task.run_dir):
         raise OutputError("tr_params.ckpt_out_base", found, "choose a writable folder")
-    if settings.checkpoint_path is None or run.last.exists():
+    if given is None:
         return
-    given = load_checkpoint(Path(expand_location(settings.checkpoint_path)))
     given.require("model")
     network = task.model.outline(first.channels, task.heads, settings.patch_size, first.spacing)
     if settings.load_weights_only:
         partial = settings.load_weights_only == "partial"
         take_weights([network], given.state, str(given.path), task.heads, partial=partial)
     else:
+        require_continuable(given, settings)
         require_shapes(network, given.state["model"], str(given.path))
 
 
@@ -383,7 +384,7 @@ def start(
         reporter.say(f"weights of {path}: {taken}")
         return Counters()
     if given is not None:
-        require_continuable(given, learner)
+        require_continuable(given, learner.settings)
     resumed = resumed or given
     if resumed is None:
         if learner.freezing.holds(0):
@@ -422,14 +423,14 @@ def _require_step(checkpoint: Checkpoint, counters: Counters, steps: int) -> Non
         raise CheckpointError(str(checkpoint.path), found, "use another checkpoint")
 
 
-def require_continuable(given: Checkpoint, learner: Learner) -> None:
+def require_continuable(given: Checkpoint, settings: TrainingParams) -> None:
     """Refuse to take more than the weights of a checkpoint that has nothing more to give.
 
     Raises:
         CheckpointError: it holds no state of a training.
         TaskError: its optimiser is another, or it has all epochs already.
     """
-    settings, state, remedy = learner.settings, given.state, "set load_weights_only"
+    state, remedy = given.state, "set load_weights_only"
     given.require("optimizer", "scaler", "counters", "versions", "task")
     trained = as_object(state["task"].get("tr_params")) or {}
     for key in ("optimizer", "loss_balance", "max_steps_per_epoch"):

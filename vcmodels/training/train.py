@@ -141,8 +141,9 @@ def validation_patches(settings: TrainingParams, resumed: Checkpoint | None) -> 
     steps = settings.max_val_steps_per_epoch
     if resumed is None:
         return steps * settings.batch_size
-    before = resumed.state["task"]["tr_params"]["batch_size"]  # of older files
-    return saved_count(resumed, "validation_patches", steps * before)
+    before = resolved_task(resumed)  # of older files
+    size = (before and before.tr_params.given_batch_size) or settings.batch_size
+    return saved_count(resumed, "validation_patches", steps * size)
 
 
 def known_batch(run: RunFolder, settings: TrainingParams, resumed: Checkpoint | None) -> int:
@@ -258,9 +259,10 @@ def train(
             world.once(lambda: refuse_valueless(resolved.task, validation, reporter, is_new=is_new))
         batch = world.once(lambda: known_batch(run, learner.settings, origin.resumed))
         if world.is_first:
-            run.write_task(document)
-            used = {"normalization": summary.normalization.summary, "validation_batch": batch}
+            fewer = batch if batch < learner.settings.batch_size else None
+            used = {"normalization": summary.normalization.summary, "validation_batch": fewer}
             run.begin(session(learner) | used | data_facts(data))
+            run.write_task(document)  # last: without the record it would seem to be a user's
         if compile_pays(learner):
             reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
