@@ -206,7 +206,9 @@ def test_the_commands_refuse_alike_and_write_nothing(command, three_values, tmp_
     assert error.startswith(
         "error: dataset_config.targets.sheet: all 129,024 voxels that count are"
     )
-    assert error.endswith('none background; give "foreground": "== 1" or correct ignore_label')
+    assert error.endswith(
+        'none background; give "foreground": "== 1" or correct ignore_label, or remove the target'
+    )
     assert not (tmp_path / "run" / "patches.json").exists()
     assert not list((tmp_path / "run").glob("tiny*"))
 

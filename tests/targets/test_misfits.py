@@ -193,7 +193,7 @@ def test_a_mask_needs_both_sides():
     ((_, text),) = sides({"kind": "binary"}, full)
     assert "all 840 voxels that count are foreground, none background" in text
     ((_, text),) = sides({"kind": "binary", "ignore_label": 0}, mask(0, 1, 2))
-    assert text.endswith('give "foreground": "== 1" or correct ignore_label')
+    assert text.endswith('give "foreground": "== 1" or correct ignore_label, or remove the target')
     assert not sides({"kind": "binary", "ignore_label": 0, "foreground": "== 1"}, mask(0, 1, 2))
     ((_, text),) = sides({"kind": "binary", "loss_only_on_label": True}, two)
     assert text.endswith("remove loss_only_on_label")

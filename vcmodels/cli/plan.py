@@ -21,6 +21,7 @@ from vcmodels.patches.split import refuse_shared, require_room, split_patches
 from vcmodels.reporting import Silent
 from vcmodels.results import device_note, foreseen, open_inputs
 from vcmodels.runs.run import Run
+from vcmodels.scratch import scratch_folder
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curve_values import refuse_unlabelled
 from vcmodels.training.run_folder import RunFolder
@@ -78,11 +79,12 @@ def report_plan(task: Task, console: Console) -> None:
         console.say(line)
     if task.tr_params.folds is None:
         require_room(task.tr_params, volumes, task.tr_params.patch_size)
-    indexer = Indexer(None, console)  # nothing is written
-    report_misfits(
-        task, volumes, console, indexer=indexer, reads_reference=False, is_begun=not is_new
-    )
-    _report_patches(task, volumes, indexer, console)
+    with scratch_folder() as folder:  # nothing is left
+        indexer = Indexer(folder, console)
+        report_misfits(
+            task, volumes, console, indexer=indexer, reads_reference=False, is_begun=not is_new
+        )
+        _report_patches(task, volumes, indexer, console)
     _report_network(task, volumes, console)
     console.say(_run_folders(task))
     for note in (
@@ -177,7 +179,8 @@ def _report_patches(
     if patches is not None and Run(task.run_dir).splits() is None:
         split = split_patches(settings, volumes, patches, console)
         console.say(f"{len(split.train)} training and {len(split.val)} validation patches")
-        report_unlearnt(task, volumes, split.train, console, indexer)
+        if are_few(volumes):
+            report_unlearnt(task, volumes, split.train, console, indexer)
 
 
 def _cached_patches(task: Task, volumes: Sequence[TaskVolume]) -> tuple[PatchList | None, str]:

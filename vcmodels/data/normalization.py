@@ -231,9 +231,12 @@ class Normalization:
             result[...] = _scaled(channel.astype(exact), self.scheme, stat)
         return _without_nan(out) if image.dtype.kind == "f" else out
 
-    def of_parts(self, parts: Sequence[MeasuredPart]) -> VolumeStatistics:
-        """Statistics of several regions together, as `of_volume`."""
-        measured = [measure_channels(inputs, box) for inputs, box in parts]
+    def of_measured(self, measured: Sequence[Sequence[Accumulator]]) -> VolumeStatistics:
+        """Statistics of several parts together, as `of_volume`; the sample of each is made smaller.
+
+        Args:
+            measured: of each part what `measure_channels` gives.
+        """
         if len(measured) == 1:
             return self._finish(measured[0])
         for channel in (channel for part in measured for channel in part):
@@ -339,15 +342,14 @@ def fit_normalization(
     plain = Normalization(wanted.scheme, per, wanted.per_channel, wanted.percentiles)
     if wanted.scheme == "none" or wanted.per == "patch":
         return plain
-    measured = measure_volumes(plain, volumes, regions)
-    pairs = [(v, box) for v, box in zip(volumes, regions, strict=True) if box is not None]
+    measured, trained = measure_volumes(plain, volumes, regions)
     if wanted.per == "auto":
-        choice = choose([volume for volume, _ in pairs], measured)
+        choice = choose([v for v, box in zip(volumes, regions, strict=True) if box], measured)
         reporter.say(f"normalization: {wanted.scheme} per {choice.per}: {choice.reason}")
         plain = replace(plain, per=choice.per, choice=choice)
     if plain.per == "volume":
         return of_each_volume(plain, measured, reporter)
-    found = plain.of_parts([(v.inputs, box) for v, box in pairs])
+    found = plain.of_measured(trained)
     say_some(odd_statistics(plain.scheme, found, "the training data"), reporter)
     fitted = replace(plain, channels=found)
     report_lost(fitted, measured, 'set "per": "volume"', reporter)
@@ -395,26 +397,33 @@ def other_choice(used: Normalization, inputs: Sequence[Volume]) -> str | None:
 
 
 def _array_key(inputs: Sequence[Volume]) -> str:
-    return " ".join(array.location for array in inputs)
+    return " ".join(array.identity for array in inputs)
 
 
 def measure_volumes(
     way: Normalization, volumes: Sequence[TaskVolume], regions: Sequence[Box | None]
-) -> dict[str, VolumeStatistics]:
-    """The statistics of each volume, by name; parts of the same arrays are one volume.
+) -> tuple[dict[str, VolumeStatistics], list[list[Accumulator]]]:
+    """The statistics of each volume, by name, and what was measured of each training region.
 
-    They are of what is trained on, if anything is; what is validated on stays unseen.
+    Parts of the same arrays are one volume. Its statistics are of what is trained on, if anything
+    is; what is validated on stays unseen.
     """
     groups: dict[str, list[tuple[TaskVolume, Box | None]]] = {}
     for volume, region in zip(volumes, regions, strict=True):
         groups.setdefault(_array_key(volume.inputs), []).append((volume, region))
-    found: dict[str, VolumeStatistics] = {}
+    found, kept = dict[str, VolumeStatistics](), list[list[Accumulator]]()
+    most = SAMPLED_VALUES // max(sum(region is not None for region in regions), 1)
     for group in groups.values():
         trained = [(volume.inputs, region) for volume, region in group if region is not None]
         every = [(volume.inputs, volume.region) for volume, _ in group]
-        stats = way.of_parts(trained or every)
+        measured = [measure_channels(*part) for part in trained or every]
+        stats = way.of_measured(measured)
         found |= {volume.name: stats for volume, _ in group}
-    return found
+        if trained:
+            for channel in (channel for part in measured for channel in part):
+                channel.thin(most)  # of many volumes the samples would fill the memory
+            kept += measured
+    return found, kept
 
 
 def _without_nan(image: np.ndarray) -> np.ndarray:

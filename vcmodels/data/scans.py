@@ -45,12 +45,14 @@ def number_copies(inputs: Sequence[Sequence[Volume]], scans: Sequence[int]) -> l
 
     A few boxes are read where volumes of different numbers have arrays of equal shape.
     """
-    alike: dict[Hashable, dict[int, Volume]] = {}
+    alike: dict[Hashable, dict[tuple[int, str], Volume]] = {}
     for scan, mine in zip(scans, inputs, strict=True):
         for array in mine:
-            alike.setdefault((array.extent, array.channels), {}).setdefault(scan, array)
-    groups = [list(arrays.items()) for arrays in alike.values() if len(arrays) > 1]
-    copies = [found for group in groups for found in _copies(group)]
+            same = alike.setdefault((array.extent, array.channels), {})
+            same.setdefault((scan, array.identity), array)
+    groups = [[(scan, array) for (scan, _), array in same.items()] for same in alike.values()]
+    several = [group for group in groups if len({scan for scan, _ in group}) > 1]
+    copies = [found for group in several for found in _copies(group)]
     return _joined([{scan, *(min(found) for found in copies if scan in found)} for scan in scans])
 
 

@@ -103,6 +103,8 @@ class TaskVolume:
     """Equal for volumes that show the same voxels where they meet, see `scans`."""
     has_spacing: bool = True
     """Whether the voxel size is known."""
+    own: frozenset[str] | None = None
+    """Names of the labels that are not only pseudo-labels; all when None."""
 
     def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
@@ -113,8 +115,10 @@ class TaskVolume:
 
     @property
     def own_labels(self) -> list[Volume]:
-        """The labels that are no pseudo-labels."""
-        return [label for name, label in self.labels.items() if name not in self.pseudo]
+        """The labels that a target is validated against."""
+        return [
+            label for name, label in self.labels.items() if self.own is None or name in self.own
+        ]
 
     def is_twin(self, other: "TaskVolume") -> bool:
         """Whether it shows the very voxels of another."""
@@ -295,6 +299,7 @@ def _open(
         first.unit, pseudo, _group(entry, first, key),
         targets[about].ignored if about else (), targets[about].annotated if about else None,
         has_spacing=first.has_spacing,
+        own=frozenset(targets[name].derive or name for name in has_own),
     )  # fmt: skip
 
 

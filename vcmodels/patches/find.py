@@ -151,20 +151,30 @@ def survey(
     """
     cell = criteria.cell
     criteria = replace(criteria, stride=stride or criteria.stride)
-    grids = [
-        patch_grid(v.inputs[0].box, v.region, criteria.patch, criteria.stride, cell)
-        for v in volumes
-    ]
+    grids = candidate_grids(volumes, criteria, cell)
     labels = [
         Wanted(v.ref, grid.frame, v.region, cell, v.ref_ignored, v.ref_foreground)
         for v, grid in zip(volumes, grids, strict=True)
         if v.ref is not None
     ]
-    for volume, grid in zip(volumes, grids, strict=True):
-        _refuse_too_large(volume, grid, cell, criteria)
     chosen = criteria if stride is None else None
     with closing(indexer.indexes(labels)) as indexes:
         return [_candidates(v, g, indexes, chosen) for v, g in zip(volumes, grids, strict=True)]
+
+
+def candidate_grids(
+    volumes: Sequence[TaskVolume], criteria: PatchCriteria, cell: Shape | None = None
+) -> list[CandidateGrid]:
+    """Where the candidates of each volume lie, on cells of the criteria if no others are named.
+
+    Raises:
+        TaskError: the labels are more than this machine can index.
+    """
+    cell, patch, stride = cell or criteria.cell, criteria.patch, criteria.stride
+    grids = [patch_grid(v.inputs[0].box, v.region, patch, stride, cell) for v in volumes]
+    for volume, grid in zip(volumes, grids, strict=True):
+        _refuse_too_large(volume, grid, cell, criteria)
+    return grids
 
 
 def _candidates(

@@ -62,6 +62,8 @@ class IndexStore:
         self.plan, self._say = plan, say
         identity = [SCHEMA, volume.identity, plan.region.origin, plan.region.end, plan.cell]
         rules = [plan.ignore, plan.unit, *([asdict(plan.foreground)] if plan.foreground else [])]
+        if volume.read_rules:  # one prediction may be read in several ways
+            rules.append(volume.read_rules.hex())
         self._identity = json.dumps([*identity, *rules]).encode()
         self._metadata = volume.node.raw + volume.read_rules
         name = PurePosixPath(volume.location).name.removesuffix(".zarr")

@@ -1,7 +1,7 @@
 """What the labels of a task cannot mean, reported from their indexes before the first step.
 
 The label that finds the patches has its index anyway; of the others one is made of what is stored, or
-of parts that are spread over it where that is much. No label is read again that has been.
+of parts that are spread over it where that is much. Where indexes are kept, no label is read again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, cut_block, triple
 from vcmodels.patches.density import patch_grid
-from vcmodels.patches.find import PatchCriteria, PatchList
+from vcmodels.patches.find import PatchCriteria, PatchList, candidate_grids
 from vcmodels.patches.index import LONGEST_CELL, UNCOUNTED, LabelIndex
 from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.patches.split import split_patches
@@ -94,22 +94,28 @@ def report_misfits(
         ChunkError: a label chunk cannot be read.
     """
     plan = CensusPlan.of(task, indexer or Indexer.of(task, reporter), reads_reference)
-    fatal: list[TaskError] = []
+    if plan.reads_reference:
+        candidate_grids(volumes, plan.criteria)  # before hours of reading, is there the memory?
+    found: dict[tuple[str, Misfit], None] = {}  # each once, whatever is derived from a label
     known: dict[tuple[object, ...], list[LabelCensus]] = {}
     for name, target in task.dataset_config.targets.items():
         rules = target.derive or name, target.ignored, target.foreground
         if rules not in known:  # what several are derived from is looked at once
             known[rules] = list(label_censuses(name, target, volumes, plan))
-        found = known[rules]
-        for volume in volumes:
-            if (source := target.derive or name) in volume.labels and not _is_cheap(volume, source):
-                reporter.say(f"{volume.key}.{source}: too many chunks to look at before training")
-        for key, misfit in _misfits(name, target, found):
-            error = TaskError(key, misfit.found, misfit.remedy)
-            if misfit.is_fatal and not is_begun:
-                fatal.append(error)
-            else:
-                reporter.say(f"note: {error}")
+            for volume in volumes:
+                source = target.derive or name
+                if source in volume.labels and not _is_cheap(volume, source):
+                    reporter.say(
+                        f"{volume.key}.{source}: too many chunks to look at before training"
+                    )
+        found |= dict.fromkeys(_misfits(name, target, known[rules]))
+    fatal: list[TaskError] = []
+    for key, misfit in found:
+        error = TaskError(key, misfit.found, misfit.remedy)
+        if misfit.is_fatal and not is_begun:
+            fatal.append(error)
+        else:
+            reporter.say(f"note: {error}")
     if fatal:
         more = f" (and {len(fatal) - 1} more faults of labels)" if len(fatal) > 1 else ""
         first = fatal[0]
@@ -223,15 +229,16 @@ def find_value(label: LabelCensus, value: float) -> tuple[Shape | None, bool]:
     array, region = label.volume.labels[label.name], label.volume.region
     cells = _cells_with(label.index, int(value), region) if value == int(value) else []
     blocks = array.stored_blocks(within=region)
-    boxes = cells or (part for block in blocks for part in cut_block(block, array.chunks))
-    for box in islice(boxes, MOST_PLACES):
+    parts = (part for block in blocks for part in cut_block(block, array.chunks))
+    boxes = cells or list(islice(parts, MOST_PLACES + 1))
+    for box in boxes[:MOST_PLACES]:
         inside = box.intersect(region)
         places = np.argwhere((array.read(inside) == value).all(axis=0)) if inside.voxels else []
         if len(places):
             z, y, x = (places[0] + inside.origin).tolist()
             return (z, y, x), False
     # Cells at the border of a region hold voxels outside of it, too; those inside come first.
-    return None, bool(cells) and value != 0
+    return None, value != 0 and (bool(cells) or len(boxes) <= MOST_PLACES)
 
 
 def _cells_with(index: LabelIndex, value: int, region: Box) -> list[Box]:

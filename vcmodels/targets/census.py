@@ -258,8 +258,6 @@ class Census:
     """Whether all that is stored was looked at."""
     knows_foreground: bool = False
     """Whether `together` are the voxels where the target's `foreground` holds."""
-    is_result: bool = False
-    """Whether it is a prediction of ours, which is read by its own encoding."""
 
     @property
     def voxels(self) -> int:

@@ -174,7 +174,7 @@ def normalize(
         reporter.say(f"normalization: {used.scheme} per {used.per}, as the weights are used to")
     if used.scheme == "none" or used.per == "patch":
         return used
-    measured = measure_volumes(used, volumes, regions)
+    measured, _ = measure_volumes(used, volumes, regions)
     if used.per == "volume":
         return of_each_volume(used, measured, reporter)
     remedy = "bring them to its scale, or begin with weights that are trained per volume"
