@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Compared = Literal["masks", "classes", "values", "vectors", "directions"]
+Compared = Literal["masks", "classes", "values", "vectors", "directions", "instances"]
 """The forms of a prediction and its label, both (B, channels, Z, Y, X) float32.
 
 - `masks`: K probabilities, each with a label in [0, 1] (a loss takes logits).
@@ -11,6 +11,7 @@ Compared = Literal["masks", "classes", "values", "vectors", "directions"]
 - `values`: C numbers, and as many in the label.
 - `vectors`: three components, of a length that means something.
 - `directions`: three components; the label is a unit vector, the length of the prediction is free.
+- `instances`: one channel of ids in both, of any integer dtype and not float32; 0 is background.
 """
 
 

@@ -22,7 +22,7 @@ from vcmodels.config.values import (
     VoxelSize,
 )
 from vcmodels.errors import RefusedError, TaskError, VolumeError
-from vcmodels.metrics.registry import Sense
+from vcmodels.metrics.base import Sense
 from vcmodels.models import AnyModel
 from vcmodels.runs.run import Run, fold_name
 from vcmodels.section import Fraction, PatchShape, Section

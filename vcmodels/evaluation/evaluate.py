@@ -14,7 +14,8 @@ from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import blocks_of
-from vcmodels.metrics.registry import Sums, add_sums
+from vcmodels.metrics.base import Sums
+from vcmodels.metrics.registry import add_sums
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root

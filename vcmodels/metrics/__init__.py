@@ -1,5 +1,6 @@
 """Metrics: figures of predictions against labels, by name in `METRICS`."""
 
-from vcmodels.metrics.registry import METRICS, Metric, VolumeMetric, measure_volume
+from vcmodels.metrics.base import BlockMetric, Curve, Metric, Pair, VolumeMetric
+from vcmodels.metrics.registry import METRICS, measure_volume
 
-__all__ = ["METRICS", "Metric", "VolumeMetric", "measure_volume"]
+__all__ = ["METRICS", "BlockMetric", "Curve", "Metric", "Pair", "VolumeMetric", "measure_volume"]

@@ -1,19 +1,25 @@
 """Metrics by name: what they compare, how they are measured, and which way is better.
 
-A `Metric` is computed from sums over voxels, which add over patches, blocks and processes, so that
-training can validate with it and evaluation never holds a volume. A `VolumeMetric` sees a volume
-whole. Every target kind that predicts what a metric compares is measured by it.
+Every target kind that predicts what a metric compares is measured by it. `base` says what a metric is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
-from vcmodels.comparison import Comparator, Compared
+from vcmodels.comparison import Compared
 from vcmodels.geometry.boxes import Spacing
+from vcmodels.metrics.base import (
+    AnyMetric,
+    FigureValues,
+    Measure,
+    Metric,
+    Metrics,
+    Sense,
+    Sums,
+    VolumeMetric,
+)
 from vcmodels.metrics.overlap import (
     accuracy,
     centroid_distance,
@@ -39,49 +45,7 @@ from vcmodels.metrics.regression import (
     sign_sums,
 )
 
-Sense = Literal["min", "max"]
-"""Whether less or more of a figure is better."""
-Sums = dict[str, Tensor]
-"""Named sums over valid voxels (float64, on the CPU); they add over patches, blocks and ranks."""
-FigureValues = float | Sequence[float]
-"""A number, or one for each class but the background (for masks: of the mask)."""
-Measure = Callable[[Tensor, Tensor, Tensor], Sums]
-
-
-@dataclass(frozen=True)
-class Metric(Comparator):
-    """A figure of all voxels that count; with `by_class`, also one for each class.
-
-    `summarise` turns sums into the figure: NaN where nothing was measured, a list with `by_class`.
-    """
-
-    measure: Measure
-    """(prediction, label, valid) -> sums over the valid voxels. Metrics that share it share its
-    sums, which are then made once."""
-    summarise: Callable[[Sums], FigureValues]
-    better: Sense
-    by_class: bool = False
-
-
-@dataclass(frozen=True)
-class VolumeMetric(Comparator):
-    """One or several figures of a whole volume.
-
-    `function` takes a prediction (C, Z, Y, X), its label (L, Z, Y, X), valid (V, Z, Y, X) bool and
-    the length of a voxel along (z, y, x), and returns the figures that `better` names.
-    """
-
-    function: Callable[[np.ndarray, np.ndarray, np.ndarray, Spacing], Mapping[str, FigureValues]]
-    better: Mapping[str, Sense]
-
-    def __call__(
-        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
-    ) -> Mapping[str, FigureValues]:
-        """The figures by name."""
-        return self.function(prediction, label, valid, spacing)
-
-
-METRICS: dict[str, Metric | VolumeMetric] = {
+METRICS: dict[str, AnyMetric] = {
     "dice": Metric(confusion, dice, "max", by_class=True, compares=("masks", "classes")),
     "iou": Metric(confusion, iou, "max", by_class=True, compares="masks"),
     "precision": Metric(confusion, precision, "max", by_class=True, compares="masks"),
@@ -101,11 +65,7 @@ METRICS: dict[str, Metric | VolumeMetric] = {
 """In the order in which they are shown. Another package may add its own."""
 
 
-Metrics = Mapping[str, Metric | VolumeMetric]
-"""By name."""
-
-
-def fitting_metrics(predicted: Compared) -> dict[str, Metric | VolumeMetric]:
+def fitting_metrics(predicted: Compared) -> dict[str, AnyMetric]:
     """The members of `METRICS` that compare what is predicted."""
     return {name: metric for name, metric in METRICS.items() if metric.fits(predicted)}
 
@@ -123,7 +83,7 @@ def measure(metrics: Metrics, prediction: Tensor, label: Tensor, valid: Tensor) 
     """The sums over the valid voxels of all metrics that are made of sums.
 
     Args:
-        metrics: a `VolumeMetric` is passed over.
+        metrics: those that are not made of sums are passed over.
         prediction: (B, C, Z, Y, X) float32, in the form that the metrics compare.
         label: (B, L, Z, Y, X) float32, in the same.
         valid: (B, V, Z, Y, X) bool.
@@ -169,7 +129,7 @@ def measure_volume(
     """The figures of a whole volume.
 
     Args:
-        metrics: a `Metric` is passed over.
+        metrics: those that do not see a volume whole are passed over.
         prediction: (C, Z, Y, X) float32, in the form that the metrics compare.
         label: (L, Z, Y, X) float32, in the same.
         valid: (V, Z, Y, X) bool.

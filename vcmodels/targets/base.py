@@ -34,10 +34,8 @@ from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
+from vcmodels.metrics.base import Metrics, Sense, Sums
 from vcmodels.metrics.registry import (
-    Metrics,
-    Sense,
-    Sums,
     fitting_metrics,
     measure,
     measure_volume,

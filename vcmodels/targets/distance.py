@@ -17,7 +17,7 @@ from vcmodels.errors import FaultError
 from vcmodels.fields.distance import Labelled, inner, known_distance, voxels_within
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.registry import LossBlock
-from vcmodels.metrics.registry import Metrics
+from vcmodels.metrics.base import Metrics
 from vcmodels.targets.base import Interpolation, Target
 from vcmodels.targets.census import Census, Misfit
 from vcmodels.targets.regression import LinearEncoding

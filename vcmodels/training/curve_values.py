@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from vcmodels.config import Task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
-from vcmodels.metrics.registry import Sums, add_sums
+from vcmodels.metrics.base import Sums
+from vcmodels.metrics.registry import add_sums
 from vcmodels.reporting import Reporter
 from vcmodels.samples.dataset import PatchDataset, make_sample
 from vcmodels.targets import AnyTarget

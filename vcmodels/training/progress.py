@@ -13,7 +13,7 @@ from vcmodels.checkpoint import Checkpoint, typed
 from vcmodels.config.task import epoch_curves
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.errors import CheckpointError, RunError
-from vcmodels.metrics.registry import Sense
+from vcmodels.metrics.base import Sense
 from vcmodels.reporting import duration
 from vcmodels.targets import AnyTarget
 from vcmodels.training.step import StepResult

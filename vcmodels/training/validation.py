@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vcmodels.metrics.registry import Sums, add_sums
+from vcmodels.metrics.base import Sums
+from vcmodels.metrics.registry import add_sums
 from vcmodels.pictures.slices import PATCHES, draw_row
 from vcmodels.samples.loader import Batch
 from vcmodels.training.learner import Learner

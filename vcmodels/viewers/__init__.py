@@ -1,0 +1,1 @@
+"""Volumes, predictions and patches in interactive viewers."""
