@@ -123,9 +123,9 @@ def test_a_channel_that_is_not_stored_is_missing_though_the_others_are(workplace
     ):
         predict_request(request)
     assert not (work.folder / "out").exists()
-    for other, count in (({"bbox": [[0, 8], [0, 9], [0, 8]]}, count), ({"channels": [0]}, 1)):
+    for other, taken in (({"bbox": [[0, 8], [0, 9], [0, 8]]}, count), ({"channels": [0]}, 1)):
         task = work.task(**given | other | {"output_dir": str(work.folder / str(other))})
-        assert predict_request(work.request(task, in_channels=count)).is_complete
+        assert predict_request(work.request(task, in_channels=taken)).is_complete
 
 
 def test_infinity_is_an_error_even_there(workplace):
