@@ -221,3 +221,53 @@ def test_the_remedy_is_followed_in_the_same_folder(three_values, tmp_path, capsy
     task = json.loads((tmp_path / "run" / "task.json").read_text())
     assert task["dataset_config"]["targets"]["sheet"]["foreground"] == "== 1"
     assert "note" not in capsys.readouterr().out
+
+
+CLASSES = {"kind": "multiclass", "channels": 2}
+INSIDE, WIDER = ({"bbox": [[0, end], [1, 25], [2, 31]]} for end in (11, 14))
+
+
+@pytest.mark.parametrize("is_ref", [True, False], ids=["reference", "another"])
+@pytest.mark.parametrize(
+    ("target", "value"),
+    [*((CLASSES, value) for value in (-1, -7, 300, 40_000)), (BINARY, -1)],
+    ids=lambda given: given["kind"] if isinstance(given, dict) else str(given),
+)
+def test_a_value_that_is_no_class_outside_of_the_bbox_is_none_of_the_task(
+    said, blobs, target, value, is_ref
+):
+    label = blobs.astype(np.int32)
+    label[12:, 7:9] = value
+    assert said(label, target, is_ref, INSIDE) == ([], None)
+    lines, error = said(label, target, is_ref, WIDER)
+    assert f"holds {value}" in (error or lines[0])
+
+
+@pytest.mark.parametrize("is_ref", [True, False], ids=["reference", "another"])
+def test_an_id_below_0_outside_of_the_bbox_is_none_of_the_task(
+    make_task, entry, store, tmp_path, is_ref
+):
+    label = np.arange(1, np.prod(SHAPE) + 1, dtype=np.int32).reshape(SHAPE)  # too many to count
+    label[12:, 7:9] = -1
+    volume = {
+        **entry,
+        "cells": store("cells", label, chunks=(10, 12, 14)),
+        "sheet": store("sheet", label % 2),
+    }
+    volume["ref_label"] = "cells" if is_ref else "sheet"
+    targets = {
+        "edge": {"kind": "boundary", "derive": "cells"},
+        "sheet": {**BINARY, "foreground": "> 0"},
+    }
+
+    def report(bbox, folder):
+        task = make_task(
+            [{**volume, **bbox}], targets, dataset={"index_dir": str(tmp_path / folder)}
+        )
+        resolved, reporter = resolve(task), Silent()
+        report_misfits(resolved.task, resolved.volumes, reporter)
+        return reporter.lines
+
+    assert report(INSIDE, "inside") == []
+    with pytest.raises(TaskError, match=r"paths.0.cells: .* holds -1; .* at .* = \(12, 7, 2\)"):
+        report(WIDER, "wider")
