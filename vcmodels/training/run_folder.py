@@ -15,6 +15,7 @@ from typing import Any
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
 from vcmodels.config.load import anchor, fill_normalization, fill_sizes
+from vcmodels.config.messages import as_object
 from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
@@ -54,9 +55,12 @@ MAY_CHANGE = (
 
 
 def resolved_task(checkpoint: Checkpoint) -> Task | None:
-    """The task of a checkpoint, with the defaults of newer keys; None if it has keys that are gone."""
+    """The task of a checkpoint, with the defaults of newer keys.
+
+    None where there is none, or where it has keys that are gone.
+    """
     try:
-        return parse_task(checkpoint.state["task"], "the checkpoint", is_record=True)[0]
+        return parse_task(checkpoint.state.get("task"), "the checkpoint", is_record=True)[0]
     except TaskError:
         return None
 
@@ -105,7 +109,7 @@ def _take_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
     What is learnt then differs by rounding only, unless mixup pairs the patches of a batch.
     """
-    both = [task.get("tr_params", {}) for task in (old, new)]
+    both = [as_object(task.get("tr_params")) or {} for task in (old, new)]
     sizes = [(s.get("batch_size"), s.get("gradient_accumulation", 1)) for s in both]
     if any(s.get("mixup") for s in both) or any(batch is None for batch, _ in sizes):
         return False
