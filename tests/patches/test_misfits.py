@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import tempfile
+from collections import Counter
 
 import numpy as np
 import pytest
 import zarr
+from zarr.storage import LocalStore
 
 from vcmodels.cli import main
 from vcmodels.errors import TaskError
@@ -271,3 +274,47 @@ def test_an_id_below_0_outside_of_the_bbox_is_none_of_the_task(
     assert report(INSIDE, "inside") == []
     with pytest.raises(TaskError, match=r"paths.0.cells: .* holds -1; .* at .* = \(12, 7, 2\)"):
         report(WIDER, "wider")
+
+
+@pytest.fixture
+def label_reads(monkeypatch):
+    """Counts the reads of each chunk of a label, by array and chunk."""
+    reads: Counter[str] = Counter()
+    get = LocalStore.get
+
+    async def counting(self, key, *args, **named):
+        place = f"{self.root}/{key}"
+        if "data.zarr/label" in place and "zarr.json" not in key:
+            reads[place.partition("data.zarr/")[2]] += 1
+        return await get(self, key, *args, **named)
+
+    monkeypatch.setattr(LocalStore, "get", counting)
+    return reads
+
+
+def test_check_reads_each_chunk_of_a_label_once_and_keeps_nothing(
+    make_task, entry, store, blobs, label_reads, tmp_path, monkeypatch
+):
+    labels = {"label_ref": blobs, "label_ids": blobs * 3, "label_soft": blobs * np.float32(0.5)}
+    places = {name: store(name, label) for name, label in labels.items()}
+    volume = {**entry, "ref": places["label_ref"], "ids": places["label_ids"], "ref_label": "ref"}
+    volume["soft"] = places["label_soft"]
+    targets = {
+        "ref": BINARY,
+        "ids": {"kind": "multiclass", "label_values": [0, 3], "channels": 2},
+        "edge": {"kind": "boundary", "derive": "ids"},
+        "soft": {"kind": "regression"},
+    }
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    dataset = {"index_dir": str(tmp_path / "index")}
+    task = make_task([volume], targets, dataset=dataset)
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps(task.to_json()))
+    label_reads.clear()
+    assert main(["check", str(path)]) == 0
+    chunks = {file.parts for file in (tmp_path / "data.zarr").glob("label_*/c/*/*/*")}
+    assert len(chunks) == len(label_reads) > 100
+    assert set(label_reads.values()) == {1}
+    left = {entry.name for entry in tmp_path.iterdir()} - {"data.zarr", "task.json", "scratch"}
+    assert left | {*(tmp_path / "scratch").iterdir()} == set()

@@ -257,6 +257,7 @@ def no_value(work, monkeypatch):
 @pytest.mark.parametrize("fault", [no_patch, no_value])
 def test_a_restart_that_is_refused_leaves_the_earlier_run(work, monkeypatch, fault):
     (work.folder / "mine.txt").write_text("a file of the user")
+    (work.folder / "patches.json").unlink()  # and none is left that the refused one has made
     task, before = copy.deepcopy(work.task), contents(work.folder)
     with monkeypatch.context() as context:
         found = fault(work, context)
