@@ -1,6 +1,6 @@
 """Scores of whole volumes, block by block, against the same in memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--only surfaces surface-memory]
+    OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--only surfaces surface-agreement surface-memory]
 
 Prints a line for each measure. What is compared is measured in one run, in turns; seconds are those
 of the process's CPU, so that other work on the machine does not count.
@@ -29,6 +29,7 @@ SIDE = 256
 BLOCKS = (64, 128, 256)
 SPACING: Spacing = (2.0, 1.0, 1.0)
 SURFACE = SurfaceMetric(compares="masks", tolerances=(2.0,))
+SMALL, SMALL_BLOCKS = (40, 52, 60), (7, 16, 33, 64)
 MEMORY_SIDES = (512, 1024)
 PERIOD = 96
 """Of the pattern that stands for a large volume."""
@@ -107,11 +108,13 @@ def first(values: FigureValues) -> float:
     return float(values) if isinstance(values, int | float) else values[0]
 
 
-def by_scipy(predicted: np.ndarray, labelled: np.ndarray) -> dict[str, float]:
+def by_scipy(
+    predicted: np.ndarray, labelled: np.ndarray, spacing: Spacing = SPACING
+) -> dict[str, float]:
     """The same figures by exact distance transforms of the whole volume."""
     one, other = (mask ^ np.asarray(ndimage.binary_erosion(mask)) for mask in (predicted, labelled))
-    there = np.asarray(ndimage.distance_transform_edt(~other, SPACING))[one]
-    back = np.asarray(ndimage.distance_transform_edt(~one, SPACING))[other]
+    there = np.asarray(ndimage.distance_transform_edt(~other, spacing))[one]
+    back = np.asarray(ndimage.distance_transform_edt(~one, spacing))[other]
     both = np.concatenate([there, back])
     return {
         "assd": float(both.mean()),
@@ -171,6 +174,25 @@ def surfaces() -> None:
             say(f"  blocks of {side}: {seconds:.2f} s, {ratio} ({off(found, wanted)})")
 
 
+def surface_agreement() -> None:
+    """The largest difference from SciPy over 30 random volumes and the sizes of blocks."""
+    largest = dict.fromkeys(SMALL_BLOCKS, 0.0)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        field = ndimage.gaussian_filter(rng.standard_normal(SMALL), rng.uniform(0, 4))
+        field /= np.std(field)
+        mask, moved = field > 0.5, np.roll(field, tuple(rng.integers(-3, 4, 3)), (0, 1, 2))
+        other = moved + 0.3 * rng.standard_normal(SMALL) > rng.uniform(0, 2)
+        z, y, x = rng.uniform(0.2, 5, 3).tolist()
+        wanted = by_scipy(mask, other, (z, y, x))
+        for side in SMALL_BLOCKS:
+            found = in_blocks(RegionPair(mask, other, SMALL, (z, y, x)), side)
+            apart = max(abs(found[name] - wanted[name]) for name in wanted)
+            largest[side] = max(largest[side], apart)
+    for side, apart in largest.items():
+        say(f"30 volumes of {SMALL} in blocks of {side}: largest difference {apart:.1e}")
+
+
 def off(found: dict[str, float], wanted: dict[str, float]) -> str:
     """The largest difference of any figure."""
     return f"largest difference {max(abs(found[n] - wanted[n]) for n in wanted):.1e}"
@@ -222,6 +244,7 @@ def surface_memory() -> None:
 
 MEASURES: dict[str, Callable[[], None]] = {
     "surfaces": surfaces,
+    "surface-agreement": surface_agreement,
     "surface-memory": surface_memory,
 }
 
