@@ -34,7 +34,7 @@ def test_sums_of_two_halves_give_the_figures_of_the_whole(predicted, channels):
     added = {key: first[key] + second[key] for key in first}
     figures = summarise(metrics, added)
     assert figures == pytest.approx(summarise(metrics, measure(metrics, *pair)))
-    assert list(figures) == list(senses(metrics))
+    assert [name for name in figures if name != "best_threshold"] == list(senses(metrics))
 
 
 def test_what_several_metrics_share_is_measured_once():
@@ -51,7 +51,7 @@ def test_what_several_metrics_share_is_measured_once():
     }
     figures = summarise(metrics, measure(metrics, *example(1, 1)))
     assert len(calls) == 1
-    assert list(figures) == ["dice", "iou", "precision", "recall", "accuracy"]
+    assert list(figures) == ["dice", "iou", "precision", "recall", "specificity", "accuracy"]
 
 
 def test_sums_of_one_name_in_two_metrics_are_kept_apart():
@@ -68,13 +68,15 @@ def test_sums_of_one_name_in_two_metrics_are_kept_apart():
 
 
 def test_figures_of_classes_are_named_after_them_and_their_mean_leaves_out_the_unknown():
-    metrics = fitting_metrics("classes")
+    metrics = {name: METRICS[name] for name in ("dice", "best_threshold", "accuracy")}
     prediction, label, valid = example(4, 1)
     prediction[:, 3] = -1  # neither predicted nor labelled
     names = ("7", "20", "21")
     figures = summarise(metrics, measure(metrics, prediction, label, valid), names)
-    assert list(figures) == ["dice", "dice_7", "dice_20", "dice_21", "accuracy"]
-    assert list(senses(metrics, names)) == list(figures)
+    dices = ["dice", "dice_7", "dice_20", "dice_21"]
+    thresholds = [name.replace("dice", "best_threshold") for name in dices]
+    assert list(figures) == [*dices, *thresholds, "accuracy"]
+    assert list(senses(metrics, names)) == [*dices, "accuracy"]  # more is no better threshold
     assert math.isnan(figures["dice_21"])
     assert figures["dice"] == pytest.approx((figures["dice_7"] + figures["dice_20"]) / 2)
 
