@@ -10,6 +10,7 @@ from vcmodels.metrics.registry import (
     METRICS,
     Metric,
     VolumeMetric,
+    curves,
     fitting_metrics,
     measure,
     measure_volume,
@@ -95,3 +96,23 @@ def test_a_misspelt_form_is_refused():
         VolumeMetric(lambda *_: {}, {}, compares="mask")
     with pytest.raises(ValueError, match='nothing compares "value"'):
         Comparator(compares=("masks", "value"))
+
+
+def test_curves_are_named_after_their_classes_and_come_from_the_sums():
+    metrics = fitting_metrics("classes")
+    prediction, label, valid = example(3, 1)
+    sums = measure(metrics, prediction, label, valid)
+    found = curves(metrics, sums, ("7", "20"))
+    titles = ("Precision and recall", "ROC", "Dice by threshold")
+    assert list(found) == [
+        *(f"{title}: {c}" for title in titles for c in ("7", "20")),
+        "Reliability",
+    ]
+    assert list(curves(metrics, sums)) == [
+        *(f"{title}: {n}" for title in titles for n in (1, 2)),
+        "Reliability",
+    ]
+    masks = fitting_metrics("masks")
+    assert list(curves(masks, measure(masks, *example(1, 1)))) == [*titles, "Reliability"]
+    values = fitting_metrics("values")
+    assert list(curves(values, measure(values, *example(2, 2)))) == ["Errors"]

@@ -106,7 +106,7 @@ def best_dice(sums: dict[str, Tensor]) -> list[float]:
 def best_threshold(sums: dict[str, Tensor]) -> list[float]:
     """The threshold of the best Dice of each class: what lies above it is predicted.
 
-    Of several the nearest to a half; NaN when nothing is labelled.
+    Of several the nearest to a half, below 0 where all should be; NaN when nothing is labelled.
     """
     return [_best_dice(*counts)[1] for counts in foreground(sums)]
 
@@ -124,7 +124,7 @@ def _dice_over_threshold(false: np.ndarray, true: np.ndarray) -> tuple[np.ndarra
     """The Dice of what is above each threshold, and the thresholds: between steps, upwards."""
     hits, every = _above(true)[::-1], _above(true + false)[::-1]
     thresholds = (np.arange(BINS) - 0.5) / (BINS - 1)
-    return 2 * hits / np.maximum(every + true.sum(), 1), thresholds.clip(0, 1)
+    return 2 * hits / np.maximum(every + true.sum(), 1), thresholds
 
 
 def threshold_curves(sums: dict[str, Tensor]) -> dict[str, list[Curve]]:
@@ -157,7 +157,7 @@ def _roc(false: np.ndarray, true: np.ndarray) -> Curve:
 def _dice_curve(false: np.ndarray, true: np.ndarray) -> Curve:
     found, thresholds = _dice_over_threshold(false, true)
     known = slice(None) if true.any() else slice(0)
-    return thinned(thresholds[known], found[known], "threshold", "Dice")
+    return thinned(thresholds[known].clip(0, 1), found[known], "threshold", "Dice")
 
 
 def thinned(x: np.ndarray, y: np.ndarray, x_label: str, y_label: str) -> Curve:
