@@ -15,6 +15,7 @@ from typing import Any
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
 from vcmodels.config.load import anchor, fill_normalization, fill_sizes
+from vcmodels.config.messages import as_object
 from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
@@ -46,7 +47,7 @@ MAY_CHANGE = (
             "max_epoch", "max_minutes", "num_dataloader_workers", "chunk_cache_gb",
             "tensorboard_log_dir", "device", "ckpt_out_base", "keep_checkpoints", "save_every",
             "threads", "compile", "checkpoint_path", "load_weights_only", "memory_gb", "recipe",
-            "early_stopping", "wandb",
+            "early_stopping", "wandb", "calibrate",
         )
     ),
 )  # fmt: skip
@@ -105,8 +106,10 @@ def _take_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
     What is learnt then differs by rounding only, unless mixup pairs the patches of a batch.
     """
-    both = [task.get("tr_params", {}) for task in (old, new)]
-    sizes = [(s.get("batch_size"), s.get("gradient_accumulation", 1)) for s in both]
+    both = [as_object(task.get("tr_params")) or {} for task in (old, new)]
+    sizes: list[tuple[Any, Any]] = [
+        (s.get("batch_size"), s.get("gradient_accumulation", 1)) for s in both
+    ]
     if any(s.get("mixup") for s in both) or any(batch is None for batch, _ in sizes):
         return False
     return prod(sizes[0]) == prod(sizes[1])
