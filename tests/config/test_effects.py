@@ -1,10 +1,11 @@
 """A key that is given and does nothing is reported; the same key where it acts is not."""
 
 import copy
+import json
 
 import pytest
 
-from vcmodels.config import parse_task
+from vcmodels.config import load_task, parse_task
 
 TASK = {
     "tr_params": {"model_name": "m", "patch_size": [16, 24, 32], "ckpt_out_base": "run"},
@@ -62,3 +63,46 @@ def test_a_key_without_effect_is_reported_until_it_has_one(idle, acting):
 
 def test_a_key_that_says_what_its_default_is_is_not_reported():
     assert notes_of({"tr_params.momentum": 0.99, "model_config.max_features": 320}) == []
+
+
+FOR_EACH = {"sheet": 3, "air": [3, 4]}
+
+
+def by_target():
+    """A task whose `ignore_label` is an object, and the same as a run writes it."""
+    document = copy.deepcopy(TASK)
+    document["tr_params"] |= {"ignore_label": FOR_EACH, "memory_gb": 3.0}
+    document["dataset_config"]["volume_paths"][0]["air"] = "c"
+    document["dataset_config"]["targets"]["air"] = {"kind": "binary"}
+    resolved = json.loads(json.dumps(parse_task(copy.deepcopy(document), "test")[0].to_json()))
+    targets = resolved["dataset_config"]["targets"]
+    assert [targets[name]["ignore_label"] for name in FOR_EACH] == [3, [3, 4]]
+    return document, resolved
+
+
+def test_what_targets_repeat_of_an_ignore_label_by_target_is_its_effect():
+    for task in by_target():
+        notes = parse_task(task, "test")[1]
+        idle = [line.partition(": has no effect")[0] for line in notes if "has no effect" in line]
+        assert idle == ["tr_params.memory_gb"]
+
+
+@pytest.mark.parametrize("given", [FOR_EACH, {"sheet": 3}, {"sheet": 3, "air": None}], ids=str)
+def test_an_ignore_label_by_target_that_none_of_them_takes_is_reported(given):
+    task, _ = by_target()
+    task["tr_params"]["ignore_label"] = given
+    targets = task["dataset_config"]["targets"]
+    targets["sheet"]["ignore_label"] = 7
+    if given is FOR_EACH:
+        targets["air"]["ignore_label"] = 7
+    notes = parse_task(task, "test")[1]
+    assert len([line for line in notes if line.startswith("tr_params.ignore_label: has no")]) == 1
+
+
+def test_the_task_of_a_run_has_no_keys_without_effect(tmp_path):
+    """Every key is written there, and some values were planned."""
+    _, resolved = by_target()
+    (tmp_path / "task.json").write_text(json.dumps(resolved))
+    (tmp_path / "splits.json").write_text("{}")
+    assert load_task(tmp_path / "task.json").notes != []
+    assert load_task(tmp_path).notes == []

@@ -6,6 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+import zarr
 from pydantic import ValidationError
 
 from vcmodels.config.task import NormalizationConfig
@@ -173,3 +174,25 @@ def test_only_what_a_task_gives_contradicts_a_checkpoint():
 def test_percentiles_stand_in_their_order(percentiles):
     with pytest.raises(ValidationError, match="give the lower one first"):
         NormalizationConfig(percentiles=percentiles)
+
+
+@pytest.mark.parametrize("axis", ["t", "c"])
+def test_times_and_channels_of_one_array_are_volumes_of_their_own(make_task, tmp_path, axis):
+    images = [scan(seed, gain) for seed, gain in enumerate((1.0, 1.0, 1.3))]
+    place = str(tmp_path / "raw")
+    array = zarr.create_array(
+        place, shape=(3, *SHAPE), chunks=(1, *SHAPE), dtype="f4", dimension_names=[axis, *"zyx"]
+    )
+    array[...] = np.stack(images)
+    entries = [
+        {"input": place, "sheet": place, "name": f"v{n}"}
+        | ({"index": {"t": n}} if axis == "t" else {"channels": [n], "index": {"c": {"sheet": 0}}})
+        for n in range(3)
+    ]
+    volumes = open_volumes(make_task(entries))
+    found = fit_normalization(AUTO, volumes, [v.region for v in volumes])
+    assert (len(found.choice.figures), found.per) == (3, "volume")
+    for volume, image in zip(volumes, images, strict=True):
+        assert found.volumes[volume.name][0].mean == pytest.approx(image.mean(), rel=1e-4)
+    twice = [volumes[0], replace(volumes[0], name="again")]
+    assert len(fit_normalization(AUTO, twice, [volumes[0].region] * 2).choice.figures) == 1

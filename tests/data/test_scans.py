@@ -171,3 +171,22 @@ def test_a_group_keeps_them_together(task_of, store, values):
     split = split_patches(task.tr_params, volumes, search_patches(task, volumes))
     sides = [region is not None for region in split.train_regions]
     assert sides[0] == sides[1] != sides[2]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_copy_of_any_input_of_a_volume_makes_the_scans_one(image, tmp_path, at):
+    rng = np.random.default_rng(5)
+
+    def other(name):
+        data = rng.integers(1, 255, SHAPE, np.uint8)
+        zarr.create_array(str(tmp_path / name), data=data, chunks=(8, 8, 8))
+        return open_volume(str(tmp_path / name))
+
+    place, _ = copy(image)
+    first = [other("u"), other("v"), open_volume(str(image / "0"))]
+    second = [other(f"w{n}") for n in range(2)]
+    second.insert(at, open_volume(str(place)))
+    third = [other(f"x{n}") for n in range(3)]
+    volumes = [first, second, third]
+    assert number_scans(volumes) == [0, 1, 2]
+    assert number_copies(volumes, [0, 1, 2]) == [0, 0, 2]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from vcmodels.data.volumes import open_volumes, report_missing
 from vcmodels.errors import TaskError, VolumeError
@@ -200,3 +201,22 @@ def test_volumes_shorter_than_the_patch_are_told(make_task, entry, patch, told):
     reporter = Silent()
     open_volumes(make_task([entry], patch_size=patch), reporter)
     assert any("1 of 1 volumes are shorter" in line for line in reporter.lines) is told
+
+
+@pytest.mark.parametrize("name", ["sheet", "mask", "input_mask"])
+def test_a_label_of_any_name_is_read_at_the_level_of_its_volume(make_task, tmp_path, name):
+    rng = np.random.default_rng(0)
+    whole = {n: rng.integers(1, 9, (12, 14, 16)).astype(np.uint8) for n in ("raw", "label")}
+    datasets = [{"path": "0"}, {"path": "1"}]
+    for part, values in whole.items():
+        group = tmp_path / "a.zarr" / part
+        image = {"version": "0.4", "axes": [{"name": n} for n in "zyx"], "datasets": datasets}
+        zarr.create_group(group, zarr_format=2, attributes={"multiscales": [image]})
+        for level, data in enumerate((values, values[::2, ::2, ::2])):
+            zarr.create_array(group / str(level), data=data, chunks=(6, 7, 8), zarr_format=2)
+    entry = {"input": str(tmp_path / "a.zarr/raw"), name: str(tmp_path / "a.zarr/label")}
+    entry |= {"level": 1, "ref_label": name}
+    (volume,) = open_volumes(make_task([entry], {name: {"kind": "binary"}}))
+    assert volume.inputs[0].extent == volume.labels[name].extent == (6, 7, 8)
+    found = volume.labels[name].read(volume.region)[0]
+    np.testing.assert_array_equal(found, whole["label"][::2, ::2, ::2])

@@ -1,6 +1,7 @@
 """A damaged result is named with what repairs it, and that gives back every byte."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -10,12 +11,15 @@ import pytest
 from tests.inference.conftest import Workplace
 from tests.inference.test_readers import FORMATS, Heads
 from vcmodels.errors import OutputError
-from vcmodels.inference import RunOptions, predict_request
+from vcmodels.inference import RunOptions, claim, predict, predict_request
+from vcmodels.inference.journal import Journal
+from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.reporting import Silent
 from vcmodels.targets import MulticlassTarget, RegressionTarget
 from vcmodels.volumes import LocalPlace
 
 TARGETS = {"value": RegressionTarget(channels=1), "organ": MulticlassTarget(channels=3)}
+BBOX = [[0, 17], [0, 10], [0, 16]]
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +30,7 @@ def made(tmp_path_factory):
     work.network = Heads()
     output, kept = work.folder / "out", work.folder / "kept"
 
-    def run(version, **options):
-        bbox = [[0, 17], [0, 10], [0, 16]]
+    def run(version, bbox=BBOX, **options):
         task = work.task(pyramid=1, bbox=bbox, **FORMATS[version])
         config = task.dataset_config.model_copy(update={"targets": TARGETS})
         request = work.request(task.model_copy(update={"dataset_config": config}))
@@ -42,7 +45,7 @@ def made(tmp_path_factory):
         return SimpleNamespace(
             root=root,
             before=contents(root),
-            run=lambda **options: run(version, **options),
+            run=lambda *bbox, **options: run(version, *bbox, **options),
             now=lambda: contents(root),
         )
 
@@ -288,3 +291,118 @@ def test_a_kill_between_writes_of_metadata_is_continued_by_the_same_command(made
         work.run()
         assert work.now() == work.before
         limit += 3
+
+
+@pytest.mark.parametrize("version", FORMATS)
+def test_overwriting_a_result_without_attributes_leaves_no_voxel_of_another_bbox(made, version):
+    work, elsewhere = made(version), [[0, 8], [0, 10], [0, 8]]
+    whole = work.before
+    delete(work.root)
+    work.run(elsewhere)
+    expected = work.now()
+    assert len(expected) < len(whole)
+    delete(work.root)
+    work.run()
+    delete(work.root / attributes(version))
+    work.run(elsewhere, overwrite=True)
+    assert work.now() == expected
+
+
+def test_a_kill_while_verifying_keeps_what_was_noted_of_the_chunks(made, monkeypatch):
+    work = made("v2")
+    noted = json.loads((work.root / ".zattrs").read_bytes())["vcmodels"]["stored_chunks"]
+    files = [p for p in (work.root / "organ/0").rglob("*") if p.is_file() and p.name.isdecimal()]
+    first, other = sorted(files, key=lambda p: p.stat().st_size)[:: len(files) - 1]
+    shutil.copy(other, first)  # it can be decoded: only what was noted says that it is wrong
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(claim, "find_intact", killed)
+        context.setattr(predict, "find_intact", killed)
+        with pytest.raises(KeyboardInterrupt):
+            work.run(verify=True)
+    left = json.loads((work.root / ".zattrs").read_bytes())["vcmodels"]
+    assert left["stored_chunks"] == noted
+    reporter = Silent()
+    work.run(verify=True, reporter=reporter)
+    assert any("organ/0: holds other chunks than were written" in line for line in reporter.lines)
+    assert work.now() == work.before
+
+
+@pytest.fixture
+def left_over(made, monkeypatch):
+    """A finished result of which a kill left the journal, and the folder of its input."""
+
+    def stop(*lost):
+        work = made("v2")
+        delete(work.root)
+        with monkeypatch.context() as context:
+            context.setattr(Journal, "remove", lambda _journal: None)
+            work.run()
+        for pattern in lost:
+            for path in (work.root / ".vcmodels").glob(pattern):
+                path.unlink()
+        return work, work.root.parents[1] / "input.zarr/raw"
+
+    return stop
+
+
+@pytest.mark.parametrize("lost", [(), ("done-*",), ("inputs.npz",), ("inputs.npz", "done-*")])
+@pytest.mark.parametrize("change", ["bytes", "time"])
+def test_the_journal_of_a_finished_result_does_not_let_another_input_pass(left_over, lost, change):
+    work, raw = left_over(*lost)
+    path, before = raw / "0/0/0", work.now()
+    given, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    try:
+        if change == "bytes":
+            shutil.copy(raw / "1/0/0", path)
+        os.utime(path, ns=(10**18, 10**18))
+        for _ in range(2):
+            with pytest.raises(OutputError, match="holds another result: input_content was"):
+                work.run()
+        assert work.now() == before
+    finally:
+        path.write_bytes(given)
+        os.utime(path, ns=(stamp, stamp))
+    assert work.run().was_complete
+    assert work.now() == work.before
+
+
+def test_what_is_left_of_the_journal_of_a_finished_result_says_nothing_of_it(left_over):
+    work, _ = left_over()
+    manifest = work.root / ".vcmodels/manifest.json"
+    left = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(left | {"overlap": [0.5, 0.5, 0.5]}))
+    assert work.run().was_complete
+    assert work.now() == work.before
+
+
+@pytest.fixture
+def after_the_pyramid(made, monkeypatch):
+    """A result whose run was killed when all levels were written, and before it was finished."""
+    work = made("v2")
+    delete(work.root)
+
+    def killed(*given):
+        assert build_pyramid(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(predict, "build_pyramid", killed)
+        with pytest.raises(KeyboardInterrupt):
+            work.run()
+    assert any("value/1" in path.read_text() for path in journalled(work))
+    return work
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("level", ["value/1", "organ/1", "value/0"])
+def test_a_level_that_is_lost_before_the_run_is_through_is_made_again(
+    after_the_pyramid, level, verify
+):
+    work = after_the_pyramid
+    delete(work.root / level)
+    work.run(verify=verify)
+    assert work.now() == work.before

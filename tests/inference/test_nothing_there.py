@@ -9,6 +9,7 @@ from torch import nn
 
 from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box
+from vcmodels.inference import predict_request
 from vcmodels.reporting import Silent
 from vcmodels.volumes import open_volume
 
@@ -100,6 +101,31 @@ def test_what_is_not_stored_may_be_an_error(workplace):
         work.run(**given)
     assert not (work.folder / "out").exists()
     assert work.run(**given, bbox=[[0, 6], [0, 22], [0, 27]]).is_complete
+
+
+@pytest.mark.parametrize("channels", [None, [1, 0], [1]], ids=str)
+def test_a_channel_that_is_not_stored_is_missing_though_the_others_are(workplace, channels):
+    work = workplace(np.ones((4, 4, 4), np.float32))
+    place = work.folder / "apart"
+    array = zarr.create_array(
+        place, shape=(2, 8, 9, 16), chunks=(1, 8, 9, 8), dtype="f4", zarr_format=2
+    )
+    array[...] = np.random.default_rng(0).uniform(1, 9, array.shape)
+    (place / "1.0.0.1").unlink()
+    count = len(channels or [0, 1])
+    given = {"input_path": str(place), "channel_axis": "first", "on_missing": "error"}
+    given |= {"channels": channels, "patch_size": [8, 8, 8], "overlap": 0.0}
+    task = work.task(**given)
+    request = work.request(task, in_channels=count)
+    with pytest.raises(
+        VolumeError,
+        match=r"chunks of .*/apart that are not stored: 1, the first \(0, 0, 1\); restore",
+    ):
+        predict_request(request)
+    assert not (work.folder / "out").exists()
+    for other, taken in (({"bbox": [[0, 8], [0, 9], [0, 8]]}, count), ({"channels": [0]}, 1)):
+        task = work.task(**given | other | {"output_dir": str(work.folder / str(other))})
+        assert predict_request(work.request(task, in_channels=taken)).is_complete
 
 
 def test_infinity_is_an_error_even_there(workplace):

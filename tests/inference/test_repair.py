@@ -4,9 +4,12 @@ import os
 
 import numpy as np
 import pytest
+import zarr
 
+from vcmodels.data.normalization import Normalization
 from vcmodels.errors import OutputError, RunError
 from vcmodels.geometry.boxes import Box
+from vcmodels.inference import RunOptions, predict_request
 from vcmodels.inference.repair import InputRecord, lets_continue
 from vcmodels.reporting import Silent
 
@@ -165,3 +168,28 @@ def test_a_chunk_was_read_if_a_patch_touches_both_it_and_what_is_finished(workpl
         is_read = any(p.intersect(chunk).voxels and p.intersect(done).voxels for p in patches)
         one = InputRecord(({**record.chunks[0], index: (1, 1)},), record.manner)
         assert lets_continue(Pipe(volume, grid), record, one, [done]) is not is_read
+
+
+def test_statistics_of_the_input_that_changed_make_another_input_however_little(workplace):
+    """What they make of round numbers is the same: all lie outside of the percentiles."""
+    values = np.random.default_rng(5).uniform(200, 201, EXTENT).astype(np.float32)
+    values[32:] = 199.9
+    work = workplace(values)
+    task = work.task(overlap=0.3)
+    config = task.dataset_config
+    way = config.normalization.model_copy(update={"scheme": "percentile", "per": "volume"})
+    config = config.model_copy(update={"normalization": way})
+    task = task.model_copy(update={"dataset_config": config})
+
+    def run(**options):
+        request = work.request(task, normalization=Normalization("percentile", "volume"))
+        return predict_request(request, RunOptions(**options))
+
+    asked = []
+    assert not run(should_stop=lambda: asked.append(1) or len(asked) > 30).is_complete
+    before = stamped(work)
+    assert before
+    zarr.open_array(f"{work.store}/raw", mode="r+")[32:] = 199.8  # nothing finished has read it
+    with pytest.raises(OutputError, match="holds another result: input_content was"):
+        run()
+    assert stamped(work) == before

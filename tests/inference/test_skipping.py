@@ -3,6 +3,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import zarr
 from torch import nn
 
 from vcmodels.errors import OutputError, VolumeError
@@ -136,3 +137,20 @@ def test_scattered_chunks_of_a_huge_volume_take_their_own_time_alone(workplace, 
     for place in places:
         box = type(volume.box)(tuple(place.tolist()), (16, 16, 16))
         np.testing.assert_allclose(out.read(box), 7, rtol=1e-6)
+
+
+def test_the_level_of_the_input_is_none_of_the_mask(workplace):
+    work = workplace(dim()[:16, :20, :24])
+    fine = np.concatenate([work.values, work.values]).repeat(2, 1).repeat(2, 2)
+    coarse = np.zeros((4, 5, 6), np.uint8)
+    coarse[1:3, 2:, :4] = 1
+    group = work.folder / "image.zarr"
+    image = {"axes": [{"name": name} for name in "zyx"], "datasets": [{"path": "f"}, {"path": "c"}]}
+    zarr.create_group(group, zarr_format=2, attributes={"multiscales": [image]})
+    zarr.create_array(group / "f", data=fine, chunks=(8, 8, 8), zarr_format=2)
+    zarr.create_array(group / "c", data=work.values, chunks=(8, 8, 8), zarr_format=2)
+    mask = work.folder / "mask.zarr"
+    zarr.create_array(mask, data=coarse, chunks=(2, 2, 2), zarr_format=2)
+    work.run(input_path=str(group), level=1, overlap=0.0, skip={"mask": str(mask)})
+    allowed = coarse.repeat(4, 0).repeat(4, 1).repeat(4, 2)
+    np.testing.assert_allclose(work.read(), work.values * allowed, rtol=1e-6)

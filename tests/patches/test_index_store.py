@@ -15,6 +15,7 @@ import pytest
 import zarr
 from zarr.storage import LocalStore
 
+from vcmodels.data.predictions import PredictedLabel
 from vcmodels.errors import RefusedError
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches import index as label_index
@@ -22,6 +23,7 @@ from vcmodels.patches.index import IndexPlan
 from vcmodels.patches.index_build import Indexer, Wanted
 from vcmodels.patches.index_store import IndexStore
 from vcmodels.reporting import Silent
+from vcmodels.targets import BinaryTarget
 from vcmodels.volumes import open_volume
 
 CELL = (4, 3, 2)
@@ -314,3 +316,31 @@ def test_the_store_is_named_by_label_and_plan(store, labels, tmp_path):
     plans = [IndexPlan.of(volume, volume.box, cell, ()) for cell in (CELL, (2, 2, 2))]
     paths = {IndexStore(tmp_path, volume, plan, pytest.fail).path for plan in plans}
     assert len(paths) == 2
+
+
+def test_a_prediction_that_is_read_in_two_ways_has_an_index_for_each(store, tmp_path, monkeypatch):
+    codes = np.random.default_rng(0).integers(0, 256, (20, 31, 29)).astype(np.uint8)
+    codes[6:10] = 0
+    plain = open_volume(store("label", codes), key="label")
+    notes = {"encoding": BinaryTarget().encoding(np.dtype(np.uint8))}
+    folder, reporter = tmp_path / "index", Silent()
+    ways = [(least, rule) for least in (None, 0.7, 0.9) for rule in (None, ">= 0.8")]
+
+    def totals_of(least, rule):
+        target = BinaryTarget(foreground=rule)
+        label = PredictedLabel.of(plain, notes, target, least)
+        wanted = Wanted(label, label.box, label.box, CELL, target.ignored, target.annotated)
+        with closing(Indexer(folder, reporter).indexes([wanted])) as indexes:
+            index = next(indexes)
+        return sum(index.totals(index.plan.cells(label.box)).values())
+
+    chance = codes / 255
+    for least, rule in ways:
+        is_sure = np.maximum(chance, 1 - chance) >= (least or 0)
+        mask = chance > 0.5 if rule is None else chance >= 0.8
+        assert totals_of(least, rule) == (mask & is_sure).sum()
+    assert len(list(folder.iterdir())) == len(ways)
+    monkeypatch.setattr("vcmodels.patches.index_build.cells_of", pytest.fail)
+    for way in (*ways, *ways[::-1]):
+        totals_of(*way)
+    assert reporter.lines == []

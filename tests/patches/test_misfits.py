@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import tempfile
+from collections import Counter
 
 import numpy as np
 import pytest
 import zarr
+from zarr.storage import LocalStore
 
 from vcmodels.cli import main
 from vcmodels.errors import TaskError
@@ -221,3 +224,97 @@ def test_the_remedy_is_followed_in_the_same_folder(three_values, tmp_path, capsy
     task = json.loads((tmp_path / "run" / "task.json").read_text())
     assert task["dataset_config"]["targets"]["sheet"]["foreground"] == "== 1"
     assert "note" not in capsys.readouterr().out
+
+
+CLASSES = {"kind": "multiclass", "channels": 2}
+INSIDE, WIDER = ({"bbox": [[0, end], [1, 25], [2, 31]]} for end in (11, 14))
+
+
+@pytest.mark.parametrize("is_ref", [True, False], ids=["reference", "another"])
+@pytest.mark.parametrize(
+    ("target", "value"),
+    [*((CLASSES, value) for value in (-1, -7, 300, 40_000)), (BINARY, -1)],
+    ids=lambda given: given["kind"] if isinstance(given, dict) else str(given),
+)
+def test_a_value_that_is_no_class_outside_of_the_bbox_is_none_of_the_task(
+    said, blobs, target, value, is_ref
+):
+    label = blobs.astype(np.int32)
+    label[12:, 7:9] = value
+    assert said(label, target, is_ref, INSIDE) == ([], None)
+    lines, error = said(label, target, is_ref, WIDER)
+    assert f"holds {value}" in (error or lines[0])
+
+
+@pytest.mark.parametrize("is_ref", [True, False], ids=["reference", "another"])
+def test_an_id_below_0_outside_of_the_bbox_is_none_of_the_task(
+    make_task, entry, store, tmp_path, is_ref
+):
+    label = np.arange(1, np.prod(SHAPE) + 1, dtype=np.int32).reshape(SHAPE)  # too many to count
+    label[12:, 7:9] = -1
+    volume = {
+        **entry,
+        "cells": store("cells", label, chunks=(10, 12, 14)),
+        "sheet": store("sheet", label % 2),
+    }
+    volume["ref_label"] = "cells" if is_ref else "sheet"
+    targets = {
+        "edge": {"kind": "boundary", "derive": "cells"},
+        "sheet": {**BINARY, "foreground": "> 0"},
+    }
+
+    def report(bbox, folder):
+        task = make_task(
+            [{**volume, **bbox}], targets, dataset={"index_dir": str(tmp_path / folder)}
+        )
+        resolved, reporter = resolve(task), Silent()
+        report_misfits(resolved.task, resolved.volumes, reporter)
+        return reporter.lines
+
+    assert report(INSIDE, "inside") == []
+    with pytest.raises(TaskError, match=r"paths.0.cells: .* holds -1; .* at .* = \(12, 7, 2\)"):
+        report(WIDER, "wider")
+
+
+@pytest.fixture
+def label_reads(monkeypatch):
+    """Counts the reads of each chunk of a label, by array and chunk."""
+    reads: Counter[str] = Counter()
+    get = LocalStore.get
+
+    async def counting(self, key, *args, **named):
+        place = f"{self.root}/{key}"
+        if "data.zarr/label" in place and "zarr.json" not in key:
+            reads[place.partition("data.zarr/")[2]] += 1
+        return await get(self, key, *args, **named)
+
+    monkeypatch.setattr(LocalStore, "get", counting)
+    return reads
+
+
+def test_check_reads_each_chunk_of_a_label_once_and_keeps_nothing(
+    make_task, entry, store, blobs, label_reads, tmp_path, monkeypatch
+):
+    labels = {"label_ref": blobs, "label_ids": blobs * 3, "label_soft": blobs * np.float32(0.5)}
+    places = {name: store(name, label) for name, label in labels.items()}
+    volume = {**entry, "ref": places["label_ref"], "ids": places["label_ids"], "ref_label": "ref"}
+    volume["soft"] = places["label_soft"]
+    targets = {
+        "ref": BINARY,
+        "ids": {"kind": "multiclass", "label_values": [0, 3], "channels": 2},
+        "edge": {"kind": "boundary", "derive": "ids"},
+        "soft": {"kind": "regression"},
+    }
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    dataset = {"index_dir": str(tmp_path / "index")}
+    task = make_task([volume], targets, dataset=dataset)
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps(task.to_json()))
+    label_reads.clear()
+    assert main(["check", str(path)]) == 0
+    chunks = {file.parts for file in (tmp_path / "data.zarr").glob("label_*/c/*/*/*")}
+    assert len(chunks) == len(label_reads) > 100
+    assert set(label_reads.values()) == {1}
+    left = {entry.name for entry in tmp_path.iterdir()} - {"data.zarr", "task.json", "scratch"}
+    assert left | {*(tmp_path / "scratch").iterdir()} == set()

@@ -9,13 +9,16 @@ import io
 import json
 import math
 import re
+import shutil
 import zipfile
 
 import pytest
 import torch
 
-from vcmodels.checkpoint import build_network, load_checkpoint, save_checkpoint
+from vcmodels.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from vcmodels.cli import main
 from vcmodels.config import parse_task
+from vcmodels.config.train_params import TrainingParams
 from vcmodels.errors import CheckpointError, RefusedError
 from vcmodels.models import ResidualUNet
 from vcmodels.patches.resolve import resolve
@@ -25,7 +28,7 @@ from vcmodels.runs.run import TRAILER, Run
 from vcmodels.training import train
 from vcmodels.training.feed import Feed, weighted_targets
 from vcmodels.training.run_folder import newest_checkpoint
-from vcmodels.training.start import StartingPoint, compare_data, completion, start
+from vcmodels.training.start import StartingPoint, compare_data, completion, idle_keys, start
 from vcmodels.training.train import build_learner, datasets, summarise
 from vcmodels.training.world import World
 
@@ -224,3 +227,53 @@ def test_many_names_for_few_bytes_are_refused(trained, tmp_path):
     save_checkpoint(path, state | {"ema": {f"x{n}": one[:] for n in range(100)}})
     with pytest.raises(CheckpointError, match=r"its \d+ bytes stand for tensors of 40\d+"):
         load_checkpoint(path)
+
+
+SETTINGS = ("task", "tr_params")
+BATCH = (*SETTINGS, "batch_size")
+OTHER = r"tr_params\.loss_balance: is uncertainty, .* was trained with fixed; change it back, or"
+ODD_TASKS = {
+    "no batch": (BATCH, ABSENT, r"tr_params\.batch_size was 2, is 1", None),
+    "batch of text": (BATCH, "two", r'tr_params\.batch_size was "two", is 1', None),
+    "no settings": (SETTINGS, ABSENT, r"tr_params\.batch_size was null, is 1", OTHER),
+    "settings of null": (SETTINGS, None, r"tr_params\.amp was null", OTHER),
+    "settings of a list": (SETTINGS, [1], r"tr_params\.amp was null", OTHER),
+    "no task": (("task",), ABSENT, r"lacks task", "lacks task"),
+}
+
+
+@pytest.mark.parametrize("how", ["own", "given", "weights"])
+@pytest.mark.parametrize(("field", "value", "own", "given"), ODD_TASKS.values(), ids=ODD_TASKS)
+def test_a_task_that_a_checkpoint_cannot_have_is_refused_by_what_needs_it(
+    trained, tmp_path, monkeypatch, capsys, how, field, value, own, given
+):
+    """The run that has it; another that goes on from it; one that takes its weights only."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    task, last = trained
+    state = {**load_checkpoint(last).state}
+    del state["validation_patches"]  # else what older files lack is not looked for in the task
+    task, folder = copy.deepcopy(task), tmp_path / "run"
+    path = tmp_path / "odd.pth"
+    if how == "own":
+        shutil.copytree(last.parent, folder)
+        path = folder / last.name
+    else:
+        task["tr_params"] |= {"checkpoint_path": str(path), "load_weights_only": how == "weights"}
+    save_checkpoint(path, put(state, field, value), keep_previous=False)
+    task["tr_params"]["ckpt_out_base"] = str(folder)
+    expected = {"own": own, "given": given, "weights": None}[how]
+    document = tmp_path / "task.json"
+    document.write_text(json.dumps(task))
+    assert main(["check", str(document)]) == main(["train", str(document)]) == 2 * bool(expected)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == (2 if expected else 0)
+    assert all(re.search(expected, line) for line in errors)
+
+
+@pytest.mark.parametrize("task", [{}, {"tr_params": None}, {"tr_params": {}}], ids=str)
+def test_keys_of_a_start_are_idle_whatever_the_task_of_the_run_says(tmp_path, task):
+    settings = TrainingParams(model_name="m", checkpoint_path="x.pth")
+    own = Checkpoint(tmp_path / "m_last.pth", "", {"task": task})
+    (line,) = idle_keys(settings, own)
+    assert line.startswith("note: tr_params.checkpoint_path: has no effect: the run goes on from")
+    assert list(idle_keys(settings, None)) == []

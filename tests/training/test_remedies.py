@@ -1,5 +1,7 @@
 """What a message says to do is done here, and must work."""
 
+import copy
+import importlib
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ import torch
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.cli import main
 from vcmodels.config import parse_task
+from vcmodels.errors import TaskError
 from vcmodels.reporting import Silent
 from vcmodels.training import loop, train
 from vcmodels.training.learner import Learner
@@ -225,3 +228,48 @@ def test_a_best_checkpoint_that_is_gone_is_made_again(work):
     assert work.call("train", max_epoch=3) == 0
     assert "tiny_best.pth is gone: the best from here on is kept" in work.said
     assert load_checkpoint(work.path("best")).state["epoch"] == 3
+
+
+def contents(folder):
+    """The files of a run, besides the lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def no_patch(work, monkeypatch):
+    work.task["dataset_config"]["min_labeled_ratio"] = 1.0
+    return "no patch qualifies"
+
+
+def no_value(work, monkeypatch):
+    """Refused when the patches are found and divided."""
+
+    def refuse(*_, **__):
+        assert (work.folder / "splits.json").exists()
+        raise TaskError("dataset_config.targets.sheet", "no value", "correct it")
+
+    monkeypatch.setattr(
+        importlib.import_module("vcmodels.training.train"), "refuse_valueless", refuse
+    )
+    return "no value; correct it"
+
+
+@pytest.mark.parametrize("fault", [no_patch, no_value])
+def test_a_restart_that_is_refused_leaves_the_earlier_run(work, monkeypatch, fault):
+    (work.folder / "mine.txt").write_text("a file of the user")
+    (work.folder / "patches.json").unlink()  # and none is left that the refused one has made
+    task, before = copy.deepcopy(work.task), contents(work.folder)
+    with monkeypatch.context() as context:
+        found = fault(work, context)
+        assert work.call("train", "--restart", max_epoch=3) == 2
+    assert found in work.error()
+    assert contents(work.folder) == before
+    assert not list(work.folder.glob("before-*"))
+    work.task.update(task)
+    assert work.call("train", max_epoch=3) == 0
+    assert load_checkpoint(work.path("last")).state["epoch"] == 3
+    assert work.call("train", "--restart", max_epoch=1) == 0
+    (aside,) = work.folder.glob("before-*")
+    assert load_checkpoint(aside / "tiny_last.pth").state["epoch"] == 3
+    assert load_checkpoint(work.path("last")).state["epoch"] == 1
+    assert (work.folder / "mine.txt").exists()

@@ -214,3 +214,18 @@ def test_a_validation_that_has_come_to_its_end_is_not_made_again(
     assert run(sheet_task, tmp_path / "stopped", **sizes)[0] == 0
     assert seen == [2, 4]
     assert_same_run(whole, tmp_path / "stopped")
+
+
+def test_other_batches_of_a_run_that_goes_on_are_those_of_its_validations(
+    sheet_task, tmp_path, sizes, monkeypatch
+):
+    """Larger ones, too: a start before did not need smaller ones, and nothing is said of it."""
+    found = failing(monkeypatch, None, times=0)
+    folder, said = tmp_path / "run", []
+    for epoch, (batch, accumulated) in enumerate(((1, 2), (2, 1), (1, 2), (2, 1)), 1):
+        changes = {"batch_size": batch, "gradient_accumulation": accumulated, "max_epoch": epoch}
+        code, lines = run(sheet_task, folder, **{**sizes, **changes})
+        assert code == 0
+        said += [line for line in lines if line.startswith("validation in batches")]
+    assert found == [1, 2, 1, 2]
+    assert said == []

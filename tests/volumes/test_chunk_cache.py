@@ -4,11 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import Volume, create_array, open_volume
+from vcmodels.volumes import Reading, Volume, create_array, open_volume
 from vcmodels.volumes.chunk_cache import CachedVolume, ChunkCache
 
 EXTENT, CHUNKS = (13, 18, 23), (4, 5, 6)
@@ -114,3 +115,23 @@ def test_what_is_kept_stays_in_its_process(volume):
     assert (copies[0].cache.budget, copies[0].cache.bytes) == (10**6, 0)
     assert len(pickle.dumps(cached)) < len(pickle.dumps(volume)) + 2000
     np.testing.assert_array_equal(copies[0].read(volume.box), volume.read(volume.box))
+
+
+def test_one_cache_keeps_channels_and_times_of_an_array_apart(tmp_path):
+    values = np.random.default_rng(0).integers(0, 99, (2, 3, *EXTENT)).astype(np.uint8)
+    chunks = (1, 3, *CHUNKS)
+    array = zarr.create_array(
+        tmp_path / "a", shape=values.shape, dtype="u1", chunks=chunks, dimension_names=[*"tczyx"]
+    )
+    array[...] = values
+    cache = ChunkCache(10**6)
+    for time, channel in np.ndindex(2, 3):
+        reading = Reading(index={"t": time, "c": channel})
+        volume = open_volume(str(tmp_path / "a"), key="label", reading=reading)
+        found = CachedVolume.of(volume, cache).read(volume.box)
+        np.testing.assert_array_equal(found[0], values[time, channel])
+    image = open_volume(
+        str(tmp_path / "a"), key="input", channels=3, reading=Reading(index={"t": 0})
+    )
+    found = CachedVolume.of(image, cache).read(image.box)
+    np.testing.assert_array_equal(found, values[0])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.volumes import ArrayVolume, open_volume, reader, remote
+from vcmodels.volumes import ArrayVolume, ChunkError, Reading, open_volume, reader, remote
 
 FAR = 25  # how far outside the padded reads of these tests may lie
 
@@ -264,3 +264,40 @@ def test_the_fingerprint_follows_content_and_metadata(tmp_path, stores):
     stores.edit(tmp_path / "a.zarr" / ".zarray", fill_value=3)
     changed = open_volume(path, key="input").fingerprint()
     assert len({before, touched, removed, changed}) == 4
+
+
+@pytest.mark.parametrize("options", [{"zarr_format": 2}, {"shards": (7, 4, 7, 8)}], ids=str)
+def test_a_file_may_hold_channels_that_are_not_read(tmp_path, stores, monkeypatch, options):
+    monkeypatch.setattr(reader, "UNKNOWN_EXCESS", 0)
+    data = stores.numbers((7, *stores.shape))
+    path = stores.write(tmp_path / "a", data, chunks=(7, 2, 7, 8), compressors=None, **options)
+    for channels in ((0,), (6,), (5, 1)):
+        chosen = Reading("czyx", channels=channels)
+        volume = open_volume(path, key="input", channels="any", reading=chosen)
+        np.testing.assert_array_equal(volume.read(volume.box), data[list(channels)])
+    one = Reading("czyx", index={"c": 3})
+    volume = open_volume(path, key="input", reading=one)
+    np.testing.assert_array_equal(volume.read(volume.box)[0], data[3])
+    name = volume.names.name((0, 0, 0, 0))
+    whole = (tmp_path / "a" / name).read_bytes()
+    (tmp_path / "a" / name).write_bytes(whole * 11)
+    with pytest.raises(ChunkError, match="bytes, where a chunk takes at most"):
+        volume.read(volume.box)
+
+
+def test_one_channel_by_its_index_is_not_another(tmp_path, stores):
+    data = stores.numbers((3, *stores.shape))
+    path = stores.write(tmp_path / "a", data, chunks=(3, 2, 3, 3), zarr_format=2)
+    taken = [Reading("czyx", index={"c": number}) for number in range(3)]
+    volumes = [open_volume(path, key="input", reading=reading) for reading in taken]
+    every = open_volume(path, key="input", channels="any", reading=Reading("czyx"))
+    chosen = open_volume(path, key="input", channels="any", reading=Reading("czyx", channels=(0,)))
+    assert len({volume.identity for volume in (*volumes, every, chosen)}) == 5
+    for number, volume in enumerate(volumes):
+        np.testing.assert_array_equal(volume.read(volume.box)[0], data[number])
+
+
+def test_the_position_0_of_an_axis_of_one_is_the_array_as_it_is(tmp_path, stores):
+    path = stores.write(tmp_path / "a", stores.numbers()[None], chunks=(1, 2, 3, 3), zarr_format=2)
+    volume = open_volume(path, key="input", reading=Reading("czyx", index={"c": 0}))
+    assert volume.identity == volume.location

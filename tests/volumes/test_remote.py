@@ -223,6 +223,20 @@ def test_a_bucket_that_refuses_all_is_refused_and_one_that_begins_to_ends_the_re
         list(volume.stored_files((range(3),) * 3))
 
 
+@pytest.mark.parametrize("passing", [503, 429, "drop"])
+def test_metadata_that_shows_a_refused_chunk_to_be_absent_is_waited_for(
+    tmp_path, stores, blind, passing
+):
+    data = stores.numbers()
+    stores.write(tmp_path / "a.zarr", data, zarr_format=2, fill_value=9)
+    volume = open_volume(f"{blind}/a.zarr", key="input")
+    (tmp_path / "a.zarr" / "0.0.0").unlink()
+    data[:2, :3, :3] = 9
+    Handler.status["/a.zarr/.zarray"] = [passing]  # what the chunk's refusal is judged by
+    np.testing.assert_array_equal(volume.read(volume.box)[0], data)
+    assert not Handler.status["/a.zarr/.zarray"]
+
+
 def test_a_missing_chunk_behind_http_reads_as_the_fill_value(tmp_path, stores, server):
     stores.write(tmp_path / "a.zarr", stores.numbers(), zarr_format=2, fill_value=9)
     (tmp_path / "a.zarr" / "0.0.0").unlink()

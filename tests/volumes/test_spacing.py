@@ -64,6 +64,9 @@ def test_steps_of_a_sequence_are_taken_one_by_one(image):
         ([{"type": "affine", "affine": [[1, 0, 0, 0]]}], "affine .* is not understood"),
         ([scale(1, 2, 3), {"type": "rotation"}], "rotation is not understood"),
         ([scale(1, 2, 3), scale(1, 2)], "of 3 and of 2 axes"),
+        ([scale(1, 2, 3), move(1, 2, 3, 4)], "of 3 and of 4 axes"),
+        ([move(1, 2), scale(1, 2, 3)], "of 2 and of 3 axes"),
+        ([move(1, 2), move(1, 2, 3)], "of 2 and of 3 axes"),
     ],
     ids=str,
 )
@@ -215,6 +218,39 @@ def test_coordinates_that_give_no_spacing_are_said(dataset, z, said):
     found = dataset({"y": np.arange(7.0), "x": np.arange(8.0)} | ({"z": z} if z else {}))
     assert (found.spacing, found.has_spacing) == UNKNOWN
     assert said in found.spacing_notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dtype": "|u99"}, "0 for 6 voxels"),
+        ({"shape": [0]}, "0 for 6 voxels"),
+        ({"chunks": [0]}, "0 for 6 voxels"),
+        ({"compressor": {"id": "nothing"}}, "0 for 6 voxels"),
+        ({"fill_value": "six"}, "0 for 6 voxels"),
+        ({"zarr_format": 1}, "0 for 6 voxels"),
+        ({"dtype": "<U4", "fill_value": ""}, "there are none"),
+        ({"shape": 6}, "there are none"),
+        ({"shape": [2, 3]}, "there are none"),
+        ("0", "0 for 6 voxels"),
+        (".zarray", "0 for 6 voxels"),
+        (".zattrs", "0 for 6 voxels"),
+    ],
+    ids=str,
+)
+def test_coordinates_that_cannot_be_read_are_said(dataset, tmp_path, stores, changes, said):
+    place = dataset({"z": np.arange(6.0), "y": np.arange(7.0), "x": np.arange(8.0)}).location
+    if isinstance(changes, str):
+        (tmp_path / "d/z" / changes).write_bytes(b"noise")
+    else:
+        stores.edit(tmp_path / "d/z/.zarray", **changes)
+    volume = open_volume(place, key="input")
+    assert (volume.spacing, volume.has_spacing) == UNKNOWN
+    (note,) = volume.spacing_notes
+    assert f"coordinates along z: {said}" in note
+    np.testing.assert_array_equal(volume.read(volume.box)[0], stores.numbers())
+    known = open_volume(place, key="input", reading=Reading(spacing=(3, 2, 1)))
+    assert (known.spacing, known.spacing_notes) == ((3, 2, 1), ())
 
 
 def test_numbers_of_voxels_as_coordinates_say_nothing(dataset):

@@ -107,4 +107,4 @@ def _takes(target: AnyTarget, name: str, key: str, settings: TrainingParams) -> 
     wanted = getattr(settings, key)
     if isinstance(wanted, Mapping):
         wanted = cast(Mapping[str, object], wanted).get(name)
-    return getattr(target, key) in (None, wanted)
+    return wanted is not None and getattr(target, key) in (None, wanted)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,12 @@ MAY_CHANGE = (
 
 
 def resolved_task(checkpoint: Checkpoint) -> Task | None:
-    """The task of a checkpoint, with the defaults of newer keys; None if it has keys that are gone."""
+    """The task of a checkpoint, with the defaults of newer keys.
+
+    None where there is none, or where it has keys that are gone.
+    """
     try:
-        return parse_task(checkpoint.state["task"], "the checkpoint", is_record=True)[0]
+        return parse_task(checkpoint.state.get("task"), "the checkpoint", is_record=True)[0]
     except TaskError:
         return None
 
@@ -107,12 +109,16 @@ def _take_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     What is learnt then differs by rounding only, unless mixup pairs the patches of a batch.
     """
     both = [as_object(task.get("tr_params")) or {} for task in (old, new)]
-    sizes: list[tuple[Any, Any]] = [
-        (s.get("batch_size"), s.get("gradient_accumulation", 1)) for s in both
-    ]
-    if any(s.get("mixup") for s in both) or any(batch is None for batch, _ in sizes):
+    if any(settings.get("mixup") for settings in both):
         return False
-    return prod(sizes[0]) == prod(sizes[1])
+    before, now = map(_patches_of_step, both)
+    return before is not None and before == now
+
+
+def _patches_of_step(settings: Mapping[str, Any]) -> int | None:
+    """How many patches a step takes; None where the settings do not say."""
+    batch, batches = settings.get("batch_size"), settings.get("gradient_accumulation", 1)
+    return batch * batches if isinstance(batch, int) and isinstance(batches, int) else None
 
 
 def listed_changes(changed: Sequence[tuple[str, str, str]], most: int = 5) -> str:

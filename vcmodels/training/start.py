@@ -434,7 +434,8 @@ def require_continuable(given: Checkpoint, settings: TrainingParams) -> None:
     given.require("optimizer", "scaler", "counters", "versions", "task")
     trained = as_object(state["task"].get("tr_params")) or {}
     for key in ("optimizer", "loss_balance", "max_steps_per_epoch"):
-        default = TrainingParams.model_fields[key].default  # for a key that is newer
+        field = TrainingParams.model_fields[key]  # its default is for a key that is newer
+        default = field.get_default(call_default_factory=True, validated_data={})
         before, now = trained.get(key, default), getattr(settings, key)
         if before != now:
             found = f"is {now}, {given.path} was trained with {before}"

@@ -534,9 +534,16 @@ def _own_dimensions(node: Node) -> list[str]:
 
 
 def _read_coordinates(location: str, key: str) -> Coordinates | None:
-    """The numbers of an array of one axis, and their unit; None where there is no such array."""
-    node = read_node(location, key)
-    if node is None or node.kind != "array" or len(node.document.get("shape") or ()) != 1:
+    """The numbers of an array of one axis, and their unit; None where there is no such array.
+
+    Of one that is damaged there are none, which is reported as too few for the voxels.
+    """
+    try:
+        node = read_node(location, key)
+    except MetadataError:
+        return [], None
+    shape = node.document.get("shape") if node is not None and node.kind == "array" else None
+    if node is None or not isinstance(shape, list) or len(cast("list[Any]", shape)) != 1:
         return None
     try:
         array = _open_checked(ArrayHandle(node.location, node.zarr_format, "r"), node, key)
@@ -544,7 +551,7 @@ def _read_coordinates(location: str, key: str) -> Coordinates | None:
             return None
         values = np.asarray(array[(slice(None),)], np.float64).tolist()
     except (VolumeError, *_DECODE_ERRORS):
-        values = list[float]()  # which is reported as too few for the voxels
+        values = list[float]()
     return values, unit_name(node.attributes.get("units") or node.attributes.get("unit"))
 
 
