@@ -77,7 +77,9 @@ def test_samples_are_of_valid_voxels_spread_over_all_axes():
     chosen = logits[:, 0].long()
     assert valid.flatten()[chosen].all()
     assert len(set(chosen.tolist())) == SAMPLED
-    # A constant step through rows of 64 voxels could meet one column only.
+    # A constant step, here 8, through rows of 64 voxels would meet the same columns of all.
+    logits, _ = sample_logits(places, places, valid | True)
+    chosen = logits[:, 0].long()
     for axis, counts in zip(
         (64, 32, 16), (chosen % 64, chosen // 64 % 32, chosen // 2048), strict=True
     ):
