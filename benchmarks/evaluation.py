@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from scipy import ndimage, spatial
 
+from voxel_scores import voxels
+
 from vcmodels.comparison import Compared
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import blocks_of
@@ -39,6 +41,7 @@ def main() -> None:
     """Run what is named, or all."""
     parser = argparse.ArgumentParser(description="Scores of whole volumes.")
     parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    parser.add_argument("--side", type=int, default=1024, help="of the volume of `voxels`")
     parser.add_argument("--peak", type=int, metavar="SIDE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -46,7 +49,8 @@ def main() -> None:
         sys.stdout.write(f"{peak_of_surfaces(arguments.peak):.1f}\n")
         return
     for name in arguments.only:
-        MEASURES[name]()
+        measure = MEASURES[name]
+        measure() if name != "voxels" else voxels(arguments.side)
 
 
 def say(text: str) -> None:
@@ -242,7 +246,8 @@ def surface_memory() -> None:
     say(f"  ratio {grown[1] / grown[0]:.2f}")
 
 
-MEASURES: dict[str, Callable[[], None]] = {
+MEASURES: dict[str, Callable[..., None]] = {
+    "voxels": voxels,
     "surfaces": surfaces,
     "surface-agreement": surface_agreement,
     "surface-memory": surface_memory,

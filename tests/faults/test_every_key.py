@@ -74,6 +74,7 @@ VALUES: dict[str, list[Any]] = {
     "tr_params.early_stopping": [{"metric": "val/loss", "patience": 1, "min_delta": 1e8}],
     "tr_params.checkpoint_path": ["CHECKPOINT"],
     "tr_params.freeze": [["encoder"]],
+    "tr_params.calibrate": [True],
     "tr_params.ckpt_out_base": ["elsewhere"],
     "tr_params.tensorboard_log_dir": ["curves"],
     "tr_params.patch_jitter": [False],

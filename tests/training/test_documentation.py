@@ -46,6 +46,7 @@ def run_folder(tmp_path_factory):
             "max_steps_per_epoch": 2, "max_val_steps_per_epoch": 1, "max_epoch": 2,
             "num_dataloader_workers": 0, "ckpt_out_base": str(folder / "run"), "amp": "off",
             "compile": False, "device": "cpu", "loss_balance": "uncertainty",
+            "calibrate": True,
         },
         "model_config": {"f_maps": [4, 8], "num_levels": 2},
         "dataset_config": {

@@ -84,7 +84,10 @@ def _reasons_between(task: Task) -> dict[KeyPath, str]:
     if settings.folds is None and not any(
         is_divided if volume.split is None else volume.split != "train" for volume in volumes
     ):
-        found["tr_params", "max_val_steps_per_epoch"] = "nothing is validated"
+        unused = ("max_val_steps_per_epoch", "calibrate")
+        found |= {("tr_params", key): "nothing is validated" for key in unused}
+    if not any(target.predicts in ("masks", "classes") for target in config.targets.values()):
+        found["tr_params", "calibrate"] = "no target is a mask or has classes"
     if len(volumes) == 1 and "*" not in volumes[0].inputs[0]:
         path = ("dataset_config", "volume_paths", 0, "weight")
         found[path] = "there is no other volume to draw from"

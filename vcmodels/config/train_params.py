@@ -200,6 +200,9 @@ class TrainingParams(Section):
     """The curve that says which checkpoint is the best, such as `val/dice_sheet`."""
     early_stopping: EarlyStopping | None = None
     """End the run before `max_epoch` when a curve has stopped improving; null is off."""
+    calibrate: bool = False
+    """Fit a temperature for each head of masks or classes at each validation, and keep it with the
+    weights: inference divides the logits by it, so that the probabilities are what they say."""
 
     checkpoint_path: Location | None = None
     """Start from this checkpoint instead of from random weights."""

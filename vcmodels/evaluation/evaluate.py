@@ -15,12 +15,14 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.base import Sums
-from vcmodels.metrics.registry import add_sums
+from vcmodels.metrics.joint import JOINABLE
+from vcmodels.metrics.registry import add_sums, measure
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root
 from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.stored import LabelError
 from vcmodels.volumes import ArrayVolume, Place, Volume
 from vcmodels.volumes.places import refuse_in_store
 
@@ -52,7 +54,7 @@ def score(
         whole: also those that need a volume whole (`VolumeMetric`); `box` is then in memory at once.
 
     Returns:
-        As from `Target.summarise` and, with `whole`, `Target.measure_volume`; NaN where no voxel is
+        As from `Target.summarise_stored` and, with `whole`, `Target.measure_volume`; NaN where no voxel is
         valid.
 
     Raises:
@@ -63,7 +65,7 @@ def score(
     source = StoredLabel("label", stored, stored.box)
     read = Label(target, source, spacing or stored.spacing)
     box = box or stored.box
-    figures = target.summarise(sum_volume(read, predicted, box, block))
+    figures = target.summarise_stored(sum_volume(read, predicted, box, block))
     if whole:
         truth, valid = read.read(box)
         values = target.decode(predicted.read(box))
@@ -104,6 +106,24 @@ def sum_volume(label: Label, prediction: Volume, box: Box, block: Shape = BLOCK)
 
 
 def _sum_block(label: Label, prediction: Volume, box: Box) -> Sums:
+    return _sum_codes(label, prediction, box) or _sum_values(label, prediction, box)
+
+
+def _sum_codes(label: Label, prediction: Volume, box: Box) -> Sums | None:
+    """The sums of a block from its stored codes; None where that is no way."""
+    stored = label.stored
+    if not stored.region.contains(box) or prediction.dtype not in JOINABLE:
+        return None
+    codes = stored.array.read(box)
+    if (codes == codes.flat[0]).all():  # perhaps nothing counts, and the prediction is not needed
+        return None
+    try:
+        return label.target.measure_stored(prediction.read(box), codes)
+    except LabelError:  # the other way raises it too, with its place
+        return None
+
+
+def _sum_values(label: Label, prediction: Volume, box: Box) -> Sums:
     truth, valid = label.read(box)
     target = label.target
     if valid.any():
@@ -113,7 +133,8 @@ def _sum_block(label: Label, prediction: Volume, box: Box) -> Sums:
         predicted = target.decode(np.zeros((prediction.channels, *box.shape), prediction.dtype))
         truth, valid = truth[:, :0, :0, :0], valid[:, :0, :0, :0]
     tensors = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (predicted, truth, valid))
-    return target.measure(*tensors)
+    found, wanted, counts = tensors
+    return measure(target.stored_metrics, *target.comparable(found, wanted), counts)
 
 
 @dataclass(frozen=True)
@@ -218,7 +239,7 @@ def score_result(
     scores: Scores = {}
     for name, target in labelled.items():
         sums = _sum_regions(name, target, predictions[name], regions, reporter)
-        scores[name] = target.summarise(sums)
+        scores[name] = target.summarise_stored(sums)
         figures = ", ".join(f"{key} {value:.4f}" for key, value in scores[name].items())
         reporter.say(f"{name}: {figures}")
     if overlay is not None:
