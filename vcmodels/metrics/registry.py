@@ -44,6 +44,7 @@ from vcmodels.metrics.regression import (
     sign_accuracy,
     sign_sums,
 )
+from vcmodels.metrics.surface import SurfaceMetric
 
 METRICS: dict[str, AnyMetric] = {
     "dice": Metric(confusion, dice, "max", by_class=True, compares=("masks", "classes")),
@@ -61,6 +62,7 @@ METRICS: dict[str, AnyMetric] = {
     "centroid_distance": VolumeMetric(
         centroid_distance, {"centroid_distance": "min"}, compares=("masks", "classes")
     ),
+    "surface": SurfaceMetric(compares=("masks", "classes")),
 }
 """In the order in which they are shown. Another package may add its own."""
 
