@@ -96,8 +96,8 @@ def _measure_octant(block: Box, octant: Box, predicted: np.ndarray, labelled: np
     found = {name: BlockTopology.of(mask, block, octant, 6) for name, mask in masks.items()}
     part = {key: array for name, one in found.items() for key, array in one.pack(name).items()}
     union, core = found["union"].pieces.own, (slice(1, -1),) * 3
-    holes = (found[name].holes.own for name in ("predicted", "labelled"))
-    shared = Overlaps.of(*holes, np.ones(block.shape, bool))
+    holes, others = (found[name].holes.own for name in ("predicted", "labelled"))
+    shared = Overlaps.of(holes, others, np.ones(block.shape, bool))
     both = (shared.predicted != 0) & (shared.labelled != 0)
     rest = {
         "place": np.array([block.origin, block.shape], np.int64),

@@ -5,7 +5,14 @@ from itertools import starmap
 import numpy as np
 
 from vcmodels.geometry.boxes import Spacing
+from vcmodels.metrics.base import Sense
 from vcmodels.metrics.overlap import ratio, regions
+
+CENTRELINE_SENSES: dict[str, Sense] = {
+    "cldice": "max",
+    "skeleton_precision": "max",
+    "skeleton_recall": "max",
+}
 
 
 def centreline_dice(
@@ -32,8 +39,7 @@ def centreline_dice(
     """
     del spacing
     scores = list(starmap(_centreline_scores, regions(prediction, label, valid)))
-    names = ("cldice", "skeleton_precision", "skeleton_recall")
-    return {name: [score[n] for score in scores] for n, name in enumerate(names)}
+    return {name: [score[n] for score in scores] for n, name in enumerate(CENTRELINE_SENSES)}
 
 
 def _centreline_scores(predicted: np.ndarray, labelled: np.ndarray) -> tuple[float, float, float]:
