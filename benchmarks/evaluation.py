@@ -1,6 +1,6 @@
 """Scores of whole volumes, block by block, against the same in memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--only surfaces surface-memory]
+    OMP_NUM_THREADS=1 python benchmarks/evaluation.py [--only surfaces surface-agreement surface-memory]
 
 Prints a line for each measure. What is compared is measured in one run, in turns; seconds are those
 of the process's CPU, so that other work on the machine does not count.
@@ -34,7 +34,7 @@ BLOCKS = (64, 128, 256)
 SPACING: Spacing = (2.0, 1.0, 1.0)
 SURFACE = SurfaceMetric(compares="masks", tolerances=(2.0,))
 INSTANCES = Instances(compares="instances")
-OBJECT_BLOCKS = (7, 16, 33, 64)
+SMALL, SMALL_BLOCKS = (40, 52, 60), (7, 16, 33, 64)
 MEMORY_SIDES = (512, 1024)
 PERIOD = 96
 """Of the pattern that stands for a large volume."""
@@ -113,11 +113,13 @@ def first(values: FigureValues) -> float:
     return float(values) if isinstance(values, int | float) else values[0]
 
 
-def by_scipy(predicted: np.ndarray, labelled: np.ndarray) -> dict[str, float]:
+def by_scipy(
+    predicted: np.ndarray, labelled: np.ndarray, spacing: Spacing = SPACING
+) -> dict[str, float]:
     """The same figures by exact distance transforms of the whole volume."""
     one, other = (mask ^ np.asarray(ndimage.binary_erosion(mask)) for mask in (predicted, labelled))
-    there = np.asarray(ndimage.distance_transform_edt(~other, SPACING))[one]
-    back = np.asarray(ndimage.distance_transform_edt(~one, SPACING))[other]
+    there = np.asarray(ndimage.distance_transform_edt(~other, spacing))[one]
+    back = np.asarray(ndimage.distance_transform_edt(~one, spacing))[other]
     both = np.concatenate([there, back])
     return {
         "assd": float(both.mean()),
@@ -175,6 +177,25 @@ def surfaces() -> None:
             found, seconds = cpu_seconds(lambda p=pair, s=side: in_blocks(p, s))
             ratio = f"{seconds / whole:.2f} of SciPy, {seconds / monai:.2f} of MONAI"
             say(f"  blocks of {side}: {seconds:.2f} s, {ratio} ({off(found, wanted)})")
+
+
+def surface_agreement() -> None:
+    """The largest difference from SciPy over 30 random volumes and the sizes of blocks."""
+    largest = dict.fromkeys(SMALL_BLOCKS, 0.0)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        field = ndimage.gaussian_filter(rng.standard_normal(SMALL), rng.uniform(0, 4))
+        field /= np.std(field)
+        mask, moved = field > 0.5, np.roll(field, tuple(rng.integers(-3, 4, 3)), (0, 1, 2))
+        other = moved + 0.3 * rng.standard_normal(SMALL) > rng.uniform(0, 2)
+        z, y, x = rng.uniform(0.2, 5, 3).tolist()
+        wanted = by_scipy(mask, other, (z, y, x))
+        for side in SMALL_BLOCKS:
+            found = in_blocks(RegionPair(mask, other, SMALL, (z, y, x)), side)
+            apart = max(abs(found[name] - wanted[name]) for name in wanted)
+            largest[side] = max(largest[side], apart)
+    for side, apart in largest.items():
+        say(f"30 volumes of {SMALL} in blocks of {side}: largest difference {apart:.1e}")
 
 
 def off(found: dict[str, float], wanted: dict[str, float]) -> str:
@@ -278,10 +299,9 @@ def objects() -> None:
                 lambda b=boxes: {str(box): float(len(pair.read(box))) for box in b}
             )
             found, both = cpu_seconds(lambda b=boxes: instance_figures(pair, b))
-            ratio = f"{(both - reading) / reading:.2f} of reading"
-            say(
-                f"ids of {SIDE}^3, blocks of {side}: read {reading:.2f} s, scores {both - reading:.2f} s, {ratio}"
-            )
+            scores = both - reading
+            times = f"read {reading:.2f} s, scores {scores:.2f} s, {scores / reading:.2f} of that"
+            say(f"ids of {SIDE}^3, blocks of {side}: {times}")
             if side == SIDE:
                 wanted, whole = cpu_seconds(lambda: by_skimage(*arrays))
                 say(f"  scikit-image in memory {whole:.1f} s ({off(found, wanted)})")
@@ -313,7 +333,7 @@ def by_skimage(predicted: np.ndarray, labelled: np.ndarray) -> dict[str, float]:
 
 def object_agreement() -> None:
     """The largest difference from scikit-image over 30 random volumes and the sizes of blocks."""
-    largest = dict.fromkeys(OBJECT_BLOCKS, 0.0)
+    largest = dict.fromkeys(SMALL_BLOCKS, 0.0)
     for seed in range(30):
         rng = np.random.default_rng(seed)
         shape = tuple(rng.integers(20, 60, 3))
@@ -323,7 +343,7 @@ def object_agreement() -> None:
             for _ in range(2)
         )
         wanted, pair = by_skimage(predicted, labelled), IdPair(predicted, labelled)
-        for side in OBJECT_BLOCKS:
+        for side in SMALL_BLOCKS:
             found = instance_figures(pair, list(blocks_of(pair.box, (side, side, side))))
             apart = max(abs(found[name] - wanted[name]) for name in wanted)
             largest[side] = max(largest[side], apart)
@@ -358,6 +378,7 @@ MEASURES: dict[str, Callable[[], None]] = {
     "object-agreement": object_agreement,
     "components": components,
     "surfaces": surfaces,
+    "surface-agreement": surface_agreement,
     "surface-memory": surface_memory,
 }
 

@@ -42,6 +42,8 @@ _MOST_CELLS = 16
 """Cells that are searched together: at most 16 * 64^3 places, of 24 bytes each."""
 _KEPT_BYTES = 1 << 26
 """Places of cells that are kept for the next block."""
+_ARRAY_BYTES = 128
+"""What an array takes that holds nothing."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +329,7 @@ class FarSearch:
 
 
 def _bytes_of(found: list[tuple[Places, Places]]) -> int:
-    return sum(places.nbytes for both in found for places in both)
+    return sum(places.nbytes + _ARRAY_BYTES for both in found for places in both)
 
 
 _SEARCHES: dict[tuple[int, Elements], FarSearch] = {}
