@@ -9,28 +9,32 @@ of the process's CPU, so that other work on the machine does not count.
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import zarr
 from scipy import ndimage, spatial
-
 from voxel_scores import voxels
 
 from vcmodels.comparison import Compared
-from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.grid import blocks_of
-from vcmodels.metrics.base import FigureValues, Pair
+from vcmodels.metrics import METRICS
+from vcmodels.metrics.base import BlockMetric, FigureValues, Pair, Part
+from vcmodels.metrics.instances import Instances
 from vcmodels.metrics.surface import SurfaceMetric
 
 SIDE = 256
 BLOCKS = (64, 128, 256)
 SPACING: Spacing = (2.0, 1.0, 1.0)
 SURFACE = SurfaceMetric(compares="masks", tolerances=(2.0,))
+INSTANCES = Instances(compares="instances")
 SMALL, SMALL_BLOCKS = (40, 52, 60), (7, 16, 33, 64)
 MEMORY_SIDES = (512, 1024)
 PERIOD = 96
@@ -246,8 +250,137 @@ def surface_memory() -> None:
     say(f"  ratio {grown[1] / grown[0]:.2f}")
 
 
+@dataclass(eq=False)
+class IdPair:
+    """Predicted and labelled ids, (Z, Y, X) of any integers or Zarr arrays of them."""
+
+    predicted: np.ndarray | zarr.Array
+    labelled: np.ndarray | zarr.Array
+    form: Compared = "instances"
+    classes: int = 1
+    spacing: Spacing = (1.0, 1.0, 1.0)
+
+    @property
+    def box(self) -> Box:
+        """All of the volume."""
+        return Box((0, 0, 0), triple(self.predicted.shape))
+
+    def read(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As for `Pair`; all counts."""
+        found = [np.asarray(ids[box.slices()])[None] for ids in (self.predicted, self.labelled)]
+        return found[0], found[1], np.ones(found[0].shape, bool)
+
+    def regions(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """As for `Pair`; ids have none."""
+        raise NotImplementedError(box)
+
+
+def segments(count: int, seed: int, side: int = SIDE) -> np.ndarray:
+    """Ids, up to 2^62, of the nearest of some points; a tenth of the objects are background."""
+    rng = np.random.default_rng(seed)
+    far, points = np.ones((side, side, side), bool), rng.integers(0, side, (count, 3))
+    far[tuple(points.T)] = False
+    nearest = ndimage.distance_transform_edt(far, return_distances=False, return_indices=True)
+    ids = np.zeros(far.shape, np.uint64)
+    ids[tuple(points.T)] = rng.integers(1, 1 << 62, count) * (rng.random(count) > 0.1)
+    return ids[tuple(np.asarray(nearest))]
+
+
+def objects() -> None:
+    """Time of the table of two arrays of ids over that of reading them."""
+    arrays = [segments(count, seed) for seed, count in enumerate((2000, 1500))]
+    with tempfile.TemporaryDirectory() as folder:
+        predicted, labelled = (
+            zarr.create_array(f"{folder}/{n}", data=ids, chunks=(128, 128, 128))
+            for n, ids in enumerate(arrays)
+        )
+        pair = IdPair(predicted, labelled)
+        for side in (128, SIDE):
+            boxes = list(blocks_of(pair.box, (side, side, side)))
+            INSTANCES.measure(pair, boxes[0])
+            _, reading = cpu_seconds(
+                lambda b=boxes: {str(box): float(len(pair.read(box))) for box in b}
+            )
+            found, both = cpu_seconds(lambda b=boxes: instance_figures(pair, b))
+            scores = both - reading
+            times = f"read {reading:.2f} s, scores {scores:.2f} s, {scores / reading:.2f} of that"
+            say(f"ids of {SIDE}^3, blocks of {side}: {times}")
+            if side == SIDE:
+                wanted, whole = cpu_seconds(lambda: by_skimage(*arrays))
+                say(f"  scikit-image in memory {whole:.1f} s ({off(found, wanted)})")
+
+
+def instance_figures(pair: IdPair, boxes: Sequence[Box]) -> dict[str, float]:
+    """The figures of ids, block by block."""
+    joined = INSTANCES.join((box, INSTANCES.measure(pair, box)) for box in boxes)
+    return {name: first(value) for name, value in INSTANCES.figures(joined).items()}
+
+
+def by_skimage(predicted: np.ndarray, labelled: np.ndarray) -> dict[str, float]:
+    """VOI and Rand by scikit-image, which wants ids without gaps."""
+    from skimage.metrics import adapted_rand_error, variation_of_information
+
+    p, t = (
+        np.unique(ids, return_inverse=True)[1].reshape(ids.shape) for ids in (predicted, labelled)
+    )
+    split, merge = variation_of_information(t, p, ignore_labels=(0,))
+    error, of_labels, of_predictions = adapted_rand_error(t, p)
+    return {
+        "voi_split": float(split),
+        "voi_merge": float(merge),
+        "rand_error": float(error),
+        "rand_recall": float(of_labels),
+        "rand_precision": float(of_predictions),
+    }
+
+
+def object_agreement() -> None:
+    """The largest difference from scikit-image over 30 random volumes and the sizes of blocks."""
+    largest = dict.fromkeys(SMALL_BLOCKS, 0.0)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        shape = tuple(rng.integers(20, 60, 3))
+        places = np.indices(shape).reshape(3, -1).T
+        predicted, labelled = (
+            np.asarray(spatial.KDTree(rng.random((30, 3)) * shape).query(places)[1]).reshape(shape)
+            for _ in range(2)
+        )
+        wanted, pair = by_skimage(predicted, labelled), IdPair(predicted, labelled)
+        for side in SMALL_BLOCKS:
+            found = instance_figures(pair, list(blocks_of(pair.box, (side, side, side))))
+            apart = max(abs(found[name] - wanted[name]) for name in wanted)
+            largest[side] = max(largest[side], apart)
+    for side, apart in largest.items():
+        say(f"VOI and Rand of 30 volumes in blocks of {side}: largest difference {apart:.1e}")
+
+
+def components() -> None:
+    """Time of what is measured of components, a block of 128^3 at a time, and the size of a part."""
+    mask = blobs()
+    pair = RegionPair(mask, np.roll(mask, (1, 2), (0, 1)), (SIDE, SIDE, SIDE), (1.0, 1.0, 1.0))
+    boxes = list(blocks_of(pair.box, (128, 128, 128)))
+    for name in ("components", "topology", "surface_score"):
+        metric = METRICS[name]
+        assert isinstance(metric, BlockMetric)
+        parts: list[tuple[Box, Part]] = []
+        _, measured = cpu_seconds(
+            lambda m=metric, p=parts: p.extend((box, m.measure(pair, box)) for box in boxes) or {}
+        )
+        _, joined = cpu_seconds(
+            lambda m=metric, p=parts: {n: first(v) for n, v in m.figures(m.join(iter(p))).items()}
+        )
+        size = sum(array.nbytes for _, part in parts for array in part.values()) / len(parts)
+        say(
+            f"{name}: {measured / len(boxes):.2f} s a block, {joined:.2f} s to join {len(boxes)}, "
+            f"{size / 1024:.0f} KiB a part"
+        )
+
+
 MEASURES: dict[str, Callable[..., None]] = {
     "voxels": voxels,
+    "objects": objects,
+    "object-agreement": object_agreement,
+    "components": components,
     "surfaces": surfaces,
     "surface-agreement": surface_agreement,
     "surface-memory": surface_memory,

@@ -24,6 +24,7 @@ from vcmodels.metrics.base import (
     VolumeMetric,
 )
 from vcmodels.metrics.calibration import brier, calibration_error, reliability_curve
+from vcmodels.metrics.components import Components
 from vcmodels.metrics.curves import (
     average_precision,
     best_dice,
@@ -32,6 +33,7 @@ from vcmodels.metrics.curves import (
     roc_area,
     threshold_curves,
 )
+from vcmodels.metrics.instances import Instances
 from vcmodels.metrics.overlap import (
     accuracy,
     centroid_distance,
@@ -65,6 +67,9 @@ from vcmodels.metrics.regression import (
     sign_sums,
 )
 from vcmodels.metrics.surface import SurfaceMetric
+from vcmodels.metrics.surface_score import SurfaceScore
+from vcmodels.metrics.thin import CENTRELINE_SENSES, centreline_dice
+from vcmodels.metrics.topology import Topology
 
 VOXELWISE: tuple[Compared, ...] = ("masks", "classes")
 DIRECTED: tuple[Compared, ...] = ("vectors", "directions")
@@ -120,6 +125,13 @@ METRICS: dict[str, AnyMetric] = {
         centroid_distance, {"centroid_distance": "min"}, compares=VOXELWISE
     ),
     "surface": SurfaceMetric(compares=VOXELWISE),
+    "surface_score": SurfaceScore(compares=VOXELWISE, is_default=False),
+    "components": Components(compares=VOXELWISE, is_default=False),
+    "topology": Topology(compares=VOXELWISE, is_default=False),
+    "cldice": VolumeMetric(
+        centreline_dice, CENTRELINE_SENSES, compares=VOXELWISE, is_default=False
+    ),
+    "instances": Instances(compares="instances"),
 }  # fmt: skip
 """In the order in which they are shown. Another package may add its own."""
 
@@ -178,7 +190,7 @@ def summarise(metrics: Metrics, sums: Sums, classes: Sequence[str] = ()) -> dict
     """
     own, figures = _own_sums(metrics, sums), dict[str, float]()
     for name, metric in _summed(metrics).items():
-        figures |= _named(name, metric.summarise(own[metric.measure]), classes)
+        figures |= named_figures(name, metric.summarise(own[metric.measure]), classes)
     return figures
 
 
@@ -239,7 +251,7 @@ def measure_volume(
     for metric in metrics.values():
         if isinstance(metric, VolumeMetric):
             for name, figure in metric(prediction, label, valid, spacing).items():
-                figures |= _named(name, figure, classes)
+                figures |= named_figures(name, figure, classes)
     return figures
 
 
@@ -255,7 +267,7 @@ def _owners(metrics: Metrics) -> dict[Measure, str]:
     return owners
 
 
-def _named(name: str, figure: FigureValues, classes: Sequence[str]) -> dict[str, float]:
+def named_figures(name: str, figure: FigureValues, classes: Sequence[str]) -> dict[str, float]:
     """A figure by its name; one by class as the mean of the known ones, then each on its own."""
     if not isinstance(figure, Sequence):
         return {name: float(figure)}
