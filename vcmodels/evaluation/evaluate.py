@@ -141,7 +141,9 @@ class ScoredRegion:
         found: list[ScoredTarget] = []
         for name, target in targets.items():
             if (label := self.label(name, target)) is not None:
-                measured = default_metrics(target.stored_metrics) if metrics is None else metrics[name]
+                measured = (
+                    default_metrics(target.stored_metrics) if metrics is None else metrics[name]
+                )
                 pair = pair_of(label, predictions[name], self.box)
                 place = label.stored.array.location
                 found.append(ScoredTarget(name, pair, measured, target.class_names, place))
