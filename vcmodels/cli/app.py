@@ -24,6 +24,7 @@ from vcmodels.cli.infer import infer, reproduce
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
+from vcmodels.cli.view import view
 from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
@@ -162,6 +163,7 @@ app.add_typer(cv, name="cv")
 app.command()(submit)
 app.command()(derive)
 app.command()(preview)
+app.command()(view)
 
 
 @app.command()

@@ -1,0 +1,132 @@
+"""The command `view`."""
+
+import threading
+import webbrowser
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vcmodels.cli.arguments import Debug, FoldIndex, Overrides, load_one
+from vcmodels.cli.console import Console
+from vcmodels.errors import RefusedError
+
+if TYPE_CHECKING:
+    from vcmodels.viewers.scene import Scene
+
+
+def view(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK|RUN|OUTPUT",
+            help="A task file, a run folder, a result of infer, or any array or OME-Zarr group.",
+        ),
+    ],
+    set_: Overrides = None,
+    volume: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which volume of a task.")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Of a result or an array: show this image under it."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Of an array: show this one over it, as ids."),
+    ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV or JSON of z,y,x[,text], in voxels, to show."),
+    ] = None,
+    fold: FoldIndex = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve at; others than yours reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
+    napari: Annotated[
+        bool, typer.Option("--napari", help="In napari, where it is installed, instead.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Look at volumes, labels, predictions and patches in neuroglancer, until Ctrl-C."""
+    viewer = _viewer("napari" if napari else "neuroglancer")
+    from dataclasses import replace
+
+    from vcmodels.viewers.scene import read_points
+
+    console = Console()
+    context.obj.begin()
+    given = read_points(points) if points is not None else ()
+    scene = replace(_scene(source, set_, volume, image, labels, fold, console), points=given)
+    if napari:
+        viewer.show(scene)
+        return
+    with viewer.serving(scene, host, port, console) as address:
+        console.say(address)
+        if browser:
+            webbrowser.open(address)
+        console.say("Ctrl-C ends it")
+        threading.Event().wait()  # the signal raises here
+
+
+def _viewer(name: str):  # noqa: ANN202 - a module
+    """The module that shows a scene.
+
+    Raises:
+        RefusedError: what it needs is not installed.
+    """
+    try:
+        return import_module(f"vcmodels.viewers.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in (name, "tornado"):
+            raise
+        install = "vcmodels[view]" if name == "neuroglancer" else "napari[all]"
+        found = f"the package {error.name} is not installed"
+        raise RefusedError("view", found, f'pip install "{install}"') from error
+
+
+def _scene(
+    source: str,
+    set_: list[str] | None,
+    volume: str | None,
+    images: list[str] | None,
+    labels: list[str] | None,
+    fold: int | None,
+    console: Console,
+) -> "Scene":
+    """What a source has to show.
+
+    Raises:
+        RefusedError: it is nothing that can be shown, or an option is for another source.
+    """
+    from vcmodels.viewers import contents
+
+    if _is_task(source):
+        _refuse("a task", image=images, labels=labels)
+        task = load_one(Path(source), set_, console, fold)
+        return contents.scene_of_task(task, volume, console)
+    _refuse("an array or a result", set=set_, volume=volume, fold=fold)
+    if contents.is_result(source):
+        _refuse("a result", labels=labels)
+        return contents.scene_of_result(source, images or (), console)
+    return contents.scene_of_arrays(source, images or (), labels or (), console)
+
+
+def _is_task(source: str) -> bool:
+    from vcmodels.runs.run import Run
+
+    path = Path(source)
+    return path.suffix in (".json", ".yaml", ".yml") or Run(path).task_file.is_file()
+
+
+def _refuse(what: str, **given: object) -> None:
+    for name, value in given.items():
+        if value not in (None, [], ()):
+            found = f"is not for {what}"
+            raise RefusedError(f"--{name}", found, "leave it out")
