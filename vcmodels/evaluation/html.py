@@ -1,16 +1,13 @@
 """What pages of HTML share: their templates, numbers, pictures, and how they are written."""
 
 import base64
-import io
 import json
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 import vcmodels
 from vcmodels.errors import OutputError
@@ -22,8 +19,6 @@ EMPTY_RULE = (
     "unknown (–) and no mean counts it. Where only one of them has something, a figure that has a "
     "worst value gets it (Dice 0); one that has none, as a distance, is unknown."
 )
-QUALITY = 82
-"""Of the pictures: WebP of a slice with noise takes about 30 kB then."""
 MARK = '<meta name="generator" content="vcmodels'
 """By it a page of ours is known before it is replaced."""
 
@@ -42,8 +37,8 @@ def render(template: str, **values: object) -> str:
     return environment.get_template(template).render({**shared, **values})
 
 
-def write_html(path: Path, text: str) -> None:
-    """Write a page; one of ours that is there is replaced.
+def require_free(path: Path) -> None:
+    """Refuse a place where a page would replace what is none of ours.
 
     Raises:
         OutputError: another file is in the way, or the path is in a store.
@@ -56,6 +51,15 @@ def write_html(path: Path, text: str) -> None:
                 is_ours = MARK.encode() in file.read(2000)
         if not is_ours:
             raise OutputError(str(path), "is there, and is no page of vcmodels", "name another")
+
+
+def write_html(path: Path, text: str) -> None:
+    """Write a page; one of ours that is there is replaced.
+
+    Raises:
+        OutputError: as from `require_free`.
+    """
+    require_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.encode())
 
@@ -71,11 +75,9 @@ def number(value: float) -> str:
     return text.replace("-", "−", 1) if value < 0 else text
 
 
-def data_url(pixels: np.ndarray) -> str:
-    """(H, W, 3) uint8 as a WebP in a URL."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "WEBP", quality=QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+def data_url(picture: bytes) -> str:
+    """A WebP in a URL."""
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
 
 
 def lines_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:

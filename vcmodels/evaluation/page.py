@@ -4,7 +4,7 @@ The page asks no server for anything, and says so to the browser (its Content-Se
 a script adds, sorting and filtering, it does without where scripts are off.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from vcmodels.evaluation.html import data_url, lines_of, number, render, write_html
+from vcmodels.evaluation.html import data_url, lines_of, number, render, require_free, write_html
+from vcmodels.evaluation.pictures import FOLDER, KeptPictures, Picture
 from vcmodels.evaluation.report import Report, VolumeScores
 from vcmodels.evaluation.summary import (
     Spread,
@@ -24,9 +25,6 @@ from vcmodels.evaluation.summary import (
 )
 from vcmodels.metrics.base import Curve
 from vcmodels.pictures.charts import Line, Row, bar_chart, line_chart, profile_chart, strip_chart
-
-Picture = Callable[[str, str, int], np.ndarray | None]
-"""(name of a volume, target, z) -> (H, W, 3) uint8; None where there is nothing to draw from."""
 
 SHOWN = 3
 """Volumes with pictures at either end of the ranking."""
@@ -44,13 +42,17 @@ def write_page(
     Args:
         report: what to show.
         path: the HTML file; its folder is made.
-        picture: draws a slice of a volume: called for few of them.
+        picture: draws a slice of a volume: called for few of them. What it draws is kept in a
+            folder `pictures` next to the page. None: pictures that lie there are shown.
         title: by default says how many volumes there are.
 
     Raises:
         OutputError: another file, which is no such page, is in the way, or the path is in a store.
     """
-    write_html(path, page_text(report, picture, title))
+    kept = KeptPictures(path.parent / FOLDER, picture)
+    require_free(path)
+    write_html(path, page_text(report, kept, title))
+    kept.sweep()
 
 
 def page_text(report: Report, picture: Picture | None = None, title: str | None = None) -> str:

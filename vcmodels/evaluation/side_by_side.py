@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from scipy.stats import wilcoxon
@@ -116,7 +117,8 @@ def _difference(first: Mapping[str, float], other: Mapping[str, float]) -> Diffe
         return Difference(values, nan)
     if not any(values.values()):  # the test has no rank to give then
         return Difference(values, 1.0)
-    return Difference(values, float(wilcoxon(list(values.values()))[1]))
+    tested: Any = wilcoxon(list(values.values()))
+    return Difference(values, float(tested.pvalue))
 
 
 def _targets(found: Sequence[Comparison]) -> list[str]:

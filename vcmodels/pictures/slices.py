@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vcmodels.pictures.forms import FormDrawing
 from vcmodels.targets import AnyTarget, MulticlassTarget, VectorTarget
 from vcmodels.targets.base import Target
 
@@ -50,9 +51,17 @@ def dimmed(picture: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return picture * np.where(counts, np.float32(1), np.float32(DIM)).reshape(shape)
 
 
-def as_predicted(target: Target, label: np.ndarray) -> np.ndarray:
-    """A slice (L, H, W) of a label as a perfect prediction would be: (P, H, W) float32."""
-    return target.as_prediction(torch.from_numpy(label)[None, :, None])[0, :, 0].float().numpy()
+Drawing = Target | FormDrawing
+"""What says how values become colours."""
+
+
+def as_predicted(target: Drawing, label: np.ndarray) -> np.ndarray:
+    """A slice (L, H, W) of a label as a perfect prediction would be: (P, H, W).
+
+    Float32; ids stay whole numbers.
+    """
+    found = target.as_prediction(torch.from_numpy(label)[None, :, None])[0, :, 0]
+    return (found.float() if found.is_floating_point() else found).numpy()
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class PicturePair:
 
 
 def pair_of(
-    target: Target, label: np.ndarray, prediction: np.ndarray, counts: np.ndarray
+    target: Drawing, label: np.ndarray, prediction: np.ndarray, counts: np.ndarray
 ) -> PicturePair:
     """Label and prediction as pictures on one scale.
 
@@ -88,11 +97,16 @@ def pair_of(
     regions = None
     if target.drawn_as == "outlines":
         label_regions, regions_found = wanted_picture * seen, picture
-        if len(prediction) == 1:
+        if len(prediction) == 1 and _is_grey(both):
             label_regions = _one_colour(label_regions, LABEL_COLOUR)
             regions_found = _one_colour(picture, PREDICTION_COLOUR)
         regions = (label_regions, regions_found)
     return PicturePair(np.where(seen, wanted_picture, UNLABELLED_COLOUR), picture, regions, counts)
+
+
+def _is_grey(picture: np.ndarray) -> bool:
+    """Whether a picture has no colours: a mask has none, ids have."""
+    return bool((picture[..., :1] == picture).all())
 
 
 def _one_colour(picture: np.ndarray, colour: Colour) -> np.ndarray:
@@ -131,6 +145,27 @@ def joint_panel(pair: PicturePair, image: np.ndarray) -> Panel:
     label, prediction = pair.regions
     tinted = (1 - TINT) * ground + TINT * label
     return Panel(np.where(label.any(-1, keepdims=True), tinted, ground), prediction)
+
+
+def single_panel(
+    target: Drawing, prediction: np.ndarray, image: np.ndarray | None, colour: Colour
+) -> Panel:
+    """A prediction (P, H, W) without a label: tinted and outlined over the image, or mixed into it.
+
+    Args:
+        target: whose colours are taken.
+        prediction: or a label, `as_predicted`.
+        image: (H, W, 3); None for a black one.
+        colour: of the region of a mask, which has none of its own.
+    """
+    picture = target.picture(prediction)
+    if target.drawn_as == "colours":
+        return Panel(picture if image is None else 0.5 * image + 0.5 * picture)
+    is_mask = len(prediction) == 1 and _is_grey(picture)
+    regions = _one_colour(picture, colour) if is_mask else picture
+    ground = np.zeros_like(picture) if image is None else image
+    tinted = (1 - TINT) * ground + TINT * regions
+    return Panel(np.where(regions.any(-1, keepdims=True), tinted, ground), regions)
 
 
 def draw_panels(panels: Iterable[Panel], least: int) -> list[np.ndarray]:
