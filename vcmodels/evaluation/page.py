@@ -28,6 +28,8 @@ from vcmodels.pictures.charts import Line, Row, bar_chart, line_chart, profile_c
 
 SHOWN = 3
 """Volumes with pictures at either end of the ranking."""
+ENDS = 2
+"""Slices from the end of what was measured that are not shown as the best or the worst."""
 MOST_LINES = 100
 """Of single volumes in one chart; more would be a blot."""
 MOST_NAMED = 400
@@ -243,20 +245,28 @@ def _cards(report: Report, target: str, figure: str, picture: Picture | None) ->
 
 def _telling(slices: Mapping[int, float], is_less_better: bool, count: int) -> dict[int, str]:
     """The best and the worst z, `count` of each, not next to each other, with the word for it."""
-    known = {z: value for z, value in slices.items() if isfinite(value)}
-    apart = max((max(known, default=0) - min(known, default=0)) // 8, 1)
+    inner = _inner(slices)
+    apart = max((max(inner, default=0) - min(inner, default=0)) // 8, 1)
+    order = sorted(inner, key=lambda z: inner[z], reverse=not is_less_better)
     chosen: dict[int, str] = {}
-    for word, turn in (
-        ("best", 1 if is_less_better else -1),
-        ("worst", -1 if is_less_better else 1),
-    ):
-        order = sorted(known, key=lambda z: turn * known[z])
-        found: list[int] = []
-        for z in order:
-            if len(found) < count and all(abs(z - other) >= apart for other in [*found, *chosen]):
-                found.append(z)
-        chosen |= dict.fromkeys(found, word)
+    for word, zs in (("best", order), ("worst", order[::-1])):
+        for z in zs:
+            if all(abs(z - other) >= apart for other in chosen):
+                chosen[z] = word
+            if list(chosen.values()).count(word) == count:
+                break
     return chosen
+
+
+def _inner(slices: Mapping[int, float]) -> dict[int, float]:
+    """The slices with `ENDS` known ones on either side; all that are known where there are none.
+
+    Where an object ends a voxel more or less decides: there the worst slices would all be.
+    """
+    known = {z: value for z, value in slices.items() if isfinite(value)}
+    sides = [shift for shift in range(-ENDS, ENDS + 1) if shift]
+    inner = {z: v for z, v in known.items() if all(z + shift in known for shift in sides)}
+    return inner or known
 
 
 def _profile(slices: Mapping[int, float], marked: Sequence[int], figure: str) -> Markup | None:

@@ -137,7 +137,9 @@ def _compared(
             ]
             title = f"{one.figure} of {target}: difference from {names[0]}"
             drawn = (
-                Markup(strip_chart(rows, title, 0.0, 0.0)) if any(r.values for r in rows) else None
+                Markup(strip_chart(rows, title, origin=0.0))
+                if any(r.values for r in rows)
+                else None
             )
             yield one, drawn
 

@@ -5,10 +5,10 @@ dark. Nothing is drawn where a value is not finite.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
-from math import ceil, floor, inf, isfinite, log10
+from math import ceil, floor, isfinite, log10
 
 import numpy as np
 
@@ -124,23 +124,30 @@ def bar_chart(
     for at, top in zip(bars.x, bars.y, strict=True) if bars else ():
         if isfinite(at) and isfinite(top):
             parts.append(_bar(at, top, width, x, y))
-    parts += [_polyline(line, x, y) for line in lines]
+    parts += [_polyline(_stepped(line, width), x, y) for line in lines]
     return _svg(WIDTH, HEIGHT, title, parts)
 
 
-def strip_chart(rows: Sequence[Row], title: str, low: float = inf, high: float = -inf) -> str:
+def _stepped(line: Line, width: float) -> Line:
+    """The outline of the bars of a line."""
+    x = [at + side * width / 2 for at in line.x for side in (-1, 1)]
+    return replace(line, x=x, y=[value for value in line.y for _ in range(2)])
+
+
+def strip_chart(rows: Sequence[Row], title: str, origin: float | None = None) -> str:
     """A point for each value, with quartiles as a box and the median as a line; a row for each set.
 
     Args:
         rows: from top to bottom.
         title: what the chart shows, for who cannot see it.
-        low: a value that the axis reaches down to, as 0.
-        high: one that it reaches up to.
+        origin: a value that is always on the axis and has a line of its own.
     """
     height = ROW * len(rows) + 26
-    values = [*(value for row in rows for value in row.values), low, high]
-    x = Scale.of(values, LABELS, WIDTH - RIGHT, 0.03)
+    values = [value for row in rows for value in row.values]
+    x = Scale.of([*values, *([] if origin is None else [origin])], LABELS, WIDTH - RIGHT, 0.03)
     parts = _value_axis(x, height - 26)
+    if origin is not None:
+        parts.append(f'<path class="origin" d="M{x(origin):.1f} 0V{height - 26}"/>')
     for number, row in enumerate(rows):
         parts += _strip(row, x, ROW * (number + 0.5))
     return _svg(WIDTH, height, title, parts)
