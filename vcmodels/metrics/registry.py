@@ -3,7 +3,7 @@
 Every target kind that predicts what a metric compares is measured by it. `base` says what a metric is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +12,7 @@ from vcmodels.comparison import Compared
 from vcmodels.geometry.boxes import Spacing
 from vcmodels.metrics.base import (
     AnyMetric,
+    Curve,
     FigureValues,
     Measure,
     Metric,
@@ -110,12 +111,19 @@ def summarise(metrics: Metrics, sums: Sums, classes: Sequence[str] = ()) -> dict
         sums: of everything that was measured.
         classes: names of the classes but the background; none for masks, values and vectors.
     """
-    owners, figures = _owners(metrics), dict[str, float]()
-    for name, metric in _summed(metrics).items():
-        owner = f"{owners[metric.measure]}."
-        own = {k.removeprefix(owner): v for k, v in sums.items() if k.startswith(owner)}
-        figures |= _named(name, metric.summarise(own), classes)
+    figures: dict[str, float] = {}
+    for name, metric, own in _with_own_sums(metrics, sums):
+        figures |= named_figures(name, metric.summarise(own), classes)
     return figures
+
+
+def curves(metrics: Metrics, sums: Sums, classes: Sequence[str] = ()) -> dict[str, Curve]:
+    """The lines for a report, by title, of what `measure` counted; arguments as for `summarise`."""
+    del classes
+    found: dict[str, Curve] = {}
+    for _, metric, own in _with_own_sums(metrics, sums):
+        found |= metric.curves(own) if metric.curves is not None else {}
+    return found
 
 
 def measure_volume(
@@ -140,7 +148,7 @@ def measure_volume(
     for metric in metrics.values():
         if isinstance(metric, VolumeMetric):
             for name, figure in metric(prediction, label, valid, spacing).items():
-                figures |= _named(name, figure, classes)
+                figures |= named_figures(name, figure, classes)
     return figures
 
 
@@ -156,7 +164,19 @@ def _owners(metrics: Metrics) -> dict[Measure, str]:
     return owners
 
 
-def _named(name: str, figure: FigureValues, classes: Sequence[str]) -> dict[str, float]:
+def _with_own_sums(metrics: Metrics, sums: Sums) -> Iterator[tuple[str, Metric, Sums]]:
+    """Each metric that is made of sums, with those of its own by the names that it gave them."""
+    owners = _owners(metrics)
+    for name, metric in _summed(metrics).items():
+        owner = f"{owners[metric.measure]}."
+        yield (
+            name,
+            metric,
+            {k.removeprefix(owner): v for k, v in sums.items() if k.startswith(owner)},
+        )
+
+
+def named_figures(name: str, figure: FigureValues, classes: Sequence[str]) -> dict[str, float]:
     """A figure by its name; one by class as the mean of the known ones, then each on its own."""
     if not isinstance(figure, Sequence):
         return {name: float(figure)}
