@@ -6,14 +6,16 @@ They are kept next to the page, so that it can be made again where the volumes a
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.errors import VcmodelsError
+from vcmodels.evaluation.scoring import ScoredVolume
+from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import Pair
 from vcmodels.pictures.forms import FormDrawing
 from vcmodels.pictures.slices import (
@@ -26,7 +28,8 @@ from vcmodels.pictures.slices import (
     stretched,
     window_of,
 )
-from vcmodels.volumes import Volume
+from vcmodels.reporting import Reporter
+from vcmodels.volumes import Volume, open_volume
 from vcmodels.volumes.places import write_atomic
 
 MOST = 1024
@@ -105,10 +108,32 @@ def as_webp(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def image_reader(image: Volume, extent: Shape) -> ReadImage | None:
-    """What reads the first channel of an image; None where it has another extent than the label."""
-    if image.extent != extent:
-        return None
+def pair_pictures(volumes: Iterable[ScoredVolume], reporter: Reporter) -> PairPictures:
+    """What draws the slices of scored volumes.
+
+    An image that cannot be opened, or is of another extent than the labels, is not drawn, and that
+    is said: figures do not depend on it.
+    """
+    pairs: dict[tuple[str, str], Pair] = {}
+    images: dict[str, ReadImage] = {}
+    for volume in volumes:
+        pairs |= {(volume.name, target.name): target.pair for target in volume.targets}
+        boxes = [target.pair.box for target in volume.targets]
+        try:
+            image = open_volume(volume.image[0], channels="any") if volume.image else None
+        except VcmodelsError as error:
+            reporter.say(f"note: pictures of {volume.name} have no image: {error}")
+            continue
+        if image is None:
+            continue
+        if all(image.box.contains(box) for box in boxes):
+            images[volume.name] = _first_channel(image)
+        else:
+            reporter.say(f"note: pictures of {volume.name} have no image: it is of another extent")
+    return PairPictures(pairs, images)
+
+
+def _first_channel(image: Volume) -> ReadImage:
     return lambda box: image.read(box)[0]
 
 
