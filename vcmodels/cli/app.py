@@ -21,6 +21,8 @@ from vcmodels.cli.arguments import (
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.overlay import overlay
+from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
@@ -164,6 +166,8 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(view)
+app.command()(overlay)
+app.command()(report)
 
 
 @app.command()

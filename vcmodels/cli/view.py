@@ -107,25 +107,31 @@ def _scene(
     """
     from vcmodels.viewers import contents
 
-    if _is_task(source):
-        _refuse("a task", image=images, labels=labels)
+    if is_task(source):
+        refuse_options("a task", image=images, labels=labels)
         task = load_one(Path(source), set_, console, fold)
         return contents.scene_of_task(task, volume, console)
-    _refuse("an array or a result", set=set_, volume=volume, fold=fold)
+    refuse_options("an array or a result", set=set_, volume=volume, fold=fold)
     if contents.is_result(source):
-        _refuse("a result", labels=labels)
+        refuse_options("a result", labels=labels)
         return contents.scene_of_result(source, images or (), console)
     return contents.scene_of_arrays(source, images or (), labels or (), console)
 
 
-def _is_task(source: str) -> bool:
+def is_task(source: str) -> bool:
+    """Whether a source is a task file or a run folder."""
     from vcmodels.runs.run import Run
 
     path = Path(source)
     return path.suffix in (".json", ".yaml", ".yml") or Run(path).task_file.is_file()
 
 
-def _refuse(what: str, **given: object) -> None:
+def refuse_options(what: str, **given: object) -> None:
+    """Refuse options that are for another source.
+
+    Raises:
+        RefusedError: one of them is given.
+    """
     for name, value in given.items():
         if value not in (None, [], ()):
             found = f"is not for {what}"

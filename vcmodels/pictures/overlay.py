@@ -75,7 +75,7 @@ def write_overlay(
         titles += [f"{name}: label", f"{name}: prediction"]
         captions += [_legend(drawn.label.target), drawn.caption]
     path.parent.mkdir(parents=True, exist_ok=True)
-    _compose(rows, titles, captions).save(path)
+    compose(rows, titles, captions).save(path)
 
 
 def _middle(box: Box, z: int) -> Box:
@@ -100,7 +100,7 @@ def _read_pair(drawn: DrawnTarget, box: Box) -> PicturePair:
     return pair_of(target, label[:, 0], prediction[:, 0], counts)
 
 
-def _compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> Image.Image:
+def compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> Image.Image:
     """Lay the panels out under their titles."""
     drawn = [draw_panels(row, MIN_PANEL) for row in rows]
     height, width = drawn[0][0].shape[:2]

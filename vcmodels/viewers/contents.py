@@ -55,8 +55,8 @@ def scene_of_task(task: Task, volume: str | None, reporter: Reporter) -> Scene:
         VolumeError: an array is missing or damaged.
     """
     volumes = open_volumes(task)
-    predicted = _predicted_inputs(task, reporter)
-    chosen = _chosen(volumes, volume, predicted)
+    predicted = predicted_inputs(task, reporter)
+    chosen = chosen_volume(volumes, volume, predicted)
     if len(volumes) > 1:
         others = [one.name for one in volumes if one is not chosen]
         more = f" and {len(others) - 10} more" if len(others) > 10 else ""
@@ -86,12 +86,12 @@ def scene_of_result(location: str, images: Sequence[str], reporter: Reporter) ->
         RefusedError: the group holds no prediction.
     """
     root = place_at(location)
-    inputs = [_open(image, IMAGE) for image in images] or _recorded_inputs(root, reporter)
-    first = next(_predictions(root), None)
+    inputs = [_open(image, IMAGE) for image in images] or recorded_inputs(root, reporter)
+    first = next(stored_predictions(root), None)
     if first is None:
         raise RefusedError(str(root), "holds no prediction yet", "wait until infer has begun")
     shown = inputs or [first[1]]
-    frame, focus = Frame.of(shown[0]), _recorded_box(root)
+    frame, focus = Frame.of(shown[0]), recorded_box(root)
     layers = [*_images(inputs, frame, focus), *_result_layers(root, frame, focus, reporter)]
     return Scene(root.name, tuple(layers), focus=focus)
 
@@ -129,7 +129,7 @@ def is_result(location: str) -> bool:
         return False
 
 
-def _chosen(
+def chosen_volume(
     volumes: Sequence[TaskVolume], name: str | None, predicted: Sequence[Volume]
 ) -> TaskVolume:
     if name is None:
@@ -146,7 +146,7 @@ def _identities(volume: TaskVolume) -> set[str]:
     return {image.identity for image in volume.inputs}
 
 
-def _predicted_inputs(task: Task, reporter: Reporter) -> tuple[Volume, ...]:
+def predicted_inputs(task: Task, reporter: Reporter) -> tuple[Volume, ...]:
     """The inputs of the task's inference, if it has a result; none is opened otherwise."""
     params = task.inference_params
     if not params.input_path or not params.output_dir:
@@ -172,14 +172,14 @@ def _recorded_params(root: Place) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _recorded_inputs(root: Place, reporter: Reporter) -> list[Volume]:
+def recorded_inputs(root: Place, reporter: Reporter) -> list[Volume]:
     found = _recorded_params(root)
     if not found:
         return []
     return list(_opened_inputs(InferenceParams.model_validate(found), reporter))
 
 
-def _recorded_box(root: Place) -> Box | None:
+def recorded_box(root: Place) -> Box | None:
     bbox = _recorded_params(root).get("bbox")
     if bbox is None:
         return None
@@ -218,12 +218,12 @@ def _result_layers(
     """The predictions of a result, those of a run that goes on too."""
     if our_attributes(root).get("complete") is not True:
         reporter.say(f"note: {root} is not finished; what is there is shown")
-    for name, array in _predictions(root):
+    for name, array in stored_predictions(root):
         levels = stored_levels(array)
         yield _placed(name, levels, _look(levels, focus), frame)
 
 
-def _predictions(root: Place) -> Iterator[tuple[str, Volume]]:
+def stored_predictions(root: Place) -> Iterator[tuple[str, Volume]]:
     for name in sorted(root.names()):
         place = root / name
         if "0" in place.names() and "encoding" in our_attributes(place):
