@@ -4,8 +4,10 @@ A film goes along an axis. As MP4 it is H.264, which every browser and slide pro
 package, and is larger.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vcmodels.errors import OutputError, RefusedError
+from vcmodels.errors import OutputError, RefusedError, RunError
 from vcmodels.pictures.layers import Layer, Source, Subject, Values
 from vcmodels.pictures.overlay import compose
 from vcmodels.pictures.planes import AXES, View, level_for, read_planes, readable_levels
@@ -86,7 +88,8 @@ def write_flight(
 
     Raises:
         OutputError: the path is in a store.
-        RefusedError: the package that writes MP4 is not installed.
+        RefusedError: the package that writes MP4 is not installed, or a GIF would be too large.
+        RunError: the film cannot be written.
     """
     refuse_in_store("-o", path)
     if path.suffix.lower() == ".gif":
@@ -197,8 +200,14 @@ def _frame(panels: Sequence[Panel], names: Sequence[str], place: str) -> np.ndar
 
 
 @contextmanager
-def _film(path: Path, file: Path, fps: int) -> Iterator[Any]:
-    """A function that adds a picture to a film, which is whole when the context ends."""
+def _film(path: Path, file: Path, fps: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that adds a picture to a film, which is whole when the context ends.
+
+    Args:
+        path: its ending says which film; for messages.
+        file: is written.
+        fps: pictures a second.
+    """
     if path.suffix.lower() == ".gif":
         frames: list[Image.Image] = []
         yield lambda pixels: frames.append(_reduced(pixels))
@@ -207,26 +216,68 @@ def _film(path: Path, file: Path, fps: int) -> Iterator[Any]:
             file, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0
         )
         return
-    encoder = _encoder()
-    sink: Any = None
-
-    def show(pixels: np.ndarray) -> None:
-        nonlocal sink
-        if sink is None:
-            height, width = pixels.shape[:2]
-            sink = encoder.write_frames(
-                str(file), (width, height), fps=fps, codec="libx264", quality=7,
-                macro_block_size=2, output_params=["-f", "mp4", "-movflags", "+faststart"],
-                ffmpeg_log_level="error",
-            )  # fmt: skip
-            sink.send(None)
-        sink.send(np.ascontiguousarray(pixels))
-
+    encoder = _Encoder(path, file, fps)
     try:
-        yield show
+        yield encoder.add
+        encoder.finish()
     finally:
-        if sink is not None:
-            sink.close()
+        encoder.stop()
+
+
+class _Encoder:
+    """A process of ffmpeg that is fed with pictures of one size."""
+
+    def __init__(self, path: Path, file: Path, fps: int) -> None:
+        self._path, self._file, self._fps = path, file, fps
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- `stop` closes it
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Write a picture (H, W, 3) uint8."""
+        if self._process is None:
+            self._process = self._start(*pixels.shape[:2])
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(np.ascontiguousarray(pixels).data)
+        except BrokenPipeError:
+            self.finish()
+
+    def _start(self, height: int, width: int) -> "subprocess.Popen[bytes]":
+        command = [
+            _encoder().get_ffmpeg_exe(), "-y", "-loglevel", "error",
+            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._fps),
+            "-i", "-", "-an", "-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p",
+            "-movflags", "+faststart", "-f", "mp4", str(self._file),
+        ]  # fmt: skip
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said
+        )
+
+    def finish(self) -> None:
+        """Wait until the film is written.
+
+        Raises:
+            RunError: it cannot be, as on a full disk.
+        """
+        assert self._process, "a film has a picture"
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+        if self._process.returncode:
+            self._said.seek(0)
+            lines = self._said.read().decode(errors="replace").strip().splitlines()
+            found = f"cannot be written: {lines[-1] if lines else 'ffmpeg ended'}"
+            raise RunError(str(self._path), found, "make room, or choose another folder")
+
+    def stop(self) -> None:
+        """End the process, whatever it has written."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+        self._said.close()
+
+
+def _reduced(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels).quantize(128, dither=Image.Dither.NONE)
 
 
 def _require_small(view: View, panels: int) -> None:
@@ -234,10 +285,6 @@ def _require_small(view: View, panels: int) -> None:
     if (size := panels * view.height * view.width) > GIF_BYTES:
         found = f"{size >> 20} MiB are too many for a GIF ({GIF_BYTES >> 20} MiB)"
         raise RefusedError("-o", found, "name an .mp4, or give a smaller --size or --count")
-
-
-def _reduced(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels).quantize(128, dither=Image.Dither.NONE)
 
 
 def require_writable_film(path: Path) -> None:

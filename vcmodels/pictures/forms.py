@@ -74,10 +74,14 @@ def id_colours(ids: np.ndarray) -> np.ndarray:
     """
     mixed = (ids.astype(np.int64).view(np.uint64) + np.uint64(1)) * _MIX
     mixed ^= mixed >> np.uint64(31)
-    shares = [((mixed >> np.uint64(shift)) & np.uint64(255)).astype(np.float32) / 255
-              for shift in (8, 24, 40)]  # fmt: skip
-    colours = np.stack(shares, axis=-1)
-    # The brightest of the three is full and the faintest low: no id is grey or dark.
-    low, high = colours.min(-1, keepdims=True), colours.max(-1, keepdims=True)
-    vivid = 0.15 + 0.85 * (colours - low) / np.maximum(high - low, 1e-3)
-    return np.where((ids != 0)[..., None], vivid, 0).astype(np.float32)
+    hue = 6 * _share(mixed, 0, 24)
+    strength, light = 0.6 + 0.4 * _share(mixed, 24, 12), 0.75 + 0.25 * _share(mixed, 36, 12)
+    # From hue, saturation and value: each of red, green and blue is a trapezium over the hue.
+    turned = [(start + hue) % 6 for start in (5, 3, 1)]
+    colours = [light - light * strength * np.clip(np.minimum(k, 4 - k), 0, 1) for k in turned]
+    return np.where((ids != 0)[..., None], np.stack(colours, axis=-1), 0).astype(np.float32)
+
+
+def _share(values: np.ndarray, low: int, bits: int) -> np.ndarray:
+    """Some of the bits of uint64 values as a number in [0, 1)."""
+    return ((values >> np.uint64(low)) & np.uint64(2**bits - 1)).astype(np.float64) / 2**bits
