@@ -80,7 +80,7 @@ class Page:
         """Click into the middle of the first element of a CSS selector, as a mouse does."""
         element = f"document.querySelector({json.dumps(selector)})"
         x, y = self.evaluate(
-            f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}});"
+            f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center', behavior: 'instant'}});"
             " const r = e.getBoundingClientRect();"
             " return [r.x + r.width / 2, r.y + r.height / 2] })()"
         )

@@ -97,7 +97,9 @@ class KeptPictures:
 def picture_name(volume: str, target: str, z: int) -> str:
     """A file name for a slice: readable, and unlike that of any other slice."""
     digest = hashlib.sha256(f"{volume}\0{target}".encode()).hexdigest()[:8]
-    words = "-".join(re.sub(r"[^a-zA-Z0-9.]+", "_", text).lstrip(".")[:60] for text in (volume, target))
+    words = "-".join(
+        re.sub(r"[^a-zA-Z0-9.]+", "_", text).lstrip(".")[:60] for text in (volume, target)
+    )
     return f"{words}-z{z}-{digest}.webp"
 
 
