@@ -87,6 +87,10 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def type(self, text: str) -> None:
+        """Put a text where the focus is."""
+        self.call("Input.insertText", text=text)
+
     def resize(self, width: int, height: int) -> None:
         """Give the page a size in CSS pixels."""
         self.call(
@@ -176,6 +180,7 @@ class Chrome:
         page = self._pages[session] = Page(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
+        page.call("Emulation.setFocusEmulationEnabled", enabled=True)
         try:
             yield page
         finally:
