@@ -56,8 +56,8 @@ def score(
             as a whole, which are NaN where `box` is too large to be in memory.
 
     Returns:
-        As from `Target.summarise` and, with `whole`, the figures of the others; NaN where no voxel
-        is valid.
+        As from `Target.summarise_stored` and, with `whole`, the figures of the others; NaN where no
+        voxel is valid.
 
     Raises:
         ValueError: the extents differ, or the box is not inside them.
@@ -66,7 +66,7 @@ def score(
     predicted, stored = _as_volume(prediction, "prediction"), _as_volume(label, "label")
     source = StoredLabel("label", stored, stored.box)
     read = Label(target, source, spacing or stored.spacing)
-    metrics = default_metrics(target.metrics)
+    metrics = default_metrics(target.stored_metrics)
     if not whole:
         metrics = {name: one for name, one in metrics.items() if isinstance(one, Metric)}
     pair = pair_of(read, predicted, box or stored.box, block)
@@ -141,7 +141,9 @@ class ScoredRegion:
         found: list[ScoredTarget] = []
         for name, target in targets.items():
             if (label := self.label(name, target)) is not None:
-                measured = default_metrics(target.metrics) if metrics is None else metrics[name]
+                measured = (
+                    default_metrics(target.stored_metrics) if metrics is None else metrics[name]
+                )
                 pair = pair_of(label, predictions[name], self.box)
                 place = label.stored.array.location
                 found.append(ScoredTarget(name, pair, measured, target.class_names, place))
