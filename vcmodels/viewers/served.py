@@ -33,7 +33,7 @@ METERS = {"kilometer": 1e3, "meter": 1.0, "centimeter": 1e-2, "millimeter": 1e-3
 """The units that viewers understand; lengths in others are shown without a unit."""
 _IMAGES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 _IDS = ("uint8", "uint16", "uint32", "uint64")
-_PATH = re.compile(r"(\d{1,4})/(?:(\d{1,2})/)?(?:zarr\.json|c((?:/\d{1,18}){3,4}))")
+_PATH = re.compile(r"(\d{1,4})/(?:zarr\.json|(\d{1,2})/(?:zarr\.json|c((?:/\d{1,18}){3,4})))", re.A)
 
 Answer = tuple[bytes, str]
 """A body, and its type."""
@@ -76,6 +76,7 @@ class ServedLevel:
             "chunk_key_encoding": {"name": "default", "configuration": keys},
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
             "fill_value": 0,
+            "dimension_names": [*([CHANNEL_AXIS] if self.has_channels else []), *"zyx"],
             "attributes": {},
         }
 
