@@ -58,7 +58,7 @@ def run_folder(tmp_path_factory):
 
 
 def test_every_curve_is_explained_and_there_is_no_other(run_folder):
-    events = EventAccumulator(str(run_folder / "tensorboard"))
+    events = EventAccumulator(str(run_folder / "tensorboard" / "m"))
     events.Reload()
     written = set()
     for tag in events.Tags()["scalars"]:

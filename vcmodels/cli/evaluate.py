@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vcmodels.evaluation.arrays import ArrayRequest
     from vcmodels.evaluation.limits import Limit
     from vcmodels.evaluation.report import Report
+    from vcmodels.evaluation.scoring import ScoredVolume
     from vcmodels.geometry.boxes import Box
 
 MOST_COLUMNS = 6
@@ -65,7 +66,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Folder for report.json and scores.csv; the same command continues there.",
+            help="Folder for report.html, report.json and scores.csv; the same command continues there.",
         ),
     ] = None,
     kind: Annotated[
@@ -252,7 +253,7 @@ def _score_arrays(
         console.say(f"stopped{more or '; the same command continues'}")
         return stop.exit_code
     if output is not None:
-        write_report(report, output, console)
+        write_report(report, output, [volume], console)
         remove_records(output / RECORD)
     if as_json:
         Console().write(report.to_text())
@@ -261,17 +262,29 @@ def _score_arrays(
     return _check(bounds, report, console)
 
 
-REPORT, TABLE, RECORD = "report.json", "scores.csv", "unfinished"
+REPORT, TABLE, PAGE, RECORD = "report.json", "scores.csv", "report.html", "unfinished"
 
 
-def write_report(report: "Report", folder: Path, console: Console) -> None:
-    """Write a report and its table into a folder; those that are there are replaced."""
+def write_report(
+    report: "Report", folder: Path, volumes: "Sequence[ScoredVolume]", console: Console
+) -> None:
+    """Write a report, its table and its page into a folder; those that are there are replaced.
+
+    Args:
+        report: of some volumes.
+        folder: is made.
+        volumes: what was scored, from which the page's pictures are drawn.
+        console: gets what was written.
+    """
+    from vcmodels.evaluation.page import write_page
+    from vcmodels.evaluation.pictures import pair_pictures
     from vcmodels.evaluation.table import write_csv
     from vcmodels.volumes.places import write_atomic
 
     write_csv(report, folder / TABLE)
     write_atomic(folder / REPORT, report.to_text().encode())
-    console.say(f"wrote {folder / REPORT} and {TABLE}")
+    write_page(report, folder / PAGE, pair_pictures(volumes, console))
+    console.say(f"wrote {folder / PAGE}, {REPORT} and {TABLE}")
 
 
 def write_scores(report: "Report", console: Console) -> None:

@@ -2,7 +2,8 @@
 
 import threading
 import webbrowser
-from importlib import import_module
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,9 +56,7 @@ def view(
     debug: Debug = False,
 ) -> None:
     """Look at volumes, labels, predictions and patches in neuroglancer, until Ctrl-C."""
-    viewer = _viewer("napari" if napari else "neuroglancer")
-    from dataclasses import replace
-
+    _require(*(("napari", "napari[all]") if napari else ("neuroglancer", "vcmodels[view]")))
     from vcmodels.viewers.scene import read_points
 
     console = Console()
@@ -65,9 +64,13 @@ def view(
     given = read_points(points) if points is not None else ()
     scene = replace(_scene(source, set_, volume, image, labels, fold, console), points=given)
     if napari:
-        viewer.show(scene)
+        from vcmodels.viewers.napari import show
+
+        show(scene)
         return
-    with viewer.serving(scene, host, port, console) as address:
+    from vcmodels.viewers.neuroglancer import serving
+
+    with serving(scene, host, port, console) as address:
         console.say(address)
         if browser:
             webbrowser.open(address)
@@ -75,20 +78,15 @@ def view(
         threading.Event().wait()  # the signal raises here
 
 
-def _viewer(name: str):  # noqa: ANN202 - a module
-    """The module that shows a scene.
+def _require(package: str, install: str) -> None:
+    """Refuse to show anything without the package that does it.
 
     Raises:
-        RefusedError: what it needs is not installed.
+        RefusedError: it is not installed.
     """
-    try:
-        return import_module(f"vcmodels.viewers.{name}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in (name, "tornado"):
-            raise
-        install = "vcmodels[view]" if name == "neuroglancer" else "napari[all]"
-        found = f"the package {error.name} is not installed"
-        raise RefusedError("view", found, f'pip install "{install}"') from error
+    if find_spec(package) is None:
+        found = f"the package {package} is not installed"
+        raise RefusedError("view", found, f'pip install "{install}"')
 
 
 def _scene(

@@ -239,10 +239,10 @@ class Task(Section):
 
     @property
     def tensorboard_dir(self) -> Path:
-        """Where TensorBoard events go, absolute."""
+        """Where TensorBoard events go, absolute: a folder of the run's name, which is shown there."""
         given = self.tr_params.tensorboard_log_dir
         if not given:
-            return self.run_dir / "tensorboard"
+            return self.run_dir / "tensorboard" / self.tr_params.model_name
         # A folder for each run: in one that several share, each would hide the curves of the others.
         folder = _local("tr_params.tensorboard_log_dir", given)
         return folder / self.run_dir.name / self.tr_params.model_name

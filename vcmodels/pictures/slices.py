@@ -4,7 +4,7 @@ They become panels of pixels (TensorBoard, `evaluate --overlay`) or axes of matp
 fields (`preview`). All share the stretch of the image, the dimming and the colours.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -166,6 +166,34 @@ def single_panel(
     ground = np.zeros_like(picture) if image is None else image
     tinted = (1 - TINT) * ground + TINT * regions
     return Panel(np.where(regions.any(-1, keepdims=True), tinted, ground), regions)
+
+
+def predicted_panel(target: Drawing, prediction: np.ndarray, image: np.ndarray) -> Panel:
+    """A prediction (P, H, W) without a label: outlined over the image (H, W, 3), or in its colours."""
+    picture = target.picture(prediction)
+    if target.drawn_as != "outlines":
+        return Panel(picture)
+    regions = _one_colour(picture, PREDICTION_COLOUR) if len(prediction) == 1 else picture
+    return Panel(image, regions)
+
+
+def predicted_row(
+    image: np.ndarray, predictions: Sequence[tuple[Drawing, np.ndarray]]
+) -> np.ndarray:
+    """A slice of the input and each prediction next to it.
+
+    Args:
+        image: (H, W) float32.
+        predictions: the targets, and (P, H, W) float32 of each.
+
+    Returns:
+        (H', W', 3) float32 in [0, 1].
+    """
+    shade = np.repeat(stretched(image, window_of(image))[..., None], 3, axis=-1)
+    panels = [Panel(shade), *(predicted_panel(target, p, shade) for target, p in predictions)]
+    padding = ((0, GAP), (0, GAP), (0, 0))
+    drawn = [np.pad(p, padding, constant_values=1) for p in draw_panels(panels, SHORTEST)]
+    return np.concatenate(drawn, axis=1).astype(np.float32)
 
 
 def draw_panels(panels: Iterable[Panel], least: int) -> list[np.ndarray]:

@@ -220,7 +220,7 @@ def _result_layers(
         reporter.say(f"note: {root} is not finished; what is there is shown")
     for name, array in stored_predictions(root):
         levels = stored_levels(array)
-        yield _placed(name, levels, _look(levels, focus), frame)
+        yield _placed(f"{name} (prediction)", levels, _look(levels, focus), frame)
 
 
 def stored_predictions(root: Place) -> Iterator[tuple[str, Volume]]:

@@ -45,7 +45,7 @@ def serving(scene: Scene, host: str, port: int, reporter: Reporter) -> Iterator[
         served = ServedScene(scene)
         route = rf"/layers/{viewer.token}/(.*)"
         settings = {"served": served, "threads": server.executor, "reporter": reporter}
-        server.app.add_handlers(r".*", [(route, _Layers, settings)])
+        server.app.add_handlers(r".*", [(route, _Layers, settings), ("/favicon.ico", _Nothing)])
         viewer.set_state(state_of(scene, f"{page_server.get_server_url()}/layers/{viewer.token}"))
         yield viewer.get_viewer_url()
     finally:
@@ -92,3 +92,10 @@ class _Layers(tornado.web.RequestHandler):
 
     async def head(self, path: str) -> None:
         await self.get(path)
+
+
+class _Nothing(tornado.web.RequestHandler):
+    """Answers browsers that ask for an icon."""
+
+    def get(self) -> None:
+        self.set_status(204)

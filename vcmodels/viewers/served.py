@@ -1,6 +1,6 @@
 """The layers as OME-Zarr groups that exist only while they are asked for, file by file.
 
-Each group is version 2 of Zarr without compression, with the metadata of OME-NGFF 0.4. A request
+Each group is version 3 of Zarr without compression, with the metadata of OME-NGFF 0.5. A request
 names a layer, a level and a chunk by numbers: nothing else of the machine can be asked for.
 """
 
@@ -33,7 +33,7 @@ METERS = {"kilometer": 1e3, "meter": 1.0, "centimeter": 1e-2, "millimeter": 1e-3
 """The units that viewers understand; lengths in others are shown without a unit."""
 _IMAGES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 _IDS = ("uint8", "uint16", "uint32", "uint64")
-_PATH = re.compile(r"(\d{1,4})/(?:\.zgroup|\.zattrs|(\d{1,2})/(?:\.zarray|\.zattrs|([\d.]{1,80})))")
+_PATH = re.compile(r"(\d{1,4})/(?:zarr\.json|(\d{1,2})/(?:zarr\.json|c((?:/\d{1,18}){3,4})))", re.A)
 
 Answer = tuple[bytes, str]
 """A body, and its type."""
@@ -63,36 +63,40 @@ class ServedLevel:
         return cls(volume, chunk, dtype, layer.channels > 1)
 
     def metadata(self) -> dict[str, Any]:
-        """The file `.zarray`."""
+        """Its `zarr.json`."""
         lead = [self.volume.channels] if self.has_channels else []
+        chunks = {"chunk_shape": [*lead, *self.chunk]}
+        keys = {"separator": "/"}
         return {
-            "zarr_format": 2,
+            "zarr_format": 3,
+            "node_type": "array",
             "shape": [*lead, *self.volume.extent],
-            "chunks": [*lead, *self.chunk],
-            "dtype": self.dtype.newbyteorder("<").str,
-            "compressor": None,
-            "filters": None,
-            "order": "C",
+            "data_type": self.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": chunks},
+            "chunk_key_encoding": {"name": "default", "configuration": keys},
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
             "fill_value": 0,
-            "dimension_separator": ".",
+            "dimension_names": [*([CHANNEL_AXIS] if self.has_channels else []), *"zyx"],
+            "attributes": {},
         }
 
-    def read(self, name: str) -> bytes:
+    def read(self, index: Sequence[int]) -> bytes:
         """The bytes of a chunk, padded at the end of the volume.
 
+        Args:
+            index: the number of the chunk along each axis, that of the channels first.
+
         Raises:
-            MissingFileError: there is no chunk of this name.
+            MissingFileError: there is no such chunk.
             RunError: it cannot be read.
         """
-        numbers = [int(part) for part in name.split(".") if part]
-        if self.has_channels and numbers[:1] == [0]:
-            numbers = numbers[1:]
-        if len(numbers) != 3 or name.count(".") != 2 + self.has_channels:
-            raise MissingFileError(name)
-        box = unit_box(numbers, self.chunk)
+        lead, place = index[:-3], index[-3:]
+        if list(lead) != [0] * self.has_channels:
+            raise MissingFileError(f"chunk {index}")
+        box = unit_box(place, self.chunk)
         inside = box.intersect(self.volume.box)
         if not inside.voxels:
-            raise MissingFileError(name)
+            raise MissingFileError(f"chunk {index}")
         values = as_served(self.volume.read(inside), self.dtype)
         whole = np.zeros((len(values), *self.chunk), self.dtype.newbyteorder("<"))
         whole[(slice(None), *inside.slices(within=box))] = values
@@ -123,36 +127,36 @@ class ServedScene:
             reporter.say(f"{self.scene.layers[number].name}: {error}")
 
     def answer(self, path: str) -> Answer:
-        """A file by its path, such as `0/.zattrs` or `0/2/3.0.1`.
+        """A file by its path, such as `0/zarr.json` or `0/2/c/3/0/1`.
 
         Raises:
             MissingFileError: there is no such file.
             RunError: a chunk is damaged, or cannot be read.
         """
         match = _PATH.fullmatch(path)
-        if match is None or int(match[1]) >= len(self.levels):
+        number = int(match[1]) if match else len(self.levels)
+        if match is None or number >= len(self.levels):
             raise MissingFileError(path)
-        number, levels = int(match[1]), self.levels[int(match[1])]
         if match[2] is None:
-            is_group = path.endswith(".zgroup")
-            return _json({"zarr_format": 2} if is_group else group_attributes(self.scene, number))
-        if int(match[2]) >= len(levels):
+            return _json(group_metadata(self.scene, number))
+        if int(match[2]) >= len(self.levels[number]):
             raise MissingFileError(path)
-        level = levels[int(match[2])]
+        level = self.levels[number][int(match[2])]
         if match[3] is None:
-            return _json(level.metadata() if path.endswith(".zarray") else {})
+            return _json(level.metadata())
+        index = [int(part) for part in match[3].split("/")[1:]]
         if isinstance(level.volume, CachedVolume):
             with self._lock:  # the cache is of one thread at a time
-                return level.read(match[3]), BYTES
-        return level.read(match[3]), BYTES
+                return level.read(index), BYTES
+        return level.read(index), BYTES
 
 
 def _json(document: dict[str, Any]) -> Answer:
     return json.dumps(document).encode(), JSON
 
 
-def group_attributes(scene: Scene, number: int) -> dict[str, Any]:
-    """What the group of a layer says of its levels, as OME-NGFF 0.4 has it.
+def group_metadata(scene: Scene, number: int) -> dict[str, Any]:
+    """The `zarr.json` of a layer: its levels, as OME-NGFF 0.5 has them.
 
     The positions of the format are those of centres, and neuroglancer shows voxel 0 from 0 to 1:
     what is written lies half a voxel of the first layer further, so that positions in the viewer are
@@ -175,7 +179,9 @@ def group_attributes(scene: Scene, number: int) -> dict[str, Any]:
             }
         )
     axes = [axis_of(name, layer.frame.unit) for name in names]
-    return {"multiscales": [{"version": "0.4", "axes": axes, "datasets": datasets}]}
+    image = {"name": layer.name, "axes": axes, "datasets": datasets}
+    ome = {"version": "0.5", "multiscales": [image]}
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
 
 
 def axis_of(name: str, unit: str | None) -> dict[str, str]:

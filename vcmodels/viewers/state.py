@@ -60,7 +60,7 @@ def _place(scene: Scene, voxel: Spacing) -> list[float]:
 
 
 def _layer(layer: Layer, url: str) -> dict[str, Any]:
-    shown = {"name": layer.name, "source": f"zarr2://{url}", "visible": is_first_shown(layer)}
+    shown = {"name": layer.name, "source": f"zarr3://{url}", "visible": is_first_shown(layer)}
     look = layer.look
     if isinstance(look, Ids):
         colours = {str(value): hexadecimal(colour) for value, colour in look.colours.items()}
