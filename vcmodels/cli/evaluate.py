@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,6 +137,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Shown under two arrays in the pictures of the page."),
+    ] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part of a task into this PNG.")
     ] = None,
@@ -150,7 +155,7 @@ def evaluate(
                 "--predicted-foreground": predicted_foreground, "--axial": axial, "--ignore": ignore,
                 "--mask": mask, "--level": level, "--spacing": spacing, "--metrics": metrics,
                 "--tolerance": tolerance, "--fail-under": fail_under, "--json": as_json,
-                "--workers": workers, "--dask": dask,
+                "--workers": workers, "--dask": dask, "--image": image,
             }
         )  # fmt: skip
         _evaluate_task(context, Path(source), set_, bbox, overlay, fold)
@@ -181,7 +186,8 @@ def evaluate(
         tuple(_numbers("--tolerance", tolerance)),
         volume_name(label),
     )
-    return _score_arrays(request, output, fail_under or (), workers, dask, console, as_json)
+    under = () if image is None else (_image(image),)
+    return _score_arrays(request, under, output, fail_under or (), workers, dask, console, as_json)
 
 
 def _evaluate_task(
@@ -218,8 +224,22 @@ def _refuse_of_arrays(given: dict[str, object]) -> None:
             raise RefusedError(option, "goes with two arrays", remedy)
 
 
+def _image(text: str) -> str:
+    """Where an image for the pictures is.
+
+    Raises:
+        VolumeError: it is missing or damaged.
+    """
+    from vcmodels.volumes import expand_location, open_volume
+
+    location = expand_location(text)
+    open_volume(location, key="--image", channels="any")
+    return location
+
+
 def _score_arrays(
     request: "ArrayRequest",
+    image: tuple[str, ...],
     output: Path | None,
     limits: Sequence[str],
     workers: int | None,
@@ -237,7 +257,7 @@ def _score_arrays(
     if output is not None:
         refuse_in_store("--output", output / REPORT)
     with _in_options():
-        volume = scored_volume(request, console)
+        volume = replace(scored_volume(request, console), image=image)
         bounds = parse_limits(limits, known_figures(volume.targets))
         with _engine(workers, dask) as engine, StopSignals() as stop:
             report = score_volumes(

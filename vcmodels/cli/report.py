@@ -79,18 +79,16 @@ def _read(file: Path) -> "Report":
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """Short names of reports: the parts of their folders in which they differ.
-
-    Two that are the same file are numbered.
-    """
-    parts = [list(file.resolve().parent.parts) for file in files]
-    if len({file.name for file in files}) > 1 and len({tuple(p) for p in parts}) < len(files):
-        parts = [[*p, file.stem] for p, file in zip(parts, files, strict=True)]
-    while len({tuple(p[-1:]) for p in parts}) == 1 and all(len(p) > 1 for p in parts):
-        parts = [p[:-1] for p in parts]
-    names = [p[-1] for p in parts]
+    """Short names of reports: the folder by which they differ; those that do not are numbered."""
+    parts = [file.resolve().with_suffix("").parts for file in files]
+    if len(set(parts)) > 1:
+        while len({part[-1] for part in parts}) == 1:
+            parts = [part[:-1] for part in parts]
+    else:
+        parts = [part[:-1] for part in parts]
+    names = [part[-1] for part in parts]
     if len(set(names)) < len(names):
-        names = ["/".join(p[-2:]) for p in parts]
+        names = ["/".join(part[-2:]) for part in parts]
     if len(set(names)) < len(names):
         names = [f"{number}: {name}" for number, name in enumerate(names, 1)]
     return names

@@ -82,7 +82,11 @@ def data_url(picture: bytes) -> str:
 
 def lines_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """JSON values as (dotted key, text), for a table."""
-    return [
-        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for key, value in leaves(values)
-    ]
+    texts = (
+        (key, value if isinstance(value, str) else _text(value)) for key, value in leaves(values)
+    )
+    return list(texts)
+
+
+def _text(value: object) -> str:
+    return "none" if value in ({}, [], None) else json.dumps(value, ensure_ascii=False)
