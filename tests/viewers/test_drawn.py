@@ -114,7 +114,11 @@ def _write_task(folder):
     data = str(folder / "data.zarr")
     arrays = {"input": f"{data}/raw", "sheet": f"{data}/sheet", "normals": f"{data}/normals"}
     task = {
-        "tr_params": {"model_name": "net", "patch_size": 16, "ckpt_out_base": str(folder / "run")},
+        "tr_params": {
+            "model_name": "net",
+            "patch_size": [16, 16, 16],
+            "ckpt_out_base": str(folder / "run"),
+        },
         "inference_params": {"input_path": f"{data}/raw", "output_dir": str(folder / "out")},
         "dataset_config": {
             "volume_paths": [arrays],
