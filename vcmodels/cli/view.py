@@ -75,7 +75,12 @@ def view(
         if browser:
             webbrowser.open(address)
         console.say("Ctrl-C ends it")
-        threading.Event().wait()  # the signal raises here
+        wait()
+
+
+def wait() -> None:
+    """Wait for a signal, which raises here."""
+    threading.Event().wait()
 
 
 def _require(package: str, install: str) -> None:

@@ -1,10 +1,12 @@
 """What there is to look at of a task, of a run, of a result, or of any array."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from vcmodels.config import InferenceParams, Task
 from vcmodels.data.predictions import PredictedLabel, prediction_notes, writer_of
@@ -176,7 +178,12 @@ def _recorded_inputs(root: Place, reporter: Reporter) -> list[Volume]:
     found = _recorded_params(root)
     if not found:
         return []
-    return list(_opened_inputs(InferenceParams.model_validate(found), reporter))
+    try:
+        params = InferenceParams.model_validate_json(json.dumps(found))
+    except ValidationError:
+        reporter.say("note: the input is not shown: the result has settings of another version")
+        return []
+    return list(_opened_inputs(params, reporter))
 
 
 def _recorded_box(root: Place) -> Box | None:
