@@ -109,16 +109,18 @@ def _scene(
         RefusedError: it is nothing that can be shown, or an option is for another source.
     """
     from vcmodels.viewers import contents
+    from vcmodels.volumes import expand_location
 
     if _is_task(source):
         _refuse("a task", image=images, labels=labels)
         task = load_one(Path(source), set_, console, fold)
         return contents.scene_of_task(task, volume, console)
     _refuse("an array or a result", set=set_, volume=volume, fold=fold)
-    if contents.is_result(source):
+    location = expand_location(source)
+    if contents.is_result(location):
         _refuse("a result", labels=labels)
-        return contents.scene_of_result(source, images or (), console)
-    return contents.scene_of_arrays(source, images or (), labels or (), console)
+        return contents.scene_of_result(location, images or (), console)
+    return contents.scene_of_arrays(location, images or (), labels or (), console)
 
 
 def _is_task(source: str) -> bool:
