@@ -159,7 +159,7 @@ class EventWriter:
             warnings.simplefilter("ignore")
             try:
                 module, image = network()
-                self.events.add_graph(_Flat(module), image, use_strict_trace=False)
+                self.events.add_graph(Network(module), image, use_strict_trace=False)
             except OSError:
                 raise
             except Exception:  # noqa: BLE001 -- a picture of a network is worth no training
@@ -187,7 +187,7 @@ class EventWriter:
         self.events.close()
 
 
-class _Flat(nn.Module):
+class Network(nn.Module):
     """A network whose logits are a tuple, as a trace wants them."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -129,19 +129,21 @@ def _subject(
     from vcmodels.cli.view import is_task, refuse_options
     from vcmodels.viewers.contents import is_result
     from vcmodels.viewers.drawn import subject_of_array, subject_of_result, subject_of_task
+    from vcmodels.volumes import expand_location
 
     if is_task(source):
         refuse_options("a task", image=image, label=labels, kind=kind, foreground=foreground)
         task = load_one(Path(source), set_, console, fold)
         return subject_of_task(task, volume, targets or (), console)
     refuse_options("an array or a result", set=set_, volume=volume, fold=fold)
-    if is_result(source):
+    location = expand_location(source)
+    if is_result(location):
         refuse_options("a result", kind=kind, foreground=foreground)
-        return subject_of_result(source, image, _by_name(labels), targets or (), console)
+        return subject_of_result(location, image, _by_name(labels), targets or (), console)
     refuse_options("an array", target=targets)
     if foreground is not None and kind != "binary":
         raise RefusedError("--foreground", "is for --kind binary", "leave it out, or give that")
-    return subject_of_array(source, image, _by_name(labels), kind, foreground)
+    return subject_of_array(location, image, _by_name(labels), kind, foreground)
 
 
 def _by_name(labels: Sequence[str] | None) -> dict[str | None, str]:

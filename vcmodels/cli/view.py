@@ -75,7 +75,12 @@ def view(
         if browser:
             webbrowser.open(address)
         console.say("Ctrl-C ends it")
-        threading.Event().wait()  # the signal raises here
+        wait()
+
+
+def wait() -> None:
+    """Wait for a signal, which raises here."""
+    threading.Event().wait()
 
 
 def _require(package: str, install: str) -> None:
@@ -104,16 +109,18 @@ def _scene(
         RefusedError: it is nothing that can be shown, or an option is for another source.
     """
     from vcmodels.viewers import contents
+    from vcmodels.volumes import expand_location
 
     if is_task(source):
         refuse_options("a task", image=images, labels=labels)
         task = load_one(Path(source), set_, console, fold)
         return contents.scene_of_task(task, volume, console)
     refuse_options("an array or a result", set=set_, volume=volume, fold=fold)
-    if contents.is_result(source):
+    location = expand_location(source)
+    if contents.is_result(location):
         refuse_options("a result", labels=labels)
-        return contents.scene_of_result(source, images or (), console)
-    return contents.scene_of_arrays(source, images or (), labels or (), console)
+        return contents.scene_of_result(location, images or (), console)
+    return contents.scene_of_arrays(location, images or (), labels or (), console)
 
 
 def is_task(source: str) -> bool:

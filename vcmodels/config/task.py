@@ -305,7 +305,10 @@ class Task(Section):
                 "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, self.run_dir.name),
             },
             dataset_config={"cache_file": cache and str(cache.with_stem(f"{cache.stem}.{name}"))},
-            inference_params={"output_dir": _inside(self.inference_params.output_dir, name)},
+            inference_params={
+                key: _inside(getattr(self.inference_params, key), name)
+                for key in ("output_dir", "tensorboard_log_dir")
+            },
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -168,9 +168,10 @@ def require_places(request: Request, options: RunOptions) -> None:
     if request.params.tensorboard_log_dir is not None:
         board_folder(request.params)
     root, path = request.output, options.preview
-    if path is not None and isinstance(root, LocalPlace):
-        if root.path.resolve() in path.resolve().parents:
-            raise RefusedError("--preview", f"{path} lies in the result", "choose another place")
+    if path is None or not isinstance(root, LocalPlace):
+        return
+    if root.path.resolve() in path.resolve().parents:
+        raise RefusedError("--preview", f"{path} lies in the result", "choose another place")
 
 
 def without_boards(request: Request) -> Request:

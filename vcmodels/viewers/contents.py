@@ -1,10 +1,12 @@
 """What there is to look at of a task, of a run, of a result, or of any array."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from vcmodels.config import InferenceParams, Task
 from vcmodels.data.predictions import PredictedLabel, prediction_notes, writer_of
@@ -14,7 +16,7 @@ from vcmodels.geometry.boxes import Box, triple
 from vcmodels.patches.cache import UnusableListError, stored_patches
 from vcmodels.pictures.slices import Colour, window_of
 from vcmodels.reporting import Reporter
-from vcmodels.results import KEY, open_inputs, our_attributes, result_root
+from vcmodels.results import open_inputs, our_attributes, result_root
 from vcmodels.runs.run import Run, Splits
 from vcmodels.viewers.looks import (
     Ids,
@@ -26,7 +28,7 @@ from vcmodels.viewers.looks import (
     look_of_values,
 )
 from vcmodels.viewers.scene import Boxes, Frame, Layer, Scene, fewer_boxes
-from vcmodels.volumes import Place, Volume, expand_location, group_attributes, open_volume, place_at
+from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
 from vcmodels.volumes.levels import Level, stored_levels
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
@@ -124,8 +126,8 @@ def scene_of_arrays(
 def is_result(location: str) -> bool:
     """Whether a location is a result of `infer`."""
     try:
-        return "manifest" in (group_attributes(location).get(KEY) or {})
-    except (FileNotFoundError, VcmodelsError):
+        return "manifest" in our_attributes(place_at(location))
+    except VcmodelsError:  # a server that only reads, or no store: opening it says more
         return False
 
 
@@ -176,7 +178,12 @@ def recorded_inputs(root: Place, reporter: Reporter) -> list[Volume]:
     found = _recorded_params(root)
     if not found:
         return []
-    return list(_opened_inputs(InferenceParams.model_validate(found), reporter))
+    try:
+        params = InferenceParams.model_validate_json(json.dumps(found))
+    except ValidationError:
+        reporter.say("note: the input is not shown: the result has settings of another version")
+        return []
+    return list(_opened_inputs(params, reporter))
 
 
 def recorded_box(root: Place) -> Box | None:

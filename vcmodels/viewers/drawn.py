@@ -90,7 +90,7 @@ def subject_of_result(
         RefusedError: there is no such target, or nothing to draw.
         VolumeError: an array is missing or damaged, or of another extent.
     """
-    root = place_at(expand_location(location))
+    root = place_at(location)
     found = {name: array for name, array in stored_predictions(root) if _is_of_target(array)}
     names = _named(wanted, list(found))
     places = _by_target(labels, names)
