@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vcmodels.evaluation.arrays import ArrayRequest
     from vcmodels.evaluation.limits import Limit
     from vcmodels.evaluation.report import Report
+    from vcmodels.evaluation.scoring import ScoredVolume
     from vcmodels.geometry.boxes import Box
 
 MOST_COLUMNS = 6
@@ -65,7 +67,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Folder for report.json and scores.csv; the same command continues there.",
+            help="Folder for report.html, report.json and scores.csv; the same command continues there.",
         ),
     ] = None,
     kind: Annotated[
@@ -135,6 +137,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Shown under two arrays in the pictures of the page."),
+    ] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part of a task into this PNG.")
     ] = None,
@@ -149,7 +155,7 @@ def evaluate(
                 "--predicted-foreground": predicted_foreground, "--axial": axial, "--ignore": ignore,
                 "--mask": mask, "--level": level, "--spacing": spacing, "--metrics": metrics,
                 "--tolerance": tolerance, "--fail-under": fail_under, "--json": as_json,
-                "--workers": workers, "--dask": dask,
+                "--workers": workers, "--dask": dask, "--image": image,
             }
         )  # fmt: skip
         _evaluate_task(context, Path(source), set_, bbox, overlay, fold)
@@ -180,7 +186,8 @@ def evaluate(
         tuple(_numbers("--tolerance", tolerance)),
         volume_name(label),
     )
-    return _score_arrays(request, output, fail_under or (), workers, dask, console, as_json)
+    under = () if image is None else (_image(image),)
+    return _score_arrays(request, under, output, fail_under or (), workers, dask, console, as_json)
 
 
 def _evaluate_task(
@@ -217,8 +224,22 @@ def _refuse_of_arrays(given: dict[str, object]) -> None:
             raise RefusedError(option, "goes with two arrays", remedy)
 
 
+def _image(text: str) -> str:
+    """Where an image for the pictures is.
+
+    Raises:
+        VolumeError: it is missing or damaged.
+    """
+    from vcmodels.volumes import expand_location, open_volume
+
+    location = expand_location(text)
+    open_volume(location, key="--image", channels="any")
+    return location
+
+
 def _score_arrays(
     request: "ArrayRequest",
+    image: tuple[str, ...],
     output: Path | None,
     limits: Sequence[str],
     workers: int | None,
@@ -236,7 +257,7 @@ def _score_arrays(
     if output is not None:
         refuse_in_store("--output", output / REPORT)
     with _in_options():
-        volume = scored_volume(request, console)
+        volume = replace(scored_volume(request, console), image=image)
         bounds = parse_limits(limits, known_figures(volume.targets))
         with _engine(workers, dask) as engine, StopSignals() as stop:
             report = score_volumes(
@@ -252,7 +273,7 @@ def _score_arrays(
         console.say(f"stopped{more or '; the same command continues'}")
         return stop.exit_code
     if output is not None:
-        write_report(report, output, console)
+        write_report(report, output, [volume], console)
         remove_records(output / RECORD)
     if as_json:
         Console().write(report.to_text())
@@ -261,17 +282,29 @@ def _score_arrays(
     return _check(bounds, report, console)
 
 
-REPORT, TABLE, RECORD = "report.json", "scores.csv", "unfinished"
+REPORT, TABLE, PAGE, RECORD = "report.json", "scores.csv", "report.html", "unfinished"
 
 
-def write_report(report: "Report", folder: Path, console: Console) -> None:
-    """Write a report and its table into a folder; those that are there are replaced."""
+def write_report(
+    report: "Report", folder: Path, volumes: "Sequence[ScoredVolume]", console: Console
+) -> None:
+    """Write a report, its table and its page into a folder; those that are there are replaced.
+
+    Args:
+        report: of some volumes.
+        folder: is made.
+        volumes: what was scored, from which the page's pictures are drawn.
+        console: gets what was written.
+    """
+    from vcmodels.evaluation.page import write_page
+    from vcmodels.evaluation.pictures import pair_pictures
     from vcmodels.evaluation.table import write_csv
     from vcmodels.volumes.places import write_atomic
 
     write_csv(report, folder / TABLE)
     write_atomic(folder / REPORT, report.to_text().encode())
-    console.say(f"wrote {folder / REPORT} and {TABLE}")
+    write_page(report, folder / PAGE, pair_pictures(volumes, console))
+    console.say(f"wrote {folder / PAGE}, {REPORT} and {TABLE}")
 
 
 def write_scores(report: "Report", console: Console) -> None:

@@ -80,6 +80,12 @@ def infer(
         str | None,
         typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
     ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG|DIR", help="Draw three slices while they are predicted, into this PNG."
+        ),
+    ] = None,
     log_json: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Append a line of figures for each unit of work."),
@@ -91,7 +97,7 @@ def infer(
     from vcmodels.reporting import StopSignals
     from vcmodels.volumes.places import refuse_in_store
 
-    engine = InferOptions(overwrite, verify, dry_run, part, devices, dask)
+    engine = InferOptions(overwrite, verify, dry_run, part, devices, dask, preview)
     engine.require_one()
     inputs = _inputs(volume, input_)
     if log_json is not None:
@@ -141,6 +147,7 @@ class InferOptions:
     part: str | None
     devices: str | None
     dask: str | None
+    preview: Path | None
 
     def require_one(self) -> None:
         """Refuse options that exclude each other.
@@ -276,12 +283,14 @@ def _run(
     """Predict with the engine that was asked for."""
     from vcmodels import inference
     from vcmodels.devices import dask_client
+    from vcmodels.inference.preview import preview_path
 
     options = inference.RunOptions(
         part=_part(engine.part) if engine.part else inference.WHOLE,
         overwrite=engine.overwrite,
         verify=engine.verify,
         dry_run=engine.dry_run,
+        preview=None if engine.preview is None else preview_path(engine.preview),
         reporter=console,
         # Asked after each batch: before the first, nothing waits to be written.
         should_stop=stop.should_stop,

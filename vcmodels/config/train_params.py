@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vcmodels.augment import ImageInterpolation
+from vcmodels.config.tracking import WandbConfig
 from vcmodels.config.values import (
     BatchSize,
     Compile,
@@ -103,20 +104,6 @@ class FoldConfig(Section):
         if self.index is not None and self.index >= self.count:
             raise ValueError(f"index must be below count {self.count}, got {self.index}")
         return self
-
-
-WandbName = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class WandbConfig(Section):
-    """Send what TensorBoard shows to Weights & Biases, too; needs the package `wandb`."""
-
-    project: WandbName
-    """The project there; it is made if it is missing."""
-    entity: WandbName | None = None
-    """User or team that it belongs to; your default one when null."""
-    mode: Literal["online", "offline"] = "online"
-    """`offline` writes into the run folder, for `wandb sync` to send later."""
 
 
 class TrainingParams(Section):

@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 
 from vcmodels.evaluation.report import Report, TargetScores, VolumeScores
+from vcmodels.evaluation.summary import class_of
 from vcmodels.volumes.places import write_atomic
 
 COLUMNS = ("volume", "group", "split", "target", "class")
@@ -27,15 +28,8 @@ def class_rows(scores: TargetScores) -> list[ClassRow]:
     """The figures of a target: all together, then those of each class."""
     by_class: dict[str, dict[str, float]] = {"": {}, **{name: {} for name in scores.classes}}
     for figure, value in scores.figures.items():
-        name, base = next(
-            (
-                (c, base)
-                for c in sorted(scores.classes, key=len, reverse=True)
-                if (base := figure.removesuffix(f"_{c}")) != figure and base in scores.figures
-            ),
-            ("", figure),
-        )
-        by_class[name][base] = value
+        base, name = class_of(figure, scores)
+        by_class[name or ""][base] = value
     return [ClassRow(name, figures) for name, figures in by_class.items()]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class RunOptions:
     """Read all that is stored, and predict what is damaged or missing."""
     dry_run: bool = False
     """Only report what would be done; nothing is written."""
+    preview: Path | None = None
+    """A PNG of three slices, drawn while the result is made, each as soon as it is there."""
     reporter: Reporter = field(default_factory=Silent)
     """Told lines and progress."""
     should_stop: Callable[[], bool] = _never

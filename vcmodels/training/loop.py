@@ -9,12 +9,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from vcmodels.boards import Board
 from vcmodels.checkpoint import calibration_of, load_checkpoint, save_checkpoint
 from vcmodels.devices import is_out_of_memory
 from vcmodels.errors import RunError
 from vcmodels.metrics.calibration import Calibration
 from vcmodels.reporting import Advance, Reporter, StopSignals
-from vcmodels.training.curves import Board, append_json_line
+from vcmodels.training.curves import append_json_line
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.progress import (
