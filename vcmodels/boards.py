@@ -163,7 +163,9 @@ class EventWriter:
             warnings.simplefilter("ignore")
             try:
                 module, image = network()
-                self.events.add_graph(Network(module), image, use_strict_trace=False)
+                # Traced here: what is given on is not run again to check the trace.
+                traced = torch.jit.trace(Network(module), image, strict=False, check_trace=False)
+                self.events.add_graph(traced, image)
             except OSError:
                 raise
             except Exception as error:  # noqa: BLE001 -- no picture is worth a training
