@@ -122,6 +122,7 @@ class EventWriter:
         metrics: Sequence[str],
         layout: Layout | None = None,
         network: Callable[[], tuple[nn.Module, Tensor]] | None = None,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         """Begin a file of events.
 
@@ -133,6 +134,7 @@ class EventWriter:
             metrics: the curves whose last values stand next to them.
             layout: of the page "Custom Scalars".
             network: on the CPU, and an image that it takes; drawn in a run without a step.
+            say: told when it cannot be drawn.
         """
         self.last = step
         self.events = SummaryWriter(str(folder), purge_step=step + 1)
@@ -150,20 +152,25 @@ class EventWriter:
             }  # fmt: skip
             self.events.add_custom_scalars(charts)
         if network is not None and not step:
-            self._draw_network(network)
+            self._draw_network(network, say)
 
-    def _draw_network(self, network: Callable[[], tuple[nn.Module, Tensor]]) -> None:
+    def _draw_network(
+        self, network: Callable[[], tuple[nn.Module, Tensor]], say: Callable[[str], None]
+    ) -> None:
         """Add the graph of a network; one that cannot be traced has none."""
         # Not the trace's own warnings: they are about networks that are to run from it.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 module, image = network()
-                self.events.add_graph(Network(module), image, use_strict_trace=False)
+                # Traced here: what is given on is not run again to check the trace.
+                traced = torch.jit.trace(Network(module), image, strict=False, check_trace=False)
+                self.events.add_graph(traced, image)
             except OSError:
                 raise
-            except Exception:  # noqa: BLE001 -- a picture of a network is worth no training
-                return
+            except Exception as error:  # noqa: BLE001 -- no picture is worth a training
+                reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+                say(f"TensorBoard gets no graph of the network: {reason}")
 
     def _add(self, summary: object, step: int) -> None:
         assert self.events.file_writer is not None

@@ -41,9 +41,9 @@ def read_scalars(folder, tag):
     return [(point.step, point.value) for point in read(folder).Scalars(tag)]
 
 
-def open_board(folder, step, say=print, **contents):
+def open_board(folder, step, complain=print, **contents):
     facts = {"document": {}, "parameters": {}, "metrics": []} | contents
-    return Board([CurveSink("TensorBoard", lambda: EventWriter(folder, step, **facts))], say)
+    return Board([CurveSink("TensorBoard", lambda: EventWriter(folder, step, **facts))], complain)
 
 
 @pytest.fixture
@@ -221,11 +221,13 @@ def test_the_network_is_drawn_once_and_changes_nothing(tmp_path):
     assert make()[1].shape == (1, 2, 4, 4, 4)
 
 
-def test_a_network_that_cannot_be_traced_costs_nothing(tmp_path):
+def test_a_network_that_cannot_be_traced_costs_a_line(tmp_path):
     def broken():
         raise RuntimeError("no trace")
 
-    board = open_board(tmp_path, 0, pytest.fail, network=broken)
+    lines = []
+    board = open_board(tmp_path, 0, pytest.fail, network=broken, say=lines.append)
+    assert lines == ["TensorBoard gets no graph of the network: no trace"]
     board.scalars({"loss": 1.0}, 1)
     board.close()
     assert read_scalars(tmp_path, "loss") == [(1, 1.0)]

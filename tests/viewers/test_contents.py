@@ -1,5 +1,6 @@
 """What is shown of tasks, runs, results and arrays."""
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -27,7 +28,8 @@ from vcmodels.viewers.looks import (
     look_of_prediction,
 )
 from vcmodels.viewers.scene import Frame
-from vcmodels.volumes import ArrayVolume, Grid, write_volume
+from vcmodels.viewers.served import ServedScene
+from vcmodels.volumes import ArrayVolume, Grid, open_volume, write_volume
 
 
 def target(kind: str, **keys):
@@ -177,3 +179,15 @@ def test_labels_look_as_they_are_stored(kind, keys, dtype, look):
     array = ArrayVolume.of(np.zeros((channels, 6, 7, 8), dtype), (1.0, 1.0, 1.0), "label")
     found = look_of_label(target(kind, **keys), array, (0.0, 10.0))
     assert set(found.colours) == look if isinstance(look, set) else found == look
+
+
+def test_arrays_on_a_server_are_shown_through_the_same_reader(s3, phantom):
+    place = f"s3://{s3.bucket}/scroll.zarr"
+    fsspec.filesystem("s3").put(str(phantom), place, recursive=True)
+    scene = scene_of_arrays(f"{place}/sheet", [f"{place}/ct"], (), Silent())
+    ct = open_volume(str(phantom / "ct"), key="x")
+    served = ServedScene(scene)
+    z, y, x = served.levels[0][0].chunk
+    found = np.frombuffer(served.answer("0/0/c/1/0/2")[0], np.uint8).reshape(z, y, x)
+    wanted = ct.read(Box((z, 0, 2 * x), (z, y, x)))[0]
+    np.testing.assert_array_equal(found, wanted)

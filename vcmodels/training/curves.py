@@ -76,6 +76,7 @@ def open_board(
         metrics=main_curves(task.dataset_config.targets),
         layout=layout_of(task.dataset_config.targets),
         network=network,
+        say=say,
     )
     sinks = [CurveSink("TensorBoard", events)]
     if settings.wandb is not None:
