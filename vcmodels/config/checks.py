@@ -292,8 +292,9 @@ def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
         stored = [name for name in volume.labels if name in config.targets]
         labels = {**derived, **dict.fromkeys(stored, "")}
         are_pseudo = all({n, source} & volume.pseudo.keys() for n, source in labels.items())
-        if volume.split == "val" and labels and are_pseudo:
-            found = "all labels of this volume are pseudo-labels, which are not validated against"
+        if volume.split in ("val", "test") and labels and are_pseudo:
+            against = "validated against" if volume.split == "val" else "scored against"
+            found = f"all labels of this volume are pseudo-labels, which are not {against}"
             yield Fault((*path, "split"), found, 'give "train", or true labels')
 
 
