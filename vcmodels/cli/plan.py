@@ -116,7 +116,7 @@ def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:
     fitted = fit_normalization(wanted, trained, [v.region for v in trained], lines)
     yield from lines.lines
     inputs = ()
-    if params.input_path:
+    if params.input_path and not params.is_many:
         with suppress(RefusedError):  # a prediction may be made elsewhere, or later
             inputs = open_inputs(params.input_path, params)
     fits = sum(volume.channels for volume in inputs) == volumes[0].channels

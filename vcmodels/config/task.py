@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
+from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import (
@@ -228,6 +229,8 @@ class Task(Section):
     augment: list[AnyAugmentation] = Field(default_factory=lambda: list(DEFAULT_AUGMENTATIONS))
     """Transforms for training: intensity first, then one resampling, then flips and turns, each in
     this order; [] for none."""
+    evaluation: EvaluationParams = EvaluationParams()
+    """What is scored, and by which metrics."""
     overrides: list[str] = Field(default_factory=list)
     """What `--set` changed, recorded here; the values above already have it."""
 

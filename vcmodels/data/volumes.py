@@ -9,7 +9,14 @@ from typing import get_args
 
 from vcmodels.config import Task
 from vcmodels.config.messages import fault_at, task_error
-from vcmodels.config.reading import INPUT, idle_notes, open_array, require_one_order, require_used
+from vcmodels.config.reading import (
+    INPUT,
+    expand_together,
+    idle_notes,
+    open_array,
+    require_one_order,
+    require_used,
+)
 from vcmodels.config.task import (
     GroupAttribute,
     PseudoLabel,
@@ -27,7 +34,7 @@ from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget, BinaryTarget
 from vcmodels.targets.base import Target
 from vcmodels.targets.stored import ForegroundRule
-from vcmodels.volumes import Volume, expand_location, expand_pattern
+from vcmodels.volumes import Volume
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.spacing import differs, in_unit
@@ -249,31 +256,11 @@ def report_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
 
 def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:
     """The volumes that an entry stands for: one, or as many as its `*` matches."""
-    inputs = [_expand(text, f"{key}.input") for text in entry.inputs]
-    labels = {name: _expand(text, f"{key}.{name}") for name, text in entry.labels.items()}
-    is_pattern = ["*" in text for text in (*entry.inputs, *entry.labels.values())]
-    if any(is_pattern) != all(is_pattern):
-        raise TaskError(key, "some paths hold a '*' and some do not", "put a '*' in all or in none")
-    for stem in sorted(inputs[0]):
-        lacking = [n for n, places in enumerate(inputs) if stem not in places]
-        if lacking:
-            found = f"'*' = {stem} matches the first input, but not {entry.inputs[lacking[0]]}"
-            raise TaskError(f"{key}.input", found, "remove it there or add the missing array")
-        if entry.ref_label is not None and stem not in labels.get(entry.ref_label, {}):
+    for stem, inputs, labels in expand_together(entry.inputs, entry.labels, key):
+        if entry.ref_label is not None and entry.ref_label not in labels:
             found = f"there is no such label for '*' = {stem}"
             raise TaskError(f"{key}.{entry.ref_label}", found, "ref_label needs one per volume")
-        yield _Place(
-            stem,
-            tuple(places[stem] for places in inputs),
-            {name: places[stem] for name, places in labels.items() if stem in places},
-        )
-
-
-def _expand(text: str, key: str) -> dict[str, str]:
-    try:
-        return dict(expand_pattern(expand_location(text)))
-    except VolumeError as error:
-        raise VolumeError(key, f"{error.subject}: {error.found}", error.remedy) from error
+        yield _Place(stem, inputs, labels)
 
 
 def _open(

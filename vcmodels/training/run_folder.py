@@ -35,6 +35,7 @@ from vcmodels.volumes.places import sweep_temporaries, write_atomic, write_json
 
 MAY_CHANGE = (
     "inference_params",
+    "evaluation",
     "overrides",
     "dataset_config.cache_file",
     "dataset_config.use_cache",

@@ -25,7 +25,7 @@ from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
 from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.reporting import Reporter
-from vcmodels.results import result_root
+from vcmodels.results import file_name, result_root
 from vcmodels.runs.run import Run, read_log
 from vcmodels.runs.survey import read_status
 from vcmodels.training.other_folds import begun_folds
@@ -207,9 +207,7 @@ class HeldOutPart:
     @property
     def folder(self) -> Path:
         """Where its prediction lies: `held_out/<volume>` in the run, with `/` as `%2F`."""
-        # Escaped, so that `a/b` and `a_b` do not meet in one folder.
-        name = self.volume.name.replace("%", "%25").replace("/", "%2F")
-        return self.run.folder / "held_out" / name
+        return self.run.folder / "held_out" / file_name(self.volume.name)
 
 
 @dataclass(frozen=True)
