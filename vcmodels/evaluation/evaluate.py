@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from vcmodels.config import Task
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.evaluation.pairs import TargetPair
+from vcmodels.evaluation.report import Report
+from vcmodels.evaluation.scoring import (
+    ScoredTarget,
+    ScoredVolume,
+    default_metrics,
+    score_volumes,
+)
 from vcmodels.geometry.boxes import Box, Shape, Spacing
-from vcmodels.geometry.grid import blocks_of
-from vcmodels.metrics.base import Sums
-from vcmodels.metrics.registry import add_sums
+from vcmodels.metrics.base import Metric, Metrics
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root
@@ -23,8 +28,6 @@ from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import ArrayVolume, Place, Volume
 from vcmodels.volumes.places import refuse_in_store
-
-BLOCK: Shape = (128, 128, 128)
 
 
 def score(
@@ -34,7 +37,7 @@ def score(
     *,
     spacing: Spacing | None = None,
     box: Box | None = None,
-    block: Shape = BLOCK,
+    block: Shape | None = None,
     whole: bool = False,
 ) -> dict[str, float]:
     """The metrics of a prediction over the valid voxels of a label.
@@ -47,13 +50,14 @@ def score(
         spacing: length of a voxel along (z, y, x); by default that of the label, which is 1 for an
             array in memory.
         box: what to score; by default all of it.
-        block: how much is held in memory at once; the result does not depend on it, but for the
-            order in which float64 sums are added.
-        whole: also those that need a volume whole (`VolumeMetric`); `box` is then in memory at once.
+        block: how much a thread holds in memory at once; the result does not depend on it, but for
+            the order in which float64 sums are added. Chosen by the chunks when None.
+        whole: also those that are no sums over voxels: of surfaces and objects, and of the volume
+            as a whole, which are NaN where `box` is too large to be in memory.
 
     Returns:
-        As from `Target.summarise` and, with `whole`, `Target.measure_volume`; NaN where no voxel is
-        valid.
+        As from `Target.summarise_stored` and, with `whole`, the figures of the others; NaN where no
+        voxel is valid.
 
     Raises:
         ValueError: the extents differ, or the box is not inside them.
@@ -62,13 +66,14 @@ def score(
     predicted, stored = _as_volume(prediction, "prediction"), _as_volume(label, "label")
     source = StoredLabel("label", stored, stored.box)
     read = Label(target, source, spacing or stored.spacing)
-    box = box or stored.box
-    figures = target.summarise(sum_volume(read, predicted, box, block))
-    if whole:
-        truth, valid = read.read(box)
-        values = target.decode(predicted.read(box))
-        figures |= target.measure_volume(values, truth, valid, read.spacing)
-    return figures
+    metrics = default_metrics(target.stored_metrics)
+    if not whole:
+        metrics = {name: one for name, one in metrics.items() if isinstance(one, Metric)}
+    pair = pair_of(read, predicted, box or stored.box, block)
+    one = ScoredTarget("target", pair, metrics, target.class_names)
+    report = score_volumes([ScoredVolume("volume", predicted.location, (one,))])
+    assert report is not None, "nothing asked it to stop"
+    return dict(report.volumes[0].targets["target"].figures)
 
 
 def _as_volume(values: Volume | np.ndarray, name: str) -> Volume:
@@ -77,18 +82,17 @@ def _as_volume(values: Volume | np.ndarray, name: str) -> Volume:
     return ArrayVolume.of(np.asarray(values), (1.0, 1.0, 1.0), name)
 
 
-def sum_volume(label: Label, prediction: Volume, box: Box, block: Shape = BLOCK) -> Sums:
-    """The sums behind the metrics of a box, which add over boxes and volumes.
+def pair_of(label: Label, prediction: Volume, box: Box, cell: Shape | None = None) -> TargetPair:
+    """A stored prediction against its label.
 
     Args:
         label: of a target with the keys that the prediction was encoded with.
         prediction: as inference wrote it, of the same extent.
         box: what to score.
-        block: how much is held in memory at once.
+        cell: how much is read at once; chosen by the chunks when None.
 
     Raises:
         ValueError: the extents differ, or the box is not inside them.
-        RunError: the label holds a value that its kind cannot have.
     """
     array = label.stored.array
     if prediction.extent != array.extent:
@@ -97,23 +101,7 @@ def sum_volume(label: Label, prediction: Volume, box: Box, block: Shape = BLOCK)
         )
     if not array.box.contains(box):
         raise ValueError(f"{box} is not inside the extent {array.extent}")
-    sums: Sums = {}
-    for part in blocks_of(box, block):
-        sums = add_sums(sums, _sum_block(label, prediction, part))
-    return sums
-
-
-def _sum_block(label: Label, prediction: Volume, box: Box) -> Sums:
-    truth, valid = label.read(box)
-    target = label.target
-    if valid.any():
-        predicted = target.decode(prediction.read(box))
-    else:  # Nothing counts here, so the prediction need not be read, but the sums have a shape.
-        box = Box(box.origin, (0, 0, 0))
-        predicted = target.decode(np.zeros((prediction.channels, *box.shape), prediction.dtype))
-        truth, valid = truth[:, :0, :0, :0], valid[:, :0, :0, :0]
-    tensors = (torch.from_numpy(np.ascontiguousarray(a))[None] for a in (predicted, truth, valid))
-    return target.measure(*tensors)
+    return TargetPair(label, prediction, box, cell or (0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -133,6 +121,38 @@ class ScoredRegion:
             return None
         used = self.volume.region if target.derive else self.volume.inputs[0].box
         return self.volume.label(name, target, used)
+
+    def scored(
+        self,
+        root: str,
+        targets: Mapping[str, AnyTarget],
+        predictions: Mapping[str, Volume],
+        metrics: Mapping[str, Metrics] | None = None,
+    ) -> ScoredVolume:
+        """What is scored here: the targets that have a label, which may be none.
+
+        Args:
+            root: where the result lies.
+            targets: by name.
+            predictions: the stored prediction of each.
+            metrics: of each target; those of its kind that are measured by default when None.
+        """
+        image = self.volume.inputs[0]
+        found: list[ScoredTarget] = []
+        for name, target in targets.items():
+            if (label := self.label(name, target)) is not None:
+                measured = default_metrics(target.stored_metrics) if metrics is None else metrics[name]
+                pair = pair_of(label, predictions[name], self.box)
+                place = label.stored.array.location
+                found.append(ScoredTarget(name, pair, measured, target.class_names, place))
+        return ScoredVolume(
+            self.volume.name,
+            root,
+            tuple(found),
+            image=tuple(one.location for one in self.volume.inputs),
+            unit=image.unit or "",
+            split=self.volume.split,
+        )
 
 
 Scores = dict[str, dict[str, float]]
@@ -215,16 +235,22 @@ def score_result(
     predictions = {name: _prediction(root, name, t, extent) for name, t in labelled.items()}
     boxes = ", ".join(_text(region.box) for region in regions)
     reporter.say(f"scoring {', '.join(labelled)} on (z, y, x) = {boxes}")
-    scores: Scores = {}
-    for name, target in labelled.items():
-        sums = _sum_regions(name, target, predictions[name], regions, reporter)
-        scores[name] = target.summarise(sums)
-        figures = ", ".join(f"{key} {value:.4f}" for key, value in scores[name].items())
+    volumes = [region.scored(str(root), labelled, predictions) for region in regions]
+    report = score_volumes([one for one in volumes if one.targets], reporter=reporter)
+    assert report is not None, "nothing asked it to stop"
+    scores = {name: _together(report, name) for name in labelled}
+    for name, found in scores.items():
+        figures = ", ".join(f"{key} {value:.4f}" for key, value in found.items())
         reporter.say(f"{name}: {figures}")
     if overlay is not None:
         _draw(overlay, regions[0], labelled, predictions, scores)
         reporter.say(f"overlay: {overlay}")
     return scores
+
+
+def _together(report: Report, target: str) -> dict[str, float]:
+    """The figures of all voxels of all volumes; of what is no sum over voxels, the means."""
+    return {**report.means(target), **report.pooled[target].figures}
 
 
 def _prediction(root: Place, name: str, target: AnyTarget, extent: Shape) -> Volume:
@@ -238,24 +264,6 @@ def _prediction(root: Place, name: str, target: AnyTarget, extent: Shape) -> Vol
         found = f"has extent {array.extent}, its input {extent}"
         raise VolumeError(str(root / name), found, "predict again into another output_dir")
     return array
-
-
-def _sum_regions(
-    name: str,
-    target: AnyTarget,
-    prediction: Volume,
-    regions: Sequence[ScoredRegion],
-    reporter: Reporter,
-) -> Sums:
-    """The sums of one target over all regions, with a bar that moves block by block."""
-    sums: Sums = {}
-    labels = [(one.box, label) for one in regions if (label := one.label(name, target))]
-    with reporter.bar(f"score {name}", sum(box.voxels for box, _ in labels)) as advance:
-        for box, label in labels:
-            for block in blocks_of(box, BLOCK):
-                sums = add_sums(sums, sum_volume(label, prediction, block))
-                advance(block.voxels, "")
-    return sums
 
 
 def _draw(
