@@ -379,7 +379,7 @@ def _evaluation_faults(
             yield Fault(path, "is no target", f"targets are {listed(targets)}")
             continue
         try:
-            choose_metrics(targets[name].metrics, wanted)
+            choose_metrics(targets[name].stored_metrics, wanted)
         except FaultError as error:
             yield fault_at(path, error, "")
 

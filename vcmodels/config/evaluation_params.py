@@ -25,9 +25,10 @@ MetricChoice = (
 class EvaluationParams(Section):
     """`evaluation`: what `evaluate` scores; a training does not depend on it."""
 
-    volumes: VolumeChoice = "val"
+    volumes: VolumeChoice | None = None
     """Which of the labelled volumes: `val`, what was held out of training; `test`, those with
-    `"split": "test"`; `all`, as much of each as is used; or a list of their names."""
+    `"split": "test"`; `all`, as much of each as is used; or a list of their names. When null those
+    that `inference_params.volumes` chooses, else `val`; or the one that a single `input_path` is."""
     metrics: dict[TargetName, Annotated[list[MetricChoice], Field(min_length=1)]] = Field(
         default_factory=dict
     )
