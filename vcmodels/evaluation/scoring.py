@@ -87,7 +87,7 @@ def default_metrics(metrics: Metrics) -> dict[str, AnyMetric]:
     return {
         name: metric
         for name, metric in metrics.items()
-        if not isinstance(metric, BlockMetric) or metric.is_default
+        if not isinstance(metric, BlockMetric | VolumeMetric) or metric.is_default
     }
 
 
