@@ -27,6 +27,8 @@ def choose_metrics(fitting: Metrics, wanted: Sequence[Wanted]) -> Metrics:
     """
     found: dict[str, AnyMetric] = {}
     for one in wanted:
+        if not one:
+            raise FaultError("an object names no metric", f"choose from {', '.join(fitting)}")
         for name, options in ({one: {}} if isinstance(one, str) else one).items():
             if name not in fitting:
                 remedy = f"choose from {', '.join(fitting)}"
