@@ -151,10 +151,11 @@ def evaluate(
 def about_task(task: Task) -> dict[str, Any]:
     """What a report says of where its figures come from: JSON values."""
     return {
-        "created": now(),
+        "time": now(),
         "vcmodels": vcmodels.__version__,
         "model": task.tr_params.model_name,
         "run": str(task.run_dir),
+        "evaluation": task.evaluation.model_dump(mode="json"),
     }
 
 
