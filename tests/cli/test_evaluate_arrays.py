@@ -264,7 +264,7 @@ def test_a_prediction_of_ours_says_what_it_is(work, tmp_path):
         (("p", "l", "--workers", "2", "--dask", "local:1"), 2, "--workers: goes with no --dask"),
         (("p", "l", "-o", "l/out"), 2, "lies in the Zarr store"),
         (("task.json", "--kind", "binary"), 2, "--kind: goes with two arrays; give the label too"),
-        (("task.json", "--json"), 2, "--json: goes with two arrays"),
+        (("task.json", "--mask", "m"), 2, "--mask: goes with two arrays"),
         (("logits", "l"), 1, "holds 3, which is no probability; for logits give --predicted-fore"),
         (("p", "negative", "--foreground", "> 0"), 0, "dice"),
         (

@@ -1,5 +1,6 @@
 """The command `evaluate`: of a task, or of any two arrays."""
 
+import json
 import math
 import re
 import shlex
@@ -27,10 +28,10 @@ from vcmodels.errors import RefusedError, VcmodelsError
 
 if TYPE_CHECKING:
     from vcmodels.blockwise import Engine
+    from vcmodels.config import Task
     from vcmodels.evaluation.arrays import ArrayRequest
     from vcmodels.evaluation.limits import Limit
     from vcmodels.evaluation.report import Report
-    from vcmodels.evaluation.scoring import ScoredVolume
     from vcmodels.geometry.boxes import Box
 
 MOST_COLUMNS = 6
@@ -67,7 +68,8 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Folder for report.html, report.json and scores.csv; the same command continues there.",
+            help="Folder for report.html, report.json and scores.csv; the same command continues "
+            "there. Of a task RUN/evaluation when left out.",
         ),
     ] = None,
     kind: Annotated[
@@ -144,6 +146,12 @@ def evaluate(
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part of a task into this PNG.")
     ] = None,
+    volumes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="val|test|all|A,B,...", help="Of a task: score these of its volumes instead."
+        ),
+    ] = None,
     fold: FoldIndex = None,
     debug: Debug = False,
 ) -> int:
@@ -151,16 +159,20 @@ def evaluate(
     if label is None:
         _refuse_of_arrays(
             {
-                "--output": output, "--kind": kind, "--classes": classes, "--foreground": foreground,
+                "--kind": kind, "--classes": classes, "--foreground": foreground,
                 "--predicted-foreground": predicted_foreground, "--axial": axial, "--ignore": ignore,
                 "--mask": mask, "--level": level, "--spacing": spacing, "--metrics": metrics,
-                "--tolerance": tolerance, "--fail-under": fail_under, "--json": as_json,
-                "--workers": workers, "--dask": dask, "--image": image,
+                "--tolerance": tolerance, "--image": image,
             }
         )  # fmt: skip
-        _evaluate_task(context, Path(source), set_, bbox, overlay, fold)
-        return 0
-    for option, given in (("--overlay", overlay), ("--fold", fold)):
+        console = Errors() if as_json else Console()
+        context.obj.begin()
+        task = _task(Path(source), set_, volumes, bbox, overlay, fold, console)
+        with _engine(workers, dask) as engine:
+            return _evaluate_task(
+                task, bbox, overlay, output, fail_under or (), engine, console, as_json
+            )
+    for option, given in (("--overlay", overlay), ("--fold", fold), ("--volumes", volumes)):
         if given is not None:
             raise RefusedError(option, "goes with a task", "leave it out of two arrays")
     from vcmodels.evaluation.arrays import ArrayRequest, volume_name
@@ -190,26 +202,59 @@ def evaluate(
     return _score_arrays(request, under, output, fail_under or (), workers, dask, console, as_json)
 
 
-def _evaluate_task(
-    context: typer.Context,
-    task: Path,
+def _task(
+    source: Path,
     overrides: list[str] | None,
+    volumes: str | None,
     bbox: str | None,
     overlay: Path | None,
     fold: int | None,
-) -> None:
-    """Score what infer wrote against the labels, on the part that was held out of training."""
-    from vcmodels import evaluation
+    console: Console,
+) -> "Task":
+    """The task that is evaluated, of a cross-validation one fold.
 
-    console = Console()
-    context.obj.begin()
-    box = None if bbox is None else spans("--bbox", bbox)
+    Raises:
+        RefusedError: the options do not fit it.
+    """
     if overlay is not None and overlay.suffix.lower() != ".png":
         raise RefusedError("--overlay", f'found "{overlay}"', "name a PNG, as in overlay.png")
-    loaded = one_fold(load(task, overrides, console), fold)
-    if bbox is None:
-        refuse_all_folds(loaded)
-    evaluation.evaluate(loaded, bbox=box, overlay=overlay, reporter=console)
+    lines = [*(overrides or ())]
+    if volumes is not None:
+        choice = volumes if volumes in ("val", "test", "all") else _words(volumes)
+        lines.append(f"evaluation.volumes={json.dumps(choice)}")
+    task = one_fold(load(source, lines, console), fold)
+    if bbox is None and task.evaluation.volumes in (None, "val"):
+        refuse_all_folds(task)
+    return task
+
+
+def _evaluate_task(
+    task: "Task",
+    bbox: str | None,
+    overlay: Path | None,
+    output: Path | None,
+    limits: Sequence[str],
+    engine: "Engine",
+    console: Console,
+    as_json: bool,
+) -> int:
+    """Score what infer wrote against the labels, and keep a report; returns the exit code."""
+    from vcmodels import evaluation
+
+    scores = evaluation.evaluate(
+        task,
+        bbox=None if bbox is None else spans("--bbox", bbox),
+        overlay=overlay,
+        output=output or task.run_dir / "evaluation",
+        fail_under=limits,
+        engine=engine,
+        reporter=console,
+    )
+    if as_json:
+        Console().write(scores.report.to_text())
+    for failure in scores.failures:
+        console.say(f"failed: {failure}")
+    return 1 if scores.failures else 0
 
 
 def _refuse_of_arrays(given: dict[str, object]) -> None:
@@ -251,6 +296,7 @@ def _score_arrays(
     from vcmodels.evaluation.arrays import scored_volume
     from vcmodels.evaluation.limits import known_figures, parse_limits
     from vcmodels.evaluation.scoring import remove_records, score_volumes
+    from vcmodels.evaluation.written import RECORD, REPORT, write_report
     from vcmodels.reporting import StopSignals
     from vcmodels.volumes.places import refuse_in_store
 
@@ -282,34 +328,10 @@ def _score_arrays(
     return _check(bounds, report, console)
 
 
-REPORT, TABLE, PAGE, RECORD = "report.json", "scores.csv", "report.html", "unfinished"
-
-
-def write_report(
-    report: "Report", folder: Path, volumes: "Sequence[ScoredVolume]", console: Console
-) -> None:
-    """Write a report, its table and its page into a folder; those that are there are replaced.
-
-    Args:
-        report: of some volumes.
-        folder: is made.
-        volumes: what was scored, from which the page's pictures are drawn.
-        console: gets what was written.
-    """
-    from vcmodels.evaluation.page import write_page
-    from vcmodels.evaluation.pictures import pair_pictures
-    from vcmodels.evaluation.table import write_csv
-    from vcmodels.volumes.places import write_atomic
-
-    write_csv(report, folder / TABLE)
-    write_atomic(folder / REPORT, report.to_text().encode())
-    write_page(report, folder / PAGE, pair_pictures(volumes, console))
-    console.say(f"wrote {folder / PAGE}, {REPORT} and {TABLE}")
-
-
 def write_scores(report: "Report", console: Console) -> None:
     """Write the figures of each volume and target as a table: a line each, a column for each class."""
     from vcmodels.evaluation.table import class_rows
+    from vcmodels.evaluation.written import TABLE
 
     for volume in report.volumes:
         for name, scores in volume.targets.items():

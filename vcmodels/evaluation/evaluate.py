@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from vcmodels.config import Task
 from vcmodels.data.labels import Label, StoredLabel
-from vcmodels.data.volumes import TaskVolume, open_volumes
-from vcmodels.errors import TaskError, VolumeError
+from vcmodels.data.volumes import TaskVolume
+from vcmodels.errors import TaskError
 from vcmodels.evaluation.pairs import TargetPair
-from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredTarget,
     ScoredVolume,
@@ -21,13 +18,9 @@ from vcmodels.evaluation.scoring import (
 )
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.metrics.base import Metric, Metrics
-from vcmodels.pictures.overlay import DrawnTarget, write_overlay
-from vcmodels.reporting import Reporter, Silent
-from vcmodels.results import INPUT, OUTPUT, open_inputs, open_prediction, result_root
-from vcmodels.runs.run import Run
+from vcmodels.results import INPUT
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes import ArrayVolume, Place, Volume
-from vcmodels.volumes.places import refuse_in_store
+from vcmodels.volumes import ArrayVolume, Volume
 
 
 def score(
@@ -137,7 +130,6 @@ class ScoredRegion:
             predictions: the stored prediction of each.
             metrics: of each target; those of its kind that are measured by default when None.
         """
-        image = self.volume.inputs[0]
         found: list[ScoredTarget] = []
         for name, target in targets.items():
             if (label := self.label(name, target)) is not None:
@@ -152,54 +144,9 @@ class ScoredRegion:
             root,
             tuple(found),
             image=tuple(one.location for one in self.volume.inputs),
-            unit=image.unit or "",
+            unit=(self.volume.unit or "") if self.volume.has_spacing else "",
             split=self.volume.split,
         )
-
-
-Scores = dict[str, dict[str, float]]
-"""By target and metric."""
-
-
-def evaluate(
-    task: Task,
-    *,
-    bbox: Sequence[tuple[int, int]] | None = None,
-    overlay: Path | None = None,
-    reporter: Reporter | None = None,
-) -> Scores:
-    """The metrics of the stored prediction of `inference_params.input_path`, by target.
-
-    Scored are the targets that were predicted and whose label the task has on that volume, where
-    the run held voxels out of training.
-
-    Args:
-        task: its inference must have been run.
-        bbox: score this part instead, [start, end) along (z, y, x).
-        overlay: draw slices of the scored part into this PNG.
-        reporter: gets the region, the scores and the progress.
-
-    Raises:
-        TaskError: nothing can be scored: the input is none of the labelled volumes, or nothing of
-            it was held out.
-        VolumeError: the prediction is missing, unfinished or written with other settings.
-        OutputError: the overlay would lie in a Zarr store.
-    """
-    reporter, params = reporter or Silent(), task.inference_params
-    if overlay is not None:
-        refuse_in_store("--overlay", overlay)
-    volumes = open_volumes(task)
-    inputs = open_inputs(params.input_path, params)
-    mine = volumes_of_inputs(volumes, [image.identity for image in inputs])
-    predicted = None if params.bbox is None else _box(params.bbox)
-    if bbox is None:
-        held_out = held_out_boxes(Run(task.run_dir), volumes, reporter)
-        regions = held_out_regions(mine, held_out, predicted)
-    else:
-        regions = given_regions(mine, _box(bbox), predicted)
-    wanted = wanted_targets(task.dataset_config.targets, params.output_targets)
-    root = result_root(params.output_dir, task.tr_params.model_name)
-    return score_result(root, wanted, regions, overlay=overlay, reporter=reporter)
 
 
 def wanted_targets(
@@ -207,81 +154,6 @@ def wanted_targets(
 ) -> dict[str, AnyTarget]:
     """Those of some targets that `output_targets` names."""
     return {name: one for name, one in targets.items() if names == "all" or name in names}
-
-
-def score_result(
-    root: Place,
-    targets: Mapping[str, AnyTarget],
-    regions: Sequence[ScoredRegion],
-    *,
-    overlay: Path | None = None,
-    reporter: Reporter,
-) -> Scores:
-    """The metrics of a stored result over some regions of its input, by target.
-
-    Args:
-        root: the group of the result.
-        targets: what to score; those without a label on any region are left out.
-        regions: of one input.
-        overlay: draw slices of the first region into this PNG.
-        reporter: gets the regions, the scores and the progress.
-
-    Raises:
-        TaskError: no target has a label.
-        VolumeError: a prediction is missing, unfinished, of another shape or another encoding.
-    """
-    labelled = {n: t for n, t in targets.items() if any(r.label(n, t) for r in regions)}
-    if not labelled:
-        raise TaskError(OUTPUT, "no predicted target has a label on this volume")
-    extent = regions[0].volume.inputs[0].extent
-    predictions = {name: _prediction(root, name, t, extent) for name, t in labelled.items()}
-    boxes = ", ".join(_text(region.box) for region in regions)
-    reporter.say(f"scoring {', '.join(labelled)} on (z, y, x) = {boxes}")
-    volumes = [region.scored(str(root), labelled, predictions) for region in regions]
-    report = score_volumes([one for one in volumes if one.targets], reporter=reporter)
-    assert report is not None, "nothing asked it to stop"
-    scores = {name: _together(report, name) for name in labelled}
-    for name, found in scores.items():
-        figures = ", ".join(f"{key} {value:.4f}" for key, value in found.items())
-        reporter.say(f"{name}: {figures}")
-    if overlay is not None:
-        _draw(overlay, regions[0], labelled, predictions, scores)
-        reporter.say(f"overlay: {overlay}")
-    return scores
-
-
-def _together(report: Report, target: str) -> dict[str, float]:
-    """The figures of all voxels of all volumes; of what is no sum over voxels, the means."""
-    return {**report.means(target), **report.pooled[target].figures}
-
-
-def _prediction(root: Place, name: str, target: AnyTarget, extent: Shape) -> Volume:
-    """Open the prediction of a target.
-
-    Raises:
-        VolumeError: as from `open_prediction`, or it has another extent than its input.
-    """
-    array = open_prediction(root, name, target)
-    if array.extent != extent:
-        found = f"has extent {array.extent}, its input {extent}"
-        raise VolumeError(str(root / name), found, "predict again into another output_dir")
-    return array
-
-
-def _draw(
-    path: Path,
-    region: ScoredRegion,
-    targets: Mapping[str, AnyTarget],
-    predictions: Mapping[str, Volume],
-    scores: Scores,
-) -> None:
-    """Draw slices of a region, with the first two metrics of each target that has a label there."""
-    scored: dict[str, DrawnTarget] = {}
-    for name, target in targets.items():
-        if label := region.label(name, target):
-            figures = [f"{key} {value:.3g}" for key, value in list(scores[name].items())[:2]]
-            scored[name] = DrawnTarget(label, predictions[name], ", ".join(figures))
-    write_overlay(path, region.volume.inputs[0], scored, region.box)
 
 
 def volumes_of_inputs(volumes: Sequence[TaskVolume], inputs: Sequence[str]) -> list[TaskVolume]:
@@ -295,25 +167,6 @@ def volumes_of_inputs(volumes: Sequence[TaskVolume], inputs: Sequence[str]) -> l
         found = f"{list(inputs)} is none of dataset_config.volume_paths"
         raise TaskError(INPUT, found, "predict a labelled volume, or add its labels to the task")
     return mine
-
-
-def held_out_boxes(run: Run, volumes: Sequence[TaskVolume], reporter: Reporter) -> dict[str, Box]:
-    """The validation region of each volume by its name: of a run, else of `"split": "val"`.
-
-    Raises:
-        TaskError: no training has divided the volumes, and the task does not; or the record of the
-            run is damaged.
-    """
-    splits = run.splits()
-    if splits is None:
-        whole = {volume.name: volume.region for volume in volumes if volume.split == "val"}
-        if whole:
-            return whole
-        remedy = "train first, or give a bbox to score"
-        raise TaskError(str(run.splits_file), "is not there", remedy)
-    if splits.is_random:
-        reporter.say("random split: voxels that were trained on are scored too")
-    return splits.held_out()
 
 
 def held_out_regions(
@@ -366,10 +219,6 @@ def _require_some(regions: list[ScoredRegion]) -> list[ScoredRegion]:
         found = "nothing of the predicted part was held out of training"
         raise TaskError(INPUT, found, "give a bbox to score, or predict a validation volume")
     return regions
-
-
-def _box(bbox: Sequence[tuple[int, int]]) -> Box:
-    return Box.between([start for start, _ in bbox], [end for _, end in bbox])
 
 
 def _text(box: Box) -> str:

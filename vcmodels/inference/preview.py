@@ -145,13 +145,20 @@ def _guarded(preview: Preview, look: Callable[[], None]) -> bool:
     return True
 
 
-def preview_path(text: Path) -> Path:
+def preview_path(text: Path, name: str | None = None) -> Path:
     """The PNG that `--preview` names: itself, or one in a folder.
 
+    Args:
+        text: a PNG, or a folder that may be missing.
+        name: of the volume, where there are many: each has a PNG in the folder.
+
     Raises:
-        RefusedError: it is another file, or lies in a Zarr store.
+        RefusedError: it is another file, one PNG for many volumes, or lies in a Zarr store.
     """
-    path = text / NAME if text.is_dir() or not text.suffix else text
+    is_folder = text.is_dir() or not text.suffix
+    if name is not None and not is_folder:
+        raise RefusedError("--preview", f"{text} is one picture of many volumes", "name a folder")
+    path = text / (NAME if name is None else f"{name}.png") if is_folder else text
     if path.suffix.lower() != ".png":
         raise RefusedError("--preview", f'found "{text}"', "name a PNG or a folder")
     refuse_in_store("--preview", path)
