@@ -132,7 +132,10 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
     for volume in inputs[1:]:
         if volume.extent != first.extent:
             found = f"{volume.location} has shape {volume.extent}, the first {first.extent}"
-            raise VolumeError(key, found, "give arrays of one shape")
+            remedy = (
+                "give arrays of one shape; to predict each, quote a pattern such as 'scans/*.zarr'"
+            )
+            raise VolumeError(key, found, remedy)
     for volume in inputs:
         for note in metadata_notes(volume):
             reporter.say(note)
