@@ -8,6 +8,7 @@ from typing import Any
 
 import vcmodels
 from vcmodels.blockwise import Engine
+from vcmodels.blockwise.engines import ShouldStop
 from vcmodels.config import InferenceParams, Task
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.reading import expand_together
@@ -142,10 +143,12 @@ def evaluate(
     parts = _parts(task, choice, bbox, reporter)
     wanted = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
     _require_results(parts, wanted, choice or "val")
-    return score_parts(
+    scores = score_parts(
         parts, wanted, task.evaluation, overlay=overlay, output=output, fail_under=fail_under,
         engine=engine, reporter=reporter, about=about_task(task),
     )  # fmt: skip
+    assert scores is not None, "nothing asked it to stop"
+    return scores
 
 
 def about_task(task: Task) -> dict[str, Any]:
@@ -170,8 +173,9 @@ def score_parts(
     engine: Engine | None = None,
     reporter: Reporter,
     about: Mapping[str, Any],
-) -> TaskScores:
-    """The metrics of stored results over parts of their inputs.
+    should_stop: ShouldStop = lambda: False,
+) -> TaskScores | None:
+    """The metrics of stored results over parts of their inputs; None after a stop.
 
     Args:
         parts: one or more.
@@ -183,6 +187,7 @@ def score_parts(
         engine: as for `evaluate`.
         reporter: gets the parts, the scores and the progress.
         about: JSON values for the report.
+        should_stop: as for `score_volumes`.
 
     Raises:
         TaskError: no target has a label.
@@ -206,8 +211,10 @@ def score_parts(
         engine=engine,
         provenance={**about, "checkpoints": _checkpoints(parts)},
         reporter=reporter,
+        should_stop=should_stop,
     )
-    assert report is not None, "nothing asked it to stop"
+    if report is None:
+        return None
     failures = tuple(failure for limit in limits if (failure := limit.failure(report)))
     scores = TaskScores(report, failures)
     for name, figures in scores.items():
