@@ -191,7 +191,8 @@ def test_groups_have_means_of_their_own(cases):
 def test_a_report_and_a_table_are_kept(cases):
     folder = cases.folder / "new/report"
     scores = evaluate(cases.task(volumes="test"), output=folder)
-    assert {path.name for path in folder.iterdir()} == {"report.json", "scores.csv"}
+    names = {"report.json", "scores.csv", "report.html", "pictures"}
+    assert {path.name for path in folder.iterdir()} == names
     kept = Report.from_json(json.loads((folder / "report.json").read_text()))
     assert kept.means("sheet") == scores.report.means("sheet")
     assert kept.provenance["run"] == str(cases.folder / "run")
@@ -256,3 +257,51 @@ def test_nothing_chosen_is_refused(cases):
         evaluate(cases.task(volumes="all"), bbox=[(50, 60), (0, 9), (0, 9)])
     with pytest.raises(RefusedError, match='"x" is no volume; they are a, b, c, d'):
         evaluate(cases.task(volumes=["x"]))
+
+
+def test_a_result_that_was_predicted_by_name_is_found_where_that_of_a_pattern_is_missing(cases):
+    """Else the remedy, to predict volumes by name, leads nowhere."""
+    for entry in cases.document["dataset_config"]["volume_paths"]:
+        entry["name"] = f"case-{entry['name']}"
+    cases.document["inference_params"]["input_path"] = f"{cases.folder}/data.zarr/*/raw"
+    task = cases.task(volumes="test")
+    (cases.folder / "out/net/d.zarr").rename(cases.folder / "moved.zarr")
+    with pytest.raises(VolumeError, match="1 of 2 volumes have no finished prediction: case-d"):
+        evaluate(task)
+    (cases.folder / "moved.zarr").rename(cases.folder / "out/net/case-d.zarr")
+    found = evaluate(task).report.volumes
+    assert found[1].targets["sheet"].figures["dice"] == cases.dice("d")
+
+
+def test_one_chosen_volume_without_a_result_is_named_with_what_predicts_it(cases):
+    (cases.folder / "out/net/c.zarr").rename(cases.folder / "moved.zarr")
+    message = (
+        r"1 of 1 volumes have no finished prediction: c; predict them: vcmodels infer TASK "
+        r"--fold 1 --set 'inference_params.volumes=\[\"c\"\]'"
+    )
+    cases.document["tr_params"]["folds"] = {"count": 2, "index": 1}
+    with pytest.raises(VolumeError, match=message):
+        evaluate(cases.task(volumes=["c"]))
+
+
+def test_the_first_part_that_has_a_label_is_drawn(cases):
+    config, raw = cases.document["dataset_config"], f"{cases.folder}/data.zarr/c/raw"
+    config["targets"]["depth"] = {"kind": "regression"}
+    config["volume_paths"][2] |= {"sheet": None, "depth": raw}
+    cases.document["inference_params"]["output_targets"] = ["sheet"]
+    pictures = cases.folder / "both.png", cases.folder / "alone.png"
+    evaluate(cases.task(volumes="test"), overlay=pictures[0])
+    evaluate(cases.task(volumes=["d"]), overlay=pictures[1])
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_of_all_folds_what_no_fold_trains_on_is_scored(cases, capsys):
+    cases.document["tr_params"]["folds"] = {"count": 2}
+    cases.document["dataset_config"]["volume_paths"][1]["split"] = "train"
+    cases.document["inference_params"]["volumes"] = "test"
+    task = cases.folder / "task.json"
+    task.write_text(json.dumps(cases.document))
+    assert main(["evaluate", str(task)]) == 0
+    assert "scoring sheet on 2 volumes" in capsys.readouterr().out
+    assert main(["evaluate", str(task), "--volumes", "val"]) == 2
+    assert "nothing is held out of all folds" in capsys.readouterr().err

@@ -223,7 +223,8 @@ def _task(
         choice = volumes if volumes in ("val", "test", "all") else _words(volumes)
         lines.append(f"evaluation.volumes={json.dumps(choice)}")
     task = one_fold(load(source, lines, console), fold)
-    if bbox is None and task.evaluation.volumes in (None, "val"):
+    choice = task.evaluation.volumes or task.inference_params.volumes
+    if bbox is None and choice in (None, "val"):
         refuse_all_folds(task)
     return task
 
