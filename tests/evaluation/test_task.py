@@ -305,3 +305,17 @@ def test_of_all_folds_what_no_fold_trains_on_is_scored(cases, capsys):
     assert "scoring sheet on 2 volumes" in capsys.readouterr().out
     assert main(["evaluate", str(task), "--volumes", "val"]) == 2
     assert "nothing is held out of all folds" in capsys.readouterr().err
+
+
+def test_a_volume_of_which_nothing_lies_in_the_bbox_is_named(cases):
+    upper = cases.entry("d", "test", name="upper", bbox=[[3, 6], [0, 9], [0, 13]])
+    cases.document["dataset_config"]["volume_paths"][3] = upper
+    cases.codes["upper"] = cases.codes["d"]
+    cases.predict("upper")
+    reporter = Silent()
+    evaluate(cases.task(volumes="test"), bbox=[(0, 3), (0, 9), (0, 13)], reporter=reporter)
+    assert not any("left out" in line for line in reporter.lines)
+    cases.document["inference_params"]["bbox"] = [[0, 3], [0, 9], [0, 13]]
+    report = evaluate(cases.task(volumes="test"), reporter=reporter).report
+    assert [volume.name for volume in report.volumes] == ["c"]
+    assert "note: nothing of upper lies in the bbox: it is left out" in reporter.lines

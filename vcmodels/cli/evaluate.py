@@ -429,7 +429,9 @@ def _reading_keys(
     if level is not None:
         keys["level"] = level
     if spacing is not None:
-        keys["spacing"] = _numbers("--spacing", spacing)
+        keys["spacing"] = lengths = _numbers("--spacing", spacing)
+        if len(lengths) != 3:
+            raise RefusedError("--spacing", f'found "{spacing}"', "give three, as in 4,1,1")
     return keys
 
 

@@ -264,6 +264,10 @@ def _parts(
     if not found:
         text = "nothing of the chosen volumes lies in the bbox"
         raise TaskError("bbox", text, "give another, or choose other volumes")
+    kept = {part.name for part in found}
+    for one in chosen:
+        if one.volume.name not in kept:
+            reporter.say(f"note: nothing of {one.volume.name} lies in the bbox: it is left out")
     return found
 
 
