@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from vcmodels.config import InferenceParams, Task
+from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
 from vcmodels.inference.claim import (
     OutputState,
@@ -19,14 +19,13 @@ from vcmodels.inference.claim import (
     restore_metadata,
 )
 from vcmodels.inference.cost import Estimate, Meter, estimate
-from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.repair import InputRecord, lets_continue
-from vcmodels.inference.request import Request, RunOptions, request_of, with_section
+from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import WHOLE
 from vcmodels.inference.writing import Failures, Output
@@ -56,27 +55,6 @@ class InferenceReport:
     """With `dry_run`: what would be done."""
 
 
-def run_inference(
-    task: Task, checkpoint: str | Sequence[str] | None = None, options: RunOptions | None = None
-) -> InferenceReport:
-    """Predict `inference_params.input_path` with a checkpoint, or continue doing so.
-
-    Args:
-        task: its `inference_params` say what and how.
-        checkpoint: a file, or several, to use instead of `checkpoint_path`; by default the run's
-            best.
-        options: how the run is done.
-
-    Raises:
-        RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
-        RunError: a failure on the way; the same command continues. Places that cannot be predicted
-            are left out and named at the end, when all others are.
-    """
-    options = options or RunOptions()
-    networks = load_networks(choose_checkpoints(task, checkpoint, reporter=options.reporter))
-    return predict_request(request_of(task, networks), options)
-
-
 def predict_volume(
     predictor: Predictor,
     inputs: str | Path | Volume | Sequence[str | Path | Volume],
@@ -95,7 +73,7 @@ def predict_volume(
         options: how the run is done; by default notes are warnings.
 
     Raises:
-        RefusedError, RunError: as for `run_inference`.
+        RefusedError, RunError: as for `predict_request`.
     """
     params, options = params or predictor.params, options or RunOptions(reporter=Notes())
     opened = open_inputs(inputs, params)
@@ -115,7 +93,9 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
     """Predict what a request asks for, in this process, or continue doing so.
 
     Raises:
-        RefusedError, RunError: as for `run_inference`.
+        RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
+        RunError: a failure on the way; the same command continues. Places that cannot be predicted
+            are left out and named at the end, when all others are.
     """
     options = options or RunOptions()
     options.require_whole()

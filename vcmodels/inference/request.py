@@ -89,8 +89,15 @@ def with_section(record: Mapping[str, Any], params: InferenceParams) -> dict[str
     return {**record, "inference_params": params.model_dump(mode="json", by_alias=True)}
 
 
-def request_of(task: Task, networks: tuple[TrainedNetwork, ...]) -> Request:
+def request_of(
+    task: Task, networks: tuple[TrainedNetwork, ...], output: Place | None = None
+) -> Request:
     """What a task asks for, with the networks of its checkpoints.
+
+    Args:
+        task: of one volume.
+        networks: whose predictions are averaged.
+        output: the group of the result; `<output_dir>/<model_name>.zarr` when None.
 
     Raises:
         TaskError: no input or output is named, or the task contradicts the checkpoint.
@@ -99,8 +106,8 @@ def request_of(task: Task, networks: tuple[TrainedNetwork, ...]) -> Request:
     params, config = task.inference_params, task.dataset_config
     _refuse_other_normalization(config.normalization, networks[0])
     inputs = open_inputs(params.input_path, params)
-    output = result_root(params.output_dir, task.tr_params.model_name)
-    return Request(networks, inputs, output, params, config.targets, task.to_json())
+    root = output or result_root(params.output_dir, task.tr_params.model_name)
+    return Request(networks, inputs, root, params, config.targets, task.to_json())
 
 
 def _refuse_other_normalization(wanted: NormalizationConfig, network: TrainedNetwork) -> None:
