@@ -27,6 +27,7 @@ from vcmodels.inference import RunOptions, run_inference
 from vcmodels.phantom import write_phantom
 from vcmodels.reporting import Silent
 from vcmodels.training import train
+from vcmodels.workflows.whole_volumes import WholeVolumes
 
 SHAPE = (24, 80, 56)
 STORED = {"binary": "sheet", "multiclass": "sides", "regression": "density", "normals": "normals",
@@ -46,6 +47,7 @@ BLOCKS = {
 
 PLACES = {
     "TrainingParams": ("tr_params",),
+    "ValidationParams": ("tr_params", "validation"),
     "InferenceParams": ("inference_params",),
     "DatasetConfig": ("dataset_config",),
     "ResidualUNet": ("model_config",),
@@ -54,6 +56,8 @@ PLACES = {
     "SamplingConfig": ("dataset_config", "sampling"),
 }
 """Where the blocks of the one task stand; targets and augmentations have a task each."""
+SCENES = {"ValidationParams": "whole volumes"}
+"""Blocks whose keys mean something in another task only."""
 MANNER = {
     "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
                   "max_minutes", "wandb"},
@@ -71,6 +75,9 @@ VALUES: dict[str, list[Any]] = {
     "tr_params.folds": [{"count": 2, "index": 0}],
     "tr_params.mixup": [{"alpha": 1.0}],
     "tr_params.best_metric": ["val/dice_sheet"],
+    "tr_params.validation": [{"whole_volumes": True, "every": 1}],
+    "tr_params.validation.whole_volumes": [False],
+    "tr_params.validation.metrics": [{"sheet": ["iou"]}],
     "tr_params.early_stopping": [{"metric": "val/loss", "patience": 1, "min_delta": 1e8}],
     "tr_params.checkpoint_path": ["CHECKPOINT"],
     "tr_params.freeze": [["encoder"]],
@@ -182,7 +189,7 @@ def outcome(document: dict[str, Any], folder: Path, checkpoint: str | None = Non
         try:
             task, notes = parse_task(copy.deepcopy(document), "task.json")
             if checkpoint is None:
-                train(task, reporter=reporter)
+                train(task, reporter=reporter, whole_volumes=WholeVolumes)
             params = task.inference_params
             chosen = None if params.checkpoint_path else checkpoint
             run_inference(task, chosen, RunOptions(reporter=reporter))
@@ -216,7 +223,7 @@ def content(file: Path) -> Any:
     if file.name == "log.jsonl":
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         return [
-            {k: v for k, v in line.items() if k.startswith(("val/", "epoch/", "train/"))}
+            {k: v for k, v in line.items() if k.startswith(("val", "epoch/", "train/"))}
             for line in lines
         ]
     if file.name in (".zattrs", "zarr.json", ".zgroup"):
@@ -283,7 +290,9 @@ class Flip:
             document["inference_params"]["spacing"] = [2.0, 1.0, 0.5]
             return document
         document = base(store, {"sheet": BLOCKS["binary"], "normals": BLOCKS["normals"]})
-        if self.scene != "task":
+        if self.scene == "whole volumes":
+            document["tr_params"]["validation"] = {"whole_volumes": True, "every": 1}
+        elif self.scene != "task":
             document["augment"] = [{"name": self.scene, "p": 1.0}]
             both = [f"{store}/ct", f"{store}/other"]
             document["dataset_config"]["volume_paths"][0]["input"] = both
@@ -307,7 +316,7 @@ def flips() -> Iterator[Flip]:
     for name, block in task_schema()["$defs"].items():
         keys = block.get("properties", {})
         if name in PLACES:
-            places = [("task", PLACES[name])]
+            places = [(SCENES.get(name, "task"), PLACES[name])]
         elif name.endswith("Target"):
             places = [(keys["kind"]["const"], ("dataset_config", "targets", "t"))]
         elif "p" in keys and "name" in keys and name != "Albumentation":

@@ -86,6 +86,10 @@ def _reasons_between(task: Task) -> dict[KeyPath, str]:
         for volume in volumes
     ):
         found["tr_params", "max_val_steps_per_epoch"] = "nothing is validated"
+        found["tr_params", "validation", "whole_volumes"] = "nothing is validated"
+    elif settings.validation.every > settings.max_epoch:
+        reason = f"every is {settings.validation.every}, max_epoch {settings.max_epoch}"
+        found["tr_params", "validation", "whole_volumes"] = reason
     drawn = [n for n, volume in enumerate(volumes) if volume.split != "test"]
     if len(drawn) == 1 and "*" not in volumes[drawn[0]].inputs[0]:
         path = ("dataset_config", "volume_paths", drawn[0], "weight")

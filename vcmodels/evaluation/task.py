@@ -1,7 +1,7 @@
 """The evaluation of a task: which volumes, which result of each, and by which metrics."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,13 @@ from vcmodels.evaluation.evaluate import (
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredVolume,
-    default_metrics,
     remove_records,
     score_volumes,
 )
 from vcmodels.evaluation.table import write_csv
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
-from vcmodels.metrics.choice import choose_metrics
+from vcmodels.metrics.choice import measured_metrics
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import (
@@ -179,19 +178,16 @@ def score_parts(
     if not labelled:
         raise TaskError(OUTPUT, "no predicted target has a label on this volume")
     scored = {name: targets[name] for name in labelled}
-    opened = [_opened(part, scored) for part in parts]
-    metrics = {name: _metrics(target, params.metrics.get(name)) for name, target in scored.items()}
+    opened = [open_predictions(part, scored) for part in parts]
+    metrics = {
+        name: measured_metrics(target.stored_metrics, params.metrics.get(name))
+        for name, target in scored.items()
+    }
     _report_parts(parts, scored, reporter)
-    volumes = [
-        _scored(part, predictions, scored, metrics)
-        for part, predictions in zip(parts, opened, strict=True)
-    ]
-    report = score_volumes(
-        [one for one in volumes if one.targets],
-        record=output and output / PARTS,
-        provenance={**about, "checkpoints": _checkpoints(parts)},
-        reporter=reporter,
-    )
+    report = measure_parts(
+        parts, opened, metrics, scored,
+        record=output and output / PARTS, about=about, reporter=reporter,
+    )  # fmt: skip
     assert report is not None, "nothing asked it to stop"
     scores = TaskScores(report)
     for name, figures in scores.items():
@@ -205,6 +201,45 @@ def score_parts(
         remove_records(output / PARTS)
         reporter.say(f"report: {output / REPORT}, {output / TABLE}")
     return scores
+
+
+def measure_parts(
+    parts: Sequence[ScoredPart],
+    predictions: Sequence[Mapping[str, Volume]],
+    metrics: Mapping[str, Metrics],
+    targets: Mapping[str, AnyTarget],
+    *,
+    record: Path | None,
+    about: Mapping[str, Any],
+    reporter: Reporter,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Report | None:
+    """The figures of stored results over parts of their inputs, or as far as they are; None after a stop.
+
+    Args:
+        parts: those without a label are left out.
+        predictions: of each part, the opened arrays of the targets that have a label there.
+        metrics: of each target.
+        targets: by name.
+        record: folder for what is measured meanwhile, as for `score_volumes`.
+        about: JSON values for the report.
+        reporter: gets the progress.
+        should_stop: asked several times a second.
+
+    Raises:
+        RunError: as for `evaluate`.
+    """
+    volumes = [
+        _scored(part, opened, targets, metrics)
+        for part, opened in zip(parts, predictions, strict=True)
+    ]
+    return score_volumes(
+        [one for one in volumes if one.targets],
+        record=record,
+        provenance={**about, "checkpoints": _checkpoints(parts)},
+        reporter=reporter,
+        should_stop=should_stop,
+    )
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -336,12 +371,7 @@ def _is_there(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> bool:
     return all(group.names() and is_complete(our_attributes(group)) for group in groups)
 
 
-def _metrics(target: AnyTarget, wanted: Sequence[Any] | None) -> Metrics:
-    every = target.stored_metrics
-    return default_metrics(every) if wanted is None else choose_metrics(every, wanted)
-
-
-def _opened(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> dict[str, Volume]:
+def open_predictions(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> dict[str, Volume]:
     """The predictions of the targets that have a label on a part."""
     extent = part.region.volume.inputs[0].extent
     return {

@@ -15,6 +15,7 @@ from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
 from vcmodels.config.load import anchor, fill_normalization, fill_sizes
 from vcmodels.config.messages import as_object
+from vcmodels.config.task import OF_VOLUMES
 from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
@@ -47,7 +48,7 @@ MAY_CHANGE = (
             "max_epoch", "max_minutes", "num_dataloader_workers", "chunk_cache_gb",
             "tensorboard_log_dir", "device", "ckpt_out_base", "keep_checkpoints", "save_every",
             "threads", "compile", "checkpoint_path", "load_weights_only", "memory_gb", "recipe",
-            "early_stopping", "wandb",
+            "early_stopping", "wandb", "validation",
         )
     ),
 )  # fmt: skip
@@ -98,8 +99,15 @@ def changed_keys(
     return [
         (key, shown(before), shown(after))
         for key, (before, after) in sorted(found.items())
-        if not may_change(key) and key not in free
+        if (not may_change(key) and key not in free) or _chooses_best(key, new)
     ]
+
+
+def _chooses_best(key: str, new: Mapping[str, Any]) -> bool:
+    """Whether a key says how the curve of the best checkpoint is measured: two ways do not compare."""
+    settings = as_object(new.get("tr_params")) or {}
+    is_of_volumes = str(settings.get("best_metric")).startswith(OF_VOLUMES)
+    return is_of_volumes and key.startswith("tr_params.validation.metrics")
 
 
 def _without_tests(task: Mapping[str, Any]) -> dict[str, Any]:
