@@ -23,6 +23,7 @@ from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import parse_task
 from vcmodels.config.schema import task_schema
 from vcmodels.errors import VcmodelsError
+from vcmodels.evaluation import evaluate
 from vcmodels.inference import RunOptions, run_inference
 from vcmodels.phantom import write_phantom
 from vcmodels.reporting import Silent
@@ -54,9 +55,10 @@ PLACES = {
     "VolumeEntry": ("dataset_config", "volume_paths", 0),
     "NormalizationConfig": ("dataset_config", "normalization"),
     "SamplingConfig": ("dataset_config", "sampling"),
+    "EvaluationParams": ("evaluation",),
 }
 """Where the blocks of the one task stand; targets and augmentations have a task each."""
-SCENES = {"ValidationParams": "whole volumes"}
+SCENES = {"ValidationParams": "whole volumes", "EvaluationParams": "evaluation"}
 """Blocks whose keys mean something in another task only."""
 MANNER = {
     "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
@@ -89,6 +91,9 @@ VALUES: dict[str, list[Any]] = {
     "inference_params.ensemble": [{"by": "variance"}, {"weights": [2.0]}],
     "inference_params.tta": [{"flips": ["z"]}],
     "inference_params.input_path": ["STORE/other"],
+    "inference_params.volumes": ["all"],
+    "evaluation.volumes": ["all"],
+    "evaluation.metrics": [{"sheet": ["dice"]}],
     "inference_params.output_targets": [["sheet"]],
     "inference_params.bbox": [[[0, 16], [0, 40], [8, 40]]],
     "inference_params.checkpoint_path": ["absent.pth"],
@@ -193,6 +198,9 @@ def outcome(document: dict[str, Any], folder: Path, checkpoint: str | None = Non
             params = task.inference_params
             chosen = None if params.checkpoint_path else checkpoint
             run_inference(task, chosen, RunOptions(reporter=reporter))
+            if "evaluation" in document:
+                scores = evaluate(task, reporter=reporter)
+                reporter.say(str([volume.boxes for volume in scores.report.volumes]))
         except VcmodelsError as error:
             return {"refused": str(error)}
     seen: Seen = {"notes": notes, "lines": [plain(line, folder) for line in reporter.lines]}
@@ -292,6 +300,9 @@ class Flip:
         document = base(store, {"sheet": BLOCKS["binary"], "normals": BLOCKS["normals"]})
         if self.scene == "whole volumes":
             document["tr_params"]["validation"] = {"whole_volumes": True, "every": 1}
+        elif self.scene == "evaluation":
+            document["evaluation"] = {}
+            document["inference_params"]["output_targets"] = ["sheet"]
         elif self.scene != "task":
             document["augment"] = [{"name": self.scene, "p": 1.0}]
             both = [f"{store}/ct", f"{store}/other"]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vcmodels.comparison import Comparator
+from vcmodels.evaluation.scoring import default_metrics
 from vcmodels.metrics.overlap import confusion, masked_sum
 from vcmodels.metrics.registry import (
     METRICS,
@@ -84,11 +85,23 @@ def test_figures_of_classes_are_named_after_them_and_their_mean_leaves_out_the_u
 
 def test_a_whole_volume_is_measured_by_the_metrics_of_volumes():
     pair = [t[0].numpy() for t in example(3, 1)]
-    figures = measure_volume(fitting_metrics("classes"), *pair, (4.0, 1.0, 0.5), ("7", "20"))
+    metrics = default_metrics(fitting_metrics("classes"))
+    figures = measure_volume(metrics, *pair, (4.0, 1.0, 0.5), ("7", "20"))
     assert list(figures) == ["centroid_distance", "centroid_distance_7", "centroid_distance_20"]
     assert figures["centroid_distance"] == figures["centroid_distance_7"] > 0
     assert math.isnan(figures["centroid_distance_20"])  # never labelled
     assert measure_volume(fitting_metrics("values"), *pair, (4.0, 1.0, 0.5)) == {}
+
+
+def test_what_is_slow_or_special_is_measured_only_where_it_is_named():
+    for form in ("masks", "classes"):
+        fitting = fitting_metrics(form)
+        named = [name for name in fitting if name not in default_metrics(fitting)]
+        assert named == ["surface_score", "components", "topology", "cldice"]
+    pair = [t[0].numpy() for t in example(1, 1)]
+    figures = measure_volume({"cldice": METRICS["cldice"]}, *pair, (1.0, 1.0, 1.0))
+    assert list(figures) == ["cldice", "skeleton_precision", "skeleton_recall"]
+    assert "instances" in default_metrics(fitting_metrics("instances"))
 
 
 def test_a_misspelt_form_is_refused():

@@ -2,24 +2,12 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from vcmodels.config.values import TargetName, VolumeChoice
-from vcmodels.errors import FaultError
 from vcmodels.section import Section
 
-
-def _require_one(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    if len(given) != 1:
-        found = f"names {len(given)} metrics"
-        raise FaultError(found, 'give one in an object, as in {"surface": {"tolerances": [1, 2]}}')
-    return given
-
-
-MetricChoice = (
-    Annotated[str, Field(min_length=1, max_length=64)]
-    | Annotated[dict[str, dict[str, Any]], AfterValidator(_require_one)]
-)
+MetricChoice = Annotated[str, Field(min_length=1, max_length=64)] | dict[str, dict[str, Any]]
 
 
 MetricChoices = dict[TargetName, Annotated[list[MetricChoice], Field(min_length=1)]]

@@ -130,7 +130,6 @@ class ScoredRegion:
             predictions: the stored prediction of each.
             metrics: of each target; those of its kind that are measured by default when None.
         """
-        image = self.volume.inputs[0]
         found: list[ScoredTarget] = []
         for name, target in targets.items():
             if (label := self.label(name, target)) is not None:
@@ -145,7 +144,7 @@ class ScoredRegion:
             root,
             tuple(found),
             image=tuple(one.location for one in self.volume.inputs),
-            unit=image.unit or "",
+            unit=(self.volume.unit or "") if self.volume.has_spacing else "",
             split=self.volume.split,
         )
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from vcmodels.evaluation.report import Report, TargetScores, VolumeScores
 from vcmodels.volumes.places import write_atomic
 
+REPORT, TABLE, RECORD = "report.json", "scores.csv", "unfinished"
+"""What the folder of an evaluation holds; the last one until it is done."""
 COLUMNS = ("volume", "group", "split", "target", "class")
 
 
@@ -37,6 +39,17 @@ def class_rows(scores: TargetScores) -> list[ClassRow]:
         )
         by_class[name][base] = value
     return [ClassRow(name, figures) for name, figures in by_class.items()]
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Keep a report in a folder, which is made if it is not there: `report.json` and `scores.csv`.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(report, folder / TABLE)
+    write_atomic(folder / REPORT, report.to_text().encode())
 
 
 def write_csv(report: Report, path: Path) -> None:

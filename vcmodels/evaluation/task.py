@@ -1,12 +1,13 @@
 """The evaluation of a task: which volumes, which result of each, and by which metrics."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import vcmodels
+from vcmodels.blockwise import Engine
 from vcmodels.config import InferenceParams, Task
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.reading import expand_together
@@ -27,13 +28,14 @@ from vcmodels.evaluation.evaluate import (
     volumes_of_inputs,
     wanted_targets,
 )
+from vcmodels.evaluation.limits import known_figures, parse_limits
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredVolume,
     remove_records,
     score_volumes,
 )
-from vcmodels.evaluation.table import write_csv
+from vcmodels.evaluation.table import RECORD, REPORT, TABLE, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
 from vcmodels.metrics.choice import measured_metrics
@@ -52,9 +54,8 @@ from vcmodels.results import (
 from vcmodels.runs.run import Run, now
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Place, Volume
-from vcmodels.volumes.places import refuse_in_store, write_atomic
+from vcmodels.volumes.places import refuse_in_store
 
-REPORT, TABLE, PARTS = "report.json", "scores.csv", "parts"
 VOLUMES = "evaluation.volumes"
 MOST_NAMED = 8
 
@@ -68,6 +69,8 @@ class TaskScores(Mapping[str, dict[str, float]]):
 
     report: Report
     """All of it, volume by volume."""
+    failures: tuple[str, ...] = ()
+    """In words, which figures are worse than `fail_under` asks for."""
 
     def __getitem__(self, target: str) -> dict[str, float]:
         if target not in self.report.targets:
@@ -101,6 +104,8 @@ def evaluate(
     bbox: Sequence[tuple[int, int]] | None = None,
     overlay: Path | None = None,
     output: Path | None = None,
+    fail_under: Sequence[str] = (),
+    engine: Engine | None = None,
     reporter: Reporter | None = None,
 ) -> TaskScores:
     """The metrics of what inference has stored, by target.
@@ -116,9 +121,12 @@ def evaluate(
         overlay: draw slices of the first scored part into this PNG.
         output: keep `report.json` and `scores.csv` in this folder, and until then what is measured:
             the same call continues after a stop.
+        fail_under: means over the volumes that must be reached, as in `sheet.dice=0.8`.
+        engine: who works on the blocks; the threads of this process when None.
         reporter: gets the region, the scores and the progress.
 
     Raises:
+        RefusedError: `fail_under` names a figure that is not measured.
         TaskError: nothing can be scored: the input is none of the labelled volumes, or nothing of
             it was held out.
         VolumeError: a prediction is missing, unfinished or written with other settings.
@@ -126,7 +134,7 @@ def evaluate(
         RunError: a label holds what its kind cannot have, or a chunk is damaged.
     """
     reporter = reporter or Silent()
-    for option, place in (("--overlay", overlay), ("--output", output)):
+    for option, place in (("--overlay", overlay), ("--output", output and output / REPORT)):
         if place is not None:
             refuse_in_store(option, place)
     choice = volumes or task.evaluation.volumes or task.inference_params.volumes
@@ -134,18 +142,19 @@ def evaluate(
     wanted = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
     _require_results(parts, wanted, choice or "val")
     return score_parts(
-        parts, wanted, task.evaluation, overlay=overlay, output=output, reporter=reporter,
-        about=about_task(task),
+        parts, wanted, task.evaluation, overlay=overlay, output=output, fail_under=fail_under,
+        engine=engine, reporter=reporter, about=about_task(task),
     )  # fmt: skip
 
 
 def about_task(task: Task) -> dict[str, Any]:
     """What a report says of where its figures come from: JSON values."""
     return {
-        "created": now(),
+        "time": now(),
         "vcmodels": vcmodels.__version__,
         "model": task.tr_params.model_name,
         "run": str(task.run_dir),
+        "evaluation": task.evaluation.model_dump(mode="json"),
     }
 
 
@@ -156,6 +165,8 @@ def score_parts(
     *,
     overlay: Path | None = None,
     output: Path | None = None,
+    fail_under: Sequence[str] = (),
+    engine: Engine | None = None,
     reporter: Reporter,
     about: Mapping[str, Any],
 ) -> TaskScores:
@@ -167,12 +178,14 @@ def score_parts(
         params: which metrics.
         overlay: as for `evaluate`.
         output: as for `evaluate`.
+        fail_under: as for `evaluate`.
+        engine: as for `evaluate`.
         reporter: gets the parts, the scores and the progress.
         about: JSON values for the report.
 
     Raises:
         TaskError: no target has a label.
-        VolumeError, RunError: as for `evaluate`.
+        RefusedError, RunError: as for `evaluate`.
     """
     labelled = [n for n, target in targets.items() if any(p.region.label(n, target) for p in parts)]
     if not labelled:
@@ -184,12 +197,21 @@ def score_parts(
         for name, target in scored.items()
     }
     _report_parts(parts, scored, reporter)
-    report = measure_parts(
-        parts, opened, metrics, scored,
-        record=output and output / PARTS, about=about, reporter=reporter,
-    )  # fmt: skip
+    volumes = [
+        scored_part(part, predictions, scored, metrics)
+        for part, predictions in zip(parts, opened, strict=True)
+    ]
+    limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
+    report = score_volumes(
+        [one for one in volumes if one.targets],
+        record=output and output / RECORD,
+        engine=engine,
+        provenance={**about, "checkpoints": _checkpoints(parts)},
+        reporter=reporter,
+    )
     assert report is not None, "nothing asked it to stop"
-    scores = TaskScores(report)
+    failures = tuple(failure for limit in limits if (failure := limit.failure(report)))
+    scores = TaskScores(report, failures)
     for name, figures in scores.items():
         listed = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
         reporter.say(f"{name}: {listed}")
@@ -198,59 +220,9 @@ def score_parts(
         reporter.say(f"overlay: {overlay}")
     if output is not None:
         write_report(report, output)
-        remove_records(output / PARTS)
+        remove_records(output / RECORD)
         reporter.say(f"report: {output / REPORT}, {output / TABLE}")
     return scores
-
-
-def measure_parts(
-    parts: Sequence[ScoredPart],
-    predictions: Sequence[Mapping[str, Volume]],
-    metrics: Mapping[str, Metrics],
-    targets: Mapping[str, AnyTarget],
-    *,
-    record: Path | None,
-    about: Mapping[str, Any],
-    reporter: Reporter,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Report | None:
-    """The figures of stored results over parts of their inputs, or as far as they are; None after a stop.
-
-    Args:
-        parts: those without a label are left out.
-        predictions: of each part, the opened arrays of the targets that have a label there.
-        metrics: of each target.
-        targets: by name.
-        record: folder for what is measured meanwhile, as for `score_volumes`.
-        about: JSON values for the report.
-        reporter: gets the progress.
-        should_stop: asked several times a second.
-
-    Raises:
-        RunError: as for `evaluate`.
-    """
-    volumes = [
-        _scored(part, opened, targets, metrics)
-        for part, opened in zip(parts, predictions, strict=True)
-    ]
-    return score_volumes(
-        [one for one in volumes if one.targets],
-        record=record,
-        provenance={**about, "checkpoints": _checkpoints(parts)},
-        reporter=reporter,
-        should_stop=should_stop,
-    )
-
-
-def write_report(report: Report, folder: Path) -> None:
-    """Keep a report in a folder, which is made if it is not there: `report.json`, `scores.csv`.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / REPORT, report.to_text().encode())
-    write_csv(report, folder / TABLE)
 
 
 def _parts(
@@ -394,12 +366,13 @@ def _prediction(root: Place, name: str, target: AnyTarget, extent: Shape) -> Vol
     return array
 
 
-def _scored(
+def scored_part(
     part: ScoredPart,
     predictions: Mapping[str, Volume],
     targets: Mapping[str, AnyTarget],
     metrics: Mapping[str, Metrics],
 ) -> ScoredVolume:
+    """What is scored of a part: the targets that have a label there, which may be none."""
     found = part.region.scored(str(part.root), targets, predictions, metrics)
     return replace(found, name=part.name, group=part.group, split=part.split)
 

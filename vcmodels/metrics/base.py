@@ -126,6 +126,8 @@ class VolumeMetric(Comparator):
 
     function: Callable[[np.ndarray, np.ndarray, np.ndarray, Spacing], Mapping[str, FigureValues]]
     better: Mapping[str, Sense]
+    is_default: bool = True
+    """Whether it is measured where no metrics are named."""
 
     def __call__(
         self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from vcmodels.errors import FaultError
-from vcmodels.metrics.base import AnyMetric, BlockMetric, Metrics
+from vcmodels.metrics.base import AnyMetric, BlockMetric, Metrics, VolumeMetric
 
 Wanted = str | Mapping[str, Mapping[str, Any]]
 """A metric by its name, or as {name: {option: value}}."""
@@ -19,7 +19,7 @@ def default_metrics(metrics: Metrics) -> dict[str, AnyMetric]:
     return {
         name: metric
         for name, metric in metrics.items()
-        if not isinstance(metric, BlockMetric) or metric.is_default
+        if not isinstance(metric, BlockMetric | VolumeMetric) or metric.is_default
     }
 
 
@@ -45,6 +45,8 @@ def choose_metrics(fitting: Metrics, wanted: Sequence[Wanted]) -> Metrics:
     """
     found: dict[str, AnyMetric] = {}
     for one in wanted:
+        if not one:
+            raise FaultError("an object names no metric", f"choose from {', '.join(fitting)}")
         for name, options in ({one: {}} if isinstance(one, str) else one).items():
             if name not in fitting:
                 remedy = f"choose from {', '.join(fitting)}"

@@ -24,6 +24,7 @@ from vcmodels.metrics.base import (
     VolumeMetric,
 )
 from vcmodels.metrics.calibration import brier, calibration_error, reliability_curve
+from vcmodels.metrics.components import Components
 from vcmodels.metrics.curves import (
     average_precision,
     best_dice,
@@ -32,6 +33,7 @@ from vcmodels.metrics.curves import (
     roc_area,
     threshold_curves,
 )
+from vcmodels.metrics.instances import Instances
 from vcmodels.metrics.overlap import (
     accuracy,
     centroid_distance,
@@ -64,6 +66,10 @@ from vcmodels.metrics.regression import (
     sign_accuracy,
     sign_sums,
 )
+from vcmodels.metrics.surface import SurfaceMetric
+from vcmodels.metrics.surface_score import SurfaceScore
+from vcmodels.metrics.thin import CENTRELINE_SENSES, centreline_dice
+from vcmodels.metrics.topology import Topology
 
 VOXELWISE: tuple[Compared, ...] = ("masks", "classes")
 DIRECTED: tuple[Compared, ...] = ("vectors", "directions")
@@ -118,6 +124,14 @@ METRICS: dict[str, AnyMetric] = {
     "centroid_distance": VolumeMetric(
         centroid_distance, {"centroid_distance": "min"}, compares=VOXELWISE
     ),
+    "surface": SurfaceMetric(compares=VOXELWISE),
+    "surface_score": SurfaceScore(compares=VOXELWISE, is_default=False),
+    "components": Components(compares=VOXELWISE, is_default=False),
+    "topology": Topology(compares=VOXELWISE, is_default=False),
+    "cldice": VolumeMetric(
+        centreline_dice, CENTRELINE_SENSES, compares=VOXELWISE, is_default=False
+    ),
+    "instances": Instances(compares="instances"),
 }  # fmt: skip
 """In the order in which they are shown. Another package may add its own."""
 

@@ -15,6 +15,7 @@ from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import RefusedError
 from vcmodels.evaluation.evaluate import ScoredRegion, wanted_targets
 from vcmodels.evaluation.report import Report
+from vcmodels.evaluation.table import REPORT
 from vcmodels.evaluation.task import ScoredPart, about_task, score_parts
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.predict import predict_request
@@ -267,7 +268,7 @@ def score_held_out(
     if folds is None or folds.index is not None:
         raise RefusedError("tr_params.folds", "this is no whole cross-validation", "give --folds K")
     if output is not None:
-        refuse_in_store("--output", output)
+        refuse_in_store("--output", output / REPORT)
     run, volumes = Run(task.run_dir, name), open_volumes(task)
     targets = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
     parts = held_out_parts([run.fold(index) for index in range(folds.count)], volumes)

@@ -19,7 +19,9 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RefusedError, RunError
 from vcmodels.evaluation.evaluate import ScoredRegion
 from vcmodels.evaluation.report import Report
-from vcmodels.evaluation.task import PARTS, ScoredPart, TaskScores, measure_parts, open_predictions
+from vcmodels.evaluation.scoring import score_volumes
+from vcmodels.evaluation.table import RECORD
+from vcmodels.evaluation.task import ScoredPart, TaskScores, open_predictions, scored_part
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.many import input_keys
 from vcmodels.inference.predict import predict_request
@@ -132,11 +134,13 @@ def score_network(
         if not predict_request(part.request(task, network, device, place), options).is_through:
             return None
     scored = [part.scored(place) for part in parts]
-    opened = [open_predictions(one, _labelled(one, targets)) for one in scored]
-    report = measure_parts(
-        scored, opened, metrics, targets,
-        record=place / PARTS, about=about, reporter=reporter, should_stop=should_stop,
-    )  # fmt: skip
+    volumes = [
+        scored_part(one, open_predictions(one, _labelled(one, targets)), targets, metrics)
+        for one in scored
+    ]
+    report = score_volumes(
+        volumes, record=place / RECORD, provenance=about, reporter=reporter, should_stop=should_stop
+    )
     if report is not None:
         _clear(folder)
     return report
