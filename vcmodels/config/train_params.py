@@ -242,6 +242,9 @@ class TrainingParams(Section):
     """Epochs between the checkpoints that carry their epoch in the name."""
     keep_checkpoints: Annotated[int, Field(ge=0, le=100_000)] = 2
     """How many of those stay; the last and the best always do."""
+    keep_unscored: Annotated[int, Field(ge=0, le=100_000)] = 10
+    """How many more stay while a watcher (`evaluate RUN --watch`) has not scored them; without one
+    none do."""
     tensorboard_log_dir: Location | None = None
     """Where TensorBoard events go: into `<name of the run folder>/<model_name>` there;
     `<run folder>/tensorboard` when null."""

@@ -327,7 +327,7 @@ class Loop:
         # Last: a run that is killed before repeats the end of this epoch, the other files included.
         self.save(self.run.last)
         if is_kept and self.learner.world.is_first:
-            self.run.keep_only(settings.keep_checkpoints)
+            self.run.keep_only(settings.keep_checkpoints, settings.keep_unscored)
 
     def _say_valueless(self, scalars: Mapping[str, float]) -> None:
         """Say which of the curves that matter has no value in this epoch."""

@@ -48,7 +48,7 @@ MAY_CHANGE = (
             "max_epoch", "max_minutes", "num_dataloader_workers", "chunk_cache_gb",
             "tensorboard_log_dir", "device", "ckpt_out_base", "keep_checkpoints", "save_every",
             "threads", "compile", "checkpoint_path", "load_weights_only", "memory_gb", "recipe",
-            "early_stopping", "wandb", "validation",
+            "early_stopping", "wandb", "validation", "keep_unscored",
         )
     ),
 )  # fmt: skip
@@ -281,13 +281,20 @@ class RunFolder(Run):
         self._record({*written, epoch})
         return True
 
-    def keep_only(self, count: int) -> None:
-        """Delete all but the newest `count` numbered checkpoints of the run, and nothing else."""
-        kept = self.kept()
+    def keep_only(self, count: int, unscored: int = 0) -> None:
+        """Delete numbered checkpoints of the run, and nothing else.
+
+        Args:
+            count: how many of the newest stay.
+            unscored: how many more stay, of the newest that a watcher has still to score.
+        """
+        kept, scored = self.kept(), self.scored()
         old = list(kept)[: max(len(kept) - count, 0)]
-        for epoch in old:
+        waiting = [] if scored is None else [epoch for epoch in old if epoch not in scored]
+        gone = set(old) - set(waiting[max(len(waiting) - unscored, 0) :])
+        for epoch in gone:
             kept[epoch].unlink()
-        self._record(kept.keys() - set(old))
+        self._record(kept.keys() - gone)
 
     def _record(self, epochs: Iterable[int]) -> None:
         write_json(self.folder / CHECKPOINTS, {"epochs": sorted(epochs)})

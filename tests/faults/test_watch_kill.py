@@ -1,0 +1,72 @@
+"""kill -9 of a training and of its watcher at any instant: each checkpoint is scored once, the best is right."""
+
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from tests.faults.forks import forks
+from tests.faults.watching import follow, learn
+from vcmodels.runs.run import Run, seal
+from vcmodels.workflows.watch import read_journal
+
+EPOCHS = 5
+
+
+@pytest.fixture
+def job(sheet_task, tmp_path):
+    """A task file of a training that keeps one checkpoint, and what waits for the watcher."""
+    sheet_task["tr_params"] |= {
+        "max_epoch": EPOCHS, "max_steps_per_epoch": 1, "ema_decay": 0.9, "threads": 1,
+        "keep_checkpoints": 1, "keep_unscored": EPOCHS, "initial_lr": 0.02, "device": "cpu",
+    }  # fmt: skip
+    sheet_task["inference_params"]["device"] = "cpu"
+    sheet_task["evaluation"] = {"metrics": {"sheet": ["dice"], "normals": ["angle_deg"]}}
+    file = tmp_path / "task.json"
+    file.write_text(json.dumps(sheet_task))
+    return str(file)
+
+
+def killed(workers, task: str, seed: int, times: int, longest: float) -> int:
+    """Kill a worker so many times, each after a while; how often it was still at work."""
+    rng = np.random.default_rng(seed)
+    return sum(workers.kill({"task": task}, rng.uniform(0, longest)) for _ in range(times))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_kill_nine_of_both_scores_each_checkpoint_once_and_finds_the_best(job, tmp_path, count):
+    run = Run(tmp_path / "run", "tiny")
+    run.watch.mkdir(parents=True)  # so that the training keeps all
+    (run.watch / "scored.json").write_text('{"epochs": []}')
+    learn(job)
+    digests = {epoch: seal(path) for epoch, path in run.kept().items()}
+    assert list(digests) == [*range(1, EPOCHS + 1)]
+    assert follow(job) == 0
+    wanted = {line.epoch: line.curves for line in read_journal(run.watch / "watch.jsonl")}
+    costs = {epoch: -curves["val_volumes/dice_sheet"] for epoch, curves in wanted.items()}
+    best = sorted(costs, key=lambda epoch: (costs[epoch], epoch))[:2]
+    assert len({*costs.values()}) == EPOCHS
+    rounds = count(20)
+    done = 0
+    with forks(learn) as trainings, forks(follow) as watchers:
+        while done < rounds:
+            shutil.rmtree(run.folder)
+            trainer = threading.Thread(target=killed, args=(trainings, job, done, 3, 4.0))
+            trainer.start()
+            done += max(killed(watchers, job, 1000 + done, 4, 6.0), 1)
+            trainer.join()
+            assert trainings.run({"task": job}, 600) == 0
+            assert watchers.run({"task": job}, 600) == 0
+            lines = read_journal(run.watch / "watch.jsonl")
+            assert sorted(line.epoch for line in lines) == [*range(1, EPOCHS + 1)]
+            assert {line.epoch: line.curves for line in lines} == wanted
+            found = json.loads((run.watch / "best.json").read_text())["checkpoints"]
+            assert [one["epoch"] for one in found] == best
+            for number, epoch in enumerate(best, 1):
+                digest = next(line.sha256 for line in lines if line.epoch == epoch)
+                assert seal(run.folder / f"tiny_best_{number}.pth") == digest
+            assert not [path for path in run.folder.rglob("*") if ".vcmodels-" in path.name]
+            assert not (run.watch / "held.pth").exists()
