@@ -60,6 +60,8 @@ PLACES = {
 """Where the blocks of the one task stand; targets and augmentations have a task each."""
 SCENES = {"ValidationParams": "whole volumes", "EvaluationParams": "evaluation"}
 """Blocks whose keys mean something in another task only."""
+SCENES_OF_KEYS = {"keep_unscored": "watched"}
+"""The same of keys."""
 MANNER = {
     "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
                   "max_minutes", "wandb"},
@@ -300,6 +302,8 @@ class Flip:
         document = base(store, {"sheet": BLOCKS["binary"], "normals": BLOCKS["normals"]})
         if self.scene == "whole volumes":
             document["tr_params"]["validation"] = {"whole_volumes": True, "every": 1}
+        elif self.scene == "watched":
+            document["tr_params"] |= {"max_epoch": 3, "keep_checkpoints": 0}
         elif self.scene == "evaluation":
             document["evaluation"] = {}
             document["inference_params"]["output_targets"] = ["sheet"]
@@ -309,6 +313,12 @@ class Flip:
             document["dataset_config"]["volume_paths"][0]["input"] = both
             document["inference_params"]["input_path"] = both
         return document
+
+    def prepare(self, folder: Path) -> None:
+        """Bring a working directory to what the scene takes for granted."""
+        if self.scene == "watched":
+            (folder / "run" / "watch").mkdir(parents=True)
+            (folder / "run" / "watch" / "scored.json").write_text('{"epochs": []}')
 
     def values(self, store: str, checkpoint: str) -> list[Any]:
         given = VALUES.get(".".join(map(str, self.path)), list(candidates(self.schema)))
@@ -341,7 +351,8 @@ def flips() -> Iterator[Flip]:
                 | MANNER.get(str(place[0]) if len(place) == 1 else "", set())
             )
             open_keys = {k: s for k, s in keys.items() if k not in skipped and "const" not in s}
-            yield from (Flip(scene, (*place, key), s) for key, s in open_keys.items())
+            for key, inner in open_keys.items():
+                yield Flip(SCENES_OF_KEYS.get(key, scene), (*place, key), inner)
 
 
 def pytest_generate_tests(metafunc):
@@ -359,6 +370,7 @@ def seen_of(store, tmp_path_factory):
         key = (flip.scene, checkpoint is None)
         if key not in known:
             folder = tmp_path_factory.mktemp("base")
+            flip.prepare(folder)
             known[key] = outcome(flip.document(store), folder, checkpoint)
             assert "refused" not in known[key], known[key]
         return known[key]
@@ -392,5 +404,6 @@ def test_a_key_changes_something_or_is_refused_or_reported(
             continue
         block[flip.path[-1]] = value
         (folder := tmp_path / str(index)).mkdir()
+        flip.prepare(folder)
         outcomes.append((value, outcome(document, folder, used) != before))
     assert any(changed for _, changed in outcomes), f"{flip}: {outcomes} change nothing"

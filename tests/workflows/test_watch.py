@@ -155,7 +155,7 @@ def test_what_is_scored_is_not_scored_again_and_shown_once(task, run, figures):
     events.Reload()
     points = [(p.step, p.value) for p in events.Scalars("val_volumes/dice_sheet")]
     assert points == [(3, 0.25), (6, 0.75)]
-    rows = list(csv.DictReader((run.watch / "scores.csv").open()))
+    rows = list(csv.DictReader((run.watch / "scores.csv").read_text().splitlines()))
     assert [(row["epoch"], row["dice_sheet"]) for row in rows] == [("1", "0.25"), ("2", "0.75")]
     assert {path.name for path in run.watch.glob("epoch_*/*")} >= {"report.json", "scores.csv"}
 
