@@ -18,8 +18,10 @@ from vcmodels.blockwise import Threads
 from vcmodels.blockwise.engines import DaskWorkers
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.devices import dask_client
+from vcmodels.errors import RunError
 from vcmodels.evaluation import scoring
 from vcmodels.evaluation.evaluate import pair_of
+from vcmodels.evaluation.pairs import TargetPair
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredTarget,
@@ -30,13 +32,14 @@ from vcmodels.evaluation.scoring import (
     score_volumes,
 )
 from vcmodels.geometry.boxes import Box
-from vcmodels.metrics.base import BlockMetric, Curve, VolumeMetric
+from vcmodels.geometry.grid import blocks_of
+from vcmodels.metrics.base import BlockMetric, Curve, Metric, VolumeMetric
 from vcmodels.metrics.registry import fitting_metrics
 from vcmodels.reporting import Silent
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.targets.regression import RegressionTarget
-from vcmodels.volumes import ArrayVolume, open_volume
+from vcmodels.volumes import ArrayVolume, Volume, open_volume
 
 EXTENT = (10, 14, 18)
 INNER = Box((1, 2, 3), (8, 11, 13))
@@ -219,21 +222,45 @@ def sparse(tmp_path):
     return places, [zarr.open_array(str(place))[...] for place in places]
 
 
-def test_where_nothing_is_stored_counts_without_being_measured(sparse, monkeypatch):
-    stored, read = sparse
-    measured = []
-    original = scoring.measure
+@pytest.mark.parametrize("metrics", [{"dice": METRICS["dice"]}, METRICS], ids=["sums", "blocks"])
+def test_where_nothing_is_stored_counts_without_being_read(sparse, monkeypatch, metrics):
+    stored, arrays = sparse
+    read = []
+    original = Volume._read_inside
     monkeypatch.setattr(
-        scoring, "measure", lambda m, p, *more: measured.append(p.numel()) or original(m, p, *more)
+        Volume, "_read_inside", lambda self, box: read.append(box.voxels) or original(self, box)
     )
-    metrics = fitting_metrics("masks")
     found = score_volumes([volume(*stored, cell=(4, 5, 6), metrics=metrics)])
-    few = sum(measured)
-    expected = score_volumes([volume(*read, cell=(4, 5, 6), metrics=metrics)])
-    assert few < (sum(measured) - few) / 3
+    assert sum(read) < 0.6 * 2 * INNER.voxels
+    expected = score_volumes([volume(*arrays, cell=(4, 5, 6), metrics=metrics)])
     one, other = (r.volumes[0].targets["sheet"] for r in (found, expected))
     assert one.figures == pytest.approx(other.figures)
     assert one.slices == pytest.approx(other.slices)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize("step", [1, 40], ids=["few labels", "many labels"])
+def test_codes_that_are_counted_give_the_sums_of_decoded_ones(dtype, step, monkeypatch):
+    codes, label = arrays()
+    label = (label * step).astype(dtype)
+    target = BinaryTarget(ignore_label=2 * step)
+    metrics = {n: m for n, m in fitting_metrics("masks").items() if isinstance(m, Metric)}
+    scored = volume(codes, label, metrics=metrics, target=target)
+    counted = score_volumes([scored]).volumes[0].targets["sheet"]
+    blocks = list(blocks_of(INNER, (3, 4, 5)))
+    is_counted = [scored.targets[0].pair.counted(block) is not None for block in blocks]
+    assert all(is_counted) == any(is_counted) == (dtype != np.float32)
+    monkeypatch.setattr(TargetPair, "counted", lambda self, box: None)
+    decoded = score_volumes([scored]).volumes[0].targets["sheet"]
+    assert counted == decoded
+
+
+def test_a_value_that_the_kind_cannot_have_is_named_where_it_is_counted():
+    codes, label = arrays()
+    label[4, 5, 6] = 9
+    target = MulticlassTarget(channels=3)
+    with pytest.raises(RunError, match=r"label holds 9 at \(z, y, x\) = \(4, 5, 6\)"):
+        score_volumes([volume(codes % 3, label, target=target)])
 
 
 def test_a_region_that_counts_nowhere_has_no_figure():

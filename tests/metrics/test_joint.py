@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcmodels.metrics import joint
-from vcmodels.metrics.joint import joint_counts
+from vcmodels.metrics.joint import joint_counts, slice_counts
 from vcmodels.metrics.registry import fitting_metrics, is_countable, measure
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.multiclass import MulticlassTarget
@@ -149,3 +150,32 @@ def test_a_label_that_cannot_be_is_refused():
     codes, label = np.zeros((1, 4, 5, 6), np.uint8), np.full((1, 4, 5, 6), 9, np.uint8)
     with pytest.raises(LabelError, match="value 9"):
         MulticlassTarget(channels=2).measure_stored(codes, label)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 5)),
+    values=st.lists(st.integers(-300, 300), min_size=1, max_size=33, unique=True),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_slices_are_counted_as_one_by_one(shape, values, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 256, shape, dtype=np.uint8)
+    label, valid = rng.choice(np.array(values), shape), rng.random(shape) > 0.3
+    found = slice_counts(codes, label, valid)
+    if len({*label.ravel()}) > 31:
+        assert found is None
+        return
+    rebuilt = [Counter() for _ in codes]
+    for code, value, counts in zip(found.codes, found.labels, found.counts.T, strict=True):
+        for slice_, count in zip(rebuilt, counts, strict=True):
+            slice_[code, value] = int(count)
+    for z, slice_ in enumerate(rebuilt):
+        expected = Counter(zip(codes[z][valid[z]], label[z][valid[z]], strict=True))
+        assert +slice_ == expected
+
+
+def test_slices_of_other_types_are_not_counted():
+    codes = np.zeros((2, 3, 4), np.uint8)
+    assert slice_counts(codes.astype(np.uint16), codes) is None
+    assert slice_counts(codes, codes.astype(np.float32)) is None

@@ -427,6 +427,7 @@ def _in_options() -> "Iterator[None]":
         remedy = error.remedy
         for key, option in (
             ('name it in "ignore_label"', "name it with --ignore"),
+            ('"channel_axis": "first" or "last"', "--set channel_axis=first, or last"),
             ('correct "channels", "label_values" or "remap"', "name it with --classes"),
         ):
             remedy = remedy.replace(key, option)

@@ -199,13 +199,12 @@ def _of_ours(
 
 def _with_label_keys(target: Target, options: ArrayOptions) -> Target:
     """The same with what is said of the label."""
-    ignored = list(options.ignored) or None
-    update = {"ignore_label": ignored, "foreground": options.foreground}
+    if options.foreground is not None:
+        _rule("--foreground", options.foreground)
+    update = {"ignore_label": _ignore(options), "foreground": options.foreground}
     try:
         return type(target).model_validate(target.model_dump(by_alias=True) | update)
-    except FaultError as error:
-        raise RefusedError("--foreground", error.found, error.remedy) from error
-    except ValueError as error:
+    except ValueError as error:  # what is left that can be wrong
         found = f"a label of kind {target.kind_name} is no mask"
         raise RefusedError("--foreground", found, "leave it out") from error
 

@@ -24,7 +24,9 @@ from vcmodels.comparison import Compared
 from vcmodels.data.labels import Label, StoredLabel, id_dtype
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple, unit_box, units_touching
 from vcmodels.metrics.base import Pair
+from vcmodels.metrics.joint import slice_counts
 from vcmodels.metrics.overlap import regions as regions_of
+from vcmodels.targets.stored import LabelError
 from vcmodels.volumes import ArrayVolume, Volume
 from vcmodels.volumes.content import content_of
 
@@ -32,6 +34,23 @@ Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Prediction (C, Z, Y, X), label (L, Z, Y, X) and valid (V, Z, Y, X) bool."""
 Decode = Callable[[np.ndarray], np.ndarray]
 """Stored predictions as the kind compares them: (S, Z, Y, X) -> (P, Z, Y, X) float32."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The n different pairs of a stored prediction and label in a box, as metrics compare them."""
+
+    keys: tuple[tuple[int, int], ...]
+    """What is stored of each."""
+    prediction: np.ndarray
+    """(C, n, 1, 1)."""
+    label: np.ndarray
+    """(L, n, 1, 1)."""
+    valid: np.ndarray
+    """(1, n, 1, 1) bool."""
+    counts: np.ndarray
+    """(Z, n) int64: how many voxels of each slice are such."""
+
 
 CELL_EDGE = 128
 CELL_VALUES = 1 << 22
@@ -50,6 +69,10 @@ class ScoredPair(Pair, Protocol):
 
     def load(self, box: Box) -> Triple:
         """As `read`, of a box inside `self.box`, and nothing is kept."""
+        ...
+
+    def counted(self, box: Box) -> Counted | None:
+        """The voxels of a box by what is stored of them, counted; None where that is no way."""
         ...
 
     def is_constant(self, box: Box) -> bool:
@@ -133,6 +156,11 @@ class CellPair(ABC):
     @abstractmethod
     def load(self, box: Box) -> Triple:
         """Read a box inside `self.box`; it may be empty."""
+
+    def counted(self, box: Box) -> Counted | None:
+        """As for `ScoredPair`."""
+        del box
+        return None
 
     @abstractmethod
     def is_constant(self, box: Box) -> bool:
@@ -291,6 +319,28 @@ class TargetPair(CellPair):
             return False
         return self.mask is None or not self.mask.is_stored(box)
 
+    def counted(self, box: Box) -> Counted | None:
+        """The pairs of codes of 8 bits and labels; each is decoded once.
+
+        None where a voxel depends on others, or on several channels, or has too many labels.
+        """
+        target, stored = self.label.target, self.label.stored
+        depends = target.derive is not None or target.label_margin or stored.array.channels > 1
+        if depends or self.prediction.channels > 1 or self.prediction.dtype != np.uint8:
+            return None
+        if not stored.region.contains(box):
+            return None
+        labels = stored.array.read(box)[0]
+        mask = None if self.mask is None else self.mask.read(box)[0] != 0
+        try:
+            if (labels == labels.flat[0]).all() and not target.read_label(labels[None])[1].any():
+                nothing = np.zeros((len(labels), 0), np.int64)
+                return self._counted(np.zeros(0, np.uint8), labels.ravel()[:0], nothing)
+            joint = slice_counts(self.prediction.read(box)[0], labels, mask)
+            return None if joint is None else self._counted(*joint)
+        except LabelError:  # the other way raises it too, with its place
+            return None
+
     def contents(self) -> Mapping[str, Any]:
         target = self.label.target
         return {
@@ -302,6 +352,12 @@ class TargetPair(CellPair):
             "part": [*self.label.stored.region.origin, *self.label.stored.region.shape],
             **_place(self),
         }
+
+    def _counted(self, codes: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> Counted:
+        truth, valid = self.label.target.read_label(labels.reshape(1, -1, 1, 1))
+        prediction, label = self._comparable(codes.reshape(1, -1, 1, 1), truth)
+        keys = tuple(zip(codes.tolist(), labels.tolist(), strict=True))
+        return Counted(keys, prediction, label, valid, counts)
 
     def _comparable(self, stored: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         target = self.label.target

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import cached_property
 from math import nan, prod
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 
 from vcmodels.blockwise import Engine, Record, map_blocks
 from vcmodels.blockwise.engines import ShouldStop
-from vcmodels.evaluation.pairs import ScoredPair
+from vcmodels.evaluation.pairs import Counted, ScoredPair
 from vcmodels.evaluation.report import Report, TargetScores, VolumeScores
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import blocks_of
@@ -39,6 +40,7 @@ from vcmodels.metrics.choice import default_metrics as default_metrics
 from vcmodels.metrics.registry import (
     add_sums,
     curves,
+    is_countable,
     measure,
     measure_volume,
     named_figures,
@@ -147,37 +149,68 @@ class BlockWork:
 
     def __call__(self, block: Box) -> Part:
         """The part of a block: arrays named `sums:...`, `slices:...` and `<metric>:...`."""
-        part = _sums_of(self.pair, self.metrics, block)
+        sums, slices = self._sums(block)
+        part = {f"{_SUMS}{key}": value.numpy() for key, value in sums.items()}
+        part |= {f"{_SLICES}{key}": value.numpy() for key, value in slices.items()}
         for name, metric in _block_metrics(self.metrics).items():
             kept = metric.measure(self.pair, block)
             part |= {f"{name}:{key}": np.asarray(value) for key, value in kept.items()}
         return part
 
+    def _sums(self, block: Box) -> tuple[Sums, Sums]:
+        """Sums over a block; and over each of its slices, of the metrics that share those of the first.
 
-def _sums_of(pair: ScoredPair, metrics: Metrics, block: Box) -> Part:
-    """Sums over a block, and over each of its slices for the metrics that share those of the first."""
-    shared, others = _divided(metrics)
-    if not shared:
-        return {}
-    if pair.is_constant(block):
-        one = _tensors(*pair.load(Box(block.origin, (1, 1, 1))))
-        area = prod(block.shape[1:])
-        by_slice = [_times(measure(shared, *one), area)] * block.shape[0]
-        sums = _times(measure(others, *one), block.voxels)
-    else:
-        whole = _tensors(*pair.read(block))
+        No slices where nothing counts.
+        """
+        shared, others = _divided(self.metrics)
+        if not shared:
+            return {}, {}
+        if self.pair.is_constant(block):
+            one = _tensors(*self.pair.load(Box(block.origin, (1, 1, 1))))
+            slices = _times(measure(shared, *one), prod(block.shape[1:]))
+            every = {k: v.expand(block.shape[0], *v.shape) for k, v in slices.items()}
+            sums = _times(measure({**shared, **others}, *one), block.voxels)
+            return sums, every if one[2].any() else {}
+        if is_countable(self.metrics) and (counted := self.pair.counted(block)) is not None:
+            return self._sums_of_counted(counted, shared, others)
+        whole = _tensors(*self.pair.read(block))
         if not whole[2].any():  # Nothing counts here, but sums have a shape.
-            whole = [tensor[..., :0, :0, :0] for tensor in whole]
-        slices = [[t[:, :, z : z + 1] for t in whole] for z in range(whole[0].shape[2])]
-        by_slice = [measure(shared, *one) for one in slices or [whole]]
-        sums = measure(others, *whole)
-    stacked = {key: torch.stack([one[key] for one in by_slice]) for key in by_slice[0]}
-    sums |= {key: values.sum(0) for key, values in stacked.items()}
-    if len(by_slice) != block.shape[0]:
-        stacked = {}
-    return {f"{_SUMS}{key}": value.numpy() for key, value in sums.items()} | {
-        f"{_SLICES}{key}": value.numpy() for key, value in stacked.items()
-    }
+            return measure({**shared, **others}, *(t[..., :0, :0, :0] for t in whole)), {}
+        cut = [[t[:, :, z : z + 1] for t in whole] for z in range(block.shape[0])]
+        every = _stacked([measure(shared, *one) for one in cut])
+        sums = {key: values.sum(0) for key, values in every.items()}
+        return sums | measure(others, *whole), every
+
+    def _sums_of_counted(
+        self, counted: Counted, shared: Metrics, others: Metrics
+    ) -> tuple[Sums, Sums]:
+        found, wanted, valid = _tensors(counted.prediction, counted.label, counted.valid)
+        counts = torch.from_numpy(counted.counts)
+        weights = counts.sum(0).view(1, 1, -1, 1, 1) * valid
+        sums = measure({**shared, **others}, found, wanted, weights)
+        if not weights.any():
+            return sums, {}
+        each = [
+            self._share(key, shared, [t[:, :, n : n + 1] for t in (found, wanted, valid)])
+            for n, key in enumerate(counted.keys)
+        ]
+        shares = _stacked(each)
+        weighted = counts.double()
+        return sums, {key: torch.tensordot(weighted, v, dims=1) for key, v in shares.items()}
+
+    def _share(self, key: tuple[int, int], shared: Metrics, one: list[torch.Tensor]) -> Sums:
+        """What one voxel adds to the sums; of a pair that was met before it is known."""
+        if key not in self._shares:
+            self._shares[key] = measure(shared, *one)
+        return self._shares[key]
+
+    @cached_property
+    def _shares(self) -> dict[tuple[int, int], Sums]:
+        return {}
+
+
+def _stacked(sums: Sequence[Sums]) -> Sums:
+    return {key: torch.stack([one[key] for one in sums]) for key in sums[0]}
 
 
 def _divided(metrics: Metrics) -> tuple[dict[str, Metric], dict[str, Metric]]:

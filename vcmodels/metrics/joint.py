@@ -66,6 +66,56 @@ def joint_counts(
     return JointCounts(of_code.astype(codes.dtype), values[of_label], counts)
 
 
+class SliceCounts(NamedTuple):
+    """The pairs that occur in a block, and in each of its slices."""
+
+    codes: np.ndarray
+    """As for `JointCounts`."""
+    labels: np.ndarray
+    """As for `JointCounts`."""
+    counts: np.ndarray
+    """(slices, n) int64: how many voxels of each slice have both."""
+
+
+def slice_counts(
+    prediction: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None
+) -> SliceCounts | None:
+    """As `joint_counts`, of each slice along the first axis; it takes little longer.
+
+    Several slices are counted at once, each with rows of its own in the table.
+
+    Args:
+        prediction: uint8.
+        label: whole numbers or bool, of the same shape.
+        valid: bool, of the same shape: which voxels count; all when None.
+
+    Returns:
+        None where that is no way to count: the prediction is of another type, or the label has more
+        than 31 values.
+    """
+    if prediction.dtype != np.uint8 or label.dtype.kind not in "iub":
+        return None
+    found = _numbered(np.ascontiguousarray(label).ravel())
+    if found is None or len(found[0]) >= MOST_ROWS:
+        return None
+    values, ids = found
+    codes, rows = np.ascontiguousarray(prediction).ravel(), len(values) + 1
+    if valid is not None:
+        ids = np.where(valid.ravel(), ids, ids.dtype.type(len(values)))
+    area, together = max(label[:1].size, 1), MOST_ROWS // rows
+    tables = np.zeros((len(label), rows, 256), np.int64)
+    for start in range(0, len(label), together):
+        piece = slice(start * area, (start + together) * area)
+        slices = len(tables[start : start + together])
+        first_rows = np.arange(slices, dtype=np.uint8)[:, None] * np.uint8(rows)
+        moved = (ids[piece].reshape(slices, -1) + first_rows).ravel()
+        table = _table(codes[piece], moved, slices * rows)
+        tables[start : start + together] = table.reshape(slices, rows, 256)
+    of_label, of_code = np.nonzero(tables[:, :-1].any(axis=0))
+    counts = tables[:, of_label, of_code]
+    return SliceCounts(of_code.astype(np.uint8), values[of_label], counts)
+
+
 def _table(codes: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
     """(rows, 256 or 65536) int64: how often each id meets each code."""
     width = 1 << 8 * codes.itemsize
