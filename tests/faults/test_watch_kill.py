@@ -29,6 +29,12 @@ def job(sheet_task, tmp_path):
     return str(file)
 
 
+def begin_watch(run: Run) -> None:
+    """As a watcher leaves its folder that was killed before the run began: the training keeps all."""
+    run.watch.mkdir(parents=True)
+    (run.watch / "scored.json").write_text('{"epochs": []}')
+
+
 def killed(workers, task: str, seed: int, times: int, longest: float) -> int:
     """Kill a worker so many times, each after a while; how often it was still at work."""
     rng = np.random.default_rng(seed)
@@ -39,8 +45,7 @@ def killed(workers, task: str, seed: int, times: int, longest: float) -> int:
 @pytest.mark.timeout(3600)
 def test_kill_nine_of_both_scores_each_checkpoint_once_and_finds_the_best(job, tmp_path, count):
     run = Run(tmp_path / "run", "tiny")
-    run.watch.mkdir(parents=True)  # so that the training keeps all
-    (run.watch / "scored.json").write_text('{"epochs": []}')
+    begin_watch(run)
     learn(job)
     digests = {epoch: seal(path) for epoch, path in run.kept().items()}
     assert list(digests) == [*range(1, EPOCHS + 1)]
@@ -54,6 +59,7 @@ def test_kill_nine_of_both_scores_each_checkpoint_once_and_finds_the_best(job, t
     with forks(learn) as trainings, forks(follow) as watchers:
         while done < rounds:
             shutil.rmtree(run.folder)
+            begin_watch(run)
             trainer = threading.Thread(target=killed, args=(trainings, job, done, 3, 4.0))
             trainer.start()
             done += max(killed(watchers, job, 1000 + done, 4, 6.0), 1)

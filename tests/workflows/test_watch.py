@@ -386,3 +386,19 @@ def test_a_watcher_ends_when_the_run_is_complete_and_scored(sheet_task, tmp_path
     assert (run.watch / "epoch_2" / "report.json").exists()
     with pytest.raises(RefusedError, match="--metric"):
         look(task, metric="sheet.nothing")
+
+
+def test_a_watcher_that_waits_for_a_run_makes_its_training_keep_all(sheet_task):
+    """It is started first, and stopped: what the training then writes waits for the next start."""
+    sheet_task["tr_params"] |= {
+        "device": "cpu", "max_steps_per_epoch": 1, "max_epoch": 3, "keep_checkpoints": 0,
+        "keep_unscored": 2,
+    }  # fmt: skip
+    task = parse_task(sheet_task, "task.json")[0]
+    asked, reporter = iter(range(99)), Silent()
+    assert not watch(task, WatchOptions(device="cpu"), reporter, lambda: next(asked) > 1)
+    assert reporter.lines == [f"waiting for a run in {task.run_dir}"]
+    run = Run(task.run_dir, "tiny")
+    assert [path.name for path in run.folder.iterdir()] == ["watch"]
+    assert train(task, reporter=Silent()) == 0
+    assert list(run.kept()) == [2, 3]

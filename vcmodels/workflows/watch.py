@@ -164,29 +164,28 @@ def watch(
     device = choose_device(options.device or task.inference_params.device, "--device")
     if task.inference_params.threads:
         torch.set_num_threads(task.inference_params.threads)
-    if not _is_begun(run, options, reporter, should_stop):
-        return False
+    if options.once and not run.is_begun():
+        raise RefusedError(str(run.folder), "no run has begun there", "train first")
+    # From here on a training keeps what is not scored, also one that is still to begin.
     with WatchFolder(run, rule, options.keep, reporter) as folder:
+        if not _is_begun(folder, reporter, should_stop):
+            return False
         reporter.say(f"watching {run.folder}; curves: tensorboard --logdir {run.folder}")
         return Watcher(task, folder, metrics, device, options, reporter, should_stop).run_through()
 
 
-def _is_begun(
-    run: Run, options: WatchOptions, reporter: Reporter, should_stop: Callable[[], bool]
-) -> bool:
+def _is_begun(folder: "WatchFolder", reporter: Reporter, should_stop: Callable[[], bool]) -> bool:
     """Wait until the run begins; false after a stop.
 
     Raises:
-        RefusedError: it has not, and nothing is waited for.
+        RunError: the folder was moved away.
     """
-    if run.is_begun():
-        return True
-    if options.once:
-        raise RefusedError(str(run.folder), "no run has begun there", "train first")
-    reporter.say(f"waiting for a run in {run.folder}")
-    while not run.is_begun():
+    if not folder.run.is_begun():
+        reporter.say(f"waiting for a run in {folder.run.folder}")
+    while not folder.run.is_begun():
         if should_stop():
             return False
+        folder.require_there()
         time.sleep(PAUSE_S)
     return True
 
@@ -210,7 +209,6 @@ class WatchFolder:
         self._damaged = set[str]()
 
     def __enter__(self) -> "WatchFolder":
-        self.path.mkdir(exist_ok=True)
         self._lock = self._locked()
         try:
             self._lock.sign()
@@ -232,19 +230,22 @@ class WatchFolder:
         self._lock.close()
 
     def _locked(self) -> FileLock:
-        """The lock.
+        """The lock; the folder is made if it is not there.
 
         Raises:
-            OutputError: another watcher holds it.
+            OutputError: another watcher holds it, or it cannot be made.
         """
         path = self.path / LOCK
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             return FileLock(path, patience_s=LOCK_SECONDS)
         except BlockingIOError as error:
             found = f"in use by {holder(path)}"
-            raise OutputError(
-                str(self.path), found, "one watcher is enough: wait for it"
-            ) from error
+            remedy = "one watcher is enough: wait for it"
+            raise OutputError(str(self.path), found, remedy) from error
+        except OSError as error:
+            found, remedy = f"cannot be written: {error.strerror}", "choose another ckpt_out_base"
+            raise OutputError(str(self.path), found, remedy) from error
 
     def _refuse_others(self) -> None:
         """Refuse to write over a file of somebody else.
