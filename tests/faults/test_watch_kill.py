@@ -1,15 +1,22 @@
-"""kill -9 of a training and of its watcher at any instant: each checkpoint is scored once, the best is right."""
+"""kill -9 of a training and of its watcher at any instant: each checkpoint is scored once, the best is right.
+
+And of a training that validates whole volumes: the same run, to the bit.
+"""
 
 import json
 import shutil
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.faults.forks import forks
+from tests.faults.learning import train_on
+from tests.faults.test_training_kill import assert_same, outcome
 from tests.faults.watching import follow, learn
-from vcmodels.runs.run import Run, seal
+from vcmodels.runs.run import Run, read_log, seal
 from vcmodels.workflows.watch import read_journal
 
 EPOCHS = 5
@@ -76,3 +83,39 @@ def test_kill_nine_of_both_scores_each_checkpoint_once_and_finds_the_best(job, t
                 assert seal(run.folder / f"tiny_best_{number}.pth") == digest
             assert not [path for path in run.folder.rglob("*") if ".vcmodels-" in path.name]
             assert not (run.watch / "held.pth").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_kill_nine_in_a_validation_of_whole_volumes_then_the_same_run(job, tmp_path, count):
+    task = json.loads(Path(job).read_text())
+    task["tr_params"] |= {
+        "validation": {"whole_volumes": True, "every": 1}, "max_epoch": 4, "keep_checkpoints": 2,
+        "best_metric": "val_volumes/dice_sheet", "scheduler": "constant",
+    }  # fmt: skip
+    Path(job).write_text(json.dumps(task))
+    begun = time.monotonic()
+    train_on(job, 0)
+    duration = time.monotonic() - begun
+    run = tmp_path / "run"
+    wanted, points = outcome(run), volume_points(run)
+    assert all(points)
+    rng, killed = np.random.default_rng(2), 0
+    with forks(train_on) as trainings:
+        while killed < count(40):
+            shutil.rmtree(run)
+            for _ in range(5):
+                killed += trainings.kill({"task": job, "workers": 0}, rng.uniform(0, duration))
+                # TensorBoard orders the files of a run by the second in which they begin.
+                time.sleep(1 - time.time() % 1)
+            train_on(job, 0)
+            assert_same(outcome(run), wanted, killed)
+            assert volume_points(run) == points
+            assert not (run / "validation").exists()
+
+
+def volume_points(run: Path) -> list[dict[str, float]]:
+    """The values of the curves of whole volumes, by epoch."""
+    return [
+        {k: v for k, v in line.items() if k.startswith("val_volumes/")} for line in read_log(run)
+    ]
