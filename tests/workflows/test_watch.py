@@ -257,6 +257,7 @@ def test_files_of_others_are_never_written_over(task, run, figures):
         OutputError, match=r"tiny_best_2.pth: no watcher wrote it; move it away, or"
     ):
         look(task)
+    assert figures.scored == []
     look(task, keep=1)
     look(task, keep=1)
     assert other.read_text() == "mine"

@@ -4,11 +4,13 @@ import math
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.training.test_world import start
 from vcmodels import evaluation
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.cli import main
@@ -16,7 +18,7 @@ from vcmodels.config import parse_task
 from vcmodels.errors import TaskError
 from vcmodels.inference import run_inference
 from vcmodels.reporting import Silent
-from vcmodels.runs.run import read_log
+from vcmodels.runs.run import Run, read_log
 from vcmodels.training import train
 from vcmodels.workflows import whole_volumes
 from vcmodels.workflows.whole_volumes import WholeVolumes
@@ -253,3 +255,32 @@ def test_the_command_line_and_the_check_know_it(job, task_file, capsys):
     capsys.readouterr()
     assert main(["check", str(task_file(job))]) == 0
     assert "validation.every: has no effect: whole_volumes is false" in capsys.readouterr().out
+
+
+def test_nothing_but_what_is_held_out_is_predicted(job, monkeypatch):
+    boxes: list[Any] = []
+    original = whole_volumes.predict_request
+
+    def predict(request, options):
+        boxes.append(request.params.bbox)
+        return original(request, options)
+
+    monkeypatch.setattr(whole_volumes, "predict_request", predict)
+    job["tr_params"] |= {"max_epoch": 2, "max_steps_per_epoch": 1}
+    run(job)
+    splits = Run(folder_of(job)).splits()
+    assert splits is not None
+    (held,) = splits.held_out().values()
+    assert boxes == [tuple(zip(held.origin, held.end, strict=True))]
+    assert held.voxels < 24 * 96 * 56 / 2
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_validates_and_both_go_on(job):
+    job["tr_params"] |= {"max_steps_per_epoch": 1}
+    processes = start(job, folder_of(job).parent / "work")
+    out, error = processes.communicate()
+    assert processes.returncode == 0, error
+    assert [CURVE in line for line in log(job)] == [False, True, False, True]
+    assert out.count("validated whole volumes in") == 2
+    assert state(job)["epoch"] == 4
