@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import zarr
 from scipy import ndimage
 
 from vcmodels.cli import main
+from vcmodels.evaluation import scoring
 from vcmodels.evaluation.report import Report
+from vcmodels.geometry.grid import blocks_of
+from vcmodels.reporting import StopSignals
 from vcmodels.targets import MulticlassTarget
 from vcmodels.volumes import Description, Grid, write_multiscale_group
 
@@ -292,3 +296,32 @@ def test_axes_channels_and_positions_are_chosen(work):
     out, _ = work.run("p", "l", *(w for k in keys for w in ("--set", k)), "--metrics", "dice")
     expected = dice(PROBABILITY > 0.5, LABEL > 0)
     assert float(figures(out)["dice"]) == pytest.approx(expected, abs=1e-4)
+
+
+def scores(out):
+    """The targets of a printed report."""
+    return json.loads(out)["volumes"][0]["targets"]
+
+
+def test_a_stopped_command_continues_and_a_cluster_gives_the_same(work, monkeypatch):
+    work(p=PROBABILITY, l=LABEL)
+    expected, _ = work.run("p", "l", "--json")
+    asked = []
+
+    def stop(signals):
+        asked.append(1)
+        signals.received = signal.SIGINT if len(asked) > 1 else None
+        return signals.is_stopped()
+
+    words = ("p", "l", "--workers", "1", "-o", "out", "--json")
+    with monkeypatch.context() as context:
+        context.setattr(StopSignals, "should_stop", stop)
+        context.setattr(scoring, "blocks_of", lambda box, _cell: blocks_of(box, (4, 5, 6)))
+        _, said = work.run(*words, code=130)
+    assert "stopped; the same command continues" in said
+    assert [path.name for path in Path("out").iterdir()] == ["unfinished"]
+    out, _ = work.run(*words)
+    assert scores(out) == scores(expected)
+    assert not Path("out/unfinished").exists()
+    out, _ = work.run("p", "l", "--dask", "local:1", "--json")
+    assert scores(out) == scores(expected)

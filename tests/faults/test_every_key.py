@@ -66,7 +66,7 @@ MANNER = {
     "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
                   "max_minutes", "wandb"},
     "inference_params": {"num_dataloader_workers", "device", "compile", "threads", "memory", "amp",
-                         "on_missing"},
+                         "on_missing", "wandb"},
     "dataset_config": {"use_cache", "index_dir", "cache_file", "on_missing"},
 }  # fmt: skip
 """Keys by which the same result is reached in another manner, or not at all here."""
@@ -85,11 +85,13 @@ VALUES: dict[str, list[Any]] = {
     "tr_params.early_stopping": [{"metric": "val/loss", "patience": 1, "min_delta": 1e8}],
     "tr_params.checkpoint_path": ["CHECKPOINT"],
     "tr_params.freeze": [["encoder"]],
+    "tr_params.calibrate": [True],
     "tr_params.ckpt_out_base": ["elsewhere"],
     "tr_params.tensorboard_log_dir": ["curves"],
     "tr_params.patch_jitter": [False],
     "inference_params.skip": [{"below": 90.0}, {"mask": "STORE/sheet"}],
     "inference_params.output_dir": ["elsewhere"],
+    "inference_params.tensorboard_log_dir": ["curves"],
     "inference_params.ensemble": [{"by": "variance"}, {"weights": [2.0]}],
     "inference_params.tta": [{"flips": ["z"]}],
     "inference_params.input_path": ["STORE/other"],

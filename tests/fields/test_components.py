@@ -99,7 +99,7 @@ def test_a_snake_through_all_blocks_is_one_component():
 def test_many_components_in_a_block_are_kept_apart():
     mask = np.zeros((9, 40, 40), bool)
     mask[::2, ::2, ::2] = True  # more than 256, and than a byte holds
-    blocks = list(blocks_of(Box((0, 0, 0), mask.shape), (9, 40, 23)))
+    blocks = list(blocks_of(Box((0, 0, 0), mask.shape), (9, 40, 24)))
     assert label_blockwise(mask, blocks, 6)[1] == 5 * 20 * 20
 
 

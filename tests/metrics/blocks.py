@@ -45,7 +45,7 @@ class MemoryPair:
 
 def masks(predicted, labelled, valid=None, corner=(0, 0, 0)):
     """A pair of masks from (Z, Y, X) or (K, Z, Y, X) bool."""
-    predicted, labelled = (np.reshape(a, (-1, *a.shape[-3:])) for a in (predicted, labelled))
+    predicted, labelled = (a if a.ndim == 4 else a[None] for a in (predicted, labelled))
     valid = np.ones((1, *labelled.shape[1:]), bool) if valid is None else valid[None]
     return MemoryPair(
         "masks", predicted.astype(np.float32), labelled.astype(np.float32), valid, corner=corner

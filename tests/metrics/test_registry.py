@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.metrics.blocks import figures, masks
 from vcmodels.comparison import Comparator
 from vcmodels.evaluation.scoring import default_metrics
 from vcmodels.metrics.overlap import confusion, masked_sum
@@ -102,6 +103,13 @@ def test_what_is_slow_or_special_is_measured_only_where_it_is_named():
     figures = measure_volume({"cldice": METRICS["cldice"]}, *pair, (1.0, 1.0, 1.0))
     assert list(figures) == ["cldice", "skeleton_precision", "skeleton_recall"]
     assert "instances" in default_metrics(fitting_metrics("instances"))
+
+
+@pytest.mark.parametrize("name", ["surface_score", "components", "topology"])
+def test_nothing_is_known_of_an_empty_box(name):
+    nothing = np.zeros((2, 0, 5, 6), bool)
+    found = figures(METRICS[name], masks(nothing, nothing, nothing[0]), (4, 4, 4))
+    assert all(len(each) == 2 and np.isnan(each).all() for each in found.values())
 
 
 def test_a_misspelt_form_is_refused():

@@ -18,9 +18,12 @@ from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.overlay import overlay
+from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
+from vcmodels.cli.view import view
 from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
@@ -160,3 +163,6 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(evaluate)
+app.command()(view)
+app.command()(overlay)
+app.command()(report)

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,8 +69,8 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
-            help="Folder for report.json and scores.csv; the same command continues there. Of a "
-            "task RUN/evaluation when left out.",
+            help="Folder for report.html, report.json and scores.csv; the same command continues "
+            "there. Of a task RUN/evaluation when left out.",
         ),
     ] = None,
     kind: Annotated[
@@ -139,6 +140,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Shown under two arrays in the pictures of the page."),
+    ] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Draw slices of the scored part of a task into this PNG.")
     ] = None,
@@ -196,7 +201,7 @@ def evaluate(
                 "--kind": kind, "--classes": classes, "--foreground": foreground,
                 "--predicted-foreground": predicted_foreground, "--axial": axial, "--ignore": ignore,
                 "--mask": mask, "--level": level, "--spacing": spacing, "--metrics": metrics,
-                "--tolerance": tolerance,
+                "--tolerance": tolerance, "--image": image,
             }
         )  # fmt: skip
         console = Errors() if as_json else Console()
@@ -232,7 +237,8 @@ def evaluate(
         tuple(_numbers("--tolerance", tolerance)),
         volume_name(label),
     )
-    return _score_arrays(request, output, fail_under or (), workers, dask, console, as_json)
+    under = () if image is None else (_image(image),)
+    return _score_arrays(request, under, output, fail_under or (), workers, dask, console, as_json)
 
 
 def _task(
@@ -311,8 +317,22 @@ def _refuse_given(given: dict[str, object], found: str, remedy: str) -> None:
             raise RefusedError(option, found, remedy)
 
 
+def _image(text: str) -> str:
+    """Where an image for the pictures is.
+
+    Raises:
+        VolumeError: it is missing or damaged.
+    """
+    from vcmodels.volumes import expand_location, open_volume
+
+    location = expand_location(text)
+    open_volume(location, key="--image", channels="any")
+    return location
+
+
 def _score_arrays(
     request: "ArrayRequest",
+    image: tuple[str, ...],
     output: Path | None,
     limits: Sequence[str],
     workers: int | None,
@@ -324,14 +344,14 @@ def _score_arrays(
     from vcmodels.evaluation.arrays import scored_volume
     from vcmodels.evaluation.limits import known_figures, parse_limits
     from vcmodels.evaluation.scoring import remove_records, score_volumes
-    from vcmodels.evaluation.table import RECORD, REPORT, TABLE, write_report
+    from vcmodels.evaluation.written import RECORD, REPORT, write_report
     from vcmodels.reporting import StopSignals
     from vcmodels.volumes.places import refuse_in_store
 
     if output is not None:
         refuse_in_store("--output", output / REPORT)
     with _in_options():
-        volume = scored_volume(request, console)
+        volume = replace(scored_volume(request, console), image=image)
         bounds = parse_limits(limits, known_figures(volume.targets))
         with _engine(workers, dask) as engine, StopSignals() as stop:
             report = score_volumes(
@@ -347,8 +367,7 @@ def _score_arrays(
         console.say(f"stopped{more or '; the same command continues'}")
         return stop.exit_code
     if output is not None:
-        write_report(report, output)
-        console.say(f"wrote {output / REPORT} and {TABLE}")
+        write_report(report, output, [volume], console)
         remove_records(output / RECORD)
     if as_json:
         Console().write(report.to_text())
@@ -359,7 +378,8 @@ def _score_arrays(
 
 def write_scores(report: "Report", console: Console) -> None:
     """Write the figures of each volume and target as a table: a line each, a column for each class."""
-    from vcmodels.evaluation.table import TABLE, class_rows
+    from vcmodels.evaluation.table import class_rows
+    from vcmodels.evaluation.written import TABLE
 
     for volume in report.volumes:
         for name, scores in volume.targets.items():

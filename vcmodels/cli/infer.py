@@ -5,9 +5,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import typer
 
@@ -18,13 +19,17 @@ from vcmodels.errors import RefusedError
 if TYPE_CHECKING:
     from vcmodels.checkpoint import TrainedNetwork
     from vcmodels.config import Task
-    from vcmodels.inference import InferenceReport, Part, Request
+    from vcmodels.inference import InferenceReport, Part, Request, RunOptions
     from vcmodels.reporting import StopSignals
 
     Networks = tuple[TrainedNetwork, ...]
     Read = Callable[[], tuple[Task, Networks]]
     """Reads the task and its networks."""
-    Predict = Callable[[Request], InferenceReport]
+
+    class Predict(Protocol):
+        """Predicts one volume; of many it is given the name of each."""
+
+        def __call__(self, request: Request, name: str | None = None) -> InferenceReport: ...
 
 
 def infer(
@@ -86,6 +91,12 @@ def infer(
         str | None,
         typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
     ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG|DIR", help="Draw three slices while they are predicted, into this PNG."
+        ),
+    ] = None,
     log_json: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Append a line of figures for each unit of work."),
@@ -97,7 +108,7 @@ def infer(
     from vcmodels.reporting import StopSignals
     from vcmodels.volumes.places import refuse_in_store
 
-    engine = InferOptions(overwrite, verify, dry_run, part, devices, dask)
+    engine = InferOptions(overwrite, verify, dry_run, part, devices, dask, preview)
     engine.require_one()
     inputs = _inputs(volume, input_)
     if log_json is not None:
@@ -150,6 +161,7 @@ class InferOptions:
     part: str | None
     devices: str | None
     dask: str | None
+    preview: Path | None
 
     def require_one(self) -> None:
         """Refuse options that exclude each other.
@@ -177,25 +189,33 @@ class InferOptions:
         from vcmodels import inference
         from vcmodels.devices import dask_client
 
-        options = inference.RunOptions(
-            part=_part(self.part) if self.part else inference.WHOLE,
-            overwrite=self.overwrite,
-            verify=self.verify,
-            dry_run=self.dry_run,
-            reporter=console,
-            # Asked after each batch: before the first, nothing waits to be written.
-            should_stop=stop.should_stop,
-        )
+        options = partial(self._options, console, stop)
         if self.devices:
             devices = _devices(self.devices)
-            yield lambda request: inference.predict_on(request, devices, options)
+            yield lambda request, name=None: inference.predict_on(request, devices, options(name))
         elif not self.dask:
-            yield lambda request: inference.predict_request(request, options)
+            yield lambda request, name=None: inference.predict_request(request, options(name))
         else:
             from vcmodels.inference.dask_cluster import predict_on_cluster  # late: it imports dask
 
             with dask_client(self.dask) as client:
-                yield lambda request: predict_on_cluster(request, client, options)
+                yield lambda request, name=None: predict_on_cluster(request, client, options(name))
+
+    def _options(self, console: Console, stop: "StopSignals", name: str | None) -> "RunOptions":
+        """The options of the run of one volume, which is named where there are many."""
+        from vcmodels import inference
+        from vcmodels.inference.preview import preview_path
+
+        return inference.RunOptions(
+            part=_part(self.part) if self.part else inference.WHOLE,
+            overwrite=self.overwrite,
+            verify=self.verify,
+            dry_run=self.dry_run,
+            preview=None if self.preview is None else preview_path(self.preview, name),
+            reporter=console,
+            # Asked after each batch: before the first, nothing waits to be written.
+            should_stop=stop.should_stop,
+        )
 
 
 MOST_LISTED = 8
@@ -334,7 +354,7 @@ def _predict(
     inputs = named_inputs(task)
 
     def predict_one(one: NamedInput) -> "InferenceReport":
-        return predict(one.request(task, networks))
+        return predict(one.request(task, networks), one.name)
 
     every = predict_each(task, inputs, predict_one, console, stop.is_stopped)
     every.require_all()

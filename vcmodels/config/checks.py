@@ -317,6 +317,7 @@ def _output_faults(task: Task, *, is_record: bool) -> Iterator[Fault]:
         outputs |= {
             ("tr_params", "ckpt_out_base"): settings.ckpt_out_base,
             ("tr_params", "tensorboard_log_dir"): settings.tensorboard_log_dir,
+            ("inference_params", "tensorboard_log_dir"): given.tensorboard_log_dir,
             ("dataset_config", "cache_file"): config.cache_file,
             ("dataset_config", "index_dir"): config.index_dir or default_index_dir(),
         }

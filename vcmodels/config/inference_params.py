@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from vcmodels.augment.geometric import Axes, Plane
+from vcmodels.config.tracking import WandbConfig
 from vcmodels.config.values import (
     AxisIndex,
     BatchSize,
@@ -167,6 +168,12 @@ class InferenceParams(Section):
     memory: Literal["auto"] | Annotated[float, Field(gt=0, le=1e6)] = "auto"
     """GB for accumulators, input and output of a process; more saves patches that are predicted
     twice. `auto` is a quarter of the machine's memory, 4 at most."""
+
+    tensorboard_log_dir: Location | None = None
+    """Show slices of the prediction in TensorBoard while it is made: into `<model_name>` there; off
+    when null."""
+    wandb: WandbConfig | None = None
+    """Send these slices to Weights & Biases, too; off when null."""
 
     def idle_keys(self) -> Mapping[str, str]:
         if self.volumes is None:

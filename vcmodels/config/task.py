@@ -248,10 +248,10 @@ class Task(Section):
 
     @property
     def tensorboard_dir(self) -> Path:
-        """Where TensorBoard events go, absolute."""
+        """Where TensorBoard events go, absolute: a folder of the run's name, which is shown there."""
         given = self.tr_params.tensorboard_log_dir
         if not given:
-            return self.run_dir / "tensorboard"
+            return self.run_dir / "tensorboard" / self.tr_params.model_name
         # A folder for each run: in one that several share, each would hide the curves of the others.
         folder = _local("tr_params.tensorboard_log_dir", given)
         return folder / self.run_dir.name / self.tr_params.model_name
@@ -314,7 +314,10 @@ class Task(Section):
                 "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, self.run_dir.name),
             },
             dataset_config={"cache_file": cache and str(cache.with_stem(f"{cache.stem}.{name}"))},
-            inference_params={"output_dir": _inside(self.inference_params.output_dir, name)},
+            inference_params={
+                key: _inside(getattr(self.inference_params, key), name)
+                for key in ("output_dir", "tensorboard_log_dir")
+            },
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -53,9 +53,9 @@ class Counted:
 
 
 CELL_EDGE = 128
-CELL_VALUES = 1 << 22
-"""Of a cell, in all channels together: 16 MiB as float32."""
-KEPT_BYTES = 256 << 20
+CELL_VALUES = 1 << 23
+"""Of a cell, in all channels together: 32 MiB as float32; 128^3 voxels of a mask and its label fit."""
+KEPT_BYTES = 128 << 20
 """Of the cells of one volume that each process keeps, half of it as read, half as packed regions."""
 
 

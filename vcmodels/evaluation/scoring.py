@@ -190,19 +190,18 @@ class BlockWork:
         sums = measure({**shared, **others}, found, wanted, weights)
         if not weights.any():
             return sums, {}
-        each = [
-            self._share(key, shared, [t[:, :, n : n + 1] for t in (found, wanted, valid)])
-            for n, key in enumerate(counted.keys)
-        ]
-        shares = _stacked(each)
+        shares = _stacked(
+            [
+                self._shares.get(key) or self._share(key, n, shared, found, wanted, valid)
+                for n, key in enumerate(counted.keys)
+            ]
+        )
         weighted = counts.double()
         return sums, {key: torch.tensordot(weighted, v, dims=1) for key, v in shares.items()}
 
-    def _share(self, key: tuple[int, int], shared: Metrics, one: list[torch.Tensor]) -> Sums:
-        """What one voxel adds to the sums; of a pair that was met before it is known."""
-        if key not in self._shares:
-            self._shares[key] = measure(shared, *one)
-        return self._shares[key]
+    def _share(self, key: tuple[int, int], n: int, shared: Metrics, *pairs: torch.Tensor) -> Sums:
+        """What a voxel of pair `n` adds to the sums; from now on it is known."""
+        return self._shares.setdefault(key, measure(shared, *(p[:, :, n : n + 1] for p in pairs)))
 
     @cached_property
     def _shares(self) -> dict[tuple[int, int], Sums]:

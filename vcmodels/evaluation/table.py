@@ -8,10 +8,9 @@ from math import isfinite
 from pathlib import Path
 
 from vcmodels.evaluation.report import Report, TargetScores, VolumeScores
+from vcmodels.evaluation.summary import class_of
 from vcmodels.volumes.places import write_atomic
 
-REPORT, TABLE, RECORD = "report.json", "scores.csv", "unfinished"
-"""What the folder of an evaluation holds; the last one until it is done."""
 COLUMNS = ("volume", "group", "split", "target", "class")
 
 
@@ -29,27 +28,9 @@ def class_rows(scores: TargetScores) -> list[ClassRow]:
     """The figures of a target: all together, then those of each class."""
     by_class: dict[str, dict[str, float]] = {"": {}, **{name: {} for name in scores.classes}}
     for figure, value in scores.figures.items():
-        name, base = next(
-            (
-                (c, base)
-                for c in sorted(scores.classes, key=len, reverse=True)
-                if (base := figure.removesuffix(f"_{c}")) != figure and base in scores.figures
-            ),
-            ("", figure),
-        )
-        by_class[name][base] = value
+        base, name = class_of(figure, scores)
+        by_class[name or ""][base] = value
     return [ClassRow(name, figures) for name, figures in by_class.items()]
-
-
-def write_report(report: Report, folder: Path) -> None:
-    """Keep a report in a folder, which is made if it is not there: `report.json` and `scores.csv`.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(report, folder / TABLE)
-    write_atomic(folder / REPORT, report.to_text().encode())
 
 
 def write_csv(report: Report, path: Path) -> None:

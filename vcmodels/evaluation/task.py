@@ -35,7 +35,7 @@ from vcmodels.evaluation.scoring import (
     remove_records,
     score_volumes,
 )
-from vcmodels.evaluation.table import RECORD, REPORT, TABLE, write_report
+from vcmodels.evaluation.written import RECORD, REPORT, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
 from vcmodels.metrics.choice import measured_metrics
@@ -219,9 +219,8 @@ def score_parts(
         _draw(overlay, parts[0].region, scored, opened[0], scores)
         reporter.say(f"overlay: {overlay}")
     if output is not None:
-        write_report(report, output)
+        write_report(report, output, volumes, reporter)
         remove_records(output / RECORD)
-        reporter.say(f"report: {output / REPORT}, {output / TABLE}")
     return scores
 
 

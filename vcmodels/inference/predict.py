@@ -23,6 +23,7 @@ from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
 from vcmodels.inference.predictor import Predictor
+from vcmodels.inference.preview import previewing, require_places
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.repair import InputRecord, lets_continue
 from vcmodels.inference.request import Request, RunOptions, with_section
@@ -99,6 +100,7 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
     """
     options = options or RunOptions()
     options.require_whole()
+    require_places(request, options)
     reporter, is_alone = options.reporter, options.part == WHOLE
     job = prepare(request, reporter, options.part)
     if options.dry_run:
@@ -107,13 +109,17 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
     begun = time.monotonic()
     with working_on(job.root, alone=is_alone, reporter=reporter) as hold:
         outputs = begin(job, hold, options)
-        if outputs is None:
-            return InferenceReport(job.root, job.places, was_complete=True)
-        journal = job.journal(hold.check)
-        job = warm_up(job, journal, alone=is_alone)
-        failures = Failures(reporter)
-        count, is_through = _predict(job, outputs, journal, failures, options)
-        report = finish(job, hold, options, failures, count, is_through)
+        with previewing(job, request, options) as draw_all:
+            if outputs is None:
+                draw_all()
+                return InferenceReport(job.root, job.places, was_complete=True)
+            journal = job.journal(hold.check)
+            job = warm_up(job, journal, alone=is_alone)
+            failures = Failures(reporter)
+            count, is_through = _predict(job, outputs, journal, failures, options)
+            report = finish(job, hold, options, failures, count, is_through)
+            if report.is_complete:
+                draw_all()
     return replace(report, seconds=time.monotonic() - begun)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class RunOptions:
     """Read all that is stored, and predict what is damaged or missing."""
     dry_run: bool = False
     """Only report what would be done; nothing is written."""
+    preview: Path | None = None
+    """A PNG of three slices, drawn while the result is made, each as soon as it is there."""
     reporter: Reporter = field(default_factory=Silent)
     """Told lines and progress."""
     should_stop: Callable[[], bool] = _never
@@ -129,7 +132,10 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
     for volume in inputs[1:]:
         if volume.extent != first.extent:
             found = f"{volume.location} has shape {volume.extent}, the first {first.extent}"
-            raise VolumeError(key, found, "give arrays of one shape")
+            remedy = (
+                "give arrays of one shape; to predict each, quote a pattern such as 'scans/*.zarr'"
+            )
+            raise VolumeError(key, found, remedy)
     for volume in inputs:
         for note in metadata_notes(volume):
             reporter.say(note)

@@ -155,8 +155,9 @@ class BlockMetric(Comparator, ABC):
     def measure(self, pair: Pair, block: Box) -> Part:
         """What is kept of one block; the blocks do not overlap and cover `pair.box`.
 
-        It may read around the block, as far as it needs. Parts are small: they wait on disk until
-        all are there.
+        It may read around the block, as far as it needs, and keep what it finds of the rest of the
+        volume as long as the pair lives: give it the same object for all blocks. Parts are small:
+        they wait on disk until all are there.
         """
 
     @abstractmethod
@@ -165,7 +166,11 @@ class BlockMetric(Comparator, ABC):
 
     @abstractmethod
     def figures(self, joined: Part) -> Mapping[str, FigureValues]:
-        """The figures that `better` names; NaN where there is nothing to measure."""
+        """The figures that `better` names.
+
+        NaN where neither has anything to measure. Where only one has, a figure is at its worst value
+        (a Dice is 0), or NaN if that has none: a distance.
+        """
 
     def curves(self, joined: Part) -> Mapping[str, Curve]:
         """Lines for a report, by title."""

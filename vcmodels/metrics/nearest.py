@@ -28,7 +28,8 @@ Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 """(n, 3): (z, y, x) of elements in the volume."""
 Surface = npt.NDArray[np.uint8]
-"""(Z, Y, X): 0 where no element is; a voxel is 1, a corner the code of `corner_codes`."""
+"""(Z, Y, X): 0 where no element is; a voxel is 1, a corner the code of `corner_codes`. (0, 0, 0) where
+there is no region at all, as in most of a large volume: nothing is made, and nothing looked at."""
 
 CELL = 64
 """Side of a cell, in voxels: what is read at once, and remembered as empty."""
@@ -41,6 +42,8 @@ _MOST_CELLS = 16
 """Cells that are searched together: at most 16 * 64^3 places, of 24 bytes each."""
 _KEPT_BYTES = 1 << 26
 """Places of cells that are kept for the next block."""
+_ARRAY_BYTES = 128
+"""What an array takes that holds nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Lattice:
 
     def _surface(self, region: npt.NDArray[np.bool_], shape: Shape) -> Surface:
         if not region.any():
-            return np.zeros(shape, np.uint8)
+            return np.zeros((0, 0, 0), np.uint8)
         if self.elements == "voxels":
             return surface_voxels(region, self.axes).view(np.uint8)
         codes = corner_codes(np.ascontiguousarray(region), self.axes)
@@ -149,6 +152,8 @@ def nearby_distances(surface: Surface, seen: Box, places: Places, lattice: Latti
         (n,): infinity where the box holds no element.
     """
     found = np.full(len(places), np.inf)
+    if not places.size or not surface.size:
+        return found
     strides = np.array([surface.shape[1] * surface.shape[2], surface.shape[2], 1])
     flat, local = surface.ravel(), places - np.asarray(seen.origin)
     where, left = local @ strides, np.arange(len(places))
@@ -324,7 +329,7 @@ class FarSearch:
 
 
 def _bytes_of(found: list[tuple[Places, Places]]) -> int:
-    return sum(places.nbytes for both in found for places in both)
+    return sum(places.nbytes + _ARRAY_BYTES for both in found for places in both)
 
 
 _SEARCHES: dict[tuple[int, Elements], FarSearch] = {}

@@ -213,11 +213,13 @@ class SurfaceScore(BlockMetric):
             for room in rooms.keys() - {"", "components", "surface"}:
                 k, number = map(int, room.split())
                 octants[k][number].add(rooms[room])
-        counts = [sum(one.counts() for one in octants[k].values()) for k in sorted(octants)]
-        joined = {"topology": np.array(counts), "edge": found[0][1][""]["edge"]}
+        joined = {"edge": found[0][1][""]["edge"]}
         for room, metric in (("components", self._components), ("surface", self._surface(0.0))):
             joined |= _under(room, metric.join((box, rooms[room]) for box, rooms in found))
-        return joined
+        none = np.zeros((3, 3), np.int64)
+        masks = len(by_name(_by_room(joined)["components"]))
+        counts = [sum((one.counts() for one in octants[k].values()), none) for k in range(masks)]
+        return joined | {"topology": np.array(counts)}
 
     def figures(self, joined: Part) -> Mapping[str, FigureValues]:
         rooms = _by_room(joined)

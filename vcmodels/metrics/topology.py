@@ -6,7 +6,7 @@ that union. Then b0 is the number of pieces, b2 that of the pieces of the backgr
 reach the outside of the scored box, and b1, the tunnels, follows from the Euler characteristic
 b0 - b1 + b2, which is the alternating sum of the numbers of vertices, edges, faces and cubes
 (Kong and Rosenfeld 1989, doi:10.1016/0734-189X(89)90147-3). Cells are counted in the block that holds
-their highest voxel, pieces are joined across blocks: the numbers are those of the whole.
+their first voxel, pieces are joined across blocks: the numbers are those of the whole.
 
 Voxels that do not count are background. The error is the difference of the numbers, without regard
 to where the pieces, tunnels and cavities are.
@@ -91,8 +91,8 @@ def _count_cells(
     start = 0 if first[axis] else 1
     combine = np.logical_and if connectivity == 6 else np.logical_or
     joined = combine(cells[*along, start:-1], cells[*along, start + 1 :])
-    rest = (_count_cells(part, first, axis + 1, connectivity) for part in (alone, joined))
-    return next(rest) - next(rest)
+    alone_count = _count_cells(alone, first, axis + 1, connectivity)
+    return alone_count - _count_cells(joined, first, axis + 1, connectivity)
 
 
 def _on_faces(ids: np.ndarray, first: Sequence[bool], last: Sequence[bool]) -> np.ndarray:

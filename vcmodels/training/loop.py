@@ -4,17 +4,19 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from vcmodels.checkpoint import save_checkpoint
+from vcmodels.boards import Board
+from vcmodels.checkpoint import calibration_of, load_checkpoint, save_checkpoint
 from vcmodels.config.task import OF_VOLUMES
 from vcmodels.devices import is_out_of_memory
 from vcmodels.errors import RunError
+from vcmodels.metrics.calibration import Calibration
 from vcmodels.reporting import Advance, Reporter, StopSignals, duration
-from vcmodels.training.curves import Board, append_json_line
+from vcmodels.training.curves import append_json_line
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.progress import (
@@ -60,8 +62,13 @@ class Loop:
     """Set once a step or an epoch has ended here: before, the deadline does not count, so that each
     start gets on, even if its time is over when the network is compiled."""
 
-    def save(self, path: Path) -> None:
-        """Write the complete state; only the last and the best file keep their previous one."""
+    def save(self, path: Path, calibration: Mapping[str, Calibration] | None = None) -> None:
+        """Write the complete state; only the last and the best file keep their previous one.
+
+        Args:
+            path: of the checkpoint.
+            calibration: of these very weights; none in the middle of an epoch.
+        """
         if not self.learner.world.is_first:
             return
         keep = path in (self.run.last, self.run.best)
@@ -69,7 +76,9 @@ class Loop:
         self.board.flush()
         counters = {"counters": vars(self.counters), "epoch": self.counters.epoch}
         state = {**self.learner.state(), **self.feed.state(), **counters}
-        save_checkpoint(path, {**self.facts, **state}, keep_previous=keep)
+        save_checkpoint(
+            path, {**self.facts, **state, **calibrated(calibration or {})}, keep_previous=keep
+        )
 
     def train(self) -> int:
         """All epochs that are left; returns the exit code (0, or 128 + signal)."""
@@ -94,7 +103,14 @@ class Loop:
         if self.early is not None and self.early.is_over(self.counters):
             ended = self.early.reason(self.counters)
         self.reporter.say(f"{ended}; best checkpoint {self.run.best}")
+        if self.learner.world.is_first and self.run.best.exists():
+            self._say_calibration()
         return self.stop.exit_code
+
+    def _say_calibration(self) -> None:
+        """Say what the temperatures of the best checkpoint do, if it has any."""
+        for name, found in calibration_of(load_checkpoint(self.run.best)).items():
+            self.reporter.say(f"{name}: {found}")
 
     def _say_stopped(self, steps: int) -> None:
         """Say why the training stops, after so many steps of this start."""
@@ -223,7 +239,9 @@ class Loop:
                 f"{size // 2}"
             )
 
-    def _validate_volumes(self) -> Mapping[str, float] | None:
+    def _validate_volumes(
+        self, calibration: Mapping[str, Calibration]
+    ) -> Mapping[str, float] | None:
         """The figures of whole volumes, {} in epochs without; None after a stop on the way.
 
         The first process predicts, with a copy of the network; the others wait for it.
@@ -232,7 +250,7 @@ class Loop:
         volumes, begun = self.volumes, time.perf_counter()
         if volumes is None or not settings.validation.is_due(self.counters.epoch + 1):
             return {}
-        state = {**self.facts, **best_weights(self.learner)}
+        state = {**self.facts, **best_weights(self.learner), **calibrated(calibration)}
         found = world.once(lambda: volumes(state, self._wants_to_stop))
         if found is None:
             self.agreement.set()
@@ -303,7 +321,7 @@ class Loop:
         """Validate, report, save; after a stop on the way the epoch has not ended."""
         self.counters.require_all(self.learner.targets)
         found = self._validate(has_steps=pace.steps > 0)
-        of_volumes = None if found is None else self._validate_volumes()
+        of_volumes = None if found is None else self._validate_volumes(found.calibration)
         if found is None or of_volumes is None:
             return
         self.has_advanced.set()
@@ -321,11 +339,11 @@ class Loop:
             self._say_valueless(scalars)
         is_kept = self.counters.epoch % settings.save_every == 0
         if is_best:
-            self.save(self.run.best)
+            self.save(self.run.best, found.calibration)
         if is_kept and self.learner.world.is_first:
-            self._save_numbered(self.counters.epoch)
+            self._save_numbered(self.counters.epoch, found.calibration)
         # Last: a run that is killed before repeats the end of this epoch, the other files included.
-        self.save(self.run.last)
+        self.save(self.run.last, found.calibration)
         if is_kept and self.learner.world.is_first:
             self.run.keep_only(settings.keep_checkpoints, settings.keep_unscored)
 
@@ -341,11 +359,11 @@ class Loop:
                     found += f", which counts as no improvement ({stale} of {patience})"
                 self.reporter.say(found)
 
-    def _save_numbered(self, epoch: int) -> None:
+    def _save_numbered(self, epoch: int, calibration: Mapping[str, Calibration]) -> None:
         """Keep the epoch under its number, unless somebody else has put a file there."""
         path = self.run.numbered(epoch)
         if self.run.claim(epoch):
-            self.save(path)
+            self.save(path, calibration)
         else:
             self.reporter.say(f"{path} is not of this run, and stays: epoch {epoch} is not kept")
 
@@ -378,6 +396,12 @@ class Loop:
 def best_weights(learner: Learner) -> dict[str, Any]:
     """The weights that are validated, as the part of a checkpoint that holds them."""
     return {"model": learner.best_network.state_dict(), "ema": None}
+
+
+def calibrated(calibration: Mapping[str, Calibration]) -> dict[str, Any]:
+    """The part of a checkpoint that holds the temperatures of its weights; nothing without any."""
+    found = {name: asdict(one) for name, one in calibration.items()}
+    return {"calibration": found} if found else {}
 
 
 def no_room_to_validate(learner: Learner) -> RunError:

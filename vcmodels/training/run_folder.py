@@ -48,7 +48,7 @@ MAY_CHANGE = (
             "max_epoch", "max_minutes", "num_dataloader_workers", "chunk_cache_gb",
             "tensorboard_log_dir", "device", "ckpt_out_base", "keep_checkpoints", "save_every",
             "threads", "compile", "checkpoint_path", "load_weights_only", "memory_gb", "recipe",
-            "early_stopping", "wandb", "validation", "keep_unscored",
+            "early_stopping", "wandb", "calibrate", "validation", "keep_unscored",
         )
     ),
 )  # fmt: skip

@@ -15,8 +15,8 @@ from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import RefusedError
 from vcmodels.evaluation.evaluate import ScoredRegion, wanted_targets
 from vcmodels.evaluation.report import Report
-from vcmodels.evaluation.table import REPORT
 from vcmodels.evaluation.task import ScoredPart, about_task, score_parts
+from vcmodels.evaluation.written import REPORT
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor

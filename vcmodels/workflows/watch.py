@@ -29,8 +29,10 @@ from vcmodels.data.selection import choose_volumes
 from vcmodels.data.volumes import open_volumes
 from vcmodels.devices import choose_device
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, RunError, TaskError
-from vcmodels.evaluation.table import REPORT, write_report
+from vcmodels.evaluation.report import Report
+from vcmodels.evaluation.scoring import ScoredVolume
 from vcmodels.evaluation.task import VOLUMES, about_task
+from vcmodels.evaluation.written import REPORT, write_report
 from vcmodels.metrics.base import Metrics, Sense
 from vcmodels.metrics.choice import measured_metrics
 from vcmodels.metrics.registry import volume_senses
@@ -469,16 +471,19 @@ class Watcher:
         epoch, step = checkpoint.state["epoch"], checkpoint.state["step"]
         begun, folder = time.monotonic(), self.folder
         about = {"checkpoint": name, "epoch": epoch, "step": step, "sha256": checkpoint.sha256}
+
+        def keep(report: Report, volumes: Sequence[ScoredVolume]) -> None:
+            folder.require_there()
+            write_report(report, folder.path / f"epoch_{epoch}", volumes, self.reporter)
+
         report = score_network(
             self.task, build_network(checkpoint), self._parts, self.metrics,
             folder=folder.path / PREDICTIONS, device=self.device,
             about={**about_task(self.task), **about},
-            reporter=self.reporter, should_stop=self.should_stop,
+            reporter=self.reporter, should_stop=self.should_stop, keep=keep,
         )  # fmt: skip
         if report is None:
             return False
-        folder.require_there()
-        write_report(report, folder.path / f"epoch_{epoch}")
         curves = {c: value for c, value in curve_points(report).items() if value - value == 0}
         seconds = time.monotonic() - begun
         rule = folder.rule

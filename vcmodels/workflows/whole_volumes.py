@@ -19,9 +19,9 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RefusedError, RunError
 from vcmodels.evaluation.evaluate import ScoredRegion
 from vcmodels.evaluation.report import Report
-from vcmodels.evaluation.scoring import score_volumes
-from vcmodels.evaluation.table import RECORD
+from vcmodels.evaluation.scoring import ScoredVolume, score_volumes
 from vcmodels.evaluation.task import ScoredPart, TaskScores, open_predictions, scored_part
+from vcmodels.evaluation.written import RECORD
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.many import input_keys
 from vcmodels.inference.predict import predict_request
@@ -40,6 +40,7 @@ from vcmodels.targets import AnyTarget
 from vcmodels.training.validation import HeldOutVolumes
 
 ShouldStop = Callable[[], bool]
+Keep = Callable[[Report, Sequence[ScoredVolume]], None]
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def score_network(
     about: Mapping[str, Any],
     reporter: Reporter,
     should_stop: ShouldStop = lambda: False,
+    keep: Keep = lambda _report, _volumes: None,
 ) -> Report | None:
     """Predict parts of labelled volumes with one network and score them; None after a stop.
 
@@ -121,6 +123,7 @@ def score_network(
         about: JSON values for the report.
         reporter: gets notes and progress.
         should_stop: asked several times a second.
+        keep: called with the report while the predictions are still there.
 
     Raises:
         RefusedError: as for `predict_request`.
@@ -142,6 +145,7 @@ def score_network(
         volumes, record=place / RECORD, provenance=about, reporter=reporter, should_stop=should_stop
     )
     if report is not None:
+        keep(report, volumes)
         _clear(folder)
     return report
 
@@ -156,7 +160,8 @@ def _digest(
     """A name for all that determines the predictions."""
     ways = [params_of(task, part, device).model_dump(mode="json") for part in parts]
     inputs = [image.fingerprint() for part in parts for image in part.volume.inputs]
-    text = json.dumps([network.sha256, task.to_json()["dataset_config"], ways, inputs])
+    weights = [network.sha256, dict(network.temperatures)]
+    text = json.dumps([weights, task.to_json()["dataset_config"], ways, inputs])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
