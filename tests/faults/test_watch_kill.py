@@ -17,7 +17,7 @@ from tests.faults.learning import train_on
 from tests.faults.test_training_kill import assert_same, outcome
 from tests.faults.watching import follow, learn
 from vcmodels.runs.run import Run, read_log, seal
-from vcmodels.workflows.watch import read_journal
+from vcmodels.workflows.watch_folder import read_journal
 
 EPOCHS = 5
 

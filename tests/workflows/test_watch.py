@@ -21,7 +21,9 @@ from vcmodels.runs.run import Run, seal
 from vcmodels.training import train
 from vcmodels.training.run_folder import RunFolder
 from vcmodels.workflows import watch as module
-from vcmodels.workflows.watch import WatchOptions, read_journal, watch
+from vcmodels.workflows import watch_folder
+from vcmodels.workflows.watch import WatchOptions, watch
+from vcmodels.workflows.watch_folder import read_journal
 
 STEPS = 3
 
@@ -211,10 +213,10 @@ def test_a_kill_between_two_files_is_made_up_for(task, run, figures, monkeypatch
 
     owner, name = {
         "journal": (module, "write_report"),
-        "kept": (module, "keep_as"),
-        "best": (module.WatchFolder, "_place"),
-        "table": (module.WatchFolder, "_write_table"),
-        "scored": (module, "write_json"),
+        "kept": (watch_folder, "keep_as"),
+        "best": (watch_folder.WatchFolder, "_place"),
+        "table": (watch_folder.WatchFolder, "_write_table"),
+        "scored": (watch_folder, "write_json"),
     }[place]
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, failing(getattr(owner, name)))
