@@ -332,7 +332,7 @@ def _predict(
         pyramid=0,
     )
     request = Request(
-        networks=load_predictor(part.run.best).networks,
+        networks=load_predictor(part.run.folder).networks,
         inputs=part.volume.inputs,
         output=result_root(params.output_dir, task.tr_params.model_name),
         params=params,
