@@ -8,7 +8,7 @@ import pytest
 
 from vcmodels.cli import main
 from vcmodels.config import parse_task
-from vcmodels.errors import RefusedError, TaskError, VolumeError
+from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
 from vcmodels.evaluation import evaluate
 from vcmodels.evaluation.report import Report
 from vcmodels.reporting import Silent
@@ -319,3 +319,20 @@ def test_a_volume_of_which_nothing_lies_in_the_bbox_is_named(cases):
     report = evaluate(cases.task(volumes="test"), reporter=reporter).report
     assert [volume.name for volume in report.volumes] == ["c"]
     assert "note: nothing of upper lies in the bbox: it is left out" in reporter.lines
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("report.json", '{"mine": 1}'), ("scores.csv", "a,b\n"), ("report.html", "<html></html>")],
+)
+def test_files_of_others_stay_and_are_named_before_anything_is_measured(cases, name, text):
+    folder = cases.folder / "report"
+    evaluate(cases.task(volumes="test"), output=folder)
+    evaluate(cases.task(volumes="test"), output=folder)  # ours are replaced
+    (folder / name).write_text(text)
+    reporter = Silent()
+    with pytest.raises(OutputError, match=rf"{name}.* is there, and is no"):
+        evaluate(cases.task(volumes="test"), output=folder, reporter=reporter)
+    assert ((folder / name).read_text(), reporter.lines) == (text, [])
+    with pytest.raises(OutputError, match="is a file; name a folder"):
+        evaluate(cases.task(volumes="test"), output=folder / name)

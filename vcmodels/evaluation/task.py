@@ -37,7 +37,7 @@ from vcmodels.evaluation.scoring import (
     remove_records,
     score_volumes,
 )
-from vcmodels.evaluation.written import RECORD, REPORT, write_report
+from vcmodels.evaluation.written import RECORD, require_folder, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
 from vcmodels.metrics.choice import measured_metrics
@@ -132,13 +132,15 @@ def evaluate(
         TaskError: nothing can be scored: the input is none of the labelled volumes, or nothing of
             it was held out.
         VolumeError: a prediction is missing, unfinished or written with other settings.
-        OutputError: the overlay or the report would lie in a Zarr store.
+        OutputError: the overlay or the report would lie in a Zarr store, or the report would replace
+            a file that is none of vcmodels.
         RunError: a label holds what its kind cannot have, or a chunk is damaged.
     """
     reporter = reporter or Silent()
-    for option, place in (("--overlay", overlay), ("--output", output and output / REPORT)):
-        if place is not None:
-            refuse_in_store(option, place)
+    if overlay is not None:
+        refuse_in_store("--overlay", overlay)
+    if output is not None:
+        require_folder("--output", output)
     choice = volumes or task.evaluation.volumes or task.inference_params.volumes
     parts = _parts(task, choice, bbox, reporter)
     wanted = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)

@@ -15,7 +15,7 @@ from vcmodels.errors import RefusedError
 from vcmodels.evaluation.evaluate import ScoredRegion, wanted_targets
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.task import ScoredPart, about_task, score_parts
-from vcmodels.evaluation.written import REPORT
+from vcmodels.evaluation.written import require_folder
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.many import input_keys
 from vcmodels.inference.predict import predict_request
@@ -26,7 +26,6 @@ from vcmodels.results import file_name, result_root
 from vcmodels.runs.run import Run, read_log
 from vcmodels.runs.survey import read_status
 from vcmodels.training.other_folds import begun_folds
-from vcmodels.volumes.places import refuse_in_store
 
 VALIDATION = "val/"
 NOT_BEGUN = "not begun"
@@ -268,7 +267,7 @@ def score_held_out(
     if folds is None or folds.index is not None:
         raise RefusedError("tr_params.folds", "this is no whole cross-validation", "give --folds K")
     if output is not None:
-        refuse_in_store("--output", output / REPORT)
+        require_folder("--output", output)
     run, volumes = Run(task.run_dir, name), open_volumes(task)
     targets = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
     parts = held_out_parts([run.fold(index) for index in range(folds.count)], volumes)
