@@ -18,6 +18,7 @@ from vcmodels.cli.arguments import (
     spans,
     three_numbers,
 )
+from vcmodels.cli.audit import audit
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.infer import infer, reproduce
@@ -162,6 +163,7 @@ app.add_typer(cv, name="cv")
 app.command()(submit)
 app.command()(derive)
 app.command()(preview)
+app.command()(audit)
 
 
 @app.command()
