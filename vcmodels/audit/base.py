@@ -76,7 +76,7 @@ class Check:
     """Heads its findings."""
     find: Callable[[Scene], Iterator[Finding]]
     is_cheap: bool = False
-    """Whether it reads no voxel, so that `vcmodels check` runs it, too."""
+    """Whether `vcmodels check` runs it, too: it reads no voxel, and repeats nothing of `check`."""
 
 
 def listed(names: Iterable[str]) -> str:

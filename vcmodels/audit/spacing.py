@@ -33,4 +33,4 @@ def _find(scene: Scene) -> Iterator[Finding]:
             return
 
 
-CHECK = Check("spacing", "Voxel sizes", _find, is_cheap=True)
+CHECK = Check("spacing", "Voxel sizes", _find)
