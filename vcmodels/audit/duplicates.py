@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 
 import numpy as np
-from scipy.ndimage import uniform_filter
-from scipy.stats import rankdata
 
 from vcmodels.audit.base import Check, Finding, Scene
 from vcmodels.data.volumes import TaskVolume
@@ -73,6 +71,8 @@ def _thumbnail(volume: TaskVolume) -> np.ndarray | None:
 
 def thumbnail(image: np.ndarray) -> np.ndarray | None:
     """(CELLS, CELLS, CELLS) ranks of cell means, with mean 0 and length 1; None of a flat image."""
+    from scipy.stats import rankdata  # late: `check` needs none of it
+
     if min(image.shape) < CELLS:
         return None
     for axis in range(3):
@@ -131,6 +131,9 @@ def fine_correlation(one: np.ndarray, other: np.ndarray, flip: Flip) -> float:
 
 def _fine(image: np.ndarray) -> np.ndarray | None:
     """Ranks of the image less its average around each voxel; None of a flat one."""
+    from scipy.ndimage import uniform_filter
+    from scipy.stats import rankdata
+
     if not image.size:
         return None
     fine = image - uniform_filter(image, FINE)

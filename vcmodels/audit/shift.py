@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_gradient_magnitude
 
 from vcmodels.audit.base import Check, Finding, Scene
 from vcmodels.data.normalization import CUBE, cubes
@@ -150,6 +149,8 @@ def _average(
     image: Volume, label: Volume, window: Box, region: Box, rule: Target
 ) -> np.ndarray | None:
     """(2 r + 1, ...) averages of the gradient over the border, by shift; None if it is flat."""
+    from scipy.ndimage import gaussian_gradient_magnitude  # late: `check` needs none of it
+
     around = window.grow((REACH + 2,) * 3)
     try:
         values = image.read(around, pad="edge")[0].astype(np.float64)
