@@ -24,6 +24,8 @@ class Audit:
     volumes: int
     findings: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
     """By the name of the check, all that ran; the worst first."""
+    titles: Mapping[str, str] = field(default_factory=lambda: {c.name: c.title for c in CHECKS})
+    """Of the checks."""
 
     @property
     def every(self) -> list[Finding]:
@@ -46,11 +48,10 @@ class Audit:
 
     def lines(self) -> Iterator[str]:
         """The findings by check, those with the worst first."""
-        titles = {check.name: check.title for check in CHECKS}
         order = sorted(self.findings.items(), key=lambda pair: _rank(pair[1]))
         for name, found in order:
             if found:
-                yield titles[name]
+                yield self.titles[name]
             for finding in found:
                 yield f"  {finding.severity}: {finding.subject}: {finding.found}"
                 if finding.remedy:

@@ -6,7 +6,6 @@ from string import Template
 
 from vcmodels.audit.audit import Audit
 from vcmodels.audit.base import Finding
-from vcmodels.audit.checks import CHECKS
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
@@ -34,14 +33,14 @@ $sections
 
 def page(audit: Audit) -> str:
     """The page, as HTML; checks with findings first."""
-    found = [check for check in CHECKS if audit.findings.get(check.name)]
-    clean = [check for check in CHECKS if check.name in audit.findings and check not in found]
     sections = [
-        f"<h2>{escape(check.title)}</h2>\n" + "\n".join(map(_finding, audit.findings[check.name]))
-        for check in found
+        f"<h2>{escape(title)}</h2>\n" + "\n".join(map(_finding, found))
+        for name, title in audit.titles.items()
+        if (found := audit.findings.get(name))
     ]
+    clean = [title for name, title in audit.titles.items() if audit.findings.get(name) == []]
     if clean:
-        titles = ", ".join(escape(check.title.lower()) for check in clean)
+        titles = ", ".join(escape(title.lower()) for title in clean)
         sections.append(f'<p class="fine">Nothing was found in: {titles}.</p>')
     return _PAGE.substitute(
         title=escape(f"Audit of {audit.subject}"),
