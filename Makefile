@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test faults lint format docs clean
+.PHONY: venv demo test chromium browser-test faults lint format docs clean
 
 venv: $(VENV)/.installed
 
@@ -27,6 +27,21 @@ lint: venv
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n logical --maxprocesses 8 --dist loadfile
+
+# Pages in a Chromium, which root gets from apt where there is none; without one they are skipped.
+CHROMIUM := chromium chromium-browser google-chrome google-chrome-stable
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20
+
+chromium:
+	@has() { for one in $(CHROMIUM); do command -v $$one > /dev/null && return; done; false; }; \
+	if ! has && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		$(APT) update > /dev/null; \
+		$(APT) install -y --no-install-recommends chromium > /dev/null; \
+	fi; \
+	has || echo "there is no Chromium, and none could be installed: the tests of pages are skipped"
+
+browser-test: venv chromium
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs tests/browser
 
 faults: venv
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --full tests/faults

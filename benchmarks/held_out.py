@@ -71,7 +71,7 @@ def predict_and_score(task: Path, overrides: Sequence[str]) -> dict[str, dict[st
     """Predict `inference_params.input_path` and score what the run held out of it, by target."""
     resolved: Task = load_task(task, overrides).task
     run_inference(resolved, options=RunOptions(overwrite=True))
-    return evaluate(resolved)
+    return dict(evaluate(resolved))
 
 
 def write_json(path: Path, value: object) -> None:

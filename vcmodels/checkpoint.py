@@ -16,7 +16,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -28,6 +28,7 @@ from vcmodels.config import Task, parse_task
 from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.metrics.calibration import Calibration
 from vcmodels.runs.run import TRAILER, TRAILER_LENGTH, shown
 from vcmodels.section import Extent, PatchShape
 from vcmodels.targets import AnyTarget
@@ -186,6 +187,7 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "step": TypeAdapter(WholeNumber),
     "counters": TypeAdapter(dict[str, Any]),
     "scaler": TypeAdapter(dict[str, float]),
+    "calibration": TypeAdapter(dict[str, Calibration]),
 }
 """The types of what a state holds, as JSON values; a key that is not there is not looked at."""
 _OF_TENSORS = ("model", "ema", "balance", "hard")
@@ -376,6 +378,8 @@ class TrainedNetwork:
     """What it was trained on, one for each channel; () where that is not known."""
     unit: str | None = None
     """Of the spacing, if that is known; older checkpoints do not say."""
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    """By which the logits of these heads are divided before their activation."""
 
     @property
     def has_spacing(self) -> bool:
@@ -423,4 +427,12 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
         checkpoint.path,
         tuple(ChannelValues.from_dict(one) for one in state.get("intensities", [])),
         unit if isinstance(unit := state.get("unit"), str) else None,
+        {name: found.temperature for name, found in calibration_of(checkpoint).items()},
     )
+
+
+def calibration_of(checkpoint: Checkpoint) -> dict[str, Calibration]:
+    """The temperatures of a checkpoint, by target; none of a run without `calibrate`."""
+    return {
+        name: Calibration(**one) for name, one in checkpoint.state.get("calibration", {}).items()
+    }

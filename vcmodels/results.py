@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from vcmodels.config import InferenceParams, Task
-from vcmodels.config.reading import open_array, require_one_order, require_used
+from vcmodels.config.reading import (
+    expand_together,
+    open_array,
+    require_one_order,
+    require_used,
+)
 from vcmodels.devices import choose_device
 from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
 from vcmodels.runs.run import is_sealed
@@ -92,7 +97,10 @@ def device_note(wanted: str | int, key: str) -> Iterator[str]:
 
 def _input_fault(task: Task, channels: int) -> None:
     params = task.inference_params
-    if not params.input_path:
+    if params.volumes is not None or not params.input_path:
+        return
+    if params.is_pattern:
+        list(expand_together(params.input_paths, {}, "inference_params", "input_path"))
         return
     inputs = open_inputs(params.input_path, params)
     if len({volume.extent for volume in inputs}) > 1:
@@ -114,7 +122,8 @@ def _checkpoint_fault(task: Task, _channels: int) -> None:
 
 def _output_fault(task: Task, _channels: int) -> None:
     if folder := task.inference_params.output_dir:
-        require_writable(result_root(folder, task.tr_params.model_name))
+        name, is_many = task.tr_params.model_name, task.inference_params.is_many
+        require_writable((volumes_folder if is_many else result_root)(folder, name))
 
 
 def require_writable(root: Place) -> None:
@@ -142,6 +151,36 @@ def result_root(folder: str | None, name: str) -> Place:
     if not folder:
         raise TaskError(OUTPUT, "is not set", "name the folder for the result")
     return group_place(folder) / f"{name}.zarr"
+
+
+def volumes_folder(folder: str | None, model: str) -> Place:
+    """Where the results of many volumes lie, `<folder>/<model>`.
+
+    Args:
+        folder: the `output_dir` of the task.
+        model: its `model_name`.
+
+    Raises:
+        TaskError: as from `result_root`.
+    """
+    if not folder:
+        raise TaskError(OUTPUT, "is not set", "name the folder for the results")
+    return group_place(folder) / model
+
+
+def volume_root(folder: Place, volume: str) -> Place:
+    """The group of the result of one of many volumes, `<folder>/<volume>.zarr`.
+
+    Args:
+        folder: as from `volumes_folder`.
+        volume: the name of the volume; `/` in it is written as `%2F`.
+    """
+    return folder / f"{file_name(volume)}.zarr"
+
+
+def file_name(volume: str) -> str:
+    """The name of a volume as a name of a file: different ones for different names."""
+    return volume.replace("%", "%25").replace("/", "%2F")
 
 
 def group_place(location: str) -> Place:

@@ -480,7 +480,12 @@ def test_preview_draws_into_the_folder_that_is_asked_for(task_file, sheet_task, 
 
 def test_evaluate_scores_the_part_that_is_asked_for(task_file, sheet_task, monkeypatch, refused):
     seen = {}
-    monkeypatch.setattr(vcmodels.evaluation, "evaluate", lambda _task, **given: seen.update(given))
+
+    def evaluate(_task, **given):
+        seen.update(given)
+        return SimpleNamespace(failures=())
+
+    monkeypatch.setattr(vcmodels.evaluation, "evaluate", evaluate)
     path = str(task_file(sheet_task))
     assert main(["evaluate", path, "--bbox", "0:8,16:96,0:56", "--overlay", "o.png"]) == 0
     assert seen["bbox"] == [(0, 8), (16, 96), (0, 56)]

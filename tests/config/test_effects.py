@@ -31,6 +31,8 @@ IDLE = [
     ({"model_config.base_features": 8}, {"model_config.f_maps": None}),
     ({"model_config.deep_supervision": True}, {"model_config.f_maps": [4, 8, 16, 16]}),
     ({"dataset_config.volume_paths.0.weight": 2.0}, {"dataset_config.volume_paths.0.input": "*"}),
+    ({"dataset_config.volume_paths.0.ref_label": "sheet",
+      "dataset_config.volume_paths.0.split": "test"}, {"dataset_config.volume_paths.0.split": "val"}),
     ({"dataset_config.cache_file": "c", "dataset_config.use_cache": False},
      {"dataset_config.use_cache": True}),
     ({"dataset_config.min_labeled_ratio": 0.3, "dataset_config.volume_paths.0.ref_label": None},

@@ -36,7 +36,7 @@ def test_defaults_are_those_of_the_contract():
     assert task.model.name == "residual_unet"
     assert task.augment
     assert task.run_dir.name == "checkpoints"
-    assert task.tensorboard_dir == task.run_dir / "tensorboard"
+    assert task.tensorboard_dir == task.run_dir / "tensorboard" / task.tr_params.model_name
     assert task.cache_file == task.run_dir / "patches.json"
 
 

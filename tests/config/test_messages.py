@@ -97,7 +97,7 @@ def changed(task, path, value):
         (f"{VOLUMES}.1.name", "scroll", '"scroll" is also the name of volume_paths.0'),
         (f"{VOLUMES}.1", {"input": "x"}, "volume_paths.1: has no label (targets: "),
         (f"{VOLUMES}.1", "x", 'found "x"; give an object with "input"'),
-        (f"{VOLUMES}.0.split", "trian", 'give one of "train", "val", or an object with "attribute"'),
+        (f"{VOLUMES}.0.split", "trian", 'give one of "train", "val", "test", or an object with "attribute"'),
         (f"{VOLUMES}.1.split", {"atribute": "s"}, 'split.atribute: unknown key; did you mean "attr'),
         (VOLUMES, [], "found []; give a list of at least 1"),
         ("augment.0.name", "flipp", 'found "flipp"; did you mean "flip"? give one of'),

@@ -146,8 +146,10 @@ def test_split_is_read_from_the_group(make_task, cases):
         "split": {"attribute": "fold"},
     }
     assert [v.split for v in open_volumes(make_task([entry]))] == ["train", "val", "train"]
-    set_group_attributes(f"{cases}/b", {"fold": "test"}, zarr_format=3)
-    with pytest.raises(TaskError, match=r"split: attribute 'fold' .* is 'test'"):
+    set_group_attributes(f"{cases}/c", {"fold": "test"}, zarr_format=3)
+    assert [v.split for v in open_volumes(make_task([entry]))] == ["train", "val", "test"]
+    set_group_attributes(f"{cases}/b", {"fold": "tset"}, zarr_format=3)
+    with pytest.raises(TaskError, match=r"split: attribute 'fold' .* is 'tset'"):
         open_volumes(make_task([entry]))
 
 

@@ -23,6 +23,7 @@ from vcmodels.checkpoint import load_checkpoint
 from vcmodels.config import parse_task
 from vcmodels.config.schema import task_schema
 from vcmodels.errors import VcmodelsError
+from vcmodels.evaluation import evaluate
 from vcmodels.inference import RunOptions, run_inference
 from vcmodels.phantom import write_phantom
 from vcmodels.reporting import Silent
@@ -52,13 +53,14 @@ PLACES = {
     "VolumeEntry": ("dataset_config", "volume_paths", 0),
     "NormalizationConfig": ("dataset_config", "normalization"),
     "SamplingConfig": ("dataset_config", "sampling"),
+    "EvaluationParams": ("evaluation",),
 }
 """Where the blocks of the one task stand; targets and augmentations have a task each."""
 MANNER = {
     "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
                   "max_minutes", "wandb"},
     "inference_params": {"num_dataloader_workers", "device", "compile", "threads", "memory", "amp",
-                         "on_missing"},
+                         "on_missing", "wandb"},
     "dataset_config": {"use_cache", "index_dir", "cache_file", "on_missing"},
 }  # fmt: skip
 """Keys by which the same result is reached in another manner, or not at all here."""
@@ -74,14 +76,19 @@ VALUES: dict[str, list[Any]] = {
     "tr_params.early_stopping": [{"metric": "val/loss", "patience": 1, "min_delta": 1e8}],
     "tr_params.checkpoint_path": ["CHECKPOINT"],
     "tr_params.freeze": [["encoder"]],
+    "tr_params.calibrate": [True],
     "tr_params.ckpt_out_base": ["elsewhere"],
     "tr_params.tensorboard_log_dir": ["curves"],
     "tr_params.patch_jitter": [False],
     "inference_params.skip": [{"below": 90.0}, {"mask": "STORE/sheet"}],
     "inference_params.output_dir": ["elsewhere"],
+    "inference_params.tensorboard_log_dir": ["curves"],
     "inference_params.ensemble": [{"by": "variance"}, {"weights": [2.0]}],
     "inference_params.tta": [{"flips": ["z"]}],
     "inference_params.input_path": ["STORE/other"],
+    "inference_params.volumes": ["all"],
+    "evaluation.volumes": ["all"],
+    "evaluation.metrics": [{"sheet": ["dice"]}],
     "inference_params.output_targets": [["sheet"]],
     "inference_params.bbox": [[[0, 16], [0, 40], [8, 40]]],
     "inference_params.checkpoint_path": ["absent.pth"],
@@ -186,6 +193,9 @@ def outcome(document: dict[str, Any], folder: Path, checkpoint: str | None = Non
             params = task.inference_params
             chosen = None if params.checkpoint_path else checkpoint
             run_inference(task, chosen, RunOptions(reporter=reporter))
+            if "evaluation" in document:
+                scores = evaluate(task, reporter=reporter)
+                reporter.say(str([volume.boxes for volume in scores.report.volumes]))
         except VcmodelsError as error:
             return {"refused": str(error)}
     seen: Seen = {"notes": notes, "lines": [plain(line, folder) for line in reporter.lines]}
@@ -283,7 +293,10 @@ class Flip:
             document["inference_params"]["spacing"] = [2.0, 1.0, 0.5]
             return document
         document = base(store, {"sheet": BLOCKS["binary"], "normals": BLOCKS["normals"]})
-        if self.scene != "task":
+        if self.scene == "evaluation":
+            document["evaluation"] = {}
+            document["inference_params"]["output_targets"] = ["sheet"]
+        elif self.scene != "task":
             document["augment"] = [{"name": self.scene, "p": 1.0}]
             both = [f"{store}/ct", f"{store}/other"]
             document["dataset_config"]["volume_paths"][0]["input"] = both
@@ -307,7 +320,8 @@ def flips() -> Iterator[Flip]:
     for name, block in task_schema()["$defs"].items():
         keys = block.get("properties", {})
         if name in PLACES:
-            places = [("task", PLACES[name])]
+            place = PLACES[name]
+            places = [("evaluation" if place == ("evaluation",) else "task", place)]
         elif name.endswith("Target"):
             places = [(keys["kind"]["const"], ("dataset_config", "targets", "t"))]
         elif "p" in keys and "name" in keys and name != "Albumentation":

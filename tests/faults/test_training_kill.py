@@ -62,7 +62,7 @@ def outcome(run: Path) -> dict[str, object]:
         for key, value in flat(log).items()
         if ".val/" in key or ".epoch/" in key or key.endswith(".step")
     }
-    events = EventAccumulator(str(run / "tensorboard"))
+    events = EventAccumulator(str(run / "tensorboard" / "tiny"))
     events.Reload()
     for tag in events.Tags()["scalars"]:
         if tag.startswith(("train/", "val/", "epoch/")) or tag == "lr":

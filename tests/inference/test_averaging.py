@@ -17,8 +17,10 @@ from vcmodels.inference.network import Averaged, Forward, Member, Moments, choos
 from vcmodels.inference.units import Part
 from vcmodels.reporting import Silent
 from vcmodels.targets.affinities import AffinitiesTarget
+from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.distance import DistanceTarget
 from vcmodels.targets.normals import NormalsTarget
+from vcmodels.targets.regression import RegressionTarget
 from vcmodels.targets.vector import VectorTarget
 from vcmodels.volumes import open_volume
 
@@ -386,3 +388,22 @@ def test_the_plan_counts_views_and_networks(workplace):
     plan = ensemble(work, Position(), Position(2.0), tta=EIGHT, options=options).estimate
     assert plan.passes == 16
     assert f"forwards  {16 * plan.patches}, 16 for each patch" in plan.lines()
+
+
+def test_each_network_has_temperatures_of_its_own_in_every_view():
+    targets = {"sheet": BinaryTarget(), "value": RegressionTarget()}
+    network = Network(sheet=position, value=position)
+    patch = noise((1, 1, 4, 5, 6))
+    views = choose_views(Tta(flips=("z",)), (4, 5, 6), [CUBIC], Silent())
+    members = [
+        Member(Forward(network, targets, CPU, None, 1, {"sheet": t}), 0.5, 0) for t in (2.0, 0.7)
+    ]
+    found = Averaged(members, views, CUBIC)(patch)
+    image, seen = torch.from_numpy(patch), []
+    for axes in ([], [2]):
+        logits = position(image.flip(axes)).flip(axes)
+        seen += [(logits / t).sigmoid() for t in (2.0, 0.7)]
+    torch.testing.assert_close(found["sheet"], torch.stack(seen).mean(0))
+    plain = averaged(targets, views, network)(patch)
+    assert torch.equal(found["value"], plain["value"])
+    assert not torch.allclose(found["sheet"], plain["sheet"], atol=1e-3)

@@ -143,7 +143,15 @@ def test_the_attributes_say_how_it_was_made(workplace):
     assert made["task"]["inference_params"]["overlap"] == 0.25
     assert set(made["versions"]) == {"python", "vcmodels", "torch", "zarr", "numpy"}
     assert [axis["name"] for axis in attributes["multiscales"][0]["axes"]] == ["z", "y", "x"]
+    assert "temperatures" not in made
     assert not (root_of(work) / ".vcmodels").exists()
+
+
+def test_the_attributes_say_with_which_temperatures(workplace):
+    work = workplace(noise((9, 10, 11)))
+    predict_request(work.request(work.task(), temperatures={"value": 1.5}))
+    noted = json.loads((root_of(work) / ".zattrs").read_text())["vcmodels"]
+    assert noted["provenance"]["temperatures"] == {"value": 1.5}
 
 
 @pytest.mark.parametrize(

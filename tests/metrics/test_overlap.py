@@ -14,6 +14,8 @@ from vcmodels.metrics.overlap import (
     precision,
     ratio,
     recall,
+    specificity,
+    tally,
 )
 
 SHAPE = (6, 7, 8)
@@ -69,6 +71,9 @@ def test_figures_by_hand():
         assert found == value
         assert math.isnan(absent)
     assert accuracy(sums) == 11 / 16
+    assert specificity(sums) == [11 / 12, 1]
+    all_labelled = sums | {"labelled": torch.tensor([0.0, 16.0, 0.0])}
+    assert math.isnan(specificity(all_labelled)[0])
     assert math.isnan(ratio(0, 0))
 
 
@@ -89,3 +94,12 @@ def test_sums_do_not_lose_small_values_in_large_ones():
 def test_a_sum_ignores_nan_that_is_not_valid():
     values = torch.tensor([1.0, math.nan]).view(1, 1, 1, 1, 2)
     assert masked_sum(values, values == values) == 1
+
+
+def test_a_tally_counts_valid_ids_once_or_as_often_as_they_stand_for():
+    ids = torch.tensor([0, 2, 2, 99, 1]).view(1, 1, 1, 1, 5)
+    valid = torch.tensor([True, True, True, False, False]).view(1, 1, 1, 1, 5)
+    assert tally(ids, valid, 4).tolist() == [1, 0, 2, 0]
+    counts = torch.tensor([3, 1, 5, 0, 2]).view(1, 1, 1, 1, 5)
+    assert tally(ids, counts, 4).tolist() == [3, 2, 6, 0]
+    assert masked_sum(ids.float(), counts) == 2 + 10 + 2

@@ -86,13 +86,19 @@ def test_metrics_by_hand():
     label = torch.tensor([1.0, 0, 1, 1, 0]).view(1, 1, 1, 1, 5)
     valid = torch.tensor([True, True, True, False, True]).view(1, 1, 1, 1, 5)
     wanted = {"dice": 0.5, "iou": 1 / 3, "precision": 0.5, "recall": 0.5}
+    wanted |= {"specificity": 0.5, "accuracy": 0.5}
+    ranked = {"average_precision": (1 + 2 / 3) / 2, "roc_area": 0.75, "best_dice": 0.8}
+    ranked |= {"best_threshold": 0.2 - 0.5 / 1020}  # the nearest to a half below 0.2
+    ranked |= {"calibration_error": (0.1 + 0.6 + 0.8 + 0.1) / 4, "brier": 1.02 / 4}
     target = BinaryTarget()
-    assert target.summarise(target.measure(prediction, label, valid)) == pytest.approx(wanted)
+    found = target.summarise(target.measure(prediction, label, valid))
+    assert found == pytest.approx(wanted | ranked)
     raw = BinaryTarget(activation="none")
     logits = torch.logit(prediction)
-    assert raw.summarise(raw.measure(logits, label, valid)) == pytest.approx(wanted)
+    assert raw.summarise(raw.measure(logits, label, valid)) == pytest.approx(wanted | ranked)
     logits.data.view(-1)[:4] = torch.tensor([1e-9, 1e-30, -1e-9, 0.0])  # all of them round to 0.5
-    assert raw.summarise(raw.measure(logits, label, valid)) == pytest.approx(wanted)
+    found = raw.summarise(raw.measure(logits, label, valid))
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
     nothing = target.measure(prediction, label, torch.zeros_like(valid))
     assert all(math.isnan(v) for v in target.summarise(nothing).values())
 

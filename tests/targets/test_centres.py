@@ -62,8 +62,10 @@ def test_metrics_are_those_of_numpy():
     ]
     found = target.summarise({key: halves[0][key] + halves[1][key] for key in halves[0]})
     wanted = np.corrcoef(p[valid], t[valid])[0, 1]
+    error = (p - t)[valid].astype(np.float64)
+    r2 = 1 - (error**2).mean() / t[valid].astype(np.float64).var()
     assert found == pytest.approx(
-        {"correlation": wanted, "mae": np.abs(p - t)[valid].mean()}, abs=1e-6
+        {"correlation": wanted, "r2": r2, "mae": np.abs(error).mean()}, abs=1e-6
     )
 
 

@@ -59,7 +59,10 @@ def test_metrics_are_in_the_unit_of_the_spacing():
     label = torch.tensor([0.5, -0.5, 0.25, 1.0]).view(1, 1, 1, 1, 4)
     prediction = torch.tensor([1.0, 1.0, 1.5, 4.0]).view(1, 1, 1, 1, 4)
     scores = target.summarise(target.measure(prediction, label, torch.ones_like(label).bool()))
-    assert scores == pytest.approx({"mae": (1 + 3 + 0.5) / 4, "sign_accuracy": 0.75})
+    wanted = {"mae": (1 + 3 + 0.5) / 4, "sign_accuracy": 0.75}
+    wanted |= {"r2": 1 - (1 + 9 + 0.25) / 18.75}
+    wanted |= {"median_error": 0.5, "p90_error": 3, "p95_error": 3}
+    assert scores == pytest.approx(wanted, rel=1 / 256)
 
 
 def test_the_loss_takes_the_activated_output():

@@ -93,9 +93,14 @@ def test_metrics_by_hand():
     prediction = torch.eye(4)[predicted].T.reshape(1, 4, 1, 1, 6)
     target = MulticlassTarget(channels=4, label_values=GAPS)
     found = target.summarise(target.measure(prediction, label, valid))
-    assert found.pop("dice_20") != found.get("dice_20")  # NaN: neither labelled nor predicted
+    assert math.isnan(found["dice_20"])  # neither labelled nor predicted
     wanted = {"dice_7": 2 / 3, "dice_255": 0.8, "dice": (2 / 3 + 0.8) / 2, "accuracy": 0.8}
-    assert found == pytest.approx(wanted)
+    wanted |= {"iou_7": 1 / 2, "iou_255": 2 / 3, "precision_7": 1 / 2, "recall_255": 2 / 3}
+    wanted |= {"specificity_7": 3 / 4, "specificity_20": 1, "specificity_255": 1}
+    wanted |= {"average_precision_7": 1 / 2, "average_precision_255": 2 / 3 + 1 / 3 * 3 / 5}
+    wanted |= {"roc_area_7": 7 / 8, "best_dice_7": 2 / 3, "best_dice_255": 0.8}
+    wanted |= {"calibration_error": 1 / 5, "brier": 2 / 5}
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
     nothing = target.measure(prediction, label, torch.zeros_like(valid))
     assert all(math.isnan(v) for v in target.summarise(nothing).values())
 
@@ -105,6 +110,10 @@ def test_a_label_seen_as_a_prediction_is_perfect():
     label = torch.randint(0, 4, (2, 1, *SHAPE)).float()
     valid = torch.ones_like(label, dtype=torch.bool)
     found = target.summarise(target.measure(target.as_prediction(label), label, valid))
+    errors = {found.pop("calibration_error"), found.pop("brier")}
+    thresholds = {found.pop(name) for name in [*found] if name.startswith("best_threshold")}
+    assert errors == {0.0}
+    assert thresholds <= {0.5 - 0.5 / 1020, 0.5 + 0.5 / 1020}
     assert set(found.values()) == {1.0}
 
 

@@ -78,7 +78,9 @@ def test_metrics_by_hand():
     valid = torch.tensor([True, True, False]).view(1, 1, 1, 1, 3)
     target = RegressionTarget()
     found = target.summarise(target.measure(prediction, label, valid))
-    assert found == pytest.approx({"mae": 2, "rmse": math.sqrt(5)})
+    wanted = {"r2": 1 - 10 / 12.5, "mae": 2, "rmse": math.sqrt(5)}
+    wanted |= {"median_error": 1, "p90_error": 3, "p95_error": 3}
+    assert found == pytest.approx(wanted, rel=1 / 256)
     nothing = target.measure(prediction, label, torch.zeros_like(valid))
     assert all(math.isnan(v) for v in target.summarise(nothing).values())
 

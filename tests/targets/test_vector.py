@@ -175,7 +175,10 @@ def test_metrics_by_hand():
     target = VectorTarget()
     found = target.summarise(target.measure(prediction, label, valid))
     wanted = {"endpoint_error": (5 + math.sqrt(8) + math.sqrt(3)) / 3, "angle_deg": 45}
-    assert found == pytest.approx(wanted)
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    shares = {"angle_median_deg": 0, "angle_p90_deg": 90, "angle_p95_deg": 90}
+    assert {name: found[name] for name in shares} == pytest.approx(shares, abs=0.05001)
+    assert found.keys() == wanted.keys() | shares.keys()
     nothing = target.summarise(target.measure(prediction, label, torch.zeros_like(valid)))
     assert all(math.isnan(v) for v in nothing.values())
 

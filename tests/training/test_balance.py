@@ -128,7 +128,9 @@ def test_a_stopped_run_continues_bit_for_bit(sheet_task, tmp_path, monkeypatch):
 
 
 def curves(task: dict) -> EventAccumulator:
-    events = EventAccumulator(str(Path(task["tr_params"]["ckpt_out_base"]) / "tensorboard"))
+    events = EventAccumulator(
+        str(Path(task["tr_params"]["ckpt_out_base"]) / "tensorboard" / "tiny")
+    )
     events.Reload()
     return events
 

@@ -1,23 +1,33 @@
 """What TensorBoard shows, and that no writer stops a training."""
 
+import re
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import (
     EventAccumulator as PluginEventAccumulator,
 )
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 from tensorboard.plugins.hparams import metadata
 from tensorboard.summary.writer import event_file_writer
 
+from vcmodels.boards import Board, CurveSink, EventWriter
 from vcmodels.config import parse_task
+from vcmodels.config.task import epoch_curves
+from vcmodels.models.unet import ResidualUNet
 from vcmodels.training.curves import (
-    Board,
-    CurveSink,
-    EventWriter,
     append_json_line,
     cut_json_lines,
+    events_folder,
     hyperparameters,
+    layout_of,
     main_curves,
+    traceable,
 )
 
 
@@ -31,9 +41,9 @@ def read_scalars(folder, tag):
     return [(point.step, point.value) for point in read(folder).Scalars(tag)]
 
 
-def open_board(folder, step, say=print, **contents):
+def open_board(folder, step, complain=print, **contents):
     facts = {"document": {}, "parameters": {}, "metrics": []} | contents
-    return Board([CurveSink("TensorBoard", lambda: EventWriter(folder, step, **facts))], say)
+    return Board([CurveSink("TensorBoard", lambda: EventWriter(folder, step, **facts))], complain)
 
 
 @pytest.fixture
@@ -170,3 +180,63 @@ def test_a_resumed_log_never_doubles_back(tmp_path):
     path.write_text(path.read_text() + '[1]\n{"step": 12, "lo')
     cut_json_lines(path, 6)
     assert path.read_text() == '{"step": 3}\n{"step": 6}\n'
+
+
+def test_curves_stand_together_by_target(sheet_task, tmp_path):
+    task = parse_task(sheet_task, "task.json")[0]
+    layout = layout_of(task.dataset_config.targets)
+    open_board(tmp_path, 0, layout=layout).close()
+    shown = PluginEventAccumulator(str(tmp_path))
+    shown.Reload()
+    (point,) = shown.Tensors(CONFIG_SUMMARY_TAG)
+    found = Layout.FromString(point.tensor_proto.string_val[0])
+    groups = {group.title: {c.title: list(c.multiline.tag) for c in group.chart}
+              for group in found.category}  # fmt: skip
+    assert list(groups) == ["all targets", "sheet", "normals"]
+    curves = {f"^{re.escape(curve)}$" for curve in epoch_curves(task.dataset_config.targets)}
+    charted = {tag for charts in groups.values() for tags in charts.values() for tag in tags}
+    assert curves <= charted
+    assert groups["sheet"]["dice"] == [r"^val/dice_sheet$"]
+
+
+def test_the_network_is_drawn_once_and_changes_nothing(tmp_path):
+    network = ResidualUNet(f_maps=(4, 8), num_levels=2).build(
+        2, {"a": 1, "b": 3}, (32, 32, 32), (1,) * 3
+    )
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    model = ResidualUNet(f_maps=(4, 8), num_levels=2)
+    make = partial(traceable, network, model, (32, 32, 32), (1.0, 1.0, 1.0), 2)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    for step in (0, 5):
+        open_board(tmp_path / str(step), step, network=make).close()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert network.training
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    graph = GraphDef.FromString(read(tmp_path / "0").Graph().SerializeToString())
+    names = " ".join(node.name for node in graph.node)
+    assert "encoder" in names
+    assert "heads" in names
+    assert not read(tmp_path / "5").Tags()["graph"]
+    assert make()[1].shape == (1, 2, 4, 4, 4)
+
+
+def test_a_network_that_cannot_be_traced_costs_a_line(tmp_path):
+    def broken():
+        raise RuntimeError("no trace")
+
+    lines = []
+    board = open_board(tmp_path, 0, pytest.fail, network=broken, say=lines.append)
+    assert lines == ["TensorBoard gets no graph of the network: no trace"]
+    board.scalars({"loss": 1.0}, 1)
+    board.close()
+    assert read_scalars(tmp_path, "loss") == [(1, 1.0)]
+
+
+def test_a_run_shows_under_its_name_and_an_older_one_goes_on_where_it_was(sheet_task):
+    task = parse_task(sheet_task, "task.json")[0]
+    assert events_folder(task) == task.run_dir / "tensorboard" / "tiny"
+    above = task.run_dir / "tensorboard"
+    above.mkdir(parents=True)
+    (above / "events.out.tfevents.1.host.2.0").touch()
+    assert events_folder(task) == above

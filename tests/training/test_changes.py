@@ -44,3 +44,8 @@ def test_of_many_changed_keys_some_are_named_and_the_others_counted():
     changed = [(f"k{n}", "1", "2") for n in range(7)]
     assert listed_changes(changed, 2) == "k0 was 1, is 2, k1 was 1, is 2, and 5 more"
     assert listed_changes(changed[:2]) == "k0 was 1, is 2, k1 was 1, is 2"
+
+
+def test_a_record_whose_settings_are_no_object_differs_in_them():
+    found = changed_keys({"tr_params": [1]}, {"tr_params": {"batch_size": 2}})
+    assert any(key.startswith("tr_params") for key, _, _ in found)

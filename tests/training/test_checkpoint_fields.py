@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
             "model_name": "m", "patch_size": [16, 16, 16], "batch_size": 1, "tr_val_split": 0.6,
             "max_steps_per_epoch": 1, "max_val_steps_per_epoch": 1, "max_epoch": 1, "amp": "off",
             "num_dataloader_workers": 0, "ckpt_out_base": f"{folder}/run", "compile": False,
-            "loss_balance": "uncertainty",
+            "loss_balance": "uncertainty", "calibrate": True,
         },
         "model_config": {"f_maps": [4, 8], "num_levels": 2},
         "dataset_config": {

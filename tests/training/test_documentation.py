@@ -46,6 +46,7 @@ def run_folder(tmp_path_factory):
             "max_steps_per_epoch": 2, "max_val_steps_per_epoch": 1, "max_epoch": 2,
             "num_dataloader_workers": 0, "ckpt_out_base": str(folder / "run"), "amp": "off",
             "compile": False, "device": "cpu", "loss_balance": "uncertainty",
+            "calibrate": True,
         },
         "model_config": {"f_maps": [4, 8], "num_levels": 2},
         "dataset_config": {
@@ -58,7 +59,7 @@ def run_folder(tmp_path_factory):
 
 
 def test_every_curve_is_explained_and_there_is_no_other(run_folder):
-    events = EventAccumulator(str(run_folder / "tensorboard"))
+    events = EventAccumulator(str(run_folder / "tensorboard" / "m"))
     events.Reload()
     written = set()
     for tag in events.Tags()["scalars"]:
@@ -69,7 +70,8 @@ def test_every_curve_is_explained_and_there_is_no_other(run_folder):
     assert explained - written == {"speed/memory_gib"}  # on CUDA alone
     assert written - explained == set()
     assert set(events.Tags()["images"]) == {"images/sheet", "images/normals"}
-    assert events.Tags()["tensors"] == ["task/text_summary"]
+    assert set(events.Tags()["tensors"]) == {"task/text_summary", "custom_scalars__config__"}
+    assert events.Tags()["graph"]
 
 
 def test_every_file_of_a_run_folder_is_explained(run_folder):

@@ -87,7 +87,8 @@ def test_a_task_that_names_them_trains_and_validates_with_them(newcomers):
     found = validate(learner, [given]).metrics["depth"]
     prediction = learner.run(learner.best_network.eval(), given)["depth"][0].detach()
     off = float((prediction - given.labels["depth"])[given.valid["depth"]].double().mean())
-    assert list(found) == ["mae", "rmse", "bias"]
+    assert {"mae", "rmse"} < found.keys()
+    assert list(found)[-1] == "bias"
     assert found["bias"] == pytest.approx(abs(off), rel=1e-5)
     assert epoch_curves(learner.targets)["val/bias_depth"] == "min"
 

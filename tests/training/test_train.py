@@ -257,7 +257,7 @@ def test_the_run_folder_holds_what_made_it(sheet_task):
     assert parsed == parse_task(sheet_task, "task.json")[0]
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [3, 6]
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder / "tensorboard" / "tiny"))
     events.Reload()
     assert {"train/loss", "train/loss_sheet", "val/dice_sheet", "lr", "speed/data_wait"} <= set(
         events.Tags()["scalars"]

@@ -7,10 +7,11 @@ import types
 import numpy as np
 import pytest
 
+from vcmodels import boards
+from vcmodels.boards import require_wandb
 from vcmodels.config import parse_task
 from vcmodels.errors import RefusedError
-from vcmodels.training import curves
-from vcmodels.training.curves import open_board, require_wandb
+from vcmodels.training.curves import open_board
 
 
 class FakeRun:
@@ -107,7 +108,7 @@ def test_whatever_it_raises_the_training_goes_on(wandb, task, monkeypatch, broke
 def test_an_end_that_never_comes_is_not_waited_for(task, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(FakeRun, "finish", lambda _self, exit_code: release.wait(60))
-    monkeypatch.setattr(curves, "PATIENCE", 0.05)
+    monkeypatch.setattr(boards, "PATIENCE", 0.05)
     said = []
     open_board(task, 0, said.append).close()
     release.set()
@@ -132,4 +133,4 @@ def test_the_package_itself_takes_these_calls(task, monkeypatch):
         board.close()
     folders = list((task.run_dir / "wandb").glob("offline-run-*"))
     assert folders
-    assert {folder.name.rpartition("-")[2] for folder in folders} == {curves.kept_id(task.run_dir)}
+    assert {folder.name.rpartition("-")[2] for folder in folders} == {boards.kept_id(task.run_dir)}

@@ -35,6 +35,8 @@ MOST_CUBES = 64
 """In which borders are compared with edges; spread evenly over those that hold some foreground."""
 LEAST_FOREGROUND = 64
 """Voxels of a cube that is compared."""
+CLOSE = 2
+"""Of the radii, which decide: two scans of one sort have much in common within more voxels."""
 SAMPLED = 16
 FLAT_SHARE = 0.01
 """Of the voxels looked at, which the most frequent cubes of one value fill at least to be void."""
@@ -301,7 +303,7 @@ def _judged(
     )
     found = f"border voxels near an edge of the image, in {looked} of {of} cubes: {text}"
     figures = {"radii": rows, "points": int(support.points[0]), "offsets": len(OFFSETS)}
-    if max(excess) >= LITTLE_EXCESS or support.points[0] < FEWEST_POINTS:
+    if max(excess[:CLOSE]) >= LITTLE_EXCESS or support.points[0] < FEWEST_POINTS:
         return Finding("note", prediction.key, found, "", figures)
     remedy = "it follows the edges no more than by chance: check that it is of this image and level"
     return Finding("warning", prediction.key, found, remedy, figures)

@@ -1,1 +1,7 @@
-"""Work over the blocks of a volume: recorded as it is done, on threads or on a cluster."""
+"""Work over the blocks of a volume: in parallel, recorded as it goes, continued after a kill."""
+
+from vcmodels.blockwise.engines import Engine, Threads
+from vcmodels.blockwise.record import Record
+from vcmodels.blockwise.run import map_blocks
+
+__all__ = ["Engine", "Record", "Threads", "map_blocks"]

@@ -9,22 +9,22 @@ import vcmodels
 from vcmodels.cli import Session
 from vcmodels.cli.arguments import (
     Debug,
-    FoldIndex,
     Overrides,
     TaskFile,
     load,
-    one_fold,
-    refuse_all_folds,
-    spans,
     three_numbers,
 )
 from vcmodels.cli.audit import audit
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
+from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.overlay import overlay
+from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
+from vcmodels.cli.view import view
 from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
@@ -164,31 +164,7 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(audit)
-
-
-@app.command()
-def evaluate(
-    context: typer.Context,
-    task: TaskFile,
-    set_: Overrides = None,
-    bbox: Annotated[
-        str | None, typer.Option(metavar="Z:Z,Y:Y,X:X", help="Score this part, start:end, instead.")
-    ] = None,
-    overlay: Annotated[
-        Path | None, typer.Option(help="Draw slices of the scored part into this PNG.")
-    ] = None,
-    fold: FoldIndex = None,
-    debug: Debug = False,
-) -> None:
-    """Score what infer wrote against the labels, on the part that was held out of training."""
-    from vcmodels import evaluation
-
-    console = Console()
-    context.obj.begin()
-    box = None if bbox is None else spans("--bbox", bbox)
-    if overlay is not None and overlay.suffix.lower() != ".png":
-        raise RefusedError("--overlay", f'found "{overlay}"', "name a PNG, as in overlay.png")
-    loaded = one_fold(load(task, set_, console), fold)
-    if bbox is None:
-        refuse_all_folds(loaded)
-    evaluation.evaluate(loaded, bbox=box, overlay=overlay, reporter=console)
+app.command()(evaluate)
+app.command()(view)
+app.command()(overlay)
+app.command()(report)

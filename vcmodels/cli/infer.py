@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import typer
 
@@ -16,9 +17,19 @@ from vcmodels.cli.console import Console, JsonLines
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
+    from vcmodels.checkpoint import TrainedNetwork
     from vcmodels.config import Task
-    from vcmodels.inference import InferenceReport, Part, Request
+    from vcmodels.inference import InferenceReport, Part, Request, RunOptions
     from vcmodels.reporting import StopSignals
+
+    Networks = tuple[TrainedNetwork, ...]
+    Read = Callable[[], tuple[Task, Networks]]
+    """Reads the task and its networks."""
+
+    class Predict(Protocol):
+        """Predicts one volume; of many it is given the name of each."""
+
+        def __call__(self, request: Request, name: str | None = None) -> InferenceReport: ...
 
 
 def infer(
@@ -80,6 +91,12 @@ def infer(
         str | None,
         typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
     ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PNG|DIR", help="Draw three slices while they are predicted, into this PNG."
+        ),
+    ] = None,
     log_json: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Append a line of figures for each unit of work."),
@@ -91,7 +108,7 @@ def infer(
     from vcmodels.reporting import StopSignals
     from vcmodels.volumes.places import refuse_in_store
 
-    engine = InferOptions(overwrite, verify, dry_run, part, devices, dask)
+    engine = InferOptions(overwrite, verify, dry_run, part, devices, dask, preview)
     engine.require_one()
     inputs = _inputs(volume, input_)
     if log_json is not None:
@@ -103,15 +120,16 @@ def infer(
     task = None
     if _is_checkpoint(source) or (inputs and source.is_dir()):
         _refuse_options_of_tasks(checkpoint=checkpoint, folds=folds, fold=fold)
-        make_request = _of_checkpoint(source, lines)
+        read = _of_checkpoint(source, lines)
     else:
         task = one_fold(load(source, lines, console), fold)
-        make_request = _of_task(task, checkpoint, folds, console)
+        read = _of_task(task, checkpoint, folds, console)
     with ExitStack() as stack:
         if log_json and not dry_run:
             console.log = stack.enter_context(JsonLines(log_json))
         stop = stack.enter_context(StopSignals(lambda: console.say(UNPREDICTED)))
-        report = _run(lambda: _placed(make_request(), output), engine, console, stop)
+        predict = stack.enter_context(engine.predicting(console, stop))
+        report = _predict(read, predict, output, console, stop)
     code = _end(report, stop.exit_code, console)
     if report.is_complete and task is not None and _is_scorable(task) and not (inputs or output):
         scoring = command_line("evaluate", source, set_, fold)
@@ -128,7 +146,9 @@ UNPREDICTED = (
 def _is_scorable(task: "Task") -> bool:
     """Whether the task has labels on what it predicts."""
     predicted = task.inference_params.input_path
-    return any(volume.input == predicted for volume in task.dataset_config.volume_paths)
+    return task.inference_params.volumes is not None or any(
+        volume.input == predicted for volume in task.dataset_config.volume_paths
+    )
 
 
 @dataclass(frozen=True)
@@ -141,6 +161,7 @@ class InferOptions:
     part: str | None
     devices: str | None
     dask: str | None
+    preview: Path | None
 
     def require_one(self) -> None:
         """Refuse options that exclude each other.
@@ -158,8 +179,48 @@ class InferOptions:
                 found = f"goes with none of {more}, --dry-run and --verify"
                 raise RefusedError(option, found, "leave one out")
 
+    @contextmanager
+    def predicting(self, console: Console, stop: "StopSignals") -> Iterator["Predict"]:
+        """What predicts a request with the engine that was asked for, while the context lasts.
 
+        Raises:
+            RefusedError: the options make no sense, or no cluster answers.
+        """
+        from vcmodels import inference
+        from vcmodels.devices import dask_client
+
+        options = partial(self._options, console, stop)
+        if self.devices:
+            devices = _devices(self.devices)
+            yield lambda request, name=None: inference.predict_on(request, devices, options(name))
+        elif not self.dask:
+            yield lambda request, name=None: inference.predict_request(request, options(name))
+        else:
+            from vcmodels.inference.dask_cluster import predict_on_cluster  # late: it imports dask
+
+            with dask_client(self.dask) as client:
+                yield lambda request, name=None: predict_on_cluster(request, client, options(name))
+
+    def _options(self, console: Console, stop: "StopSignals", name: str | None) -> "RunOptions":
+        """The options of the run of one volume, which is named where there are many."""
+        from vcmodels import inference
+        from vcmodels.inference.preview import preview_path
+
+        return inference.RunOptions(
+            part=_part(self.part) if self.part else inference.WHOLE,
+            overwrite=self.overwrite,
+            verify=self.verify,
+            dry_run=self.dry_run,
+            preview=None if self.preview is None else preview_path(self.preview, name),
+            reporter=console,
+            # Asked after each batch: before the first, nothing waits to be written.
+            should_stop=stop.should_stop,
+        )
+
+
+MOST_LISTED = 8
 INPUT_PATH, OUTPUT_DIR = "inference_params.input_path", "inference_params.output_dir"
+VOLUMES = "inference_params.volumes"
 
 
 def _inputs(positional: Sequence[str] | None, option: Sequence[str] | None) -> list[str]:
@@ -182,6 +243,7 @@ def _place_overrides(inputs: Sequence[str], output: str | None) -> Iterator[str]
     """What input and output are as `--set` lines, which the result keeps."""
     if inputs:
         yield f"{INPUT_PATH}={json.dumps(inputs if len(inputs) > 1 else inputs[0])}"
+        yield f"{VOLUMES}=null"
     if output:
         folder = output.rstrip("/").rpartition("/")[0] or "." if _is_group(output) else output
         yield f"{OUTPUT_DIR}={json.dumps(folder)}"
@@ -221,8 +283,8 @@ def _refuse_options_of_tasks(**given: object) -> None:
             raise RefusedError(f"--{name}", "goes with a task file", remedy)
 
 
-def _of_checkpoint(source: Path, lines: Sequence[str]) -> Callable[[], "Request"]:
-    """What makes the request from a checkpoint, or the best one of a run folder, and nothing else.
+def _of_checkpoint(source: Path, lines: Sequence[str]) -> "Read":
+    """What reads task and networks from a checkpoint, or the best one of a run folder, alone.
 
     Raises:
         RefusedError: no input or no output is named.
@@ -238,17 +300,17 @@ def _of_checkpoint(source: Path, lines: Sequence[str]) -> Callable[[], "Request"
             remedy = f"name the {what}: vcmodels infer {source} INPUT -o OUTPUT"
             raise RefusedError(option, "is missing", remedy)
 
-    def make() -> "Request":
+    def read() -> "tuple[Task, Networks]":
         predictor = inference.load_predictor(source)
-        return inference.request_of(predictor.task_with(lines), predictor.networks)
+        return predictor.task_with(lines), predictor.networks
 
-    return make
+    return read
 
 
 def _of_task(
     task: "Task", checkpoint: Sequence[str] | None, folds: str | None, console: Console
-) -> Callable[[], "Request"]:
-    """What makes the request from a task.
+) -> "Read":
+    """What reads the networks of a task.
 
     Raises:
         RefusedError: the options do not fit it.
@@ -260,41 +322,43 @@ def _of_task(
         raise RefusedError("--folds", "goes with no --checkpoint", "leave one out")
     wanted = None if folds is None else _folds(folds)
 
-    def make() -> "Request":
+    def read() -> "tuple[Task, Networks]":
         paths = choose_checkpoints(task, checkpoint, folds=wanted, reporter=console)
-        return inference.request_of(task, inference.load_predictor(*paths).networks)
+        return task, inference.load_predictor(*paths).networks
 
-    return make
+    return read
 
 
-def _run(
-    make_request: Callable[[], "Request"],
-    engine: InferOptions,
+def _predict(
+    read: "Read",
+    predict: "Predict",
+    output: str | None,
     console: Console,
     stop: "StopSignals",
 ) -> "InferenceReport":
-    """Predict with the engine that was asked for."""
+    """Predict the one volume of a task, or each of many.
+
+    Raises:
+        RefusedError: whatever a user can fix; nothing was written.
+        RunError: a failure on the way; the same command continues.
+    """
     from vcmodels import inference
-    from vcmodels.devices import dask_client
+    from vcmodels.inference.many import NamedInput, named_inputs, predict_each
 
-    options = inference.RunOptions(
-        part=_part(engine.part) if engine.part else inference.WHOLE,
-        overwrite=engine.overwrite,
-        verify=engine.verify,
-        dry_run=engine.dry_run,
-        reporter=console,
-        # Asked after each batch: before the first, nothing waits to be written.
-        should_stop=stop.should_stop,
-    )
-    if engine.devices:
-        devices = _devices(engine.devices)
-        return inference.predict_on(make_request(), devices, options)
-    if not engine.dask:
-        return inference.predict_request(make_request(), options)
-    from vcmodels.inference.dask_cluster import predict_on_cluster  # late: it imports dask
+    task, networks = read()
+    if not task.inference_params.is_many:
+        return predict(_placed(inference.request_of(task, networks), output))
+    if output is not None and _is_group(output):
+        found = f"{output} is one result, and there are those of many volumes"
+        raise RefusedError("--output", found, "name a folder for them")
+    inputs = named_inputs(task)
 
-    with dask_client(engine.dask) as client:
-        return predict_on_cluster(make_request(), client, options)
+    def predict_one(one: NamedInput) -> "InferenceReport":
+        return predict(one.request(task, networks), one.name)
+
+    every = predict_each(task, inputs, predict_one, console, stop.is_stopped)
+    every.require_all()
+    return every.combined()
 
 
 def _folds(text: str) -> list[int] | Literal["all"]:
@@ -325,8 +389,10 @@ def _end(report: "InferenceReport", stopped: int, console: Console) -> int:
     if not report.is_complete:
         console.say("this part is done; the last one to end completes the result")
         return 0
-    for name, place in report.outputs.items():
+    for name, place in [*report.outputs.items()][:MOST_LISTED]:
         console.say(f"{name}: {place}")
+    if (more := len(report.outputs) - MOST_LISTED) > 0:
+        console.say(f"... and {more} more in {report.root}")
     console.say("each is an OME-Zarr image: napari (with napari-ome-zarr) and neuroglancer open it")
     return 0
 

@@ -10,7 +10,13 @@ from vcmodels.cli.console import Console, narrow_table, write_table
 from vcmodels.config import Task
 from vcmodels.config.load import fill_sizes
 from vcmodels.data.normalization import fit_normalization, other_choice
-from vcmodels.data.volumes import TaskVolume, open_volumes, report_missing, spacing_text
+from vcmodels.data.volumes import (
+    TaskVolume,
+    open_volumes,
+    report_missing,
+    spacing_text,
+    trained_on,
+)
 from vcmodels.errors import RefusedError
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria, PatchList, are_few, choose_patches, survey
@@ -18,7 +24,7 @@ from vcmodels.patches.folds import all_folds
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.misfits import report_misfits, report_unlearnt
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
-from vcmodels.patches.split import refuse_shared, require_room, split_patches
+from vcmodels.patches.split import refuse_shared, refuse_tested, require_room, split_patches
 from vcmodels.reporting import Silent
 from vcmodels.results import device_note, foreseen, open_inputs
 from vcmodels.runs.run import Run
@@ -41,7 +47,8 @@ def report_sizes(task: Task, console: Console) -> None:
     Raises:
         RefusedError: the volumes do not fit the task, or nothing fits the memory.
     """
-    volumes = open_volumes(task, console)
+    volumes = trained_on(open_volumes(task, console))
+    refuse_tested(volumes, ())
     plan = plan_sizes(task.tr_params, task.model, task.heads, volumes)
     if plan.tried:
         table = narrow_table("patch", "step", "")
@@ -70,10 +77,11 @@ def report_plan(task: Task, console: Console) -> None:
     check_start(task, volumes[0], origin)
     if task.tr_params.split_mode != "random":
         refuse_shared(volumes)
-    write_table(_volume_table(volumes, task.dataset_config.targets), console)
-    if len(volumes) > MOST_VOLUMES:
-        console.say(f"... and {len(volumes) - MOST_VOLUMES} more volumes")
-    report_missing(volumes, console)
+    shown = [*volumes, *resolved.tested]
+    write_table(_volume_table(shown, task.dataset_config.targets), console)
+    if len(shown) > MOST_VOLUMES:
+        console.say(f"... and {len(shown) - MOST_VOLUMES} more volumes")
+    report_missing(shown, console)
     is_new = origin.resumed is None
     refuse_unlabelled(task, volumes, console, is_new=is_new)
     for line in _normalization(task, volumes):
@@ -112,7 +120,7 @@ def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:
     fitted = fit_normalization(wanted, trained, [v.region for v in trained], lines)
     yield from lines.lines
     inputs = ()
-    if params.input_path:
+    if params.input_path and not params.is_many:
         with suppress(RefusedError):  # a prediction may be made elsewhere, or later
             inputs = open_inputs(params.input_path, params)
     fits = sum(volume.channels for volume in inputs) == volumes[0].channels

@@ -197,6 +197,10 @@ def evaluate(
     task: TaskFile,
     set_: Overrides = None,
     folds: FoldCount = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="For the report; else RUN/evaluation."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     debug: Debug = False,
 ) -> int:
@@ -209,7 +213,8 @@ def evaluate(
     context.obj.begin()
     loaded = with_begun_folds(load(task, with_folds(set_, folds), console))
     with StopSignals() as stop:
-        scored = score_held_out(loaded, console, stop.should_stop)
+        folder = output or loaded.run_dir / "evaluation"
+        scored = score_held_out(loaded, console, stop.should_stop, folder)
     if scored is None:
         console.say("stopped; the same command continues")
         return stop.exit_code

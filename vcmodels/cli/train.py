@@ -67,7 +67,7 @@ def train(
     code = training.train(
         loaded, reporter=console, restart=restart, accept_changed_data=accept_changed_data
     )
-    console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir}")
+    console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir.parent}")
     has_best = Run(loaded.run_dir, loaded.tr_params.model_name).best.exists()
     if code == 0 and has_best and fold is None:  # of folds, all together come next
         _say_next(loaded, command_line("infer", task, set_, None), console)

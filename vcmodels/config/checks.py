@@ -8,6 +8,7 @@ from math import prod
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
+from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
 from vcmodels.config.reading import MASK, key_faults
@@ -21,6 +22,7 @@ from vcmodels.config.task import (
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import check_new_name, check_target_name
 from vcmodels.errors import FaultError, OutputError, VolumeError
+from vcmodels.metrics.choice import choose_metrics
 from vcmodels.models import AnyModel
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
@@ -37,8 +39,8 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
 
     Args:
         task: with every default.
-        is_record: it was checked when a run or a result was made, by the rules of then; names and
-            the places that the run wrote to are not looked at again.
+        is_record: it was checked when a run or a result was made, by the rules of then; names, the
+            places that the run wrote to and what is evaluated are not looked at again.
     """
     settings, config, targets = task.tr_params, task.dataset_config, task.dataset_config.targets
     return [
@@ -55,6 +57,7 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_mixup_faults(settings, config, task.model),
         *_curve_faults(settings, targets),
         *_start_faults(settings),
+        *(() if is_record else _evaluation_faults(task.evaluation, targets)),
     ]
 
 
@@ -267,10 +270,16 @@ def _reading_faults(task: Task) -> Iterator[Fault]:
         path = ("dataset_config", "volume_paths", index)
         yield from key_faults(volume, path, len(volume.inputs), volume.labels)
     params = task.inference_params
-    inputs = params.input_path
+    inputs, mask = params.input_path, params.skip.mask
     count = len(inputs) if isinstance(inputs, list) else 1
-    others = {MASK: params.skip.mask} if params.skip.mask is not None else {}
+    others = {MASK: mask} if mask is not None else {}
     yield from key_faults(params, ("inference_params",), count, others)
+    if mask is not None and params.volumes is not None:
+        found, remedy = "is of one input, and volumes chooses several", "remove one of them"
+        yield Fault(("inference_params", "skip", "mask"), found, remedy)
+    elif mask is not None and "*" in mask and not params.is_pattern:
+        found = "holds a '*', and input_path none"
+        yield Fault(("inference_params", "skip", "mask"), found, "put a '*' in both")
 
 
 def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
@@ -292,8 +301,9 @@ def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
         stored = [name for name in volume.labels if name in config.targets]
         labels = {**derived, **dict.fromkeys(stored, "")}
         are_pseudo = all({n, source} & volume.pseudo.keys() for n, source in labels.items())
-        if volume.split == "val" and labels and are_pseudo:
-            found = "all labels of this volume are pseudo-labels, which are not validated against"
+        if volume.split in ("val", "test") and labels and are_pseudo:
+            against = "validated against" if volume.split == "val" else "scored against"
+            found = f"all labels of this volume are pseudo-labels, which are not {against}"
             yield Fault((*path, "split"), found, 'give "train", or true labels')
 
 
@@ -305,6 +315,7 @@ def _output_faults(task: Task, *, is_record: bool) -> Iterator[Fault]:
         outputs |= {
             ("tr_params", "ckpt_out_base"): settings.ckpt_out_base,
             ("tr_params", "tensorboard_log_dir"): settings.tensorboard_log_dir,
+            ("inference_params", "tensorboard_log_dir"): given.tensorboard_log_dir,
             ("dataset_config", "cache_file"): config.cache_file,
             ("dataset_config", "index_dir"): config.index_dir or default_index_dir(),
         }
@@ -357,6 +368,21 @@ def _start_faults(settings: TrainingParams) -> Iterator[Fault]:
     if settings.load_weights_only and settings.checkpoint_path is None:
         found = "is given, but no weights are: checkpoint_path is not set"
         yield Fault(("tr_params", "load_weights_only"), found, "set checkpoint_path, or remove it")
+
+
+def _evaluation_faults(
+    params: EvaluationParams, targets: Mapping[str, AnyTarget]
+) -> Iterator[Fault]:
+    """Targets and metrics that there are not, and options that a metric has not."""
+    for name, wanted in params.metrics.items():
+        path = ("evaluation", "metrics", name)
+        if name not in targets:
+            yield Fault(path, "is no target", f"targets are {listed(targets)}")
+            continue
+        try:
+            choose_metrics(targets[name].stored_metrics, wanted)
+        except FaultError as error:
+            yield fault_at(path, error, "")
 
 
 def read_places(task: Task) -> list[tuple[str, str]]:

@@ -82,12 +82,21 @@ def _reasons_between(task: Task) -> dict[KeyPath, str]:
         found |= {("tr_params", key): reason for key in keys}
     is_divided = settings.tr_val_split < 1
     if settings.folds is None and not any(
-        is_divided if volume.split is None else volume.split != "train" for volume in volumes
+        is_divided if volume.split is None else volume.split not in ("train", "test")
+        for volume in volumes
     ):
-        found["tr_params", "max_val_steps_per_epoch"] = "nothing is validated"
-    if len(volumes) == 1 and "*" not in volumes[0].inputs[0]:
-        path = ("dataset_config", "volume_paths", 0, "weight")
+        unused = ("max_val_steps_per_epoch", "calibrate")
+        found |= {("tr_params", key): "nothing is validated" for key in unused}
+    if not any(target.predicts in ("masks", "classes") for target in config.targets.values()):
+        found["tr_params", "calibrate"] = "no target is a mask or has classes"
+    drawn = [n for n, volume in enumerate(volumes) if volume.split != "test"]
+    if len(drawn) == 1 and "*" not in volumes[drawn[0]].inputs[0]:
+        path = ("dataset_config", "volume_paths", drawn[0], "weight")
         found[path] = "there is no other volume to draw from"
+    for number in {*range(len(volumes))} - {*drawn}:
+        for key in ("weight", "ref_label"):
+            path = ("dataset_config", "volume_paths", number, key)
+            found[path] = 'a volume of the split "test" is not trained on'
     for key in ("loss_only_on_label", "label_smoothing", "dilate_label", "ignore_label"):
         if not any(_takes(target, name, key, settings) for name, target in config.targets.items()):
             found["tr_params", key] = "every target has its own, or no use for it"

@@ -1,11 +1,13 @@
 """The section `inference_params`, and the blocks in it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from vcmodels.augment.geometric import Axes, Plane
+from vcmodels.config.tracking import WandbConfig
 from vcmodels.config.values import (
     AxisIndex,
     BatchSize,
@@ -17,6 +19,7 @@ from vcmodels.config.values import (
     Locations,
     Overlap,
     StoredAxes,
+    VolumeChoice,
     VoxelSize,
     WorkerCount,
 )
@@ -86,7 +89,11 @@ class InferenceParams(Section):
     """`inference_params`: what is predicted, and where the result goes."""
 
     input_path: Locations | None = None
-    """The volume to predict; a list is stacked as channels, like the `input` of a volume."""
+    """The volume to predict; a list is stacked as channels, like the `input` of a volume. A `*`
+    expands to many volumes, which get a result each, as for `volume_paths`."""
+    volumes: VolumeChoice | None = None
+    """Predict labelled volumes of the task instead, each as its entry says and into a result of its
+    own: `val`, what a run held out or `split` says, `test`, `all`, or a list of names."""
     input_format: Literal["zarr"] = "zarr"
     """Format of the input."""
     level: Annotated[int, Field(ge=0, le=32)] = 0
@@ -111,7 +118,8 @@ class InferenceParams(Section):
     """What is left out: chunks that are not stored, background, what a mask excludes."""
 
     output_dir: Location | None = None
-    """Folder for the result, local or `s3://`; it may not lie inside an input."""
+    """Folder for the result, local or `s3://`; it may not lie inside an input. The result is
+    `<model_name>.zarr` in it; of many volumes, each is `<model_name>/<name of the volume>.zarr`."""
     output_format: Literal["zarr"] = "zarr"
     """Format of the output."""
     output_type: OutputType = "np.uint8"
@@ -160,6 +168,35 @@ class InferenceParams(Section):
     memory: Literal["auto"] | Annotated[float, Field(gt=0, le=1e6)] = "auto"
     """GB for accumulators, input and output of a process; more saves patches that are predicted
     twice. `auto` is a quarter of the machine's memory, 4 at most."""
+
+    tensorboard_log_dir: Location | None = None
+    """Show slices of the prediction in TensorBoard while it is made: into `<model_name>` there; off
+    when null."""
+    wandb: WandbConfig | None = None
+    """Send these slices to Weights & Biases, too; off when null."""
+
+    def idle_keys(self) -> Mapping[str, str]:
+        if self.volumes is None:
+            return {}
+        keys = ("input_path", "level", "channel_axis", "axes", "channels", "index", "spacing")
+        return dict.fromkeys(keys, "volumes chooses what is predicted, and how it is read")
+
+    @property
+    def input_paths(self) -> tuple[str, ...]:
+        """The paths of `input_path`, none, one or more."""
+        if self.input_path is None:
+            return ()
+        return (self.input_path,) if isinstance(self.input_path, str) else tuple(self.input_path)
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether `input_path` stands for many volumes."""
+        return any("*" in path for path in self.input_paths)
+
+    @property
+    def is_many(self) -> bool:
+        """Whether the results are those of many volumes, each with a name."""
+        return self.volumes is not None or self.is_pattern
 
     @property
     def dtype(self) -> np.dtype:

@@ -110,7 +110,7 @@ def parse_task(
 LOCATIONS = {
     "tr_params": ("ckpt_out_base", "checkpoint_path", "tensorboard_log_dir"),
     "dataset_config": ("cache_file", "index_dir"),
-    "inference_params": ("input_path", "output_dir", "checkpoint_path"),
+    "inference_params": ("input_path", "output_dir", "checkpoint_path", "tensorboard_log_dir"),
 }
 """Keys that hold paths, next to those of the volumes and `inference_params.skip.mask`."""
 

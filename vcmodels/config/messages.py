@@ -122,7 +122,13 @@ def value_at(path: KeyPath, data: object) -> object:
 def section_keys(schema: Schema) -> dict[str, set[str]]:
     """The keys of the task and of its sections, by the section's name ("" for the task)."""
     keys = {"": set(schema["properties"])}
-    for section in ("tr_params", "inference_params", "model_config", "dataset_config"):
+    for section in (
+        "tr_params",
+        "inference_params",
+        "model_config",
+        "dataset_config",
+        "evaluation",
+    ):
         for branch in branches(schema["properties"][section], schema):
             keys.setdefault(section, set()).update(branch.get("properties", ()))
     return keys

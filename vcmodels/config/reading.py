@@ -1,12 +1,19 @@
 """How the keys of a volume entry, or of `inference_params`, say that arrays are read."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from vcmodels.config.messages import Fault, KeyPath, listed
 from vcmodels.config.values import AxisIndex, ChannelChoice, StoredAxes, VoxelSize
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.volumes import ChannelAxis, Reading, Volume, open_volume
+from vcmodels.volumes import (
+    ChannelAxis,
+    Reading,
+    Volume,
+    expand_location,
+    expand_pattern,
+    open_volume,
+)
 from vcmodels.volumes.axes import Channels
 
 INPUT, MASK = "input", "mask"
@@ -54,6 +61,49 @@ def open_array(
         channel_axis=keys.channel_axis,
         reading=_reading(keys, name, number),
     )
+
+
+def expand_together(
+    inputs: Sequence[str], others: Mapping[str, str], key: str, input_key: str = "input"
+) -> Iterator[tuple[str, tuple[str, ...], dict[str, str]]]:
+    """What paths stand for: one volume, or as many as the `*` that is in each of them matches.
+
+    Args:
+        inputs: the paths of the inputs, one or more.
+        others: those of other arrays by name; a volume may lack some of them.
+        key: of the block that they stand in, for messages.
+        input_key: of the inputs in it.
+
+    Yields:
+        What the `*` stands for ("" without one), the inputs and the others by name, sorted.
+
+    Raises:
+        TaskError: a `*` is in some paths and not in others, or an input has no counterpart.
+        VolumeError: nothing matches, or a path cannot be expanded.
+    """
+    found = [_expanded(text, f"{key}.{input_key}") for text in inputs]
+    named = {name: _expanded(text, f"{key}.{name}") for name, text in others.items()}
+    is_pattern = ["*" in text for text in (*inputs, *others.values())]
+    if any(is_pattern) != all(is_pattern):
+        raise TaskError(key, "some paths hold a '*' and some do not", "put a '*' in all or in none")
+    for stem in sorted(found[0]):
+        lacking = [n for n, places in enumerate(found) if stem not in places]
+        if lacking:
+            text = f"'*' = {stem} matches the first input, but not {inputs[lacking[0]]}"
+            remedy = "remove it there or add the missing array"
+            raise TaskError(f"{key}.{input_key}", text, remedy)
+        yield (
+            stem,
+            tuple(places[stem] for places in found),
+            {name: places[stem] for name, places in named.items() if stem in places},
+        )
+
+
+def _expanded(text: str, key: str) -> dict[str, str]:
+    try:
+        return dict(expand_pattern(expand_location(text)))
+    except VolumeError as error:
+        raise VolumeError(key, f"{error.subject}: {error.found}", error.remedy) from error
 
 
 def _reading(keys: ArrayKeys, name: str, number: int) -> Reading:

@@ -142,7 +142,7 @@ def task_page(schema: Schema) -> str:
 def _sections(schema: Schema) -> Iterator[str]:
     definitions, top = schema["$defs"], schema["properties"]
     dataset = definitions["DatasetConfig"]["properties"]
-    for name in ("tr_params", "inference_params"):
+    for name in ("tr_params", "inference_params", "evaluation"):
         for section in branches(top[name], schema):
             yield _table(f"`{name}`", section, schema, top[name].get("description"))
     for section in branches(top["model_config"], schema):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
+from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import (
@@ -68,11 +69,14 @@ class NormalizationConfig(Section):
         return used.changed(**{name: getattr(self, name) for name in given})
 
 
+SplitName = Literal["train", "val", "test"]
+
+
 class SplitAttribute(Section):
     """The split of a volume, read from the volume itself."""
 
     attribute: Annotated[str, Field(min_length=1, max_length=256)]
-    """Attribute, of the array or of the group around it, that says `train` or `val`."""
+    """Attribute, of the array or of the group around it, that says `train`, `val` or `test`."""
 
 
 class GroupAttribute(Section):
@@ -112,15 +116,16 @@ class VolumeEntry(Section):
     """Label that decides which patches are worth training on; all patches when null."""
     bbox: BoundingBox | None = None
     """The part to use, [[z0, z1], [y0, y1], [x0, x1]]; all of it when null."""
-    split: Literal["train", "val"] | SplitAttribute | None = None
-    """Train or validate on the whole volume, fixed or as its own attribute says; `tr_val_split`
-    divides it when null."""
+    split: SplitName | SplitAttribute | None = None
+    """Train or validate on the whole volume, or keep it for `evaluate` alone (`test`), fixed or as
+    its own attribute says; `tr_val_split` divides it when null."""
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """How often patches of this volume are drawn, relative to the others."""
     name: FileName | None = None
     """Name in messages and in `splits.json`; taken from the path when null."""
     group: Annotated[str, Field(min_length=1, max_length=256)] | GroupAttribute | None = None
-    """What the volume is of, such as a patient: all volumes of one group train, or all validate."""
+    """What the volume is of, such as a patient: all volumes of one group train, or all validate, or
+    all test."""
     level: Annotated[int, Field(ge=0, le=32)] = 0
     """Which level of OME-Zarr groups is read."""
     channel_axis: Literal["first", "last"] | None = None
@@ -224,6 +229,8 @@ class Task(Section):
     augment: list[AnyAugmentation] = Field(default_factory=lambda: list(DEFAULT_AUGMENTATIONS))
     """Transforms for training: intensity first, then one resampling, then flips and turns, each in
     this order; [] for none."""
+    evaluation: EvaluationParams = EvaluationParams()
+    """What is scored, and by which metrics."""
     overrides: list[str] = Field(default_factory=list)
     """What `--set` changed, recorded here; the values above already have it."""
 
@@ -239,10 +246,10 @@ class Task(Section):
 
     @property
     def tensorboard_dir(self) -> Path:
-        """Where TensorBoard events go, absolute."""
+        """Where TensorBoard events go, absolute: a folder of the run's name, which is shown there."""
         given = self.tr_params.tensorboard_log_dir
         if not given:
-            return self.run_dir / "tensorboard"
+            return self.run_dir / "tensorboard" / self.tr_params.model_name
         # A folder for each run: in one that several share, each would hide the curves of the others.
         folder = _local("tr_params.tensorboard_log_dir", given)
         return folder / self.run_dir.name / self.tr_params.model_name
@@ -305,7 +312,10 @@ class Task(Section):
                 "tensorboard_log_dir": _inside(settings.tensorboard_log_dir, self.run_dir.name),
             },
             dataset_config={"cache_file": cache and str(cache.with_stem(f"{cache.stem}.{name}"))},
-            inference_params={"output_dir": _inside(self.inference_params.output_dir, name)},
+            inference_params={
+                key: _inside(getattr(self.inference_params, key), name)
+                for key in ("output_dir", "tensorboard_log_dir")
+            },
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vcmodels.augment import ImageInterpolation
+from vcmodels.config.tracking import WandbConfig
 from vcmodels.config.values import (
     BatchSize,
     Compile,
@@ -105,20 +106,6 @@ class FoldConfig(Section):
         return self
 
 
-WandbName = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class WandbConfig(Section):
-    """Send what TensorBoard shows to Weights & Biases, too; needs the package `wandb`."""
-
-    project: WandbName
-    """The project there; it is made if it is missing."""
-    entity: WandbName | None = None
-    """User or team that it belongs to; your default one when null."""
-    mode: Literal["online", "offline"] = "online"
-    """`offline` writes into the run folder, for `wandb sync` to send later."""
-
-
 class TrainingParams(Section):
     """`tr_params`: how the network is trained."""
 
@@ -200,6 +187,9 @@ class TrainingParams(Section):
     """The curve that says which checkpoint is the best, such as `val/dice_sheet`."""
     early_stopping: EarlyStopping | None = None
     """End the run before `max_epoch` when a curve has stopped improving; null is off."""
+    calibrate: bool = False
+    """Fit a temperature for each head of masks or classes at each validation, and keep it with the
+    weights: inference divides the logits by it, so that the probabilities are what they say."""
 
     checkpoint_path: Location | None = None
     """Start from this checkpoint instead of from random weights."""

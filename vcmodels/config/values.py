@@ -157,6 +157,9 @@ def check_index(index: dict[str, KeyValue]) -> dict[str, KeyValue]:
 SafeName = Annotated[str, Field(max_length=64, pattern=f"^{NAME_PATTERN}$")]
 FileName = Annotated[SafeName, AfterValidator(check_name)]
 TargetName = Annotated[str, AfterValidator(check_target_name)]
+VolumeName = Annotated[str, Field(min_length=1, max_length=1024)]
+VolumeChoice = Literal["val", "test", "all"] | Annotated[list[VolumeName], Field(min_length=1)]
+"""Some of the labelled volumes of a task."""
 Location = Annotated[str, Field(min_length=1, max_length=4096)]
 Locations = Location | Annotated[list[Location], Field(min_length=1)]
 BoundingBox = Annotated[tuple[Interval, Interval, Interval], AfterValidator(check_bbox)]

@@ -71,6 +71,14 @@ class StoredLabel:
         ids, valid = self._checked(inside, lambda stored: read_ids(stored, *rules))
         return _framed(ids, inside, box), _framed(valid, inside, box)
 
+    def exact_ids(self, box: Box, ignored: Sequence[int]) -> Arrays:
+        """Ids as they are stored, as from `whole_ids`, on a box inside the region.
+
+        Raises:
+            RunError: a value that is no id; names volume and place.
+        """
+        return self._checked(box, lambda stored: whole_ids(stored, ignored))
+
     def _checked(self, box: Box, read: Callable[[np.ndarray], Arrays]) -> Arrays:
         """Read a box inside the region; what is wrong with a value is reported with its place."""
         stored = self.array.read(box)
@@ -188,14 +196,41 @@ def read_ids(
     Raises:
         LabelError: a negative value or a fraction.
     """
-    valid = known(stored, ignored)
     if foreground is not None:
+        valid = known(stored, ignored)
         return (foreground.of(stored) & valid).astype(np.float32), valid
-    ids = stored if valid.all() else np.where(valid, stored, np.zeros((), stored.dtype))
-    _refuse_strange(ids)
+    ids, valid = _known_ids(stored, ignored)
     if ids.dtype.itemsize > 2 and ids.max() > EXACT:
         return _numbered_anew(ids), valid
     return ids.astype(np.float32), valid
+
+
+def whole_ids(stored: np.ndarray, ignored: Sequence[int]) -> Arrays:
+    """Ids in an integer dtype that holds them exactly, 0 where not valid; and where they are.
+
+    Args:
+        stored: (1, Z, Y, X), any integer dtype, bool, or floats that hold whole numbers.
+        ignored: stored values that say nothing; NaN and infinity do neither.
+
+    Raises:
+        LabelError: a negative value, a fraction, or a float of 2^63 or more.
+    """
+    ids, valid = _known_ids(stored, ignored)
+    if ids.dtype.kind == "f" and (large := ids >= 2.0**63).any():
+        refuse_first(large, ids, NO_IDS)
+    return ids.astype(id_dtype(ids.dtype), copy=False), valid
+
+
+def id_dtype(stored: np.dtype) -> np.dtype:
+    """In which integer dtype `whole_ids` gives ids of a stored one."""
+    return np.dtype({"f": np.int64, "b": np.uint8}.get(stored.kind, stored))
+
+
+def _known_ids(stored: np.ndarray, ignored: Sequence[int]) -> Arrays:
+    valid = known(stored, ignored)
+    ids = stored if valid.all() else np.where(valid, stored, np.zeros((), stored.dtype))
+    _refuse_strange(ids)
+    return ids, valid
 
 
 NO_IDS = 'a mask or ids are whole numbers, 0 or more; name it in "ignore_label" to skip it'

@@ -5,12 +5,25 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import get_args
 
 from vcmodels.config import Task
 from vcmodels.config.messages import fault_at, task_error
-from vcmodels.config.reading import INPUT, idle_notes, open_array, require_one_order, require_used
-from vcmodels.config.task import GroupAttribute, PseudoLabel, SplitAttribute, VolumeEntry
+from vcmodels.config.reading import (
+    INPUT,
+    expand_together,
+    idle_notes,
+    open_array,
+    require_one_order,
+    require_used,
+)
+from vcmodels.config.task import (
+    GroupAttribute,
+    PseudoLabel,
+    SplitAttribute,
+    SplitName,
+    VolumeEntry,
+)
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.predictions import PredictedLabel, prediction_notes
 from vcmodels.data.scans import number_copies, number_scans, share_voxels
@@ -21,7 +34,7 @@ from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget, BinaryTarget
 from vcmodels.targets.base import Target
 from vcmodels.targets.stored import ForegroundRule
-from vcmodels.volumes import Volume, expand_location, expand_pattern
+from vcmodels.volumes import Volume
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.spacing import differs, in_unit
@@ -31,7 +44,7 @@ def settle_groups(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
     """The volumes, each with the `split` that another one of its group has of its own.
 
     Raises:
-        TaskError: a group has volumes that train and others that validate.
+        TaskError: a group has volumes of two splits.
     """
     fixed: dict[str, TaskVolume] = {}
     for volume in volumes:
@@ -42,7 +55,7 @@ def settle_groups(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
                     f'is "{volume.split}", and {first.name}, also of group {volume.group}, is '
                     f'"{first.split}"'
                 )
-                raise TaskError(f"{volume.key}.split", found, "give a group to one side")
+                raise TaskError(f"{volume.key}.split", found, "give a group one split")
     return [
         replace(v, split=fixed[v.group].split) if v.group in fixed and v.split is None else v
         for v in volumes
@@ -86,15 +99,16 @@ class TaskVolume:
     """Whose `ignore_label` is about that label: its own target, or one that is derived from it."""
     region: Box
     """The part that is used."""
-    split: Literal["train", "val"] | None
+    split: SplitName | None
+    """Of its own; volumes of `test` are in no training, see `trained_on`."""
     weight: float
     spacing: tuple[float, float, float]
-    """In the unit of the first volume of the task, if both have one; 1 where it is not known."""
+    """In the unit of the first volume that trains, if both have one; 1 where it is not known."""
     unit: str | None
     pseudo: Mapping[str, float] = field(default_factory=dict)
     """Targets whose label here is a pseudo-label, and how much it counts in the loss."""
     group: str | None = None
-    """Volumes of one group are all on one side of a split."""
+    """Volumes of one group are all of one split."""
     ref_ignored: tuple[int, ...] = ()
     """Stored values of `ref` that count as unlabelled, besides 0."""
     ref_foreground: ForegroundRule | None = None
@@ -175,18 +189,26 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             lacking = [t for t in entry.labels if t not in place.labels]
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
-    if config.on_missing == "error":
-        for array, region in ((array, v.region) for v in found for array in v.inputs):
-            array.require_stored(region, "dataset_config.on_missing")
     scans = number_scans([(*volume.inputs, *volume.own_labels) for volume in found])
     found = [replace(volume, scan=scan) for volume, scan in zip(found, scans, strict=True)]
-    found = in_one_unit(settle_groups(found))
-    _check_alike(found, reporter)
+    found = settle_groups(found)
+    trained = trained_on(found)
+    if config.on_missing == "error":
+        for array, region in ((array, v.region) for v in trained for array in v.inputs):
+            array.require_stored(region, "dataset_config.on_missing")
+    first = [*trained, *found][0]
+    found = in_one_unit(found, first.unit)
+    _check_alike(found, first, reporter)
     _report_metadata(found, reporter)
     _report_lengths(config.targets, found, reporter)
-    if (patch := task.tr_params.given_patch_size) is not None:
-        check_patch(patch, task.model, config.targets, found, reporter)
+    if (trained := trained_on(found)) and (patch := task.tr_params.given_patch_size) is not None:
+        check_patch(patch, task.model, config.targets, trained, reporter)
     return found
+
+
+def trained_on(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
+    """The volumes that a training sees, to train or to validate: all but those of `test`."""
+    return [volume for volume in volumes if volume.split != "test"]
 
 
 def with_copies(volumes: Sequence[TaskVolume]) -> list[TaskVolume]:
@@ -234,31 +256,11 @@ def report_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
 
 def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:
     """The volumes that an entry stands for: one, or as many as its `*` matches."""
-    inputs = [_expand(text, f"{key}.input") for text in entry.inputs]
-    labels = {name: _expand(text, f"{key}.{name}") for name, text in entry.labels.items()}
-    is_pattern = ["*" in text for text in (*entry.inputs, *entry.labels.values())]
-    if any(is_pattern) != all(is_pattern):
-        raise TaskError(key, "some paths hold a '*' and some do not", "put a '*' in all or in none")
-    for stem in sorted(inputs[0]):
-        lacking = [n for n, places in enumerate(inputs) if stem not in places]
-        if lacking:
-            found = f"'*' = {stem} matches the first input, but not {entry.inputs[lacking[0]]}"
-            raise TaskError(f"{key}.input", found, "remove it there or add the missing array")
-        if entry.ref_label is not None and stem not in labels.get(entry.ref_label, {}):
+    for stem, inputs, labels in expand_together(entry.inputs, entry.labels, key):
+        if entry.ref_label is not None and entry.ref_label not in labels:
             found = f"there is no such label for '*' = {stem}"
             raise TaskError(f"{key}.{entry.ref_label}", found, "ref_label needs one per volume")
-        yield _Place(
-            stem,
-            tuple(places[stem] for places in inputs),
-            {name: places[stem] for name, places in labels.items() if stem in places},
-        )
-
-
-def _expand(text: str, key: str) -> dict[str, str]:
-    try:
-        return dict(expand_pattern(expand_location(text)))
-    except VolumeError as error:
-        raise VolumeError(key, f"{error.subject}: {error.found}", error.remedy) from error
+        yield _Place(stem, inputs, labels)
 
 
 def _open(
@@ -291,11 +293,10 @@ def _open(
     about = _about(entry.ref_label, targets)
     pseudo = _pseudo(entry, targets)
     has_own = [n for n, t in targets.items() if (t.derive or n) in labels and n not in pseudo]
-    # Validation would find nothing to compare with.
-    split = _split(entry, first, key) if has_own or not pseudo else "train"
+    is_true = bool(has_own or not pseudo)
     return TaskVolume(
         name, key, inputs, labels, ref, about,
-        _region(entry, first, key), split, entry.weight, first.spacing,
+        _region(entry, first, key), _split(entry, first, key, is_true=is_true), entry.weight, first.spacing,
         first.unit, pseudo, _group(entry, first, key),
         targets[about].ignored if about else (), targets[about].annotated if about else None,
         has_spacing=first.has_spacing,
@@ -381,18 +382,23 @@ def _region(entry: VolumeEntry, volume: Volume, key: str) -> Box:
     return region
 
 
-def _split(entry: VolumeEntry, volume: Volume, key: str) -> Literal["train", "val"] | None:
-    """The entry's split, looked up in the array and the groups around it when it says so."""
+def _split(entry: VolumeEntry, volume: Volume, key: str, *, is_true: bool) -> SplitName | None:
+    """The entry's split, looked up in the array and the groups around it when it says so.
+
+    What has pseudo-labels alone (not `is_true`) trains, as a validation would find nothing to compare
+    with; but what is kept for testing stays out of any training.
+    """
     if not isinstance(entry.split, SplitAttribute):
-        return entry.split
+        return entry.split if is_true or entry.split == "test" else "train"
     name = entry.split.attribute
     value = _find_attribute(volume, name, key)
-    if value == "train":
+    for known in get_args(SplitName):
+        if value == known:
+            return known if is_true or known == "test" else "train"
+    if not is_true:
         return "train"
-    if value == "val":
-        return "val"
     found = f"attribute {name!r} of {volume.location} and its groups is {value!r}"
-    raise TaskError(f"{key}.split", found, 'it must be "train" or "val"')
+    raise TaskError(f"{key}.split", found, 'it must be "train", "val" or "test"')
 
 
 def _group(entry: VolumeEntry, volume: Volume, key: str) -> str | None:
@@ -434,10 +440,9 @@ def _unique(name: str, used: dict[str, int]) -> str:
     return name if used[name] == 1 else _unique(f"{name}#{used[name]}", used)
 
 
-def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
-    """All volumes must have as many channels as the first; a differing voxel size is reported."""
-    first = volumes[0]
-    for volume in volumes[1:]:
+def _check_alike(volumes: list[TaskVolume], first: TaskVolume, reporter: Reporter) -> None:
+    """Refuse other numbers of channels than the first that trains has; report other voxel sizes."""
+    for volume in volumes:
         if volume.channels != first.channels:
             found = f"{volume.name} has {volume.channels} channels, {first.name} {first.channels}"
             raise VolumeError(f"{volume.key}.input", found, "all inputs need equally many")
@@ -455,9 +460,8 @@ def _check_alike(volumes: list[TaskVolume], reporter: Reporter) -> None:
         )
 
 
-def in_one_unit(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
-    """The volumes with their spacing in the unit of the first, as far as units are known."""
-    unit = volumes[0].unit
+def in_one_unit(volumes: "Sequence[TaskVolume]", unit: str | None) -> "list[TaskVolume]":
+    """The volumes with their spacing in a unit, as far as units are known."""
     return [
         replace(v, spacing=in_unit(v.spacing, v.unit, unit), unit=unit) if v.unit and unit else v
         for v in volumes

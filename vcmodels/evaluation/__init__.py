@@ -1,5 +1,6 @@
 """Scores and pictures of stored predictions."""
 
-from vcmodels.evaluation.evaluate import evaluate, score, score_result
+from vcmodels.evaluation.evaluate import score
+from vcmodels.evaluation.task import TaskScores, evaluate
 
-__all__ = ["evaluate", "score", "score_result"]
+__all__ = ["TaskScores", "evaluate", "score"]

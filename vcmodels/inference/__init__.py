@@ -2,11 +2,11 @@
 
 from vcmodels.inference.cost import Estimate
 from vcmodels.inference.devices import predict_on
+from vcmodels.inference.many import run_inference
 from vcmodels.inference.predict import (
     InferenceReport,
     predict_request,
     predict_volume,
-    run_inference,
 )
 from vcmodels.inference.predictor import Predictor, load_predictor
 from vcmodels.inference.reproduction import Comparison, reproduce

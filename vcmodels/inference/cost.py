@@ -4,11 +4,11 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import product
+from itertools import product, zip_longest
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -313,6 +313,27 @@ class Estimate:
             *(device if self.device_bytes else []),
             f"expected  {self.seconds:.0f} s{first if self.first_seconds >= 1 else ''}",
         ]
+
+
+def add_estimates(estimates: Sequence[Estimate]) -> Estimate:
+    """The work of several runs, one after another: one or more estimates as one."""
+    traffic = [one.traffic for one in estimates]
+    written = zip_longest(*(one.chunks_written for one in traffic), fillvalue=0)
+    return Estimate(
+        **{key: sum(getattr(one, key) for one in estimates) for key in _ADDED},
+        **{key: max(getattr(one, key) for one in estimates) for key in _LARGEST},
+        traffic=Traffic(
+            chunks_read=sum(one.chunks_read for one in traffic),
+            bytes_read=sum(one.bytes_read for one in traffic),
+            chunks_written=tuple(map(sum, written)),
+            bytes_written=sum(one.bytes_written for one in traffic),
+            bytes_reread=sum(one.bytes_reread for one in traffic),
+        ),
+    )
+
+
+_ADDED = ("patches", "skipped", "repeated", "units", "seconds", "first_seconds")
+_LARGEST = ("passes", "column", "streaming_bytes", "memory_bytes", "device_bytes")
 
 
 def _size(count: int) -> str:

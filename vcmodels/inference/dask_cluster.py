@@ -29,6 +29,7 @@ from vcmodels.inference.job import Job, auto_memory, prepare
 from vcmodels.inference.journal import Journal, Manifest
 from vcmodels.inference.locks import working_on
 from vcmodels.inference.predict import InferenceReport, begin, claim_for_parts, finish, warm_up
+from vcmodels.inference.preview import previewing, require_places
 from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import Part, share
@@ -138,6 +139,7 @@ def predict_on_cluster(
         RunError: the cluster is gone, or places could not be predicted; the same command continues.
     """
     options = options or RunOptions()
+    require_places(request, options)
     reporter, begun = options.reporter, time.monotonic()
     workers = _again(lambda: _workers(client), reporter)
     fewest = min(worker["nthreads"] for worker in workers.values())
@@ -154,8 +156,11 @@ def predict_on_cluster(
         with working_on(job.root, alone=False, reporter=reporter) as hold:
             begin(job, hold, RunOptions(reporter=reporter))
             boxes = BoxScheduler(job, client, plugin.name, Failures(reporter))
-            is_through = boxes.run(len(workers), options)
-            report = finish(job, hold, options, boxes.failures, boxes.patches, is_through)
+            with previewing(job, request, options) as draw_all:
+                is_through = boxes.run(len(workers), options)
+                report = finish(job, hold, options, boxes.failures, boxes.patches, is_through)
+                if report.is_complete:
+                    draw_all()
     finally:
         client.unregister_worker_plugin(plugin.name)
     return replace(report, seconds=time.monotonic() - begun)

@@ -15,6 +15,7 @@ import torch
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.inference.job import auto_memory, prepare
 from vcmodels.inference.predict import InferenceReport, claim_for_parts, predict_request
+from vcmodels.inference.preview import previewing, require_places, without_boards
 from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.units import Part
 from vcmodels.reporting import Advance, Record, StopSignals
@@ -54,7 +55,8 @@ def predict_on(
     reporter = options.reporter
     # By value, before `prepare` moves them to a device; the inputs are compared here, and only here.
     networks = pickle.dumps([replace(one, intensities=()) for one in request.networks])
-    requests = _divided(request, devices)
+    require_places(request, options)
+    requests = _divided(without_boards(request), devices)
     job = prepare(requests[0], reporter)
     patches = job.pipeline.patches
     state = claim_for_parts(job, options)
@@ -63,8 +65,11 @@ def predict_on(
     if state == "new":
         job.report_values(reporter)
     reporter.say(f"{patches} patches on {len(requests)} devices")
-    with _workers(requests, networks) as workers, reporter.bar("predict", patches) as advance:
-        ends = _watch(workers, advance, reporter.record, options.should_stop)
+    with previewing(job, request, options) as draw_all:
+        with _workers(requests, networks) as workers, reporter.bar("predict", patches) as advance:
+            ends = _watch(workers, advance, reporter.record, options.should_stop)
+        if any(isinstance(end, InferenceReport) and end.is_complete for end in ends):
+            draw_all()
     reports = [end for end in ends if isinstance(end, InferenceReport)]
     errors = [
         end

@@ -367,7 +367,7 @@ def _make_forwards(
         eager = fused(module) if is_cpu else module
         network = CompiledOrEager(module, reporter.say, eager) if is_compiled else eager
         batch = params.batch_size or trained.task.tr_params.batch_size
-        forwards.append(Forward(network, targets, device, amp, batch))
+        forwards.append(Forward(network, targets, device, amp, batch, trained.temperatures))
     precision = str(amp or torch.float32).removeprefix("torch.")
     manner = {"device": device.type, "precision": precision, "compiled": is_compiled}
     if device.type == "cpu":  # sums over a patch are cut differently

@@ -48,6 +48,7 @@ class Forward:
         device: where it runs.
         amp: the autocast dtype; None computes in float32.
         batch: patches at a time on a GPU.
+        temperatures: by which the logits of some targets are divided.
     """
 
     def __init__(
@@ -57,11 +58,12 @@ class Forward:
         device: torch.device,
         amp: torch.dtype | None,
         batch: int,
+        temperatures: Mapping[str, float] | None = None,
     ) -> None:
         self.images = self.passes = 1
         """How often a patch is normalised, and predicted: more than once only by `Averaged`."""
         self.network, self.targets = network, targets
-        self.device, self.amp = device, amp
+        self.device, self.amp, self.temperatures = device, amp, temperatures or {}
         self.batch = 1 if device.type == "cpu" else batch
         is_plain = amp is None and device.type != "cpu"
         self._layout = torch.contiguous_format if is_plain else torch.channels_last_3d
@@ -86,9 +88,14 @@ class Forward:
         with torch.inference_mode():
             logits = self.logits(self.place(patches))
             return {
-                name: target.blendable(in_full(logits[name][0][: len(patches)]))
+                name: target.blendable(self.head(logits, name, len(patches)))
                 for name, target in self.targets.items()
             }
+
+    def head(self, logits: Mapping[str, Sequence[Tensor]], name: str, count: int) -> Tensor:
+        """(count, C, Z, Y, X) float32: the logits of a target, over its temperature if it has one."""
+        found, temperature = in_full(logits[name][0][:count]), self.temperatures.get(name)
+        return found if temperature is None else found / temperature
 
     def place(self, patches: np.ndarray) -> Tensor:
         """The batch on the device.
@@ -326,7 +333,7 @@ class Averaged:
         for view in self.views:
             logits = forward.logits(image if view.is_identity else turn_tensor(view, image))
             for name, target in self.targets.items():
-                mine = in_full(logits[name][0][:count])
+                mine = forward.head(logits, name, count)
                 values, known = turned_back(target, mine, view, self.spacing)
                 weight = 1.0 if known is None else known.float()
                 found[name].add(target.blendable(values), weight)

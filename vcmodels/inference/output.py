@@ -389,10 +389,12 @@ def make_provenance(
 ) -> dict[str, Any]:
     """What a result says of how it was made, next to its manifest; `record` is the task, as JSON."""
     packages = ("vcmodels", "torch", "zarr", "numpy")
+    temperatures = [dict(network.temperatures) for network in networks]
     return {
         "task": redacted_values(dict(record)),
         "checkpoint": _one_or_all([str(network.path) for network in networks]),
         "normalization": _one_or_all([network.normalization.to_dict() for network in networks]),
+        **({"temperatures": _one_or_all(temperatures)} if any(temperatures) else {}),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in packages},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from vcmodels.config import InferenceParams, Task
+from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
 from vcmodels.inference.claim import (
     OutputState,
@@ -19,14 +19,14 @@ from vcmodels.inference.claim import (
     restore_metadata,
 )
 from vcmodels.inference.cost import Estimate, Meter, estimate
-from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
 from vcmodels.inference.predictor import Predictor
+from vcmodels.inference.preview import previewing, require_places
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.repair import InputRecord, lets_continue
-from vcmodels.inference.request import Request, RunOptions, request_of, with_section
+from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.units import WHOLE
 from vcmodels.inference.writing import Failures, Output
@@ -56,27 +56,6 @@ class InferenceReport:
     """With `dry_run`: what would be done."""
 
 
-def run_inference(
-    task: Task, checkpoint: str | Sequence[str] | None = None, options: RunOptions | None = None
-) -> InferenceReport:
-    """Predict `inference_params.input_path` with a checkpoint, or continue doing so.
-
-    Args:
-        task: its `inference_params` say what and how.
-        checkpoint: a file, or several, to use instead of `checkpoint_path`; by default the run's
-            best.
-        options: how the run is done.
-
-    Raises:
-        RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
-        RunError: a failure on the way; the same command continues. Places that cannot be predicted
-            are left out and named at the end, when all others are.
-    """
-    options = options or RunOptions()
-    networks = load_networks(choose_checkpoints(task, checkpoint, reporter=options.reporter))
-    return predict_request(request_of(task, networks), options)
-
-
 def predict_volume(
     predictor: Predictor,
     inputs: str | Path | Volume | Sequence[str | Path | Volume],
@@ -95,7 +74,7 @@ def predict_volume(
         options: how the run is done; by default notes are warnings.
 
     Raises:
-        RefusedError, RunError: as for `run_inference`.
+        RefusedError, RunError: as for `predict_request`.
     """
     params, options = params or predictor.params, options or RunOptions(reporter=Notes())
     opened = open_inputs(inputs, params)
@@ -115,10 +94,13 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
     """Predict what a request asks for, in this process, or continue doing so.
 
     Raises:
-        RefusedError, RunError: as for `run_inference`.
+        RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
+        RunError: a failure on the way; the same command continues. Places that cannot be predicted
+            are left out and named at the end, when all others are.
     """
     options = options or RunOptions()
     options.require_whole()
+    require_places(request, options)
     reporter, is_alone = options.reporter, options.part == WHOLE
     job = prepare(request, reporter, options.part)
     if options.dry_run:
@@ -127,13 +109,17 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
     begun = time.monotonic()
     with working_on(job.root, alone=is_alone, reporter=reporter) as hold:
         outputs = begin(job, hold, options)
-        if outputs is None:
-            return InferenceReport(job.root, job.places, was_complete=True)
-        journal = job.journal(hold.check)
-        job = warm_up(job, journal, alone=is_alone)
-        failures = Failures(reporter)
-        count, is_through = _predict(job, outputs, journal, failures, options)
-        report = finish(job, hold, options, failures, count, is_through)
+        with previewing(job, request, options) as draw_all:
+            if outputs is None:
+                draw_all()
+                return InferenceReport(job.root, job.places, was_complete=True)
+            journal = job.journal(hold.check)
+            job = warm_up(job, journal, alone=is_alone)
+            failures = Failures(reporter)
+            count, is_through = _predict(job, outputs, journal, failures, options)
+            report = finish(job, hold, options, failures, count, is_through)
+            if report.is_complete:
+                draw_all()
     return replace(report, seconds=time.monotonic() - begun)
 
 

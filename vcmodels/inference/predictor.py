@@ -25,7 +25,7 @@ from vcmodels.targets.base import Spacing
 from vcmodels.volumes import ArrayVolume
 
 OF_ONE_RUN = (
-    "input_path", "level", "channel_axis", "axes", "channels", "index", "spacing", "bbox",
+    "input_path", "volumes", "level", "channel_axis", "axes", "channels", "index", "spacing", "bbox",
     "output_dir", "checkpoint_path", "ensemble", "device",
 )  # fmt: skip
 """Keys of `inference_params` that are about one volume, its result, one machine or one choice of

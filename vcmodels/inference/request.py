@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class RunOptions:
     """Read all that is stored, and predict what is damaged or missing."""
     dry_run: bool = False
     """Only report what would be done; nothing is written."""
+    preview: Path | None = None
+    """A PNG of three slices, drawn while the result is made, each as soon as it is there."""
     reporter: Reporter = field(default_factory=Silent)
     """Told lines and progress."""
     should_stop: Callable[[], bool] = _never
@@ -89,8 +92,15 @@ def with_section(record: Mapping[str, Any], params: InferenceParams) -> dict[str
     return {**record, "inference_params": params.model_dump(mode="json", by_alias=True)}
 
 
-def request_of(task: Task, networks: tuple[TrainedNetwork, ...]) -> Request:
+def request_of(
+    task: Task, networks: tuple[TrainedNetwork, ...], output: Place | None = None
+) -> Request:
     """What a task asks for, with the networks of its checkpoints.
+
+    Args:
+        task: of one volume.
+        networks: whose predictions are averaged.
+        output: the group of the result; `<output_dir>/<model_name>.zarr` when None.
 
     Raises:
         TaskError: no input or output is named, or the task contradicts the checkpoint.
@@ -99,8 +109,8 @@ def request_of(task: Task, networks: tuple[TrainedNetwork, ...]) -> Request:
     params, config = task.inference_params, task.dataset_config
     _refuse_other_normalization(config.normalization, networks[0])
     inputs = open_inputs(params.input_path, params)
-    output = result_root(params.output_dir, task.tr_params.model_name)
-    return Request(networks, inputs, output, params, config.targets, task.to_json())
+    root = output or result_root(params.output_dir, task.tr_params.model_name)
+    return Request(networks, inputs, root, params, config.targets, task.to_json())
 
 
 def _refuse_other_normalization(wanted: NormalizationConfig, network: TrainedNetwork) -> None:
@@ -122,7 +132,10 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
     for volume in inputs[1:]:
         if volume.extent != first.extent:
             found = f"{volume.location} has shape {volume.extent}, the first {first.extent}"
-            raise VolumeError(key, found, "give arrays of one shape")
+            remedy = (
+                "give arrays of one shape; to predict each, quote a pattern such as 'scans/*.zarr'"
+            )
+            raise VolumeError(key, found, remedy)
     for volume in inputs:
         for note in metadata_notes(volume):
             reporter.say(note)

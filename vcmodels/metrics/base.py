@@ -5,6 +5,15 @@
 - A `BlockMetric` needs to know where things lie: surfaces, components, instances. It measures a volume
   block by block and joins the parts exactly: the figures do not depend on the blocks.
 - A `VolumeMetric` is a plain function of a whole volume in memory.
+
+What the figures of empty regions are, for all of them:
+
+- Nothing is predicted and nothing labelled: NaN, there is nothing to measure. So is a share of
+  nothing: precision where nothing is predicted; recall and average precision where nothing is
+  labelled. Means leave NaN out.
+- Only one of the two is empty: the worst value where there is one (Dice, surface Dice and panoptic
+  quality 0); NaN where there is none (a distance may be of any length).
+- Voxels that do not count are in no region, and in no figure.
 """
 
 from abc import ABC, abstractmethod
@@ -25,6 +34,7 @@ Sums = dict[str, Tensor]
 FigureValues = float | Sequence[float]
 """A number, or one for each class but the background (for masks: of the mask)."""
 Measure = Callable[[Tensor, Tensor, Tensor], Sums]
+"""(prediction, label, valid) -> sums over the valid voxels; see `Metric.measure`."""
 Part = dict[str, np.ndarray]
 """What a `BlockMetric` keeps of one block: arrays by name, as an npz file holds them."""
 
@@ -38,6 +48,10 @@ class Curve:
     x_label: str
     y_label: str
     style: Literal["line", "bars"] = "line"
+
+
+CurveValues = Curve | Sequence[Curve]
+"""A curve, or one for each class but the background (for masks: of the mask)."""
 
 
 class Pair(Protocol):
@@ -90,10 +104,16 @@ class Metric(Comparator):
     """(prediction, label, valid) -> sums over the valid voxels. Metrics that share it share its
     sums, which are then made once."""
     summarise: Callable[[Sums], FigureValues]
-    better: Sense
+    better: Sense | None
+    """None for a figure that is neither, such as a threshold: nothing is chosen by it."""
     by_class: bool = False
-    curves: Callable[[Sums], Mapping[str, Curve]] | None = None
+    curves: Callable[[Sums], Mapping[str, CurveValues]] | None = None
     """Lines for a report, by title, from the same sums."""
+    needs_probabilities: bool = False
+    """Whether it says nothing of stored classes, which are certain of everything."""
+    takes_counts: bool = False
+    """Whether `measure` takes int64 in the place of `valid`, the number of voxels that each element
+    stands for, and returns the same sums, to the bit, as of all of them."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,8 @@ class VolumeMetric(Comparator):
 
     function: Callable[[np.ndarray, np.ndarray, np.ndarray, Spacing], Mapping[str, FigureValues]]
     better: Mapping[str, Sense]
+    is_default: bool = True
+    """Whether it is measured where no metrics are named."""
 
     def __call__(
         self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
@@ -133,8 +155,9 @@ class BlockMetric(Comparator, ABC):
     def measure(self, pair: Pair, block: Box) -> Part:
         """What is kept of one block; the blocks do not overlap and cover `pair.box`.
 
-        It may read around the block, as far as it needs. Parts are small: they wait on disk until
-        all are there.
+        It may read around the block, as far as it needs, and keep what it finds of the rest of the
+        volume as long as the pair lives: give it the same object for all blocks. Parts are small:
+        they wait on disk until all are there.
         """
 
     @abstractmethod
@@ -143,7 +166,11 @@ class BlockMetric(Comparator, ABC):
 
     @abstractmethod
     def figures(self, joined: Part) -> Mapping[str, FigureValues]:
-        """The figures that `better` names; NaN where there is nothing to measure."""
+        """The figures that `better` names.
+
+        NaN where neither has anything to measure. Where only one has, a figure is at its worst value
+        (a Dice is 0), or NaN if that has none: a distance.
+        """
 
     def curves(self, joined: Part) -> Mapping[str, Curve]:
         """Lines for a report, by title."""

@@ -12,13 +12,40 @@ from vcmodels.geometry.boxes import Spacing
 
 
 def masked_sum(values: Tensor, valid: Tensor) -> Tensor:
-    """Sum of (B, K, Z, Y, X) `values` over the valid voxels and K: scalar float64 on the CPU."""
+    """Sum of (B, K, Z, Y, X) `values` over the valid voxels and K: scalar float64 on the CPU.
+
+    `valid` is bool, or int64: the number of voxels that each stands for.
+    """
+    if valid.dtype != torch.bool:
+        return torch.where(valid > 0, values.double() * valid, 0.0).sum().cpu()
     kept = torch.where(
         valid, values.detach(), torch.zeros((), dtype=values.dtype, device=values.device)
     )
     if not kept.is_floating_point() or kept.device.type == "mps":  # MPS has no float64.
         return kept.sum().cpu().double()
     return kept.sum(dtype=torch.float64).cpu()
+
+
+def count_valid(valid: Tensor, label: Tensor) -> Tensor:
+    """How many values of a label count: of each channel, where `valid` has one for all."""
+    every = torch.ones((), dtype=torch.bool, device=label.device)
+    return masked_sum(every.expand_as(label), valid)
+
+
+def tally(ids: Tensor, valid: Tensor, count: int) -> Tensor:
+    """How often each of the ids 0 ... count - 1 occurs in the valid voxels.
+
+    Args:
+        ids: (B, K, Z, Y, X), whole numbers below `count` where valid.
+        valid: of a shape that broadcasts to theirs; as for `masked_sum`.
+        count: of the ids.
+
+    Returns:
+        (count,) float64 on the CPU.
+    """
+    kept = torch.where(valid > 0, ids, count).flatten()
+    weights = None if valid.dtype == torch.bool else valid.expand_as(ids).flatten().double()
+    return torch.bincount(kept, weights, minlength=count + 1)[:count].cpu().double()
 
 
 def ratio(part: float | Tensor, whole: float | Tensor) -> float:
@@ -48,7 +75,7 @@ def confusion(prediction: Tensor, label: Tensor, valid: Tensor) -> dict[str, Ten
     Args:
         prediction: (B, C, Z, Y, X) float32 probabilities.
         label: (B, C, Z, Y, X) masks in [0, 1]; or for C > 1 (B, 1, Z, Y, X) class indices.
-        valid: (B, V, Z, Y, X) bool, V being 1 or the channels of the label.
+        valid: (B, V, Z, Y, X) bool, or numbers of voxels, V being 1 or the channels of the label.
 
     Returns:
         `hits`, `predicted`, `labelled`: (classes,); `voxels`: scalar; all float64 on the CPU.
@@ -57,23 +84,18 @@ def confusion(prediction: Tensor, label: Tensor, valid: Tensor) -> dict[str, Ten
         return _mask_confusion(prediction > 0.5, label > 0.5, valid)
     classes = prediction.shape[1]
     index, wanted = likeliest_class(prediction), label.long()
-
-    def count(of: Tensor, where: Tensor) -> Tensor:
-        kept = torch.where(where, of, classes).flatten()
-        return torch.bincount(kept, minlength=classes + 1)[:classes].cpu().double()
-
     return {
-        "hits": count(wanted, valid & (index == wanted)),
-        "predicted": count(index, valid),
-        "labelled": count(wanted, valid),
-        "voxels": masked_sum(valid, valid),
+        "hits": tally(wanted, valid * (index == wanted), classes),
+        "predicted": tally(index, valid, classes),
+        "labelled": tally(wanted, valid, classes),
+        "voxels": count_valid(valid, wanted),
     }
 
 
 def _mask_confusion(predicted: Tensor, labelled: Tensor, valid: Tensor) -> dict[str, Tensor]:
     hits = masked_sum(predicted & labelled, valid)
     found, wanted = masked_sum(predicted, valid), masked_sum(labelled, valid)
-    voxels = masked_sum(valid.expand_as(labelled), valid)
+    voxels = count_valid(valid, labelled)
     return {
         "hits": torch.stack([voxels - found - wanted + hits, hits]),
         "predicted": torch.stack([voxels - found, found]),
@@ -100,6 +122,12 @@ def precision(sums: dict[str, Tensor]) -> list[float]:
 def recall(sums: dict[str, Tensor]) -> list[float]:
     """|P and T| / |T| of each class but the background; NaN when nothing is labelled."""
     return [ratio(both, t) for both, _, t in _foreground(sums)]
+
+
+def specificity(sums: dict[str, Tensor]) -> list[float]:
+    """The share of what is not labelled that is not predicted, by class; NaN when all is labelled."""
+    every = sums["voxels"]
+    return [ratio(every - p - t + both, every - t) for both, p, t in _foreground(sums)]
 
 
 def accuracy(sums: dict[str, Tensor]) -> float:

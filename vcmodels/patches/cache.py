@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from errno import EEXIST
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,47 @@ def _differences(found: object, wanted: object, key: str) -> list[str]:
     else:
         return [f"{key} was {found}, now {wanted}"]
     return [difference for k, f, w in parts for difference in _differences(f, w, k)]
+
+
+@dataclass(frozen=True)
+class StoredPatches:
+    """The patch list of a run as it is kept, whether or not it is up to date."""
+
+    volumes: tuple[str, ...]
+    """Names; none for a bare list."""
+    patch: Shape | None
+    rows: np.ndarray
+    """(n, 4) int64: number of the volume, and origin along (z, y, x)."""
+
+    def boxes(self, name: str, patch: Shape) -> list[Box]:
+        """The patches of a volume.
+
+        Args:
+            name: of the volume.
+            patch: their shape, for a list that does not say it.
+        """
+        numbers = [n for n, one in enumerate(self.volumes) if one == name]
+        rows = self.rows[np.isin(self.rows[:, 0], numbers)]
+        return [Box(triple(origin), self.patch or patch) for origin in rows[:, 1:].tolist()]
+
+
+def stored_patches(path: Path, names: Sequence[str]) -> StoredPatches:
+    """The patch list in a file, to look at.
+
+    Args:
+        path: of the file.
+        names: of the volumes of the task, for a bare list.
+
+    Raises:
+        UnusableListError: there is none, or it is damaged.
+    """
+    document = _parse(path)
+    if isinstance(document, list):
+        return StoredPatches(tuple(names), None, _legacy_rows(document, path))
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise UnusableListError(f"{path} is no patch list of schema {SCHEMA}")
+    size, volumes = document.get("patch_size"), document.get("volumes")
+    if not isinstance(size, list) or len(size) != 3 or not isinstance(volumes, list):
+        raise UnusableListError(f"{path} is damaged (its head)")
+    rows = read_rows(document.get("patches"), path)
+    return StoredPatches(tuple(map(str, volumes)), triple(map(int, size)), rows)

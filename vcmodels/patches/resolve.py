@@ -11,7 +11,13 @@ from vcmodels.config import Task, TrainingParams, parse_task
 from vcmodels.config.checks import check_task
 from vcmodels.config.load import fill_sizes
 from vcmodels.config.messages import task_error
-from vcmodels.data.volumes import TaskVolume, check_patch, open_volumes, with_copies
+from vcmodels.data.volumes import (
+    TaskVolume,
+    check_patch,
+    open_volumes,
+    trained_on,
+    with_copies,
+)
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape, Spacing, triple
@@ -32,7 +38,7 @@ from vcmodels.models.plan import (
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.folds import all_folds, how_divided
 from vcmodels.patches.index_build import Indexer
-from vcmodels.patches.split import WHOLE_VOLUMES_FROM
+from vcmodels.patches.split import WHOLE_VOLUMES_FROM, refuse_tested
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.runs.run import Run
 
@@ -41,6 +47,7 @@ MACHINE_SHARE = 0.25
 DEVICE_SHARE = 0.9
 """Of a CUDA device's: its context, convolution workspace and lost space are not in the estimate."""
 
+MOST_NAMED = 4
 
 StepEstimate = Callable[[Shape], StepMemory]
 """What a step with patches of a shape needs; raises ValueError if the network cannot take them."""
@@ -212,9 +219,11 @@ class Resolved:
     task: Task
     """With its patch and batch size."""
     volumes: Sequence[TaskVolume]
-    """All, or those of the fold that the task is, each with its `split`."""
+    """All that train or validate, or those of the fold that the task is, each with its `split`."""
     folds: Sequence[Sequence[TaskVolume]] = ()
     """In a cross-validation, the volumes of every fold."""
+    tested: Sequence[TaskVolume] = ()
+    """Volumes of the split `test`, which no training sees."""
 
 
 def resolve(
@@ -237,20 +246,33 @@ def resolve(
 
     Raises:
         VolumeError, TaskError: as `open_volumes` and `all_folds`.
-        TaskError: nothing fits the memory, or a planned size does not fit another key.
+        TaskError: nothing fits the memory, or a planned size does not fit another key; a volume of
+            `test` shows voxels of another, or there is no other.
     """
     reporter = reporter or Silent()
-    volumes = with_copies(open_volumes(task, reporter))
+    every = with_copies(open_volumes(task, reporter))
+    volumes, tested = trained_on(every), [v for v in every if v.split == "test"]
+    refuse_tested(volumes, tested)
+    if tested:
+        reporter.say(f"kept for testing, in no training: {_counted(tested)}")
     if task.tr_params.given_patch_size is None:
         if recorded == "run":
             recorded = recorded_task(Run(task.run_dir))
         task = _with_sizes(task, volumes, recorded, sharing, reporter)
     folds = task.tr_params.folds
     if folds is None or not reads_labels:
-        return Resolved(task, volumes)
+        return Resolved(task, volumes, tested=tested)
     indexer = Indexer.of(task, reporter)
-    every = all_folds(task.tr_params, volumes, PatchCriteria.of(task), indexer)
-    return Resolved(task, volumes if folds.index is None else every[folds.index], every)
+    divided = all_folds(task.tr_params, volumes, PatchCriteria.of(task), indexer)
+    chosen = volumes if folds.index is None else divided[folds.index]
+    return Resolved(task, chosen, divided, tested)
+
+
+def _counted(volumes: Sequence[TaskVolume]) -> str:
+    """How many volumes, and the first of them, in words."""
+    count = f"{len(volumes)} volume{'s' if len(volumes) > 1 else ''}"
+    names = ", ".join(volume.name for volume in volumes[:MOST_NAMED])
+    return f"{count} ({names}{', ...' if len(volumes) > MOST_NAMED else ''})"
 
 
 def recorded_task(run: Run) -> Task | None:

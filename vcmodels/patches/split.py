@@ -379,6 +379,25 @@ def refuse_shared(volumes: Sequence[TaskVolume]) -> None:
     _refuse_overlap(volumes, train, val)
 
 
+def refuse_tested(volumes: Sequence[TaskVolume], tested: Sequence[TaskVolume]) -> None:
+    """Refuse volumes kept for testing that show voxels of others, or that leave no others.
+
+    Raises:
+        TaskError: naming two of them.
+    """
+    if not volumes:
+        remedy = 'give volumes to train on, or another "split" to some of these'
+        raise TaskError("dataset_config.volume_paths", 'all are "split": "test"', remedy)
+    scans: dict[int, list[TaskVolume]] = {}
+    for volume in volumes:
+        scans.setdefault(volume.scan, []).append(volume)
+    for test in tested:
+        for other in scans.get(test.scan, ()):
+            if test.meets(test.region, other, other.region):
+                found = f"shares voxels with {test.name}, which is for testing"
+                raise _overlap(other, test, found)
+
+
 def _cut_twins_alike(
     volumes: Sequence[TaskVolume], undecided: Sequence[int], train: Regions, val: Regions
 ) -> None:
@@ -400,11 +419,11 @@ def _refuse_overlap(volumes: Sequence[TaskVolume], train: Regions, val: Regions)
             for b in scan:
                 one, other = train[a], val[b]
                 if one and other and volumes[a].meets(one, volumes[b], other):
-                    raise _overlap(volumes[a], volumes[b])
+                    found = "its training part shares voxels with the validation part of "
+                    raise _overlap(volumes[a], volumes[b], found + volumes[b].name)
 
 
-def _overlap(one: TaskVolume, other: TaskVolume) -> TaskError:
-    found = f"its training part shares voxels with the validation part of {other.name}"
+def _overlap(one: TaskVolume, other: TaskVolume, found: str) -> TaskError:
     if one.inputs[0].location != (there := other.inputs[0].location):
         found += f" ({there} holds the same)"
     remedy = 'leave one out, give both one "split" or "group", or each a bbox, without overlap'

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from vcmodels.pictures.slices import (
 )
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
+from vcmodels.volumes.places import write_atomic
 
 LINE_HEIGHT, FONT_SIZE, GAP = 18, 13, 6
 MIN_PANEL = 240
@@ -75,7 +77,45 @@ def write_overlay(
         titles += [f"{name}: label", f"{name}: prediction"]
         captions += [_legend(drawn.label.target), drawn.caption]
     path.parent.mkdir(parents=True, exist_ok=True)
-    _compose(rows, titles, captions).save(path)
+    compose(rows, titles, captions).save(path)
+
+
+SLICES = 3
+
+
+def slice_boxes(box: Box) -> list[Box]:
+    """Three evenly spaced z slices of a box, or as many as it has, each cut to its middle."""
+    depth = min(SLICES, box.shape[0])
+    chosen = [box.origin[0] + (2 * i + 1) * box.shape[0] // (2 * depth) for i in range(depth)]
+    return [_middle(box, z) for z in chosen]
+
+
+def write_predicted(path: Path, rows: Mapping[int, np.ndarray], titles: Sequence[str]) -> None:
+    """Write rows of panels, as from `predicted_row`, under each other into a PNG.
+
+    Args:
+        path: it is replaced as a whole; its folder is made.
+        rows: by the z of their slice, all of one size.
+        titles: of the panels in a row.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    height, width = next(iter(rows.values())).shape[:2]
+    font, column = ImageFont.load_default(FONT_SIZE), width // len(titles)
+    sheet = Image.new("RGB", (width, LINE_HEIGHT + len(rows) * (height + LINE_HEIGHT)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for n, title in enumerate(titles):
+        draw.text((n * column + 2, 2), _fit(title, column - GAP, font), "black", font)
+    for n, (z, row) in enumerate(rows.items()):
+        top = LINE_HEIGHT + n * (height + LINE_HEIGHT)
+        draw.text((2, top), f"z = {z}", "#555555", font)
+        picture = Image.fromarray(np.round(255 * row).astype(np.uint8))
+        sheet.paste(picture, (0, top + LINE_HEIGHT))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = BytesIO()
+    sheet.save(buffer, format="png")
+    write_atomic(path, buffer.getvalue())
 
 
 def _middle(box: Box, z: int) -> Box:
@@ -100,7 +140,7 @@ def _read_pair(drawn: DrawnTarget, box: Box) -> PicturePair:
     return pair_of(target, label[:, 0], prediction[:, 0], counts)
 
 
-def _compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> Image.Image:
+def compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> Image.Image:
     """Lay the panels out under their titles."""
     drawn = [draw_panels(row, MIN_PANEL) for row in rows]
     height, width = drawn[0][0].shape[:2]

@@ -4,7 +4,7 @@ They become panels of pixels (TensorBoard, `evaluate --overlay`) or axes of matp
 fields (`preview`). All share the stretch of the image, the dimming and the colours.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vcmodels.pictures.forms import FormDrawing
 from vcmodels.targets import AnyTarget, MulticlassTarget, VectorTarget
 from vcmodels.targets.base import Target
 
@@ -50,9 +51,17 @@ def dimmed(picture: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return picture * np.where(counts, np.float32(1), np.float32(DIM)).reshape(shape)
 
 
-def as_predicted(target: Target, label: np.ndarray) -> np.ndarray:
-    """A slice (L, H, W) of a label as a perfect prediction would be: (P, H, W) float32."""
-    return target.as_prediction(torch.from_numpy(label)[None, :, None])[0, :, 0].float().numpy()
+Drawing = Target | FormDrawing
+"""What says how values become colours."""
+
+
+def as_predicted(target: Drawing, label: np.ndarray) -> np.ndarray:
+    """A slice (L, H, W) of a label as a perfect prediction would be: (P, H, W).
+
+    Float32; ids stay whole numbers.
+    """
+    found = target.as_prediction(torch.from_numpy(label)[None, :, None])[0, :, 0]
+    return (found.float() if found.is_floating_point() else found).numpy()
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class PicturePair:
 
 
 def pair_of(
-    target: Target, label: np.ndarray, prediction: np.ndarray, counts: np.ndarray
+    target: Drawing, label: np.ndarray, prediction: np.ndarray, counts: np.ndarray
 ) -> PicturePair:
     """Label and prediction as pictures on one scale.
 
@@ -88,11 +97,16 @@ def pair_of(
     regions = None
     if target.drawn_as == "outlines":
         label_regions, regions_found = wanted_picture * seen, picture
-        if len(prediction) == 1:
+        if len(prediction) == 1 and _is_grey(both):
             label_regions = _one_colour(label_regions, LABEL_COLOUR)
             regions_found = _one_colour(picture, PREDICTION_COLOUR)
         regions = (label_regions, regions_found)
     return PicturePair(np.where(seen, wanted_picture, UNLABELLED_COLOUR), picture, regions, counts)
+
+
+def _is_grey(picture: np.ndarray) -> bool:
+    """Whether a picture has no colours: a mask has none, ids have."""
+    return bool((picture[..., :1] == picture).all())
 
 
 def _one_colour(picture: np.ndarray, colour: Colour) -> np.ndarray:
@@ -131,6 +145,55 @@ def joint_panel(pair: PicturePair, image: np.ndarray) -> Panel:
     label, prediction = pair.regions
     tinted = (1 - TINT) * ground + TINT * label
     return Panel(np.where(label.any(-1, keepdims=True), tinted, ground), prediction)
+
+
+def single_panel(
+    target: Drawing, prediction: np.ndarray, image: np.ndarray | None, colour: Colour
+) -> Panel:
+    """A prediction (P, H, W) without a label: tinted and outlined over the image, or mixed into it.
+
+    Args:
+        target: whose colours are taken.
+        prediction: or a label, `as_predicted`.
+        image: (H, W, 3); None for a black one.
+        colour: of the region of a mask, which has none of its own.
+    """
+    picture = target.picture(prediction)
+    if target.drawn_as == "colours":
+        return Panel(picture if image is None else 0.5 * image + 0.5 * picture)
+    is_mask = len(prediction) == 1 and _is_grey(picture)
+    regions = _one_colour(picture, colour) if is_mask else picture
+    ground = np.zeros_like(picture) if image is None else image
+    tinted = (1 - TINT) * ground + TINT * regions
+    return Panel(np.where(regions.any(-1, keepdims=True), tinted, ground), regions)
+
+
+def predicted_panel(target: Drawing, prediction: np.ndarray, image: np.ndarray) -> Panel:
+    """A prediction (P, H, W) without a label: outlined over the image (H, W, 3), or in its colours."""
+    picture = target.picture(prediction)
+    if target.drawn_as != "outlines":
+        return Panel(picture)
+    regions = _one_colour(picture, PREDICTION_COLOUR) if len(prediction) == 1 else picture
+    return Panel(image, regions)
+
+
+def predicted_row(
+    image: np.ndarray, predictions: Sequence[tuple[Drawing, np.ndarray]]
+) -> np.ndarray:
+    """A slice of the input and each prediction next to it.
+
+    Args:
+        image: (H, W) float32.
+        predictions: the targets, and (P, H, W) float32 of each.
+
+    Returns:
+        (H', W', 3) float32 in [0, 1].
+    """
+    shade = np.repeat(stretched(image, window_of(image))[..., None], 3, axis=-1)
+    panels = [Panel(shade), *(predicted_panel(target, p, shade) for target, p in predictions)]
+    padding = ((0, GAP), (0, GAP), (0, 0))
+    drawn = [np.pad(p, padding, constant_values=1) for p in draw_panels(panels, SHORTEST)]
+    return np.concatenate(drawn, axis=1).astype(np.float32)
 
 
 def draw_panels(panels: Iterable[Panel], least: int) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ ENVIRONMENT, SPLITS, PATCHES = "environment.json", "splits.json", "patches.json"
 CHECKPOINTS = "checkpoints.json"
 OWN = (
     TASK, LOG, ENVIRONMENT, SPLITS, PATCHES, CHECKPOINTS, "patches.png", "tensorboard", "preview",
-    "held_out", "wandb", "wandb.json",
+    "held_out", "evaluation", "wandb", "wandb.json",
 )  # fmt: skip
 """What a run folder holds, next to checkpoints, folds and what was moved aside."""
 SCHEMA = 1

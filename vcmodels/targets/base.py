@@ -34,9 +34,12 @@ from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
-from vcmodels.metrics.base import Metrics, Sense, Sums
+from vcmodels.metrics.base import Curve, Metrics, Sense, Sums
+from vcmodels.metrics.joint import joint_counts
 from vcmodels.metrics.registry import (
+    curves,
     fitting_metrics,
+    is_countable,
     measure,
     measure_volume,
     senses,
@@ -103,6 +106,10 @@ class Scoring(Section):
             valid: (B, V, Z, Y, X) bool.
         """
         return measure(self.metrics, *self.comparable(prediction, label), valid)
+
+    def curves(self, sums: Sums) -> dict[str, Curve]:
+        """Lines of all that was measured, by title, for people."""
+        return curves(self.metrics, sums, self.class_names)
 
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Figures of all that was measured; NaN where nothing was valid."""
@@ -517,6 +524,50 @@ class Target(Scoring, StoredTarget):
             if meant.get(key) != mine[key]:
                 return f"its {key} is {meant.get(key)}, that of the target {mine[key]}"
         return None
+
+    @property
+    def stored_metrics(self) -> Metrics:
+        """Those of `metrics` that mean something of stored predictions: classes have no probability."""
+        return {
+            name: metric
+            for name, metric in self.metrics.items()
+            if not (self.is_categorical and getattr(metric, "needs_probabilities", False))
+        }
+
+    def summarise_stored(self, sums: Sums) -> dict[str, float]:
+        """As `summarise`, of what was measured with `stored_metrics`."""
+        return summarise(self.stored_metrics, sums, self.class_names)
+
+    def measure_stored(self, prediction: np.ndarray, label: np.ndarray) -> Sums | None:
+        """As `measure` with `stored_metrics`, of a block as it is stored: the same sums, to the bit.
+
+        The codes of both are counted by pairs, and each pair is decoded once: an eighth of the time.
+
+        Args:
+            prediction: (1, Z, Y, X), as `encode` gives it.
+            label: (1, Z, Y, X), as for `read_label`.
+
+        Returns:
+            None where voxels depend on others, or on several channels, or have too many codes, or
+            a metric needs more than numbers of voxels.
+
+        Raises:
+            LabelError: a value that the kind cannot have; its place is none of the volume.
+        """
+        metrics = self.stored_metrics
+        has_one = (
+            len(prediction) == len(label) == 1 and self.output_channels(prediction.dtype) is None
+        )
+        if self.derive or self.label_margin or not has_one or not is_countable(metrics):
+            return None
+        joint = joint_counts(prediction, label)
+        if joint is None:
+            return None
+        wanted, valid = self.read_label(joint.labels.reshape(1, -1, 1, 1))
+        found = self.decode(joint.codes.reshape(1, -1, 1, 1))
+        counts = torch.from_numpy(joint.counts.reshape(1, 1, -1, 1, 1) * valid)
+        pair = self.comparable(torch.from_numpy(found)[None], torch.from_numpy(wanted)[None])
+        return measure(metrics, *pair, counts)
 
     def plain_label(self, prediction: np.ndarray, writer: "Target") -> np.ndarray:
         """A prediction as a stored label of this target: (P, Z, Y, X) -> (S, Z, Y, X) float32.

@@ -77,7 +77,9 @@ class CentresTarget(PieceTarget):
     predicts: ClassVar[Compared] = "values"
     # The first leads to the median, which is 0 nearly everywhere; the second is half of l2 in [0, 1].
     excluded_losses: ClassVar[frozenset[str]] = frozenset({"l1", "smooth_l1"})
-    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"rmse", "sign_accuracy"})
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset(
+        {"rmse", "sign_accuracy", "median_error", "p90_error", "p95_error"}
+    )
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:

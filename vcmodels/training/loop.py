@@ -4,16 +4,18 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from vcmodels.checkpoint import save_checkpoint
+from vcmodels.boards import Board
+from vcmodels.checkpoint import calibration_of, load_checkpoint, save_checkpoint
 from vcmodels.devices import is_out_of_memory
 from vcmodels.errors import RunError
+from vcmodels.metrics.calibration import Calibration
 from vcmodels.reporting import Advance, Reporter, StopSignals
-from vcmodels.training.curves import Board, append_json_line
+from vcmodels.training.curves import append_json_line
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
 from vcmodels.training.progress import (
@@ -56,8 +58,13 @@ class Loop:
     """Set once a step or an epoch has ended here: before, the deadline does not count, so that each
     start gets on, even if its time is over when the network is compiled."""
 
-    def save(self, path: Path) -> None:
-        """Write the complete state; only the last and the best file keep their previous one."""
+    def save(self, path: Path, calibration: Mapping[str, Calibration] | None = None) -> None:
+        """Write the complete state; only the last and the best file keep their previous one.
+
+        Args:
+            path: of the checkpoint.
+            calibration: of these very weights; none in the middle of an epoch.
+        """
         if not self.learner.world.is_first:
             return
         keep = path in (self.run.last, self.run.best)
@@ -65,6 +72,8 @@ class Loop:
         self.board.flush()
         counters = {"counters": vars(self.counters), "epoch": self.counters.epoch}
         state = {**self.learner.state(), **self.feed.state(), **counters}
+        if calibration:
+            state["calibration"] = {name: asdict(found) for name, found in calibration.items()}
         save_checkpoint(path, {**self.facts, **state}, keep_previous=keep)
 
     def train(self) -> int:
@@ -90,7 +99,14 @@ class Loop:
         if self.early is not None and self.early.is_over(self.counters):
             ended = self.early.reason(self.counters)
         self.reporter.say(f"{ended}; best checkpoint {self.run.best}")
+        if self.learner.world.is_first and self.run.best.exists():
+            self._say_calibration()
         return self.stop.exit_code
+
+    def _say_calibration(self) -> None:
+        """Say what the temperatures of the best checkpoint do, if it has any."""
+        for name, found in calibration_of(load_checkpoint(self.run.best)).items():
+            self.reporter.say(f"{name}: {found}")
 
     def _say_stopped(self, steps: int) -> None:
         """Say why the training stops, after so many steps of this start."""
@@ -286,11 +302,11 @@ class Loop:
             self._say_valueless(scalars)
         is_kept = self.counters.epoch % settings.save_every == 0
         if is_best:
-            self.save(self.run.best)
+            self.save(self.run.best, found.calibration)
         if is_kept and self.learner.world.is_first:
-            self._save_numbered(self.counters.epoch)
+            self._save_numbered(self.counters.epoch, found.calibration)
         # Last: a run that is killed before repeats the end of this epoch, the other files included.
-        self.save(self.run.last)
+        self.save(self.run.last, found.calibration)
         if is_kept and self.learner.world.is_first:
             self.run.keep_only(settings.keep_checkpoints)
 
@@ -305,11 +321,11 @@ class Loop:
                     found += f", which counts as no improvement ({stale} of {patience})"
                 self.reporter.say(found)
 
-    def _save_numbered(self, epoch: int) -> None:
+    def _save_numbered(self, epoch: int, calibration: Mapping[str, Calibration]) -> None:
         """Keep the epoch under its number, unless somebody else has put a file there."""
         path = self.run.numbered(epoch)
         if self.run.claim(epoch):
-            self.save(path)
+            self.save(path, calibration)
         else:
             self.reporter.say(f"{path} is not of this run, and stays: epoch {epoch} is not kept")
 

@@ -35,6 +35,7 @@ from vcmodels.volumes.places import sweep_temporaries, write_atomic, write_json
 
 MAY_CHANGE = (
     "inference_params",
+    "evaluation",
     "overrides",
     "dataset_config.cache_file",
     "dataset_config.use_cache",
@@ -46,7 +47,7 @@ MAY_CHANGE = (
             "max_epoch", "max_minutes", "num_dataloader_workers", "chunk_cache_gb",
             "tensorboard_log_dir", "device", "ckpt_out_base", "keep_checkpoints", "save_every",
             "threads", "compile", "checkpoint_path", "load_weights_only", "memory_gb", "recipe",
-            "early_stopping", "wandb",
+            "early_stopping", "wandb", "calibrate",
         )
     ),
 )  # fmt: skip
@@ -84,6 +85,7 @@ def changed_keys(
         folder: of the run. Relative paths in `old` count from where it was started, so that other
             texts in `new` may mean the same places.
     """
+    old, new = _without_tests(old), _without_tests(new)
     found = differing_keys([old, new])
     origin = starting_folder(folder) if folder is not None else None
     if found and origin is not None:
@@ -98,6 +100,13 @@ def changed_keys(
         for key, (before, after) in sorted(found.items())
         if not may_change(key) and key not in free
     ]
+
+
+def _without_tests(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task with None for the volumes of the split `test`, which no training sees."""
+    config = task.get("dataset_config", {})
+    paths = [None if v.get("split") == "test" else v for v in config.get("volume_paths", ())]
+    return {**task, "dataset_config": {**config, "volume_paths": paths}}
 
 
 _EXCHANGED = ("tr_params.batch_size", "tr_params.gradient_accumulation")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vcmodels.boards import Board, require_wandb
 from vcmodels.checkpoint import Checkpoint
 from vcmodels.config import NormalizationConfig, Task
 from vcmodels.config.train_params import TrainingParams
@@ -41,7 +42,7 @@ from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.order import draws_of_step, hard_share
 from vcmodels.samples.training_set import augmented_set, plain_set
 from vcmodels.training.curve_values import refuse_unlabelled, refuse_valueless
-from vcmodels.training.curves import Board, cut_json_lines, open_board, require_wandb
+from vcmodels.training.curves import cut_json_lines, open_board, traceable
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop
@@ -273,7 +274,7 @@ def train(
         restore_feed(feed, origin.continued, facts["split"], reporter)
         # Lines of the log are of whole epochs: one that was cut off is reported once more.
         reported = counters.epoch * learner.settings.max_steps_per_epoch
-        reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir}")
+        reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir.parent}")
         with shown_on(resolved, run.log, learner, reported, reporter) as board:
             loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
             return loop.train()
@@ -414,5 +415,8 @@ def shown_on(
         yield Board([], reporter.say)
         return
     cut_json_lines(log, reported)
-    with open_board(resolved.task, learner.step, reporter.say) as board:
+    task, first = resolved.task, resolved.volumes[0]
+    patch, spacing = task.tr_params.patch_size, first.spacing
+    network = partial(traceable, learner.network, task.model, patch, spacing, first.channels)
+    with open_board(task, learner.step, reporter.say, network) as board:
         yield board

@@ -2,15 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from vcmodels.metrics.base import Sums
+from vcmodels.metrics.calibration import Calibration
 from vcmodels.metrics.registry import add_sums
 from vcmodels.pictures.slices import PATCHES, draw_row
 from vcmodels.samples.loader import Batch
+from vcmodels.training.calibration import (
+    LogitSample,
+    fit_heads,
+    is_calibrated,
+    sample_logits,
+)
 from vcmodels.training.learner import Learner
 from vcmodels.training.step import sample_losses, voxel_counts
 
@@ -29,6 +36,8 @@ class Validation:
     metrics: dict[str, dict[str, float]]
     panels: dict[str, np.ndarray]
     """Per target (H, W, 3) float32 in [0, 1]: as `draw_row`, one row a patch."""
+    calibration: dict[str, Calibration] = field(default_factory=dict)
+    """With `calibrate`: the temperature of each head of masks or classes; of the first process."""
 
 
 @torch.inference_mode()
@@ -47,6 +56,7 @@ def validate(
     losses, counts = defaultdict[str, float](float), defaultdict[str, float](float)
     sums: dict[str, Sums] = {name: {} for name in learner.targets}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in learner.targets}
+    samples = _heads_to_calibrate(learner)
     for batch in _portions(batches, learner.device):
         if is_stopped():
             break
@@ -63,14 +73,33 @@ def validate(
             for n in range(min(len(batch.image), drawn)):
                 arrays = (batch.image[n], label[n], valid[n], prediction[n])
                 rows[name].append(draw_row(target, *arrays))
+        for name, found in samples.items():
+            arrays = zip(outputs[name][0], batch.labels[name], batch.valid[name], strict=True)
+            found.extend(sample_logits(*one) for one in arrays)
     losses, counts, sums = _together(learner.world.gather((dict(losses), dict(counts), sums)))
+    calibration = _calibrated(learner, samples)
     means = {name: losses[name] / count for name, count in counts.items() if count}
     metrics = {
         name: target.summarise(sums[name]) for name, target in learner.targets.items() if sums[name]
     }
     total = sum(learner.targets[name].weight * value for name, value in means.items())
     panels = {name: np.concatenate(found) for name, found in rows.items() if found}
-    return Validation(total, means, metrics, panels)
+    return Validation(total, means, metrics, panels, calibration)
+
+
+def _heads_to_calibrate(learner: Learner) -> dict[str, list[LogitSample]]:
+    """An empty list for each head that gets a temperature."""
+    wanted = learner.targets if learner.settings.calibrate else {}
+    return {name: [] for name, target in wanted.items() if is_calibrated(target)}
+
+
+def _calibrated(learner: Learner, samples: dict[str, list[LogitSample]]) -> dict[str, Calibration]:
+    """The temperatures by the samples of all processes; only the first one, which saves, fits them."""
+    every = learner.world.gather(samples) if samples else [samples]
+    if not learner.world.is_first:
+        return {}
+    joined = {name: [part for one in every for part in one[name]] for name in samples}
+    return fit_heads({name: parts for name, parts in joined.items() if parts})
 
 
 def _portions(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

@@ -138,6 +138,27 @@ def write_atomic(path: str | Path, data: bytes, keep: Path | None = None) -> Non
     sync_folder(path.parent)
 
 
+@contextmanager
+def whole_file(path: str | Path) -> Generator[Path]:
+    """A file to write, which replaces another in one step once the context ends without an error.
+
+    As `write_atomic`, for what is too large for the memory or written by another program.
+
+    Raises:
+        OSError: no permission, no space; the old file is then untouched and no litter stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{MARK}{os.getpid()}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def keep_as(path: str | Path, kept: str | Path) -> None:
     """Give the content of a file a second name in its folder, in one step.
 

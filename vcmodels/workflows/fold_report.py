@@ -13,22 +13,20 @@ from vcmodels.config.reading import keys_of_input
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import RefusedError
-from vcmodels.evaluation.evaluate import (
-    Scores,
-    given_regions,
-    score_result,
-    volumes_of_inputs,
-    wanted_targets,
-)
+from vcmodels.evaluation.evaluate import ScoredRegion, wanted_targets
+from vcmodels.evaluation.report import Report
+from vcmodels.evaluation.task import ScoredPart, about_task, score_parts
+from vcmodels.evaluation.written import REPORT
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
 from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.reporting import Reporter
-from vcmodels.results import result_root
+from vcmodels.results import file_name, result_root
 from vcmodels.runs.run import Run, read_log
 from vcmodels.runs.survey import read_status
 from vcmodels.training.other_folds import begun_folds
+from vcmodels.volumes.places import refuse_in_store
 
 VALIDATION = "val/"
 NOT_BEGUN = "not begun"
@@ -207,9 +205,20 @@ class HeldOutPart:
     @property
     def folder(self) -> Path:
         """Where its prediction lies: `held_out/<volume>` in the run, with `/` as `%2F`."""
-        # Escaped, so that `a/b` and `a_b` do not meet in one folder.
-        name = self.volume.name.replace("%", "%25").replace("/", "%2F")
-        return self.run.folder / "held_out" / name
+        return self.run.folder / "held_out" / file_name(self.volume.name)
+
+    def scored(self, model: str, others: "Sequence[HeldOutPart]") -> ScoredPart:
+        """What is scored of it, as a group of its fold.
+
+        Args:
+            model: the `model_name` of the task.
+            others: all parts; slabs of one volume are called after their fold, too.
+        """
+        name, group = self.volume.name, f"fold {self.fold}"
+        if [other.volume.name for other in others].count(name) > 1:
+            name = f"{name} ({group})"
+        region = ScoredRegion(self.volume, self.box)
+        return ScoredPart(region, result_root(str(self.folder), model), name, group, "val")
 
 
 @dataclass(frozen=True)
@@ -219,7 +228,8 @@ class HeldOutScore:
     fold: int
     volume: str
     box: Box
-    scores: Scores
+    scores: Mapping[str, Mapping[str, float]]
+    """By target and metric."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what is not finite is null."""
@@ -232,7 +242,10 @@ class HeldOutScore:
 
 
 def score_held_out(
-    task: Task, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False
+    task: Task,
+    reporter: Reporter,
+    should_stop: Callable[[], bool] = lambda: False,
+    output: Path | None = None,
 ) -> list[HeldOutScore] | None:
     """Predict and score what each fold held out, or continue doing so.
 
@@ -242,6 +255,7 @@ def score_held_out(
         task: of all folds, each of which has a checkpoint.
         reporter: gets the progress and the scores.
         should_stop: asked after every batch.
+        output: keep a report of all folds in this folder, as from `evaluate`; each is a group.
 
     Returns:
         The scores, None after a stop.
@@ -253,18 +267,33 @@ def score_held_out(
     folds, name = task.tr_params.folds, task.tr_params.model_name
     if folds is None or folds.index is not None:
         raise RefusedError("tr_params.folds", "this is no whole cross-validation", "give --folds K")
+    if output is not None:
+        refuse_in_store("--output", output / REPORT)
     run, volumes = Run(task.run_dir, name), open_volumes(task)
     targets = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
-    found: list[HeldOutScore] = []
-    for part in held_out_parts([run.fold(index) for index in range(folds.count)], volumes):
+    parts = held_out_parts([run.fold(index) for index in range(folds.count)], volumes)
+    for part in parts:
         reporter.say(f"fold {part.fold}: {part.volume.name}")
         if not _predict(task, part, reporter, should_stop):
             return None
-        inputs = [image.identity for image in part.volume.inputs]
-        regions = given_regions(volumes_of_inputs(volumes, inputs), part.box, part.box)
-        root = result_root(str(part.folder), name)
-        scores = score_result(root, targets, regions, reporter=reporter)
-        found.append(HeldOutScore(part.fold, part.volume.name, part.box, scores))
+    scores = score_parts(
+        [part.scored(name, parts) for part in parts], targets, task.evaluation,
+        output=output, reporter=reporter, about=about_task(task),
+    )  # fmt: skip
+    return _held_out_scores(parts, name, scores.report)
+
+
+def _held_out_scores(
+    parts: Sequence[HeldOutPart], model: str, report: Report
+) -> list[HeldOutScore]:
+    """The figures of each part that has labels."""
+    known = {volume.name: volume.targets for volume in report.volumes}
+    found: list[HeldOutScore] = []
+    for part in parts:
+        targets = known.get(part.scored(model, parts).name, {})
+        scores = {name: one.figures for name, one in targets.items()}
+        if scores:
+            found.append(HeldOutScore(part.fold, part.volume.name, part.box, scores))
     return found
 
 

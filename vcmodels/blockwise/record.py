@@ -1,0 +1,195 @@
+"""What was made of the blocks of a volume, kept in one file while the work goes on.
+
+The file is a sequence of frames: a head, then bytes with a checksum. The first holds the identity of
+the work as JSON, each other one the arrays of a block as npz. A frame is appended when its block is
+done; a kill may tear the last one, which is then dropped and its block done again. Nothing else is
+ever rewritten.
+"""
+
+import hashlib
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from vcmodels.errors import OutputError
+from vcmodels.geometry.boxes import Box
+from vcmodels.metrics.base import Part
+from vcmodels.volumes.locks import FileLock
+
+Identity = Mapping[str, Any]
+"""JSON values by name: all that determines what is recorded."""
+
+_HEAD = struct.Struct("<8s6qQI")
+"""Mark, origin and shape of the block, bytes that follow, and the CRC-32 of all that and of them."""
+_MARK = b"vcblock1"
+_NO_BOX = Box((0, 0, 0), (0, 0, 0))
+
+
+class Record:
+    """The parts of a volume that are there, by block; threads may share it, processes may not.
+
+    Args:
+        path: the file; its folder is made.
+        identity: what determines the parts. Those of another identity are dropped.
+
+    Raises:
+        OutputError: another process has it open.
+        OSError: it cannot be read or written.
+    """
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._hold = FileLock(path)
+        except BlockingIOError as error:
+            remedy = "wait for it, or choose another folder"
+            raise OutputError(str(path.parent), "another process works in it", remedy) from error
+        self._file = path.open("r+b", buffering=0)
+        self._lock = Lock()
+        self._places: dict[Box, tuple[int, int]] = {}
+        self._identity = json.dumps(identity, sort_keys=True).encode()
+        self.changed = ""
+        """In words, how the identity of what was dropped differs; empty where nothing was."""
+        self._end = self._scan()
+
+    def __contains__(self, box: Box) -> bool:
+        return box in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, box: Box, part: Part) -> None:
+        """Keep the part of a block.
+
+        Raises:
+            OSError: it cannot be written, on a full disk say; what was kept before stays.
+        """
+        self._append(box, _packed(part))
+
+    def parts(self, boxes: Iterable[Box], prefix: str = "") -> Iterator[tuple[Box, Part]]:
+        """The parts of some blocks in their order, read one by one.
+
+        Args:
+            boxes: of blocks that are kept.
+            prefix: only arrays whose names begin so, without it.
+        """
+        for box in boxes:
+            offset, size = self._places[box]
+            yield box, _unpacked(os.pread(self._file.fileno(), size, offset), prefix)
+
+    def digest(self) -> str:
+        """A sha256 of the identity."""
+        return hashlib.sha256(self._identity).hexdigest()
+
+    def close(self, *, delete: bool = False) -> None:
+        """Let go of the file; what is kept stays unless it is deleted."""
+        self._file.close()
+        self._hold.close(delete=delete)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _scan(self) -> int:
+        """Find what is whole and of this identity; returns where the next frame goes."""
+        frames = _frames(self._file.fileno())
+        first = next(frames, None)
+        if first is not None:
+            _, offset, size = first
+            kept = os.pread(self._file.fileno(), size, offset)
+            if kept == self._identity:
+                end = offset + size
+                for box, offset, size in frames:
+                    self._places[box] = offset, size
+                    end = offset + size
+                return end
+            self.changed = _difference(kept, self._identity)
+        self._end = 0
+        self._append(None, self._identity)
+        return self._end
+
+    def _append(self, box: Box | None, content: bytes) -> None:
+        where = (box or _NO_BOX).origin + (box or _NO_BOX).shape
+        head = _head(where, content)
+        with self._lock:
+            os.ftruncate(self._file.fileno(), self._end)  # what is torn, or of something else
+            _write(self._file.fileno(), head + content, self._end)
+            if box is not None:
+                self._places[box] = self._end + len(head), len(content)
+            self._end += len(head) + len(content)
+
+
+def _head(where: tuple[int, ...], content: bytes) -> bytes:
+    bare = _HEAD.pack(_MARK, *where, len(content), 0)
+    return _HEAD.pack(_MARK, *where, len(content), zlib.crc32(content, zlib.crc32(bare)))
+
+
+def _write(handle: int, data: bytes, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:  # one call writes up to 2 GiB
+        written = os.pwrite(handle, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def _frames(handle: int) -> Iterator[tuple[Box, int, int]]:
+    """Block, offset and length of the content of each whole frame, up to the first that is none."""
+    offset, end = 0, os.fstat(handle).st_size
+    while offset + _HEAD.size <= end:
+        mark, *where, size, _ = _HEAD.unpack(head := os.pread(handle, _HEAD.size, offset))
+        offset += _HEAD.size
+        if mark != _MARK or offset + size > end:
+            return
+        if _head(tuple(where), os.pread(handle, size, offset)) != head:
+            return
+        z, y, x, depth, height, width = where
+        yield Box((z, y, x), (depth, height, width)), offset, size
+        offset += size
+
+
+def _packed(part: Part) -> bytes:
+    """As an npz file; `numpy.savez` takes no array of the name `file`."""
+    with io.BytesIO() as stream:
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, array in part.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        return stream.getvalue()
+
+
+def _unpacked(content: bytes, prefix: str) -> Part:
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return {
+            name.removeprefix(prefix): archive[name]
+            for name in archive.files
+            if name.startswith(prefix)
+        }
+
+
+def _difference(kept: bytes, now: bytes) -> str:
+    """The names of the values that differ."""
+    before: Any = None
+    with suppress(ValueError):
+        before = json.loads(kept)
+    if not isinstance(before, dict):
+        return "what was recorded"
+    after = json.loads(now)
+    return ", ".join(k for k in {**before, **after} if before.get(k) != after.get(k))

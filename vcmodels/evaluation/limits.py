@@ -1,0 +1,82 @@
+"""What figures a report must reach: `sheet.dice=0.8`."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vcmodels.errors import RefusedError
+from vcmodels.evaluation.report import Report
+from vcmodels.evaluation.scoring import ScoredTarget, better_of
+from vcmodels.metrics.base import Metric, Sense
+
+OPTION = "--fail-under"
+KnownFigures = Mapping[str, Mapping[str, Sense]]
+"""By target, the figures of which less or more is better."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A figure of a target, and the least or the most that it may be."""
+
+    target: str
+    figure: str
+    bound: float
+    sense: Sense
+
+    def failure(self, report: Report) -> str:
+        """In words, how the mean over all volumes misses it; "" where it does not."""
+        value = report.means(self.target).get(self.figure, math.nan)
+        is_met = value >= self.bound if self.sense == "max" else value <= self.bound
+        if is_met:
+            return ""
+        found = "is unknown" if math.isnan(value) else f"is {value:.6g}"
+        side = "least" if self.sense == "max" else "most"
+        return f"{self.target}.{self.figure} {found}, at {side} {self.bound:g} was asked for"
+
+
+def known_figures(targets: Iterable[ScoredTarget]) -> dict[str, dict[str, Sense]]:
+    """The figures that scoring gives of some targets; those of classes as `<figure>_<class>`."""
+    known: dict[str, dict[str, Sense]] = {}
+    for target in targets:
+        figures: list[str] = []
+        for name, metric in target.metrics.items():
+            is_by_class = not isinstance(metric, Metric) or metric.by_class
+            for figure in [name] if isinstance(metric, Metric) else metric.better:
+                figures += [figure, *(f"{figure}_{c}" for c in target.class_names if is_by_class)]
+        senses = better_of(target.metrics, figures, target.class_names)
+        known.setdefault(target.name, {}).update(senses)
+    return known
+
+
+def parse_limits(texts: Sequence[str], known: KnownFigures) -> list[Limit]:
+    """The limits that texts state, as `target.figure=value`, or `figure=value` of one target.
+
+    Raises:
+        RefusedError: one is no such text, or names no target or no figure that is known.
+    """
+    return [_parsed(text, known) for text in texts]
+
+
+def _parsed(text: str, known: KnownFigures) -> Limit:
+    name, _, number = text.rpartition("=")
+    try:
+        bound = float(number)
+    except ValueError:
+        bound = math.nan
+    if not name or not math.isfinite(bound):
+        raise RefusedError(
+            OPTION, f'found "{text}"', "write TARGET.FIGURE=VALUE, as in mask.dice=0.8"
+        )
+    target = next((t for t in known if name.startswith(f"{t}.")), None)
+    figure = name if target is None else name.removeprefix(f"{target}.")
+    if target is None and len(known) == 1:
+        target = next(iter(known))
+    if target is None:
+        remedy = f"write TARGET.FIGURE=VALUE; targets are {', '.join(known)}"
+        raise RefusedError(OPTION, f'"{name}" names no target', remedy)
+    if figure not in known[target]:
+        names = [f for f in known[target] if re.fullmatch(r"\w+", f)]
+        remedy = f"choose from {', '.join(names)}"
+        raise RefusedError(OPTION, f'no figure "{figure}" of {target} is measured', remedy)
+    return Limit(target, figure, bound, known[target][figure])

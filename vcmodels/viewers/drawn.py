@@ -1,0 +1,249 @@
+"""What `overlay` draws of a task, of a run, of a result, or of any array."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import ValidationError
+
+from vcmodels.config import Task
+from vcmodels.data.predictions import prediction_notes, writer_of
+from vcmodels.data.volumes import open_volumes
+from vcmodels.errors import RefusedError, VolumeError
+from vcmodels.geometry.boxes import Box
+from vcmodels.pictures.layers import IDS, Layer, Source, Subject, ids, labelled, plain, predicted
+from vcmodels.reporting import Reporter
+from vcmodels.results import open_prediction, result_root
+from vcmodels.targets import KINDS, AnyTarget
+from vcmodels.targets.base import Target
+from vcmodels.viewers.contents import (
+    chosen_volume,
+    predicted_inputs,
+    recorded_box,
+    recorded_inputs,
+    stored_predictions,
+)
+from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
+
+PLAIN_KINDS = ("binary", "instances", "regression", "normals", "vector")
+"""What an array may be said to be; classes are drawn as instances are, a colour for each number."""
+
+
+def subject_of_task(
+    task: Task, volume: str | None, wanted: Sequence[str], reporter: Reporter
+) -> Subject:
+    """A labelled volume of a task: its first input, its labels, and what was predicted of it.
+
+    Args:
+        task: the task, of a file or of a run.
+        volume: the name of the volume; by default the one that was predicted, or the first.
+        wanted: names of targets; all when empty.
+        reporter: told what is not shown, and why.
+
+    Raises:
+        RefusedError: there is no such volume or target, or nothing to draw.
+        VolumeError: an array is missing or damaged, or the prediction unfinished.
+    """
+    inputs = predicted_inputs(task, reporter)
+    chosen = chosen_volume(open_volumes(task), volume, inputs)
+    targets = task.dataset_config.targets
+    mine = {image.identity for image in chosen.inputs}
+    is_predicted = bool(inputs) and {one.identity for one in inputs} <= mine
+    root = None
+    if is_predicted:
+        root = result_root(task.inference_params.output_dir, task.tr_params.model_name)
+    layers = []
+    for name in _named(wanted, list(targets)):
+        target = targets[name]
+        label = chosen.label(name, target, chosen.region)
+        found = _task_prediction(root, name, target)
+        if label or found:
+            layers.append(Layer(name, target, found, labelled(label) if label else None))
+    box, part = chosen.region, task.inference_params.bbox
+    if root is not None and part is not None:
+        shown = box.intersect(Box.between([a for a, _ in part], [b for _, b in part]))
+        box = shown if shown.voxels else box
+    return _subject(layers, box, chosen.inputs[0], chosen.name)
+
+
+def _task_prediction(root: Place | None, name: str, target: AnyTarget) -> Source | None:
+    if root is None or not (root / name).names():
+        return None
+    return predicted(open_prediction(root, name, target), target)
+
+
+def subject_of_result(
+    location: str,
+    image: str | None,
+    labels: Mapping[str | None, str],
+    wanted: Sequence[str],
+    reporter: Reporter,
+) -> Subject:
+    """A result of `infer` over the input that it was made of.
+
+    Args:
+        location: of the group.
+        image: shown instead of that input.
+        labels: locations by target; None as the name where there is one target.
+        wanted: names of targets; all when empty.
+        reporter: told what is not shown, and why.
+
+    Raises:
+        RefusedError: there is no such target, or nothing to draw.
+        VolumeError: an array is missing or damaged, or of another extent.
+    """
+    root = place_at(location)
+    found = {name: array for name, array in stored_predictions(root) if _is_of_target(array)}
+    names = _named(wanted, list(found))
+    places = _by_target(labels, names)
+    layers = [_own_layer(name, found[name], places.get(name)) for name in names]
+    inputs = [_open(image, "--image")] if image else recorded_inputs(root, reporter)
+    first = next(iter(found.values()), None)
+    if first is None:
+        raise RefusedError(str(root), "holds no prediction", "name a result of infer")
+    box = recorded_box(root)
+    return _subject(layers, box or first.box, inputs[0] if inputs else None, str(root), first)
+
+
+def subject_of_array(
+    location: str,
+    image: str | None,
+    labels: Mapping[str | None, str],
+    kind: str | None,
+    foreground: str | None,
+) -> Subject:
+    """One array or OME-Zarr group: a prediction of ours, or what it is said to be.
+
+    Args:
+        location: of the array.
+        image: shown under it.
+        labels: one at most.
+        kind: one of `PLAIN_KINDS`, for an array that does not say itself.
+        foreground: which values of a mask are foreground, as in a task file.
+
+    Raises:
+        RefusedError: nothing says what the values are, or the kind does not fit.
+        VolumeError: an array is missing or damaged, or of another extent.
+    """
+    array = _open(location, "PREDICTION")
+    name = array.location.rstrip("/").rsplit("/", 1)[-1]
+    under = _open(image, "--image") if image else None
+    places = _by_target(labels, [name])
+    if kind is None and prediction_notes(array) is not None:
+        layer = _own_layer(name, array, places.get(name))
+    else:
+        layer = _plain_layer(name, array, places.get(name), kind, foreground)
+    return _subject([layer], array.box, under, location, array)
+
+
+def _named(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The targets that are named, or all.
+
+    Raises:
+        RefusedError: there is no such target.
+    """
+    for name in wanted:
+        if name not in known:
+            remedy = f"choose from {', '.join(known)}" if known else "leave it out"
+            raise RefusedError("--target", f'there is no target "{name}"', remedy)
+    return list(wanted or known)
+
+
+def _by_target(labels: Mapping[str | None, str], names: Sequence[str]) -> dict[str, str]:
+    """Labels by the target that they are of.
+
+    Raises:
+        RefusedError: a label is of no target, or it is not said of which.
+    """
+    found: dict[str, str] = {}
+    for name, place in labels.items():
+        if name is None and len(names) != 1:
+            remedy = f"write NAME=PATH with one of {', '.join(names)}"
+            raise RefusedError("--label", f"{place} is of one of {len(names)} targets", remedy)
+        target = names[0] if name is None else name
+        if target not in names:
+            raise RefusedError("--label", f'"{target}" is none of {", ".join(names)}', "correct it")
+        found[target] = place
+    return found
+
+
+def _is_of_target(array: Volume) -> bool:
+    """Whether a stored prediction is of a target itself, and not its uncertainty."""
+    notes = prediction_notes(array)
+    return notes is not None and notes["encoding"].get("kind") in KINDS
+
+
+def _own_layer(name: str, array: Volume, label: str | None) -> Layer:
+    """A prediction of ours, by its encoding, with a plain label of its kind."""
+    notes = prediction_notes(array)
+    assert notes is not None, "the caller looks first"
+    target = writer_of(notes["encoding"], array)
+    truth = None
+    if label is not None:
+        stored = _open(label, "--label")
+        _require_extent(stored, array)
+        truth = plain(stored, target)
+    return Layer(name, target, predicted(array, target), truth)
+
+
+def _plain_layer(
+    name: str, array: Volume, label: str | None, kind: str | None, foreground: str | None
+) -> Layer:
+    if kind is None:
+        found = f"nothing next to {array.location} says what its values are"
+        raise RefusedError("--kind", found, f"give one of {', '.join(PLAIN_KINDS)}")
+    truth = None if label is None else _open(label, "--label")
+    if truth is not None:
+        _require_extent(truth, array)
+    if kind == "instances":
+        for one in (array, *((truth,) if truth else ())):
+            if one.dtype.kind not in "uib" or one.channels > 1:
+                found = f"{one.location} holds {one.channels} x {one.dtype}, which are no ids"
+                raise RefusedError("--kind", found, "give another kind")
+        return Layer(name, IDS, ids(array), ids(truth) if truth else None)
+    target = _target(kind, array, foreground)
+    over = plain(truth, target) if truth else None
+    return Layer(name, target, plain(array, target, as_prediction=True), over)
+
+
+def _target(kind: str, array: Volume, foreground: str | None) -> Target:
+    """A target of a kind whose label an array can be.
+
+    Raises:
+        RefusedError: it cannot.
+    """
+    keys = {"channels": array.channels, "foreground": foreground}
+    try:
+        return KINDS[kind].model_validate({k: v for k, v in keys.items() if v is not None})
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        found = f"{array.location} with {array.channels} channels is no {kind}: {said}"
+        raise RefusedError("--kind", found, "give another kind, or correct --foreground") from error
+
+
+def _open(text: str, key: str) -> Volume:
+    return open_volume(expand_location(text), key=key, channels="any")
+
+
+def _require_extent(array: Volume, like: Volume) -> None:
+    if array.extent != like.extent:
+        found = f"{array.location} has shape {array.extent}, {like.location} {like.extent}"
+        raise VolumeError(array.key, found, "give arrays of one shape")
+
+
+def _subject(
+    layers: Sequence[Layer], box: Box, image: Volume | None, name: str, like: Volume | None = None
+) -> Subject:
+    """What is drawn, on the grid of an array.
+
+    Raises:
+        RefusedError: there is no layer.
+        VolumeError: the image has another extent.
+    """
+    if not layers:
+        found = "has neither a label nor a prediction to draw"
+        raise RefusedError(name, found, "predict it, or name another")
+    grid = like or image
+    assert grid is not None, "a layer has a grid"
+    if image is not None:
+        _require_extent(image, grid)
+    known = image if image is not None and image.has_spacing else grid
+    return Subject(tuple(layers), box, grid.extent, known.spacing, image)

@@ -1,0 +1,162 @@
+"""What is shown: arrays on one grid of voxels, boxes and points."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vcmodels.errors import RefusedError
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
+from vcmodels.pictures.slices import Colour
+from vcmodels.viewers.looks import Look
+from vcmodels.volumes import Volume
+from vcmodels.volumes.levels import Level
+
+MOST_BOXES = 2000
+"""Of a layer; a viewer that holds all of a run's patches hardly moves."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Voxel size and position of an array."""
+
+    spacing: Spacing = (1.0, 1.0, 1.0)
+    offset: Spacing = (0.0, 0.0, 0.0)
+    """Position of the centre of voxel 0."""
+    unit: str | None = None
+    extent: Shape = (0, 0, 0)
+
+    @classmethod
+    def of(cls, volume: Volume) -> "Frame":
+        """That of a volume, as its store or the task says."""
+        return cls(volume.spacing, volume.offset, volume.unit, volume.extent)
+
+    def of_level(self, level: Level) -> tuple[Spacing, Spacing]:
+        """Length of a level's voxels, and the position of the centre of its voxel 0."""
+        scale = triple(s * f for s, f in zip(self.spacing, level.factor, strict=True))
+        parts = zip(self.offset, self.spacing, level.shift, strict=True)
+        return scale, triple(o + s * shift for o, s, shift in parts)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An array and its coarser levels."""
+
+    name: str
+    levels: tuple[Level, ...]
+    """The finest first."""
+    look: Look
+    frame: Frame
+    is_visible: bool = True
+
+    @property
+    def channels(self) -> int:
+        """Of the array."""
+        return self.levels[0].volume.channels
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Parts of the volume."""
+
+    name: str
+    boxes: tuple[Box, ...]
+    colour: Colour
+    is_visible: bool = True
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place, in voxels of the first layer: the centre of voxel 0 is 0."""
+
+    place: Spacing
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is shown at once."""
+
+    title: str
+    layers: tuple[Layer, ...]
+    """The first says what a voxel is."""
+    boxes: tuple[Boxes, ...] = ()
+    points: tuple[Point, ...] = ()
+    focus: Box | None = None
+    """What is looked at first; the middle of the first layer when None."""
+
+    @property
+    def frame(self) -> Frame:
+        """The grid that boxes and points are on."""
+        return self.layers[0].frame
+
+    @property
+    def centre(self) -> Spacing:
+        """The place that is looked at first, in voxels of the first layer."""
+        if len(self.points) and self.focus is None:
+            return self.points[0].place
+        box = self.focus or self.layers[0].levels[0].volume.box
+        return triple(o + (n - 1) / 2 for o, n in zip(box.origin, box.shape, strict=True))
+
+
+def fewer_boxes(boxes: Sequence[Box]) -> tuple[Box, ...]:
+    """At most `MOST_BOXES` of some boxes, evenly chosen."""
+    if len(boxes) <= MOST_BOXES:
+        return tuple(boxes)
+    chosen = np.linspace(0, len(boxes) - 1, MOST_BOXES).astype(np.int64)
+    return tuple(boxes[n] for n in chosen.tolist())
+
+
+def read_points(path: Path) -> tuple[Point, ...]:
+    """The points of a CSV (z, y, x and perhaps a text, with or without a heading) or JSON file.
+
+    JSON is a list of [z, y, x], [z, y, x, "text"] or {"z": ..., "y": ..., "x": ..., "text": ...}.
+
+    Raises:
+        RefusedError: it is missing or holds something else; names the line or the number.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise RefusedError("--points", f"{path} cannot be read ({reason})", _REMEDY) from error
+    if path.suffix.lower() == ".json":
+        return _from_json(text, path)
+    rows = [(number, row) for number, row in enumerate(csv.reader(text.splitlines()), 1) if row]
+    columns = ["z", "y", "x", "text"]
+    if rows and {"z", "y", "x"} <= {name.strip().lower() for name in rows[0][1]}:
+        columns = [name.strip().lower() for name in rows.pop(0)[1]]
+    return tuple(
+        _point(dict(zip(columns, row, strict=False)), f"{path}, line {n}") for n, row in rows
+    )
+
+
+_REMEDY = "give rows of z,y,x or z,y,x,text, in voxels"
+
+
+def _from_json(text: str, path: Path) -> tuple[Point, ...]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError("--points", f"{path} is no JSON ({error})", _REMEDY) from error
+    if not isinstance(found, list):
+        raise RefusedError("--points", f"{path} holds no list", _REMEDY)
+    keys = ("z", "y", "x", "text")
+    rows = [dict(zip(keys, r, strict=False)) if isinstance(r, list) else r for r in found]
+    return tuple(_point(row, f"{path}, number {n}") for n, row in enumerate(rows))
+
+
+def _point(row: object, where: str) -> Point:
+    if not isinstance(row, dict):
+        raise RefusedError("--points", f"{where} is {row!r}", _REMEDY)
+    try:
+        place = triple(float(row[axis]) for axis in "zyx")
+    except (KeyError, TypeError, ValueError) as error:
+        shown = ", ".join(map(str, row.values()))
+        raise RefusedError("--points", f"{where} is {shown}", _REMEDY) from error
+    if not np.isfinite(place).all():
+        raise RefusedError("--points", f"{where} is no place: {place}", _REMEDY)
+    return Point(place, str(row.get("text") or "").strip())
