@@ -54,7 +54,7 @@ def test_foreground_in_the_void_is_counted_and_single_voxels_of_its_value_are_no
 
 
 def test_emptiness_does_not_depend_on_the_blocks():
-    image, _ = scan()
+    image = (np.random.default_rng(3).random(SHAPE) > 0.9).astype(np.uint8)
     whole = Emptiness(None, 0.0).of(volume(image), Box((0, 0, 0), SHAPE))
     np.testing.assert_array_equal(whole, empty_in(image))
     for box in (Box((3, 20, 31), (9, 17, 12)), Box((0, 5, 39), (40, 1, 17))):
@@ -73,14 +73,14 @@ def test_nothing_is_called_void_in_an_image_without_it():
 
 
 def test_the_shares_are_those_of_all_distances():
-    image, mask = scan()
+    rng = np.random.default_rng(3)
+    image, part = rng.normal(size=SHAPE), rng.random((8, 6, 7)) > 0.5
     cube, spacing, radii, threshold = (
-        Box((8, 24, 8), (14, 11, 15)),
+        Box((8, 24, 8), (6, 4, 5)),
         (2.0, 1.0, 3.0),
         [1.0, 2.5],
         4.0,
     )
-    part = mask[7:23, 23:36, 7:24].astype(bool)
     found = support_of(volume(image), part, cube, threshold, radii, spacing)
     edges = np.argwhere(edges_of(gradient_of(image), threshold))
     border = np.argwhere(border_of(part)[1:-1, 1:-1, 1:-1]) + cube.origin
