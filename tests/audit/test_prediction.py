@@ -78,8 +78,8 @@ def test_the_shares_are_those_of_all_distances():
     cube, spacing, radii, threshold = (
         Box((8, 24, 8), (6, 4, 5)),
         (2.0, 1.0, 3.0),
-        [1.0, 2.5],
-        4.0,
+        [0.0, 1.0],
+        0.05,
     )
     found = support_of(volume(image), part, cube, threshold, radii, spacing)
     edges = np.argwhere(edges_of(gradient_of(image), threshold))
