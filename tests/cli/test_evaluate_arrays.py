@@ -325,3 +325,9 @@ def test_a_stopped_command_continues_and_a_cluster_gives_the_same(work, monkeypa
     assert not Path("out/unfinished").exists()
     out, _ = work.run("p", "l", "--dask", "local:1", "--json")
     assert scores(out) == scores(expected)
+
+
+def test_a_spacing_has_three_lengths(work):
+    work(p=PROBABILITY, l=LABEL)
+    _, error = work.run("p", "l", "--spacing", "1,2", code=2)
+    assert '--spacing: found "1,2"; give three, as in 4,1,1' in error

@@ -262,7 +262,8 @@ def _task(
         choice = volumes if volumes in ("val", "test", "all") else _words(volumes)
         lines.append(f"evaluation.volumes={json.dumps(choice)}")
     task = one_fold(load(source, lines, console), fold)
-    if bbox is None and task.evaluation.volumes in (None, "val"):
+    choice = task.evaluation.volumes or task.inference_params.volumes
+    if bbox is None and choice in (None, "val"):
         refuse_all_folds(task)
     return task
 
@@ -344,12 +345,11 @@ def _score_arrays(
     from vcmodels.evaluation.arrays import scored_volume
     from vcmodels.evaluation.limits import known_figures, parse_limits
     from vcmodels.evaluation.scoring import remove_records, score_volumes
-    from vcmodels.evaluation.written import RECORD, REPORT, write_report
+    from vcmodels.evaluation.written import RECORD, require_folder, write_report
     from vcmodels.reporting import StopSignals
-    from vcmodels.volumes.places import refuse_in_store
 
     if output is not None:
-        refuse_in_store("--output", output / REPORT)
+        require_folder("--output", output)
     with _in_options():
         volume = replace(scored_volume(request, console), image=image)
         bounds = parse_limits(limits, known_figures(volume.targets))
@@ -476,7 +476,9 @@ def _reading_keys(
     if level is not None:
         keys["level"] = level
     if spacing is not None:
-        keys["spacing"] = _numbers("--spacing", spacing)
+        keys["spacing"] = lengths = _numbers("--spacing", spacing)
+        if len(lengths) != 3:
+            raise RefusedError("--spacing", f'found "{spacing}"', "give three, as in 4,1,1")
     return keys
 
 
