@@ -32,14 +32,13 @@ from vcmodels.evaluation.limits import known_figures, parse_limits
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredVolume,
-    default_metrics,
     remove_records,
     score_volumes,
 )
 from vcmodels.evaluation.written import RECORD, REPORT, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
-from vcmodels.metrics.choice import choose_metrics
+from vcmodels.metrics.choice import measured_metrics
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import (
@@ -192,11 +191,14 @@ def score_parts(
     if not labelled:
         raise TaskError(OUTPUT, "no predicted target has a label on this volume")
     scored = {name: targets[name] for name in labelled}
-    opened = [_opened(part, scored) for part in parts]
-    metrics = {name: _metrics(target, params.metrics.get(name)) for name, target in scored.items()}
+    opened = [open_predictions(part, scored) for part in parts]
+    metrics = {
+        name: measured_metrics(target.stored_metrics, params.metrics.get(name))
+        for name, target in scored.items()
+    }
     _report_parts(parts, scored, reporter)
     volumes = [
-        _scored(part, predictions, scored, metrics)
+        scored_part(part, predictions, scored, metrics)
         for part, predictions in zip(parts, opened, strict=True)
     ]
     limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
@@ -340,12 +342,7 @@ def _is_there(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> bool:
     return all(group.names() and is_complete(our_attributes(group)) for group in groups)
 
 
-def _metrics(target: AnyTarget, wanted: Sequence[Any] | None) -> Metrics:
-    every = target.stored_metrics
-    return default_metrics(every) if wanted is None else choose_metrics(every, wanted)
-
-
-def _opened(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> dict[str, Volume]:
+def open_predictions(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> dict[str, Volume]:
     """The predictions of the targets that have a label on a part."""
     extent = part.region.volume.inputs[0].extent
     return {
@@ -368,12 +365,13 @@ def _prediction(root: Place, name: str, target: AnyTarget, extent: Shape) -> Vol
     return array
 
 
-def _scored(
+def scored_part(
     part: ScoredPart,
     predictions: Mapping[str, Volume],
     targets: Mapping[str, AnyTarget],
     metrics: Mapping[str, Metrics],
 ) -> ScoredVolume:
+    """What is scored of a part: the targets that have a label there, which may be none."""
     found = part.region.scored(str(part.root), targets, predictions, metrics)
     return replace(found, name=part.name, group=part.group, split=part.split)
 

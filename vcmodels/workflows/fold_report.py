@@ -333,7 +333,7 @@ def _predict(
         pyramid=0,
     )
     request = Request(
-        networks=load_predictor(part.run.best).networks,
+        networks=load_predictor(part.run.folder).networks,
         inputs=volumes,
         output=result_root(params.output_dir, task.tr_params.model_name),
         params=params,
