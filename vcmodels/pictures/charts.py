@@ -212,10 +212,8 @@ def _with_texts(ticks: Sequence[float]) -> list[tuple[float, str]]:
     """Each tick with its text, of as many digits as it takes to have no two alike: 4 or more."""
     most = max(map(abs, ticks), default=0.0)
     least = max(4, len(str(int(most)))) if most < 1e6 else 4  # 12000 rather than 1.2e+04
-    for digits in range(least, 17):
-        texts = [f"{value:.{digits}g}" for value in ticks]
-        if len(set(texts)) == len(texts):
-            break
+    choices = ([f"{value:.{digits}g}" for value in ticks] for digits in range(least, 18))
+    texts = next(texts for texts in choices if len(set(texts)) == len(texts))
     return list(zip(ticks, texts, strict=True))
 
 
