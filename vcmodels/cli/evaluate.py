@@ -296,12 +296,13 @@ def _score_arrays(
     from vcmodels.evaluation.arrays import scored_volume
     from vcmodels.evaluation.limits import known_figures, parse_limits
     from vcmodels.evaluation.scoring import remove_records, score_volumes
-    from vcmodels.evaluation.written import RECORD, REPORT, write_report
+    from vcmodels.evaluation.written import RECORD, REPORT, require_free_folder, write_report
     from vcmodels.reporting import StopSignals
     from vcmodels.volumes.places import refuse_in_store
 
     if output is not None:
         refuse_in_store("--output", output / REPORT)
+        require_free_folder(output)
     with _in_options():
         volume = replace(scored_volume(request, console), image=image)
         bounds = parse_limits(limits, known_figures(volume.targets))
@@ -429,6 +430,8 @@ def _reading_keys(
         keys["level"] = level
     if spacing is not None:
         keys["spacing"] = _numbers("--spacing", spacing)
+        if len(_words(spacing)) != 3:
+            raise RefusedError("--spacing", f'found "{spacing}"', "give three, as in 2,1,1")
     return keys
 
 

@@ -36,7 +36,7 @@ from vcmodels.evaluation.scoring import (
     remove_records,
     score_volumes,
 )
-from vcmodels.evaluation.written import RECORD, REPORT, write_report
+from vcmodels.evaluation.written import RECORD, REPORT, require_free_folder, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
 from vcmodels.metrics.choice import choose_metrics
@@ -200,6 +200,8 @@ def score_parts(
         for part, predictions in zip(parts, opened, strict=True)
     ]
     limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
+    if output is not None:
+        require_free_folder(output)
     report = score_volumes(
         [one for one in volumes if one.targets],
         record=output and output / RECORD,
