@@ -225,7 +225,7 @@ def test_channels_that_are_no_probabilities_of_classes_are_refused(work, predict
 
 
 def test_channels_of_masks_are_certain_classes(work):
-    masks = np.stack([PREDICTED == c for c in range(3)]).astype(np.uint8)
+    masks = np.stack([c == PREDICTED for c in range(3)]).astype(np.uint8)
     work(p=masks, l=CLASSES, other=PREDICTED)
     out, _ = work.run("p", "l", *FIRST, "--metrics", "dice,accuracy")
     same, _ = work.run("other", "l", "--kind", "multiclass", "--metrics", "dice,accuracy")
