@@ -16,7 +16,7 @@ from vcmodels.evaluation import scoring
 from vcmodels.evaluation.report import Report
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.reporting import StopSignals
-from vcmodels.targets import MulticlassTarget
+from vcmodels.targets import BinaryTarget, MulticlassTarget
 from vcmodels.volumes import Description, Grid, write_multiscale_group
 
 EXTENT = (10, 14, 18)
@@ -155,7 +155,8 @@ def test_a_report_is_written_and_printed(work):
     report = Report.from_json(document)
     assert "comparing as binary" in said
     assert json.loads(Path("new/out/report.json").read_text()) == document
-    assert sorted(path.name for path in Path("new/out").iterdir()) == ["report.json", "scores.csv"]
+    written = sorted(path.name for path in Path("new/out").iterdir())
+    assert written == ["pictures", "report.html", "report.json", "scores.csv"]
     (volume,) = report.volumes
     expected = dice(PROBABILITY > 0.5, LABEL > 0)
     assert volume.targets["l"].figures["dice"] == pytest.approx(expected, abs=1e-12)
@@ -191,6 +192,81 @@ def group(path, values, spacing, unit="micrometer", offset=(0.0, 0.0, 0.0), note
     write_multiscale_group(str(path), grid, Description("image", notes or {}))
 
 
+@pytest.mark.parametrize("name", ["scores.csv", "report.json", "report.html"])
+def test_files_of_others_are_not_replaced(work, name):
+    work(p=PROBABILITY, l=LABEL)
+    Path("out").mkdir()
+    Path("out", name).write_text("mine\n")
+    _, error = work.run("p", "l", "--metrics", "dice", "-o", "out", code=2)
+    assert f"out/{name}" in error
+    assert "is there, and" in error
+    assert [(path.name, path.read_text()) for path in Path("out").iterdir()] == [(name, "mine\n")]
+    _, error = work.run("p", "l", "-o", f"out/{name}", code=2)
+    assert "is a file; name a folder" in error
+    Path("out", name).unlink()
+    for _ in range(2):  # what evaluate wrote it writes again
+        work.run("p", "l", "--metrics", "dice", "-o", "out")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "code", "said"),
+    [
+        (-PROBABILITY * 9, 1, "which is no probability; for logits store their softmax"),
+        (
+            np.int32(PROBABILITY * 99),
+            2,
+            "int32 with more than 2 values, which are no codes of prob",
+        ),
+    ],
+    ids=["logits", "codes of our own"],
+)
+def test_channels_that_are_no_probabilities_of_classes_are_refused(work, prediction, code, said):
+    work(p=np.stack([prediction, 1 - prediction]), l=LABEL)
+    assert said in work.run("p", "l", *FIRST, code=code)[1]
+
+
+def test_channels_of_masks_are_certain_classes(work):
+    masks = np.stack([c == PREDICTED for c in range(3)]).astype(np.uint8)
+    work(p=masks, l=CLASSES, other=PREDICTED)
+    out, _ = work.run("p", "l", *FIRST, "--metrics", "dice,accuracy")
+    same, _ = work.run("other", "l", "--kind", "multiclass", "--metrics", "dice,accuracy")
+    assert "3 channels of masks" in out
+    assert out.splitlines()[1:] == same.splitlines()[1:]
+    assert '"brier" cannot be' in work.run("p", "l", *FIRST, "--metrics", "brier", code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "options"),
+    [
+        (PROBABILITY, LABEL, ()),
+        (FIELD.astype(np.float32), FIELD.astype(np.float32) + 1, ("--kind", "regression")),
+        (IDS.astype(np.float32), IDS, ("--kind", "instances")),
+    ],
+    ids=["binary", "regression", "instances"],
+)
+def test_nan_is_refused_only_where_it_counts(work, prediction, label, options):
+    holes = prediction.copy()
+    holes[3, 4, 5], mask = np.nan, np.ones(EXTENT, np.uint8)
+    mask[3] = 0
+    work(p=prediction, holes=holes, l=label, m=mask)
+    _, error = work.run("holes", "l", *options, code=1)
+    assert "holes holds NaN at (z, y, x) = (3, 4, 5), where the label counts" in error
+    masked, whole = (work.run(p, "l", *options, "--mask", "m")[0] for p in ("holes", "p"))
+    assert masked == whole
+
+
+def test_r2_of_large_numbers_is_that_of_their_differences(work):
+    rng = np.random.default_rng(0)
+    label = rng.choice([60_000, 60_002], EXTENT).astype(np.uint16)
+    prediction = np.where(rng.random(EXTENT) < 0.8, label, 60_002).astype(np.uint16)
+    work(p=prediction, l=label)
+    out, _ = work.run("p", "l", "--kind", "regression", "--metrics", "r2", "--json")
+    (volume,) = Report.from_json(json.loads(out)).volumes
+    p, t = prediction.astype(float), label.astype(float)
+    expected = 1 - ((p - t) ** 2).sum() / ((t - t.mean()) ** 2).sum()
+    assert volume.targets["l"].figures["r2"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_spacing_and_unit_come_from_the_groups(work, tmp_path):
     group(tmp_path / "p.zarr", PROBABILITY, (2.0, 1.0, 0.5))
     group(tmp_path / "l.zarr", LABEL, (2.0, 1.0, 0.5))
@@ -218,6 +294,32 @@ def test_arrays_at_other_places_are_refused_unless_the_spacing_is_given(work, tm
     assert re.search(said, error)
     assert "--spacing" in error
     work.run("p.zarr", "l.zarr", "--spacing", "2,1,0.5", "--metrics", "dice")
+
+
+def test_a_mask_at_another_place_is_refused(work, tmp_path):
+    group(tmp_path / "p.zarr", PROBABILITY, (2.0, 1.0, 0.5))
+    group(tmp_path / "m.zarr", np.ones(EXTENT, np.uint8), (2.0, 1.0, 0.5), offset=(0.0, 8.0, 0.0))
+    work(l=LABEL)
+    _, error = work.run("p.zarr", "l", "--mask", "m.zarr", code=2)
+    assert "--mask: " in error
+    assert "begins at (0, 8, 0), the prediction at (0, 0, 0)" in error
+    work.run("p.zarr", "l", "--mask", "m.zarr", "--spacing", "2,1,0.5", "--metrics", "dice")
+
+
+def test_a_label_of_several_values_is_no_mask_of_a_prediction_of_ours(work, tmp_path):
+    notes = {
+        "vcmodels": {"encoding": BinaryTarget().encoding(np.dtype(np.uint8)), "complete": True}
+    }
+    codes = np.rint(PROBABILITY * 255).astype(np.uint8)
+    group(tmp_path / "p.zarr", codes, (1.0, 1.0, 1.0), notes=notes)
+    unknown = LABEL.copy()
+    unknown[:2] = 255
+    work(l=LABEL, unknown=unknown)
+    _, error = work.run("p.zarr", "unknown", code=2)
+    assert "--foreground: is needed: the label holds the values 0, 1, 255" in error
+    for options in (("--ignore", "255"), ("--foreground", "> 0"), ("--foreground", "== 1")):
+        work.run("p.zarr", "unknown", *options, "--metrics", "dice")
+    work.run("p.zarr", "l", "--metrics", "dice")
 
 
 def test_a_prediction_of_ours_says_what_it_is(work, tmp_path):
@@ -255,6 +357,7 @@ def test_a_prediction_of_ours_says_what_it_is(work, tmp_path):
         (("p", "l", "--metrics", "nope"), 2, '"nope" cannot be measured'),
         (("p", "l", "--metrics", "dice", "--tolerance", "1"), 2, "--tolerance: none of dice takes"),
         (("p", "l", "--tolerance", "-1"), 2, "give numbers above 0"),
+        (("p", "l", "--spacing", "1,1"), 2, '--spacing: found "1,1"; give three'),
         (("p", "l", "--ignore", "a"), 2, "give whole numbers"),
         (("p", "l", "--foreground", "big"), 2, '--foreground: "big" is no comparison'),
         (("p", "l", "--set", "name=1"), 2, "says nothing of how arrays are read"),

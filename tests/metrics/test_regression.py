@@ -165,3 +165,15 @@ def test_r2_is_one_minus_the_share_of_the_variance_that_is_left():
     assert determination(moment_sums(mean, b, valid)) == pytest.approx(0, abs=1e-6)
     assert determination(moment_sums(b, b, valid)) == 1
     assert math.isnan(determination(moment_sums(a, torch.ones_like(b), valid)))
+
+
+@pytest.mark.parametrize("centre", [3e4, 1e5])
+def test_moments_of_values_far_from_0_are_those_of_their_differences(centre):
+    b = (centre + torch.arange(2 * 6 * 7 * 8).view(1, 1, 12, 7, 8) % 5).float()
+    a = b + (b % 3 - 1)
+    valid = torch.ones_like(b, dtype=torch.bool)
+    p, t = (values.double().numpy().ravel() for values in (a, b))
+    wanted = 1 - ((p - t) ** 2).sum() / ((t - t.mean()) ** 2).sum()
+    assert determination(moment_sums(a, b, valid)) == pytest.approx(wanted, abs=1e-6)
+    wanted = np.corrcoef(p, t)[0, 1]
+    assert correlation(moment_sums(a, b, valid)) == pytest.approx(wanted, abs=1e-6)

@@ -65,13 +65,13 @@ def scored_volume(request: ArrayRequest, reporter: Reporter) -> ScoredVolume:
         RunError: a chunk is damaged.
     """
     prediction, label, mask = open_arrays(request)
-    require_one_grid(prediction, label, any_place=request.keys.get("spacing") is not None)
+    any_place = request.keys.get("spacing") is not None
+    require_one_grid(prediction, label, any_place=any_place)
     box = request.box or label.box
     if not label.box.contains(box):
         raise RefusedError("--bbox", f"reaches out of the volume, {label.extent}", "keep inside")
-    if mask is not None and (mask.extent != label.extent or mask.channels != 1):
-        found = f"{mask.location} has extent {mask.extent} and {mask.channels} channels"
-        raise VolumeError("--mask", found, f"give one of a channel and extent {label.extent}")
+    if mask is not None:
+        _require_mask_of(label, prediction, mask, any_place=any_place)
     meaning = meaning_of(prediction, label, request.options, box)
     metrics = chosen_metrics(fitting(meaning), request.metrics, request.tolerances)
     reporter.say(meaning.said)
@@ -212,19 +212,43 @@ def require_one_grid(prediction: Volume, label: Volume, *, any_place: bool = Fal
         found = f"has extent {label.extent}, the prediction {prediction.extent}"
         remedy = "give arrays of the same voxels; of OME-Zarr groups another --level"
         raise VolumeError(LABEL, f"{label.location} {found}", remedy)
-    if any_place or not (prediction.has_spacing and label.has_spacing):
+    if not any_place:
+        _require_one_place(LABEL, label, prediction, "the prediction")
+
+
+def _require_mask_of(label: Volume, prediction: Volume, mask: Volume, *, any_place: bool) -> None:
+    """Refuse a mask that does not show the same voxels.
+
+    Raises:
+        VolumeError: it is of another extent, of several channels, or at another place.
+    """
+    if mask.extent != label.extent or mask.channels != 1:
+        found = f"{mask.location} has extent {mask.extent} and {mask.channels} channels"
+        raise VolumeError("--mask", found, f"give one of a channel and extent {label.extent}")
+    if not any_place:
+        _require_one_place("--mask", mask, label, "the label")
+        _require_one_place("--mask", mask, prediction, "the prediction")
+
+
+def _require_one_place(key: str, volume: Volume, other: Volume, name: str) -> None:
+    """Refuse volumes whose metadata say that their voxels are others.
+
+    Raises:
+        VolumeError: their units, spacings or offsets differ.
+    """
+    if not (volume.has_spacing and other.has_spacing):
         return
     remedy = "give arrays of one grid, or --spacing to compare them voxel by voxel"
-    if prediction.unit and label.unit and prediction.unit != label.unit:
-        found = f"its lengths are in {label.unit}, those of the prediction in {prediction.unit}"
-        raise VolumeError(LABEL, f"{label.location}: {found}", remedy)
-    if not np.allclose(prediction.spacing, label.spacing, rtol=SAME_SPACING, atol=0):
-        found = f"has spacing {_numbers(label.spacing)}, the prediction "
-        raise VolumeError(LABEL, f"{label.location} {found}{_numbers(prediction.spacing)}", remedy)
-    away = np.abs(np.subtract(prediction.offset, label.offset))
-    if (away > np.multiply(label.spacing, 0.5)).any():
-        found = f"begins at {_numbers(label.offset)}, the prediction at "
-        raise VolumeError(LABEL, f"{label.location} {found}{_numbers(prediction.offset)}", remedy)
+    if volume.unit and other.unit and volume.unit != other.unit:
+        found = f"its lengths are in {volume.unit}, those of {name} in {other.unit}"
+        raise VolumeError(key, f"{volume.location}: {found}", remedy)
+    if not np.allclose(other.spacing, volume.spacing, rtol=SAME_SPACING, atol=0):
+        found = f"has spacing {_numbers(volume.spacing)}, {name} {_numbers(other.spacing)}"
+        raise VolumeError(key, f"{volume.location} {found}", remedy)
+    away = np.abs(np.subtract(other.offset, volume.offset))
+    if (away > np.multiply(volume.spacing, 0.5)).any():
+        found = f"begins at {_numbers(volume.offset)}, {name} at {_numbers(other.offset)}"
+        raise VolumeError(key, f"{volume.location} {found}", remedy)
 
 
 def _numbers(values: Iterable[float]) -> str:

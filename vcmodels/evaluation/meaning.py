@@ -81,13 +81,17 @@ class Meaning:
 
 @dataclass(frozen=True)
 class MaskOf:
-    """A prediction as a mask of 0 and 1: what a rule says of its values."""
+    """A prediction as masks of 0 and 1: what a rule says of its values."""
 
     rule: ForegroundRule
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
-        """(1, Z, Y, X) -> (1, Z, Y, X) float32."""
+        """(C, Z, Y, X) -> (C, Z, Y, X) float32."""
         return self.rule.of(stored).astype(np.float32)
+
+
+_OF_LOGITS = 'for logits give --predicted-foreground "> 0", for numbers --kind regression'
+_SOFTMAX = "for logits store their softmax, or the likeliest class in one channel"
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,11 @@ class ProbabilityOf:
     """A prediction of probabilities as it is."""
 
     name: str
+    remedy: str = _OF_LOGITS
+    """For values that are none."""
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
-        """(1, Z, Y, X) floats -> the same as float32.
+        """(C, Z, Y, X) floats -> the same as float32.
 
         Raises:
             RunError: a value outside of [0, 1].
@@ -105,8 +111,7 @@ class ProbabilityOf:
         outside = (stored < 0) | (stored > 1)
         if outside.any():
             found = f"{self.name} holds {stored[outside][0]:g}, which is no probability"
-            remedy = 'for logits give --predicted-foreground "> 0", for numbers --kind regression'
-            raise RunError(PREDICTION, found, remedy)
+            raise RunError(PREDICTION, found, self.remedy)
         return stored.astype(np.float32)
 
 
@@ -158,7 +163,7 @@ def meaning_of(prediction: Volume, label: Volume, options: ArrayOptions, box: Bo
     """
     notes, of_label = prediction_notes(prediction), prediction_notes(label)
     if notes is not None:
-        return _of_ours(prediction, label, options, notes)
+        return _of_ours(prediction, label, options, notes, box)
     if of_label is not None:
         found = f"{label.location} is a prediction, {prediction.location} is none"
         raise RefusedError(LABEL, found, "give the prediction first, then its label")
@@ -169,7 +174,7 @@ def meaning_of(prediction: Volume, label: Volume, options: ArrayOptions, box: Bo
 
 
 def _of_ours(
-    prediction: Volume, label: Volume, options: ArrayOptions, notes: dict[str, object]
+    prediction: Volume, label: Volume, options: ArrayOptions, notes: dict[str, object], box: Box
 ) -> Meaning:
     """By the encoding that stands next to a prediction."""
     if notes.get("complete") is False:
@@ -193,8 +198,24 @@ def _of_ours(
     read = label
     if (of_label := prediction_notes(label)) is not None:
         read = PredictedLabel.of(label, of_label, target, None)
+    elif kind == "binary" and options.foreground is None:
+        _require_mask(label, options, box)
     said = f"comparing as {kind}, as the prediction says"
     return Meaning(said, target, label=read, class_names=target.class_names)
+
+
+def _require_mask(label: Volume, options: ArrayOptions, box: Box) -> None:
+    """Refuse a label of several values for a mask: one of them may mean that nothing is known.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    found = distinct(label, box, 8, options.ignored)
+    if not found.are_mask:
+        remedy = (
+            'give --foreground "> 0" if all above 0 are, or --ignore for those that do not count'
+        )
+        raise RefusedError("--foreground", f"is needed: the label holds {found.shown}", remedy)
 
 
 def _with_label_keys(target: Target, options: ArrayOptions) -> Target:
@@ -257,7 +278,7 @@ def distinct(volume: Volume, box: Box, most: int, ignored: Sequence[int] = ()) -
     """The values of a box; looking ends where a fraction is found, or more values than `most`.
 
     Args:
-        volume: of one channel.
+        volume: of any channels.
         box: inside it.
         most: 1 or more.
         ignored: values that do not count; NaN and infinity do neither.
@@ -271,7 +292,7 @@ def distinct(volume: Volume, box: Box, most: int, ignored: Sequence[int] = ()) -
                 continue
             has_void, block = True, Box(block.origin, (1, 1, 1))
         stored = volume.read(block)
-        values = _unique(stored[known(stored, ignored)])
+        values = _unique(stored[np.broadcast_to(known(stored, ignored), stored.shape)])
         if stored.dtype.kind == "f" and (values != np.trunc(values)).any():
             return Distinct((), are_many=False, has_fractions=True)
         found.update(values.tolist())
@@ -446,10 +467,29 @@ def _class_probabilities(values: Values) -> Meaning:
         "output": "probabilities",
         "ignore_label": _ignore(options),
     }
-    said = f"comparing as multiclass: {channels} channels of probabilities"
-    names = tuple(name for _, name in classes[1:])
     target = MulticlassTarget.model_validate(block)
-    return Meaning(f"{said} (else --kind)", target, class_names=names)
+    what, decode = _class_channels(values)
+    said = f"comparing as multiclass: {channels} channels of {what} (else --kind)"
+    names = tuple(name for _, name in classes[1:])
+    return Meaning(said, target, decode, class_names=names)
+
+
+def _class_channels(values: Values) -> tuple[str, Decode | None]:
+    """What the channels of a prediction of classes hold, in words; and how they are read.
+
+    Raises:
+        RefusedError: whole numbers that are no codes of probabilities.
+    """
+    dtype = values.prediction.dtype
+    if dtype.kind == "f":
+        return "probabilities", ProbabilityOf(values.prediction.location, _SOFTMAX)
+    found = values.of_prediction(2)
+    if found.are_mask and max(found.values, default=0) in (0, 1):
+        return "masks", MaskOf(ForegroundRule(">", (0.0,)))
+    if dtype in (np.uint8, np.uint16):
+        return "probabilities", None
+    what = f"{dtype} with {found.shown}, which are no codes of probabilities"
+    raise RefusedError(PREDICTION, what, "convert it to floats in [0, 1], or to uint8 codes")
 
 
 def _instances(values: Values) -> Meaning:

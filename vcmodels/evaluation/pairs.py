@@ -22,6 +22,7 @@ import torch
 
 from vcmodels.comparison import Compared
 from vcmodels.data.labels import Label, StoredLabel, id_dtype
+from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple, unit_box, units_touching
 from vcmodels.metrics.base import Pair
 from vcmodels.metrics.joint import slice_counts
@@ -299,11 +300,20 @@ class TargetPair(CellPair):
         return 1
 
     def load(self, box: Box) -> Triple:
+        """As for `ScoredPair`.
+
+        Raises:
+            RunError: a label that cannot be, or a prediction that is no number where it counts.
+        """
         truth, valid = self.label.read(box)
         if self.mask is not None and box.voxels:
             valid = valid & (self.mask.read(box)[:1] != 0)
         if valid.any():
-            return *self._comparable(self.prediction.read(box), truth), valid
+            stored = self.prediction.read(box)
+            if stored.dtype.kind == "f":
+                is_nan = np.isnan(stored).any(axis=0) & valid.any(axis=0)
+                _require_numbers(is_nan, self.prediction, box)
+            return *self._comparable(stored, truth), valid
         # Nothing counts here, so that the prediction need not be read.
         stored = np.zeros((self.prediction.channels, 0, 0, 0), self.prediction.dtype)
         empty = self._comparable(stored, truth[:, :0, :0, :0])
@@ -411,7 +421,8 @@ class InstancePair(CellPair):
             valid = valid & (self.mask.read(box)[:1] != 0)
         if not valid.any():
             return np.zeros(label.shape, id_dtype(self.prediction.dtype)), label, valid
-        prediction, _ = self._stored("prediction", self.prediction).exact_ids(box, ())
+        prediction, known = self._stored("prediction", self.prediction).exact_ids(box, ())
+        _require_numbers((valid & ~known).any(axis=0), self.prediction, box)
         return prediction, label, valid
 
     def is_constant(self, box: Box) -> bool:
@@ -474,6 +485,23 @@ class ArrayPair(CellPair):
             values = np.zeros(0) if array is None else np.ascontiguousarray(array)
             digest.update(f"{values.shape} {values.dtype}".encode() + values.tobytes())
         return {"form": self.form, "values": digest.hexdigest(), **_place(self)}
+
+
+def _require_numbers(is_nan: np.ndarray, prediction: Volume, box: Box) -> None:
+    """Refuse NaN that counts: it would pass for background, or make a figure unknown.
+
+    Args:
+        is_nan: (Z, Y, X) bool: where a prediction is NaN and the label counts.
+        prediction: whose values they are.
+        box: where they lie.
+
+    Raises:
+        RunError: there is one; names the first.
+    """
+    if is_nan.any():
+        place = tuple(o + int(i) for o, i in zip(box.origin, np.argwhere(is_nan)[0], strict=True))
+        found = f"{prediction.location} holds NaN at (z, y, x) = {place}, where the label counts"
+        raise RunError(prediction.key, found, "predict it, or give a mask that is 0 there")
 
 
 def _place(pair: ScoredPair) -> dict[str, Any]:

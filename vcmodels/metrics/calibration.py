@@ -6,7 +6,6 @@ from typing import Annotated
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -96,6 +95,8 @@ def fit_temperature(logits: Tensor, label: Tensor) -> Calibration:
     """
     if not len(logits):
         raise ValueError("no voxel to fit a temperature to")
+    from scipy.optimize import minimize_scalar  # late: slow to import, and few fit one
+
     logits, is_masks = logits.double(), label.shape == logits.shape
     wanted = label.double() if is_masks else label[:, 0].long()
     loss = F.binary_cross_entropy_with_logits if is_masks else F.cross_entropy
