@@ -58,7 +58,7 @@ def test_a_click_on_a_header_sorts_and_another_turns_it_round(opened):
     assert page.evaluate("document.querySelector('[aria-sort]').ariaSort") == "ascending"
     page.click(header)
     assert column(page, 3) == list(map(number, sorted(values, reverse=True)))
-    page.click("table.sortable th:nth-child(1) button")
+    page.evaluate("document.querySelector('table.sortable th:nth-child(1) button').click()")
     assert column(page, 0) == [f"case_{i}" for i in range(12)]  # 2 before 10
     assert page.evaluate("document.querySelectorAll('[aria-sort]').length") == 1
 

@@ -1,5 +1,7 @@
 """Commands that look at one fold of a cross-validation."""
 
+from types import SimpleNamespace
+
 import pytest
 
 import vcmodels.evaluation
@@ -39,9 +41,19 @@ def test_check_names_the_folders_of_all_folds(path, tmp_path, capsys):
     assert not run.exists()
 
 
+def scorer(scored):
+    """Stands for `evaluate`, and keeps the tasks."""
+
+    def evaluate(task, **_):
+        scored.append(task)
+        return SimpleNamespace(failures=(), report=None)
+
+    return evaluate
+
+
 def test_what_all_folds_predict_is_not_scored(path, monkeypatch, capsys):
     scored = []
-    monkeypatch.setattr(vcmodels.evaluation, "evaluate", lambda task, **_: scored.append(task))
+    monkeypatch.setattr(vcmodels.evaluation, "evaluate", scorer(scored))
     assert main(["evaluate", path]) == 2
     assert "error: --fold: nothing is held out of all folds" in capsys.readouterr().err
     assert main(["evaluate", path, "--fold", "2"]) == 0
@@ -57,7 +69,7 @@ def test_folds_that_only_the_command_line_named_are_known_from_those_begun(
     del sheet_task["tr_params"]["folds"]
     plain = str(task_file(sheet_task))
     scored = []
-    monkeypatch.setattr(vcmodels.evaluation, "evaluate", lambda task, **_: scored.append(task))
+    monkeypatch.setattr(vcmodels.evaluation, "evaluate", scorer(scored))
     assert main(["evaluate", plain, "--fold", "2"]) == 0
     assert scored[0].run_dir == tmp_path / "run" / "fold_2"
     assert main(["evaluate", plain, "--fold", "3"]) == 2

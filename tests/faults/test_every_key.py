@@ -86,6 +86,7 @@ VALUES: dict[str, list[Any]] = {
     "tr_params.checkpoint_path": ["CHECKPOINT"],
     "tr_params.freeze": [["encoder"]],
     "tr_params.calibrate": [True],
+    "tr_params.gradient_clip": [1e-3],
     "tr_params.ckpt_out_base": ["elsewhere"],
     "tr_params.tensorboard_log_dir": ["curves"],
     "tr_params.patch_jitter": [False],

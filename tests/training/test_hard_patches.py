@@ -90,10 +90,10 @@ def test_a_run_that_is_killed_between_the_files_of_an_epoch_repeats_its_end(
     _, whole = run(hard_task, tmp_path / "whole")
     original = Loop.save
 
-    def save(self, path):
+    def save(self, path, *more):
         if path.name == "tiny_2.pth":
             raise KeyboardInterrupt
-        original(self, path)
+        original(self, path, *more)
 
     with monkeypatch.context() as context:
         context.setattr(Loop, "save", save)

@@ -431,9 +431,9 @@ def test_the_loop_saves_now_and_then_within_an_epoch(sheet_task, monkeypatch):
     saved = []
     original = Loop.save
 
-    def save(self, path):
+    def save(self, path, *more):
         saved.append((self.learner.step, path.name))
-        original(self, path)
+        original(self, path, *more)
 
     monkeypatch.setattr(Loop, "save", save)
     sheet_task["tr_params"]["max_epoch"] = 1

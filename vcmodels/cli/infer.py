@@ -189,7 +189,8 @@ class InferOptions:
         from vcmodels import inference
         from vcmodels.devices import dask_client
 
-        options = partial(self._options, console, stop)
+        part = _part(self.part) if self.part else inference.WHOLE
+        options = partial(self._options, part, console, stop)
         if self.devices:
             devices = _devices(self.devices)
             yield lambda request, name=None: inference.predict_on(request, devices, options(name))
@@ -201,13 +202,15 @@ class InferOptions:
             with dask_client(self.dask) as client:
                 yield lambda request, name=None: predict_on_cluster(request, client, options(name))
 
-    def _options(self, console: Console, stop: "StopSignals", name: str | None) -> "RunOptions":
+    def _options(
+        self, part: "Part", console: Console, stop: "StopSignals", name: str | None
+    ) -> "RunOptions":
         """The options of the run of one volume, which is named where there are many."""
         from vcmodels import inference
         from vcmodels.inference.preview import preview_path
 
         return inference.RunOptions(
-            part=_part(self.part) if self.part else inference.WHOLE,
+            part=part,
             overwrite=self.overwrite,
             verify=self.verify,
             dry_run=self.dry_run,

@@ -112,8 +112,11 @@ def _chooses_best(key: str, new: Mapping[str, Any]) -> bool:
 
 def _without_tests(task: Mapping[str, Any]) -> dict[str, Any]:
     """A task with None for the volumes of the split `test`, which no training sees."""
-    config = task.get("dataset_config", {})
-    paths = [None if v.get("split") == "test" else v for v in config.get("volume_paths", ())]
+    config = as_object(task.get("dataset_config")) or {}
+    volumes = config.get("volume_paths")
+    if not isinstance(volumes, list):  # of a damaged checkpoint: whoever compares it names it
+        return dict(task)
+    paths = [None if (as_object(v) or {}).get("split") == "test" else v for v in volumes]
     return {**task, "dataset_config": {**config, "volume_paths": paths}}
 
 
