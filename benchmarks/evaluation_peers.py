@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -71,16 +71,18 @@ def ours(prediction: np.ndarray, label: np.ndarray) -> Figures:
     pair = ArrayPair("classes", hot, truth, spacing=SPACING)
     import torch
 
-    tensors = (torch.from_numpy(a)[None] for a in (hot, truth, np.ones_like(truth, bool)))
-    sums = measure(target.metrics, *tensors)
+    found, wanted, valid = (
+        torch.from_numpy(a)[None] for a in (hot, truth, np.ones_like(truth, bool))
+    )
+    sums = measure(target.metrics, found, wanted, valid)
     figures = summarise(target.metrics, sums, names)
     for elements in ("voxels", "surfels"):
         metric = SurfaceMetric(compares="classes", tolerances=(2.0,), elements=elements)
         joined = metric.join([(pair.box, metric.measure(pair, pair.box))])
         for figure, values in metric.figures(joined).items():
-            each = values if isinstance(values, list | tuple) else [values]
-            named = zip(names, each, strict=True)
-            figures |= {f"{figure} by {elements}_{name}": value for name, value in named}
+            each = values if isinstance(values, Sequence) else [values]
+            for name, value in zip(names, each, strict=True):
+                figures[f"{figure} by {elements}_{name}"] = float(value)
     return {name: figure for name, figure in figures.items() if name[-2:] in ("_1", "_2")}
 
 

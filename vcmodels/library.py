@@ -16,6 +16,7 @@ from vcmodels.samples import training_set as samples
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.volumes import Volume, expand_location
 from vcmodels.volumes.axes import ChannelAxis, Reading
+from vcmodels.workflows.whole_volumes import WholeVolumes
 
 
 def load_task(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Task:
@@ -80,6 +81,7 @@ def train(
         reporter=reporter or Lines(),
         restart=restart,
         accept_changed_data=accept_changed_data,
+        whole_volumes=WholeVolumes,
     )
     return Run(task.run_dir, task.tr_params.model_name)
 

@@ -101,6 +101,27 @@ def test_nothing_sticks_out_and_texts_can_be_read(opened, width, scheme):
         assert page.evaluate(CONTRAST % selector) >= 4.5, selector
 
 
+def test_printed_tables_are_as_wide_as_the_page(opened):
+    page, _ = opened
+    page.emulate("print")
+    wide = (
+        "document.querySelector('.tall').offsetWidth / document.querySelector('main').offsetWidth"
+    )
+    assert page.evaluate(wide) == 1
+    assert page.evaluate("getComputedStyle(document.querySelector('.tall')).overflow") == "visible"
+
+
+def test_headers_stand_over_what_they_head_and_names_are_whole(opened):
+    page, _ = opened
+    cell = "getComputedStyle(document.querySelector('table.sortable %s %s:nth-child(2)')).textAlign"
+    assert page.evaluate(cell % ("thead", "th")) == page.evaluate(cell % ("tbody", "td"))
+    page.evaluate(
+        "void (document.querySelector('table.sortable tbody th').textContent = 'a_name_of_26_characters___')"
+    )
+    height = "document.querySelector('table.sortable tbody tr:nth-child(%d)').offsetHeight"
+    assert page.evaluate(height % 1) == page.evaluate(height % 2)
+
+
 CONTRAST = """(() => {
   const part = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number).map(v => v / 255)
     .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);

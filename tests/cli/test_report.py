@@ -69,3 +69,13 @@ def test_what_is_no_report_is_refused(words, said, folders, capsys):
     assert main(["report", *words]) == 2
     assert said in capsys.readouterr().err
     assert (folders / "mine.html").read_text() == "mine"
+
+
+def test_pictures_of_another_report_in_the_folder_of_the_page_stay(folders):
+    (folders / "first/pictures").rename(folders / "first/kept")
+    (folders / "second/pictures").rename(folders / "pictures")
+    (folders / "first/kept").rename(folders / "first/pictures")
+    before = {path: path.read_bytes() for path in folders.rglob("*.webp")}
+    assert main(["report", "first", "-o", "page.html"]) == 0
+    assert "data:image/webp" in (folders / "page.html").read_text()
+    assert {path: path.read_bytes() for path in folders.rglob("*.webp")} == before

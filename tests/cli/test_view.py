@@ -1,6 +1,7 @@
 """`vcmodels view`: what it serves, to whom, and what it refuses."""
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from importlib import import_module
@@ -66,6 +67,36 @@ def test_it_serves_the_page_and_the_voxels_to_those_who_know_the_address(
     visit([str(task_file(sheet_task))], look)
 
 
+def test_who_has_the_address_gets_no_tokens_of_this_user(visit, phantom):
+    def look(address):
+        url = address.replace("/v/", "/credentials/").rstrip("/")
+        body = json.dumps({"key": "gcs"}).encode()
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            get(urllib.request.Request(url, body))
+
+    visit([str(phantom / "ct")], look)
+
+
+def test_an_address_of_ipv6_can_be_opened(visit, phantom):
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+
+    def look(address):
+        assert address.startswith("http://[::1]:")
+        assert b"neuroglancer" in get(address).lower()
+
+    visit([str(phantom / "ct"), "--host", "::1"], look)
+
+
+def has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as trial:
+            trial.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def test_a_port_that_is_taken_is_refused(visit, phantom, capsys):
     def look(address):
         port = address.partition("127.0.0.1:")[2].partition("/")[0]
@@ -81,6 +112,8 @@ def test_a_port_that_is_taken_is_refused(visit, phantom, capsys):
         (["TASK", "--image", "a.zarr"], "--image: is not for a task"),
         (["ARRAY", "--volume", "a"], "--volume: is not for an array"),
         (["ARRAY", "--set", "a.b=1"], "--set: is not for an array"),
+        (["TASK", "--channel-axis", "last"], "--channel-axis: is not for a task"),
+        (["ARRAY", "--channel-axis", "middle"], "--channel-axis: found"),
         (["absent.zarr"], "absent.zarr"),
         (["ARRAY", "--points", "absent.csv"], "--points: absent.csv cannot be read"),
         (["ARRAY", "--napari"], "the package napari is not installed; pip install"),

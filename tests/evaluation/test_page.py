@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from math import isfinite, nan
@@ -186,6 +187,35 @@ def test_texts_are_escaped_everywhere():
     tables = Tables(text)
     assert tables.tags.count("script") == 1
     assert tables.headings[0] == NASTY
+
+
+def test_metrics_without_options_share_a_line():
+    options = {"tolerances": (), "elements": "voxels"}
+    made = replace(make_report(2), settings={"volumes": 2, "metrics": {"organ": {}}})
+    made.settings["metrics"]["organ"] |= {"dice": {}, "surface": options, "assd": {}}
+    for report in (made, Report.from_json(json.loads(made.to_text()))):
+        rows = dict(
+            row for table in Tables(page_text(report)).tables for row in table if len(row) == 2
+        )
+        found = {key: text for key, text in rows.items() if key.startswith(("metrics", "volumes"))}
+        assert found == {
+            "volumes": "2",
+            "metrics.organ": "dice, assd",
+            "metrics.organ.surface.tolerances": "none",
+            "metrics.organ.surface.elements": "voxels",
+        }
+
+
+@pytest.mark.parametrize(("form", "is_filled"), [("classes", True), ("directions", False)])
+def test_the_page_says_what_its_pictures_show(form, is_filled):
+    made = make_report(2)
+    volumes = [
+        replace(one, targets={"organ": replace(one.targets["organ"], form=form)})
+        for one in made.volumes
+    ]
+    text = page_text(replace(made, volumes=tuple(volumes), pooled={}), picture)
+    assert ("the label filled" in text) == is_filled
+    assert ("mixed with the prediction" in text) != is_filled
 
 
 def test_a_page_asks_for_nothing():

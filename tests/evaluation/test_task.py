@@ -8,7 +8,7 @@ import pytest
 
 from vcmodels.cli import main
 from vcmodels.config import parse_task
-from vcmodels.errors import RefusedError, TaskError, VolumeError
+from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
 from vcmodels.evaluation import evaluate
 from vcmodels.evaluation.report import Report
 from vcmodels.reporting import Silent
@@ -191,7 +191,8 @@ def test_groups_have_means_of_their_own(cases):
 def test_a_report_and_a_table_are_kept(cases):
     folder = cases.folder / "new/report"
     scores = evaluate(cases.task(volumes="test"), output=folder)
-    assert {path.name for path in folder.iterdir()} == {"report.json", "scores.csv"}
+    names = {"report.json", "scores.csv", "report.html", "pictures"}
+    assert {path.name for path in folder.iterdir()} == names
     kept = Report.from_json(json.loads((folder / "report.json").read_text()))
     assert kept.means("sheet") == scores.report.means("sheet")
     assert kept.provenance["run"] == str(cases.folder / "run")
@@ -256,3 +257,82 @@ def test_nothing_chosen_is_refused(cases):
         evaluate(cases.task(volumes="all"), bbox=[(50, 60), (0, 9), (0, 9)])
     with pytest.raises(RefusedError, match='"x" is no volume; they are a, b, c, d'):
         evaluate(cases.task(volumes=["x"]))
+
+
+def test_a_result_that_was_predicted_by_name_is_found_where_that_of_a_pattern_is_missing(cases):
+    """Else the remedy, to predict volumes by name, leads nowhere."""
+    for entry in cases.document["dataset_config"]["volume_paths"]:
+        entry["name"] = f"case-{entry['name']}"
+    cases.document["inference_params"]["input_path"] = f"{cases.folder}/data.zarr/*/raw"
+    task = cases.task(volumes="test")
+    (cases.folder / "out/net/d.zarr").rename(cases.folder / "moved.zarr")
+    with pytest.raises(VolumeError, match="1 of 2 volumes have no finished prediction: case-d"):
+        evaluate(task)
+    (cases.folder / "moved.zarr").rename(cases.folder / "out/net/case-d.zarr")
+    found = evaluate(task).report.volumes
+    assert found[1].targets["sheet"].figures["dice"] == cases.dice("d")
+
+
+def test_one_chosen_volume_without_a_result_is_named_with_what_predicts_it(cases):
+    (cases.folder / "out/net/c.zarr").rename(cases.folder / "moved.zarr")
+    message = (
+        r"1 of 1 volumes have no finished prediction: c; predict them: vcmodels infer TASK "
+        r"--fold 1 --set 'inference_params.volumes=\[\"c\"\]'"
+    )
+    cases.document["tr_params"]["folds"] = {"count": 2, "index": 1}
+    with pytest.raises(VolumeError, match=message):
+        evaluate(cases.task(volumes=["c"]))
+
+
+def test_the_first_part_that_has_a_label_is_drawn(cases):
+    config, raw = cases.document["dataset_config"], f"{cases.folder}/data.zarr/c/raw"
+    config["targets"]["depth"] = {"kind": "regression"}
+    config["volume_paths"][2] |= {"sheet": None, "depth": raw}
+    cases.document["inference_params"]["output_targets"] = ["sheet"]
+    pictures = cases.folder / "both.png", cases.folder / "alone.png"
+    evaluate(cases.task(volumes="test"), overlay=pictures[0])
+    evaluate(cases.task(volumes=["d"]), overlay=pictures[1])
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_of_all_folds_what_no_fold_trains_on_is_scored(cases, capsys):
+    cases.document["tr_params"]["folds"] = {"count": 2}
+    cases.document["dataset_config"]["volume_paths"][1]["split"] = "train"
+    cases.document["inference_params"]["volumes"] = "test"
+    task = cases.folder / "task.json"
+    task.write_text(json.dumps(cases.document))
+    assert main(["evaluate", str(task)]) == 0
+    assert "scoring sheet on 2 volumes" in capsys.readouterr().out
+    assert main(["evaluate", str(task), "--volumes", "val"]) == 2
+    assert "nothing is held out of all folds" in capsys.readouterr().err
+
+
+def test_a_volume_of_which_nothing_lies_in_the_bbox_is_named(cases):
+    upper = cases.entry("d", "test", name="upper", bbox=[[3, 6], [0, 9], [0, 13]])
+    cases.document["dataset_config"]["volume_paths"][3] = upper
+    cases.codes["upper"] = cases.codes["d"]
+    cases.predict("upper")
+    reporter = Silent()
+    evaluate(cases.task(volumes="test"), bbox=[(0, 3), (0, 9), (0, 13)], reporter=reporter)
+    assert not any("left out" in line for line in reporter.lines)
+    cases.document["inference_params"]["bbox"] = [[0, 3], [0, 9], [0, 13]]
+    report = evaluate(cases.task(volumes="test"), reporter=reporter).report
+    assert [volume.name for volume in report.volumes] == ["c"]
+    assert "note: nothing of upper lies in the bbox: it is left out" in reporter.lines
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("report.json", '{"mine": 1}'), ("scores.csv", "a,b\n"), ("report.html", "<html></html>")],
+)
+def test_files_of_others_stay_and_are_named_before_anything_is_measured(cases, name, text):
+    folder = cases.folder / "report"
+    evaluate(cases.task(volumes="test"), output=folder)
+    evaluate(cases.task(volumes="test"), output=folder)  # ours are replaced
+    (folder / name).write_text(text)
+    reporter = Silent()
+    with pytest.raises(OutputError, match=rf"{name}.* is there, and is no"):
+        evaluate(cases.task(volumes="test"), output=folder, reporter=reporter)
+    assert ((folder / name).read_text(), reporter.lines) == (text, [])
+    with pytest.raises(OutputError, match="is a file; name a folder"):
+        evaluate(cases.task(volumes="test"), output=folder / name)

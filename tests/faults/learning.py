@@ -10,6 +10,7 @@ from vcmodels.cli import main
 from vcmodels.config import load_task
 from vcmodels.reporting import Silent
 from vcmodels.training import loop, train
+from vcmodels.workflows.whole_volumes import WholeVolumes
 
 loop.SAVE_EVERY_SECONDS = 0.0  # at each step, so that a kill falls into saving, too
 
@@ -18,7 +19,7 @@ def train_on(task: str | Path, workers: int) -> None:
     """Begin or continue the training of a task file."""
     torch.set_num_threads(1)
     parsed = load_task(task, [f"tr_params.num_dataloader_workers={workers}"]).task
-    assert train(parsed, reporter=Silent()) == 0
+    assert train(parsed, reporter=Silent(), whole_volumes=WholeVolumes) == 0
 
 
 def command(arguments: list[str]) -> int:

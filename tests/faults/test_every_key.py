@@ -28,6 +28,7 @@ from vcmodels.inference import RunOptions, run_inference
 from vcmodels.phantom import write_phantom
 from vcmodels.reporting import Silent
 from vcmodels.training import train
+from vcmodels.workflows.whole_volumes import WholeVolumes
 
 SHAPE = (24, 80, 56)
 STORED = {"binary": "sheet", "multiclass": "sides", "regression": "density", "normals": "normals",
@@ -47,6 +48,7 @@ BLOCKS = {
 
 PLACES = {
     "TrainingParams": ("tr_params",),
+    "ValidationParams": ("tr_params", "validation"),
     "InferenceParams": ("inference_params",),
     "DatasetConfig": ("dataset_config",),
     "ResidualUNet": ("model_config",),
@@ -56,6 +58,10 @@ PLACES = {
     "EvaluationParams": ("evaluation",),
 }
 """Where the blocks of the one task stand; targets and augmentations have a task each."""
+SCENES = {"ValidationParams": "whole volumes", "EvaluationParams": "evaluation"}
+"""Blocks whose keys mean something in another task only."""
+SCENES_OF_KEYS = {"keep_unscored": "watched"}
+"""The same of keys."""
 MANNER = {
     "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
                   "max_minutes", "wandb"},
@@ -73,6 +79,9 @@ VALUES: dict[str, list[Any]] = {
     "tr_params.folds": [{"count": 2, "index": 0}],
     "tr_params.mixup": [{"alpha": 1.0}],
     "tr_params.best_metric": ["val/dice_sheet"],
+    "tr_params.validation": [{"whole_volumes": True, "every": 1}],
+    "tr_params.validation.whole_volumes": [False],
+    "tr_params.validation.metrics": [{"sheet": ["iou"]}],
     "tr_params.early_stopping": [{"metric": "val/loss", "patience": 1, "min_delta": 1e8}],
     "tr_params.checkpoint_path": ["CHECKPOINT"],
     "tr_params.freeze": [["encoder"]],
@@ -189,7 +198,7 @@ def outcome(document: dict[str, Any], folder: Path, checkpoint: str | None = Non
         try:
             task, notes = parse_task(copy.deepcopy(document), "task.json")
             if checkpoint is None:
-                train(task, reporter=reporter)
+                train(task, reporter=reporter, whole_volumes=WholeVolumes)
             params = task.inference_params
             chosen = None if params.checkpoint_path else checkpoint
             run_inference(task, chosen, RunOptions(reporter=reporter))
@@ -226,7 +235,7 @@ def content(file: Path) -> Any:
     if file.name == "log.jsonl":
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         return [
-            {k: v for k, v in line.items() if k.startswith(("val/", "epoch/", "train/"))}
+            {k: v for k, v in line.items() if k.startswith(("val", "epoch/", "train/"))}
             for line in lines
         ]
     if file.name in (".zattrs", "zarr.json", ".zgroup"):
@@ -293,7 +302,11 @@ class Flip:
             document["inference_params"]["spacing"] = [2.0, 1.0, 0.5]
             return document
         document = base(store, {"sheet": BLOCKS["binary"], "normals": BLOCKS["normals"]})
-        if self.scene == "evaluation":
+        if self.scene == "whole volumes":
+            document["tr_params"]["validation"] = {"whole_volumes": True, "every": 1}
+        elif self.scene == "watched":
+            document["tr_params"] |= {"max_epoch": 3, "keep_checkpoints": 0}
+        elif self.scene == "evaluation":
             document["evaluation"] = {}
             document["inference_params"]["output_targets"] = ["sheet"]
         elif self.scene != "task":
@@ -302,6 +315,12 @@ class Flip:
             document["dataset_config"]["volume_paths"][0]["input"] = both
             document["inference_params"]["input_path"] = both
         return document
+
+    def prepare(self, folder: Path) -> None:
+        """Bring a working directory to what the scene takes for granted."""
+        if self.scene == "watched":
+            (folder / "run" / "watch").mkdir(parents=True)
+            (folder / "run" / "watch" / "scored.json").write_text('{"epochs": []}')
 
     def values(self, store: str, checkpoint: str) -> list[Any]:
         given = VALUES.get(".".join(map(str, self.path)), list(candidates(self.schema)))
@@ -320,8 +339,7 @@ def flips() -> Iterator[Flip]:
     for name, block in task_schema()["$defs"].items():
         keys = block.get("properties", {})
         if name in PLACES:
-            place = PLACES[name]
-            places = [("evaluation" if place == ("evaluation",) else "task", place)]
+            places = [(SCENES.get(name, "task"), PLACES[name])]
         elif name.endswith("Target"):
             places = [(keys["kind"]["const"], ("dataset_config", "targets", "t"))]
         elif "p" in keys and "name" in keys and name != "Albumentation":
@@ -335,7 +353,8 @@ def flips() -> Iterator[Flip]:
                 | MANNER.get(str(place[0]) if len(place) == 1 else "", set())
             )
             open_keys = {k: s for k, s in keys.items() if k not in skipped and "const" not in s}
-            yield from (Flip(scene, (*place, key), s) for key, s in open_keys.items())
+            for key, inner in open_keys.items():
+                yield Flip(SCENES_OF_KEYS.get(key, scene), (*place, key), inner)
 
 
 def pytest_generate_tests(metafunc):
@@ -353,6 +372,7 @@ def seen_of(store, tmp_path_factory):
         key = (flip.scene, checkpoint is None)
         if key not in known:
             folder = tmp_path_factory.mktemp("base")
+            flip.prepare(folder)
             known[key] = outcome(flip.document(store), folder, checkpoint)
             assert "refused" not in known[key], known[key]
         return known[key]
@@ -386,5 +406,6 @@ def test_a_key_changes_something_or_is_refused_or_reported(
             continue
         block[flip.path[-1]] = value
         (folder := tmp_path / str(index)).mkdir()
+        flip.prepare(folder)
         outcomes.append((value, outcome(document, folder, used) != before))
     assert any(changed for _, changed in outcomes), f"{flip}: {outcomes} change nothing"

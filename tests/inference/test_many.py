@@ -8,9 +8,10 @@ import pytest
 from tests.inference.conftest import Identity, Workplace, make_task, save
 from vcmodels.cli import main
 from vcmodels.config import parse_task
-from vcmodels.errors import RunError, TaskError, VolumeError
-from vcmodels.inference import RunOptions, predict_request, reproduce
+from vcmodels.errors import RefusedError, RunError, TaskError, VolumeError
+from vcmodels.inference import RunOptions, predict_request, reproduce, run_inference
 from vcmodels.inference.many import named_inputs, predict_each
+from vcmodels.inference.preview import preview_path
 from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
 from vcmodels.runs.run import Run
@@ -296,3 +297,18 @@ def test_the_command_line_takes_a_quoted_pattern_and_each_result_is_made_again(t
     assert "1 of 3 volumes failed: c (the first: " in captured.err
     assert "volume 2 of 3: b" in captured.out
     assert (tmp_path / "many/net/b.zarr").exists()
+
+
+def test_each_volume_has_a_picture_of_its_own(tmp_path):
+    for name, shape in SHAPES.items():
+        volume(tmp_path / "in.zarr", f"{name}/ct", shape, 1)
+        volume(tmp_path / "in.zarr", f"{name}/dose", shape, 2, "uint16")
+    paths = [f"{tmp_path}/in.zarr/*/{name}" for name in ("ct", "dose")]
+    task = make_task(tmp_path, output_chunks=[16, 16, 16], amp="off", input_path=paths)
+    checkpoint = str(save(tmp_path, task))
+    with pytest.raises(RefusedError, match=r"--preview: .*one.png is one picture of many volumes"):
+        run_inference(task, checkpoint, RunOptions(preview=tmp_path / "one.png"))
+    run_inference(task, checkpoint, RunOptions(preview=tmp_path / "pictures"))
+    found = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert found == {f"{name}.png" for name in SHAPES}
+    assert preview_path(tmp_path, "scan/a") == tmp_path / "scan%2Fa.png"

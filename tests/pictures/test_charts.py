@@ -153,3 +153,17 @@ def test_one_value_has_room_around_it():
     assert scale(3.0) == 50
     scale = Scale.of([nan], 0, 100)
     assert scale.low < scale.high
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((12000.0, 12040.0), ["12000", "12010", "12020", "12030", "12040"]),  # nanometres
+        ((1e6 + 1, 1e6 + 5), ["1000001", "1000002", "1000003", "1000004", "1000005"]),
+        ((0.0, 1.0), ["0", "0.25", "0.5", "0.75", "1"]),
+        ((0.0, 2e-5), ["0", "5e-06", "1e-05", "1.5e-05", "2e-05"]),
+    ],
+)
+def test_no_two_ticks_have_one_text(values, texts):
+    chart = strip_chart([Row("a", values)], "t")
+    assert re.findall(r'text-anchor="middle">([^<]*)<', chart) == texts

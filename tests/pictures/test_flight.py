@@ -176,6 +176,22 @@ def test_layers_without_image_or_without_prediction_are_drawn(store, tmp_path, m
     assert (found[0, 0] == 0).all()
 
 
+def test_without_an_image_the_places_stand_over_the_first_layer(store, tmp_path, monkeypatch):
+    def keep(rows, titles, captions):
+        kept.extend(zip(titles, captions, strict=True))
+        return compose(rows, titles, captions)
+
+    kept = []
+    compose = flight.compose
+    monkeypatch.setattr(flight, "compose", keep)
+    target = BinaryTarget()
+    source = plain(store("m", np.ones(EXTENT, np.uint8)), target)
+    layers = (Layer("a", target, source), Layer("b", target, label=source))
+    subject = Subject(layers, WHOLE, EXTENT, (1.0, 1.0, 1.0))
+    write_slices(tmp_path / "o.png", subject, view(), [2, 4])
+    assert kept == [("a", "z = 2, 4; prediction"), ("b", "label")]
+
+
 @pytest.mark.parametrize("count", [1, 3, 9, 50])
 def test_slices_are_spread_over_what_is_shown(count):
     box = Box((2, 0, 0), (9, 20, 30))

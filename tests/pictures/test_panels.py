@@ -11,8 +11,13 @@ from vcmodels.pictures.slices import (
     PREDICTION_COLOUR,
     TINT,
     UNLABELLED_COLOUR,
+    draw_panel,
     draw_row,
+    predicted_row,
+    shade_of,
+    single_panel,
     telling_slice,
+    window_of,
 )
 from vcmodels.targets import BinaryTarget, MulticlassTarget, NormalsTarget, RegressionTarget
 
@@ -90,6 +95,21 @@ def test_label_and_prediction_have_one_scale_that_uncounted_voxels_do_not_stretc
     assert (truth[:, :90] == 0).all()
     assert (found[:, :9] == 1).all()
     np.testing.assert_allclose(found[:, 9:], 0.5, atol=1e-6)
+
+
+def test_a_prediction_next_to_its_image_is_drawn_as_in_an_overlay():
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=SHAPE[1:]).astype(np.float32)
+    mask, normals = (rng.uniform(size=(n, *SHAPE[1:])).astype(np.float32) for n in (1, 3))
+    given = [(BinaryTarget(), mask), (NormalsTarget(), normals)]
+    row = predicted_row(image, given)
+    shade = shade_of(image, window_of(image))
+    wanted = [single_panel(one, values, shade, PREDICTION_COLOUR) for one, values in given]
+    height, width = image.shape
+    np.testing.assert_array_equal(row[:height, :width], shade)
+    for n, panel in enumerate(wanted, 1):
+        found = row[:height, n * (width + GAP) :][:, :width]
+        np.testing.assert_allclose(found, draw_panel(panel, 1), atol=1e-6)
 
 
 def test_the_slice_with_the_most_labels_is_shown():

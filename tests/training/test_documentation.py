@@ -13,6 +13,7 @@ from vcmodels.reporting import Silent
 from vcmodels.runs.survey import RunState
 from vcmodels.training import train
 from vcmodels.training.run_folder import MAY_CHANGE
+from vcmodels.workflows.whole_volumes import WholeVolumes
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -46,7 +47,7 @@ def run_folder(tmp_path_factory):
             "max_steps_per_epoch": 2, "max_val_steps_per_epoch": 1, "max_epoch": 2,
             "num_dataloader_workers": 0, "ckpt_out_base": str(folder / "run"), "amp": "off",
             "compile": False, "device": "cpu", "loss_balance": "uncertainty",
-            "calibrate": True,
+            "validation": {"whole_volumes": True, "every": 2}, "calibrate": True,
         },
         "model_config": {"f_maps": [4, 8], "num_levels": 2},
         "dataset_config": {
@@ -54,7 +55,8 @@ def run_folder(tmp_path_factory):
             "targets": {"sheet": {"ignore_label": 2}, "normals": {"kind": "normals"}},
         },
     }  # fmt: skip
-    assert train(parse_task(task, "task.json")[0], reporter=Silent()) == 0
+    parsed = parse_task(task, "task.json")[0]
+    assert train(parsed, reporter=Silent(), whole_volumes=WholeVolumes) == 0
     return folder / "run"
 
 
@@ -65,6 +67,8 @@ def test_every_curve_is_explained_and_there_is_no_other(run_folder):
     for tag in events.Tags()["scalars"]:
         name = re.sub(r"_(sheet|normals)$", "_<target>", tag)
         is_metric = name.startswith("val/") and name.endswith("_<target>") and "loss" not in name
+        is_figure = name.startswith("val_volumes/") and name.endswith("_<target>")
+        name = "val_volumes/<figure>_<target>" if is_figure else name
         written.add("val/<metric>_<target>" if is_metric else name)
     explained = {codes(row[0])[0] for row in rows("Curves")}
     assert explained - written == {"speed/memory_gib"}  # on CUDA alone
@@ -88,7 +92,8 @@ def test_every_file_of_a_run_folder_is_explained(run_folder):
         for n, p in zip(explained, patterns, strict=True)
         if not any(map(re.compile(p).fullmatch, files))
     }
-    assert unseen == {"before-<time>/", "held_out/", "wandb.json", "wandb/"}
+    later = {"evaluation/", "validation/", "watch/", "<model_name>_best_<k>.pth"}
+    assert unseen == {"before-<time>/", "held_out/", "wandb.json", "wandb/", *later}
 
 
 def test_every_key_of_a_checkpoint_is_explained_and_there_is_no_other(run_folder):

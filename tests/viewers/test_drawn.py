@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+import zarr
+from PIL import Image
 
 from tests.evaluation.conftest import EXTENT, store, world
 from vcmodels.cli import main
@@ -175,3 +177,30 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_written(
     assert main(["overlay", *words]) == 2
     assert said in capsys.readouterr().err
     assert set(result.folder.rglob("*")) == before
+
+
+def test_a_value_that_the_kind_cannot_have_is_one_line(store, tmp_path, capsys):
+    values = np.zeros((2, 4, 5), np.float32)
+    values[1, 2, 3] = -3
+    words = ["overlay", store("floats", values).location, "--kind", "binary"]
+    assert main([*words, "-o", str(tmp_path / "a.png")]) == 1
+    said = capsys.readouterr().err
+    assert "floats: holds -3.0, which this kind cannot have; give another --kind" in said
+    assert not (tmp_path / "a.png").exists()
+    rule = ["--foreground", "> 0", "-o", str(tmp_path / "a.png")]
+    assert main([*words, *rule]) == 0
+
+
+def test_where_channels_are_can_be_said(tmp_path, capsys):
+    vectors = np.zeros((3, 4, 5, 3), np.float32)  # z, y, x, and the components
+    vectors[..., 0] = 1  # along x, which is light red
+    place = str(tmp_path / "vectors.zarr")
+    zarr.create_array(place, data=vectors, chunks=vectors.shape)
+    words = ["overlay", place, "--kind", "normals", "-o", str(tmp_path / "a.png")]
+    assert main(words) == 2
+    assert '"channel_axis"' in capsys.readouterr().err
+    assert main([*words, "--channel-axis", "middle"]) == 2
+    assert '--channel-axis: found "middle"; give first or last' in capsys.readouterr().err
+    assert main([*words, "--channel-axis", "last"]) == 0
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert (pixels[-20:-10, 10:200] == (255, 128, 128)).all()

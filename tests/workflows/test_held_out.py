@@ -40,6 +40,16 @@ def task(sheet_task, task_file):
     return task_file(sheet_task)
 
 
+class StoppedInScoring(Silent):
+    """Notices when everything is predicted and scoring begins."""
+
+    is_scoring = False
+
+    def bar(self, name, total):
+        self.is_scoring = name.startswith("score ")
+        return super().bar(name, total)
+
+
 @pytest.mark.slow
 def test_each_part_is_scored_by_the_fold_that_did_not_see_it(task, tmp_path, capsys):
     loaded = load_task(task).task
@@ -48,6 +58,11 @@ def test_each_part_is_scored_by_the_fold_that_did_not_see_it(task, tmp_path, cap
     for index in range(2):
         train(loaded.fold(index), reporter=Silent())
     assert score_held_out(loaded, Silent(), should_stop=lambda: True) is None
+    stopping = StoppedInScoring()
+    output = tmp_path / "report"
+    assert score_held_out(loaded, stopping, lambda: stopping.is_scoring, output) is None
+    assert stopping.is_scoring
+    assert not (output / "report.json").exists()
     scored = score_held_out(loaded, Silent())
     assert [(one.fold, one.volume) for one in scored] == [
         (0, "part"), (0, "fixed"), (1, "part"), (1, "fixed"),

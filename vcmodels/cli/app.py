@@ -14,6 +14,7 @@ from vcmodels.cli.arguments import (
     load,
     three_numbers,
 )
+from vcmodels.cli.audit import audit
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
@@ -162,6 +163,7 @@ app.add_typer(cv, name="cv")
 app.command()(submit)
 app.command()(derive)
 app.command()(preview)
+app.command()(audit)
 app.command()(evaluate)
 app.command()(view)
 app.command()(overlay)

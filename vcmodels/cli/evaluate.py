@@ -24,6 +24,7 @@ from vcmodels.cli.arguments import (
     spans,
 )
 from vcmodels.cli.console import Console, Errors, narrow_table, number, write_table
+from vcmodels.cli.watch import watch_run
 from vcmodels.errors import RefusedError, VcmodelsError
 
 if TYPE_CHECKING:
@@ -152,10 +153,48 @@ def evaluate(
             metavar="val|test|all|A,B,...", help="Of a task: score these of its volumes instead."
         ),
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Follow a run: score each new checkpoint, and keep the best."),
+    ] = False,
+    metric: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET.FIGURE", help="With --watch: by what the best are chosen."),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="With --watch: keep N of them, else 3.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="With --watch: where to predict, such as cpu or cuda:1.")
+    ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=86400, help="With --watch: seconds between looks, else 30."),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="With --watch: score what is there, and end.")
+    ] = False,
     fold: FoldIndex = None,
     debug: Debug = False,
 ) -> int:
     """Score a prediction: of a task, on what was held out of training, or of any two arrays."""
+    only_watched = {
+        "--metric": metric, "--keep": keep, "--device": device, "--interval": interval,
+        "--once": once,
+    }  # fmt: skip
+    if not watch:
+        _refuse_given(only_watched, "goes with --watch", "add it, or leave this out")
+    else:
+        others = {
+            "LABEL": label, "--output": output, "--bbox": bbox, "--metrics": metrics,
+            "--fail-under": fail_under, "--json": as_json, "--workers": workers, "--dask": dask,
+            "--overlay": overlay,
+        }  # fmt: skip
+        _refuse_given(others, "does not go with --watch", "leave it out")
+        console = Console()
+        context.obj.begin()
+        task = _task(Path(source), set_, volumes, None, None, fold, console)
+        return watch_run(task, metric, keep, device, interval, console, once=once)
     if label is None:
         _refuse_of_arrays(
             {
@@ -223,7 +262,8 @@ def _task(
         choice = volumes if volumes in ("val", "test", "all") else _words(volumes)
         lines.append(f"evaluation.volumes={json.dumps(choice)}")
     task = one_fold(load(source, lines, console), fold)
-    if bbox is None and task.evaluation.volumes in (None, "val"):
+    choice = task.evaluation.volumes or task.inference_params.volumes
+    if bbox is None and choice in (None, "val"):
         refuse_all_folds(task)
     return task
 
@@ -263,10 +303,19 @@ def _refuse_of_arrays(given: dict[str, object]) -> None:
     Raises:
         RefusedError: naming the first.
     """
+    remedy = "give the label too: vcmodels evaluate PREDICTION LABEL"
+    _refuse_given(given, "goes with two arrays", remedy)
+
+
+def _refuse_given(given: dict[str, object], found: str, remedy: str) -> None:
+    """Refuse options, if any of them is given.
+
+    Raises:
+        RefusedError: naming the first.
+    """
     for option, value in given.items():
         if value not in (None, False, []):
-            remedy = "give the label too: vcmodels evaluate PREDICTION LABEL"
-            raise RefusedError(option, "goes with two arrays", remedy)
+            raise RefusedError(option, found, remedy)
 
 
 def _image(text: str) -> str:
@@ -296,13 +345,11 @@ def _score_arrays(
     from vcmodels.evaluation.arrays import scored_volume
     from vcmodels.evaluation.limits import known_figures, parse_limits
     from vcmodels.evaluation.scoring import remove_records, score_volumes
-    from vcmodels.evaluation.written import RECORD, REPORT, require_free_folder, write_report
+    from vcmodels.evaluation.written import RECORD, require_folder, write_report
     from vcmodels.reporting import StopSignals
-    from vcmodels.volumes.places import refuse_in_store
 
     if output is not None:
-        refuse_in_store("--output", output / REPORT)
-        require_free_folder(output)
+        require_folder("--output", output)
     with _in_options():
         volume = replace(scored_volume(request, console), image=image)
         bounds = parse_limits(limits, known_figures(volume.targets))
@@ -429,9 +476,9 @@ def _reading_keys(
     if level is not None:
         keys["level"] = level
     if spacing is not None:
-        keys["spacing"] = _numbers("--spacing", spacing)
-        if len(_words(spacing)) != 3:
-            raise RefusedError("--spacing", f'found "{spacing}"', "give three, as in 2,1,1")
+        keys["spacing"] = lengths = _numbers("--spacing", spacing)
+        if len(lengths) != 3:
+            raise RefusedError("--spacing", f'found "{spacing}"', "give three, as in 4,1,1")
     return keys
 
 

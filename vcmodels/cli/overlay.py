@@ -53,6 +53,10 @@ def overlay(
     foreground: Annotated[
         str | None, typer.Option(metavar="RULE", help='Of kind binary, as in ">= 128".')
     ] = None,
+    channel_axis: Annotated[
+        str | None,
+        typer.Option(metavar="first|last", help="Of arrays of 4 axes that do not say it."),
+    ] = None,
     axis: Annotated[str, typer.Option(metavar="z|y|x", help="Slices lie across this axis.")] = "z",
     at: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Slices at these voxels.")
@@ -88,7 +92,9 @@ def overlay(
         raise RefusedError("--count", "is given, and so is --at", "leave one out")
     if kind is not None:
         _require_kind(kind)
-    subject = _subject(source, image, label, target, kind, foreground, volume, set_, fold, console)
+    subject = _subject(
+        source, image, label, target, kind, foreground, channel_axis, volume, set_, fold, console
+    )
     if bbox is not None:
         subject = _cut(subject, bbox)
     ending = output.suffix.lower()
@@ -116,6 +122,7 @@ def _subject(
     targets: Sequence[str] | None,
     kind: str | None,
     foreground: str | None,
+    channel_axis: str | None,
     volume: str | None,
     set_: list[str] | None,
     fold: int | None,
@@ -126,24 +133,26 @@ def _subject(
     Raises:
         RefusedError: it is nothing that can be drawn, or an option is for another source.
     """
-    from vcmodels.cli.view import is_task, refuse_options
+    from vcmodels.cli.view import is_task, read_channel_axis, refuse_options
     from vcmodels.viewers.contents import is_result
     from vcmodels.viewers.drawn import subject_of_array, subject_of_result, subject_of_task
     from vcmodels.volumes import expand_location
 
     if is_task(source):
         refuse_options("a task", image=image, label=labels, kind=kind, foreground=foreground)
+        refuse_options("a task", channel_axis=channel_axis)
         task = load_one(Path(source), set_, console, fold)
         return subject_of_task(task, volume, targets or (), console)
     refuse_options("an array or a result", set=set_, volume=volume, fold=fold)
     location = expand_location(source)
     if is_result(location):
-        refuse_options("a result", kind=kind, foreground=foreground)
+        refuse_options("a result", kind=kind, foreground=foreground, channel_axis=channel_axis)
         return subject_of_result(location, image, _by_name(labels), targets or (), console)
     refuse_options("an array", target=targets)
     if foreground is not None and kind != "binary":
         raise RefusedError("--foreground", "is for --kind binary", "leave it out, or give that")
-    return subject_of_array(location, image, _by_name(labels), kind, foreground)
+    order = read_channel_axis(channel_axis)
+    return subject_of_array(location, image, _by_name(labels), kind, foreground, order)
 
 
 def _by_name(labels: Sequence[str] | None) -> dict[str | None, str]:

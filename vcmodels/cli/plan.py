@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from rich.table import Table
 
+from vcmodels.audit import cheap_findings
 from vcmodels.cli.console import Console, narrow_table, write_table
 from vcmodels.config import Task
 from vcmodels.config.load import fill_sizes
@@ -93,6 +94,9 @@ def report_plan(task: Task, console: Console) -> None:
             task, volumes, console, indexer=indexer, reads_reference=False, is_begun=not is_new
         )
         _report_patches(task, volumes, indexer, console)
+        for finding in cheap_findings(task, volumes, indexer):
+            if finding.severity != "note":
+                console.say(f"note: {finding.subject}: {finding.found}; {finding.remedy}")
     _report_network(task, volumes, console)
     console.say(_run_folders(task))
     for note in (

@@ -48,6 +48,7 @@ def train(
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
     from vcmodels.runs.run import Run
+    from vcmodels.workflows.whole_volumes import WholeVolumes
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
@@ -65,7 +66,11 @@ def train(
         raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
     loaded = one_fold(loaded, fold)
     code = training.train(
-        loaded, reporter=console, restart=restart, accept_changed_data=accept_changed_data
+        loaded,
+        reporter=console,
+        restart=restart,
+        accept_changed_data=accept_changed_data,
+        whole_volumes=WholeVolumes,
     )
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir.parent}")
     has_best = Run(loaded.run_dir, loaded.tr_params.model_name).best.exists()

@@ -15,6 +15,7 @@ from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
     from vcmodels.viewers.scene import Scene
+    from vcmodels.volumes import ChannelAxis
 
 
 def view(
@@ -37,6 +38,10 @@ def view(
     labels: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH", help="Of an array: show this one over it, as ids."),
+    ] = None,
+    channel_axis: Annotated[
+        str | None,
+        typer.Option(metavar="first|last", help="Of arrays of 4 axes that do not say it."),
     ] = None,
     points: Annotated[
         Path | None,
@@ -62,7 +67,9 @@ def view(
     console = Console()
     context.obj.begin()
     given = read_points(points) if points is not None else ()
-    scene = replace(_scene(source, set_, volume, image, labels, fold, console), points=given)
+    scene = replace(
+        _scene(source, set_, volume, image, labels, channel_axis, fold, console), points=given
+    )
     if napari:
         from vcmodels.viewers.napari import show
 
@@ -100,6 +107,7 @@ def _scene(
     volume: str | None,
     images: list[str] | None,
     labels: list[str] | None,
+    channel_axis: str | None,
     fold: int | None,
     console: Console,
 ) -> "Scene":
@@ -112,15 +120,27 @@ def _scene(
     from vcmodels.volumes import expand_location
 
     if is_task(source):
-        refuse_options("a task", image=images, labels=labels)
+        refuse_options("a task", image=images, labels=labels, channel_axis=channel_axis)
         task = load_one(Path(source), set_, console, fold)
         return contents.scene_of_task(task, volume, console)
     refuse_options("an array or a result", set=set_, volume=volume, fold=fold)
     location = expand_location(source)
     if contents.is_result(location):
-        refuse_options("a result", labels=labels)
+        refuse_options("a result", labels=labels, channel_axis=channel_axis)
         return contents.scene_of_result(location, images or (), console)
-    return contents.scene_of_arrays(location, images or (), labels or (), console)
+    axis = read_channel_axis(channel_axis)
+    return contents.scene_of_arrays(location, images or (), labels or (), console, axis)
+
+
+def read_channel_axis(text: str | None) -> "ChannelAxis | None":
+    """Where the channels are.
+
+    Raises:
+        RefusedError: the text is neither of the two.
+    """
+    if text is None or text == "first" or text == "last":
+        return text
+    raise RefusedError("--channel-axis", f'found "{text}"', "give first or last")
 
 
 def is_task(source: str) -> bool:
@@ -140,4 +160,4 @@ def refuse_options(what: str, **given: object) -> None:
     for name, value in given.items():
         if value not in (None, [], ()):
             found = f"is not for {what}"
-            raise RefusedError(f"--{name}", found, "leave it out")
+            raise RefusedError(f"--{name.replace('_', '-')}", found, "leave it out")

@@ -8,16 +8,18 @@ from math import prod
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
-from vcmodels.config.evaluation_params import EvaluationParams
+from vcmodels.config.evaluation_params import EvaluationParams, MetricChoices
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
 from vcmodels.config.reading import MASK, key_faults
 from vcmodels.config.task import (
+    OF_VOLUMES,
     DatasetConfig,
     PseudoLabel,
     Task,
     default_index_dir,
     epoch_curves,
+    volume_curves,
 )
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import check_new_name, check_target_name
@@ -55,7 +57,7 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_pseudo_faults(config),
         *_output_faults(task, is_record=is_record),
         *_mixup_faults(settings, config, task.model),
-        *_curve_faults(settings, targets),
+        *_validation_faults(settings, targets),
         *_start_faults(settings),
         *(() if is_record else _evaluation_faults(task.evaluation, targets)),
     ]
@@ -348,16 +350,37 @@ def _mixup_faults(
         yield Fault((*path, "manifold"), found, "set it to false: the image alone is mixed")
 
 
+def _validation_faults(
+    settings: TrainingParams, targets: Mapping[str, AnyTarget]
+) -> Iterator[Fault]:
+    """Metrics of whole volumes and curves that there are not."""
+    path = ("tr_params", "validation", "metrics")
+    if faults := list(_metric_faults(path, settings.validation.metrics, targets)):
+        yield from faults
+    else:
+        yield from _curve_faults(settings, targets)
+
+
 def _curve_faults(settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> Iterator[Fault]:
     """Curves that choose the best checkpoint or end the run, but that there are not."""
-    curves = epoch_curves(targets)
+    validation = settings.validation
+    curves, of_volumes = epoch_curves(targets, validation), volume_curves(targets, validation)
     named: dict[tuple[str, ...], str | None] = {("best_metric",): settings.best_metric}
     if settings.early_stopping is not None:
         named["early_stopping", "metric"] = settings.early_stopping.metric
     for path, curve in named.items():
         if curve is not None and curve not in curves:
-            found = f"{shown(curve)} is no curve of this run"
-            yield Fault(("tr_params", *path), found, f"give one of {listed(curves)}")
+            found, remedy = (
+                f"{shown(curve)} is no curve of this run",
+                f"give one of {listed(curves)}",
+            )
+            if curve.startswith(OF_VOLUMES) and not validation.whole_volumes:
+                remedy = 'give "validation": {"whole_volumes": true}, or another'
+            yield Fault(("tr_params", *path), found, remedy)
+        elif curve in of_volumes and validation.every > settings.max_epoch:
+            found = f"{shown(curve)} has no value before epoch {validation.every}"
+            remedy = f"lower validation.every to at most max_epoch {settings.max_epoch}"
+            yield Fault(("tr_params", *path), found, remedy)
 
 
 def _start_faults(settings: TrainingParams) -> Iterator[Fault]:
@@ -373,9 +396,16 @@ def _start_faults(settings: TrainingParams) -> Iterator[Fault]:
 def _evaluation_faults(
     params: EvaluationParams, targets: Mapping[str, AnyTarget]
 ) -> Iterator[Fault]:
+    """Metrics of `evaluation` that its targets do not have."""
+    yield from _metric_faults(("evaluation", "metrics"), params.metrics, targets)
+
+
+def _metric_faults(
+    section: tuple[str, ...], metrics: MetricChoices, targets: Mapping[str, AnyTarget]
+) -> Iterator[Fault]:
     """Targets and metrics that there are not, and options that a metric has not."""
-    for name, wanted in params.metrics.items():
-        path = ("evaluation", "metrics", name)
+    for name, wanted in metrics.items():
+        path = (*section, name)
         if name not in targets:
             yield Fault(path, "is no target", f"targets are {listed(targets)}")
             continue

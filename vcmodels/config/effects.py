@@ -85,8 +85,11 @@ def _reasons_between(task: Task) -> dict[KeyPath, str]:
         is_divided if volume.split is None else volume.split not in ("train", "test")
         for volume in volumes
     ):
-        unused = ("max_val_steps_per_epoch", "calibrate")
-        found |= {("tr_params", key): "nothing is validated" for key in unused}
+        unused = (("max_val_steps_per_epoch",), ("calibrate",), ("validation", "whole_volumes"))
+        found |= {("tr_params", *key): "nothing is validated" for key in unused}
+    elif settings.validation.every > settings.max_epoch:
+        reason = f"every is {settings.validation.every}, max_epoch {settings.max_epoch}"
+        found["tr_params", "validation", "whole_volumes"] = reason
     if not any(target.predicts in ("masks", "classes") for target in config.targets.values()):
         found["tr_params", "calibrate"] = "no target is a mask or has classes"
     drawn = [n for n, volume in enumerate(volumes) if volume.split != "test"]

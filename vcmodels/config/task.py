@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.inference_params import InferenceParams
-from vcmodels.config.train_params import TrainingParams
+from vcmodels.config.train_params import TrainingParams, ValidationParams
 from vcmodels.config.values import (
     AxisIndex,
     BoundingBox,
@@ -23,7 +23,9 @@ from vcmodels.config.values import (
     VoxelSize,
 )
 from vcmodels.errors import RefusedError, TaskError, VolumeError
-from vcmodels.metrics.base import Sense
+from vcmodels.metrics.base import Metrics, Sense
+from vcmodels.metrics.choice import measured_metrics
+from vcmodels.metrics.registry import volume_senses
 from vcmodels.models import AnyModel
 from vcmodels.runs.run import Run, fold_name
 from vcmodels.section import Fraction, PatchShape, Section
@@ -349,13 +351,58 @@ def _local(key: str, text: str) -> Path:
         raise TaskError(key, error.found, error.remedy) from error
 
 
-def epoch_curves(targets: Mapping[str, AnyTarget]) -> dict[str, Sense]:
+OF_VOLUMES = "val_volumes/"
+"""How the names of the curves of whole volumes begin."""
+
+
+def volume_metrics(
+    targets: Mapping[str, AnyTarget], validation: ValidationParams
+) -> dict[str, Metrics]:
+    """What whole volumes are validated by, by target.
+
+    Raises:
+        FaultError: a metric or an option that a target has not.
+    """
+    return {
+        name: measured_metrics(target.stored_metrics, validation.metrics.get(name))
+        for name, target in targets.items()
+    }
+
+
+def volume_curves(
+    targets: Mapping[str, AnyTarget], validation: ValidationParams
+) -> dict[str, tuple[str, Sense]]:
+    """The curves of whole volumes: the target of each, and whether less or more is better.
+
+    Raises:
+        FaultError: as for `volume_metrics`.
+    """
+    return {
+        f"{OF_VOLUMES}{figure}_{name}": (name, sense)
+        for name, metrics in volume_metrics(targets, validation).items()
+        for figure, sense in volume_senses(metrics, targets[name].class_names).items()
+    }
+
+
+def epoch_curves(
+    targets: Mapping[str, AnyTarget], validation: ValidationParams | None = None
+) -> dict[str, Sense]:
     """Names of the curves of a run, and whether less or more of each is better.
 
-    Those of `val/` have no value in a run without validation patches.
+    Those of `val/` have no value in a run without validation patches, those of `val_volumes/` only
+    in some epochs.
+
+    Args:
+        targets: what is learnt, by name.
+        validation: whether there are curves of whole volumes, and by which metrics.
+
+    Raises:
+        FaultError: as for `volume_metrics`.
     """
     found: dict[str, Sense] = {"val/loss": "min"}
     for name, target in targets.items():
         found |= {f"val/loss_{name}": "min", f"epoch/train_loss_{name}": "min"}
         found |= {f"val/{figure}_{name}": sense for figure, sense in target.figures.items()}
+    if validation is not None and validation.whole_volumes:
+        found |= {curve: sense for curve, (_, sense) in volume_curves(targets, validation).items()}
     return found

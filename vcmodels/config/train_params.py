@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vcmodels.augment import ImageInterpolation
+from vcmodels.config.evaluation_params import MetricChoices
 from vcmodels.config.tracking import WandbConfig
 from vcmodels.config.values import (
     BatchSize,
@@ -66,11 +67,32 @@ class EarlyStopping(Section):
     """Name of the curve, such as `val/loss` or `val/dice_sheet`; `best_metric` when null."""
     patience: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """Epochs without an improvement after which the run ends. An epoch in which the curve has no
-    value is one without."""
+    value is one without. Of curves `val_volumes/` only the epochs with their validation count."""
     min_delta: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """What is less than this better does not count as an improvement."""
     mode: Literal["auto", "min", "max"] = "auto"
     """Whether less or more is better; `auto` knows it of every curve."""
+
+
+class ValidationParams(Section):
+    """`validation`: predict and score whole volumes in the middle of a training."""
+
+    whole_volumes: bool = False
+    """Every few epochs, predict what is held out of each volume as `infer` would, and score it as
+    `evaluate` does: curves `val_volumes/<figure>_<target>`, see
+    [training](training.md#whole-volumes)."""
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    """Epochs from one of these validations to the next."""
+    metrics: MetricChoices = Field(default_factory=dict)
+    """By target, which metrics, as in `evaluation.metrics`."""
+
+    def idle_keys(self) -> Mapping[str, str]:
+        keys = ("every", "metrics")
+        return {} if self.whole_volumes else dict.fromkeys(keys, "whole_volumes is false")
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether whole volumes are validated at the end of an epoch, counted from 1."""
+        return self.whole_volumes and epoch % self.every == 0
 
 
 class Mixup(Section):
@@ -179,6 +201,8 @@ class TrainingParams(Section):
     """Optimiser steps in an epoch."""
     max_val_steps_per_epoch: Steps = 25
     """Validation batches after an epoch."""
+    validation: ValidationParams = ValidationParams()
+    """Validation of whole volumes, next to that of patches; off when left out."""
     max_epoch: Steps = 500
     """Epochs in the run; a learning rate that falls reaches its end with the last one."""
     max_minutes: Annotated[float, Field(gt=0, le=1e7)] | None = None
@@ -208,6 +232,9 @@ class TrainingParams(Section):
     """Epochs between the checkpoints that carry their epoch in the name."""
     keep_checkpoints: Annotated[int, Field(ge=0, le=100_000)] = 2
     """How many of those stay; the last and the best always do."""
+    keep_unscored: Annotated[int, Field(ge=0, le=100_000)] = 10
+    """How many more stay while a watcher (`evaluate RUN --watch`) has not scored them; without one
+    none do."""
     tensorboard_log_dir: Location | None = None
     """Where TensorBoard events go: into `<name of the run folder>/<model_name>` there;
     `<run folder>/tensorboard` when null."""

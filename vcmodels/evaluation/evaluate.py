@@ -13,11 +13,11 @@ from vcmodels.evaluation.pairs import TargetPair
 from vcmodels.evaluation.scoring import (
     ScoredTarget,
     ScoredVolume,
-    default_metrics,
     score_volumes,
 )
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.metrics.base import Metric, Metrics
+from vcmodels.metrics.choice import default_metrics
 from vcmodels.results import INPUT
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import ArrayVolume, Volume

@@ -88,5 +88,26 @@ def lines_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(texts)
 
 
+def settings_lines(settings: Mapping[str, Any], key: str = "") -> list[tuple[str, str]]:
+    """The settings of a report, as from `lines_of`; metrics without options share a line.
+
+    Args:
+        settings: as JSON values; their `metrics` hold the options of each by target and name.
+        key: before the names of all.
+    """
+    lines = lines_of({key + name: value for name, value in settings.items() if name != "metrics"})
+    for target, metrics in settings.get("metrics", {}).items():
+        if not isinstance(metrics, Mapping):
+            lines += lines_of({f"{key}metrics.{target}": metrics})
+            continue
+        plain = [name for name, options in metrics.items() if not options]
+        rest = {name: options for name, options in metrics.items() if options}
+        whole = f"{key}metrics.{target}"
+        lines += [(whole, ", ".join(plain))] if plain else []
+        lines += lines_of({whole: rest}) if rest else []
+    return lines
+
+
 def _text(value: object) -> str:
-    return "none" if value in ({}, [], None) else json.dumps(value, ensure_ascii=False)
+    is_empty = value is None or value in ({}, [], ())
+    return "none" if is_empty else json.dumps(value, ensure_ascii=False)

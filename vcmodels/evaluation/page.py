@@ -8,11 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from markupsafe import Markup
 
-from vcmodels.evaluation.html import data_url, lines_of, number, render, require_free, write_html
+from vcmodels.comparison import Compared
+from vcmodels.evaluation.html import (
+    data_url,
+    lines_of,
+    number,
+    render,
+    require_free,
+    settings_lines,
+    write_html,
+)
 from vcmodels.evaluation.pictures import FOLDER, KeptPictures, Picture
 from vcmodels.evaluation.report import Report, VolumeScores
 from vcmodels.evaluation.summary import (
@@ -25,6 +35,7 @@ from vcmodels.evaluation.summary import (
 )
 from vcmodels.metrics.base import Curve
 from vcmodels.pictures.charts import Line, Row, bar_chart, line_chart, profile_chart, strip_chart
+from vcmodels.pictures.forms import FormDrawing
 
 SHOWN = 3
 """Volumes with pictures at either end of the ranking."""
@@ -45,13 +56,15 @@ def write_page(
         report: what to show.
         path: the HTML file; its folder is made.
         picture: draws a slice of a volume: called for few of them. What it draws is kept in a
-            folder `pictures` next to the page. None: pictures that lie there are shown.
+            folder `pictures` next to the page. None: pictures that lie there are shown. Of
+            `KeptPictures` nothing is written but what they write themselves.
         title: by default says how many volumes there are.
 
     Raises:
         OutputError: another file, which is no such page, is in the way, or the path is in a store.
     """
-    kept = KeptPictures(path.parent / FOLDER, picture)
+    is_kept = isinstance(picture, KeptPictures)
+    kept = picture if is_kept else KeptPictures(path.parent / FOLDER, picture)
     require_free(path)
     write_html(path, page_text(report, kept, title))
     kept.sweep()
@@ -69,7 +82,7 @@ def page_text(report: Report, picture: Picture | None = None, title: str | None 
         units=sorted({volume.unit for volume in report.volumes if volume.unit}),
         has_unknown_unit=not all(volume.unit for volume in report.volumes),
         notes=_notes(report),
-        settings=lines_of(report.settings),
+        settings=settings_lines(report.settings),
         provenance=lines_of(report.provenance),
         has_groups=bool(report.groups),
         has_splits=any(volume.split for volume in report.volumes),
@@ -104,6 +117,8 @@ class TargetPage:
     class_figures: Sequence[str]
     groups: Sequence[tuple[str, Sequence[Spread]]]
     """A row for each figure of the whole target: the spread of each group."""
+    is_outlined: bool
+    """Whether pictures have regions with outlines, as those of masks, classes and instances."""
     strips: Sequence[tuple[str, Markup]]
     curves: Sequence[tuple[str, Markup]]
     cards: Sequence["Card"]
@@ -154,6 +169,8 @@ def _target(report: Report, name: str, picture: Picture | None) -> TargetPage:
             for cls in template.classes
         ],
         class_figures=with_classes,
+        is_outlined=FormDrawing(cast(Compared, template.form), len(template.classes) or 1).drawn_as
+        == "outlines",
         groups=[(f, [_group_spread(report, name, f, g) for g in report.groups]) for f in whole],
         strips=[(f, _strips(report, name, f, split)) for f in whole if spread[f].count > 1],
         curves=list(_curves(report, name)),

@@ -18,6 +18,7 @@ from vcmodels.evaluation.scoring import ScoredVolume
 from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import Pair
 from vcmodels.pictures.forms import FormDrawing
+from vcmodels.pictures.overlay import middle_of
 from vcmodels.pictures.slices import (
     Panel,
     PicturePair,
@@ -25,7 +26,7 @@ from vcmodels.pictures.slices import (
     joint_panel,
     pair_of,
     separate_panels,
-    stretched,
+    shade_of,
     window_of,
 )
 from vcmodels.reporting import Reporter
@@ -153,18 +154,10 @@ def draw_slice(pair: Pair, z: int, read_image: ReadImage | None) -> np.ndarray:
     image = np.zeros((*shape, 3), np.float32)
     if read_image is not None:
         grey = np.nan_to_num(read_image(box)[0].astype(np.float32))[::step, ::step]
-        image = np.repeat(stretched(grey, window_of(grey))[..., None], 3, axis=2)
+        image = shade_of(grey, window_of(grey))
     drawing = FormDrawing(pair.form, len(prediction))
     drawn = pair_of(drawing, label, prediction, np.logical_or.reduce(valid))
     return _row(_panels(drawn, image, has_image=read_image is not None))
-
-
-def middle_of(box: Box, most: int) -> Box:
-    """A box with edges along y and x of `most` voxels or less, in the middle."""
-    (z, *_), (depth, *_) = box.origin, box.shape
-    edges = [min(n, most) for n in box.shape[1:]]
-    y, x = (o + (n - e) // 2 for o, n, e in zip(box.origin[1:], box.shape[1:], edges, strict=True))
-    return Box((z, y, x), (depth, edges[0], edges[1]))
 
 
 def _thinned(values: np.ndarray, step: int) -> np.ndarray:

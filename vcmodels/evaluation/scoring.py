@@ -36,6 +36,7 @@ from vcmodels.metrics.base import (
     Sums,
     VolumeMetric,
 )
+from vcmodels.metrics.choice import default_metrics as default_metrics
 from vcmodels.metrics.registry import (
     add_sums,
     curves,
@@ -44,6 +45,7 @@ from vcmodels.metrics.registry import (
     measure_volume,
     named_figures,
     summarise,
+    volume_senses,
 )
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.scratch import scratch_folder
@@ -82,15 +84,6 @@ class ScoredVolume:
     """Of the spacing; empty when unknown."""
     group: str | None = None
     split: str | None = None
-
-
-def default_metrics(metrics: Metrics) -> dict[str, AnyMetric]:
-    """Those that are measured where none are named."""
-    return {
-        name: metric
-        for name, metric in metrics.items()
-        if not isinstance(metric, BlockMetric | VolumeMetric) or metric.is_default
-    }
 
 
 def score_volumes(
@@ -375,13 +368,8 @@ def better_of(
         figures: their names, those of classes as `<figure>_<class>`.
         classes: names of the classes but the background.
     """
-    senses: dict[str, Sense | None] = {}
-    for name, metric in metrics.items():
-        own: Mapping[str, Sense | None]
-        own = {name: metric.better} if isinstance(metric, Metric) else metric.better
-        for figure, sense in own.items():
-            senses |= dict.fromkeys((figure, *(f"{figure}_{c}" for c in classes)), sense)
-    return {figure: sense for figure in figures if (sense := senses.get(figure)) is not None}
+    known = volume_senses(metrics, classes)
+    return {figure: known[figure] for figure in figures if figure in known}
 
 
 class _Pool:

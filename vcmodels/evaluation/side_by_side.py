@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from scipy.stats import wilcoxon
 
-from vcmodels.evaluation.html import lines_of, render, write_html
+from vcmodels.evaluation.html import lines_of, render, settings_lines, write_html
 from vcmodels.evaluation.report import Report, TargetScores
 from vcmodels.evaluation.summary import Spread, figures_of, scores_of, template_of
 from vcmodels.metrics.base import Sense
@@ -157,7 +157,10 @@ def _paired_rows(found: Sequence[Comparison]) -> dict[str, list[tuple[str, list[
 def _differing(reports: Mapping[str, Report]) -> list[tuple[str, list[str]]]:
     """Settings and provenance that are not the same in all reports: (key, a value for each)."""
     columns = [
-        dict(lines_of({"settings": report.settings, "provenance": report.provenance}))
+        dict(
+            settings_lines(report.settings, "settings.")
+            + lines_of({"provenance": report.provenance})
+        )
         for report in reports.values()
     ]
     keys = dict.fromkeys(key for column in columns for key in column)

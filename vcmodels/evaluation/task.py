@@ -8,9 +8,11 @@ from typing import Any
 
 import vcmodels
 from vcmodels.blockwise import Engine
+from vcmodels.blockwise.engines import ShouldStop
 from vcmodels.config import InferenceParams, Task
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.reading import expand_together
+from vcmodels.config.train_params import FoldConfig
 from vcmodels.config.values import VolumeChoice
 from vcmodels.data.selection import (
     ChosenVolume,
@@ -32,14 +34,13 @@ from vcmodels.evaluation.limits import known_figures, parse_limits
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredVolume,
-    default_metrics,
     remove_records,
     score_volumes,
 )
-from vcmodels.evaluation.written import RECORD, REPORT, require_free_folder, write_report
+from vcmodels.evaluation.written import RECORD, require_folder, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
-from vcmodels.metrics.choice import choose_metrics
+from vcmodels.metrics.choice import measured_metrics
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import (
@@ -119,7 +120,7 @@ def evaluate(
         task: its inference must have been run.
         volumes: score these instead.
         bbox: score this part of each instead, [start, end) along (z, y, x).
-        overlay: draw slices of the first scored part into this PNG.
+        overlay: draw slices of the first part that has a label into this PNG.
         output: keep `report.json` and `scores.csv` in this folder, and until then what is measured:
             the same call continues after a stop.
         fail_under: means over the volumes that must be reached, as in `sheet.dice=0.8`.
@@ -131,21 +132,26 @@ def evaluate(
         TaskError: nothing can be scored: the input is none of the labelled volumes, or nothing of
             it was held out.
         VolumeError: a prediction is missing, unfinished or written with other settings.
-        OutputError: the overlay or the report would lie in a Zarr store.
+        OutputError: the overlay or the report would lie in a Zarr store, or the report would replace
+            a file that is none of vcmodels.
         RunError: a label holds what its kind cannot have, or a chunk is damaged.
     """
     reporter = reporter or Silent()
-    for option, place in (("--overlay", overlay), ("--output", output and output / REPORT)):
-        if place is not None:
-            refuse_in_store(option, place)
+    if overlay is not None:
+        refuse_in_store("--overlay", overlay)
+    if output is not None:
+        require_folder("--output", output)
     choice = volumes or task.evaluation.volumes or task.inference_params.volumes
     parts = _parts(task, choice, bbox, reporter)
     wanted = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
-    _require_results(parts, wanted, choice or "val")
-    return score_parts(
+    if not _is_of_input(choice, task.inference_params):
+        _require_results(parts, wanted, choice or "val", task.tr_params.folds)
+    scores = score_parts(
         parts, wanted, task.evaluation, overlay=overlay, output=output, fail_under=fail_under,
         engine=engine, reporter=reporter, about=about_task(task),
     )  # fmt: skip
+    assert scores is not None, "nothing asked it to stop"
+    return scores
 
 
 def about_task(task: Task) -> dict[str, Any]:
@@ -170,8 +176,9 @@ def score_parts(
     engine: Engine | None = None,
     reporter: Reporter,
     about: Mapping[str, Any],
-) -> TaskScores:
-    """The metrics of stored results over parts of their inputs.
+    should_stop: ShouldStop = lambda: False,
+) -> TaskScores | None:
+    """The metrics of stored results over parts of their inputs; None after a stop.
 
     Args:
         parts: one or more.
@@ -183,6 +190,7 @@ def score_parts(
         engine: as for `evaluate`.
         reporter: gets the parts, the scores and the progress.
         about: JSON values for the report.
+        should_stop: as for `score_volumes`.
 
     Raises:
         TaskError: no target has a label.
@@ -192,31 +200,35 @@ def score_parts(
     if not labelled:
         raise TaskError(OUTPUT, "no predicted target has a label on this volume")
     scored = {name: targets[name] for name in labelled}
-    opened = [_opened(part, scored) for part in parts]
-    metrics = {name: _metrics(target, params.metrics.get(name)) for name, target in scored.items()}
+    opened = [open_predictions(part, scored) for part in parts]
+    metrics = {
+        name: measured_metrics(target.stored_metrics, params.metrics.get(name))
+        for name, target in scored.items()
+    }
     _report_parts(parts, scored, reporter)
     volumes = [
-        _scored(part, predictions, scored, metrics)
+        scored_part(part, predictions, scored, metrics)
         for part, predictions in zip(parts, opened, strict=True)
     ]
     limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
-    if output is not None:
-        require_free_folder(output)
     report = score_volumes(
         [one for one in volumes if one.targets],
         record=output and output / RECORD,
         engine=engine,
         provenance={**about, "checkpoints": _checkpoints(parts)},
         reporter=reporter,
+        should_stop=should_stop,
     )
-    assert report is not None, "nothing asked it to stop"
+    if report is None:
+        return None
     failures = tuple(failure for limit in limits if (failure := limit.failure(report)))
     scores = TaskScores(report, failures)
     for name, figures in scores.items():
         listed = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
         reporter.say(f"{name}: {listed}")
     if overlay is not None:
-        _draw(overlay, parts[0].region, scored, opened[0], scores)
+        part, predictions = next((p, o) for p, o in zip(parts, opened, strict=True) if o)
+        _draw(overlay, part.region, scored, predictions, scores)
         reporter.say(f"overlay: {overlay}")
     if output is not None:
         write_report(report, output, volumes, reporter)
@@ -237,7 +249,7 @@ def _parts(
     """
     params, volumes = task.inference_params, open_volumes(task)
     predicted = None if params.bbox is None else _box(params.bbox)
-    if choice is None and params.input_path and not params.is_pattern:
+    if _is_of_input(choice, params):
         return _of_input(task, volumes, bbox, predicted, reporter)
     run = Run(task.run_dir, task.tr_params.model_name)
     chosen = choose_volumes(volumes, choice or "val", run, key=VOLUMES, reporter=reporter)
@@ -256,7 +268,16 @@ def _parts(
     if not found:
         text = "nothing of the chosen volumes lies in the bbox"
         raise TaskError("bbox", text, "give another, or choose other volumes")
+    kept = {part.name for part in found}
+    for one in chosen:
+        if one.volume.name not in kept:
+            reporter.say(f"note: nothing of {one.volume.name} lies in the bbox: it is left out")
     return found
+
+
+def _is_of_input(choice: VolumeChoice | None, params: InferenceParams) -> bool:
+    """Whether the one input is scored, whose result has no name of a volume."""
+    return choice is None and params.input_path is not None and not params.is_many
 
 
 def _of_input(
@@ -300,7 +321,9 @@ def _result_roots(task: Task, volumes: Sequence[TaskVolume]) -> dict[tuple[str, 
     if params.volumes is not None or not params.input_path:
         return found
     if params.is_pattern:
-        return found | _expanded_roots(params, folder)
+        expanded = _expanded_roots(params, folder).items()
+        # Else the volume may have been predicted by its name.
+        return found | {key: root for key, root in expanded if root.names()}
     single = tuple(image.identity for image in open_inputs(params.input_path, params))
     if single in found and not found[single].names():
         found[single] = result_root(params.output_dir, model)
@@ -317,22 +340,24 @@ def _expanded_roots(params: InferenceParams, folder: Place) -> dict[tuple[str, .
 
 
 def _require_results(
-    parts: Sequence[ScoredPart], targets: Mapping[str, AnyTarget], choice: VolumeChoice
+    parts: Sequence[ScoredPart],
+    targets: Mapping[str, AnyTarget],
+    choice: VolumeChoice,
+    folds: FoldConfig | None,
 ) -> None:
-    """Refuse, of several volumes, those that were not predicted, all at once.
+    """Refuse volumes that were not predicted, all at once.
 
     Raises:
         VolumeError: naming them.
     """
-    if len({part.root for part in parts}) < 2:
-        return  # what is wrong with the one is said where it is opened
     lacking = [part.name for part in parts if not _is_there(part, targets)]
     if lacking:
         more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
         listed = f"{', '.join(lacking[:MOST_NAMED])}{more}"
         found = f"{len(lacking)} of {len(parts)} volumes have no finished prediction: {listed}"
         option = f"inference_params.volumes={json.dumps(choice)}"
-        remedy = f"predict them: vcmodels infer TASK --set '{option}'"
+        fold = "" if folds is None or folds.index is None else f" --fold {folds.index}"
+        remedy = f"predict them: vcmodels infer TASK{fold} --set '{option}'"
         raise VolumeError(VOLUMES, found, remedy)
 
 
@@ -342,12 +367,7 @@ def _is_there(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> bool:
     return all(group.names() and is_complete(our_attributes(group)) for group in groups)
 
 
-def _metrics(target: AnyTarget, wanted: Sequence[Any] | None) -> Metrics:
-    every = target.stored_metrics
-    return default_metrics(every) if wanted is None else choose_metrics(every, wanted)
-
-
-def _opened(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> dict[str, Volume]:
+def open_predictions(part: ScoredPart, targets: Mapping[str, AnyTarget]) -> dict[str, Volume]:
     """The predictions of the targets that have a label on a part."""
     extent = part.region.volume.inputs[0].extent
     return {
@@ -370,12 +390,13 @@ def _prediction(root: Place, name: str, target: AnyTarget, extent: Shape) -> Vol
     return array
 
 
-def _scored(
+def scored_part(
     part: ScoredPart,
     predictions: Mapping[str, Volume],
     targets: Mapping[str, AnyTarget],
     metrics: Mapping[str, Metrics],
 ) -> ScoredVolume:
+    """What is scored of a part: the targets that have a label there, which may be none."""
     found = part.region.scored(str(part.root), targets, predictions, metrics)
     return replace(found, name=part.name, group=part.group, split=part.split)
 

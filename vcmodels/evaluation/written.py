@@ -11,25 +11,37 @@ from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import ScoredVolume
 from vcmodels.evaluation.table import COLUMNS, write_csv
 from vcmodels.reporting import Reporter
-from vcmodels.volumes.places import write_atomic
+from vcmodels.volumes.places import refuse_in_store, write_atomic
 
 REPORT, TABLE, PAGE, RECORD = "report.json", "scores.csv", "report.html", "unfinished"
 """The last one until the evaluation is done."""
+_BEGIN = {REPORT: '{\n "schema": ', TABLE: ",".join(COLUMNS)}
+"""How files of ours begin, whichever version wrote them."""
 
 
-def require_free_folder(folder: Path) -> None:
-    """Refuse a folder in which a report would replace what vcmodels did not write.
+def require_folder(option: str, folder: Path) -> None:
+    """Refuse, before anything is measured, a folder in which a report would replace files of others.
+
+    Args:
+        option: that names the folder, for the message.
+        folder: may be missing.
 
     Raises:
-        OutputError: naming the file.
+        OutputError: it is a file, is in a store, or holds such a file.
     """
+    refuse_in_store(option, folder / REPORT)
     if folder.exists() and not folder.is_dir():
-        raise OutputError(str(folder), "is a file", "name a folder")
+        raise OutputError(option, f"{folder} is a file", "name a folder")
     require_free(folder / PAGE)
-    for path, start in ((folder / TABLE, ",".join(COLUMNS)), (folder / REPORT, '{\n "schema": ')):
-        if path.exists() and not path.read_bytes().startswith(start.encode()):
-            found = "is there, and was not written by vcmodels evaluate"
-            raise OutputError(str(path), found, "name another folder")
+    for path, begin in ((folder / name, begin.encode()) for name, begin in _BEGIN.items()):
+        if path.exists() and not _begins_with(path, begin):
+            found = f"{path} is there, and is not of vcmodels"
+            raise OutputError(option, found, "name another folder")
+
+
+def _begins_with(path: Path, begin: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(begin)) == begin
 
 
 def write_report(
@@ -45,9 +57,8 @@ def write_report(
 
     Raises:
         OSError: something cannot be written.
-        OutputError: it would replace a file that is none of vcmodels; nothing is written then.
+        OutputError: the page would replace a file that is none of vcmodels.
     """
-    require_free_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(report, folder / TABLE)
     write_atomic(folder / REPORT, report.to_text().encode())

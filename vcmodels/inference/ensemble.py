@@ -70,7 +70,20 @@ def choose_checkpoints(
         every = range(max([planned, *(index + 1 for index in begun)]))
         wanted = every if folds is None or folds == "all" else sorted(set(folds))
         return best_of_folds(run, wanted, is_strict=wanted is not every, reporter=reporter)
-    return [run.require_best()]
+    return [_best_of(run, reporter or Silent())]
+
+
+def _best_of(run: Run, reporter: Reporter) -> Path:
+    """The best checkpoint of a run: by a watcher, where one has scored it, else by the training.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    watched = run.watched_best()
+    if watched is None:
+        return run.require_best()
+    reporter.say(f"predicting with the best by the watcher of {run.folder}, {watched}")
+    return watched.path
 
 
 def best_of_folds(
@@ -88,7 +101,8 @@ def best_of_folds(
         CheckpointError: none has one, or one that is wanted has not.
     """
     reporter = reporter or Silent()
-    paths = {index: run.fold(index).best for index in wanted}
+    watched = {index: run.fold(index).watched_best() for index in wanted}
+    paths = {i: found.path if found else run.fold(i).best for i, found in watched.items()}
     lacking = [index for index, path in paths.items() if not path.exists()]
     if len(lacking) == len(paths) or (lacking and is_strict):
         subject = str(paths[lacking[0]] if lacking else run.folder)
@@ -97,6 +111,9 @@ def best_of_folds(
         reporter.say(f"fold {index} has no {run.best.name} yet: it is left out")
     taken = [index for index in paths if index not in lacking]
     reporter.say(f"predicting with the best of folds {', '.join(map(str, taken))} in {run.folder}")
+    for index, found in watched.items():
+        if found:
+            reporter.say(f"fold {index}: the best by its watcher, {found}")
     return [paths[index] for index in taken]
 
 
@@ -123,11 +140,13 @@ _BEST = "*_best.pth"
 
 
 def _best_in(folder: Path) -> list[Path]:
-    """The best checkpoint of the one run in a folder; [] where there is none.
+    """The best checkpoint of the one run in a folder, by a watcher or the training; [] without one.
 
     Raises:
         CheckpointError: several runs have one there.
     """
+    if watched := Run(folder).watched_best():
+        return [watched.path]
     found = sorted(folder.glob(_BEST))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)

@@ -1,7 +1,7 @@
 """Many volumes, one after another: which they are, where each result goes, and what became of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vcmodels.checkpoint import TrainedNetwork
@@ -13,6 +13,7 @@ from vcmodels.errors import RefusedError, RunError, TaskError, VcmodelsError
 from vcmodels.inference.cost import Estimate, add_estimates
 from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.predict import InferenceReport, predict_request
+from vcmodels.inference.preview import preview_path
 from vcmodels.inference.request import Request, RunOptions, request_of
 from vcmodels.reporting import Reporter
 from vcmodels.results import volume_root, volumes_folder
@@ -126,7 +127,8 @@ def run_inference(
     inputs = named_inputs(task)
 
     def predict(one: NamedInput) -> InferenceReport:
-        return predict_request(one.request(task, networks), options)
+        preview = options.preview and preview_path(options.preview, one.name)
+        return predict_request(one.request(task, networks), replace(options, preview=preview))
 
     every = predict_each(task, inputs, predict, options.reporter, options.should_stop)
     every.require_all()

@@ -24,6 +24,7 @@ from vcmodels.inference.request import Request, RunOptions
 from vcmodels.pictures.overlay import slice_boxes, write_predicted
 from vcmodels.pictures.slices import predicted_row
 from vcmodels.reporting import Reporter
+from vcmodels.results import file_name
 from vcmodels.targets.base import Target
 from vcmodels.volumes import LocalPlace, expand_location, is_remote, open_volume
 from vcmodels.volumes.places import refuse_in_store
@@ -150,7 +151,7 @@ def preview_path(text: Path, name: str | None = None) -> Path:
 
     Args:
         text: a PNG, or a folder that may be missing.
-        name: of the volume, where there are many: each has a PNG in the folder.
+        name: of the volume, where there are many: each has a PNG in the folder, with `/` as `%2F`.
 
     Raises:
         RefusedError: it is another file, one PNG for many volumes, or lies in a Zarr store.
@@ -158,7 +159,7 @@ def preview_path(text: Path, name: str | None = None) -> Path:
     is_folder = text.is_dir() or not text.suffix
     if name is not None and not is_folder:
         raise RefusedError("--preview", f"{text} is one picture of many volumes", "name a folder")
-    path = text / (NAME if name is None else f"{name}.png") if is_folder else text
+    path = text / (NAME if name is None else f"{file_name(name)}.png") if is_folder else text
     if path.suffix.lower() != ".png":
         raise RefusedError("--preview", f'found "{text}"', "name a PNG or a folder")
     refuse_in_store("--preview", path)

@@ -43,7 +43,8 @@ class RunOptions:
     dry_run: bool = False
     """Only report what would be done; nothing is written."""
     preview: Path | None = None
-    """A PNG of three slices, drawn while the result is made, each as soon as it is there."""
+    """A PNG of three slices, drawn while the result is made, each as soon as it is there; of many
+    volumes, a folder for them."""
     reporter: Reporter = field(default_factory=Silent)
     """Told lines and progress."""
     should_stop: Callable[[], bool] = _never

@@ -8,10 +8,28 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from vcmodels.errors import FaultError
-from vcmodels.metrics.base import AnyMetric, BlockMetric, Metrics
+from vcmodels.metrics.base import AnyMetric, BlockMetric, Metrics, VolumeMetric
 
 Wanted = str | Mapping[str, Mapping[str, Any]]
 """A metric by its name, or as {name: {option: value}}."""
+
+
+def default_metrics(metrics: Metrics) -> dict[str, AnyMetric]:
+    """Those that are measured where none are named."""
+    return {
+        name: metric
+        for name, metric in metrics.items()
+        if not isinstance(metric, BlockMetric | VolumeMetric) or metric.is_default
+    }
+
+
+def measured_metrics(fitting: Metrics, wanted: Sequence[Wanted] | None) -> Metrics:
+    """The metrics that are named, or by default those that are not costly.
+
+    Raises:
+        FaultError: as for `choose_metrics`.
+    """
+    return default_metrics(fitting) if wanted is None else choose_metrics(fitting, wanted)
 
 
 def choose_metrics(fitting: Metrics, wanted: Sequence[Wanted]) -> Metrics:

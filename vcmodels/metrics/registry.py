@@ -156,6 +156,20 @@ def senses(metrics: Metrics, classes: Sequence[str] = ()) -> dict[str, Sense]:
     }
 
 
+def volume_senses(metrics: Metrics, classes: Sequence[str] = ()) -> dict[str, Sense]:
+    """As `senses`, of all metrics that score a volume.
+
+    Whether one that is not made of sums has a figure for each class shows when it is measured: here
+    it is given one.
+    """
+    found = senses(metrics, classes)
+    for metric in metrics.values():
+        if not isinstance(metric, Metric):
+            for figure, sense in metric.better.items():
+                found |= dict.fromkeys((figure, *(f"{figure}_{c}" for c in classes)), sense)
+    return found
+
+
 def measure(metrics: Metrics, prediction: Tensor, label: Tensor, valid: Tensor) -> Sums:
     """The sums over the valid voxels of all metrics that are made of sums.
 

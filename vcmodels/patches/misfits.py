@@ -4,7 +4,7 @@ The label that finds the patches has its index anyway; of the others one is made
 of parts that are spread over it where that is much. Where indexes are kept, no label is read again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -96,19 +96,8 @@ def report_misfits(
     plan = CensusPlan.of(task, indexer or Indexer.of(task, reporter), reads_reference)
     if plan.reads_reference:
         candidate_grids(volumes, plan.criteria)  # before hours of reading, is there the memory?
-    found: dict[tuple[str, Misfit], None] = {}  # each once, whatever is derived from a label
-    known: dict[tuple[object, ...], list[LabelCensus]] = {}
-    for name, target in task.dataset_config.targets.items():
-        rules = target.derive or name, target.ignored, target.foreground
-        if rules not in known:  # what several are derived from is looked at once
-            known[rules] = list(label_censuses(name, target, volumes, plan))
-            for volume in volumes:
-                source = target.derive or name
-                if source in volume.labels and not _is_cheap(volume, source):
-                    reporter.say(
-                        f"{volume.key}.{source}: too many chunks to look at before training"
-                    )
-        found |= dict.fromkeys(_misfits(name, target, known[rules]))
+    targets = task.dataset_config.targets
+    found = find_misfits(targets, task_censuses(targets, volumes, plan, reporter))
     fatal: list[TaskError] = []
     for key, misfit in found:
         error = TaskError(key, misfit.found, misfit.remedy)
@@ -120,6 +109,53 @@ def report_misfits(
         more = f" (and {len(fatal) - 1} more faults of labels)" if len(fatal) > 1 else ""
         first = fatal[0]
         raise TaskError(first.subject, f"{first.found}{more}", first.remedy)
+
+
+TaskCensuses = dict[str, list[LabelCensus]]
+"""By target, what its labels hold in all volumes, or those that it is derived from."""
+
+
+def task_censuses(
+    targets: Mapping[str, AnyTarget],
+    volumes: Sequence[TaskVolume],
+    plan: CensusPlan,
+    reporter: Reporter,
+) -> TaskCensuses:
+    """What the labels of all targets hold; what several are derived from is looked at once.
+
+    Args:
+        targets: of the task, by name.
+        volumes: all volumes of the task, or of a fold.
+        plan: from which indexes.
+        reporter: gets a line for a label that is too much to look at.
+
+    Raises:
+        ChunkError: a label chunk cannot be read.
+    """
+    known: dict[tuple[object, ...], list[LabelCensus]] = {}
+    found: TaskCensuses = {}
+    for name, target in targets.items():
+        source = target.derive or name
+        rules = source, target.ignored, target.foreground
+        if rules not in known:
+            known[rules] = list(label_censuses(name, target, volumes, plan))
+            for volume in volumes:
+                if source in volume.labels and not _is_cheap(volume, source):
+                    reporter.say(
+                        f"{volume.key}.{source}: too many chunks to look at before training"
+                    )
+        found[name] = known[rules]
+    return found
+
+
+def find_misfits(
+    targets: Mapping[str, AnyTarget], censuses: TaskCensuses
+) -> list[tuple[str, Misfit]]:
+    """What is wrong with the labels of a task, each with its key, and once."""
+    found: dict[tuple[str, Misfit], None] = {}  # whatever is derived from a label
+    for name, labels in censuses.items():
+        found |= dict.fromkeys(_misfits(name, targets[name], labels))
+    return list(found)
 
 
 def _misfits(

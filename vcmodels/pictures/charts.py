@@ -191,21 +191,30 @@ def _axes(x: Scale, y: Scale, x_label: str, y_label: str) -> list[str]:
     """Grid, ticks and names of both axes."""
     bottom, middle = y.start, (y.start + y.end) / 2
     parts = [*_value_axis(x, bottom, y.end), _text((x.start + x.end) / 2, bottom + 32, x_label)]
-    for value in y.ticks(4):
+    for value, text in _with_texts(y.ticks(4)):
         at = y(value)
         parts.append(f'<path class="grid" d="M{x.start:g} {at:.1f}H{x.end:g}"/>')
-        parts.append(_text(x.start - 5, at + 3.5, f"{value:.4g}", "end"))
+        parts.append(_text(x.start - 5, at + 3.5, text, "end"))
     return [*parts, _text(11, middle, y_label, turn=f"rotate(-90 11 {middle:g})")]
 
 
 def _value_axis(x: Scale, bottom: float, top: float = 0) -> list[str]:
     """Lines and ticks of the values along x."""
     parts = []
-    for value in x.ticks():
+    for value, text in _with_texts(x.ticks()):
         at = x(value)
         parts.append(f'<path class="grid" d="M{at:.1f} {top:g}V{bottom:g}"/>')
-        parts.append(_text(at, bottom + 15, f"{value:.4g}"))
+        parts.append(_text(at, bottom + 15, text))
     return parts
+
+
+def _with_texts(ticks: Sequence[float]) -> list[tuple[float, str]]:
+    """Each tick with its text, of as many digits as it takes to have no two alike: 4 or more."""
+    most = max(map(abs, ticks), default=0.0)
+    least = max(4, len(str(int(most)))) if most < 1e6 else 4  # 12000 rather than 1.2e+04
+    choices = ([f"{value:.{digits}g}" for value in ticks] for digits in range(least, 18))
+    texts = next(texts for texts in choices if len(set(texts)) == len(texts))
+    return list(zip(ticks, texts, strict=True))
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", turn: str = "") -> str:

@@ -28,8 +28,8 @@ from vcmodels.pictures.slices import (
     draw_panel,
     joint_panel,
     pair_of,
+    shade_of,
     single_panel,
-    stretched,
     window_of,
 )
 from vcmodels.reporting import Reporter
@@ -64,11 +64,15 @@ def write_slices(path: Path, subject: Subject, view: View, at: Sequence[int]) ->
     refuse_in_store("-o", path)
     letter = AXES[view.axis]
     rows = [panels for _, panels in _panels(subject, view, at)]
-    titles, captions = [layer.name for layer in subject.layers], map(_legend, subject.layers)
-    left = [] if subject.image is None else [f"{letter} = {', '.join(map(str, at))}"]
+    titles, captions = [layer.name for layer in subject.layers], [*map(_legend, subject.layers)]
+    places = f"{letter} = {', '.join(map(str, at))}"
     down, right = view.in_plane
-    corner = f"{AXES[down]} down, {AXES[right]} to the right"
-    sheet = compose(rows, [*left, *titles], [*([corner] if left else []), *captions])
+    if subject.image is None:
+        captions[0] = f"{places}; {captions[0]}"
+    else:
+        titles.insert(0, places)
+        captions.insert(0, f"{AXES[down]} down, {AXES[right]} to the right")
+    sheet = compose(rows, titles, captions)
     with whole_file(path) as file:
         sheet.save(file, "PNG")
 
@@ -145,8 +149,7 @@ def _images(
     grey = [np.nan_to_num(plane[0]) for plane in read_planes(level, view, chosen)]
     window = window_of(np.stack(grey))
     for plane in read_planes(level, view, at):
-        shade = stretched(np.nan_to_num(plane[0]), window)
-        yield np.repeat(shade[..., None], 3, axis=2)
+        yield shade_of(np.nan_to_num(plane[0]), window)
 
 
 def _values(

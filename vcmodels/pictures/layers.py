@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from vcmodels.data.labels import Label
+from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.pictures.forms import FormDrawing
 from vcmodels.pictures.planes import Readable, readable_levels
 from vcmodels.pictures.slices import Drawing, as_predicted
 from vcmodels.targets.base import Target
+from vcmodels.targets.stored import LabelError
 from vcmodels.volumes import Volume
 
 
@@ -87,10 +89,17 @@ def plain(array: Volume, target: Target, *, as_prediction: bool = False) -> Sour
         array: as it is stored.
         target: of the kind.
         as_prediction: draw it as what was predicted.
+
+    Reading a slice raises RunError where a value is none of the kind.
     """
 
     def values(stored: np.ndarray) -> Values:
-        label, valid = target.read_label(stored[:, None])
+        try:
+            label, valid = target.read_label(stored[:, None])
+        except LabelError as error:
+            found = f"holds {error.value}, which this kind cannot have"
+            remedy = "give another --kind, or for a mask --foreground"
+            raise RunError(array.location, found, remedy) from error
         counts, label = np.logical_or.reduce(valid)[0], label[:, 0]
         return Values(as_predicted(target, label) if as_prediction else label, counts)
 

@@ -16,7 +16,7 @@ from vcmodels.pictures.slices import (
     draw_panels,
     pair_of,
     separate_panels,
-    stretched,
+    shade_of,
     window_of,
 )
 from vcmodels.targets.base import Target
@@ -59,16 +59,13 @@ def write_overlay(
         box: what was scored.
         slices: z of the slices, inside the box; three evenly spaced ones when None.
     """
-    depth = min(3, box.shape[0])
-    chosen = slices or [
-        box.origin[0] + (2 * i + 1) * box.shape[0] // (2 * depth) for i in range(depth)
-    ]
-    boxes = [_middle(box, z) for z in chosen]
+    boxes = slice_boxes(box, slices)
+    chosen = [b.origin[0] for b in boxes]
     grey = [np.nan_to_num(image.read(b)[0, 0]) for b in boxes]
     window = window_of(np.stack(grey))
     rows = []
     for b, g in zip(boxes, grey, strict=True):
-        shown = np.repeat(stretched(g, window)[..., None], 3, axis=2)
+        shown = shade_of(g, window)
         pairs = [_read_pair(target, b) for target in targets.values()]
         rows.append([Panel(shown), *(p for pair in pairs for p in separate_panels(pair, shown))])
     titles = [f"image, z = {', '.join(map(str, chosen))}"]
@@ -83,11 +80,16 @@ def write_overlay(
 SLICES = 3
 
 
-def slice_boxes(box: Box) -> list[Box]:
-    """Three evenly spaced z slices of a box, or as many as it has, each cut to its middle."""
+def slice_boxes(box: Box, slices: Sequence[int] | None = None) -> list[Box]:
+    """Slices of a box, each cut to its middle.
+
+    Args:
+        box: what is shown.
+        slices: z of them; three evenly spaced ones, or as many as there are, when None.
+    """
     depth = min(SLICES, box.shape[0])
-    chosen = [box.origin[0] + (2 * i + 1) * box.shape[0] // (2 * depth) for i in range(depth)]
-    return [_middle(box, z) for z in chosen]
+    evenly = [box.origin[0] + (2 * i + 1) * box.shape[0] // (2 * depth) for i in range(depth)]
+    return [middle_of(box.cut(0, z, z + 1), MAX_PANEL) for z in slices or evenly]
 
 
 def write_predicted(path: Path, rows: Mapping[int, np.ndarray], titles: Sequence[str]) -> None:
@@ -118,11 +120,12 @@ def write_predicted(path: Path, rows: Mapping[int, np.ndarray], titles: Sequence
     write_atomic(path, buffer.getvalue())
 
 
-def _middle(box: Box, z: int) -> Box:
-    """The slice at z, cut to its middle."""
-    edges = [min(n, MAX_PANEL) for n in box.shape[1:]]
+def middle_of(box: Box, most: int) -> Box:
+    """A box with edges along y and x of `most` voxels or less, in the middle."""
+    (z, *_), (depth, *_) = box.origin, box.shape
+    edges = [min(n, most) for n in box.shape[1:]]
     y, x = (o + (n - e) // 2 for o, n, e in zip(box.origin[1:], box.shape[1:], edges, strict=True))
-    return Box((z, y, x), (1, edges[0], edges[1]))
+    return Box((z, y, x), (depth, edges[0], edges[1]))
 
 
 def _legend(target: Target) -> str:

@@ -45,6 +45,11 @@ def stretched(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     return np.clip((image.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1)
 
 
+def shade_of(image: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """A slice (H, W) as grey pixels, (H, W, 3) float32 in [0, 1]."""
+    return np.repeat(stretched(image, window)[..., None], 3, axis=-1)
+
+
 def dimmed(picture: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """A picture (H, W) or (H, W, 3), darker where nothing counts: (H, W) bool."""
     shape = (*counts.shape, *(1,) * (picture.ndim - counts.ndim))
@@ -168,19 +173,10 @@ def single_panel(
     return Panel(np.where(regions.any(-1, keepdims=True), tinted, ground), regions)
 
 
-def predicted_panel(target: Drawing, prediction: np.ndarray, image: np.ndarray) -> Panel:
-    """A prediction (P, H, W) without a label: outlined over the image (H, W, 3), or in its colours."""
-    picture = target.picture(prediction)
-    if target.drawn_as != "outlines":
-        return Panel(picture)
-    regions = _one_colour(picture, PREDICTION_COLOUR) if len(prediction) == 1 else picture
-    return Panel(image, regions)
-
-
 def predicted_row(
     image: np.ndarray, predictions: Sequence[tuple[Drawing, np.ndarray]]
 ) -> np.ndarray:
-    """A slice of the input and each prediction next to it.
+    """A slice of the input, and next to it each prediction as a `single_panel` over it.
 
     Args:
         image: (H, W) float32.
@@ -189,8 +185,13 @@ def predicted_row(
     Returns:
         (H', W', 3) float32 in [0, 1].
     """
-    shade = np.repeat(stretched(image, window_of(image))[..., None], 3, axis=-1)
-    panels = [Panel(shade), *(predicted_panel(target, p, shade) for target, p in predictions)]
+    shade = shade_of(image, window_of(image))
+    drawn = (single_panel(target, p, shade, PREDICTION_COLOUR) for target, p in predictions)
+    return _side_by_side([Panel(shade), *drawn])
+
+
+def _side_by_side(panels: Sequence[Panel]) -> np.ndarray:
+    """Panels next to each other, with white to the right of each and below."""
     padding = ((0, GAP), (0, GAP), (0, 0))
     drawn = [np.pad(p, padding, constant_values=1) for p in draw_panels(panels, SHORTEST)]
     return np.concatenate(drawn, axis=1).astype(np.float32)
@@ -243,11 +244,10 @@ def draw_row(
     z = telling_slice(valid)
     grey, wanted, found = (a[:, z].float().cpu().numpy() for a in (image[:1], label, prediction))
     pair = pair_of(target, wanted, found, valid[:, z].any(0).cpu().numpy())
-    shade = np.repeat(stretched(grey[0], window_of(grey[0]))[..., None], 3, axis=-1)
-    panels = (Panel(shade), Panel(pair.label), Panel(pair.prediction), joint_panel(pair, shade))
-    padding = ((0, GAP), (0, GAP), (0, 0))
-    drawn = [np.pad(p, padding, constant_values=1) for p in draw_panels(panels, SHORTEST)]
-    return np.concatenate(drawn, axis=1).astype(np.float32)
+    shade = shade_of(grey[0], window_of(grey[0]))
+    return _side_by_side(
+        [Panel(shade), Panel(pair.label), Panel(pair.prediction), joint_panel(pair, shade)]
+    )
 
 
 def telling_slice(valid: Tensor) -> int:

@@ -19,9 +19,11 @@ from vcmodels.volumes.places import read_json, write_json
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
 ENVIRONMENT, SPLITS, PATCHES = "environment.json", "splits.json", "patches.json"
 CHECKPOINTS = "checkpoints.json"
+WATCH, SCORED, BESTS = "watch", "scored.json", "best.json"
+"""The folder of a watcher in that of a run, what it has scored, and which are the best."""
 OWN = (
     TASK, LOG, ENVIRONMENT, SPLITS, PATCHES, CHECKPOINTS, "patches.png", "tensorboard", "preview",
-    "held_out", "evaluation", "wandb", "wandb.json",
+    "validation", "held_out", "evaluation", "wandb", "wandb.json", WATCH,
 )  # fmt: skip
 """What a run folder holds, next to checkpoints, folds and what was moved aside."""
 SCHEMA = 1
@@ -56,6 +58,21 @@ class Splits:
         """What is validated on, by the name of the volume."""
         named = zip(self.volumes, self.val_regions, strict=True)
         return {name: box for name, box in named if box is not None}
+
+
+@dataclass(frozen=True)
+class WatchedBest:
+    """The best checkpoint of a run by the figure that a watcher was given."""
+
+    path: Path
+    metric: str
+    """As `<target>.<figure>`."""
+    epoch: int
+    value: float
+
+    def __str__(self) -> str:
+        """Which one it is, in words."""
+        return f"{self.path.name}: epoch {self.epoch}, {self.metric} {self.value:.4g}"
 
 
 class Run:
@@ -131,8 +148,7 @@ class Run:
         record = _object_in(self.folder / CHECKPOINTS).get("epochs")
         if record is None:
             record = [line.get("epoch") for line in read_log(self.folder)]
-        epochs = cast(list[object], record) if isinstance(record, list) else []
-        return {int(n) for n in epochs if isinstance(n, int | float) and 0 < n < math.inf}
+        return _epochs(record)
 
     def own_entries(self) -> list[Path]:
         """The files and folders in the run folder that a run, or the folds of one, have written."""
@@ -142,7 +158,34 @@ class Run:
         own = re.compile(
             rf"(?:{models})_(?:{numbers}|(?:last|best)(?:\.previous)?)\.pth|fold_(?:0|[1-9][0-9]*)"
         )
-        return [p for p in self.folder.iterdir() if p.name in OWN or own.fullmatch(p.name)]
+        named = {*OWN, *self.watched_names()}
+        return [p for p in self.folder.iterdir() if p.name in named or own.fullmatch(p.name)]
+
+    @property
+    def watch(self) -> Path:
+        """The folder of a watcher, which scores the checkpoints of the run next to its training."""
+        return self.folder / WATCH
+
+    def scored(self) -> set[int] | None:
+        """The epochs that a watcher has scored; None where there never was one."""
+        record = _object_in(self.watch / SCORED).get("epochs")
+        return None if record is None else _epochs(record)
+
+    def watched_names(self) -> list[str]:
+        """The names of the files in the run folder that a watcher has written, or was about to."""
+        names = _object_in(self.watch / BESTS).get("written")
+        return [str(name) for name in cast(list[object], names)] if isinstance(names, list) else []
+
+    def watched_best(self) -> WatchedBest | None:
+        """The best checkpoint by a watcher; None without one, or where it has found none."""
+        record = _object_in(self.watch / BESTS)
+        try:
+            first = cast(JsonObject, record["checkpoints"][0])
+            path = self.folder / str(first["file"])
+            found = WatchedBest(path, record["metric"], int(first["epoch"]), float(first["value"]))
+        except (LookupError, TypeError, ValueError):
+            return None
+        return found if path.exists() else None
 
     def is_begun(self) -> bool:
         """Whether a training has begun in the folder; a task file is not enough."""
@@ -208,6 +251,12 @@ def _box(pairs: list[list[int]] | None) -> Box | None:
         return None
     (z0, z1), (y0, y1), (x0, x1) = pairs
     return Box.between((z0, y0, x0), (z1, y1, x1))
+
+
+def _epochs(record: object) -> set[int]:
+    """The numbers of epochs in a JSON value."""
+    epochs = cast(list[object], record) if isinstance(record, list) else []
+    return {int(n) for n in epochs if isinstance(n, int | float) and 0 < n < math.inf}
 
 
 def now() -> str:
@@ -334,6 +383,22 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
 TRAILER = b"vcmodels-sha256:"
 """Followed by the sha256 of all that stands before."""
 TRAILER_LENGTH = len(TRAILER) + 32
+
+
+def seal(path: Path) -> str | None:
+    """The sha256 (hex) that a checkpoint ends with; None where there is no file, or no checkpoint.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        if not is_sealed(path):
+            return None
+        with path.open("rb") as file:
+            file.seek(len(TRAILER) - TRAILER_LENGTH, os.SEEK_END)
+            return file.read().hex()
+    except FileNotFoundError:
+        return None
 
 
 def is_sealed(path: Path) -> bool:

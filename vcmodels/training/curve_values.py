@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from vcmodels.config import Task
+from vcmodels.config.task import volume_curves
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.metrics.base import Sums
@@ -25,7 +26,8 @@ def refuse_unlabelled(
     sides = [v for v in volumes if v.split == "val" or (v.split is None and is_cut)]
     labelled = {name for v in sides for name in targets if _has_label(v, name, targets[name])}
     reasons: dict[str, str] = {} if sides else {"val/loss": NO_VALIDATION}
-    for curve, (name, _) in _sources(targets).items():
+    of_volumes = volume_curves(targets, settings.validation)
+    for curve, (name, _) in (_sources(targets) | of_volumes).items():
         if name not in labelled:
             of_it = f"no volume of the validation side has a label of {name}"
             reasons[curve] = of_it if sides else NO_VALIDATION

@@ -11,10 +11,11 @@ from typing import Any
 
 from vcmodels.boards import Board
 from vcmodels.checkpoint import calibration_of, load_checkpoint, save_checkpoint
+from vcmodels.config.task import OF_VOLUMES
 from vcmodels.devices import is_out_of_memory
 from vcmodels.errors import RunError
 from vcmodels.metrics.calibration import Calibration
-from vcmodels.reporting import Advance, Reporter, StopSignals
+from vcmodels.reporting import Advance, Reporter, StopSignals, duration
 from vcmodels.training.curves import append_json_line
 from vcmodels.training.feed import Feed
 from vcmodels.training.learner import Learner
@@ -22,6 +23,7 @@ from vcmodels.training.progress import (
     Counters,
     EarlyStop,
     Pace,
+    Watch,
     best_watch,
     forecast,
     smaller_steps,
@@ -29,7 +31,7 @@ from vcmodels.training.progress import (
 )
 from vcmodels.training.run_folder import RunFolder
 from vcmodels.training.step import PendingResult, StepResult
-from vcmodels.training.validation import Validation, validate
+from vcmodels.training.validation import Validation, VolumeValidation, validate
 
 BAD_STEPS_IN_A_ROW = 10
 SAVE_EVERY_SECONDS = 300.0
@@ -48,6 +50,8 @@ class Loop:
     reporter: Reporter
     facts: Mapping[str, Any]
     """What a checkpoint holds besides the changing state: task, normalisation, split, versions."""
+    volumes: VolumeValidation | None = None
+    """Validates whole volumes, if the task asks for it."""
     deadline: float = math.inf
     """When to stop, in seconds of `time.monotonic`."""
     agreement: Event = field(default_factory=Event)
@@ -72,9 +76,9 @@ class Loop:
         self.board.flush()
         counters = {"counters": vars(self.counters), "epoch": self.counters.epoch}
         state = {**self.learner.state(), **self.feed.state(), **counters}
-        if calibration:
-            state["calibration"] = {name: asdict(found) for name, found in calibration.items()}
-        save_checkpoint(path, {**self.facts, **state}, keep_previous=keep)
+        save_checkpoint(
+            path, {**self.facts, **state, **calibrated(calibration or {})}, keep_previous=keep
+        )
 
     def train(self) -> int:
         """All epochs that are left; returns the exit code (0, or 128 + signal)."""
@@ -235,6 +239,38 @@ class Loop:
                 f"{size // 2}"
             )
 
+    def _validate_volumes(
+        self, calibration: Mapping[str, Calibration]
+    ) -> Mapping[str, float] | None:
+        """The figures of whole volumes, {} in epochs without; None after a stop on the way.
+
+        The first process predicts, with a copy of the network; the others wait for it.
+        """
+        settings, world = self.learner.settings, self.learner.world
+        volumes, begun = self.volumes, time.perf_counter()
+        if volumes is None or not settings.validation.is_due(self.counters.epoch + 1):
+            return {}
+        state = {**self.facts, **best_weights(self.learner), **calibrated(calibration)}
+        found = world.once(lambda: volumes(state, self._wants_to_stop))
+        if found is None:
+            self.agreement.set()
+            return None
+        self._say_volumes(found, time.perf_counter() - begun)
+        return found
+
+    def _say_volumes(self, found: Mapping[str, float], seconds: float) -> None:
+        """Report the figures by which whole volumes are judged, and how long that took."""
+        settings, targets = self.learner.settings, self.learner.targets
+        curves = [f"{OF_VOLUMES}{target.metric}_{name}" for name, target in targets.items()]
+        curves += [watch.curve for watch in watched(settings, targets).values()]
+        shown = [f"{curve} {found[curve]:.4f}" for curve in dict.fromkeys(curves) if curve in found]
+        self.reporter.say(f"validated whole volumes in {duration(seconds)}: {', '.join(shown)}")
+
+    def _has_point(self, watch: Watch) -> bool:
+        """Whether a curve can have a value in the epoch that has just ended."""
+        is_due = self.learner.settings.validation.is_due(self.counters.epoch)
+        return is_due or not watch.is_of_volumes
+
     def _note_batch(self, size: int) -> None:
         """Record how many patches at a time a next start is to validate with."""
         if self.learner.world.is_first:
@@ -285,17 +321,18 @@ class Loop:
         """Validate, report, save; after a stop on the way the epoch has not ended."""
         self.counters.require_all(self.learner.targets)
         found = self._validate(has_steps=pace.steps > 0)
-        if found is None:
+        of_volumes = None if found is None else self._validate_volumes(found.calibration)
+        if found is None or of_volumes is None:
             return
         self.has_advanced.set()
         losses = self.counters.end_epoch(self.learner.targets)
         self.feed.end_epoch()
-        settings, scalars = self.learner.settings, epoch_scalars(losses, found)
+        settings, scalars = self.learner.settings, {**epoch_scalars(losses, found), **of_volumes}
         cost = best_watch(settings, self.learner.targets).cost(scalars)
         # As long as the curve has no value, the newest is the best.
         is_best = cost < self.counters.best or math.isinf(self.counters.best)
         self.counters.best = min(self.counters.best, cost)
-        if self.early is not None:
+        if self.early is not None and self._has_point(self.early.watch):
             self.early.see(self.counters, scalars)
         if self.learner.world.is_first:
             self._report(losses, scalars, found, pace)
@@ -308,13 +345,14 @@ class Loop:
         # Last: a run that is killed before repeats the end of this epoch, the other files included.
         self.save(self.run.last, found.calibration)
         if is_kept and self.learner.world.is_first:
-            self.run.keep_only(settings.keep_checkpoints)
+            self.run.keep_only(settings.keep_checkpoints, settings.keep_unscored)
 
     def _say_valueless(self, scalars: Mapping[str, float]) -> None:
         """Say which of the curves that matter has no value in this epoch."""
         settings, targets = self.learner.settings, self.learner.targets
         for watch in set(watched(settings, targets).values()):
-            if self.feed.validation is not None and math.isinf(watch.cost(scalars)):
+            is_expected = self.feed.validation is not None and self._has_point(watch)
+            if is_expected and math.isinf(watch.cost(scalars)):
                 found = f"note: {watch.curve} has no value in epoch {self.counters.epoch}"
                 if self.early is not None and watch == self.early.watch:
                     stale, patience = self.counters.stale_epochs, self.early.patience
@@ -353,6 +391,17 @@ class Loop:
             metric = self.learner.targets[name].metric
             shown.append(f"val {name} {metric} {values[metric]:.4f}")
         self.reporter.say(f"epoch {epoch}/{self.learner.settings.max_epoch}: " + ", ".join(shown))
+
+
+def best_weights(learner: Learner) -> dict[str, Any]:
+    """The weights that are validated, as the part of a checkpoint that holds them."""
+    return {"model": learner.best_network.state_dict(), "ema": None}
+
+
+def calibrated(calibration: Mapping[str, Calibration]) -> dict[str, Any]:
+    """The part of a checkpoint that holds the temperatures of its weights; nothing without any."""
+    found = {name: asdict(one) for name, one in calibration.items()}
+    return {"calibration": found} if found else {}
 
 
 def no_room_to_validate(learner: Learner) -> RunError:

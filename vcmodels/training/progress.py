@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 
 from vcmodels.checkpoint import Checkpoint, typed
-from vcmodels.config.task import epoch_curves
+from vcmodels.config.task import OF_VOLUMES, epoch_curves
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.errors import CheckpointError, RunError
 from vcmodels.metrics.base import Sense
@@ -193,6 +193,11 @@ class Watch:
     curve: str
     sense: Sense
 
+    @property
+    def is_of_volumes(self) -> bool:
+        """Whether it has a value only in epochs that validate whole volumes."""
+        return self.curve.startswith(OF_VOLUMES)
+
     def cost(self, scalars: Mapping[str, float]) -> float:
         """What is the lower, the better the network: the value, or its negative.
 
@@ -205,7 +210,7 @@ class Watch:
 def best_watch(settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> Watch:
     """The curve that chooses the best checkpoint."""
     curve = settings.best_metric
-    return Watch(curve, epoch_curves(targets)[curve])
+    return Watch(curve, epoch_curves(targets, settings.validation)[curve])
 
 
 def watched(settings: TrainingParams, targets: Mapping[str, AnyTarget]) -> dict[str, Watch]:
@@ -230,11 +235,15 @@ class EarlyStop:
         if given is None:
             return None
         curve = given.metric or settings.best_metric
-        sense = epoch_curves(targets)[curve] if given.mode == "auto" else given.mode
+        curves = epoch_curves(targets, settings.validation)
+        sense = curves[curve] if given.mode == "auto" else given.mode
         return cls(Watch(curve, sense), given.patience, given.min_delta)
 
     def see(self, counters: Counters, scalars: Mapping[str, float]) -> None:
-        """Count an epoch that has just ended, with the values of its curves."""
+        """Count an epoch that has just ended, with the values of its curves.
+
+        One without a validation of whole volumes is not seen by a rule that watches these.
+        """
         if counters.watched != self._watched:  # the rule was changed on the way
             counters.watched = self._watched
             counters.least_cost, counters.stale_epochs, counters.valueless_epochs = math.inf, 0, 0
@@ -252,9 +261,10 @@ class EarlyStop:
     def reason(self, counters: Counters) -> str:
         """In words, when and why the run ended."""
         stale, valueless = counters.stale_epochs, counters.valueless_epochs
-        what = f"has not improved for {stale} epochs"
+        times = "validations" if self.watch.is_of_volumes else "epochs"
+        what = f"has not improved for {stale} {times}"
         if valueless == stale:
-            what = f"has had no value for {stale} epochs"
+            what = f"has had no value for {stale} {times}"
         elif valueless:
             what += f", {valueless} of them without a value"
         return f"stopped early after epoch {counters.epoch}: {self.watch.curve} {what}"

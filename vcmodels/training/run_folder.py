@@ -15,6 +15,7 @@ from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
 from vcmodels.config.load import anchor, fill_normalization, fill_sizes
 from vcmodels.config.messages import as_object
+from vcmodels.config.task import OF_VOLUMES
 from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
 from vcmodels.runs.run import (
@@ -47,7 +48,7 @@ MAY_CHANGE = (
             "max_epoch", "max_minutes", "num_dataloader_workers", "chunk_cache_gb",
             "tensorboard_log_dir", "device", "ckpt_out_base", "keep_checkpoints", "save_every",
             "threads", "compile", "checkpoint_path", "load_weights_only", "memory_gb", "recipe",
-            "early_stopping", "wandb", "calibrate",
+            "early_stopping", "wandb", "calibrate", "validation", "keep_unscored",
         )
     ),
 )  # fmt: skip
@@ -98,8 +99,15 @@ def changed_keys(
     return [
         (key, shown(before), shown(after))
         for key, (before, after) in sorted(found.items())
-        if not may_change(key) and key not in free
+        if (not may_change(key) and key not in free) or _chooses_best(key, new)
     ]
+
+
+def _chooses_best(key: str, new: Mapping[str, Any]) -> bool:
+    """Whether a key says how the curve of the best checkpoint is measured: two ways do not compare."""
+    settings = as_object(new.get("tr_params")) or {}
+    is_of_volumes = str(settings.get("best_metric")).startswith(OF_VOLUMES)
+    return is_of_volumes and key.startswith("tr_params.validation.metrics")
 
 
 def _without_tests(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,13 +281,20 @@ class RunFolder(Run):
         self._record({*written, epoch})
         return True
 
-    def keep_only(self, count: int) -> None:
-        """Delete all but the newest `count` numbered checkpoints of the run, and nothing else."""
-        kept = self.kept()
+    def keep_only(self, count: int, unscored: int = 0) -> None:
+        """Delete numbered checkpoints of the run, and nothing else.
+
+        Args:
+            count: how many of the newest stay.
+            unscored: how many more stay, of the newest that a watcher has still to score.
+        """
+        kept, scored = self.kept(), self.scored()
         old = list(kept)[: max(len(kept) - count, 0)]
-        for epoch in old:
+        waiting = [] if scored is None else [epoch for epoch in old if epoch not in scored]
+        gone = set(old) - set(waiting[max(len(waiting) - unscored, 0) :])
+        for epoch in gone:
             kept[epoch].unlink()
-        self._record(kept.keys() - set(old))
+        self._record(kept.keys() - gone)
 
     def _record(self, epochs: Iterable[int]) -> None:
         write_json(self.folder / CHECKPOINTS, {"epochs": sorted(epochs)})

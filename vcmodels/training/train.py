@@ -45,7 +45,7 @@ from vcmodels.training.curve_values import refuse_unlabelled, refuse_valueless
 from vcmodels.training.curves import cut_json_lines, open_board, traceable
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
-from vcmodels.training.loop import Loop
+from vcmodels.training.loop import Loop, best_weights
 from vcmodels.training.other_folds import (
     require_alike,
     require_one_division,
@@ -69,6 +69,11 @@ from vcmodels.training.start import (
     unkept,
 )
 from vcmodels.training.step import require_pairs
+from vcmodels.training.validation import (
+    HeldOutVolumes,
+    MakeVolumeValidation,
+    VolumeValidation,
+)
 from vcmodels.training.world import World, local_device
 from vcmodels.volumes.places import write_atomic
 
@@ -194,12 +199,20 @@ def datasets(resolved: Resolved, summary: DataSummary) -> tuple[PatchDataset, Pa
     return training, plain_set(resolved, rows, split.val_regions, normalization)
 
 
+VALIDATION = "validation"
+"""The folder, in that of the run, for predictions of whole volumes while they are validated."""
+
 ESTIMATE_SLACK = 2
 """A compiled step may keep half of what is estimated; sizes near the limit are left to try."""
 
 
 def train(
-    task: Task, *, reporter: Reporter, restart: bool = False, accept_changed_data: bool = False
+    task: Task,
+    *,
+    reporter: Reporter,
+    restart: bool = False,
+    accept_changed_data: bool = False,
+    whole_volumes: MakeVolumeValidation | None = None,
 ) -> int:
     """Train until `max_epoch`, `max_minutes` or a signal, continuing the run that the folder holds.
 
@@ -208,6 +221,7 @@ def train(
         reporter: where lines and progress bars go.
         restart: move an earlier run aside and begin again.
         accept_changed_data: continue on inputs or labels that are other than they were.
+        whole_volumes: makes what validates whole volumes, for tasks that ask for it.
 
     Returns:
         The exit code: 0 when finished, 128 + signal when stopped by one (the state is saved).
@@ -258,6 +272,10 @@ def train(
         if validation is not None:
             is_new = origin.resumed is None
             world.once(lambda: refuse_valueless(resolved.task, validation, reporter, is_new=is_new))
+        facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
+        volumes = volume_validation(resolved, summary.split, run, device, whole_volumes)
+        if volumes is not None:
+            world.once(lambda: volumes.check({**facts, **best_weights(learner)}))
         batch = world.once(lambda: known_batch(run, learner.settings, origin.resumed))
         if world.is_first:
             fewer = batch if batch < learner.settings.batch_size else None
@@ -268,7 +286,6 @@ def train(
             reporter.say("the first step compiles the network, which takes a minute or so")
             learner.compile(reporter.say)
 
-        facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
         feed = Feed(training, validation, learner.settings, device, world, batch)
         held.callback(feed.close)
         restore_feed(feed, origin.continued, facts["split"], reporter)
@@ -276,8 +293,26 @@ def train(
         reported = counters.epoch * learner.settings.max_steps_per_epoch
         reporter.say(f"curves: tensorboard --logdir {task.tensorboard_dir.parent}")
         with shown_on(resolved, run.log, learner, reported, reporter) as board:
-            loop = Loop(learner, counters, feed, run, board, stop, reporter, facts, deadline)
+            loop = Loop(
+                learner, counters, feed, run, board, stop, reporter, facts, volumes, deadline
+            )
             return loop.train()
+
+
+def volume_validation(
+    resolved: Resolved,
+    split: Split,
+    run: Run,
+    device: torch.device,
+    make: MakeVolumeValidation | None,
+) -> VolumeValidation | None:
+    """What validates whole volumes, if the task asks for it and something is held out."""
+    pairs = zip(resolved.volumes, split.val_regions, strict=True)
+    parts = tuple((volume, box) for volume, box in pairs if box is not None)
+    if not resolved.task.tr_params.validation.whole_volumes or not parts:
+        return None
+    assert make is not None, "train(whole_volumes=...) is needed for this task"
+    return make(HeldOutVolumes(resolved.task, parts, run.folder / VALIDATION, device))
 
 
 def forget_lost_best(run: Run, counters: Counters, reporter: Reporter) -> None:

@@ -1,12 +1,17 @@
-"""Losses and metrics over the validation patches."""
+"""Losses and metrics over the validation patches; what a validation of whole volumes is."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from vcmodels.config import Task
+from vcmodels.data.volumes import TaskVolume
+from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import Sums
 from vcmodels.metrics.calibration import Calibration
 from vcmodels.metrics.registry import add_sums
@@ -38,6 +43,47 @@ class Validation:
     """Per target (H, W, 3) float32 in [0, 1]: as `draw_row`, one row a patch."""
     calibration: dict[str, Calibration] = field(default_factory=dict)
     """With `calibrate`: the temperature of each head of masks or classes; of the first process."""
+
+
+@dataclass(frozen=True)
+class HeldOutVolumes:
+    """What a validation of whole volumes predicts, and where."""
+
+    task: Task
+    """The resolved task."""
+    parts: tuple[tuple[TaskVolume, Box], ...]
+    """Volumes, and what is held out of each."""
+    folder: Path
+    """For predictions on the way; a validation that was cut off continues with what is there."""
+    device: torch.device
+
+
+class VolumeValidation(Protocol):
+    """Predicts whole volumes with the weights of a training, and scores them."""
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuse, before the first step, what a validation would fail of.
+
+        Args:
+            state: of a checkpoint, with the weights that are validated as `model`.
+
+        Raises:
+            RefusedError: naming a key or a volume.
+        """
+        ...
+
+    def __call__(
+        self, state: Mapping[str, Any], should_stop: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """The points of the curves `val_volumes/`; None after a stop.
+
+        Raises:
+            RunError: a volume cannot be predicted or scored.
+        """
+        ...
+
+
+MakeVolumeValidation = Callable[[HeldOutVolumes], VolumeValidation]
 
 
 @torch.inference_mode()

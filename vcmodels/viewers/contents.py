@@ -28,7 +28,7 @@ from vcmodels.viewers.looks import (
     look_of_values,
 )
 from vcmodels.viewers.scene import Boxes, Frame, Layer, Scene, fewer_boxes
-from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
+from vcmodels.volumes import ChannelAxis, Place, Volume, expand_location, open_volume, place_at
 from vcmodels.volumes.levels import Level, stored_levels
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
@@ -88,7 +88,7 @@ def scene_of_result(location: str, images: Sequence[str], reporter: Reporter) ->
         RefusedError: the group holds no prediction.
     """
     root = place_at(location)
-    inputs = [_open(image, IMAGE) for image in images] or recorded_inputs(root, reporter)
+    inputs = [open_any(image, IMAGE) for image in images] or recorded_inputs(root, reporter)
     first = next(stored_predictions(root), None)
     if first is None:
         raise RefusedError(str(root), "holds no prediction yet", "wait until infer has begun")
@@ -99,7 +99,11 @@ def scene_of_result(location: str, images: Sequence[str], reporter: Reporter) ->
 
 
 def scene_of_arrays(
-    location: str, images: Sequence[str], labels: Sequence[str], reporter: Reporter
+    location: str,
+    images: Sequence[str],
+    labels: Sequence[str],
+    reporter: Reporter,
+    channel_axis: ChannelAxis | None = None,
 ) -> Scene:
     """Any array or OME-Zarr group, with others.
 
@@ -108,16 +112,17 @@ def scene_of_arrays(
         images: shown under it.
         labels: shown over it, as ids.
         reporter: told how values that say nothing of themselves are shown.
+        channel_axis: of arrays of 4 axes that do not say it.
 
     Raises:
         VolumeError: an array is missing or damaged, or lies on another grid than the first.
     """
-    main = _open(location, SOURCE)
-    under = [_open(image, IMAGE) for image in images]
+    main = open_any(location, SOURCE, channel_axis)
+    under = [open_any(image, IMAGE, channel_axis) for image in images]
     frame = Frame.of((under or [main])[0])
     layers = [*_images(under, frame, None), _layer(main, frame, reporter)]
     for place in labels:
-        array = _open(place, "--labels")
+        array = open_any(place, "--labels", channel_axis)
         _require_whole_numbers(array)
         layers.append(_placed(_name(array), stored_levels(array), Ids(), frame))
     return Scene(_name(main), tuple(_named_once(layers)))
@@ -283,10 +288,10 @@ def _placed(name: str, levels: tuple[Level, ...], look: Look, frame: Frame) -> L
     return Layer(name, levels, look, replace(own, unit=own.unit or frame.unit))
 
 
-def _open(text: str, key: str) -> Volume:
+def open_any(text: str, key: str, channel_axis: ChannelAxis | None = None) -> Volume:
     """An array, or the finest level of a group."""
     location = expand_location(text)
-    return open_volume(location, key=key, channels="any")
+    return open_volume(location, key=key, channels="any", channel_axis=channel_axis)
 
 
 def _require_whole_numbers(array: Volume) -> None:

@@ -16,12 +16,13 @@ from vcmodels.targets import KINDS, AnyTarget
 from vcmodels.targets.base import Target
 from vcmodels.viewers.contents import (
     chosen_volume,
+    open_any,
     predicted_inputs,
     recorded_box,
     recorded_inputs,
     stored_predictions,
 )
-from vcmodels.volumes import Place, Volume, expand_location, open_volume, place_at
+from vcmodels.volumes import ChannelAxis, Place, Volume, place_at
 
 PLAIN_KINDS = ("binary", "instances", "regression", "normals", "vector")
 """What an array may be said to be; classes are drawn as instances are, a colour for each number."""
@@ -94,8 +95,10 @@ def subject_of_result(
     found = {name: array for name, array in stored_predictions(root) if _is_of_target(array)}
     names = _named(wanted, list(found))
     places = _by_target(labels, names)
-    layers = [_own_layer(name, found[name], places.get(name)) for name in names]
-    inputs = [_open(image, "--image")] if image else recorded_inputs(root, reporter)
+    layers = [
+        _own_layer(name, found[name], _truth(places.get(name), found[name])) for name in names
+    ]
+    inputs = [open_any(image, "--image")] if image else recorded_inputs(root, reporter)
     first = next(iter(found.values()), None)
     if first is None:
         raise RefusedError(str(root), "holds no prediction", "name a result of infer")
@@ -109,6 +112,7 @@ def subject_of_array(
     labels: Mapping[str | None, str],
     kind: str | None,
     foreground: str | None,
+    channel_axis: ChannelAxis | None = None,
 ) -> Subject:
     """One array or OME-Zarr group: a prediction of ours, or what it is said to be.
 
@@ -118,19 +122,20 @@ def subject_of_array(
         labels: one at most.
         kind: one of `PLAIN_KINDS`, for an array that does not say itself.
         foreground: which values of a mask are foreground, as in a task file.
+        channel_axis: of arrays of 4 axes that do not say it.
 
     Raises:
         RefusedError: nothing says what the values are, or the kind does not fit.
         VolumeError: an array is missing or damaged, or of another extent.
     """
-    array = _open(location, "PREDICTION")
+    array = open_any(location, "PREDICTION", channel_axis)
     name = array.location.rstrip("/").rsplit("/", 1)[-1]
-    under = _open(image, "--image") if image else None
-    places = _by_target(labels, [name])
+    under = open_any(image, "--image", channel_axis) if image else None
+    truth = _truth(_by_target(labels, [name]).get(name), array, channel_axis)
     if kind is None and prediction_notes(array) is not None:
-        layer = _own_layer(name, array, places.get(name))
+        layer = _own_layer(name, array, truth)
     else:
-        layer = _plain_layer(name, array, places.get(name), kind, foreground)
+        layer = _plain_layer(name, array, truth, kind, foreground)
     return _subject([layer], array.box, under, location, array)
 
 
@@ -171,28 +176,36 @@ def _is_of_target(array: Volume) -> bool:
     return notes is not None and notes["encoding"].get("kind") in KINDS
 
 
-def _own_layer(name: str, array: Volume, label: str | None) -> Layer:
+def _truth(
+    label: str | None, array: Volume, channel_axis: ChannelAxis | None = None
+) -> Volume | None:
+    """The label of a prediction, where one is given.
+
+    Raises:
+        VolumeError: it is missing or damaged, or of another extent.
+    """
+    if label is None:
+        return None
+    stored = open_any(label, "--label", channel_axis)
+    _require_extent(stored, array)
+    return stored
+
+
+def _own_layer(name: str, array: Volume, label: Volume | None) -> Layer:
     """A prediction of ours, by its encoding, with a plain label of its kind."""
     notes = prediction_notes(array)
     assert notes is not None, "the caller looks first"
     target = writer_of(notes["encoding"], array)
-    truth = None
-    if label is not None:
-        stored = _open(label, "--label")
-        _require_extent(stored, array)
-        truth = plain(stored, target)
+    truth = None if label is None else plain(label, target)
     return Layer(name, target, predicted(array, target), truth)
 
 
 def _plain_layer(
-    name: str, array: Volume, label: str | None, kind: str | None, foreground: str | None
+    name: str, array: Volume, truth: Volume | None, kind: str | None, foreground: str | None
 ) -> Layer:
     if kind is None:
         found = f"nothing next to {array.location} says what its values are"
         raise RefusedError("--kind", found, f"give one of {', '.join(PLAIN_KINDS)}")
-    truth = None if label is None else _open(label, "--label")
-    if truth is not None:
-        _require_extent(truth, array)
     if kind == "instances":
         for one in (array, *((truth,) if truth else ())):
             if one.dtype.kind not in "uib" or one.channels > 1:
@@ -217,10 +230,6 @@ def _target(kind: str, array: Volume, foreground: str | None) -> Target:
         said = error.errors()[0]["msg"]
         found = f"{array.location} with {array.channels} channels is no {kind}: {said}"
         raise RefusedError("--kind", found, "give another kind, or correct --foreground") from error
-
-
-def _open(text: str, key: str) -> Volume:
-    return open_volume(expand_location(text), key=key, channels="any")
 
 
 def _require_extent(array: Volume, like: Volume) -> None:

@@ -38,10 +38,15 @@ def serving(scene: Scene, host: str, port: int, reporter: Reporter) -> Iterator[
     """
     _require_free(host, port)
     neuroglancer.set_server_bind_address(host, port)
-    viewer = neuroglancer.Viewer()
+    # Else whoever has the address gets this user's tokens for Google and other stores.
+    viewer = neuroglancer.Viewer(allow_credentials=False)
     try:
         server = page_server.global_server
         assert server is not None, "making the viewer starts it"
+        if (
+            ":" in host and host != "::"
+        ):  # the package leaves out the brackets of IPv6 (RFC 3986, 3.2.2)
+            server.server_url = f"http://[{host}]:{server.port}"
         served = ServedScene(scene)
         route = rf"/layers/{viewer.token}/(.*)"
         settings = {"served": served, "threads": server.executor, "reporter": reporter}
@@ -65,7 +70,7 @@ def _require_free(host: str, port: int) -> None:
             trial.bind(address)
     except OSError as error:
         found = f"{host}:{port} cannot be listened on ({error.strerror or error})"
-        raise RefusedError("--port", found, "choose another --port or --host") from error
+        raise RefusedError("--host, --port", found, "choose others") from error
 
 
 class _Layers(tornado.web.RequestHandler):

@@ -9,15 +9,15 @@ from statistics import fmean, stdev
 from typing import Any
 
 from vcmodels.config import Task
-from vcmodels.config.reading import keys_of_input
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import RefusedError
 from vcmodels.evaluation.evaluate import ScoredRegion, wanted_targets
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.task import ScoredPart, about_task, score_parts
-from vcmodels.evaluation.written import REPORT
+from vcmodels.evaluation.written import require_folder
 from vcmodels.geometry.boxes import Box
+from vcmodels.inference.many import input_keys
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
 from vcmodels.inference.request import Request, RunOptions, with_section
@@ -26,7 +26,6 @@ from vcmodels.results import file_name, result_root
 from vcmodels.runs.run import Run, read_log
 from vcmodels.runs.survey import read_status
 from vcmodels.training.other_folds import begun_folds
-from vcmodels.volumes.places import refuse_in_store
 
 VALIDATION = "val/"
 NOT_BEGUN = "not begun"
@@ -254,7 +253,7 @@ def score_held_out(
     Args:
         task: of all folds, each of which has a checkpoint.
         reporter: gets the progress and the scores.
-        should_stop: asked after every batch.
+        should_stop: asked after every batch, and several times a second while it scores.
         output: keep a report of all folds in this folder, as from `evaluate`; each is a group.
 
     Returns:
@@ -268,7 +267,7 @@ def score_held_out(
     if folds is None or folds.index is not None:
         raise RefusedError("tr_params.folds", "this is no whole cross-validation", "give --folds K")
     if output is not None:
-        refuse_in_store("--output", output / REPORT)
+        require_folder("--output", output)
     run, volumes = Run(task.run_dir, name), open_volumes(task)
     targets = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
     parts = held_out_parts([run.fold(index) for index in range(folds.count)], volumes)
@@ -278,8 +277,10 @@ def score_held_out(
             return None
     scores = score_parts(
         [part.scored(name, parts) for part in parts], targets, task.evaluation,
-        output=output, reporter=reporter, about=about_task(task),
+        output=output, reporter=reporter, about=about_task(task), should_stop=should_stop,
     )  # fmt: skip
+    if scores is None:
+        return None
     return _held_out_scores(parts, name, scores.report)
 
 
@@ -322,19 +323,16 @@ def _predict(
     task: Task, part: HeldOutPart, reporter: Reporter, should_stop: Callable[[], bool]
 ) -> bool:
     """Predict a held-out part with the best checkpoint of its fold; false after a stop."""
-    asked, volumes = task.inference_params, part.volume.inputs
-    entry = task.dataset_config.volume_paths[int(part.volume.key.rpartition(".")[2])]
-    keys = keys_of_input(entry, volumes[0])
-    params = asked.changed(
-        **keys | {"level": 0},  # the path names the array itself
-        input_path=[volume.location for volume in volumes],
+    params = task.inference_params.changed(
+        **input_keys(task, part.volume),
+        volumes=None,
         output_dir=str(part.folder),
         bbox=tuple(zip(part.box.origin, part.box.end, strict=True)),
         pyramid=0,
     )
     request = Request(
-        networks=load_predictor(part.run.best).networks,
-        inputs=volumes,
+        networks=load_predictor(part.run.folder).networks,
+        inputs=part.volume.inputs,
         output=result_root(params.output_dir, task.tr_params.model_name),
         params=params,
         targets=task.dataset_config.targets,

@@ -1,0 +1,3 @@
+from tests.labelled import make_task, store
+
+__all__ = ["make_task", "store"]

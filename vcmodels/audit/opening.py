@@ -1,0 +1,13 @@
+"""What was said while the volumes were opened: axes, metadata, volumes shorter than a patch."""
+
+from collections.abc import Iterator
+
+from vcmodels.audit.base import Check, Finding, Scene
+
+
+def _find(scene: Scene) -> Iterator[Finding]:
+    for line in dict.fromkeys(scene.lines):
+        yield Finding("note", "dataset_config", line.removeprefix("note: "), "")
+
+
+CHECK = Check("opening", "Opened volumes", _find)
