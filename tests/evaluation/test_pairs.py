@@ -15,6 +15,7 @@ from vcmodels.errors import RunError
 from vcmodels.evaluation.evaluate import pair_of
 from vcmodels.evaluation.pairs import (
     CELL_VALUES,
+    LONG_EDGE,
     ArrayPair,
     InstancePair,
     RecentArrays,
@@ -241,10 +242,24 @@ def test_contents_change_with_what_is_read_and_with_nothing_else(store):
 )
 def test_cells_are_bounded_and_hold_whole_chunks_where_they_can(extent, chunks, channels):
     cell = cell_shape(extent, chunks, channels)
-    assert all(1 <= edge <= 256 for edge in cell)
+    assert all(1 <= edge <= LONG_EDGE for edge in cell)
     assert np.prod(cell) * channels <= CELL_VALUES or cell == (1, 1, 1)
     if max(chunks) <= 32 and channels == 1:
         assert all(e % c == 0 or e == n for e, c, n in zip(cell, chunks, extent, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "cell"),
+    [
+        ((1, 1024, 1024), (16, 512, 512)),
+        ((64, 256, 256), (64, 256, 256)),
+        ((128, 128, 128), (128, 128, 128)),
+        ((48, 48, 600), (48, 96, 512)),
+    ],
+    ids=str,
+)
+def test_long_chunks_are_decoded_few_times(chunks, cell):
+    assert cell_shape((999, 1024, 1024), chunks, 2) == cell
 
 
 def test_arrays_in_memory_are_a_pair():

@@ -53,7 +53,7 @@ class Counted:
     """(Z, n) int64: how many voxels of each slice are such."""
 
 
-CELL_EDGE = 128
+CELL_EDGE, LONG_EDGE = 128, 512
 CELL_VALUES = 1 << 23
 """Of a cell, in all channels together: 32 MiB as float32; 128^3 voxels of a mask and its label fit."""
 KEPT_BYTES = 128 << 20
@@ -88,18 +88,25 @@ class ScoredPair(Pair, Protocol):
 def cell_shape(extent: Shape, chunks: Shape, channels: int) -> Shape:
     """In what a volume is read: whole chunks, up to about `CELL_EDGE` voxels and `CELL_VALUES`.
 
+    Of longer chunks up to `LONG_EDGE` voxels, in fewer slices: each cell decodes all chunks that it
+    touches. Whole slices of 1024^2 are so decoded 4 times, not 16 times. Fewer still would cost more
+    than they save where a metric looks around its block.
+
     Args:
         extent: of the volume.
         chunks: of the array that is most expensive to read.
         channels: of everything that is held of a voxel.
     """
+    units = [max(min(n, c, LONG_EDGE), 1) for n, c in zip(extent, chunks, strict=True)]
     edges = [
-        max(min(n, 2 * CELL_EDGE if c > CELL_EDGE else c * (CELL_EDGE // c)), 1)
-        for n, c in zip(extent, chunks, strict=True)
+        max(min(n, unit * max(CELL_EDGE // unit, 1)), 1)
+        for n, unit in zip(extent, units, strict=True)
     ]
     while prod(edges) * channels > CELL_VALUES and max(edges) > 1:
-        longest = edges.index(max(edges))
-        edges[longest] = -(-edges[longest] // 2)
+        counts = [-(-edge // unit) for edge, unit in zip(edges, units, strict=True)]
+        most = max(range(3), key=lambda axis: (counts[axis], edges[axis]))
+        whole = units[most] if counts[most] > 1 else 1
+        edges[most] = whole * -(-edges[most] // (2 * whole))
     return triple(edges)
 
 
@@ -311,8 +318,7 @@ class TargetPair(CellPair):
         if valid.any():
             stored = self.prediction.read(box)
             if stored.dtype.kind == "f":
-                is_nan = np.isnan(stored).any(axis=0) & valid.any(axis=0)
-                _require_numbers(is_nan, self.prediction, box)
+                _require_numbers(np.isnan(stored), valid, self.prediction, box)
             return *self._comparable(stored, truth), valid
         # Nothing counts here, so that the prediction need not be read.
         stored = np.zeros((self.prediction.channels, 0, 0, 0), self.prediction.dtype)
@@ -422,7 +428,7 @@ class InstancePair(CellPair):
         if not valid.any():
             return np.zeros(label.shape, id_dtype(self.prediction.dtype)), label, valid
         prediction, known = self._stored("prediction", self.prediction).exact_ids(box, ())
-        _require_numbers((valid & ~known).any(axis=0), self.prediction, box)
+        _require_numbers(~known, valid, self.prediction, box)
         return prediction, label, valid
 
     def is_constant(self, box: Box) -> bool:
@@ -487,19 +493,23 @@ class ArrayPair(CellPair):
         return {"form": self.form, "values": digest.hexdigest(), **_place(self)}
 
 
-def _require_numbers(is_nan: np.ndarray, prediction: Volume, box: Box) -> None:
+def _require_numbers(is_nan: np.ndarray, valid: np.ndarray, prediction: Volume, box: Box) -> None:
     """Refuse NaN that counts: it would pass for background, or make a figure unknown.
 
     Args:
-        is_nan: (Z, Y, X) bool: where a prediction is NaN and the label counts.
+        is_nan: (S, Z, Y, X) bool: where a prediction is NaN.
+        valid: (V, Z, Y, X) bool: where the label counts.
         prediction: whose values they are.
         box: where they lie.
 
     Raises:
         RunError: there is one; names the first.
     """
-    if is_nan.any():
-        place = tuple(o + int(i) for o, i in zip(box.origin, np.argwhere(is_nan)[0], strict=True))
+    if not is_nan.any():
+        return
+    places = np.argwhere(np.any(is_nan, axis=0) & np.any(valid, axis=0))
+    if len(places):
+        place = tuple(o + int(i) for o, i in zip(box.origin, places[0], strict=True))
         found = f"{prediction.location} holds NaN at (z, y, x) = {place}, where the label counts"
         raise RunError(prediction.key, found, "predict it, or give a mask that is 0 there")
 
