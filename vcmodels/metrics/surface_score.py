@@ -37,7 +37,7 @@ from math import nan
 import numpy as np
 
 from vcmodels.geometry.boxes import Box, triple
-from vcmodels.metrics.base import BlockMetric, FigureValues, Pair, Part, Sense
+from vcmodels.metrics.base import BlockMetric, BlockPart, FigureValues, Pair, Sense
 from vcmodels.metrics.components import Components, by_name, named
 from vcmodels.metrics.instances import Overlaps, variation_of_information
 from vcmodels.metrics.overlap import ratio
@@ -65,7 +65,7 @@ def octants(box: Box) -> list[Box]:
 
 def measure_octants(
     scored: Box, block: Box, predicted: np.ndarray, labelled: np.ndarray
-) -> Iterator[tuple[int, Part]]:
+) -> Iterator[tuple[int, BlockPart]]:
     """What a block keeps of each octant that it touches, by the number of the octant.
 
     Args:
@@ -91,7 +91,9 @@ def _cropped(mask: np.ndarray, around: Box, window: Box, octant: Box) -> np.ndar
     return cropped
 
 
-def _measure_octant(block: Box, octant: Box, predicted: np.ndarray, labelled: np.ndarray) -> Part:
+def _measure_octant(
+    block: Box, octant: Box, predicted: np.ndarray, labelled: np.ndarray
+) -> BlockPart:
     masks = {"predicted": predicted, "labelled": labelled, "union": predicted | labelled}
     found = {name: BlockTopology.of(mask, block, octant, 6) for name, mask in masks.items()}
     part = {key: array for name, one in found.items() for key, array in one.pack(name).items()}
@@ -116,7 +118,7 @@ class OctantJoin:
         self._held: dict[str, list[np.ndarray]] = defaultdict(list)
         self._holes: list[np.ndarray] = []
 
-    def add(self, part: Part) -> None:
+    def add(self, part: BlockPart) -> None:
         """Take in a block, from `measure_octants`."""
         found = by_name(part)
         shared = found["shared"]
@@ -197,7 +199,7 @@ class SurfaceScore(BlockMetric):
             ["surface_score", *(f"surface_score_{term}" for term in WEIGHTS)], "max"
         )
 
-    def measure(self, pair: Pair, block: Box) -> Part:
+    def measure(self, pair: Pair, block: Box) -> BlockPart:
         part = {"edge": np.array(max(pair.spacing))}
         for k, masks in enumerate(zip(*pair.regions(block.grow((1, 1, 1))), strict=True)):
             for number, found in measure_octants(pair.box, block, *masks):
@@ -205,7 +207,7 @@ class SurfaceScore(BlockMetric):
         part |= _under("components", self._components.measure(pair, block))
         return part | _under("surface", self._surface(0.0).measure(pair, block))
 
-    def join(self, parts: Iterable[tuple[Box, Part]]) -> Part:
+    def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         """All parts as one; three metrics look at them, so that they are held in memory."""
         found = [(box, _by_room(part)) for box, part in parts]
         octants: dict[int, dict[int, OctantJoin]] = defaultdict(lambda: defaultdict(OctantJoin))
@@ -221,7 +223,7 @@ class SurfaceScore(BlockMetric):
         counts = [sum((one.counts() for one in octants[k].values()), none) for k in range(masks)]
         return joined | {"topology": np.array(counts)}
 
-    def figures(self, joined: Part) -> Mapping[str, FigureValues]:
+    def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:
         rooms = _by_room(joined)
         tables = by_name(rooms["components"])
         surface = self._surface(TOLERANCE * float(joined["edge"])).figures(rooms["surface"])
@@ -247,13 +249,13 @@ class SurfaceScore(BlockMetric):
         return SurfaceMetric(compares=self.compares, tolerances=(tolerance,), elements="surfels")
 
 
-def _under(room: str, part: Part) -> Part:
+def _under(room: str, part: BlockPart) -> BlockPart:
     return {f"{room}/{key}": array for key, array in part.items()}
 
 
-def _by_room(part: Part) -> dict[str, Part]:
+def _by_room(part: BlockPart) -> dict[str, BlockPart]:
     """What `_under` put into a part; the rest under ""."""
-    found: dict[str, Part] = defaultdict(dict)
+    found: dict[str, BlockPart] = defaultdict(dict)
     for key, array in part.items():
         room, _, own = key.rpartition("/")
         found[room][own] = array
