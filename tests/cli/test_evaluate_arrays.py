@@ -20,6 +20,7 @@ from vcmodels.targets import BinaryTarget, MulticlassTarget
 from vcmodels.volumes import Description, Grid, write_multiscale_group
 
 EXTENT = (10, 14, 18)
+INSTANCES = ("--kind", "instances", "--metrics", "instances")
 
 
 def smooth():
@@ -255,6 +256,27 @@ def test_nan_is_refused_only_where_it_counts(work, prediction, label, options):
     assert masked == whole
 
 
+def test_a_mask_of_floats_is_closed_where_it_is_nan(work):
+    closed = np.ones(EXTENT, np.float32)
+    closed[3:6] = 0
+    holes = np.where(closed == 0, np.float32(np.nan), closed)
+    work(p=PROBABILITY, ids=IDS, same=IDS, l=LABEL, zero=closed, nan=holes)
+    for pair in (("p", "l", "--metrics", "dice,average_precision"), ("ids", "same", *INSTANCES)):
+        tables = [work.run(*pair, "--mask", mask)[0] for mask in ("zero", "nan")]
+        assert tables[0] == tables[1]
+    assert (
+        work.run("p", "l", "--metrics", "dice")[0]
+        != work.run("p", "l", "--metrics", "dice", "--mask", "nan")[0]
+    )
+
+
+def test_a_tolerance_of_nothing_counts_what_lies_on_each_other(work):
+    work(p=PREDICTED == 1, l=PREDICTED == 1)
+    out, _ = work.run("p", "l", "--metrics", "surface", "--tolerance", "0", "--json")
+    (volume,) = Report.from_json(json.loads(out)).volumes
+    assert volume.targets["l"].figures["surface_dice"] == 1
+
+
 def test_r2_of_large_numbers_is_that_of_their_differences(work):
     rng = np.random.default_rng(0)
     label = rng.choice([60_000, 60_002], EXTENT).astype(np.uint16)
@@ -356,7 +378,7 @@ def test_a_prediction_of_ours_says_what_it_is(work, tmp_path):
         (("p", "l", "--classes", "0,0"), 2, "names one twice"),
         (("p", "l", "--metrics", "nope"), 2, '"nope" cannot be measured'),
         (("p", "l", "--metrics", "dice", "--tolerance", "1"), 2, "--tolerance: none of dice takes"),
-        (("p", "l", "--tolerance", "-1"), 2, "give numbers above 0"),
+        (("p", "l", "--tolerance", "-1"), 2, "give numbers from 0 on"),
         (("p", "l", "--ignore", "a"), 2, "give whole numbers"),
         (("p", "l", "--foreground", "big"), 2, '--foreground: "big" is no comparison'),
         (("p", "l", "--set", "name=1"), 2, "says nothing of how arrays are read"),

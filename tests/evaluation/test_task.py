@@ -14,7 +14,7 @@ from vcmodels.evaluation.report import Report
 from vcmodels.reporting import Silent
 from vcmodels.runs.run import Run
 from vcmodels.targets.binary import BinaryTarget
-from vcmodels.volumes import Description, Grid, write_multiscale_group
+from vcmodels.volumes import Description, Grid, set_group_attributes, write_multiscale_group
 from vcmodels.volumes.places import write_json
 
 EXTENT = (6, 9, 13)
@@ -189,13 +189,21 @@ def test_groups_have_means_of_their_own(cases):
 
 
 def test_a_report_and_a_table_are_kept(cases):
-    folder = cases.folder / "new/report"
+    folder, made = cases.folder / "new/report", {"path": "net_best.pth", "sha256": "ab" * 32}
+    for name in "cd":
+        notes = {
+            "provenance": {"checkpoint": made["path"]},
+            "manifest": {"checkpoint_sha256": made["sha256"]},
+        }
+        group = str(cases.folder / f"out/net/{name}.zarr")
+        set_group_attributes(group, {"vcmodels": notes})
     scores = evaluate(cases.task(volumes="test"), output=folder)
     names = {"report.json", "scores.csv", "report.html", "pictures"}
     assert {path.name for path in folder.iterdir()} == names
     kept = Report.from_json(json.loads((folder / "report.json").read_text()))
     assert kept.means("sheet") == scores.report.means("sheet")
     assert kept.provenance["run"] == str(cases.folder / "run")
+    assert kept.provenance["checkpoints"] == [made]
     with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["volume"], row["split"], row["target"]) for row in rows] == [

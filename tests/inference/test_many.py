@@ -105,6 +105,21 @@ def test_a_volume_that_fails_does_not_stop_the_others(many):
     many.predict(many.many()).require_all()
 
 
+def test_a_stop_after_a_failure_is_a_stop(many):
+    every = many.predict(many.many(bbox=[[0, 99], [0, 5], [0, 5]]))
+    assert every.failures
+    every.is_through = False
+    every.require_all()
+    assert not every.combined().is_through
+
+
+def test_boards_lie_in_a_folder_of_the_model(many, tmp_path):
+    many.predict(many.many(tensorboard_log_dir=str(tmp_path / "boards")))
+    (model,) = (tmp_path / "boards").iterdir()
+    assert model.name == "net"
+    assert sorted(path.name for path in model.iterdir()) == ["a", "b", "c"]
+
+
 def test_what_every_volume_is_refused_for_is_said_once(many):
     every = many.predict(many.many(bbox=[[0, 99], [0, 5], [0, 5]]))
     with pytest.raises(TaskError, match="is not inside the volume") as caught:

@@ -234,7 +234,7 @@ def evaluate(
         ),
         None if bbox is None else _box(spans("--bbox", bbox)),
         tuple(_words(metrics)),
-        tuple(_numbers("--tolerance", tolerance)),
+        tuple(_numbers("--tolerance", tolerance, may_be_zero=True)),
         volume_name(label),
     )
     under = () if image is None else (_image(image),)
@@ -521,8 +521,8 @@ def _integers(option: str, text: str | None) -> list[int]:
     return [int(word) for word in _words(text)]
 
 
-def _numbers(option: str, text: str | None) -> list[float]:
-    """Numbers above 0.
+def _numbers(option: str, text: str | None, *, may_be_zero: bool = False) -> list[float]:
+    """Numbers above 0, or from 0 on.
 
     Raises:
         RefusedError: one is none.
@@ -531,8 +531,10 @@ def _numbers(option: str, text: str | None) -> list[float]:
     for word in _words(text):
         with suppress(ValueError):
             numbers.append(float(word))
-    if len(numbers) < len(_words(text)) or not all(0 < n < math.inf for n in numbers):
-        raise RefusedError(option, f'found "{text}"', "give numbers above 0, as in 1,0.5")
+    is_whole = len(numbers) == len(_words(text))
+    if not is_whole or not all(0 <= n < math.inf and (n or may_be_zero) for n in numbers):
+        wanted = "numbers from 0 on" if may_be_zero else "numbers above 0"
+        raise RefusedError(option, f'found "{text}"', f"give {wanted}, as in 1,0.5")
     return numbers
 
 

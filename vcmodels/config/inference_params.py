@@ -170,8 +170,8 @@ class InferenceParams(Section):
     twice. `auto` is a quarter of the machine's memory, 4 at most."""
 
     tensorboard_log_dir: Location | None = None
-    """Show slices of the prediction in TensorBoard while it is made: into `<model_name>` there; off
-    when null."""
+    """Show slices of the prediction in TensorBoard while it is made: into `<model_name>` there, and of
+    many volumes into a folder each in it; off when null."""
     wandb: WandbConfig | None = None
     """Send these slices to Weights & Biases, too; off when null."""
 

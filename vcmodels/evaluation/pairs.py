@@ -290,7 +290,7 @@ class TargetPair(CellPair):
     decode: Decode | None = None
     """How stored predictions are read; as the target says when None."""
     mask: Volume | None = None
-    """Where it is 0 nothing counts."""
+    """Where it is 0 or NaN nothing counts."""
 
     def __post_init__(self) -> None:
         """Take over what the label says, and choose the cells."""
@@ -313,7 +313,7 @@ class TargetPair(CellPair):
         """
         truth, valid = self.label.read(box)
         if self.mask is not None and box.voxels:
-            valid = valid & (self.mask.read(box)[:1] != 0)
+            valid = valid & _inside(self.mask, box)
         if valid.any():
             stored = self.prediction.read(box)
             if stored.dtype.kind == "f":
@@ -346,7 +346,7 @@ class TargetPair(CellPair):
         if not stored.region.contains(box):
             return None
         labels = stored.array.read(box)[0]
-        mask = None if self.mask is None else self.mask.read(box)[0] != 0
+        mask = None if self.mask is None else _inside(self.mask, box)[0]
         try:
             if (labels == labels.flat[0]).all() and not target.read_label(labels[None])[1].any():
                 nothing = np.zeros((len(labels), 0), np.int64)
@@ -399,7 +399,7 @@ class InstancePair(CellPair):
     ignored: tuple[int, ...] = ()
     """Labelled values that do not count; NaN does not, either."""
     mask: Volume | None = None
-    """Where it is 0 nothing counts."""
+    """Where it is 0 or NaN nothing counts."""
     cell: Shape = (0, 0, 0)
     """As for `TargetPair`."""
     form: Compared = field(default="instances", init=False)
@@ -423,7 +423,7 @@ class InstancePair(CellPair):
             return prediction, label, nothing
         label, valid = self._stored("label", self.label).exact_ids(box, self.ignored)
         if self.mask is not None:
-            valid = valid & (self.mask.read(box)[:1] != 0)
+            valid = valid & _inside(self.mask, box)
         if not valid.any():
             return np.zeros(label.shape, id_dtype(self.prediction.dtype)), label, valid
         prediction, known = self._stored("prediction", self.prediction).exact_ids(box, ())
@@ -467,6 +467,12 @@ def _require_numbers(is_nan: np.ndarray, valid: np.ndarray, prediction: Volume, 
         place = tuple(o + int(i) for o, i in zip(box.origin, places[0], strict=True))
         found = f"{prediction.location} holds NaN at (z, y, x) = {place}, where the label counts"
         raise RunError(prediction.key, found, "predict it, or give a mask that is 0 there")
+
+
+def _inside(mask: Volume, box: Box) -> np.ndarray:
+    """Where a mask lets voxels count: not where it is 0 or NaN. (1, Z, Y, X) bool."""
+    stored = mask.read(box)[:1]
+    return (stored != 0) & (stored == stored)
 
 
 def _place(pair: ScoredPair) -> dict[str, Any]:

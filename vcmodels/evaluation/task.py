@@ -414,12 +414,15 @@ def _report_parts(
 
 
 def _checkpoints(parts: Sequence[ScoredPart]) -> list[Any]:
-    """The checkpoints that the results were made with, as their attributes name them."""
+    """The checkpoints that the results were made with, as their attributes name them: path and sha256."""
     found: dict[str, Any] = {}
     for root in dict.fromkeys(part.root for part in parts):
-        one = our_attributes(root).get("provenance", {}).get("checkpoint")
-        if one is not None:
-            found.setdefault(json.dumps(one), one)
+        noted = our_attributes(root)
+        one = {
+            "path": noted.get("provenance", {}).get("checkpoint"),
+            "sha256": noted.get("manifest", {}).get("checkpoint_sha256"),
+        }
+        found.setdefault(json.dumps(one), one)
     return list(found.values())
 
 

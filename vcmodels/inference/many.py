@@ -172,13 +172,13 @@ class ManyReports:
         )
 
     def require_all(self) -> None:
-        """Refuse to call it done where a volume failed.
+        """Refuse to call it done where a volume failed; after a stop it is not called done anyway.
 
         Raises:
             RefusedError: each of them was refused, and nothing was written.
             RunError: some failed; the others are done.
         """
-        if not self.failures:
+        if not self.failures or not self.is_through:
             return
         first = next(iter(self.failures.values()))
         if not self.reports and all(isinstance(e, RefusedError) for e in self.failures.values()):

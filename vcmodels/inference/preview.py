@@ -194,7 +194,10 @@ def _sinks(request: Request, job: Job) -> list[CurveSink]:
     sinks: list[CurveSink] = []
     if params.tensorboard_log_dir is not None:
         facts = {"document": request.record, "parameters": {}, "metrics": []}
-        events = partial(EventWriter, board_folder(params) / name, 0, **facts)
+        model = request.record["tr_params"]["model_name"]
+        folder = board_folder(params) / model
+        own = folder if name == model else folder / name
+        events = partial(EventWriter, own, 0, **facts)
         sinks.append(CurveSink("TensorBoard", events))
     if params.wandb is not None:
         beside = job.root.path.parent if isinstance(job.root, LocalPlace) else Path.cwd()
