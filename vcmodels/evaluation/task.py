@@ -196,10 +196,7 @@ def score_parts(
         TaskError: no target has a label.
         RefusedError, RunError: as for `evaluate`.
     """
-    labelled = [n for n, target in targets.items() if any(p.region.label(n, target) for p in parts)]
-    if not labelled:
-        raise TaskError(OUTPUT, "no predicted target has a label on this volume")
-    scored = {name: targets[name] for name in labelled}
+    scored = _labelled(parts, targets)
     opened = [open_predictions(part, scored) for part in parts]
     metrics = {
         name: measured_metrics(target.stored_metrics, params.metrics.get(name))
@@ -223,9 +220,7 @@ def score_parts(
         return None
     failures = tuple(failure for limit in limits if (failure := limit.failure(report)))
     scores = TaskScores(report, failures)
-    for name, figures in scores.items():
-        listed = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
-        reporter.say(f"{name}: {listed}")
+    _report_scores(scores, reporter)
     if overlay is not None:
         part, predictions = next((p, o) for p, o in zip(parts, opened, strict=True) if o)
         _draw(overlay, part.region, scored, predictions, scores)
@@ -234,6 +229,30 @@ def score_parts(
         write_report(report, output, volumes, reporter)
         remove_records(output / RECORD)
     return scores
+
+
+def _labelled(
+    parts: Sequence[ScoredPart], targets: Mapping[str, AnyTarget]
+) -> dict[str, AnyTarget]:
+    """The targets that have a label on some part.
+
+    Raises:
+        TaskError: none has.
+    """
+    found = {
+        name: target
+        for name, target in targets.items()
+        if any(part.region.label(name, target) for part in parts)
+    }
+    if not found:
+        raise TaskError(OUTPUT, "no predicted target has a label on this volume")
+    return found
+
+
+def _report_scores(scores: TaskScores, reporter: Reporter) -> None:
+    for name, figures in scores.items():
+        listed = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
+        reporter.say(f"{name}: {listed}")
 
 
 def _parts(

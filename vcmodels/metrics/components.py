@@ -23,16 +23,16 @@ def with_layer(block: Box) -> Box:
     return Box.between(block.origin, [end + 1 for end in block.end])
 
 
-def named(name: str, arrays: Mapping[str, np.ndarray]) -> BlockPart:
-    """Arrays as a part of a `BlockPart`: `<name>.<key>`."""
-    return {f"{name}.{key}": array for key, array in arrays.items()}
+def named(name: str, arrays: Mapping[str, np.ndarray], mark: str = ".") -> BlockPart:
+    """Arrays as a part of a `BlockPart`: `<name>.<key>`; those of named parts with another mark."""
+    return {f"{name}{mark}{key}": array for key, array in arrays.items()}
 
 
-def by_name(part: BlockPart) -> dict[str, BlockPart]:
-    """What `named` put into a part, by name."""
+def by_name(part: BlockPart, mark: str = ".") -> dict[str, BlockPart]:
+    """What `named` put into a part, by name; the rest under ""."""
     found: dict[str, BlockPart] = defaultdict(dict)
     for key, array in part.items():
-        name, _, own = key.rpartition(".")
+        name, _, own = key.rpartition(mark)
         found[name][own] = array
     return found
 

@@ -49,6 +49,8 @@ TOLERANCE = 2.0
 WEIGHTS = {"topology": 0.30, "dice": 0.35, "voi": 0.35}
 _DIMENSIONS = np.array([0.34, 0.33, 0.33])
 _VOI_SLOPE = 0.3
+_ROOM = "/"
+"""Between what a term of the score keeps, which has names of its own, and whose it is."""
 
 
 def octants(box: Box) -> list[Box]:
@@ -203,13 +205,13 @@ class SurfaceScore(BlockMetric):
         part = {"edge": np.array(max(pair.spacing))}
         for k, masks in enumerate(zip(*pair.regions(block.grow((1, 1, 1))), strict=True)):
             for number, found in measure_octants(pair.box, block, *masks):
-                part |= _under(f"{k} {number}", found)
-        part |= _under("components", self._components.measure(pair, block))
-        return part | _under("surface", self._surface(0.0).measure(pair, block))
+                part |= named(f"{k} {number}", found, _ROOM)
+        part |= named("components", self._components.measure(pair, block), _ROOM)
+        return part | named("surface", self._surface(0.0).measure(pair, block), _ROOM)
 
     def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         """All parts as one; three metrics look at them, so that they are held in memory."""
-        found = [(box, _by_room(part)) for box, part in parts]
+        found = [(box, by_name(part, _ROOM)) for box, part in parts]
         octants: dict[int, dict[int, OctantJoin]] = defaultdict(lambda: defaultdict(OctantJoin))
         for _, rooms in found:
             for room in rooms.keys() - {"", "components", "surface"}:
@@ -217,14 +219,15 @@ class SurfaceScore(BlockMetric):
                 octants[k][number].add(rooms[room])
         joined = {"edge": found[0][1][""]["edge"]}
         for room, metric in (("components", self._components), ("surface", self._surface(0.0))):
-            joined |= _under(room, metric.join((box, rooms[room]) for box, rooms in found))
+            whole = metric.join((box, rooms[room]) for box, rooms in found)
+            joined |= named(room, whole, _ROOM)
         none = np.zeros((3, 3), np.int64)
-        masks = len(by_name(_by_room(joined)["components"]))
+        masks = len(by_name(by_name(joined, _ROOM)["components"]))
         counts = [sum((one.counts() for one in octants[k].values()), none) for k in range(masks)]
         return joined | {"topology": np.array(counts)}
 
     def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:
-        rooms = _by_room(joined)
+        rooms = by_name(joined, _ROOM)
         tables = by_name(rooms["components"])
         surface = self._surface(TOLERANCE * float(joined["edge"])).figures(rooms["surface"])
         terms = {
@@ -247,16 +250,3 @@ class SurfaceScore(BlockMetric):
 
     def _surface(self, tolerance: float) -> SurfaceMetric:
         return SurfaceMetric(compares=self.compares, tolerances=(tolerance,), elements="surfels")
-
-
-def _under(room: str, part: BlockPart) -> BlockPart:
-    return {f"{room}/{key}": array for key, array in part.items()}
-
-
-def _by_room(part: BlockPart) -> dict[str, BlockPart]:
-    """What `_under` put into a part; the rest under ""."""
-    found: dict[str, BlockPart] = defaultdict(dict)
-    for key, array in part.items():
-        room, _, own = key.rpartition("/")
-        found[room][own] = array
-    return found
