@@ -12,6 +12,7 @@ from vcmodels.blockwise.engines import ShouldStop
 from vcmodels.config import InferenceParams, Task
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.reading import expand_together
+from vcmodels.config.task import volume_metrics
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.config.values import VolumeChoice
 from vcmodels.data.selection import (
@@ -40,7 +41,6 @@ from vcmodels.evaluation.scoring import (
 from vcmodels.evaluation.written import RECORD, require_folder, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
-from vcmodels.metrics.choice import measured_metrics
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import (
@@ -198,15 +198,10 @@ def score_parts(
     """
     scored = _labelled(parts, targets)
     opened = [open_predictions(part, scored) for part in parts]
-    metrics = {
-        name: measured_metrics(target.stored_metrics, params.metrics.get(name))
-        for name, target in scored.items()
-    }
+    metrics = volume_metrics(scored, params)
     _report_parts(parts, scored, reporter)
-    volumes = [
-        scored_part(part, predictions, scored, metrics)
-        for part, predictions in zip(parts, opened, strict=True)
-    ]
+    pairs = zip(parts, opened, strict=True)
+    volumes = [scored_part(part, found, scored, metrics) for part, found in pairs]
     limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
     report = score_volumes(
         [one for one in volumes if one.targets],
