@@ -26,7 +26,7 @@ from vcmodels.comparison import Compared
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics import METRICS
-from vcmodels.metrics.base import BlockMetric, FigureValues, Pair, Part
+from vcmodels.metrics.base import BlockMetric, BlockPart, FigureValues, Pair
 from vcmodels.metrics.instances import Instances
 from vcmodels.metrics.surface import SurfaceMetric
 
@@ -362,7 +362,7 @@ def components() -> None:
     for name in ("components", "topology", "surface_score"):
         metric = METRICS[name]
         assert isinstance(metric, BlockMetric)
-        parts: list[tuple[Box, Part]] = []
+        parts: list[tuple[Box, BlockPart]] = []
         _, measured = cpu_seconds(
             lambda m=metric, p=parts: p.extend((box, m.measure(pair, box)) for box in boxes) or {}
         )

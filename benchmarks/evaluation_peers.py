@@ -60,21 +60,20 @@ def made_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(prediction: np.ndarray, label: np.ndarray) -> Figures:
     """By `surface` with voxels and with surfels, and the sums."""
-    from vcmodels.evaluation.pairs import ArrayPair
+    import torch
+
+    from vcmodels.data.labels import Label, StoredLabel
+    from vcmodels.evaluation.evaluate import pair_of
     from vcmodels.metrics.registry import measure, summarise
     from vcmodels.metrics.surface import SurfaceMetric
     from vcmodels.targets import MulticlassTarget
+    from vcmodels.volumes import ArrayVolume
 
     target, names = MulticlassTarget(channels=3), ("1", "2")
-    hot = np.stack([prediction == c for c in range(3)]).astype(np.float32)
-    truth = label[None].astype(np.float32)
-    pair = ArrayPair("classes", hot, truth, spacing=SPACING)
-    import torch
-
-    found, wanted, valid = (
-        torch.from_numpy(a)[None] for a in (hot, truth, np.ones_like(truth, bool))
-    )
-    sums = measure(target.metrics, found, wanted, valid)
+    found, truth = (ArrayVolume.of(a, SPACING, "array") for a in (prediction, label))
+    pair = pair_of(Label(target, StoredLabel("label", truth, truth.box), SPACING), found, truth.box)
+    tensors = (torch.from_numpy(array)[None] for array in pair.load(pair.box))
+    sums = measure(target.metrics, *tensors)
     figures = summarise(target.metrics, sums, names)
     for elements in ("voxels", "surfels"):
         metric = SurfaceMetric(compares="classes", tolerances=(2.0,), elements=elements)

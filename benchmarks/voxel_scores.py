@@ -10,10 +10,12 @@ from statistics import median
 import numpy as np
 from scipy import ndimage
 
+from vcmodels.data.labels import Label, StoredLabel
+from vcmodels.evaluation.evaluate import pair_of
+from vcmodels.evaluation.scoring import BlockWork
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.grid import blocks_of
-from vcmodels.metrics.base import Sums
-from vcmodels.metrics.registry import add_sums
+from vcmodels.metrics.base import Metric
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.volumes import Volume, create_array, open_volume
 
@@ -39,11 +41,15 @@ def cpu_seconds(function: Callable[[], object]) -> float:
 def voxels(side: int) -> None:
     """All figures of masks by sums, on a stored pair of uint8, next to decoding both once.
 
-    The floor decodes every chunk of both and drops it; the measure decodes it too.
+    The floor decodes every chunk of both and drops it; the measure decodes it too, and has the first
+    figure of each slice as well.
     """
     target = BinaryTarget()
+    metrics = {n: one for n, one in target.stored_metrics.items() if isinstance(one, Metric)}
     with tempfile.TemporaryDirectory() as folder:
         prediction, label = stored_pair(folder, side)
+        read = Label(target, StoredLabel("label", label, label.box), label.spacing)
+        work = BlockWork(pair_of(read, prediction, label.box, BLOCK), metrics)
         blocks = list(blocks_of(label.box, BLOCK))
         floors: list[float] = []
         measured: list[float] = []
@@ -51,24 +57,13 @@ def voxels(side: int) -> None:
             floors.append(
                 cpu_seconds(lambda: [(prediction.read(b), label.read(b)) for b in blocks])
             )
-            measured.append(cpu_seconds(lambda: score(target, prediction, label, blocks)))
-        figures = target.summarise(score(target, prediction, label, blocks[:8]))
+            measured.append(cpu_seconds(lambda: [work(block) for block in blocks]))
     ratios = sorted(b / a for a, b in zip(floors, measured, strict=True))
     say(
-        f"{side}^3: decoding both {min(floors):.2f} s, with {len(figures)} figures {min(measured):.2f} s"
+        f"{side}^3: decoding both {min(floors):.2f} s, with {len(metrics)} figures {min(measured):.2f} s"
     )
-    say(f"  {', '.join(figures)}")
+    say(f"  {', '.join(metrics)}")
     say(f"ratio {median(ratios):.2f} (of each turn {', '.join(f'{r:.2f}' for r in ratios)})")
-
-
-def score(target: BinaryTarget, prediction: Volume, label: Volume, blocks: list[Box]) -> Sums:
-    """The sums of all blocks."""
-    sums: Sums = {}
-    for block in blocks:
-        found = target.measure_stored(prediction.read(block), label.read(block))
-        assert found is not None
-        sums = add_sums(sums, found)
-    return sums
 
 
 def stored_pair(folder: str, side: int) -> tuple[Volume, Volume]:

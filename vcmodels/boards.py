@@ -105,7 +105,7 @@ class Board:
 
 
 Parameters = Mapping[str, bool | int | float | str]
-Layout = Mapping[str, Mapping[str, Sequence[str]]]
+BoardLayout = Mapping[str, Mapping[str, Sequence[str]]]
 """Charts that stand together, by group and title: the curves in each."""
 
 
@@ -120,7 +120,7 @@ class EventWriter:
         document: Mapping[str, Any],
         parameters: Parameters,
         metrics: Sequence[str],
-        layout: Layout | None = None,
+        layout: BoardLayout | None = None,
         network: Callable[[], tuple[nn.Module, Tensor]] | None = None,
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from vcmodels.blockwise import Record, Threads, map_blocks
+from vcmodels.blockwise import BlockRecord, Threads, map_blocks
 from vcmodels.blockwise.engines import DaskWorkers
 from vcmodels.devices import dask_client
 from vcmodels.errors import OutputError, RunError
@@ -61,7 +61,7 @@ def assert_whole(record):
 @pytest.mark.parametrize("count", [1, 3, None])
 def test_every_block_is_done_once_and_kept_in_the_order_of_the_blocks(tmp_path, count):
     work = Work()
-    with Record(tmp_path / "new" / "a.parts", IDENTITY) as record:
+    with BlockRecord(tmp_path / "new" / "a.parts", IDENTITY) as record:
         assert map_blocks(work, BLOCKS, record, engine=Threads(count))
         assert sorted(work.calls) == sorted(BLOCKS)
         assert_whole(record)
@@ -71,10 +71,10 @@ def test_every_block_is_done_once_and_kept_in_the_order_of_the_blocks(tmp_path, 
 
 def test_what_fails_keeps_what_was_done_and_the_rest_follows(tmp_path):
     path, failing = tmp_path / "a.parts", Work(fails_after=5)
-    with Record(path, IDENTITY) as record, pytest.raises(RunError, match="cannot be read"):
+    with BlockRecord(path, IDENTITY) as record, pytest.raises(RunError, match="cannot be read"):
         map_blocks(failing, BLOCKS, record, engine=Threads(1))
     work = Work()
-    with Record(path, IDENTITY) as record:
+    with BlockRecord(path, IDENTITY) as record:
         kept = len(record)
         assert kept in (4, 5)  # the last may be done, and not yet kept, when the next fails
         assert not record.changed
@@ -85,7 +85,7 @@ def test_what_fails_keeps_what_was_done_and_the_rest_follows(tmp_path):
 
 def test_a_stop_keeps_what_is_done_and_what_is_being_done(tmp_path):
     work = Work()
-    with Record(tmp_path / "a.parts", IDENTITY) as record:
+    with BlockRecord(tmp_path / "a.parts", IDENTITY) as record:
         stopped = map_blocks(
             work, BLOCKS, record, engine=Threads(2), should_stop=lambda: len(work.calls) >= 3
         )
@@ -98,12 +98,12 @@ def test_a_stop_keeps_what_is_done_and_what_is_being_done(tmp_path):
 
 def test_a_torn_tail_is_dropped_wherever_it_is_torn(tmp_path):
     path = tmp_path / "a.parts"
-    with Record(path, IDENTITY) as record:
+    with BlockRecord(path, IDENTITY) as record:
         map_blocks(made_of, BLOCKS[:3], record, engine=Threads(1))
     whole = path.read_bytes()
     for length in (*range(0, 100, 9), *range(len(whole) // 2, len(whole), 97), len(whole) - 1):
         path.write_bytes(whole[:length])
-        with Record(path, IDENTITY) as record:
+        with BlockRecord(path, IDENTITY) as record:
             kept, work = [box for box in BLOCKS if box in record], Work()
             assert len(kept) < 3
             assert map_blocks(work, BLOCKS, record)
@@ -113,12 +113,12 @@ def test_a_torn_tail_is_dropped_wherever_it_is_torn(tmp_path):
 
 def test_a_damaged_frame_and_what_follows_it_are_done_again(tmp_path):
     path = tmp_path / "a.parts"
-    with Record(path, IDENTITY) as record:
+    with BlockRecord(path, IDENTITY) as record:
         map_blocks(made_of, BLOCKS, record, engine=Threads(1))
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1
     path.write_bytes(whole)
-    with Record(path, IDENTITY) as record:
+    with BlockRecord(path, IDENTITY) as record:
         assert 0 < len(record) < len(BLOCKS)
         map_blocks(made_of, BLOCKS, record)
         assert_whole(record)
@@ -126,15 +126,15 @@ def test_a_damaged_frame_and_what_follows_it_are_done_again(tmp_path):
 
 def test_another_identity_starts_again_and_says_what_changed(tmp_path):
     path, other = tmp_path / "a.parts", {**IDENTITY, "array": "b"}
-    with Record(path, IDENTITY) as record:
+    with BlockRecord(path, IDENTITY) as record:
         map_blocks(made_of, BLOCKS, record)
-    with Record(path, other) as record:
+    with BlockRecord(path, other) as record:
         assert len(record) == 0
         assert record.changed == "array"
-    with Record(path, other) as record:
+    with BlockRecord(path, other) as record:
         assert record.changed == ""
     path.write_bytes(b"no record at all, but longer than the head of one would be. " * 3)
-    with Record(path, IDENTITY) as record:
+    with BlockRecord(path, IDENTITY) as record:
         assert map_blocks(made_of, BLOCKS, record)
         assert_whole(record)
 
@@ -142,9 +142,9 @@ def test_another_identity_starts_again_and_says_what_changed(tmp_path):
 def test_two_do_not_share_a_record(tmp_path):
     path = tmp_path / "a.parts"
     held = pytest.raises(OutputError, match="another process works in it; wait for it")
-    with Record(path, IDENTITY), held:
-        Record(path, IDENTITY)
-    with Record(path, IDENTITY):
+    with BlockRecord(path, IDENTITY), held:
+        BlockRecord(path, IDENTITY)
+    with BlockRecord(path, IDENTITY):
         pass
 
 
@@ -152,13 +152,13 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tests.blockwise.test_map_blocks import BLOCKS, IDENTITY, made_of
-from vcmodels.blockwise import Record, Threads, map_blocks
+from vcmodels.blockwise import BlockRecord, Threads, map_blocks
 
 def slow(box):
     time.sleep(0.1)
     return made_of(box)
 
-with Record(Path(sys.argv[1]), IDENTITY) as record:
+with BlockRecord(Path(sys.argv[1]), IDENTITY) as record:
     map_blocks(slow, BLOCKS, record, engine=Threads(1))
 """
 
@@ -171,7 +171,7 @@ def test_a_kill_loses_nothing_that_was_done(tmp_path):
         assert child.poll() is None
     child.send_signal(signal.SIGKILL)
     child.wait()
-    with Record(path, IDENTITY) as record:
+    with BlockRecord(path, IDENTITY) as record:
         assert 0 < len(record) < len(BLOCKS)
         kept, work = len(record), Work()
         assert map_blocks(work, BLOCKS, record)
@@ -186,13 +186,13 @@ def client():
 
 
 def test_a_cluster_gives_the_same_parts(tmp_path, client):
-    with Record(tmp_path / "a.parts", IDENTITY) as record:
+    with BlockRecord(tmp_path / "a.parts", IDENTITY) as record:
         assert map_blocks(made_of, BLOCKS, record, engine=DaskWorkers(client))
         assert_whole(record)
 
 
 def test_a_block_that_kills_its_workers_is_named(tmp_path, client):
-    with Record(tmp_path / "a.parts", IDENTITY) as record:
+    with BlockRecord(tmp_path / "a.parts", IDENTITY) as record:
         with pytest.raises(RunError, match=r"workers died of the block at \(1, 2, 12\)"):
             map_blocks(die, BLOCKS[2:3], record, engine=DaskWorkers(client))
         assert BLOCKS[2] not in record
@@ -207,7 +207,7 @@ def test_the_bar_counts_voxels_those_that_were_done_before_included(tmp_path):
             assert (name, total) == ("blocks", sum(box.voxels for box in BLOCKS))
             yield lambda amount, _text: amounts.append(amount)
 
-    with Record(tmp_path / "a.parts", IDENTITY) as record:
+    with BlockRecord(tmp_path / "a.parts", IDENTITY) as record:
         map_blocks(made_of, BLOCKS[:2], record)
         map_blocks(made_of, BLOCKS, record, reporter=Bars())
     assert amounts[0] == BLOCKS[0].voxels + BLOCKS[1].voxels

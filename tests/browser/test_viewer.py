@@ -13,10 +13,10 @@ from PIL import Image as Picture
 from vcmodels.geometry.boxes import Box
 from vcmodels.pictures.slices import LABEL_COLOUR, PREDICTION_COLOUR
 from vcmodels.reporting import Silent
-from vcmodels.viewers.looks import Ids, Image, Linear, Probability, Shares, Values, Vectors
-from vcmodels.viewers.scene import Boxes, Frame, Layer, Point, Scene
+from vcmodels.viewers.looks import Ids, Image, Linear, Numbers, Probability, Shares, Vectors
+from vcmodels.viewers.scene import Boxes, Frame, Layer, Marker, Scene
 from vcmodels.volumes import ArrayVolume
-from vcmodels.volumes.levels import Level
+from vcmodels.volumes.levels import StoredLevel
 
 pytest.importorskip("neuroglancer")
 module = import_module("vcmodels.viewers.neuroglancer")
@@ -28,7 +28,7 @@ EIGHT_BIT = Linear(1 / 255)
 
 def layer(name, look, values, dtype="uint8") -> Layer:
     array = np.broadcast_to(np.array(values, dtype).reshape(-1, 1, 1, 1), (len(values), *SHAPE))
-    return Layer(name, (Level(ArrayVolume.of(array, FRAME.spacing, name)),), look, FRAME)
+    return Layer(name, (StoredLevel(ArrayVolume.of(array, FRAME.spacing, name)),), look, FRAME)
 
 
 ORANGE, BLUE = (0.90, 0.62, 0.00), (0.34, 0.71, 0.91)
@@ -48,13 +48,13 @@ LAYERS = {
         [0.7 * c for c in ORANGE],
     ),
     "far outside": (
-        layer("far outside", Values(Linear(8 / 255, -4.0), (-4.0, 4.0)), [255]), (1.0, 0.0, 0.0),
+        layer("far outside", Numbers(Linear(8 / 255, -4.0), (-4.0, 4.0)), [255]), (1.0, 0.0, 0.0),
     ),
     "far inside": (
-        layer("far inside", Values(Linear(8 / 255, -4.0), (-4.0, 4.0)), [0]), (0.0, 0.0, 1.0),
+        layer("far inside", Numbers(Linear(8 / 255, -4.0), (-4.0, 4.0)), [0]), (0.0, 0.0, 1.0),
     ),
-    "highest": (layer("highest", Values(EIGHT_BIT, (0.0, 1.0)), [255]), (1.0, 1.0, 1.0)),
-    "lowest": (layer("lowest", Values(Linear(), (2.0, 3.0)), [2.0], "float32"), (0.0, 0.0, 0.0)),
+    "highest": (layer("highest", Numbers(EIGHT_BIT, (0.0, 1.0)), [255]), (1.0, 1.0, 1.0)),
+    "lowest": (layer("lowest", Numbers(Linear(), (2.0, 3.0)), [2.0], "float32"), (0.0, 0.0, 0.0)),
     # stored x, y, z
     "along x": (layer("along x", Vectors(Linear(), (2, 1, 0), False), [1, 0, 0], "float32"),
                 (1.0, 0.5, 0.5)),
@@ -140,10 +140,10 @@ def test_every_look_has_its_colours(page):
 def test_boxes_lie_on_the_voxels_and_nothing_is_asked_of_others(page):
     bright = np.zeros(SHAPE, np.uint8)
     bright[2:4, 1:3, 4:7] = 255
-    array = Level(ArrayVolume.of(bright, FRAME.spacing, "image"))
+    array = StoredLevel(ArrayVolume.of(bright, FRAME.spacing, "image"))
     image = Layer("image", (array,), Image((0, 255)), FRAME)
     boxes = Boxes("boxes", (Box((2, 1, 4), (2, 2, 3)),), (0.0, 1.0, 0.0))
-    scene = Scene("scene", (image,), (boxes,), (Point((2.5, 1.5, 5.0), "the middle"),))
+    scene = Scene("scene", (image,), (boxes,), (Marker((2.5, 1.5, 5.0), "the middle"),))
     with module.serving(scene, "127.0.0.1", 0, Silent()) as address:
         page.open(address)
         wait_for_layers(page, 3)

@@ -16,7 +16,6 @@ from vcmodels.evaluation.evaluate import pair_of
 from vcmodels.evaluation.pairs import (
     CELL_VALUES,
     LONG_EDGE,
-    ArrayPair,
     InstancePair,
     RecentArrays,
     TargetPair,
@@ -262,17 +261,16 @@ def test_long_chunks_are_decoded_few_times(chunks, cell):
     assert cell_shape((999, 1024, 1024), chunks, 2) == cell
 
 
-def test_arrays_in_memory_are_a_pair():
-    rng = np.random.default_rng(0)
-    prediction, label = rng.random((2, 4, 5, 6)), rng.integers(0, 2, (1, 4, 5, 6))
-    valid = rng.random((1, 4, 5, 6)) > 0.3
-    pair = ArrayPair("classes", prediction, label, valid, origin=(1, 0, 0), cell=(2, 3, 3))
-    assert pair.box == Box((1, 0, 0), (4, 5, 6))
-    found = pair.read(Box((0, 0, 0), (5, 5, 6)))
-    assert not found[2][:, 0].any()
-    for one, whole in zip(found, (prediction, label, valid), strict=True):
-        np.testing.assert_array_equal(one[:, 1:], whole)
-    ((predicted, labelled),) = regions(prediction, label, valid)
-    np.testing.assert_array_equal(pair.regions(pair.box), [predicted[None], labelled[None]])
-    other = ArrayPair("classes", prediction, 1 - label, valid)
-    assert other.contents() != pair.contents()
+def test_what_needs_neighbours_channels_or_values_is_not_counted():
+    codes, label = np.zeros(EXTENT, np.uint8), np.ones(EXTENT, np.uint8)
+
+    def counted(target, prediction=codes, label=label):
+        return target_pair(target, prediction, label).counted(INNER)
+
+    assert counted(BinaryTarget()) is not None
+    assert counted(BinaryTarget(dilate_label=1)) is None
+    assert counted(BinaryTarget(derive="other")) is None
+    assert counted(BinaryTarget(), codes.astype(np.float32)) is None
+    assert counted(BinaryTarget(), codes.astype(np.uint16)) is None
+    shares = MulticlassTarget(channels=2, output="probabilities")
+    assert counted(shares, np.stack([codes, codes])) is None

@@ -255,6 +255,32 @@ def test_codes_that_are_counted_give_the_sums_of_decoded_ones(dtype, step, monke
     assert counted == decoded
 
 
+KINDS = {
+    "foreground": (BinaryTarget(foreground="== 1, 3", loss_only_on_label=True), [0, 1, 2, 3]),
+    "several ignored": (BinaryTarget(ignore_label=[2, 3]), [0, 1, 2, 3]),
+    "classes": (
+        MulticlassTarget(channels=3, label_values=[0, 5, 7], remap={1: 7}, ignore_label=9),
+        [0, 1, 5, 7, 9],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_reads_pairs_of_codes_as_it_reads_voxels(name, monkeypatch):
+    target, values = KINDS[name]
+    rng = np.random.default_rng(0)
+    codes = rng.choice(target.values if target.is_categorical else 256, EXTENT).astype(np.uint8)
+    label = rng.choice(values, EXTENT).astype(np.uint8)
+    metrics = {n: m for n, m in target.stored_metrics.items() if isinstance(m, Metric)}
+    scored = volume(codes, label, metrics=metrics, target=target)
+    assert scored.targets[0].pair.counted(INNER) is not None
+    counted = score_volumes([scored]).volumes[0].targets["sheet"]
+    monkeypatch.setattr(TargetPair, "counted", lambda self, box: None)
+    assert counted == score_volumes([scored]).volumes[0].targets["sheet"]
+    assert not any(np.isnan(value) for value in counted.figures.values())
+    assert ("average_precision" in counted.figures) == (not target.is_categorical)
+
+
 def test_a_value_that_the_kind_cannot_have_is_named_where_it_is_counted():
     codes, label = arrays()
     label[4, 5, 6] = 9

@@ -1,7 +1,7 @@
-"""A pair in memory, and a block metric that is measured over random blocks."""
+"""Pairs in memory, and a block metric that is measured over random blocks."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,19 +28,48 @@ class MemoryPair:
         return len(self.prediction)
 
     def read(self, box):
-        inside = box.intersect(self.box)
-        source, target = inside.slices(self.box), inside.slices(box)
-        filled = []
-        for array in (self.prediction, self.label, self.valid):
-            whole = np.zeros((len(array), *box.shape), array.dtype)
-            if inside.voxels:
-                whole[:, *target] = array[:, *source]
-            filled.append(whole)
-        return tuple(filled)
+        return tuple(cut(a, self.box, box) for a in (self.prediction, self.label, self.valid))
 
     def regions(self, box):
         pairs = list(regions(*self.read(box)))
         return tuple(np.stack(side) for side in zip(*pairs, strict=True))
+
+
+@dataclass(eq=False)
+class RegionPair:
+    """Regions (K, Z, Y, X) bool that a test may change; the first voxel is at `corner`."""
+
+    predicted: np.ndarray
+    labelled: np.ndarray
+    spacing: tuple = (1.0, 1.0, 1.0)
+    corner: tuple = (0, 0, 0)
+    form: str = "masks"
+    boxes: list = field(default_factory=list)
+    """What was read."""
+
+    @property
+    def box(self):
+        return Box(self.corner, self.predicted.shape[1:])
+
+    @property
+    def classes(self):
+        return len(self.predicted)
+
+    def read(self, box):
+        predicted, labelled = self.regions(box)
+        return predicted, labelled, np.ones_like(labelled)
+
+    def regions(self, box):
+        self.boxes.append(box)
+        return tuple(cut(a, self.box, box) for a in (self.predicted, self.labelled))
+
+
+def cut(array, whole, box):
+    """What an array (C, Z, Y, X) over a box holds in another; 0 outside of its own."""
+    found, part = np.zeros((len(array), *box.shape), array.dtype), box.intersect(whole)
+    if part.voxels:
+        found[:, *part.slices(box)] = array[:, *part.slices(whole)]
+    return found
 
 
 def masks(predicted, labelled, valid=None, corner=(0, 0, 0)):

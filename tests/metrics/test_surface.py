@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from tests.metrics.region_pairs import RegionPair, figures, measured
+from tests.metrics.blocks import RegionPair, figures, measured
 from vcmodels.fields.surfaces import corner_codes, surfel_areas
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import blocks_of
@@ -66,7 +66,7 @@ def test_any_blocks_give_the_figures_of_scipy_in_memory(seed):
     predicted, labelled = random_regions(shape, seed)
     wanted = figures_of(*by_scipy(predicted[0], labelled[0], spacing), max(spacing))
     for block in ((19, 23, 31), ((8, 8, 8), (5, 23, 7), (64, 6, 9), (13, 12, 40))[seed % 4]):
-        pair = RegionPair(predicted, labelled, spacing, origin=(-5, 100, 3))
+        pair = RegionPair(predicted, labelled, spacing, corner=(-5, 100, 3))
         assert_equal(figures(VOXELS, pair, block), wanted)
 
 

@@ -9,9 +9,9 @@ from scipy import ndimage
 from skimage.measure import euler_number
 
 from tests.metrics.blocks import figures, masks, measured
-from vcmodels.metrics.topology import Topology
+from vcmodels.metrics.topology import TopologyMetric
 
-METRICS = {c: Topology(compares=("masks", "classes"), connectivity=c) for c in (6, 26)}
+METRICS = {c: TopologyMetric(compares=("masks", "classes"), connectivity=c) for c in (6, 26)}
 SHAPES = st.tuples(*[st.integers(1, 8)] * 3)
 BLOCKS = st.tuples(*[st.integers(1, 5)] * 3)
 

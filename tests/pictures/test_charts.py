@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from vcmodels.pictures.charts import (
     MOST_POINTS,
     Line,
-    Row,
     Scale,
+    StripRow,
     bar_chart,
     line_chart,
     profile_chart,
@@ -87,7 +87,7 @@ def test_bars_start_at_zero_and_are_as_high_as_their_values():
 
 def test_every_point_of_a_strip_has_its_value_and_its_name():
     values = (0.25, 0.5, 0.5, 0.5, 1.0)
-    svg = strip_chart([Row("all", values, tuple("abcde")), Row("some", (0.3, nan))], "t")
+    svg = strip_chart([StripRow("all", values, tuple("abcde")), StripRow("some", (0.3, nan))], "t")
     dots = parts(svg, "circle", "dot")
     found = as_values([float(dot.get("cx")) for dot in dots], ticks(svg)[0])
     np.testing.assert_allclose(found, values, atol=0.01)
@@ -100,7 +100,7 @@ def test_every_point_of_a_strip_has_its_value_and_its_name():
 
 def test_the_box_of_a_strip_holds_the_middle_half():
     values = np.random.default_rng(0).normal(size=41)
-    svg = strip_chart([Row("all", tuple(values))], "t")
+    svg = strip_chart([StripRow("all", tuple(values))], "t")
     (box,) = parts(svg, "rect", "box")
     (median,) = parts(svg, "path", "median")
     left = float(box.get("x"))
@@ -110,7 +110,7 @@ def test_the_box_of_a_strip_holds_the_middle_half():
 
 
 def test_the_origin_of_differences_is_always_there():
-    svg = strip_chart([Row("all", (3.0, 4.0))], "t", origin=0.0)
+    svg = strip_chart([StripRow("all", (3.0, 4.0))], "t", origin=0.0)
     (line,) = parts(svg, "path", "origin")
     at = float(re.match(r"M([\d.]+)", line.get("d"))[1])
     assert as_values([at], ticks(svg)[0])[0] == pytest.approx(0, abs=0.02)
@@ -132,7 +132,7 @@ def test_texts_are_escaped():
     name = '<b>"&'
     svg = line_chart([Line((0, 1), (0, 1), name)], name, name, name)
     assert ElementTree.fromstring(svg).get("aria-label") == name
-    svg = strip_chart([Row(name, (1.0,), (name,))], name)
+    svg = strip_chart([StripRow(name, (1.0,), (name,))], name)
     assert name in {text.text for text in parts(svg, "text")}
 
 
@@ -165,5 +165,5 @@ def test_one_value_has_room_around_it():
     ],
 )
 def test_no_two_ticks_have_one_text(values, texts):
-    chart = strip_chart([Row("a", values)], "t")
+    chart = strip_chart([StripRow("a", values)], "t")
     assert re.findall(r'text-anchor="middle">([^<]*)<', chart) == texts

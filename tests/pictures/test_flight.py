@@ -17,7 +17,7 @@ from vcmodels.pictures.flight import (
     write_flight,
     write_slices,
 )
-from vcmodels.pictures.layers import IDS, Layer, Subject, ids, labelled, plain, predicted
+from vcmodels.pictures.layers import IDS, DrawnLayer, Subject, ids, labelled, plain, predicted
 from vcmodels.pictures.planes import View
 from vcmodels.reporting import Silent
 from vcmodels.targets import BinaryTarget, NormalsTarget
@@ -39,8 +39,8 @@ def subject(store):
     array = store("label", truth)
     label = Label(target, StoredLabel("v", array, array.box), (1.0, 1.0, 1.0))
     layers = (
-        Layer("sheet", target, predicted(store("mask", mask), target), labelled(label)),
-        Layer("cells", IDS, ids(store("ids", (mask // 255) * np.uint8(7)))),
+        DrawnLayer("sheet", target, predicted(store("mask", mask), target), labelled(label)),
+        DrawnLayer("cells", IDS, ids(store("ids", (mask // 255) * np.uint8(7)))),
     )
     return Subject(layers, WHOLE, EXTENT, (1.0, 1.0, 1.0), store("image", image))
 
@@ -163,9 +163,9 @@ def test_layers_without_image_or_without_prediction_are_drawn(store, tmp_path, m
     code[0] = 255  # x
     target, normals = BinaryTarget(), NormalsTarget(channels=3)
     layers = (
-        Layer("label", target, label=plain(store("m", mask), target)),
-        Layer("strange", target, plain(store("s", mask), target, as_prediction=True)),
-        Layer("normals", normals, predicted(store("n", code), normals)),
+        DrawnLayer("label", target, label=plain(store("m", mask), target)),
+        DrawnLayer("strange", target, plain(store("s", mask), target, as_prediction=True)),
+        DrawnLayer("normals", normals, predicted(store("n", code), normals)),
     )
     subject = Subject(layers, WHOLE, EXTENT, (1.0, 1.0, 1.0))
     write_slices(tmp_path / "o.png", subject, view(), [4])
@@ -186,7 +186,7 @@ def test_without_an_image_the_places_stand_over_the_first_layer(store, tmp_path,
     monkeypatch.setattr(flight, "compose", keep)
     target = BinaryTarget()
     source = plain(store("m", np.ones(EXTENT, np.uint8)), target)
-    layers = (Layer("a", target, source), Layer("b", target, label=source))
+    layers = (DrawnLayer("a", target, source), DrawnLayer("b", target, label=source))
     subject = Subject(layers, WHOLE, EXTENT, (1.0, 1.0, 1.0))
     write_slices(tmp_path / "o.png", subject, view(), [2, 4])
     assert kept == [("a", "z = 2, 4; prediction"), ("b", "label")]

@@ -20,9 +20,9 @@ from vcmodels.viewers.looks import (
     Ids,
     Image,
     Linear,
+    Numbers,
     Probability,
     Shares,
-    Values,
     Vectors,
     look_of_label,
     look_of_prediction,
@@ -93,7 +93,7 @@ def test_a_result_shows_its_input_and_its_predictions(work):
     scene = scene_of_result(root, (), Silent())
     assert [layer.name for layer in scene.layers] == ["image", "value (prediction)"]
     assert scene.layers[0].levels[0].volume.location == f"{work.store}/raw"
-    assert isinstance(scene.layers[1].look, Values)
+    assert isinstance(scene.layers[1].look, Numbers)
 
 
 def test_a_result_whose_input_is_gone_is_shown_with_a_word(work, tmp_path):
@@ -146,15 +146,15 @@ def test_one_grid_for_arrays_of_one_extent_and_their_own_for_others(tmp_path):
         ("binary", {"activation": "none"}, "float32", Probability(Linear(), is_logit=True)),
         ("multiclass", {"channels": 3, "label_values": [0, 3, 7]}, "uint8", Ids),
         ("multiclass", {"channels": 3, "output": "probabilities"}, "uint8", Shares),
-        ("distance", {"clip": 4.0}, "uint8", Values(Linear(8 / 255, -4.0), (-4.0, 4.0))),
-        ("distance", {"clip": 4.0}, "float32", Values(Linear(), (-4.0, 4.0))),
+        ("distance", {"clip": 4.0}, "uint8", Numbers(Linear(8 / 255, -4.0), (-4.0, 4.0))),
+        ("distance", {"clip": 4.0}, "float32", Numbers(Linear(), (-4.0, 4.0))),
         ("normals", {"orientation": "axial", "loss": "axial_cosine"}, "uint8",
          Vectors(Linear(2 / 255, -1.0), (2, 1, 0), True, zero_codes=(0,))),
         ("vector", {"output_range": [-9.0, 9.0], "vector_order": "zyx"}, "float32",
          Vectors(Linear(), (0, 1, 2), False, 9.0)),
         ("regression", {"output_range": [2.0, 4.0]}, "uint16",
-         Values(Linear(2 / 65535, 2.0), (2.0, 4.0))),
-        ("affinities", {"derive": "x", "offsets": [[1, 0, 0], [0, 1, 0]]}, "uint8", Values),
+         Numbers(Linear(2 / 65535, 2.0), (2.0, 4.0))),
+        ("affinities", {"derive": "x", "offsets": [[1, 0, 0], [0, 1, 0]]}, "uint8", Numbers),
     ],
 )  # fmt: skip
 def test_predictions_look_as_their_kind_says(kind, keys, dtype, look):
@@ -169,7 +169,7 @@ def test_predictions_look_as_their_kind_says(kind, keys, dtype, look):
         ("multiclass", {"channels": 3, "label_values": [0, 3, 7], "ignore_label": 9}, "uint8", {3, 7, 9}),
         ("binary", {"ignore_label": [0, 2]}, "uint8", {2}),
         ("regression", {"encoding": {"scale": 0.5, "offset": 1.0}}, "uint8",
-         Values(Linear(0.5, 1.0), (1.0, 6.0))),
+         Numbers(Linear(0.5, 1.0), (1.0, 6.0))),
         ("vector", {"encoding": {"scale": 0.5, "zero_code": 7}}, "int16",
          Vectors(Linear(0.5, 0.0), (2, 1, 0), False, 1.0, (7,))),
     ],

@@ -5,11 +5,11 @@ import pytest
 
 from vcmodels.geometry.boxes import Box
 from vcmodels.targets import NormalsTarget
-from vcmodels.viewers.looks import Ids, Image, Linear, Probability, Shares, Values, Vectors
+from vcmodels.viewers.looks import Ids, Image, Linear, Numbers, Probability, Shares, Vectors
 from vcmodels.viewers.napari import add_scene, colours_of, edges
-from vcmodels.viewers.scene import Boxes, Frame, Layer, Point, Scene
+from vcmodels.viewers.scene import Boxes, Frame, Layer, Marker, Scene
 from vcmodels.volumes import ArrayVolume
-from vcmodels.volumes.levels import Level
+from vcmodels.volumes.levels import StoredLevel
 
 RNG = np.random.default_rng(0)
 FRAME = Frame((4.0, 2.0, 1.0), (8.0, 2.0, 0.0))
@@ -25,10 +25,10 @@ class FakeViewer:
 
 def layer(look, values, factor=None) -> Layer:
     array = ArrayVolume.of(values, FRAME.spacing, "a")
-    levels = [Level(array)]
+    levels = [StoredLevel(array)]
     if factor:
         coarse = ArrayVolume.of(values[:, ::2, ::2, ::2].copy(), FRAME.spacing, "b")
-        levels.append(Level(coarse, (2.0, 2.0, 2.0), (0.5, 0.5, 0.5)))
+        levels.append(StoredLevel(coarse, (2.0, 2.0, 2.0), (0.5, 0.5, 0.5)))
     return Layer("layer", tuple(levels), look, FRAME)
 
 
@@ -65,8 +65,8 @@ def test_ids_are_whole_numbers():
     ("look", "limits"),
     [
         (Probability(Linear(1 / 255)), (0, 255)),
-        (Values(Linear(8 / 255, -4.0), (-4.0, 4.0)), (0, 255)),
-        (Values(Linear(-1.0), (0.0, 2.0)), (-2, 0)),
+        (Numbers(Linear(8 / 255, -4.0), (-4.0, 4.0)), (0, 255)),
+        (Numbers(Linear(-1.0), (0.0, 2.0)), (-2, 0)),
     ],
 )
 def test_limits_are_of_stored_values(look, limits):
@@ -107,7 +107,7 @@ def test_boxes_have_twelve_edges_around_their_voxels():
     np.testing.assert_array_equal(lines.min((0, 1)), [0.5, 1.5, 2.5])
     boxes = Boxes("boxes", (Box((0, 0, 0), (2, 2, 2)),), (1, 0, 0), is_visible=False)
     image = layer(Image((0, 1)), np.zeros((1, 6, 7, 8), np.uint8))
-    added = shown(image, boxes=(boxes,), points=(Point((1, 2, 3), "a"),))
+    added = shown(image, boxes=(boxes,), points=(Marker((1, 2, 3), "a"),))
     assert [name for name, _, _ in added] == ["add_image", "add_shapes", "add_points"]
     assert len(added[1][1]) == 12
     assert added[2][2]["features"] == {"text": ["a"]}

@@ -3,20 +3,20 @@ import pytest
 
 from vcmodels.errors import RefusedError
 from vcmodels.geometry.boxes import Box
-from vcmodels.viewers.looks import Ids, Image, Linear, Values, Vectors
+from vcmodels.viewers.looks import Ids, Image, Linear, Numbers, Vectors
 from vcmodels.viewers.scene import (
     MOST_BOXES,
     Boxes,
     Frame,
     Layer,
-    Point,
+    Marker,
     Scene,
     fewer_boxes,
     read_points,
 )
 from vcmodels.viewers.state import state_of
 from vcmodels.volumes import ArrayVolume
-from vcmodels.volumes.levels import Level
+from vcmodels.volumes.levels import StoredLevel
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from vcmodels.volumes.levels import Level
 )
 def test_points_are_read_by_the_names_of_their_columns(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert read_points(tmp_path / name) == (Point((1, 2.5, 3), "cell"), Point((4, 5, 6)))
+    assert read_points(tmp_path / name) == (Marker((1, 2.5, 3), "cell"), Marker((4, 5, 6)))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ FRAME = Frame((4.0, 2.0, 1.0))
 
 def layer(look, name="a", channels=1, dtype=np.uint8, frame=FRAME):
     array = ArrayVolume.of(np.zeros((channels, 6, 7, 8), dtype), (1.0, 1.0, 1.0), "a")
-    return Layer(name, (Level(array),), look, frame)
+    return Layer(name, (StoredLevel(array),), look, frame)
 
 
 def test_voxels_boxes_and_points_are_at_one_place():
@@ -74,7 +74,7 @@ def test_voxels_boxes_and_points_are_at_one_place():
         "s",
         (layer(Image((0, 9)), frame=frame),),
         (Boxes("b", (Box((1, 2, 3), (2, 2, 2)),), (1, 0, 0)),),
-        (Point((1, 2, 3), "here"),),
+        (Marker((1, 2, 3), "here"),),
     )
     state = state_of(scene, "http://x")
     assert state["dimensions"] == {"z": [4e-6, "m"], "y": [2e-6, "m"], "x": [1e-6, "m"]}
@@ -96,7 +96,7 @@ def test_what_hides_the_image_waits_unless_it_is_all_there_is():
     vectors = Vectors(Linear(), (2, 1, 0), True)
     scene = Scene("s", (layer(Image((0, 9))), layer(vectors, "n", 3), layer(Ids(), "i")))
     assert [one["visible"] for one in state_of(scene, "u")["layers"]] == [True, False, True]
-    scene = Scene("s", (layer(vectors, "n", 3), layer(Values(Linear(), (0, 1)), "v")))
+    scene = Scene("s", (layer(vectors, "n", 3), layer(Numbers(Linear(), (0, 1)), "v")))
     assert [one["visible"] for one in state_of(scene, "u")["layers"]] == [True, False]
 
 

@@ -25,7 +25,7 @@ from vcmodels.viewers.served import (
 )
 from vcmodels.volumes import ArrayVolume, Grid, open_volume, write_volume
 from vcmodels.volumes.chunk_cache import ChunkCache
-from vcmodels.volumes.levels import Level, stored_levels
+from vcmodels.volumes.levels import StoredLevel, stored_levels
 
 RNG = np.random.default_rng(0)
 
@@ -34,7 +34,7 @@ def scene_of(*arrays: np.ndarray, look=None) -> Scene:
     layers = [
         Layer(
             f"a{n}",
-            (Level(ArrayVolume.of(a, (1.0, 1.0, 1.0), "a")),),
+            (StoredLevel(ArrayVolume.of(a, (1.0, 1.0, 1.0), "a")),),
             look or Image((0, 1)),
             Frame(),
         )
@@ -168,7 +168,7 @@ def test_large_stored_chunks_are_decoded_once_for_all_their_pieces(tmp_path, mon
     )
     array[:] = RNG.integers(0, 255, array.shape, np.uint8)
     volume = open_volume(str(tmp_path / "a"), key="x")
-    layer = Layer("a", (Level(volume),), Image((0, 1)), Frame())
+    layer = Layer("a", (StoredLevel(volume),), Image((0, 1)), Frame())
     level = ServedLevel.of(layer, layer.levels[0], ChunkCache(1 << 24))
     reads, read = [], type(volume)._read_inside
     monkeypatch.setattr(
@@ -188,7 +188,7 @@ def test_a_damaged_chunk_is_reported_once(tmp_path):
         chunk.write_bytes(b"broken")
     volume = open_volume(str(tmp_path / "a"), key="x")
     served = ServedScene(
-        Scene("s", (Layer("the image", (Level(volume),), Image((0, 1)), Frame()),))
+        Scene("s", (Layer("the image", (StoredLevel(volume),), Image((0, 1)), Frame()),))
     )
 
     reporter = Silent()

@@ -106,8 +106,8 @@ class BlankBoxes(IntensityAugmentation):
         return changed
 
 
-Shift = Annotated[int, Field(ge=0, le=8)]
-Shifts = Annotated[tuple[Shift, Shift], AfterValidator(ordered)]
+SliceShift = Annotated[int, Field(ge=0, le=8)]
+Shifts = Annotated[tuple[SliceShift, SliceShift], AfterValidator(ordered)]
 """Smallest and largest shift, in voxels."""
 
 

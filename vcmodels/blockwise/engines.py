@@ -13,9 +13,9 @@ import torch
 
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.geometry.boxes import Box
-from vcmodels.metrics.base import Part
+from vcmodels.metrics.base import BlockPart
 
-Work = Callable[[Box], Part]
+Work = Callable[[Box], BlockPart]
 """What is made of a block; picklable, and the same whenever and wherever it is called."""
 ShouldStop = Callable[[], bool]
 POLL_S = 0.2
@@ -27,7 +27,7 @@ class Engine(Protocol):
 
     def run(
         self, work: Work, blocks: Sequence[Box], should_stop: ShouldStop
-    ) -> Iterator[tuple[Box, Part]]:
+    ) -> Iterator[tuple[Box, BlockPart]]:
         """Each block with its part, in the order in which they are done.
 
         After a stop, only those that are being worked on.
@@ -49,12 +49,12 @@ class Threads:
 
     def run(
         self, work: Work, blocks: Sequence[Box], should_stop: ShouldStop
-    ) -> Iterator[tuple[Box, Part]]:
+    ) -> Iterator[tuple[Box, BlockPart]]:
         count = self.count or usable_cores()
         before = torch.get_num_threads()
         # One thread each: blocks are many, and sums in parallel would depend on how many cores do them.
         pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-        running: dict[Future[Part], Box] = {}
+        running: dict[Future[BlockPart], Box] = {}
         rest = iter(blocks)
         try:
             while not should_stop():
@@ -83,7 +83,7 @@ class DaskWorkers:
 
     def run(
         self, work: Work, blocks: Sequence[Box], should_stop: ShouldStop
-    ) -> Iterator[tuple[Box, Part]]:
+    ) -> Iterator[tuple[Box, BlockPart]]:
         """As `Engine.run`.
 
         Raises:
@@ -124,7 +124,7 @@ def _done(running: Iterable[Any]) -> list[Any]:
     return list(ended.done)
 
 
-def _result(future: Any, box: Box) -> Part:  # noqa: ANN401 -- distributed has no types
+def _result(future: Any, box: Box) -> BlockPart:  # noqa: ANN401 -- distributed has no types
     from distributed.scheduler import KilledWorker, NoWorkerError
 
     try:
@@ -139,7 +139,7 @@ def _result(future: Any, box: Box) -> Part:  # noqa: ANN401 -- distributed has n
         raise RunError("--dask", found, "start some; the same command continues") from error
 
 
-def _run_pickled(pickled: bytes, box: Box) -> Part:
+def _run_pickled(pickled: bytes, box: Box) -> BlockPart:
     """Runs on a worker."""
     torch.set_num_threads(1)
     return _unpickled(pickled)(box)

@@ -17,14 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
-from vcmodels.metrics.base import Part
+from vcmodels.metrics.base import BlockPart
 from vcmodels.volumes.locks import FileLock
 
 Identity = Mapping[str, Any]
@@ -36,7 +35,7 @@ _MARK = b"vcblock1"
 _NO_BOX = Box((0, 0, 0), (0, 0, 0))
 
 
-class Record:
+class BlockRecord:
     """The parts of a volume that are there, by block; threads may share it, processes may not.
 
     Args:
@@ -70,7 +69,7 @@ class Record:
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, box: Box, part: Part) -> None:
+    def add(self, box: Box, part: BlockPart) -> None:
         """Keep the part of a block.
 
         Raises:
@@ -78,7 +77,7 @@ class Record:
         """
         self._append(box, _packed(part))
 
-    def parts(self, boxes: Iterable[Box], prefix: str = "") -> Iterator[tuple[Box, Part]]:
+    def parts(self, boxes: Iterable[Box], prefix: str = "") -> Iterator[tuple[Box, BlockPart]]:
         """The parts of some blocks in their order, read one by one.
 
         Args:
@@ -101,12 +100,7 @@ class Record:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _scan(self) -> int:
@@ -165,7 +159,7 @@ def _frames(handle: int) -> Iterator[tuple[Box, int, int]]:
         offset += size
 
 
-def _packed(part: Part) -> bytes:
+def _packed(part: BlockPart) -> bytes:
     """As an npz file; `numpy.savez` takes no array of the name `file`."""
     with io.BytesIO() as stream:
         with zipfile.ZipFile(stream, "w") as archive:
@@ -175,7 +169,7 @@ def _packed(part: Part) -> bytes:
         return stream.getvalue()
 
 
-def _unpacked(content: bytes, prefix: str) -> Part:
+def _unpacked(content: bytes, prefix: str) -> BlockPart:
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return {
             name.removeprefix(prefix): archive[name]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vcmodels.blockwise.engines import Engine, ShouldStop, Threads, Work
-from vcmodels.blockwise.record import Record
+from vcmodels.blockwise.record import BlockRecord
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Reporter, Silent
 
@@ -11,7 +11,7 @@ from vcmodels.reporting import Reporter, Silent
 def map_blocks(
     work: Work,
     blocks: Sequence[Box],
-    record: Record,
+    record: BlockRecord,
     *,
     engine: Engine | None = None,
     reporter: Reporter | None = None,

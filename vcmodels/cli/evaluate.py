@@ -378,8 +378,8 @@ def _score_arrays(
 
 def write_scores(report: "Report", console: Console) -> None:
     """Write the figures of each volume and target as a table: a line each, a column for each class."""
+    from vcmodels.evaluation.report import TABLE
     from vcmodels.evaluation.table import class_rows
-    from vcmodels.evaluation.written import TABLE
 
     for volume in report.volumes:
         for name, scores in volume.targets.items():

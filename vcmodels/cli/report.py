@@ -13,7 +13,7 @@ from vcmodels.errors import RefusedError
 if TYPE_CHECKING:
     from vcmodels.evaluation.report import Report
 
-REPORT, PAGE, COMPARISON = "report.json", "report.html", "comparison.html"
+COMPARISON = "comparison.html"
 
 
 def report(
@@ -38,6 +38,7 @@ def report(
     """Make the page of a report again, or one that compares several."""
     from vcmodels.evaluation.page import write_page
     from vcmodels.evaluation.pictures import FOLDER, KeptPictures
+    from vcmodels.evaluation.report import PAGE, REPORT
     from vcmodels.evaluation.side_by_side import write_comparison
 
     console = Console()
@@ -66,12 +67,12 @@ def _read(file: Path) -> "Report":
     """
     import json
 
-    from vcmodels.evaluation.report import Report
+    from vcmodels.evaluation.report import REPORT, Report
 
     try:
         return Report.from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        remedy = "name a folder that evaluate -o wrote, or its report.json"
+        remedy = f"name a folder that evaluate -o wrote, or its {REPORT}"
         raise RefusedError(str(file), "is not there", remedy) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"is no report of this version ({type(error).__name__}: {error})"

@@ -356,15 +356,15 @@ OF_VOLUMES = "val_volumes/"
 
 
 def volume_metrics(
-    targets: Mapping[str, AnyTarget], validation: ValidationParams
+    targets: Mapping[str, AnyTarget], params: EvaluationParams | ValidationParams
 ) -> dict[str, Metrics]:
-    """What whole volumes are validated by, by target.
+    """What whole volumes are scored by, by target.
 
     Raises:
         FaultError: a metric or an option that a target has not.
     """
     return {
-        name: measured_metrics(target.stored_metrics, validation.metrics.get(name))
+        name: measured_metrics(target.stored_metrics, params.metrics.get(name))
         for name, target in targets.items()
     }
 

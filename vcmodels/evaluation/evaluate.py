@@ -49,7 +49,7 @@ def score(
             as a whole, which are NaN where `box` is too large to be in memory.
 
     Returns:
-        As from `Target.summarise_stored` and, with `whole`, the figures of the others; NaN where no
+        Those of `Target.stored_metrics` that are sums and, with `whole`, of the others; NaN where no
         voxel is valid.
 
     Raises:

@@ -34,7 +34,14 @@ from vcmodels.evaluation.summary import (
     template_of,
 )
 from vcmodels.metrics.base import Curve
-from vcmodels.pictures.charts import Line, Row, bar_chart, line_chart, profile_chart, strip_chart
+from vcmodels.pictures.charts import (
+    Line,
+    StripRow,
+    bar_chart,
+    line_chart,
+    profile_chart,
+    strip_chart,
+)
 from vcmodels.pictures.forms import FormDrawing
 
 SHOWN = 3
@@ -194,13 +201,13 @@ def _strips(
     """The values of a figure: of all volumes, of each class, of each group."""
     scores = scores_of(report, target)
     names = list(scores) if len(scores) <= MOST_NAMED else []
-    rows = [Row("all", [one.figures.get(figure, nan) for one in scores.values()], names)]
+    rows = [StripRow("all", [one.figures.get(figure, nan) for one in scores.values()], names)]
     for full, (base, cls) in split.items():
         if base == figure and cls is not None:
-            rows.append(Row(cls, [one.figures.get(full, nan) for one in scores.values()]))
+            rows.append(StripRow(cls, [one.figures.get(full, nan) for one in scores.values()]))
     for group in report.groups:
         members = [v.targets.get(target) for v in report.volumes if v.group == group]
-        rows.append(Row(group, [one.figures.get(figure, nan) for one in members if one]))
+        rows.append(StripRow(group, [one.figures.get(figure, nan) for one in members if one]))
     return Markup(strip_chart(rows, f"{figure} of {target}, a point for each volume"))
 
 

@@ -5,7 +5,6 @@ a budget, so that a metric that looks around a block reads little twice. Where t
 nowhere the prediction is not read, and where neither array has a stored chunk no more than one voxel.
 """
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -447,50 +446,6 @@ class InstancePair(CellPair):
     @staticmethod
     def _stored(name: str, array: Volume) -> StoredLabel:
         return StoredLabel(name, array, array.box)
-
-
-@dataclass(frozen=True)
-class ArrayPair(CellPair):
-    """Arrays in memory, in the form that metrics compare."""
-
-    form: Compared
-    prediction: np.ndarray
-    """(C, Z, Y, X)."""
-    label: np.ndarray
-    """(L, Z, Y, X)."""
-    valid: np.ndarray | None = None
-    """(V, Z, Y, X) bool; all counts when None."""
-    spacing: Spacing = (1.0, 1.0, 1.0)
-    cell: Shape = (CELL_EDGE, CELL_EDGE, CELL_EDGE)
-    origin: Shape = (0, 0, 0)
-    """Where its first voxel lies."""
-    box: Box = field(init=False)
-
-    def __post_init__(self) -> None:
-        """All of the arrays is scored."""
-        object.__setattr__(self, "box", Box(self.origin, triple(self.label.shape[1:])))
-
-    @property
-    def classes(self) -> int:
-        return len(self.prediction) if self.form in ("masks", "classes") else 1
-
-    def load(self, box: Box) -> Triple:
-        at = (slice(None), *box.slices(within=self.box))
-        prediction, label = (np.ascontiguousarray(a[at]) for a in (self.prediction, self.label))
-        if self.valid is None:
-            return prediction, label, np.ones((1, *box.shape), bool)
-        return prediction, label, np.ascontiguousarray(self.valid[at])
-
-    def is_constant(self, box: Box) -> bool:
-        del box
-        return False
-
-    def contents(self) -> Mapping[str, Any]:
-        digest = hashlib.sha256()
-        for array in (self.prediction, self.label, self.valid):
-            values = np.zeros(0) if array is None else np.ascontiguousarray(array)
-            digest.update(f"{values.shape} {values.dtype}".encode() + values.tobytes())
-        return {"form": self.form, "values": digest.hexdigest(), **_place(self)}
 
 
 def _require_numbers(is_nan: np.ndarray, valid: np.ndarray, prediction: Volume, box: Box) -> None:

@@ -1,6 +1,6 @@
 """The scores of predictions as values: per volume, target and class, with what they are made of.
 
-`Report` is what `report.json` holds; tables, pages and comparisons are made of it.
+`Report` is what the file `REPORT` holds; tables, pages and comparisons are made of it.
 """
 
 import json
@@ -14,6 +14,8 @@ from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.metrics.base import Curve, Sense
 
 SCHEMA = 1
+REPORT, TABLE, PAGE = "report.json", "scores.csv", "report.html"
+"""The files of a report in its folder."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Report:
         return document
 
     def to_text(self) -> str:
-        """As `report.json` holds it."""
+        """As the file `REPORT` holds it."""
         return json.dumps(self.to_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
     @classmethod

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vcmodels.blockwise import Engine, Record, map_blocks
+from vcmodels.blockwise import BlockRecord, Engine, map_blocks
 from vcmodels.blockwise.engines import ShouldStop
 from vcmodels.evaluation.pairs import Counted, ScoredPair
 from vcmodels.evaluation.report import Report, TargetScores, VolumeScores
@@ -28,10 +28,10 @@ from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.base import (
     AnyMetric,
     BlockMetric,
+    BlockPart,
     Curve,
     Metric,
     Metrics,
-    Part,
     Sense,
     Sums,
     VolumeMetric,
@@ -147,7 +147,7 @@ class BlockWork:
     pair: ScoredPair
     metrics: Metrics
 
-    def __call__(self, block: Box) -> Part:
+    def __call__(self, block: Box) -> BlockPart:
         """The part of a block: arrays named `sums:...`, `slices:...` and `<metric>:...`."""
         sums, slices = self._sums(block)
         part = {f"{_SUMS}{key}": value.numpy() for key, value in sums.items()}
@@ -243,7 +243,7 @@ def _measure_target(
     """The scores of a target in a volume, and the sums behind them; None after a stop."""
     pair, blocks = target.pair, list(blocks_of(target.pair.box, target.pair.cell))
     work = BlockWork(pair, target.metrics)
-    with Record(_record_path(folder, volume, target.name), _identity(target)) as kept:
+    with BlockRecord(_record_path(folder, volume, target.name), _identity(target)) as kept:
         if kept.changed:
             reporter.say(f"{volume}: {target.name} is measured again: {kept.changed} changed")
         is_whole = map_blocks(
@@ -283,7 +283,9 @@ def _described(metric: AnyMetric) -> dict[str, Any]:
     return {"function": getattr(function, "__qualname__", repr(function))}
 
 
-def _joined(target: ScoredTarget, kept: Record, blocks: Sequence[Box]) -> tuple[TargetScores, Sums]:
+def _joined(
+    target: ScoredTarget, kept: BlockRecord, blocks: Sequence[Box]
+) -> tuple[TargetScores, Sums]:
     """The scores of one target from all of its parts."""
     metrics, names = target.metrics, target.class_names
     sums, slices = _joined_sums(kept.parts(blocks))
@@ -308,7 +310,7 @@ def _joined(target: ScoredTarget, kept: Record, blocks: Sequence[Box]) -> tuple[
     return scores, sums
 
 
-def _joined_sums(parts: Iterable[tuple[Box, Part]]) -> tuple[Sums, dict[int, Sums]]:
+def _joined_sums(parts: Iterable[tuple[Box, BlockPart]]) -> tuple[Sums, dict[int, Sums]]:
     """The sums over all blocks, and those of each z slice; added in the order of the blocks."""
     sums: Sums = {}
     layers: dict[int, Sums] = {}
@@ -323,7 +325,7 @@ def _joined_sums(parts: Iterable[tuple[Box, Part]]) -> tuple[Sums, dict[int, Sum
     return sums, slices
 
 
-def _with_prefix(part: Part, prefix: str) -> Sums:
+def _with_prefix(part: BlockPart, prefix: str) -> Sums:
     found = {k.removeprefix(prefix): v for k, v in part.items() if k.startswith(prefix)}
     return {key: torch.from_numpy(np.asarray(value)) for key, value in found.items()}
 

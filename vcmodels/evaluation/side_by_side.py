@@ -13,13 +13,13 @@ from vcmodels.evaluation.html import lines_of, render, settings_lines, write_htm
 from vcmodels.evaluation.report import Report, TargetScores
 from vcmodels.evaluation.summary import Spread, figures_of, scores_of, template_of
 from vcmodels.metrics.base import Sense
-from vcmodels.pictures.charts import Row, strip_chart
+from vcmodels.pictures.charts import StripRow, strip_chart
 
 FEWEST_PAIRS = 6
 """For a test: with five pairs the least p of the signed-rank test is 0.06."""
 
 
-def write_comparison(reports: Mapping[str, Report], path: Path) -> list["Comparison"]:
+def write_comparison(reports: Mapping[str, Report], path: Path) -> list["FigureComparison"]:
     """Write a page that shows reports side by side; returns what is compared.
 
     Args:
@@ -34,7 +34,7 @@ def write_comparison(reports: Mapping[str, Report], path: Path) -> list["Compari
     return found
 
 
-def comparison_text(reports: Mapping[str, Report], found: Sequence["Comparison"]) -> str:
+def comparison_text(reports: Mapping[str, Report], found: Sequence["FigureComparison"]) -> str:
     """The page as HTML, given also what `compare` says of the reports."""
     names = list(reports)
     return render(
@@ -50,7 +50,7 @@ def comparison_text(reports: Mapping[str, Report], found: Sequence["Comparison"]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FigureComparison:
     """One figure of one target in several reports."""
 
     target: str
@@ -86,7 +86,7 @@ class Difference:
         return Spread.of(list(self.values.values()))
 
 
-def compare(reports: Sequence[Report]) -> Iterator[Comparison]:
+def compare(reports: Sequence[Report]) -> Iterator[FigureComparison]:
     """Each figure that is in every report, of each target that is, the first report's order.
 
     Volumes are paired by their names.
@@ -103,7 +103,7 @@ def compare(reports: Sequence[Report]) -> Iterator[Comparison]:
                 columns = [_column(scores, figure) for scores in every]
                 spreads = tuple(Spread.of(list(column.values())) for column in columns)
                 pairs = tuple(_difference(columns[0], column) for column in columns[1:])
-                yield Comparison(target, figure, better.get(figure), spreads, pairs)
+                yield FigureComparison(target, figure, better.get(figure), spreads, pairs)
 
 
 def _column(scores: Mapping[str, TargetScores], figure: str) -> dict[str, float]:
@@ -121,18 +121,18 @@ def _difference(first: Mapping[str, float], other: Mapping[str, float]) -> Diffe
     return Difference(values, float(tested.pvalue))
 
 
-def _targets(found: Sequence[Comparison]) -> list[str]:
+def _targets(found: Sequence[FigureComparison]) -> list[str]:
     return list(dict.fromkeys(one.target for one in found))
 
 
 def _compared(
-    found: Sequence[Comparison], target: str, names: Sequence[str]
-) -> Iterator[tuple[Comparison, Markup | None]]:
+    found: Sequence[FigureComparison], target: str, names: Sequence[str]
+) -> Iterator[tuple[FigureComparison, Markup | None]]:
     """The figures of a target, each with a chart of the differences where there are some."""
     for one in found:
         if one.target == target:
             rows = [
-                Row(name, list(pair.values.values()), list(pair.values))
+                StripRow(name, list(pair.values.values()), list(pair.values))
                 for name, pair in zip(names[1:], one.pairs, strict=True)
             ]
             title = f"{one.figure} of {target}: difference from {names[0]}"
@@ -144,7 +144,7 @@ def _compared(
             yield one, drawn
 
 
-def _paired_rows(found: Sequence[Comparison]) -> dict[str, list[tuple[str, list[float]]]]:
+def _paired_rows(found: Sequence[FigureComparison]) -> dict[str, list[tuple[str, list[float]]]]:
     """By target: a row for each volume that all reports have, of the first figure's differences."""
     rows: dict[str, list[tuple[str, list[float]]]] = {}
     for target in _targets(found):

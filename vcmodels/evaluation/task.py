@@ -12,6 +12,7 @@ from vcmodels.blockwise.engines import ShouldStop
 from vcmodels.config import InferenceParams, Task
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.reading import expand_together
+from vcmodels.config.task import volume_metrics
 from vcmodels.config.train_params import FoldConfig
 from vcmodels.config.values import VolumeChoice
 from vcmodels.data.selection import (
@@ -40,7 +41,6 @@ from vcmodels.evaluation.scoring import (
 from vcmodels.evaluation.written import RECORD, require_folder, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
-from vcmodels.metrics.choice import measured_metrics
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import (
@@ -196,20 +196,12 @@ def score_parts(
         TaskError: no target has a label.
         RefusedError, RunError: as for `evaluate`.
     """
-    labelled = [n for n, target in targets.items() if any(p.region.label(n, target) for p in parts)]
-    if not labelled:
-        raise TaskError(OUTPUT, "no predicted target has a label on this volume")
-    scored = {name: targets[name] for name in labelled}
+    scored = _labelled(parts, targets)
     opened = [open_predictions(part, scored) for part in parts]
-    metrics = {
-        name: measured_metrics(target.stored_metrics, params.metrics.get(name))
-        for name, target in scored.items()
-    }
+    metrics = volume_metrics(scored, params)
     _report_parts(parts, scored, reporter)
-    volumes = [
-        scored_part(part, predictions, scored, metrics)
-        for part, predictions in zip(parts, opened, strict=True)
-    ]
+    pairs = zip(parts, opened, strict=True)
+    volumes = [scored_part(part, found, scored, metrics) for part, found in pairs]
     limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
     report = score_volumes(
         [one for one in volumes if one.targets],
@@ -223,9 +215,7 @@ def score_parts(
         return None
     failures = tuple(failure for limit in limits if (failure := limit.failure(report)))
     scores = TaskScores(report, failures)
-    for name, figures in scores.items():
-        listed = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
-        reporter.say(f"{name}: {listed}")
+    _report_scores(scores, reporter)
     if overlay is not None:
         part, predictions = next((p, o) for p, o in zip(parts, opened, strict=True) if o)
         _draw(overlay, part.region, scored, predictions, scores)
@@ -234,6 +224,30 @@ def score_parts(
         write_report(report, output, volumes, reporter)
         remove_records(output / RECORD)
     return scores
+
+
+def _labelled(
+    parts: Sequence[ScoredPart], targets: Mapping[str, AnyTarget]
+) -> dict[str, AnyTarget]:
+    """The targets that have a label on some part.
+
+    Raises:
+        TaskError: none has.
+    """
+    found = {
+        name: target
+        for name, target in targets.items()
+        if any(part.region.label(name, target) for part in parts)
+    }
+    if not found:
+        raise TaskError(OUTPUT, "no predicted target has a label on this volume")
+    return found
+
+
+def _report_scores(scores: TaskScores, reporter: Reporter) -> None:
+    for name, figures in scores.items():
+        listed = ", ".join(f"{key} {value:.4f}" for key, value in figures.items())
+        reporter.say(f"{name}: {listed}")
 
 
 def _parts(

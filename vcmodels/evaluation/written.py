@@ -7,14 +7,14 @@ from vcmodels.errors import OutputError
 from vcmodels.evaluation.html import require_free
 from vcmodels.evaluation.page import write_page
 from vcmodels.evaluation.pictures import pair_pictures
-from vcmodels.evaluation.report import Report
+from vcmodels.evaluation.report import PAGE, REPORT, TABLE, Report
 from vcmodels.evaluation.scoring import ScoredVolume
 from vcmodels.evaluation.table import COLUMNS, write_csv
 from vcmodels.reporting import Reporter
 from vcmodels.volumes.places import refuse_in_store, write_atomic
 
-REPORT, TABLE, PAGE, RECORD = "report.json", "scores.csv", "report.html", "unfinished"
-"""The last one until the evaluation is done."""
+RECORD = "unfinished"
+"""What is measured, until the evaluation is done."""
 _BEGIN = {REPORT: '{\n "schema": ', TABLE: ",".join(COLUMNS)}
 """How files of ours begin, whichever version wrote them."""
 

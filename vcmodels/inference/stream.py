@@ -25,7 +25,14 @@ from vcmodels.inference.job import Pipeline
 from vcmodels.inference.network import channel_sums
 from vcmodels.inference.reading import UnitInput
 from vcmodels.inference.units import WAITING_ROWS, Unit
-from vcmodels.inference.writing import Background, Check, Failures, Output, PlaceError, UnitOutput
+from vcmodels.inference.writing import (
+    Background,
+    Failures,
+    FiniteCheck,
+    Output,
+    PlaceError,
+    UnitOutput,
+)
 
 MOST_BACKGROUND = 64
 """Patches of background after which the rest of a batch is not waited for."""
@@ -125,7 +132,7 @@ def _forward(
     with queue.meter.waiting("device"):
         values = pipeline.forward(images[0][None] if len(images) == 1 else np.stack(images))
     places = tuple((patch.unit.output, patch.box) for patch in patches)
-    queue.checks.append(Check(places, channel_sums(values)))
+    queue.checks.append(FiniteCheck(places, channel_sums(values)))
     return [[value[n] for value in values.values()] for n in range(len(patches))]
 
 
@@ -186,7 +193,7 @@ class OutputQueue:
 
     def __init__(self, writer: Background, meter: Meter) -> None:
         self.writer, self.meter = writer, meter
-        self.checks: list[Check] = []
+        self.checks: list[FiniteCheck] = []
         """Of the patches that were predicted since the last voxels were handed on."""
 
     def take(self, output: UnitOutput, finished: FinalVoxels) -> None:

@@ -142,7 +142,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Check:
+class FiniteCheck:
     """The sums over the values of some patches, to find one that is not finite."""
 
     patches: "tuple[tuple[UnitOutput, Box], ...]"
@@ -199,7 +199,7 @@ class UnitOutput:
         self._layers = deque(slabs(unit.box, block[0]))
         self._bricks: dict[Box, dict[str, np.ndarray]] = {}
 
-    def take(self, box: Box, blended: Tensor, checks: list[Check]) -> None:
+    def take(self, box: Box, blended: Tensor, checks: list[FiniteCheck]) -> None:
         """Accept voxels that are final, and write what they complete.
 
         Args:

@@ -35,7 +35,7 @@ FigureValues = float | Sequence[float]
 """A number, or one for each class but the background (for masks: of the mask)."""
 Measure = Callable[[Tensor, Tensor, Tensor], Sums]
 """(prediction, label, valid) -> sums over the valid voxels; see `Metric.measure`."""
-Part = dict[str, np.ndarray]
+BlockPart = dict[str, np.ndarray]
 """What a `BlockMetric` keeps of one block: arrays by name, as an npz file holds them."""
 
 
@@ -152,7 +152,7 @@ class BlockMetric(Comparator, ABC):
         """The figures, and whether less or more of each is better."""
 
     @abstractmethod
-    def measure(self, pair: Pair, block: Box) -> Part:
+    def measure(self, pair: Pair, block: Box) -> BlockPart:
         """What is kept of one block; the blocks do not overlap and cover `pair.box`.
 
         It may read around the block, as far as it needs, and keep what it finds of the rest of the
@@ -161,18 +161,18 @@ class BlockMetric(Comparator, ABC):
         """
 
     @abstractmethod
-    def join(self, parts: Iterable[tuple[Box, Part]]) -> Part:
+    def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         """All parts of a volume as one; their order does not matter. Read as a stream."""
 
     @abstractmethod
-    def figures(self, joined: Part) -> Mapping[str, FigureValues]:
+    def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:
         """The figures that `better` names.
 
         NaN where neither has anything to measure. Where only one has, a figure is at its worst value
         (a Dice is 0), or NaN if that has none: a distance.
         """
 
-    def curves(self, joined: Part) -> Mapping[str, Curve]:
+    def curves(self, joined: BlockPart) -> Mapping[str, Curve]:
         """Lines for a report, by title."""
         del joined
         return {}

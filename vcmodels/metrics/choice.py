@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from vcmodels.errors import FaultError
 from vcmodels.metrics.base import AnyMetric, BlockMetric, Metrics, VolumeMetric
 
-Wanted = str | Mapping[str, Mapping[str, Any]]
+NamedMetric = str | Mapping[str, Mapping[str, Any]]
 """A metric by its name, or as {name: {option: value}}."""
 
 
@@ -23,7 +23,7 @@ def default_metrics(metrics: Metrics) -> dict[str, AnyMetric]:
     }
 
 
-def measured_metrics(fitting: Metrics, wanted: Sequence[Wanted] | None) -> Metrics:
+def measured_metrics(fitting: Metrics, wanted: Sequence[NamedMetric] | None) -> Metrics:
     """The metrics that are named, or by default those that are not costly.
 
     Raises:
@@ -32,7 +32,7 @@ def measured_metrics(fitting: Metrics, wanted: Sequence[Wanted] | None) -> Metri
     return default_metrics(fitting) if wanted is None else choose_metrics(fitting, wanted)
 
 
-def choose_metrics(fitting: Metrics, wanted: Sequence[Wanted]) -> Metrics:
+def choose_metrics(fitting: Metrics, wanted: Sequence[NamedMetric]) -> Metrics:
     """The metrics that are named, with their options.
 
     Args:

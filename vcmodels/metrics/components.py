@@ -12,7 +12,7 @@ import numpy as np
 
 from vcmodels.fields.components import BlockComponents, ComponentJoin, Connectivity
 from vcmodels.geometry.boxes import Box
-from vcmodels.metrics.base import BlockMetric, Curve, FigureValues, Pair, Part, Sense
+from vcmodels.metrics.base import BlockMetric, BlockPart, Curve, FigureValues, Pair, Sense
 from vcmodels.metrics.instances import OBJECT_SENSES, Overlaps, object_figures, precision_curve
 
 _PREFIX = "component_"
@@ -23,16 +23,16 @@ def with_layer(block: Box) -> Box:
     return Box.between(block.origin, [end + 1 for end in block.end])
 
 
-def named(name: str, arrays: Mapping[str, np.ndarray]) -> Part:
-    """Arrays as a part of a `Part`: `<name>.<key>`."""
-    return {f"{name}.{key}": array for key, array in arrays.items()}
+def named(name: str, arrays: Mapping[str, np.ndarray], mark: str = ".") -> BlockPart:
+    """Arrays as a part of a `BlockPart`: `<name>.<key>`; those of named parts with another mark."""
+    return {f"{name}{mark}{key}": array for key, array in arrays.items()}
 
 
-def by_name(part: Part) -> dict[str, Part]:
-    """What `named` put into a part, by name."""
-    found: dict[str, Part] = defaultdict(dict)
+def by_name(part: BlockPart, mark: str = ".") -> dict[str, BlockPart]:
+    """What `named` put into a part, by name; the rest under ""."""
+    found: dict[str, BlockPart] = defaultdict(dict)
     for key, array in part.items():
-        name, _, own = key.rpartition(".")
+        name, _, own = key.rpartition(mark)
         found[name][own] = array
     return found
 
@@ -50,8 +50,8 @@ class Components(BlockMetric):
     def better(self) -> Mapping[str, Sense]:
         return {_PREFIX + name: sense for name, sense in OBJECT_SENSES.items()}
 
-    def measure(self, pair: Pair, block: Box) -> Part:
-        regions, part = pair.regions(with_layer(block)), Part()
+    def measure(self, pair: Pair, block: Box) -> BlockPart:
+        regions, part = pair.regions(with_layer(block)), BlockPart()
         valid = np.broadcast_to(pair.read(block)[2], (len(regions[0]), *block.shape))
         for k, (predicted, labelled, counts) in enumerate(zip(*regions, valid, strict=True)):
             p, t = (BlockComponents.of(mask, self.connectivity) for mask in (predicted, labelled))
@@ -59,7 +59,7 @@ class Components(BlockMetric):
             part |= named(f"overlaps{k}", Overlaps.of(p.own, t.own, counts).to_part())
         return part
 
-    def join(self, parts: Iterable[tuple[Box, Part]]) -> Part:
+    def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         joins: dict[str, ComponentJoin] = defaultdict(ComponentJoin)
         tables: dict[str, list[Overlaps]] = defaultdict(list)
         for box, part in parts:
@@ -69,21 +69,21 @@ class Components(BlockMetric):
                 p, t = (f"{side}{k}" for side in ("predicted", "labelled"))
                 offsets = [joins[side].add(box.origin, box.shape, found[side]) for side in (p, t)]
                 tables[k].append(_shifted(Overlaps(**found[name]), *offsets))
-        joined = Part()
+        joined = BlockPart()
         for k, rows in tables.items():
             p, t = (joins[f"{side}{k}"].numbers() for side in ("predicted", "labelled"))
             numbered = [Overlaps(p[row.predicted], t[row.labelled], row.voxels) for row in rows]
             joined |= named(k, Overlaps.added(numbered).to_part())
         return joined
 
-    def figures(self, joined: Part) -> Mapping[str, FigureValues]:
+    def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:
         each = [
             object_figures(table, ignore_background=self.ignore_background)
             for table in _tables(joined)
         ]
         return {_PREFIX + name: [of[name] for of in each] for name in OBJECT_SENSES}
 
-    def curves(self, joined: Part) -> Mapping[str, Curve]:
+    def curves(self, joined: BlockPart) -> Mapping[str, Curve]:
         tables = _tables(joined)
         places = [""] if len(tables) == 1 else [f", {k}" for k in range(1, len(tables) + 1)]
         title = "Average precision of components"
@@ -99,6 +99,6 @@ def _shifted(table: Overlaps, predicted: int, labelled: int) -> Overlaps:
     return Overlaps(np.where(p, p + predicted, 0), np.where(t, t + labelled, 0), table.voxels)
 
 
-def _tables(joined: Part) -> list[Overlaps]:
+def _tables(joined: BlockPart) -> list[Overlaps]:
     found = by_name(joined)
     return [Overlaps(**found[k]) for k in sorted(found, key=int)]

@@ -36,7 +36,7 @@ from math import nan
 import numpy as np
 
 from vcmodels.geometry.boxes import Box
-from vcmodels.metrics.base import BlockMetric, Curve, FigureValues, Pair, Part, Sense
+from vcmodels.metrics.base import BlockMetric, BlockPart, Curve, FigureValues, Pair, Sense
 from vcmodels.metrics.overlap import ratio
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * n, 2) for n in range(10))
@@ -130,7 +130,7 @@ class Overlaps:
         )
         return cls.summed(*map(np.concatenate, columns))
 
-    def to_part(self) -> Part:
+    def to_part(self) -> BlockPart:
         """As arrays by name."""
         return {"predicted": self.predicted, "labelled": self.labelled, "voxels": self.voxels}
 
@@ -314,15 +314,15 @@ class Instances(BlockMetric):
     def better(self) -> Mapping[str, Sense]:
         return OBJECT_SENSES
 
-    def measure(self, pair: Pair, block: Box) -> Part:
+    def measure(self, pair: Pair, block: Box) -> BlockPart:
         predicted, labelled, valid = pair.read(block)
         return Overlaps.of(predicted[0], labelled[0], valid[0]).to_part()
 
-    def join(self, parts: Iterable[tuple[Box, Part]]) -> Part:
+    def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         return Overlaps.added(Overlaps(**part) for _, part in parts).to_part()
 
-    def figures(self, joined: Part) -> Mapping[str, FigureValues]:
+    def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:
         return object_figures(Overlaps(**joined), ignore_background=self.ignore_background)
 
-    def curves(self, joined: Part) -> Mapping[str, Curve]:
+    def curves(self, joined: BlockPart) -> Mapping[str, Curve]:
         return {"Average precision of objects": precision_curve(Overlaps(**joined))}

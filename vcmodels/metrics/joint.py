@@ -21,58 +21,15 @@ MOST_SPAN = 1 << 16
 SAMPLE = 4096
 STRANGER = 255
 """Stands for a label that is not among those that are expected."""
-JOINABLE = tuple(map(np.dtype, (np.uint8, np.uint16)))
-"""Types of codes that are worth counting; labels may have any whole numbers, but few."""
-
-
-class JointCounts(NamedTuple):
-    """The pairs that occur."""
-
-    codes: np.ndarray
-    """(n,) of the type of the prediction."""
-    labels: np.ndarray
-    """(n,) of the type of the label."""
-    counts: np.ndarray
-    """(n,) int64, above 0: how many voxels have both."""
-
-
-def joint_counts(
-    prediction: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None
-) -> JointCounts | None:
-    """How often each code of a prediction meets each value of its label.
-
-    Args:
-        prediction: of one of `JOINABLE`.
-        label: whole numbers or bool, of the same shape.
-        valid: bool, of the same shape: which voxels count; all when None.
-
-    Returns:
-        The pairs in ascending order of label and code; None where that is no way to count: the
-        prediction is of another type, or the label has more than 255 values. Up to 31 are counted
-        fastest.
-    """
-    if prediction.dtype not in JOINABLE or label.dtype.kind not in "iub":
-        return None
-    found = _numbered(np.ascontiguousarray(label).ravel())
-    if found is None:
-        return None
-    values, ids = found
-    codes = np.ascontiguousarray(prediction).ravel()
-    if valid is not None:
-        ids = np.where(valid.ravel(), ids, ids.dtype.type(len(values)))
-    table = _table(codes, ids, len(values) + 1)[: len(values)]
-    of_label, of_code = table.nonzero()
-    counts = table[of_label, of_code]
-    return JointCounts(of_code.astype(codes.dtype), values[of_label], counts)
 
 
 class SliceCounts(NamedTuple):
     """The pairs that occur in a block, and in each of its slices."""
 
     codes: np.ndarray
-    """As for `JointCounts`."""
+    """(n,) uint8."""
     labels: np.ndarray
-    """As for `JointCounts`."""
+    """(n,) of the type of the label."""
     counts: np.ndarray
     """(slices, n) int64: how many voxels of each slice have both."""
 
@@ -80,9 +37,10 @@ class SliceCounts(NamedTuple):
 def slice_counts(
     prediction: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None
 ) -> SliceCounts | None:
-    """As `joint_counts`, of each slice along the first axis; it takes little longer.
+    """How often each code of a prediction meets each value of its label, in each slice.
 
-    Several slices are counted at once, each with rows of its own in the table.
+    Slices are those along the first axis. Several are counted at once, each with rows of its own in
+    the table.
 
     Args:
         prediction: uint8.
@@ -90,13 +48,13 @@ def slice_counts(
         valid: bool, of the same shape: which voxels count; all when None.
 
     Returns:
-        None where that is no way to count: the prediction is of another type, or the label has more
-        than 31 values.
+        The pairs in ascending order of label and code; None where that is no way to count: the
+        prediction is of another type, or the label has more than 31 values.
     """
     if prediction.dtype != np.uint8 or label.dtype.kind not in "iub":
         return None
     found = _numbered(np.ascontiguousarray(label).ravel())
-    if found is None or len(found[0]) >= MOST_ROWS:
+    if found is None:
         return None
     values, ids = found
     codes, rows = np.ascontiguousarray(prediction).ravel(), len(values) + 1
@@ -117,12 +75,8 @@ def slice_counts(
 
 
 def _table(codes: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
-    """(rows, 256 or 65536) int64: how often each id meets each code."""
-    width = 1 << 8 * codes.itemsize
-    if width > 256 or rows > MOST_ROWS:
-        packed = ids.astype(np.int32) * width + codes
-        return np.bincount(packed, minlength=rows * width).reshape(rows, width)
-    table = np.zeros((rows, width), np.int64)
+    """(rows, 256) int64: how often each id meets each code, both uint8."""
+    table = np.zeros((rows, 256), np.int64)
     for start in range(0, len(codes), PIECE):
         piece = slice(start, start + PIECE)
         table += _count_bytes(codes[piece], ids[piece], rows)
@@ -130,7 +84,7 @@ def _table(codes: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _count_bytes(codes: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
-    """`_table` of a piece, both uint8."""
+    """`_table` of a piece."""
     import cv2  # not above: it takes 0.1 s, and no other command needs it
 
     # A row of an image for each voxel: interleaved, the two bytes are one number of 16 bits.
@@ -143,7 +97,7 @@ def _count_bytes(codes: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
 def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The values of a label, some of which may be absent, and each voxel's number among them.
 
-    (m,) of the type of the label, and (n,) uint8; None for more than 255 values.
+    (m,) of the type of the label, and (n,) uint8; None for more than 31 values.
     """
     if not labels.size:
         return labels, np.zeros(0, np.uint8)
@@ -156,19 +110,21 @@ def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     places = labels if labels.dtype == np.uint8 else labels.astype(np.int64) - low
     # Mostly a few thousand voxels show all values; counting them all takes 10 times as long.
     present = np.unique(places[:: 1 + len(places) // SAMPLE])
+    if len(present) >= MOST_ROWS:
+        return None
     numbers = _positions(places, present, high - first + 1)
     if numbers.max() == STRANGER:
         present = np.bincount(places).nonzero()[0]
+        if len(present) >= MOST_ROWS:
+            return None
         numbers = _positions(places, present, high - first + 1)
-    if len(present) > STRANGER:
-        return None
     return (present + first).astype(labels.dtype), numbers
 
 
 def _positions(places: np.ndarray, present: np.ndarray, span: int) -> np.ndarray:
     """Where in `present` each place is, as uint8; STRANGER where it is not, or beyond."""
     table = np.full(max(span, 256), STRANGER, np.uint8)
-    table[present] = np.minimum(np.arange(len(present)), STRANGER)
+    table[present] = np.arange(len(present))
     if places.dtype == np.uint8:
         import cv2
 

@@ -27,7 +27,7 @@ Elements = Literal["voxels", "surfels"]
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 """(n, 3): (z, y, x) of elements in the volume."""
-Surface = npt.NDArray[np.uint8]
+SurfaceArray = npt.NDArray[np.uint8]
 """(Z, Y, X): 0 where no element is; a voxel is 1, a corner the code of `corner_codes`. (0, 0, 0) where
 there is no region at all, as in most of a large volume: nothing is made, and nothing looked at."""
 
@@ -47,7 +47,7 @@ _ARRAY_BYTES = 128
 
 
 @dataclass(frozen=True)
-class Lattice:
+class ElementGrid:
     """Where the elements of the surfaces of a volume may lie."""
 
     volume: Box
@@ -78,7 +78,7 @@ class Lattice:
         """A box of elements with a margin along the axes."""
         return box.grow([margin * (axis in self.axes) for axis in range(3)])
 
-    def surfaces(self, pair: Pair, box: Box) -> Iterator[tuple[Surface, Surface]]:
+    def surfaces(self, pair: Pair, box: Box) -> Iterator[tuple[SurfaceArray, SurfaceArray]]:
         """The predicted and the labelled surface of each mask or class, as far as a box shows."""
         wide = self.around(box, 1)
         end = wide.end if self.elements == "voxels" else box.end
@@ -86,7 +86,7 @@ class Lattice:
             predicted, labelled = (self._surface(region, box.shape) for region in both)
             yield predicted, labelled
 
-    def _surface(self, region: npt.NDArray[np.bool_], shape: Shape) -> Surface:
+    def _surface(self, region: npt.NDArray[np.bool_], shape: Shape) -> SurfaceArray:
         if not region.any():
             return np.zeros((0, 0, 0), np.uint8)
         if self.elements == "voxels":
@@ -108,7 +108,7 @@ class Lattice:
 
 def surface_distances(
     pair: Pair, block: Box, elements: Elements
-) -> Iterator[tuple[Surface, Floats]]:
+) -> Iterator[tuple[SurfaceArray, Floats]]:
     """How far each element of a block is from the nearest one of the other surface.
 
     Args:
@@ -121,7 +121,7 @@ def surface_distances(
         elements are; (n,) float64, their distances in the unit of the spacing, infinity where the
         whole volume holds no other surface.
     """
-    lattice = Lattice(pair.box, pair.spacing, elements)
+    lattice = ElementGrid(pair.box, pair.spacing, elements)
     owned = lattice.owned(block)
     seen = lattice.around(owned, HALO)
     search = far_search(pair, lattice)
@@ -133,13 +133,15 @@ def surface_distances(
             found = nearby_distances(surfaces[1 - side], seen, places, lattice)
             far = np.flatnonzero(found > lattice.bound(places, seen))
             if far.size:
-                wanted = Wanted(number, 1 - side, places[far], seen)
+                wanted = SearchRequest(number, 1 - side, places[far], seen)
                 found[far] = search.lower(pair, wanted, found[far])
             yield own[own != 0], found
     search.close(seen)
 
 
-def nearby_distances(surface: Surface, seen: Box, places: Places, lattice: Lattice) -> Floats:
+def nearby_distances(
+    surface: SurfaceArray, seen: Box, places: Places, lattice: ElementGrid
+) -> Floats:
     """The distance from each place to the nearest element that a box shows.
 
     Args:
@@ -201,7 +203,7 @@ def _lengths(offsets: np.ndarray, spacing: Spacing) -> Floats:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchRequest:
     """What is searched for."""
 
     number: int
@@ -220,7 +222,7 @@ class FarSearch:
     Shared by the threads that measure a pair. What two of them find at once is found twice.
     """
 
-    def __init__(self, lattice: Lattice) -> None:
+    def __init__(self, lattice: ElementGrid) -> None:
         """With nothing known."""
         self._lattice = lattice
         self._grid: Shape = triple(ceil(n / CELL) for n in lattice.box.shape)
@@ -230,7 +232,7 @@ class FarSearch:
         self._kept_bytes = 0
         self._lock = threading.Lock()
 
-    def note(self, seen: Box, number: int, surfaces: Sequence[Surface]) -> None:
+    def note(self, seen: Box, number: int, surfaces: Sequence[SurfaceArray]) -> None:
         """Remember in which of the cells of a box the surfaces of one mask or class are."""
         for side, surface in enumerate(surfaces):
             if surface.any():
@@ -243,7 +245,7 @@ class FarSearch:
         for cell in self._cells_in(seen):
             self._is_known[cell] = True
 
-    def lower(self, pair: Pair, wanted: Wanted, found: Floats) -> Floats:
+    def lower(self, pair: Pair, wanted: SearchRequest, found: Floats) -> Floats:
         """The distances to the nearest elements anywhere.
 
         Args:
@@ -269,7 +271,7 @@ class FarSearch:
             at, count = at + count, min(2 * count, _MOST_CELLS)
         return found
 
-    def _to_visit(self, wanted: Wanted) -> tuple[list[Shape], Floats]:
+    def _to_visit(self, wanted: SearchRequest) -> tuple[list[Shape], Floats]:
         """The cells that may hold elements, and how near they are at least, the nearest first."""
         may_hold = ~self._is_known | self._holds(wanted.number, wanted.side)
         for cell in self._cells_in(wanted.seen):
@@ -336,7 +338,7 @@ _SEARCHES: dict[tuple[int, Elements], FarSearch] = {}
 _SEARCHES_LOCK = threading.Lock()
 
 
-def far_search(pair: Pair, lattice: Lattice) -> FarSearch:
+def far_search(pair: Pair, lattice: ElementGrid) -> FarSearch:
     """The search of a pair, which is kept as long as that object lives.
 
     By identity: an equal pair may stand for a store that has changed since.

@@ -69,7 +69,7 @@ from vcmodels.metrics.regression import (
 from vcmodels.metrics.surface import SurfaceMetric
 from vcmodels.metrics.surface_score import SurfaceScore
 from vcmodels.metrics.thin import CENTRELINE_SENSES, centreline_dice
-from vcmodels.metrics.topology import Topology
+from vcmodels.metrics.topology import TopologyMetric
 
 VOXELWISE: tuple[Compared, ...] = ("masks", "classes")
 DIRECTED: tuple[Compared, ...] = ("vectors", "directions")
@@ -127,7 +127,7 @@ METRICS: dict[str, AnyMetric] = {
     "surface": SurfaceMetric(compares=VOXELWISE),
     "surface_score": SurfaceScore(compares=VOXELWISE, is_default=False),
     "components": Components(compares=VOXELWISE, is_default=False),
-    "topology": Topology(compares=VOXELWISE, is_default=False),
+    "topology": TopologyMetric(compares=VOXELWISE, is_default=False),
     "cldice": VolumeMetric(
         centreline_dice, CENTRELINE_SENSES, compares=VOXELWISE, is_default=False
     ),

@@ -30,7 +30,7 @@ import numpy as np
 
 from vcmodels.fields.surfaces import surfel_areas
 from vcmodels.geometry.boxes import Box
-from vcmodels.metrics.base import BlockMetric, Curve, FigureValues, Pair, Part, Sense
+from vcmodels.metrics.base import BlockMetric, BlockPart, Curve, FigureValues, Pair, Sense
 from vcmodels.metrics.nearest import Elements, Floats, surface_distances
 from vcmodels.metrics.overlap import ratio
 
@@ -154,7 +154,7 @@ class SurfaceMetric(BlockMetric):
             return ("surface_dice",)
         return tuple(f"surface_dice_at_{tolerance:.12g}" for tolerance in self.tolerances)
 
-    def measure(self, pair: Pair, block: Box) -> Part:
+    def measure(self, pair: Pair, block: Box) -> BlockPart:
         """The distances of the elements of a block, from `nearest.surface_distances`.
 
         Returns:
@@ -168,7 +168,7 @@ class SurfaceMetric(BlockMetric):
         axes = zip(pair.spacing, pair.box.shape, strict=True)
         return _part(tables, max((length for length, n in axes if n > 1), default=nan))
 
-    def join(self, parts: Iterable[tuple[Box, Part]]) -> Part:
+    def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         """The distances of all blocks, as of one."""
         waiting, rows, edge = list[list[Distances]](), 0, nan
         for _, part in parts:
@@ -179,7 +179,7 @@ class SurfaceMetric(BlockMetric):
                 waiting, rows = [_added(waiting)], 0
         return _part(_added(waiting), edge)
 
-    def figures(self, joined: Part) -> Mapping[str, FigureValues]:
+    def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:
         """One of each name for each mask or class, in the unit of the spacing but for the Dice."""
         pairs = _pairs(joined)
         tolerances = self.tolerances or (float(joined["edge"]),)
@@ -194,7 +194,7 @@ class SurfaceMetric(BlockMetric):
     def _percentile(self, distances: Distances) -> float:
         return distances.percentile(_PERCENT, interpolate=self.elements == "voxels")
 
-    def curves(self, joined: Part) -> Mapping[str, Curve]:
+    def curves(self, joined: BlockPart) -> Mapping[str, Curve]:
         """The surface Dice over the tolerance, for each mask or class that both have."""
         pairs = _pairs(joined)
         return {
@@ -231,18 +231,18 @@ def _dice_curve(pair: Pairwise) -> Curve:
     return Curve(x, y, "tolerance", "surface Dice")
 
 
-def _pairs(part: Part) -> list[Pairwise]:
+def _pairs(part: BlockPart) -> list[Pairwise]:
     tables = _tables(part)
     return list(zip(tables[::2], tables[1::2], strict=True))
 
 
-def _tables(part: Part) -> list[Distances]:
+def _tables(part: BlockPart) -> list[Distances]:
     ends = np.cumsum(part["rows"])
     rows = [slice(end - count, end) for end, count in zip(ends, part["rows"], strict=True)]
     return [Distances(part["values"][where], part["weights"][where]) for where in rows]
 
 
-def _part(tables: Sequence[Distances], edge: float) -> Part:
+def _part(tables: Sequence[Distances], edge: float) -> BlockPart:
     """The inverse of `_tables`."""
     none = np.zeros(0)
     return {

@@ -37,7 +37,7 @@ from math import nan
 import numpy as np
 
 from vcmodels.geometry.boxes import Box, triple
-from vcmodels.metrics.base import BlockMetric, FigureValues, Pair, Part, Sense
+from vcmodels.metrics.base import BlockMetric, BlockPart, FigureValues, Pair, Sense
 from vcmodels.metrics.components import Components, by_name, named
 from vcmodels.metrics.instances import Overlaps, variation_of_information
 from vcmodels.metrics.overlap import ratio
@@ -49,6 +49,8 @@ TOLERANCE = 2.0
 WEIGHTS = {"topology": 0.30, "dice": 0.35, "voi": 0.35}
 _DIMENSIONS = np.array([0.34, 0.33, 0.33])
 _VOI_SLOPE = 0.3
+_ROOM = "/"
+"""Between what a term of the score keeps, which has names of its own, and whose it is."""
 
 
 def octants(box: Box) -> list[Box]:
@@ -65,7 +67,7 @@ def octants(box: Box) -> list[Box]:
 
 def measure_octants(
     scored: Box, block: Box, predicted: np.ndarray, labelled: np.ndarray
-) -> Iterator[tuple[int, Part]]:
+) -> Iterator[tuple[int, BlockPart]]:
     """What a block keeps of each octant that it touches, by the number of the octant.
 
     Args:
@@ -91,7 +93,9 @@ def _cropped(mask: np.ndarray, around: Box, window: Box, octant: Box) -> np.ndar
     return cropped
 
 
-def _measure_octant(block: Box, octant: Box, predicted: np.ndarray, labelled: np.ndarray) -> Part:
+def _measure_octant(
+    block: Box, octant: Box, predicted: np.ndarray, labelled: np.ndarray
+) -> BlockPart:
     masks = {"predicted": predicted, "labelled": labelled, "union": predicted | labelled}
     found = {name: BlockTopology.of(mask, block, octant, 6) for name, mask in masks.items()}
     part = {key: array for name, one in found.items() for key, array in one.pack(name).items()}
@@ -116,7 +120,7 @@ class OctantJoin:
         self._held: dict[str, list[np.ndarray]] = defaultdict(list)
         self._holes: list[np.ndarray] = []
 
-    def add(self, part: Part) -> None:
+    def add(self, part: BlockPart) -> None:
         """Take in a block, from `measure_octants`."""
         found = by_name(part)
         shared = found["shared"]
@@ -197,17 +201,17 @@ class SurfaceScore(BlockMetric):
             ["surface_score", *(f"surface_score_{term}" for term in WEIGHTS)], "max"
         )
 
-    def measure(self, pair: Pair, block: Box) -> Part:
+    def measure(self, pair: Pair, block: Box) -> BlockPart:
         part = {"edge": np.array(max(pair.spacing))}
         for k, masks in enumerate(zip(*pair.regions(block.grow((1, 1, 1))), strict=True)):
             for number, found in measure_octants(pair.box, block, *masks):
-                part |= _under(f"{k} {number}", found)
-        part |= _under("components", self._components.measure(pair, block))
-        return part | _under("surface", self._surface(0.0).measure(pair, block))
+                part |= named(f"{k} {number}", found, _ROOM)
+        part |= named("components", self._components.measure(pair, block), _ROOM)
+        return part | named("surface", self._surface(0.0).measure(pair, block), _ROOM)
 
-    def join(self, parts: Iterable[tuple[Box, Part]]) -> Part:
+    def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         """All parts as one; three metrics look at them, so that they are held in memory."""
-        found = [(box, _by_room(part)) for box, part in parts]
+        found = [(box, by_name(part, _ROOM)) for box, part in parts]
         octants: dict[int, dict[int, OctantJoin]] = defaultdict(lambda: defaultdict(OctantJoin))
         for _, rooms in found:
             for room in rooms.keys() - {"", "components", "surface"}:
@@ -215,14 +219,15 @@ class SurfaceScore(BlockMetric):
                 octants[k][number].add(rooms[room])
         joined = {"edge": found[0][1][""]["edge"]}
         for room, metric in (("components", self._components), ("surface", self._surface(0.0))):
-            joined |= _under(room, metric.join((box, rooms[room]) for box, rooms in found))
+            whole = metric.join((box, rooms[room]) for box, rooms in found)
+            joined |= named(room, whole, _ROOM)
         none = np.zeros((3, 3), np.int64)
-        masks = len(by_name(_by_room(joined)["components"]))
+        masks = len(by_name(by_name(joined, _ROOM)["components"]))
         counts = [sum((one.counts() for one in octants[k].values()), none) for k in range(masks)]
         return joined | {"topology": np.array(counts)}
 
-    def figures(self, joined: Part) -> Mapping[str, FigureValues]:
-        rooms = _by_room(joined)
+    def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:
+        rooms = by_name(joined, _ROOM)
         tables = by_name(rooms["components"])
         surface = self._surface(TOLERANCE * float(joined["edge"])).figures(rooms["surface"])
         terms = {
@@ -245,16 +250,3 @@ class SurfaceScore(BlockMetric):
 
     def _surface(self, tolerance: float) -> SurfaceMetric:
         return SurfaceMetric(compares=self.compares, tolerances=(tolerance,), elements="surfels")
-
-
-def _under(room: str, part: Part) -> Part:
-    return {f"{room}/{key}": array for key, array in part.items()}
-
-
-def _by_room(part: Part) -> dict[str, Part]:
-    """What `_under` put into a part; the rest under ""."""
-    found: dict[str, Part] = defaultdict(dict)
-    for key, array in part.items():
-        room, _, own = key.rpartition("/")
-        found[room][own] = array
-    return found

@@ -21,7 +21,7 @@ import numpy as np
 
 from vcmodels.fields.components import BlockComponents, ComponentJoin
 from vcmodels.geometry.boxes import Box
-from vcmodels.metrics.base import BlockMetric, Curve, FigureValues, Pair, Part, Sense
+from vcmodels.metrics.base import BlockMetric, BlockPart, Curve, FigureValues, Pair, Sense
 from vcmodels.metrics.components import by_name, named, with_layer
 
 Adjacency = Literal[6, 26]
@@ -66,7 +66,7 @@ class BlockTopology:
         euler = cells if connectivity == 6 else -cells
         return cls(pieces, holes, _on_faces(holes.own, first, last), euler)
 
-    def pack(self, name: str) -> Part:
+    def pack(self, name: str) -> BlockPart:
         """For `TopologyJoin.add`."""
         rest = {"outside": self.outside, "euler": np.array([self.euler], np.int64)}
         part = named(f"{name}_pieces", self.pieces.pack()) | named(
@@ -113,7 +113,7 @@ class TopologyJoin:
         self._outside: list[np.ndarray] = []
         self._euler = 0
 
-    def add(self, box: Box, found: Mapping[str, Part], name: str) -> tuple[int, int]:
+    def add(self, box: Box, found: Mapping[str, BlockPart], name: str) -> tuple[int, int]:
         """Take in a block; returns what to add to its pieces and to its holes.
 
         Args:
@@ -139,7 +139,7 @@ class TopologyJoin:
 
 
 @dataclass(frozen=True)
-class Topology(BlockMetric):
+class TopologyMetric(BlockMetric):
     """Errors of the Betti numbers of masks, or of each class but the background."""
 
     connectivity: Adjacency = 26
@@ -150,15 +150,15 @@ class Topology(BlockMetric):
         names = ("betti_error", "betti_0_error", "betti_1_error", "betti_2_error")
         return dict.fromkeys(names, "min")
 
-    def measure(self, pair: Pair, block: Box) -> Part:
-        part = Part()
+    def measure(self, pair: Pair, block: Box) -> BlockPart:
+        part = BlockPart()
         for side, regions in zip(_SIDES, pair.regions(block.grow((1, 1, 1))), strict=True):
             for k, region in enumerate(regions):
                 found = BlockTopology.of(region, block, pair.box, self.connectivity)
                 part |= found.pack(f"{side}{k}")
         return part
 
-    def join(self, parts: Iterable[tuple[Box, Part]]) -> Part:
+    def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         joins: dict[str, TopologyJoin] = defaultdict(TopologyJoin)
         for box, part in parts:
             found = by_name(part)
@@ -166,11 +166,11 @@ class Topology(BlockMetric):
                 joins[name].add(box, found, name)
         return {name: np.array(join.betti(), np.int64) for name, join in joins.items()}
 
-    def figures(self, joined: Part) -> Mapping[str, FigureValues]:
+    def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:
         errors = [_errors(predicted, labelled) for predicted, labelled in _pairs(joined)]
         return {name: [float(of[n]) for of in errors] for n, name in enumerate(self.better)}
 
-    def curves(self, joined: Part) -> Mapping[str, Curve]:
+    def curves(self, joined: BlockPart) -> Mapping[str, Curve]:
         pairs, curves = _pairs(joined), dict[str, Curve]()
         for k, pair in enumerate(pairs, 1):
             place = "" if len(pairs) == 1 else f", {k}"
@@ -184,7 +184,7 @@ class Topology(BlockMetric):
 _SIDES = ("predicted", "labelled")
 
 
-def _pairs(joined: Part) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pairs(joined: BlockPart) -> list[tuple[np.ndarray, np.ndarray]]:
     """The Betti numbers of the predicted and of the labelled region of each mask or class."""
     count = len(joined) // 2
     return [(joined[f"predicted{k}"], joined[f"labelled{k}"]) for k in range(count)]

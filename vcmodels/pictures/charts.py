@@ -42,7 +42,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Row:
+class StripRow:
     """The values of one row of a strip chart."""
 
     name: str
@@ -134,7 +134,7 @@ def _stepped(line: Line, width: float) -> Line:
     return replace(line, x=x, y=[value for value in line.y for _ in range(2)])
 
 
-def strip_chart(rows: Sequence[Row], title: str, origin: float | None = None) -> str:
+def strip_chart(rows: Sequence[StripRow], title: str, origin: float | None = None) -> str:
     """A point for each value, with quartiles as a box and the median as a line; a row for each set.
 
     Args:
@@ -249,7 +249,7 @@ def _bar(at: float, top: float, width: float, x: Scale, y: Scale) -> str:
     )
 
 
-def _strip(row: Row, x: Scale, middle: float) -> list[str]:
+def _strip(row: StripRow, x: Scale, middle: float) -> list[str]:
     """The name, the box and the points of one row."""
     name = row.name if len(row.name) <= CHARACTERS else f"{row.name[: CHARACTERS - 1]}…"
     full = f"<title>{escape(row.name)}</title>" if name != row.name else ""
@@ -270,7 +270,7 @@ def _box(values: Sequence[float], x: Scale, middle: float) -> list[str]:
     ]
 
 
-def _dots(row: Row, x: Scale, middle: float) -> list[str]:
+def _dots(row: StripRow, x: Scale, middle: float) -> list[str]:
     """A point for each value; those that would hide each other lie above and below the middle."""
     places, seen = [], dict[int, int]()
     step = (x.end - x.start) / DOT_BINS

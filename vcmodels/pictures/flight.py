@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vcmodels.errors import OutputError, RefusedError, RunError
-from vcmodels.pictures.layers import Layer, Source, Subject, Values
+from vcmodels.pictures.layers import DrawnLayer, SliceSource, SliceValues, Subject
 from vcmodels.pictures.overlay import compose
 from vcmodels.pictures.planes import AXES, View, level_for, read_planes, readable_levels
 from vcmodels.pictures.slices import (
@@ -153,8 +153,8 @@ def _images(
 
 
 def _values(
-    source: Source | None, view: View, at: Sequence[int], step: float
-) -> Iterator[Values | None]:
+    source: SliceSource | None, view: View, at: Sequence[int], step: float
+) -> Iterator[SliceValues | None]:
     """What a source holds on each slice; None without one."""
     if source is None:
         yield from [None] * len(at)
@@ -164,7 +164,10 @@ def _values(
 
 
 def _layer_panel(
-    drawing: Drawing, image: np.ndarray | None, prediction: Values | None, label: Values | None
+    drawing: Drawing,
+    image: np.ndarray | None,
+    prediction: SliceValues | None,
+    label: SliceValues | None,
 ) -> Panel:
     """A layer over the image, or over black."""
     if label is None:
@@ -179,7 +182,7 @@ def _layer_panel(
     return joint_panel(pair, ground)
 
 
-def _legend(layer: Layer) -> str:
+def _legend(layer: DrawnLayer) -> str:
     if layer.label is None or layer.prediction is None:
         return "label" if layer.prediction is None else "prediction"
     if layer.drawing.drawn_as == "outlines":

@@ -17,7 +17,7 @@ from vcmodels.targets.stored import LabelError
 from vcmodels.volumes import Volume
 
 
-class Values(NamedTuple):
+class SliceValues(NamedTuple):
     """One slice of a prediction or a label."""
 
     values: np.ndarray
@@ -27,30 +27,30 @@ class Values(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class SliceSource:
     """Where the slices of a prediction or a label come from."""
 
     levels: tuple[Readable, ...]
     """From the finest on."""
-    values: Callable[[np.ndarray], Values]
+    values: Callable[[np.ndarray], SliceValues]
     """What a slice (C, H, W) of a level holds."""
 
 
 @dataclass(frozen=True)
-class Layer:
+class DrawnLayer:
     """A prediction, its label, or both."""
 
     name: str
     drawing: Drawing
-    prediction: Source | None = None
-    label: Source | None = None
+    prediction: SliceSource | None = None
+    label: SliceSource | None = None
 
 
 @dataclass(frozen=True)
 class Subject:
     """What there is to draw: an image, and layers on its grid."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[DrawnLayer, ...]
     box: Box
     """What is shown."""
     extent: Shape
@@ -59,17 +59,17 @@ class Subject:
     image: Volume | None = None
 
 
-def predicted(array: Volume, target: Target) -> Source:
+def predicted(array: Volume, target: Target) -> SliceSource:
     """A stored prediction, which its target decodes."""
 
-    def values(stored: np.ndarray) -> Values:
+    def values(stored: np.ndarray) -> SliceValues:
         decoded = target.decode(stored[:, None])[:, 0]
-        return Values(decoded, np.ones(decoded.shape[1:], bool))
+        return SliceValues(decoded, np.ones(decoded.shape[1:], bool))
 
-    return Source(readable_levels(array), values)
+    return SliceSource(readable_levels(array), values)
 
 
-def labelled(label: Label) -> Source:
+def labelled(label: Label) -> SliceSource:
     """A label of a task; it is read with what it is derived from, so without coarser levels."""
 
     def read(box: Box) -> np.ndarray:
@@ -79,10 +79,10 @@ def labelled(label: Label) -> Source:
 
     array = label.stored.array
     levels = (Readable(read, array.extent, array.chunks),)
-    return Source(levels, lambda stored: Values(stored[:-1], stored[-1] > 0))
+    return SliceSource(levels, lambda stored: SliceValues(stored[:-1], stored[-1] > 0))
 
 
-def plain(array: Volume, target: Target, *, as_prediction: bool = False) -> Source:
+def plain(array: Volume, target: Target, *, as_prediction: bool = False) -> SliceSource:
     """An array whose values are those of a label of some kind.
 
     Args:
@@ -93,7 +93,7 @@ def plain(array: Volume, target: Target, *, as_prediction: bool = False) -> Sour
     Reading a slice raises RunError where a value is none of the kind.
     """
 
-    def values(stored: np.ndarray) -> Values:
+    def values(stored: np.ndarray) -> SliceValues:
         try:
             label, valid = target.read_label(stored[:, None])
         except LabelError as error:
@@ -101,19 +101,19 @@ def plain(array: Volume, target: Target, *, as_prediction: bool = False) -> Sour
             remedy = "give another --kind, or for a mask --foreground"
             raise RunError(array.location, found, remedy) from error
         counts, label = np.logical_or.reduce(valid)[0], label[:, 0]
-        return Values(as_predicted(target, label) if as_prediction else label, counts)
+        return SliceValues(as_predicted(target, label) if as_prediction else label, counts)
 
-    return Source(readable_levels(array), values)
+    return SliceSource(readable_levels(array), values)
 
 
 IDS = FormDrawing("instances")
 """How instances are drawn, and classes of which nothing but the number is known."""
 
 
-def ids(array: Volume) -> Source:
+def ids(array: Volume) -> SliceSource:
     """An array of ids."""
 
-    def values(stored: np.ndarray) -> Values:
-        return Values(stored[:1].astype(np.int64), np.ones(stored.shape[1:], bool))
+    def values(stored: np.ndarray) -> SliceValues:
+        return SliceValues(stored[:1].astype(np.int64), np.ones(stored.shape[1:], bool))
 
-    return Source(readable_levels(array), values)
+    return SliceSource(readable_levels(array), values)

@@ -35,13 +35,10 @@ from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
 from vcmodels.metrics.base import Curve, Metrics, Sense, Sums
-from vcmodels.metrics.joint import joint_counts
 from vcmodels.metrics.registry import (
     curves,
     fitting_metrics,
-    is_countable,
     measure,
-    measure_volume,
     senses,
     summarise,
 )
@@ -114,21 +111,6 @@ class Scoring(Section):
     def summarise(self, sums: Sums) -> dict[str, float]:
         """Figures of all that was measured; NaN where nothing was valid."""
         return summarise(self.metrics, sums, self.class_names)
-
-    def measure_volume(
-        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray, spacing: Spacing
-    ) -> dict[str, float]:
-        """The figures that need a volume whole.
-
-        Args:
-            prediction: (P, Z, Y, X) float32, as from `decode`.
-            label: (L, Z, Y, X) float32, as from `read_label`.
-            valid: (V, Z, Y, X) bool.
-            spacing: length of a voxel along (z, y, x).
-        """
-        pair = self.comparable(torch.from_numpy(prediction)[None], torch.from_numpy(label)[None])
-        found, wanted = (tensor[0].numpy() for tensor in pair)
-        return measure_volume(self.metrics, found, wanted, valid, spacing, self.class_names)
 
 
 class Target(Scoring, StoredTarget):
@@ -533,41 +515,6 @@ class Target(Scoring, StoredTarget):
             for name, metric in self.metrics.items()
             if not (self.is_categorical and getattr(metric, "needs_probabilities", False))
         }
-
-    def summarise_stored(self, sums: Sums) -> dict[str, float]:
-        """As `summarise`, of what was measured with `stored_metrics`."""
-        return summarise(self.stored_metrics, sums, self.class_names)
-
-    def measure_stored(self, prediction: np.ndarray, label: np.ndarray) -> Sums | None:
-        """As `measure` with `stored_metrics`, of a block as it is stored: the same sums, to the bit.
-
-        The codes of both are counted by pairs, and each pair is decoded once: an eighth of the time.
-
-        Args:
-            prediction: (1, Z, Y, X), as `encode` gives it.
-            label: (1, Z, Y, X), as for `read_label`.
-
-        Returns:
-            None where voxels depend on others, or on several channels, or have too many codes, or
-            a metric needs more than numbers of voxels.
-
-        Raises:
-            LabelError: a value that the kind cannot have; its place is none of the volume.
-        """
-        metrics = self.stored_metrics
-        has_one = (
-            len(prediction) == len(label) == 1 and self.output_channels(prediction.dtype) is None
-        )
-        if self.derive or self.label_margin or not has_one or not is_countable(metrics):
-            return None
-        joint = joint_counts(prediction, label)
-        if joint is None:
-            return None
-        wanted, valid = self.read_label(joint.labels.reshape(1, -1, 1, 1))
-        found = self.decode(joint.codes.reshape(1, -1, 1, 1))
-        counts = torch.from_numpy(joint.counts.reshape(1, 1, -1, 1, 1) * valid)
-        pair = self.comparable(torch.from_numpy(found)[None], torch.from_numpy(wanted)[None])
-        return measure(metrics, *pair, counts)
 
     def plain_label(self, prediction: np.ndarray, writer: "Target") -> np.ndarray:
         """A prediction as a stored label of this target: (P, Z, Y, X) -> (S, Z, Y, X) float32.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vcmodels.boards import Board, CurveSink, EventWriter, Layout, Parameters, WandbWriter
+from vcmodels.boards import Board, BoardLayout, CurveSink, EventWriter, Parameters, WandbWriter
 from vcmodels.config import Task
 from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Shape, Spacing, triple
@@ -97,7 +97,7 @@ def events_folder(task: Task) -> Path:
     return above if is_older else task.tensorboard_dir
 
 
-def layout_of(targets: Mapping[str, AnyTarget]) -> Layout:
+def layout_of(targets: Mapping[str, AnyTarget]) -> BoardLayout:
     """The charts of a run, by target: losses of training and validation together, each figure."""
     groups = {
         "all targets": {

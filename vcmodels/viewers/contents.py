@@ -19,9 +19,9 @@ from vcmodels.reporting import Reporter
 from vcmodels.results import open_inputs, our_attributes, result_root
 from vcmodels.runs.run import Run, Splits
 from vcmodels.viewers.looks import (
+    ArrayLook,
     Ids,
     Image,
-    Look,
     look_of_label,
     look_of_prediction,
     look_of_source,
@@ -29,7 +29,7 @@ from vcmodels.viewers.looks import (
 )
 from vcmodels.viewers.scene import Boxes, Frame, Layer, Scene, fewer_boxes
 from vcmodels.volumes import ChannelAxis, Place, Volume, expand_location, open_volume, place_at
-from vcmodels.volumes.levels import Level, stored_levels
+from vcmodels.volumes.levels import StoredLevel, stored_levels
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
 
@@ -251,7 +251,7 @@ def _layer(array: Volume, frame: Frame, reporter: Reporter) -> Layer:
     return _placed(_name(array), levels, look, frame)
 
 
-def _look(levels: tuple[Level, ...], focus: Box | None) -> Look:
+def _look(levels: tuple[StoredLevel, ...], focus: Box | None) -> ArrayLook:
     """How an array looks, by what stands next to it."""
     array, limits = levels[0].volume, _limits(levels, focus)
     notes = prediction_notes(array)
@@ -273,7 +273,7 @@ def _is_image_label(array: Volume) -> bool:
     return "image-label" in (ome if isinstance(ome, dict) else attributes)
 
 
-def _placed(name: str, levels: tuple[Level, ...], look: Look, frame: Frame) -> Layer:
+def _placed(name: str, levels: tuple[StoredLevel, ...], look: ArrayLook, frame: Frame) -> Layer:
     """A layer on the common grid: that of the first array, where this one has the same extent.
 
     An array of another extent lies where it says itself, with voxels of the first if it does not
@@ -314,7 +314,7 @@ def _named_once(layers: Sequence[Layer]) -> Iterator[Layer]:
         yield layer if count == 1 else replace(layer, name=f"{layer.name} ({count})")
 
 
-def _limits(levels: Sequence[Level], focus: Box | None) -> tuple[float, float]:
+def _limits(levels: Sequence[StoredLevel], focus: Box | None) -> tuple[float, float]:
     """Stored values that lie between black and white: of a cube in the middle of the focus.
 
     It is read from the coarsest level that is not smaller than the cube, so that it shows much.

@@ -9,7 +9,16 @@ from vcmodels.data.predictions import prediction_notes, writer_of
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RefusedError, VolumeError
 from vcmodels.geometry.boxes import Box
-from vcmodels.pictures.layers import IDS, Layer, Source, Subject, ids, labelled, plain, predicted
+from vcmodels.pictures.layers import (
+    IDS,
+    DrawnLayer,
+    SliceSource,
+    Subject,
+    ids,
+    labelled,
+    plain,
+    predicted,
+)
 from vcmodels.reporting import Reporter
 from vcmodels.results import open_prediction, result_root
 from vcmodels.targets import KINDS, AnyTarget
@@ -57,7 +66,7 @@ def subject_of_task(
         label = chosen.label(name, target, chosen.region)
         found = _task_prediction(root, name, target)
         if label or found:
-            layers.append(Layer(name, target, found, labelled(label) if label else None))
+            layers.append(DrawnLayer(name, target, found, labelled(label) if label else None))
     box, part = chosen.region, task.inference_params.bbox
     if root is not None and part is not None:
         shown = box.intersect(Box.between([a for a, _ in part], [b for _, b in part]))
@@ -65,7 +74,7 @@ def subject_of_task(
     return _subject(layers, box, chosen.inputs[0], chosen.name)
 
 
-def _task_prediction(root: Place | None, name: str, target: AnyTarget) -> Source | None:
+def _task_prediction(root: Place | None, name: str, target: AnyTarget) -> SliceSource | None:
     if root is None or not (root / name).names():
         return None
     return predicted(open_prediction(root, name, target), target)
@@ -191,18 +200,18 @@ def _truth(
     return stored
 
 
-def _own_layer(name: str, array: Volume, label: Volume | None) -> Layer:
+def _own_layer(name: str, array: Volume, label: Volume | None) -> DrawnLayer:
     """A prediction of ours, by its encoding, with a plain label of its kind."""
     notes = prediction_notes(array)
     assert notes is not None, "the caller looks first"
     target = writer_of(notes["encoding"], array)
     truth = None if label is None else plain(label, target)
-    return Layer(name, target, predicted(array, target), truth)
+    return DrawnLayer(name, target, predicted(array, target), truth)
 
 
 def _plain_layer(
     name: str, array: Volume, truth: Volume | None, kind: str | None, foreground: str | None
-) -> Layer:
+) -> DrawnLayer:
     if kind is None:
         found = f"nothing next to {array.location} says what its values are"
         raise RefusedError("--kind", found, f"give one of {', '.join(PLAIN_KINDS)}")
@@ -211,10 +220,10 @@ def _plain_layer(
             if one.dtype.kind not in "uib" or one.channels > 1:
                 found = f"{one.location} holds {one.channels} x {one.dtype}, which are no ids"
                 raise RefusedError("--kind", found, "give another kind")
-        return Layer(name, IDS, ids(array), ids(truth) if truth else None)
+        return DrawnLayer(name, IDS, ids(array), ids(truth) if truth else None)
     target = _target(kind, array, foreground)
     over = plain(truth, target) if truth else None
-    return Layer(name, target, plain(array, target, as_prediction=True), over)
+    return DrawnLayer(name, target, plain(array, target, as_prediction=True), over)
 
 
 def _target(kind: str, array: Volume, foreground: str | None) -> Target:
@@ -239,7 +248,11 @@ def _require_extent(array: Volume, like: Volume) -> None:
 
 
 def _subject(
-    layers: Sequence[Layer], box: Box, image: Volume | None, name: str, like: Volume | None = None
+    layers: Sequence[DrawnLayer],
+    box: Box,
+    image: Volume | None,
+    name: str,
+    like: Volume | None = None,
 ) -> Subject:
     """What is drawn, on the grid of an array.
 

@@ -65,7 +65,7 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Values:
+class Numbers:
     """A number for each voxel, in the colours of a map; around 0 in two colours where it has a sign."""
 
     code: Linear
@@ -103,12 +103,12 @@ class Ids:
     """Of all others; a colour each when None."""
 
 
-Look = Image | Probability | Shares | Values | Vectors | Ids
+ArrayLook = Image | Probability | Shares | Numbers | Vectors | Ids
 
 
 def look_of_prediction(
     target: Target, encoding: Mapping[str, Any], dtype: np.dtype, limits: tuple[float, float]
-) -> Look:
+) -> ArrayLook:
     """How a stored prediction looks.
 
     Args:
@@ -132,7 +132,7 @@ def look_of_prediction(
 
 def look_of_values(
     encoding: Mapping[str, Any], dtype: np.dtype, limits: tuple[float, float]
-) -> Values:
+) -> Numbers:
     """How stored numbers look, over the range of integers, or of what a sample of floats holds."""
     code = _code(encoding)
     if dtype.kind in "ui":
@@ -141,10 +141,10 @@ def look_of_values(
     low, high = (code.scale * value + code.offset for value in limits)
     if encoding.get("signed"):
         low, high = -float(encoding["clip"]), float(encoding["clip"])
-    return Values(code, (low, high))
+    return Numbers(code, (low, high))
 
 
-def look_of_label(target: AnyTarget, array: Volume, limits: tuple[float, float]) -> Look:
+def look_of_label(target: AnyTarget, array: Volume, limits: tuple[float, float]) -> ArrayLook:
     """How a stored label of a target looks.
 
     Args:
@@ -164,9 +164,9 @@ def look_of_label(target: AnyTarget, array: Volume, limits: tuple[float, float])
     code = Linear(encoding.scale, encoding.offset) if encoding else PLAIN
     is_bounded = isinstance(target, RegressionTarget) and target.output_range is not None
     if is_bounded or isinstance(target, DistanceTarget):
-        return Values(code, target.value_range)
+        return Numbers(code, target.value_range)
     low, high = (code.scale * value + code.offset for value in limits)
-    return Values(code, (low, high))
+    return Numbers(code, (low, high))
 
 
 def look_of_source(deriving: Sequence[AnyTarget]) -> Ids:

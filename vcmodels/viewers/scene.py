@@ -11,9 +11,9 @@ import numpy as np
 from vcmodels.errors import RefusedError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.pictures.slices import Colour
-from vcmodels.viewers.looks import Look
+from vcmodels.viewers.looks import ArrayLook
 from vcmodels.volumes import Volume
-from vcmodels.volumes.levels import Level
+from vcmodels.volumes.levels import StoredLevel
 
 MOST_BOXES = 2000
 """Of a layer; a viewer that holds all of a run's patches hardly moves."""
@@ -34,7 +34,7 @@ class Frame:
         """That of a volume, as its store or the task says."""
         return cls(volume.spacing, volume.offset, volume.unit, volume.extent)
 
-    def of_level(self, level: Level) -> tuple[Spacing, Spacing]:
+    def of_level(self, level: StoredLevel) -> tuple[Spacing, Spacing]:
         """Length of a level's voxels, and the position of the centre of its voxel 0."""
         scale = triple(s * f for s, f in zip(self.spacing, level.factor, strict=True))
         parts = zip(self.offset, self.spacing, level.shift, strict=True)
@@ -46,9 +46,9 @@ class Layer:
     """An array and its coarser levels."""
 
     name: str
-    levels: tuple[Level, ...]
+    levels: tuple[StoredLevel, ...]
     """The finest first."""
-    look: Look
+    look: ArrayLook
     frame: Frame
     is_visible: bool = True
 
@@ -69,7 +69,7 @@ class Boxes:
 
 
 @dataclass(frozen=True)
-class Point:
+class Marker:
     """A place, in voxels of the first layer: the centre of voxel 0 is 0."""
 
     place: Spacing
@@ -84,7 +84,7 @@ class Scene:
     layers: tuple[Layer, ...]
     """The first says what a voxel is."""
     boxes: tuple[Boxes, ...] = ()
-    points: tuple[Point, ...] = ()
+    points: tuple[Marker, ...] = ()
     focus: Box | None = None
     """What is looked at first; the middle of the first layer when None."""
 
@@ -110,7 +110,7 @@ def fewer_boxes(boxes: Sequence[Box]) -> tuple[Box, ...]:
     return tuple(boxes[n] for n in chosen.tolist())
 
 
-def read_points(path: Path) -> tuple[Point, ...]:
+def read_points(path: Path) -> tuple[Marker, ...]:
     """The points of a CSV (z, y, x and perhaps a text, with or without a heading) or JSON file.
 
     JSON is a list of [z, y, x], [z, y, x, "text"] or {"z": ..., "y": ..., "x": ..., "text": ...}.
@@ -137,7 +137,7 @@ def read_points(path: Path) -> tuple[Point, ...]:
 _REMEDY = "give rows of z,y,x or z,y,x,text, in voxels"
 
 
-def _from_json(text: str, path: Path) -> tuple[Point, ...]:
+def _from_json(text: str, path: Path) -> tuple[Marker, ...]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -149,7 +149,7 @@ def _from_json(text: str, path: Path) -> tuple[Point, ...]:
     return tuple(_point(row, f"{path}, number {n}") for n, row in enumerate(rows))
 
 
-def _point(row: object, where: str) -> Point:
+def _point(row: object, where: str) -> Marker:
     if not isinstance(row, dict):
         raise RefusedError("--points", f"{where} is {row!r}", _REMEDY)
     try:
@@ -159,4 +159,4 @@ def _point(row: object, where: str) -> Point:
         raise RefusedError("--points", f"{where} is {shown}", _REMEDY) from error
     if not np.isfinite(place).all():
         raise RefusedError("--points", f"{where} is no place: {place}", _REMEDY)
-    return Point(place, str(row.get("text") or "").strip())
+    return Marker(place, str(row.get("text") or "").strip())

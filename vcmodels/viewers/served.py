@@ -19,7 +19,7 @@ from vcmodels.reporting import Reporter
 from vcmodels.viewers.looks import Ids
 from vcmodels.viewers.scene import Layer, Scene
 from vcmodels.volumes.chunk_cache import CachedVolume, ChunkCache
-from vcmodels.volumes.levels import Level
+from vcmodels.volumes.levels import StoredLevel
 from vcmodels.volumes.reader import Volume
 
 LARGEST_CHUNK = 1 << 22
@@ -35,7 +35,7 @@ _IMAGES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 _IDS = ("uint8", "uint16", "uint32", "uint64")
 _PATH = re.compile(r"(\d{1,4})/(?:zarr\.json|(\d{1,2})/(?:zarr\.json|c((?:/\d{1,18}){3,4})))", re.A)
 
-Answer = tuple[bytes, str]
+Reply = tuple[bytes, str]
 """A body, and its type."""
 JSON, BYTES = "application/json", "application/octet-stream"
 
@@ -54,7 +54,7 @@ class ServedLevel:
     has_channels: bool
 
     @classmethod
-    def of(cls, layer: Layer, level: Level, cache: ChunkCache) -> "ServedLevel":
+    def of(cls, layer: Layer, level: StoredLevel, cache: ChunkCache) -> "ServedLevel":
         """The level, with stored chunks kept where they are served in pieces."""
         volume, dtype = level.volume, served_dtype(layer)
         chunk = served_chunk(volume, dtype)
@@ -126,7 +126,7 @@ class ServedScene:
             self._failed.add(number)
             reporter.say(f"{self.scene.layers[number].name}: {error}")
 
-    def answer(self, path: str) -> Answer:
+    def answer(self, path: str) -> Reply:
         """A file by its path, such as `0/zarr.json` or `0/2/c/3/0/1`.
 
         Raises:
@@ -151,7 +151,7 @@ class ServedScene:
         return level.read(index), BYTES
 
 
-def _json(document: dict[str, Any]) -> Answer:
+def _json(document: dict[str, Any]) -> Reply:
     return json.dumps(document).encode(), JSON
 
 

@@ -9,7 +9,7 @@ from math import floor
 import numpy as np
 
 from vcmodels.pictures.slices import Colour
-from vcmodels.viewers.looks import Image, Linear, Probability, Shares, Values, Vectors
+from vcmodels.viewers.looks import Image, Linear, Numbers, Probability, Shares, Vectors
 
 _STORED = "float(toRaw(getDataValue({})))"
 _FAINT = 1e-3
@@ -22,7 +22,7 @@ def hexadecimal(colour: Colour) -> str:
 
 
 def shader_of(
-    look: Image | Probability | Shares | Values | Vectors, channels: int, dtype: np.dtype
+    look: Image | Probability | Shares | Numbers | Vectors, channels: int, dtype: np.dtype
 ) -> str:
     """The program for a layer.
 
@@ -85,7 +85,7 @@ void main() {{
 """
 
 
-def _values(look: Values, channels: int, dtype: np.dtype) -> str:
+def _values(look: Numbers, channels: int, dtype: np.dtype) -> str:
     choose, channel = _channel(channels)
     low, high = sorted(look.code.stored(limit) for limit in look.limits)
     return f"""{choose}#uicontrol invlerp limits(range={_range((low, high), dtype)}, clamp=true)
@@ -95,7 +95,7 @@ void main() {{
 """
 
 
-def _signed(look: Values, channels: int) -> str:
+def _signed(look: Numbers, channels: int) -> str:
     """White at 0, red above, blue below, as the pictures of distances are."""
     choose, channel = _channel(channels)
     most = max(map(abs, look.limits))

@@ -7,7 +7,7 @@ The state is what stands behind the # of its addresses
 from typing import Any
 
 from vcmodels.geometry.boxes import Box, Spacing, triple
-from vcmodels.viewers.looks import Ids, Look, Values, Vectors
+from vcmodels.viewers.looks import ArrayLook, Ids, Numbers, Vectors
 from vcmodels.viewers.scene import Boxes, Layer, Scene
 from vcmodels.viewers.served import METERS, served_dtype
 from vcmodels.viewers.shaders import hexadecimal, shader_of
@@ -75,7 +75,7 @@ def _layer(layer: Layer, url: str) -> dict[str, Any]:
 
 def is_first_shown(layer: Layer) -> bool:
     """Whether a layer is seen at first: what hides the image under it waits for a click."""
-    hides: tuple[type[Look], ...] = (Values, Vectors)
+    hides: tuple[type[ArrayLook], ...] = (Numbers, Vectors)
     return layer.is_visible and not isinstance(layer.look, hides)
 
 

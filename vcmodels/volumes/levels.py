@@ -14,7 +14,7 @@ _GROUPS_ABOVE = 3
 
 
 @dataclass(frozen=True)
-class Level:
+class StoredLevel:
     """One level of a pyramid, as it lies on the grid of the level that others are compared with."""
 
     volume: Volume
@@ -24,7 +24,7 @@ class Level:
     """Where the centre of its voxel 0 is from that of that level's, in voxels of it."""
 
 
-def stored_levels(volume: Volume) -> tuple[Level, ...]:
+def stored_levels(volume: Volume) -> tuple[StoredLevel, ...]:
     """The volume, and after it the coarser levels of the OME-Zarr group that it is a level of.
 
     All are read with the axes and the channels of the volume. Only metadata is read.
@@ -35,10 +35,10 @@ def stored_levels(volume: Volume) -> tuple[Level, ...]:
     group, paths = _levels_of(volume.location, volume.key)
     own = volume.location[len(group) + 1 :]
     if own not in paths:
-        return (Level(volume),)
+        return (StoredLevel(volume),)
     finest = _open(volume, volume.location)
     coarser = [_open(volume, join(group, path)) for path in paths[paths.index(own) + 1 :]]
-    return (Level(volume), *(_placed(one, finest) for one in coarser))
+    return (StoredLevel(volume), *(_placed(one, finest) for one in coarser))
 
 
 def _levels_of(location: str, key: str) -> tuple[str, list[str]]:
@@ -71,11 +71,11 @@ def _open(like: Volume, location: str) -> Volume:
     )
 
 
-def _placed(coarse: Volume, fine: Volume) -> Level:
+def _placed(coarse: Volume, fine: Volume) -> StoredLevel:
     """A coarser level on the grid of a finer one, by what the store says of both, or by their extents."""
     if coarse.has_spacing and fine.has_spacing:
         factor = triple(a / b for a, b in zip(coarse.spacing, fine.spacing, strict=True))
         apart = zip(coarse.offset, fine.offset, fine.spacing, strict=True)
-        return Level(coarse, factor, triple((a - b) / s for a, b, s in apart))
+        return StoredLevel(coarse, factor, triple((a - b) / s for a, b, s in apart))
     factor = triple(float(round(a / b)) for a, b in zip(fine.extent, coarse.extent, strict=True))
-    return Level(coarse, factor, triple((f - 1) / 2 for f in factor))
+    return StoredLevel(coarse, factor, triple((f - 1) / 2 for f in factor))
