@@ -1,10 +1,11 @@
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from vcmodels.audit import audit_task
+from vcmodels.audit import audit_task, duplicates
 from vcmodels.audit.duplicates import fine_correlation, mirrored, thumbnail
 
 SHAPE = (24, 30, 36)
@@ -64,3 +65,18 @@ def test_an_altered_copy_in_training_and_validation_is_found(store, make_task, l
         return
     assert [f.figures["volumes"] for f in found] == [["a", "b"]]
     assert found[0].figures["mirrored"] == ["y"]
+
+
+def test_a_hundred_thousand_volumes_of_one_side_are_not_compared_pair_by_pair(monkeypatch):
+    monkeypatch.setattr(duplicates, "MOST_TRIED", 50)
+    asked = []
+
+    def may_part(*pair):
+        asked.append(pair)
+        return False
+
+    monkeypatch.setattr(duplicates, "_may_part", may_part)
+    large = SimpleNamespace(region=SimpleNamespace(voxels=duplicates.MOST_VOXELS + 1))
+    scene = SimpleNamespace(volumes=[large] * 1000)
+    assert not list(duplicates.CHECK.find(scene))
+    assert len(asked) == 50

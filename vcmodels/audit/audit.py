@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vcmodels.audit.base import SEVERITIES, Finding, Scene, Severity
+from vcmodels.audit.base import SEVERITIES, AuditScene, Finding, Severity
 from vcmodels.audit.checks import CHECKS
 from vcmodels.config import Task
 from vcmodels.data.volumes import TaskVolume
@@ -96,7 +96,7 @@ def audit_task(task: Task, subject: str, reporter: Reporter | None = None) -> Au
     resolved = resolve(task, said, reads_labels=False)
     with scratch_folder() as folder:
         indexer = Indexer(folder, reporter)
-        scene = Scene(resolved.task, resolved.volumes, said.lines, indexer, reporter)
+        scene = AuditScene(resolved.task, resolved.volumes, said.lines, indexer, reporter)
         findings: dict[str, Sequence[Finding]] = {}
         with reporter.bar("checks", len(CHECKS)) as advance:
             for check in CHECKS:
@@ -109,7 +109,7 @@ def cheap_findings(
     task: Task, volumes: Sequence[TaskVolume], indexer: Indexer
 ) -> Iterator[Finding]:
     """What is found without a look at voxels, and was not said while the volumes were opened."""
-    scene = Scene(task, volumes, (), indexer, Silent())
+    scene = AuditScene(task, volumes, (), indexer, Silent())
     for check in CHECKS:
         if check.is_cheap:
             yield from check.find(scene)

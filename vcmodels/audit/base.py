@@ -37,7 +37,7 @@ class Finding:
 
 
 @dataclass
-class Scene:
+class AuditScene:
     """The data set that is looked at. What several checks need is read once, when one asks for it."""
 
     task: Task
@@ -74,7 +74,7 @@ class Check:
     name: str
     title: str
     """Heads its findings."""
-    find: Callable[[Scene], Iterator[Finding]]
+    find: Callable[[AuditScene], Iterator[Finding]]
     is_cheap: bool = False
     """Whether `vcmodels check` runs it, too: it reads no voxel, and repeats nothing of `check`."""
 

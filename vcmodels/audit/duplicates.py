@@ -11,11 +11,11 @@ may come on different sides are compared in two steps:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, product
+from itertools import combinations, islice, product
 
 import numpy as np
 
-from vcmodels.audit.base import Check, Finding, Scene
+from vcmodels.audit.base import AuditScene, Check, Finding
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import triple
@@ -28,16 +28,20 @@ REACH = 8
 MOST_VOXELS = 1 << 24
 """Of a volume that is compared; larger ones would have to be read whole."""
 MOST_VOLUMES = 400
+MOST_TRIED = 100_000
+"""Pairs of which it is asked whether any may come on different sides; 100,000 volumes have 5 * 10^9."""
 MOST_PAIRS = 200
 """Of which the fine structure is compared."""
 FLIPS = tuple(triple(steps) for steps in product((1, -1), repeat=3))
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     few = [v for v in scene.volumes if v.region.voxels <= MOST_VOXELS][:MOST_VOLUMES]
     pairs = [(a, b) for a, b in combinations(few, 2) if _may_part(a, b)]
     left = len(scene.volumes) - len(few)
-    if left and any(_may_part(a, b) for a, b in combinations(scene.volumes, 2)):
+    if left and any(
+        _may_part(*pair) for pair in islice(combinations(scene.volumes, 2), MOST_TRIED)
+    ):
         found = f"{left} volumes are too large, or too many, to be compared with the others"
         remedy = 'give volumes of one scan a common "group"'
         yield Finding("note", "dataset_config.volume_paths", found, remedy, {"volumes": left})
@@ -86,13 +90,13 @@ def thumbnail(image: np.ndarray) -> np.ndarray | None:
     return ranks / length if length else None
 
 
-Pair = tuple[TaskVolume, TaskVolume]
-Flip = tuple[int, int, int]
+VolumePair = tuple[TaskVolume, TaskVolume]
+AxisFlips = tuple[int, int, int]
 
 
 def _likely(
-    pairs: Sequence[Pair], thumbnails: Mapping[str, np.ndarray | None]
-) -> Iterator[tuple[float, TaskVolume, TaskVolume, Flip]]:
+    pairs: Sequence[VolumePair], thumbnails: Mapping[str, np.ndarray | None]
+) -> Iterator[tuple[float, TaskVolume, TaskVolume, AxisFlips]]:
     """Pairs of which the thumbnails are alike, in the form in which they are most alike."""
     for one, other in pairs:
         a, b = thumbnails[one.name], thumbnails[other.name]
@@ -103,12 +107,12 @@ def _likely(
                 yield abs(scores[flip]), one, other, flip
 
 
-def mirrored(image: np.ndarray, flip: Flip) -> np.ndarray:
+def mirrored(image: np.ndarray, flip: AxisFlips) -> np.ndarray:
     """The image turned over along the axes where `flip` is -1."""
     return image[tuple(slice(None, None, step) for step in flip)]
 
 
-def fine_correlation(one: np.ndarray, other: np.ndarray, flip: Flip) -> float:
+def fine_correlation(one: np.ndarray, other: np.ndarray, flip: AxisFlips) -> float:
     """The largest correlation, by amount, of the fine structure over shifts up to `REACH` voxels.
 
     Args:
@@ -143,7 +147,7 @@ def _fine(image: np.ndarray) -> np.ndarray | None:
     return ranks if ranks.any() else None
 
 
-def _claimed(one: TaskVolume, other: TaskVolume, flip: Flip, same: float) -> Finding:
+def _claimed(one: TaskVolume, other: TaskVolume, flip: AxisFlips, same: float) -> Finding:
     turned = [axis for axis, step in zip("zyx", flip, strict=True) if step < 0]
     how = f", mirrored along {', '.join(turned)}" if turned else ""
     found = (

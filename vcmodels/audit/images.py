@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vcmodels.audit.base import Check, Finding, Scene
+from vcmodels.audit.base import AuditScene, Check, Finding
 from vcmodels.audit.looks import ChannelLook
 
 FEW_LEVELS = 16
@@ -13,7 +13,7 @@ SATURATED = 0.02
 """Of the voxels, at the largest value: a usual window cuts 0.1 to 0.5 % off."""
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     for look in scene.looks:
         subject = f"{look.key}.input"
         for line in look.damage[:1]:

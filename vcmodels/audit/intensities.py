@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from vcmodels.audit.base import Check, Finding, Scene, listed
+from vcmodels.audit.base import AuditScene, Check, Finding, listed
 from vcmodels.data.choice import AIR, Choice
 from vcmodels.data.intensities import ChannelValues
 
 Named = Sequence[tuple[str, ChannelValues]]
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     channels = max((len(look.channels) for look in scene.looks), default=0)
     per = _per(scene)
     for number in range(channels):
@@ -22,7 +22,7 @@ def _find(scene: Scene) -> Iterator[Finding]:
         yield from _other_scales(named, number, per)
 
 
-def _per(scene: Scene) -> str:
+def _per(scene: AuditScene) -> str:
     """Whose statistics normalise: what the task says, or its `auto` would choose of this sample."""
     wanted = scene.task.dataset_config.normalization
     if wanted.scheme == "none" or wanted.per != "auto":

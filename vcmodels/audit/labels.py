@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from vcmodels.audit.base import Check, Finding, Scene, listed
+from vcmodels.audit.base import AuditScene, Check, Finding, listed
 from vcmodels.patches.misfits import LabelCensus, find_misfits
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     targets = scene.task.dataset_config.targets
     for key, misfit in find_misfits(targets, scene.censuses):
         severity = "error" if misfit.is_fatal else "warning"

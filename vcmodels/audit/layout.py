@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import prod
 
-from vcmodels.audit.base import Check, Finding, Scene, listed
+from vcmodels.audit.base import AuditScene, Check, Finding, listed
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.geometry.boxes import Shape, triple
 from vcmodels.volumes import Volume
@@ -34,7 +34,7 @@ def touched(patch: Shape, unit: Shape, extent: Shape) -> float:
     return decoded / prod(unit)
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     patch = scene.task.tr_params.patch_size
     costly: dict[tuple[Shape, str], list[tuple[str, str, float]]] = {}
     many: dict[Shape, list[tuple[str, str, float]]] = {}

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from vcmodels.audit.base import Check, Finding, Scene
+from vcmodels.audit.base import AuditScene, Check, Finding
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     for line in dict.fromkeys(scene.lines):
         yield Finding("note", "dataset_config", line.removeprefix("note: "), "")
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vcmodels.audit.base import Check, Finding, Scene
+from vcmodels.audit.base import AuditScene, Check, Finding
 from vcmodels.data.normalization import CUBE, cubes
 from vcmodels.data.volumes import TaskVolume, reader_of
 from vcmodels.errors import RunError
@@ -174,7 +174,7 @@ def _correlated(image: np.ndarray, border: np.ndarray) -> np.ndarray:
     return sums[: 2 * REACH + 1, : 2 * REACH + 1, : 2 * REACH + 1]
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     targets = scene.task.dataset_config.targets
     sources = {target.derive for target in targets.values()}
     for volume in scene.volumes:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from vcmodels.audit.base import Check, Finding, Scene, listed
+from vcmodels.audit.base import AuditScene, Check, Finding, listed
 from vcmodels.data.volumes import spacing_text
 
 FACTOR = 1.5
 """Between the voxel sizes of two volumes: random scaling of usual augmentation covers less."""
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     volumes = scene.volumes
     unknown = [volume for volume in volumes if not volume.has_spacing]
     known = [volume for volume in volumes if volume.has_spacing]

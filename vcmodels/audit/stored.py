@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from vcmodels.audit.base import Check, Finding, Scene
+from vcmodels.audit.base import AuditScene, Check, Finding
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.geometry.boxes import Box, cut_block
 from vcmodels.volumes import Volume
@@ -14,7 +14,7 @@ MOST_READ = 64
 """Blocks that are read, to see whether they hold a label."""
 
 
-def _find(scene: Scene) -> Iterator[Finding]:
+def _find(scene: AuditScene) -> Iterator[Finding]:
     for volume in scene.volumes:
         for name, label in volume.labels.items():
             missing = [image for image in volume.inputs if image.listing and image.missing_blocks()]

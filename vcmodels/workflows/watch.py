@@ -15,6 +15,7 @@ import torch
 
 from vcmodels.checkpoint import Checkpoint, build_network
 from vcmodels.config import Task
+from vcmodels.config.task import volume_metrics
 from vcmodels.data.selection import choose_volumes
 from vcmodels.data.volumes import open_volumes
 from vcmodels.devices import choose_device
@@ -24,7 +25,6 @@ from vcmodels.evaluation.scoring import ScoredVolume
 from vcmodels.evaluation.task import VOLUMES, about_task
 from vcmodels.evaluation.written import write_report
 from vcmodels.metrics.base import Metrics
-from vcmodels.metrics.choice import measured_metrics
 from vcmodels.reporting import Reporter, duration
 from vcmodels.runs.run import Run, now, read_log
 from vcmodels.runs.survey import read_status
@@ -70,10 +70,7 @@ def watch(
         RunError: a volume cannot be predicted or scored, or the run was moved aside.
     """
     run, targets = Run(task.run_dir, task.tr_params.model_name), task.dataset_config.targets
-    metrics = {
-        name: measured_metrics(target.stored_metrics, task.evaluation.metrics.get(name))
-        for name, target in targets.items()
-    }
+    metrics = volume_metrics(targets, task.evaluation)
     rule = Rule.of(task, metrics, options.metric)
     device = choose_device(options.device or task.inference_params.device, "--device")
     if task.inference_params.threads:

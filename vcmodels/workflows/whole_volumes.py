@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vcmodels.blockwise.engines import ShouldStop
 from vcmodels.checkpoint import Checkpoint, TrainedNetwork, build_network
 from vcmodels.config import InferenceParams, Task
 from vcmodels.config.inference_params import EnsembleParams
@@ -39,7 +40,6 @@ from vcmodels.results import group_place, volume_root
 from vcmodels.targets import AnyTarget
 from vcmodels.training.validation import HeldOutVolumes
 
-ShouldStop = Callable[[], bool]
 Keep = Callable[[Report, Sequence[ScoredVolume]], None]
 
 
