@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
 from vcmodels.data.intensities import measure, notes
@@ -15,7 +16,6 @@ from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
-from vcmodels.inference.units import WHOLE, Part
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
