@@ -20,6 +20,7 @@ from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.infer import infer, reproduce
 from vcmodels.cli.overlay import overlay
+from vcmodels.cli.postprocess import postprocess
 from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
@@ -164,6 +165,7 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(audit)
+app.command()(postprocess)
 app.command()(evaluate)
 app.command()(view)
 app.command()(overlay)

@@ -10,7 +10,7 @@ from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
 from vcmodels.config.evaluation_params import EvaluationParams, MetricChoices
 from vcmodels.config.inference_params import InferenceParams
-from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
+from vcmodels.config.messages import Fault, KeyPath, fault_at, listed, nearest, shown
 from vcmodels.config.reading import MASK, key_faults
 from vcmodels.config.task import (
     OF_VOLUMES,
@@ -26,6 +26,7 @@ from vcmodels.config.values import check_new_name, check_target_name
 from vcmodels.errors import FaultError, OutputError, VolumeError
 from vcmodels.metrics.choice import choose_metrics
 from vcmodels.models import AnyModel
+from vcmodels.postprocess import AnyStep
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location
@@ -59,8 +60,40 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_mixup_faults(settings, config, task.model),
         *_validation_faults(settings, targets),
         *_start_faults(settings),
+        *_step_faults(task),
         *(() if is_record else _evaluation_faults(task.evaluation, targets)),
     ]
+
+
+def _step_faults(task: Task) -> Iterator[Fault]:
+    """Steps of post-processing that read what is not there by then, or write over something."""
+    written = task.inference_params.output_targets
+    kinds = {
+        name: target.kind_name
+        for name, target in task.dataset_config.targets.items()
+        if written == "all" or name in written
+    }
+    for number, step in enumerate(task.postprocess):
+        path = ("postprocess", number)
+        yield from _from_faults(step, kinds, (*path, "from"))
+        if step.output in kinds or step.output.lower() in {name.lower() for name in kinds}:
+            found = f"{shown(step.output)} is also a target, or the output of a step before"
+            yield Fault((*path, "output"), found, "give it another name")
+        known = {role: kinds[name] for role, name in step.sources.items() if name in kinds}
+        if len(known) == len(step.sources):
+            kinds[step.output] = step.output_kind(known)
+
+
+def _from_faults(step: AnyStep, kinds: Mapping[str, str], path: KeyPath) -> Iterator[Fault]:
+    """What a step reads that is not there, or that it cannot read."""
+    for role, name in step.sources.items():
+        if name not in kinds:
+            guess = nearest(name, kinds)
+            remedy = f"did you mean {shown(guess)}?" if guess else f"give one of {listed(kinds)}"
+            yield Fault(path, f"{shown(name)} is no target and no output of a step before", remedy)
+        elif kinds[name] not in (wanted := step.roles[role].kinds):
+            found = f"{shown(name)} is of kind {kinds[name]}, {role} takes {listed(sorted(wanted))}"
+            yield Fault(path, found, "name another, or another step")
 
 
 def _name_faults(task: Task) -> Iterator[Fault]:

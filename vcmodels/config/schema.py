@@ -121,6 +121,7 @@ _NEEDED = {"`dataset_config`": INSIDE_DATASET}
 """Here or at the top level, so the schema cannot say it."""
 _LISTS = {
     "augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS),
+    "postprocess": "`[]`",
     "overrides": "`[]`",
     "blocks_per_level": "`1`",
     "freeze": "`[]`",
@@ -133,8 +134,11 @@ def task_page(schema: Schema) -> str:
     """`docs/task-file.md`: a table of the keys of every section, ending in a newline."""
     top = schema["properties"]
     parts = [_HEAD, *_sections(schema)]
-    parts.append(_table("Top level", _only(schema, ("augment", "overrides")), schema))
+    parts.append(
+        _table("Top level", _only(schema, ("augment", "postprocess", "overrides")), schema)
+    )
     parts += _members("augment", top["augment"]["items"], "name", schema)
+    parts += _members("postprocess", top["postprocess"]["items"], "name", schema)
     parts.append(_losses())
     return "\n".join([*parts, _OLD])
 

@@ -60,6 +60,11 @@ class Form:
     channels: int | None = None
     """None: axes (Z, Y, X)."""
 
+    @property
+    def is_categorical(self) -> bool:
+        """Whether values are ids, classes, or 0 and 255 of a mask, of which no mean is taken."""
+        return self.dtype.kind != "f" and self.kind in (IDS, MASK, "multiclass")
+
 
 IDS_FORM = Form(IDS, np.dtype(np.uint64))
 MASK_FORM = Form(MASK, np.dtype(np.uint8), BinaryTarget().encoding(np.dtype(np.uint8)))
@@ -109,6 +114,18 @@ class Step(Section):
     @abstractmethod
     def form(self, sources: Mapping[str, Source]) -> Form:
         """What is written, by what is read."""
+
+    def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
+        """Refuse arrays that the step cannot work on, before anything is written.
+
+        Args:
+            sources: by role.
+            spacing: length of a voxel along (z, y, x).
+            unit: of the spacing; None where it is not known.
+
+        Raises:
+            TaskError: its subject is the key of the step.
+        """
 
     @abstractmethod
     def run(self, site: Site) -> None:
