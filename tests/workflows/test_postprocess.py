@@ -149,7 +149,7 @@ def test_steps_are_checked_before_anything_is_predicted(place):
     request = place.request(place.task())
     require_steps(request.steps, ground_of_request(request))
     wrong = (request.steps[0].changed(source="other"),)
-    with pytest.raises(TaskError, match='postprocess.0.from: there is no "other"'):
+    with pytest.raises(TaskError, match=r'postprocess.0.from: there is no "other"'):
         require_steps(wrong, ground_of_request(request))
 
 

@@ -25,6 +25,7 @@ from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
+from vcmodels.cli.tune import tune
 from vcmodels.cli.view import view
 from vcmodels.errors import RefusedError
 
@@ -166,6 +167,7 @@ app.command()(derive)
 app.command()(preview)
 app.command()(audit)
 app.command()(postprocess)
+app.command()(tune)
 app.command()(evaluate)
 app.command()(view)
 app.command()(overlay)

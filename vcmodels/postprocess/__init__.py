@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vcmodels.postprocess.base import Form, LocalStep, Role, Step
+from vcmodels.postprocess.base import Form, LocalStep, Role, Step, kinds_of_outputs
 from vcmodels.postprocess.components import Components
 from vcmodels.postprocess.site import Site, Source, StoppedError
 
@@ -20,4 +20,5 @@ __all__ = [
     "Source",
     "Step",
     "StoppedError",
+    "kinds_of_outputs",
 ]
