@@ -23,6 +23,7 @@ from vcmodels.blockwise import BlockRecord, Engine, map_blocks
 from vcmodels.blockwise.engines import ShouldStop
 from vcmodels.evaluation.pairs import Counted, ScoredPair
 from vcmodels.evaluation.report import Report, TargetScores, VolumeScores
+from vcmodels.evaluation.shares import PairShares, stacked
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.base import (
@@ -177,7 +178,7 @@ class BlockWork:
         if not whole[2].any():  # Nothing counts here, but sums have a shape.
             return measure({**shared, **others}, *(t[..., :0, :0, :0] for t in whole)), {}
         cut = [[t[:, :, z : z + 1] for t in whole] for z in range(block.shape[0])]
-        every = _stacked([measure(shared, *one) for one in cut])
+        every = stacked([measure(shared, *one) for one in cut])
         sums = {key: values.sum(0) for key, values in every.items()}
         return sums | measure(others, *whole), every
 
@@ -190,26 +191,16 @@ class BlockWork:
         sums = measure({**shared, **others}, found, wanted, weights)
         if not weights.any():
             return sums, {}
-        shares = _stacked(
-            [
-                self._shares.get(key) or self._share(key, n, shared, found, wanted, valid)
-                for n, key in enumerate(counted.keys)
-            ]
+        shares = self._shares.of(
+            counted.keys,
+            lambda n: measure(shared, *(t[:, :, n : n + 1] for t in (found, wanted, valid))),
         )
         weighted = counts.double()
         return sums, {key: torch.tensordot(weighted, v, dims=1) for key, v in shares.items()}
 
-    def _share(self, key: tuple[int, int], n: int, shared: Metrics, *pairs: torch.Tensor) -> Sums:
-        """What a voxel of pair `n` adds to the sums; from now on it is known."""
-        return self._shares.setdefault(key, measure(shared, *(p[:, :, n : n + 1] for p in pairs)))
-
     @cached_property
-    def _shares(self) -> dict[tuple[int, int], Sums]:
-        return {}
-
-
-def _stacked(sums: Sequence[Sums]) -> Sums:
-    return {key: torch.stack([one[key] for one in sums]) for key in sums[0]}
+    def _shares(self) -> PairShares:
+        return PairShares()
 
 
 def _divided(metrics: Metrics) -> tuple[dict[str, Metric], dict[str, Metric]]:
