@@ -42,8 +42,8 @@ _STEPS = 2
 """Up to how many voxels away an element is looked up and not searched for."""
 _MOST_CELLS = 16
 """Cells that are searched together: at most 16 * 64^3 places, of 24 bytes each."""
-_KEPT_BYTES = 1 << 24
-"""Offsets in cells that are kept for the next block: of 5.6 million elements."""
+_KEPT_BYTES = 1 << 23
+"""Offsets in cells that are kept for the next block: of 2.8 million elements."""
 _ARRAY_BYTES = 128
 """What an array takes that holds nothing."""
 
