@@ -297,7 +297,7 @@ class FarSearch:
     def _places(self, pair: Pair, cell: Shape, wanted: SearchRequest) -> Places:
         """Where the elements of the surface that is searched for are in a cell."""
         offsets = self._offsets(pair, cell)[wanted.number][wanted.side]
-        return offsets + np.asarray(self._cell(cell).origin)
+        return offsets.astype(np.int64) + np.asarray(self._cell(cell).origin)
 
     def _offsets(self, pair: Pair, cell: Shape) -> list[tuple[Offsets, Offsets]]:
         """The elements in a cell: of each mask or class the predicted ones and the labelled ones."""
