@@ -19,6 +19,8 @@ from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.mesh import mesh
+from vcmodels.cli.objects import objects
 from vcmodels.cli.overlay import overlay
 from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
@@ -165,6 +167,8 @@ app.command()(derive)
 app.command()(preview)
 app.command()(audit)
 app.command()(evaluate)
+app.command()(objects)
+app.command()(mesh)
 app.command()(view)
 app.command()(overlay)
 app.command()(report)
