@@ -14,6 +14,7 @@ from vcmodels.metrics.base import BlockPart
 
 STEPS = 65535
 """Into how many a probability is divided: those stored in 8 and 16 bits are met exactly."""
+NO_VALUE = np.iinfo(np.int64).min
 ADDED = ("voxels", "moments", "codes", "counted")
 """Of the fields of rows, those that add."""
 
@@ -26,7 +27,7 @@ def block_rows(
     Args:
         ids: (Z, Y, X) of any integer dtype; 0 and below is no object.
         box: of the block.
-        codes: (Z, Y, X) int64, values below 2^32; below 0 where there is no value.
+        codes: (Z, Y, X) int64 of at most 33 bits; `NO_VALUE` where there is none.
         classes: (Z, Y, X) integers.
 
     Returns:
@@ -76,7 +77,7 @@ def majority(rows: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def probability_codes(values: np.ndarray) -> np.ndarray:
-    """Probabilities as whole numbers of steps, int64; -1 for NaN.
+    """Probabilities as whole numbers of steps, int64; `NO_VALUE` for NaN.
 
     Raises:
         ValueError: one is outside of 0 to 1.
@@ -84,8 +85,8 @@ def probability_codes(values: np.ndarray) -> np.ndarray:
     known = values[~np.isnan(values)]
     if known.size and not (known.min() >= 0 and known.max() <= 1):
         raise ValueError(f"values from {known.min():g} to {known.max():g}")
-    scaled = np.rint(values.astype(np.float64) * STEPS)
-    return np.nan_to_num(scaled, nan=-1).astype(np.int64)
+    codes = np.rint(np.nan_to_num(values.astype(np.float64)) * STEPS).astype(np.int64)
+    return np.where(np.isnan(values), NO_VALUE, codes)
 
 
 def _starts(*arrays: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ def _starts(*arrays: np.ndarray) -> np.ndarray:
 def _run_sums(codes: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
     if not len(starts):
         return {name: np.empty(0, np.int64) for name in ("codes", "counted")}
-    known = codes >= 0
+    known = codes != NO_VALUE
     return {
         "codes": np.add.reduceat(np.where(known, codes, 0), starts),
         "counted": np.add.reduceat(known, starts, dtype=np.int64),
