@@ -1,7 +1,6 @@
 """Meshes in folders: read by another library, continued after a stop, refused where they would mix."""
 
 import json
-import os
 import re
 
 import numpy as np
@@ -50,7 +49,10 @@ def ply(data: bytes) -> Mesh:
     assert lines[:2] == [["ply"], ["format", "binary_little_endian", "1.0"]]
     counts = {line[1]: int(line[2]) for line in lines if line[0] == "element"}
     properties = [line[1:] for line in lines if line[0] == "property"]
-    assert properties == [*(["float", a] for a in "xyz"), ["list", "uchar", "int", "vertex_indices"]]
+    assert properties == [
+        *(["float", a] for a in "xyz"),
+        ["list", "uchar", "int", "vertex_indices"],
+    ]
     points = np.frombuffer(rest, "<f4", 3 * counts["vertex"]).reshape(-1, 3)
     faces = np.frombuffer(rest[points.nbytes :], [("count", "u1"), ("of", "<i4", 3)])
     assert len(faces) == counts["face"]
@@ -117,7 +119,7 @@ def test_only_chosen_and_large_objects_are_written(volume, tmp_path):
     assert set(files_of(tmp_path / "large")) == {f"{n}.ply" for n in kept}
 
 
-class Failing(Exception):
+class KilledError(Exception):
     """What stands for a kill."""
 
 
@@ -129,14 +131,14 @@ def test_a_killed_run_goes_on_where_it_was(volume, tmp_path, monkeypatch, functi
     def fails_later(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
-            raise Failing
+            raise KilledError
         return real(*arguments)
 
     request = MeshRequest(volume, tmp_path / "m")
     with monkeypatch.context() as patch:
         patch.setattr(meshes, function, fails_later)
         patch.setattr(meshes, "TOGETHER", 1)
-        with pytest.raises(Failing):
+        with pytest.raises(KilledError):
             write_meshes(request, CREW, BLOCK)
     assert not json.loads((tmp_path / "m" / MANIFEST).read_text())["complete"]
     kept = len(list((tmp_path / "m" / SCRATCH / "pieces").iterdir()))
@@ -182,7 +184,7 @@ def test_a_folder_with_something_else_is_refused_and_left_as_it_is(volume, tmp_p
     (tmp_path / "m" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="m holds other files; name another folder, or remove it"):
         write_meshes(request, CREW)
-    assert os.listdir(tmp_path / "m") == ["notes.txt"]
+    assert list((tmp_path / "m").iterdir()) == [tmp_path / "m" / "notes.txt"]
     written(volume, tmp_path / "n", min_size=3)
     with pytest.raises(OutputError, match="n holds meshes of other form, min_size; name another"):
         write_meshes(MeshRequest(volume, tmp_path / "n", "obj"), CREW)
@@ -199,11 +201,13 @@ def test_what_cannot_be_meshed_is_refused_before_anything_is_written(tmp_path, m
         write_meshes(MeshRequest(floats, tmp_path / "m"), CREW)
     ids = ArrayVolume.of(np.zeros((6, 7, 8), np.uint8), SPACING, "i")
     monkeypatch.setattr(meshes, "LONGEST_SIMPLIFIED", 8)
-    with pytest.raises(VolumeError, match="i is 8 voxels long, from 8 on .*leave --simplify out"):
+    with pytest.raises(VolumeError, match=r"i is 8 voxels long, from 8 on .*leave --simplify out"):
         MeshRequest(ids, tmp_path / "m", reduction=2).check()
     assert not MeshRequest(ids, tmp_path / "m").check()
     monkeypatch.setattr(meshes, "find_spec", lambda _: None)
-    with pytest.raises(RefusedError, match=r'not both installed; pip install "vcmodels\[objects\]"'):
+    with pytest.raises(
+        RefusedError, match=r'not both installed; pip install "vcmodels\[objects\]"'
+    ):
         write_meshes(MeshRequest(ids, tmp_path / "m"), CREW)
     assert list(tmp_path.iterdir()) == []
 
@@ -215,7 +219,9 @@ def test_chunks_that_are_not_stored_are_not_read(tmp_path, monkeypatch):
     assert len(list(volume.stored_blocks())) == 1
     read, boxes = type(volume).read, list[Box]()
     monkeypatch.setattr(
-        type(volume), "read", lambda self, box, *more: (boxes.append(box), read(self, box, *more))[1]
+        type(volume),
+        "read",
+        lambda self, box, *more: (boxes.append(box), read(self, box, *more))[1],
     )
     written(volume, tmp_path / "m", block=(4, 5, 6))
     assert len(boxes) == 8

@@ -61,7 +61,9 @@ def test_the_mean_of_whole_numbers_is_exact(tmp_path_factory, seed, block, dtype
     values = np.random.default_rng(seed).integers(low, np.iinfo(dtype).max, ids.shape).astype(dtype)
     measured = Measured(in_memory(ids), Source("v", in_memory(values), "regression"))
     columns = table_of(measured, tmp_path_factory.mktemp("t"), block).columns()
-    expected = [values[ids == one].astype(object).sum() / (ids == one).sum() for one in columns["id"]]
+    expected = [
+        values[ids == one].astype(object).sum() / (ids == one).sum() for one in columns["id"]
+    ]
     np.testing.assert_array_equal(columns["mean_value"], expected)
 
 
@@ -100,7 +102,9 @@ def test_chunks_that_are_not_stored_hold_no_object(tmp_path, monkeypatch):
     volume = stored(ids, tmp_path / "a.zarr")
     read, boxes = type(volume).read, []
     monkeypatch.setattr(
-        type(volume), "read", lambda self, box, *more: (boxes.append(box), read(self, box, *more))[1]
+        type(volume),
+        "read",
+        lambda self, box, *more: (boxes.append(box), read(self, box, *more))[1],
     )
     found = table_of(Measured(volume), tmp_path / "r", (4, 5, 6))
     assert found.ids.tolist() == [1]

@@ -42,8 +42,6 @@ from vcmodels.volumes.spacing import in_unit
 MANIFEST = "meshes.json"
 SCRATCH = "unfinished"
 """What is needed until all meshes are written."""
-LEAST_BLOCK = 256
-"""Voxels along an axis: of smaller blocks more chunks are decoded twice, for a layer of each."""
 TOGETHER = 16
 """Objects that are written as one unit of work."""
 
@@ -131,7 +129,7 @@ def write_meshes(
     request.check()
     folder, scratch, identity = request.folder, request.folder / SCRATCH, request.identity
     _note(request, is_complete=False)
-    blocks = list(blocks_of(request.ids.box, block or reading_block(request.ids, LEAST_BLOCK)))
+    blocks = list(blocks_of(request.ids.box, block or reading_block(request.ids)))
     cut = _Cut(request.ids, frozenset(request.chosen), scratch)
     pieces = share_blocks(cut, blocks, scratch / "cut", identity, crew, "surfaces")
     if pieces is None:

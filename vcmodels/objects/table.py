@@ -175,7 +175,7 @@ def measure_objects(
         RunError: a chunk is damaged, or a value is no probability.
     """
     measured.check()
-    blocks = list(blocks_of(measured.ids.box, block or reading_block(measured.ids, LEAST_BLOCK)))
+    blocks = list(blocks_of(measured.ids.box, block or reading_block(measured.ids)))
     work, identity = _BlockRows(measured), measured.identity()
     found = share_blocks(work, blocks, folder, identity, crew, "objects")
     return None if found is None else measured.table(joined_rows(p for _, p in found.parts()))
@@ -197,10 +197,10 @@ def is_empty(ids: Volume, box: Box) -> bool:
     return ids.fill_value <= 0 and not ids.is_stored(box)
 
 
-def reading_block(volume: Volume, least: int) -> Shape:
-    """Whole chunks of a volume that are about `least` voxels long along each axis."""
+def reading_block(volume: Volume) -> Shape:
+    """Whole chunks of a volume that are about `LEAST_BLOCK` voxels long along each axis."""
     pairs = zip(volume.chunks, volume.extent, strict=True)
-    return triple(min(chunk * max(1, least // chunk), length) for chunk, length in pairs)
+    return triple(min(chunk * max(1, LEAST_BLOCK // chunk), length) for chunk, length in pairs)
 
 
 def require_ids(ids: Volume) -> None:
