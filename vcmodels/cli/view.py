@@ -65,13 +65,13 @@ def view(
     debug: Debug = False,
 ) -> None:
     """Look at volumes, labels, predictions and patches in neuroglancer, until Ctrl-C."""
+    if napari:
+        refuse_options("napari", meshes=meshes)
     _require(*(("napari", "napari[all]") if napari else ("neuroglancer", "vcmodels[view]")))
     from vcmodels.viewers.scene import read_points, with_meshes
 
     console = Console()
     context.obj.begin()
-    if napari:
-        refuse_options("napari", meshes=meshes)
     given = read_points(points) if points is not None else ()
     scene = replace(
         _scene(source, set_, volume, image, labels, channel_axis, fold, console), points=given
