@@ -22,7 +22,7 @@ from vcmodels.blockwise import Crew, Threads
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.objects import MeshRequest, measure_objects, write_meshes, write_table
-from vcmodels.objects.table import Measured
+from vcmodels.objects.table import ObjectArrays
 from vcmodels.volumes import create_array, open_volume
 
 ROWS = {
@@ -31,18 +31,20 @@ ROWS = {
     "simplified": {"form": "ply", "reduction": 10},
     "precomputed": {"form": "precomputed"},
 }
-PITCH, RADIUS, CHUNK = 51, 20, 64
+PITCH, RADIUS, CHUNK = 51, 20, (64, 64, 64)
 
 
 def make_ids(folder: Path, size: int) -> str:
     """Balls on a grid, one voxel or some away from its points; written block by block."""
     shape = (size, size, size)
-    array = create_array(str(folder), f"{size}", shape=shape, chunks=(CHUNK,) * 3, dtype=np.uint64)
+    array = create_array(str(folder), f"{size}", shape=shape, chunks=CHUNK, dtype=np.uint64)
     count = size // PITCH
     rng = np.random.default_rng(0)
-    centres = np.stack(np.indices((count,) * 3), -1).reshape(-1, 3) * PITCH + PITCH // 2
+    centres = (
+        np.moveaxis(np.indices((count, count, count)), 0, -1).reshape(-1, 3) * PITCH + PITCH // 2
+    )
     centres = centres + rng.integers(-4, 5, centres.shape)
-    for box in blocks_of(Box((0, 0, 0), shape), (CHUNK,) * 3):
+    for box in blocks_of(Box((0, 0, 0), shape), CHUNK):
         ids = np.zeros(box.shape, np.uint64)
         low, high = np.array(box.origin) - RADIUS, np.array(box.end) + RADIUS
         for number in np.flatnonzero(((centres > low) & (centres < high)).all(1)):
@@ -60,7 +62,7 @@ def measure(row: str, place: str, workers: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         if row == "table":
-            table = measure_objects(Measured(volume), folder / "record", crew)
+            table = measure_objects(ObjectArrays(volume), folder / "record", crew)
             assert table is not None
             write_table(table, folder / "objects.csv")
             triangles = 0

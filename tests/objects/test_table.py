@@ -9,7 +9,7 @@ from skimage.measure import regionprops
 from tests.objects.places import CREW, SPACING, blocks, in_memory, random_ids, stored
 from vcmodels.blockwise import Crew, Part, Threads
 from vcmodels.errors import RunError, VolumeError
-from vcmodels.objects.table import Measured, measure_objects
+from vcmodels.objects.table import ObjectArrays, measure_objects
 from vcmodels.postprocess.site import Source
 
 
@@ -28,7 +28,7 @@ def test_a_table_is_what_is_measured_of_the_whole_volume_for_any_blocks(
     rng = np.random.default_rng(seed)
     values, classes = rng.random(ids.shape), rng.integers(-1, 3, ids.shape)
     values[rng.random(ids.shape) < 0.3] = np.nan
-    measured = Measured(
+    measured = ObjectArrays(
         in_memory(ids), Source("p", in_memory(values), "binary"), in_memory(classes, "classes")
     )
     columns = table_of(measured, tmp_path_factory.mktemp("t"), block).columns()
@@ -59,7 +59,7 @@ def test_the_mean_of_whole_numbers_is_exact(tmp_path_factory, seed, block, dtype
     ids = random_ids(seed)
     low = -100 if dtype == "i2" else 0
     values = np.random.default_rng(seed).integers(low, np.iinfo(dtype).max, ids.shape).astype(dtype)
-    measured = Measured(in_memory(ids), Source("v", in_memory(values), "regression"))
+    measured = ObjectArrays(in_memory(ids), Source("v", in_memory(values), "regression"))
     columns = table_of(measured, tmp_path_factory.mktemp("t"), block).columns()
     expected = [
         values[ids == one].astype(object).sum() / (ids == one).sum() for one in columns["id"]
@@ -79,7 +79,7 @@ def test_codes_of_probabilities_are_met_exactly():
 def test_lengths_are_in_the_unit_and_at_the_place_of_the_store(tmp_path):
     ids = np.zeros((6, 7, 8), np.uint16)
     ids[2:4, 3, 5] = 9
-    columns = table_of(Measured(stored(ids, tmp_path / "a.zarr")), tmp_path / "r").columns()
+    columns = table_of(ObjectArrays(stored(ids, tmp_path / "a.zarr")), tmp_path / "r").columns()
     assert columns["volume_um3"].tolist() == [24.0]
     assert columns["centroid_z_um"].tolist() == [10 + 2.5 * 4]
     assert columns["centroid_y_um"].tolist() == [20 + 3 * 1.5]
@@ -90,8 +90,8 @@ def test_lengths_are_in_the_unit_and_at_the_place_of_the_store(tmp_path):
 def test_ids_below_one_are_no_objects_and_no_objects_are_an_empty_table(tmp_path):
     ids = np.full((6, 7, 8), -1, np.int32)
     ids[0, 0, 0] = 3
-    assert table_of(Measured(in_memory(ids)), tmp_path / "a").ids.tolist() == [3]
-    nothing = Measured(in_memory(np.zeros((6, 7, 8), bool)), None, in_memory(ids, "classes"))
+    assert table_of(ObjectArrays(in_memory(ids)), tmp_path / "a").ids.tolist() == [3]
+    nothing = ObjectArrays(in_memory(np.zeros((6, 7, 8), bool)), None, in_memory(ids, "classes"))
     columns = table_of(nothing, tmp_path / "b", (4, 4, 4)).columns()
     assert {len(column) for column in columns.values()} == {0}
 
@@ -106,7 +106,7 @@ def test_chunks_that_are_not_stored_hold_no_object(tmp_path, monkeypatch):
         "read",
         lambda self, box, *more: (boxes.append(box), read(self, box, *more))[1],
     )
-    found = table_of(Measured(volume), tmp_path / "r", (4, 5, 6))
+    found = table_of(ObjectArrays(volume), tmp_path / "r", (4, 5, 6))
     assert found.ids.tolist() == [1]
     assert sum(box.voxels > 1 for box in boxes) == 1
 
@@ -124,7 +124,7 @@ class Stopping:
 
 def test_a_stopped_table_goes_on_and_two_parts_do_it_together(tmp_path):
     ids = random_ids(3)
-    measured = Measured(in_memory(ids))
+    measured = ObjectArrays(in_memory(ids))
     whole = table_of(measured, tmp_path / "whole").columns()
     crew = Crew(Threads(1), should_stop=Stopping(3))
     assert measure_objects(measured, tmp_path / "r", crew, (3, 4, 5)) is None
@@ -146,20 +146,20 @@ def test_a_stopped_table_goes_on_and_two_parts_do_it_together(tmp_path):
 def test_values_that_do_not_fit_are_refused(other, message):
     ids = in_memory(np.zeros((6, 7, 8), np.uint8))
     with pytest.raises(VolumeError, match=message):
-        Measured(ids, Source("v", in_memory(other, "v"), "regression")).check()
+        ObjectArrays(ids, Source("v", in_memory(other, "v"), "regression")).check()
 
 
 def test_ids_and_classes_are_whole_numbers():
     floats, ids = in_memory(np.zeros((6, 7, 8)), "f"), in_memory(np.zeros((6, 7, 8), np.uint8))
     with pytest.raises(VolumeError, match="f holds float64; give an array"):
-        Measured(floats).check()
+        ObjectArrays(floats).check()
     with pytest.raises(VolumeError, match="f holds float64; give an array of the value of a class"):
-        Measured(ids, None, floats).check()
+        ObjectArrays(ids, None, floats).check()
 
 
 def test_values_beyond_probabilities_are_reported(tmp_path):
     values = np.linspace(-1, 3, 6 * 7 * 8).reshape(6, 7, 8)
-    measured = Measured(
+    measured = ObjectArrays(
         in_memory(np.ones((6, 7, 8), np.uint8)), Source("v", in_memory(values, "v"), "regression")
     )
     with pytest.raises(RunError, match="v has values from -1 to 3, which are no probabilities"):

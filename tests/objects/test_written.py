@@ -8,7 +8,7 @@ import pytest
 from tests.objects.places import CREW, in_memory, random_ids
 from vcmodels.errors import OutputError
 from vcmodels.objects import written
-from vcmodels.objects.table import Measured, measure_objects
+from vcmodels.objects.table import ObjectArrays, measure_objects
 from vcmodels.objects.written import require_table_file, write_table
 from vcmodels.postprocess.site import Source
 
@@ -17,7 +17,7 @@ from vcmodels.postprocess.site import Source
 def table(tmp_path):
     ids = random_ids(5)
     values = np.where(ids == ids.max(), np.nan, 0.25)
-    measured = Measured(in_memory(ids), Source("v", in_memory(values), "binary"))
+    measured = ObjectArrays(in_memory(ids), Source("v", in_memory(values), "binary"))
     return measure_objects(measured, tmp_path / "record", CREW)
 
 

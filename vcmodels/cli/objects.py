@@ -47,20 +47,20 @@ def objects(
     debug: Debug = False,
 ) -> None:
     """Write a table of objects: id, class, size, centroid, bounding box, mean of values, border."""
-    from vcmodels.objects.table import Measured, measure_objects
+    from vcmodels.objects.table import ObjectArrays, measure_objects
     from vcmodels.objects.written import require_table_file, write_table
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
     require_table_file("-o", output)
-    measured = Measured(
+    arrays = ObjectArrays(
         open_ids(ids, level),
         None if values is None else _values(values, level),
         None if classes is None else open_ids(classes, level, "--classes"),
     )
-    measured.check()
+    arrays.check()
     record = output.with_name(f".{output.name}.unfinished")
-    table = run(lambda crew: measure_objects(measured, record, crew), workers, console)
+    table = run(lambda crew: measure_objects(arrays, record, crew), workers, console)
     write_table(table, output)
     shutil.rmtree(record)
     console.say(f"wrote {output}: {len(table.ids)} objects")

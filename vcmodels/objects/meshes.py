@@ -118,8 +118,8 @@ def write_meshes(
 
     Args:
         request: which, where and how.
-        crew: who works.
-        block: what is read at a time; chosen by the chunks when None.
+        crew: who works. Of several parts none removes the folder `unfinished` at the end.
+        block: what is read at a time, by all parts the same; chosen by the chunks when None.
 
     Raises:
         RefusedError: as for `MeshRequest.check`, before anything is written.

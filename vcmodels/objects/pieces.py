@@ -63,20 +63,20 @@ def cut_surfaces(ids: np.ndarray, origin: Shape) -> Iterator[tuple[int, Triangle
     """
     # Late: they are an extra.
     import fastremap
-    from zmesh import Mesher
+    from zmesh import Mesher  # pyright: ignore[reportAttributeAccessIssue]
 
     small, known = fastremap.renumber(ids, preserve_zero=True, in_place=True)
-    known.pop(0, None)
-    if not known:
+    numbers = {int(one): int(number) for one, number in known.items() if one}
+    if not numbers:
         return
     mesher = Mesher((1, 1, 1))
     mesher.mesh(small)
-    for value in sorted(known):
-        piece = mesher.get(known[value])
-        mesher.erase(known[value])
+    for one, number in sorted(numbers.items()):
+        piece = mesher.get(number)
+        mesher.erase(number)
         if piece.faces is not None and len(piece.faces):
-            vertices = np.rint(2 * piece.vertices).astype(np.int32) + 2 * np.int32(origin)
-            yield int(value), Triangles(vertices, piece.faces)
+            vertices = np.rint(2 * piece.vertices).astype(np.int32) + 2 * np.array(origin, np.int32)
+            yield one, Triangles(vertices, piece.faces)
 
 
 def as_bytes(pieces: Sequence[Triangles]) -> bytes:
@@ -148,7 +148,7 @@ def placed(surface: Triangles, spacing: Spacing, offset: Spacing, reduction: int
 def _simplified(
     places: np.ndarray, faces: np.ndarray, reduction: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    from zmesh import Mesh, Mesher
+    from zmesh import Mesh, Mesher  # pyright: ignore[reportAttributeAccessIssue]
 
     # zmesh divides the error by the diagonal of a voxel and cuts what is behind the point.
     error = (SIMPLIFIER_ERROR + 0.5) * 3**0.5

@@ -87,7 +87,7 @@ class ObjectTable:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ObjectArrays:
     """What is looked at of objects."""
 
     ids: Volume
@@ -158,14 +158,14 @@ class Measured:
 
 
 def measure_objects(
-    measured: Measured, folder: Path, crew: Crew, block: Shape | None = None
+    arrays: ObjectArrays, folder: Path, crew: Crew, block: Shape | None = None
 ) -> ObjectTable | None:
     """Measure the objects of an array; None after a stop, which the same call continues.
 
     Memory holds a block for each worker, and a row for each object and block that it is in.
 
     Args:
-        measured: the arrays.
+        arrays: what is looked at.
         folder: for what is recorded until the table is there; processes that share the work see it.
         crew: who works.
         block: what is read at a time; chosen by the chunks when None. The table is the same.
@@ -174,22 +174,22 @@ def measure_objects(
         VolumeError: the arrays do not go together.
         RunError: a chunk is damaged, or a value is no probability.
     """
-    measured.check()
-    blocks = list(blocks_of(measured.ids.box, block or reading_block(measured.ids)))
-    work, identity = _BlockRows(measured), measured.identity()
+    arrays.check()
+    blocks = list(blocks_of(arrays.ids.box, block or reading_block(arrays.ids)))
+    work, identity = _BlockRows(arrays), arrays.identity()
     found = share_blocks(work, blocks, folder, identity, crew, "objects")
-    return None if found is None else measured.table(joined_rows(p for _, p in found.parts()))
+    return None if found is None else arrays.table(joined_rows(p for _, p in found.parts()))
 
 
 @dataclass(frozen=True)
 class _BlockRows:
-    measured: Measured
+    arrays: ObjectArrays
 
     def __call__(self, box: Box) -> BlockPart:
-        ids = self.measured.ids
+        ids = self.arrays.ids
         if is_empty(ids, box):  # one voxel says so as well
             box = Box(box.origin, (1, 1, 1))
-        return self.measured.rows(ids.read(box)[0], box)
+        return self.arrays.rows(ids.read(box)[0], box)
 
 
 def is_empty(ids: Volume, box: Box) -> bool:
