@@ -19,6 +19,8 @@ from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.mesh import mesh
+from vcmodels.cli.objects import objects
 from vcmodels.cli.overlay import overlay
 from vcmodels.cli.postprocess import postprocess
 from vcmodels.cli.report import report
@@ -169,6 +171,8 @@ app.command()(audit)
 app.command()(postprocess)
 app.command()(tune)
 app.command()(evaluate)
+app.command()(objects)
+app.command()(mesh)
 app.command()(view)
 app.command()(overlay)
 app.command()(report)
