@@ -35,7 +35,7 @@ def made_with(roots: Iterable[Place]) -> dict[str, Any]:
             "sha256": manifest.get("checkpoint_sha256"),
         }
         checkpoints.setdefault(json.dumps(one), one)
-        digest.update(json.dumps([str(root), manifest], sort_keys=True).encode())
+        digest.update(json.dumps(manifest, sort_keys=True).encode())
     return {"checkpoints": list(checkpoints.values()), "results_sha256": digest.hexdigest()}
 
 
