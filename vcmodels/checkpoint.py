@@ -189,6 +189,7 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "counters": TypeAdapter(dict[str, Any]),
     "scaler": TypeAdapter(dict[str, float]),
     "calibration": TypeAdapter(dict[str, Calibration]),
+    "tuned": TypeAdapter(dict[str, dict[str, float]]),
 }
 """The types of what a state holds, as JSON values; a key that is not there is not looked at."""
 _OF_TENSORS = ("model", "ema", "balance", "hard")
@@ -381,6 +382,8 @@ class TrainedNetwork:
     """Of the spacing, if that is known; older checkpoints do not say."""
     temperatures: Mapping[str, float] = field(default_factory=dict)
     """By which the logits of these heads are divided before their activation."""
+    tuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What was chosen for "tuned" keys of post-processing, by output and key."""
 
     @property
     def has_spacing(self) -> bool:
@@ -429,6 +432,7 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
         tuple(ChannelValues.from_dict(one) for one in state.get("intensities", [])),
         unit if isinstance(unit := state.get("unit"), str) else None,
         {name: found.temperature for name, found in calibration_of(checkpoint).items()},
+        state.get("tuned", {}),
     )
 
 

@@ -58,7 +58,7 @@ class BlockRecord:
         self._file = path.open("r+b", buffering=0)
         self._lock = Lock()
         self._places: dict[Box, tuple[int, int]] = {}
-        self._identity = json.dumps(identity, sort_keys=True).encode()
+        self._identity = _as_bytes(identity)
         self.changed = ""
         """In words, how the identity of what was dropped differs; empty where nothing was."""
         self._end = self._scan()
@@ -105,17 +105,10 @@ class BlockRecord:
 
     def _scan(self) -> int:
         """Find what is whole and of this identity; returns where the next frame goes."""
-        frames = _frames(self._file.fileno())
-        first = next(frames, None)
-        if first is not None:
-            _, offset, size = first
-            kept = os.pread(self._file.fileno(), size, offset)
-            if kept == self._identity:
-                end = offset + size
-                for box, offset, size in frames:
-                    self._places[box] = offset, size
-                    end = offset + size
-                return end
+        kept, self._places, end = _scanned(self._file.fileno(), self._identity)
+        if kept == self._identity:
+            return end
+        if kept is not None:
             self.changed = _difference(kept, self._identity)
         self._end = 0
         self._append(None, self._identity)
@@ -130,6 +123,58 @@ class BlockRecord:
             if box is not None:
                 self._places[box] = self._end + len(head), len(content)
             self._end += len(head) + len(content)
+
+
+def recorded(path: Path, identity: Identity) -> dict[Box, tuple[int, int]]:
+    """Where the parts lie in a record that another process may be writing now, by block.
+
+    Args:
+        path: of the record.
+        identity: of the parts that are wanted; a record of another one has none.
+
+    Returns:
+        Offset and length of each part, for `read_part`.
+
+    Raises:
+        OSError: it cannot be read; a record that is not there has no parts.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            return _scanned(file.fileno(), _as_bytes(identity))[1]
+    except FileNotFoundError:
+        return {}
+
+
+def read_part(path: Path, place: tuple[int, int], prefix: str = "") -> BlockPart:
+    """One part of a record.
+
+    Args:
+        path: of the record.
+        place: as from `recorded`.
+        prefix: only arrays whose names begin so, without it.
+    """
+    offset, size = place
+    with path.open("rb", buffering=0) as file:
+        return _unpacked(os.pread(file.fileno(), size, offset), prefix)
+
+
+def _as_bytes(identity: Identity) -> bytes:
+    return json.dumps(identity, sort_keys=True).encode()
+
+
+def _scanned(handle: int, identity: bytes) -> tuple[bytes | None, dict[Box, tuple[int, int]], int]:
+    """The identity in a record, if it has one; the places of its parts if it is this; their end."""
+    frames, places = _frames(handle), dict[Box, tuple[int, int]]()
+    first = next(frames, None)
+    if first is None:
+        return None, places, 0
+    _, offset, size = first
+    kept, end = os.pread(handle, size, offset), offset + size
+    if kept == identity:
+        for box, offset, size in frames:
+            places[box] = offset, size
+            end = offset + size
+    return kept, places, end
 
 
 def _head(where: tuple[int, ...], content: bytes) -> bytes:

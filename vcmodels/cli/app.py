@@ -20,10 +20,12 @@ from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.infer import infer, reproduce
 from vcmodels.cli.overlay import overlay
+from vcmodels.cli.postprocess import postprocess
 from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.train import train
+from vcmodels.cli.tune import tune
 from vcmodels.cli.view import view
 from vcmodels.errors import RefusedError
 
@@ -164,6 +166,8 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(audit)
+app.command()(postprocess)
+app.command()(tune)
 app.command()(evaluate)
 app.command()(view)
 app.command()(overlay)

@@ -215,7 +215,7 @@ def evaluate(
         console = Errors() if as_json else Console()
         context.obj.begin()
         task = _task(Path(source), set_, volumes, bbox, overlay, fold, console)
-        with _engine(workers, dask) as engine:
+        with block_engine(workers, dask) as engine:
             return _evaluate_task(
                 task, bbox, overlay, output, fail_under or (), engine, console, as_json
             )
@@ -348,7 +348,7 @@ def _score_arrays(
     with in_options():
         volume = replace(scored_volume(request, console), image=image)
         bounds = parse_limits(limits, known_figures(volume.targets))
-        with _engine(workers, dask) as engine, StopSignals() as stop:
+        with block_engine(workers, dask) as engine, StopSignals() as stop:
             report = score_volumes(
                 [volume],
                 record=None if output is None else output / RECORD,
@@ -407,7 +407,7 @@ def _check(limits: "Sequence[Limit]", report: "Report", console: Console) -> int
 
 
 @contextmanager
-def _engine(workers: int | None, dask: str | None) -> "Iterator[Engine]":
+def block_engine(workers: int | None, dask: str | None) -> "Iterator[Engine]":
     """Who works on the blocks.
 
     Raises:

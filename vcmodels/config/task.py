@@ -27,6 +27,7 @@ from vcmodels.metrics.base import Metrics, Sense
 from vcmodels.metrics.choice import measured_metrics
 from vcmodels.metrics.registry import volume_senses
 from vcmodels.models import AnyModel
+from vcmodels.postprocess import AnyStep
 from vcmodels.runs.run import Run, fold_name
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
@@ -231,6 +232,9 @@ class Task(Section):
     augment: list[AnyAugmentation] = Field(default_factory=lambda: list(DEFAULT_AUGMENTATIONS))
     """Transforms for training: intensity first, then one resampling, then flips and turns, each in
     this order; [] for none."""
+    postprocess: tuple[AnyStep, ...] = ()
+    """What is made of the predictions after `infer`: steps in order, each of which reads targets, or
+    outputs of steps before it, and writes one more array beside them."""
     evaluation: EvaluationParams = EvaluationParams()
     """What is scored, and by which metrics."""
     overrides: list[str] = Field(default_factory=list)

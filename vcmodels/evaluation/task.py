@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import vcmodels
@@ -33,6 +34,7 @@ from vcmodels.evaluation.evaluate import (
 )
 from vcmodels.evaluation.limits import known_figures, parse_limits
 from vcmodels.evaluation.made_with import changed_checkpoints, made_with, replaced_report
+from vcmodels.evaluation.objects import Objects, objects_of, scored_objects
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredVolume,
@@ -148,7 +150,7 @@ def evaluate(
     if not _is_of_input(choice, task.inference_params):
         _require_results(parts, wanted, choice or "val", task.tr_params.folds)
     scores = score_parts(
-        parts, wanted, task.evaluation, overlay=overlay, output=output, fail_under=fail_under,
+        parts, wanted, task.evaluation, objects=objects_of(task), overlay=overlay, output=output, fail_under=fail_under,
         engine=engine, reporter=reporter, about=about_task(task),
     )  # fmt: skip
     assert scores is not None, "nothing asked it to stop"
@@ -171,6 +173,7 @@ def score_parts(
     targets: Mapping[str, AnyTarget],
     params: EvaluationParams,
     *,
+    objects: Objects = MappingProxyType({}),
     overlay: Path | None = None,
     output: Path | None = None,
     fail_under: Sequence[str] = (),
@@ -185,6 +188,7 @@ def score_parts(
         parts: one or more.
         targets: what to score; those without a label on a part are left out there.
         params: which metrics.
+        objects: outputs of ids that are scored too, where they are made.
         overlay: as for `evaluate`.
         output: as for `evaluate`.
         fail_under: as for `evaluate`.
@@ -202,7 +206,10 @@ def score_parts(
     metrics = volume_metrics(scored, params)
     _report_parts(parts, scored, reporter)
     pairs = zip(parts, opened, strict=True)
-    volumes = [scored_part(part, found, scored, metrics) for part, found in pairs]
+    volumes = [
+        with_objects(scored_part(part, found, scored, metrics), part, objects, params, reporter)
+        for part, found in pairs
+    ]
     limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
     made = made_with(part.root for part in parts)
     _report_changes(made, output, reporter)
@@ -426,6 +433,18 @@ def scored_part(
     """What is scored of a part: the targets that have a label there, which may be none."""
     found = part.region.scored(str(part.root), targets, predictions, metrics)
     return replace(found, name=part.name, group=part.group, split=part.split)
+
+
+def with_objects(
+    volume: ScoredVolume,
+    part: ScoredPart,
+    objects: Objects,
+    params: EvaluationParams,
+    reporter: Reporter,
+) -> ScoredVolume:
+    """The same with the objects that were made there and have a label."""
+    found = scored_objects(part.region, part.root, objects, params.metrics, reporter)
+    return replace(volume, targets=(*volume.targets, *found))
 
 
 def _report_parts(

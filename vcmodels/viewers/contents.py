@@ -228,18 +228,20 @@ def _labels(volume: TaskVolume, task: Task, frame: Frame, focus: Box) -> Iterato
 def _result_layers(
     root: Place, frame: Frame, focus: Box | None, reporter: Reporter
 ) -> Iterator[Layer]:
-    """The predictions of a result, those of a run that goes on too."""
+    """The predictions of a result, those of a run that goes on too, and the objects made of them."""
     if our_attributes(root).get("complete") is not True:
         reporter.say(f"note: {root} is not finished; what is there is shown")
     for name, array in stored_predictions(root):
         levels = stored_levels(array)
-        yield _placed(f"{name} (prediction)", levels, _look(levels, focus), frame)
+        what = "objects" if prediction_notes(array) is None else "prediction"
+        yield _placed(f"{name} ({what})", levels, _look(levels, focus), frame)
 
 
 def stored_predictions(root: Place) -> Iterator[tuple[str, Volume]]:
+    """The predictions of a result and what post-processing has made of them, by name."""
     for name in sorted(root.names()):
         place = root / name
-        if "0" in place.names() and "encoding" in our_attributes(place):
+        if "0" in place.names() and our_attributes(place).keys() & {"encoding", "step"}:
             yield name, open_volume(str(place / "0"), key=str(place), channels="any")
 
 
