@@ -29,6 +29,7 @@ from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.metrics.calibration import Calibration
+from vcmodels.reporting import list_some
 from vcmodels.runs.run import TRAILER, TRAILER_LENGTH, shown
 from vcmodels.section import Extent, PatchShape
 from vcmodels.targets import AnyTarget
@@ -343,7 +344,7 @@ def require_shapes(network: nn.Module, given: Mapping[str, Tensor], source: str)
     if wrong:
         raise CheckpointError(
             source,
-            f"{len(wrong)} of {len(wanted)} tensors do not fit the network: {', '.join(wrong[:3])}",
+            f"{len(wrong)} of {len(wanted)} tensors do not fit the network: {list_some(wrong, 3)}",
             "use the model_config and targets that it was trained with",
         )
 

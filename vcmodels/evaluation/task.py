@@ -33,6 +33,7 @@ from vcmodels.evaluation.evaluate import (
     wanted_targets,
 )
 from vcmodels.evaluation.limits import known_figures, parse_limits
+from vcmodels.evaluation.made_with import changed_checkpoints, made_with, replaced_report
 from vcmodels.evaluation.objects import Objects, objects_of, scored_objects
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
@@ -44,7 +45,7 @@ from vcmodels.evaluation.written import RECORD, require_folder, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Reporter, Silent, list_some
 from vcmodels.results import (
     OUTPUT,
     is_complete,
@@ -210,11 +211,13 @@ def score_parts(
         for part, found in pairs
     ]
     limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
+    made = made_with(part.root for part in parts)
+    _report_changes(made, output, reporter)
     report = score_volumes(
         [one for one in volumes if one.targets],
         record=output and output / RECORD,
         engine=engine,
-        provenance={**about, "checkpoints": _checkpoints(parts)},
+        provenance={**about, **made},
         reporter=reporter,
         should_stop=should_stop,
     )
@@ -231,6 +234,17 @@ def score_parts(
         write_report(report, output, volumes, reporter)
         remove_records(output / RECORD)
     return scores
+
+
+def _report_changes(made: Mapping[str, Any], output: Path | None, reporter: Reporter) -> None:
+    """Report what has changed since the results were predicted, and since the report before."""
+    for path in changed_checkpoints(made):
+        reporter.say(
+            f"note: {path} has changed since it predicted what is scored here; "
+            "run infer again to score what it predicts now"
+        )
+    if output is not None and (found := replaced_report(output, made)):
+        reporter.say(f"note: {found}")
 
 
 def _labelled(
@@ -373,8 +387,7 @@ def _require_results(
     """
     lacking = [part.name for part in parts if not _is_there(part, targets)]
     if lacking:
-        more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
-        listed = f"{', '.join(lacking[:MOST_NAMED])}{more}"
+        listed = list_some(lacking, MOST_NAMED)
         found = f"{len(lacking)} of {len(parts)} volumes have no finished prediction: {listed}"
         option = f"inference_params.volumes={json.dumps(choice)}"
         fold = "" if folds is None or folds.index is None else f" --fold {folds.index}"
@@ -444,19 +457,6 @@ def _report_parts(
     for part in parts:
         if not any(part.region.label(name, target) for name, target in targets.items()):
             reporter.say(f"note: {part.name} has no label of these, and is left out")
-
-
-def _checkpoints(parts: Sequence[ScoredPart]) -> list[Any]:
-    """The checkpoints that the results were made with, as their attributes name them: path and sha256."""
-    found: dict[str, Any] = {}
-    for root in dict.fromkeys(part.root for part in parts):
-        noted = our_attributes(root)
-        one = {
-            "path": noted.get("provenance", {}).get("checkpoint"),
-            "sha256": noted.get("manifest", {}).get("checkpoint_sha256"),
-        }
-        found.setdefault(json.dumps(one), one)
-    return list(found.values())
 
 
 def _draw(

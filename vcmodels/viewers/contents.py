@@ -15,7 +15,7 @@ from vcmodels.errors import RefusedError, VcmodelsError, VolumeError
 from vcmodels.geometry.boxes import Box, triple
 from vcmodels.patches.cache import UnusableListError, stored_patches
 from vcmodels.pictures.slices import Colour, window_of
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Reporter, list_some
 from vcmodels.results import open_inputs, our_attributes, result_root
 from vcmodels.runs.run import Run, Splits
 from vcmodels.viewers.looks import (
@@ -37,6 +37,8 @@ COLOURS: dict[str, Colour] = {
     "train": (0.34, 0.71, 0.91), "validation": (0.90, 0.62, 0.00), "other": (0.80, 0.80, 0.80),
 }  # fmt: skip
 """Of what is trained on, of what is validated on, and of patches that are in neither."""
+MOST_NAMED = 10
+"""Volumes of a message."""
 SAMPLE = 96
 """Edge of the cube of voxels from which the first contrast is taken."""
 WIDE_IDS = ("uint32", "int32", "uint64", "int64")
@@ -61,8 +63,7 @@ def scene_of_task(task: Task, volume: str | None, reporter: Reporter) -> Scene:
     chosen = chosen_volume(volumes, volume, predicted)
     if len(volumes) > 1:
         others = [one.name for one in volumes if one is not chosen]
-        more = f" and {len(others) - 10} more" if len(others) > 10 else ""
-        reporter.say(f"volume {chosen.name}; --volume shows {', '.join(others[:10])}{more}")
+        reporter.say(f"volume {chosen.name}; --volume shows {list_some(others, MOST_NAMED)}")
     frame, layers = Frame.of(chosen.inputs[0]), list[Layer]()
     focus = chosen.region
     layers += _images(chosen.inputs, frame, focus)
@@ -145,7 +146,7 @@ def chosen_volume(
     for volume in volumes:
         if volume.name == name:
             return volume
-    known = ", ".join(volume.name for volume in volumes[:20])
+    known = list_some((volume.name for volume in volumes), MOST_NAMED)
     raise RefusedError("--volume", f'there is no volume "{name}"', f"choose from {known}")
 
 
