@@ -363,7 +363,7 @@ def _score_arrays(
         return stop.exit_code
     if output is not None:
         write_report(report, output, [volume], console)
-        remove_records(output / RECORD)
+        remove_records(output / RECORD, [volume])
     if as_json:
         Console().write(report.to_text())
     else:

@@ -133,10 +133,11 @@ def score_volumes(
     return Report(tuple(scored), every, settings, dict(provenance or {}))
 
 
-def remove_records(folder: Path) -> None:
-    """Delete what `score_volumes` recorded in a folder, and the folder if nothing else is in it."""
-    for path in folder.glob(f"*{_SUFFIX}"):
-        path.unlink()
+def remove_records(folder: Path, volumes: Iterable[ScoredVolume]) -> None:
+    """Delete what `score_volumes` recorded of some volumes, and the folder if nothing else is in it."""
+    for volume in volumes:
+        for target in volume.targets:
+            _record_path(folder, volume.name, target.name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

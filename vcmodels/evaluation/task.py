@@ -232,7 +232,7 @@ def score_parts(
         reporter.say(f"overlay: {overlay}")
     if output is not None:
         write_report(report, output, volumes, reporter)
-        remove_records(output / RECORD)
+        remove_records(output / RECORD, volumes)
     return scores
 
 
