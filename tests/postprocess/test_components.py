@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.postprocess.places import run_step, source_of, step_of
-from vcmodels.postprocess.components import Components
+from vcmodels.postprocess.components import ComponentsStep
 
 SHAPE = (9, 14, 11)
 
@@ -29,7 +29,7 @@ def test_components_are_those_of_the_whole_volume_for_any_blocks(
     tmp_path_factory, seed, block, connectivity, share
 ):
     values = np.random.default_rng(seed).random(SHAPE).astype(np.float32)
-    step = step_of(Components, "mask", threshold=1 - share, connectivity=connectivity)
+    step = step_of(ComponentsStep, "mask", threshold=1 - share, connectivity=connectivity)
     found = run_step(
         step, {"mask": source_of(values, "binary")}, tmp_path_factory.mktemp("c"), block
     )
@@ -39,7 +39,7 @@ def test_components_are_those_of_the_whole_volume_for_any_blocks(
 
 def test_ids_are_uint64_and_an_empty_mask_has_none(tmp_path):
     values = np.zeros(SHAPE, np.float32)
-    step = step_of(Components, "mask")
+    step = step_of(ComponentsStep, "mask")
     found = run_step(step, {"mask": source_of(values, "binary")}, tmp_path, (4, 5, 6))
     assert found.dtype == np.uint64
     assert not found.any()
@@ -47,4 +47,4 @@ def test_ids_are_uint64_and_an_empty_mask_has_none(tmp_path):
 
 def test_a_role_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match='there is no role "seeds"; choose from mask'):
-        step_of(Components, {"seeds": "a"})
+        step_of(ComponentsStep, {"seeds": "a"})

@@ -5,14 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from vcmodels.postprocess.base import Form, LocalStep, Role, Step
-from vcmodels.postprocess.components import Components
+from vcmodels.postprocess.components import ComponentsStep
 from vcmodels.postprocess.site import Site, Source, StoppedError
 
-AnyStep = Annotated[Components, Field(discriminator="name")]
+AnyStep = Annotated[ComponentsStep, Field(discriminator="name")]
 
 __all__ = [
     "AnyStep",
-    "Components",
+    "ComponentsStep",
     "Form",
     "LocalStep",
     "Role",
