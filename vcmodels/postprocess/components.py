@@ -12,7 +12,7 @@ from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import IDS, IDS_FORM, VALUES, Form, Role, Step
 from vcmodels.postprocess.lengths import in_micrometers, require_package
 from vcmodels.postprocess.numbering import numbered
-from vcmodels.postprocess.pieces import Division, PieceMeasure, Pieces, decided
+from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Pieces
 from vcmodels.postprocess.site import Site, Source
 from vcmodels.postprocess.sizing import SizeKeys
 from vcmodels.postprocess.threshold import check_threshold, threshold_or_half
@@ -62,7 +62,7 @@ class ComponentsStep(SizeKeys, Step):
 
     def run(self, site: Site) -> None:
         """In two passes: regions are measured, then written."""
-        division = Division(self._marks(site), self.connectivity)
+        division = EqualMarks(self._marks(site), self.connectivity)
         measured = site.measure("label", PieceMeasure(division, site.box))
         spacing_um = in_micrometers(site.spacing, site.unit)
 
@@ -73,7 +73,7 @@ class ComponentsStep(SizeKeys, Step):
             ids = numbered(objects, pieces.measures["firsts"])
             return {"values": ids, "offsets": pieces.offsets}
 
-        field = decided(division, site.once("ids", number), measured)
+        field = Decided.of(division, site.once("ids", number), measured)
         site.write("write", FieldFill(field, IDS_FORM))
 
     def _marks(self, site: Site) -> Marks:

@@ -7,6 +7,7 @@ than keeping the pieces, and gives all voxels of a piece the value that was deci
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -16,24 +17,48 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.numbering import NOWHERE, first_voxels
 from vcmodels.postprocess.site import Tables
-from vcmodels.postprocess.voxels import Field
+from vcmodels.postprocess.voxels import Field, only_within, with_layer
+
+
+class Division(Protocol):
+    """How blocks fall into pieces; picklable."""
+
+    @property
+    def connectivity(self) -> Connectivity | None:
+        """Voxels of a piece touch so; None: those that are equal are of one object."""
+        ...
+
+    def divide(self, block: Box) -> tuple[BlockComponents, np.ndarray]:
+        """The pieces of a block and of the layer that follows it, and the marks of these voxels."""
+        ...
 
 
 @dataclass(frozen=True)
-class Division:
-    """How a field falls into objects."""
+class EqualMarks:
+    """Voxels are of one object when they are equal and, unless `connectivity` is None, touch."""
 
     field: Field
     connectivity: Connectivity | None
-    """Voxels that touch so, and are equal, are of one object; None: all that are equal are."""
 
-    def __call__(self, block: Box) -> tuple[BlockComponents, np.ndarray]:
-        """The pieces of a block and of the layer that follows it, and (n + 1,) what each one is."""
+    def divide(self, block: Box) -> tuple[BlockComponents, np.ndarray]:
         marks = self.field(block)
-        pieces = _equal(marks) if self.connectivity is None else _touching(marks, self.connectivity)
-        values = np.zeros(pieces.count + 1, marks.dtype)
-        values[pieces.ids] = marks
-        return pieces, values
+        if self.connectivity is None:
+            return _equal(marks), marks
+        return _touching(marks, self.connectivity), marks
+
+
+@dataclass(frozen=True)
+class Background:
+    """The connected regions of what is 0 in a field."""
+
+    field: Field
+    connectivity: Connectivity
+    within: Box
+
+    def divide(self, block: Box) -> tuple[BlockComponents, np.ndarray]:
+        marks = self.field(block)
+        void = only_within((marks == 0).view(np.uint8), with_layer(block), self.within)
+        return _touching(void, self.connectivity), marks
 
 
 def _touching(marks: np.ndarray, connectivity: Connectivity) -> BlockComponents:
@@ -52,8 +77,8 @@ def _equal(marks: np.ndarray) -> BlockComponents:
     return BlockComponents(ids.astype(np.int32), sum(1 for value in numbers if value))
 
 
-Extra = Callable[[Box, BlockComponents], BlockPart]
-"""More that is measured of the pieces of a block: (n,) each, without the background."""
+Extra = Callable[[Box, BlockComponents, np.ndarray], BlockPart]
+"""More that is measured of the pieces of a block, by its marks: (n,) each."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +90,14 @@ class PieceMeasure:
     extra: Extra | None = None
 
     def __call__(self, block: Box) -> BlockPart:
-        pieces, values = self.division(block)
+        pieces, marks = self.division.divide(block)
+        values = np.zeros(pieces.count + 1, marks.dtype)
+        values[pieces.ids] = marks
         part = {
             "firsts": first_voxels(pieces.own, pieces.count, block, self.within),
             "voxels": np.bincount(pieces.own.ravel(), minlength=pieces.count + 1)[1:],
             "values": values[1:],
-            **(self.extra(block, pieces) if self.extra else {}),
+            **(self.extra(block, pieces, marks) if self.extra else {}),
         }
         return part if self.division.connectivity is None else {**part, **pieces.pack()}
 
@@ -153,21 +180,23 @@ def _after_nothing(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Decided:
-    """A field of what was decided of each object, in the place of what its voxels were."""
+    """A field of what was decided of each object; voxels of no object stay as they are."""
 
     division: Division
     tables: Tables
     rows: Mapping[Box, int]
     """The number of each block."""
 
+    @classmethod
+    def of(cls, division: Division, tables: Tables, measured: Measured) -> "Decided":
+        """By the tables that were made of what was measured."""
+        return cls(division, tables, {box: at for at, box in enumerate(measured.places)})
+
     def __call__(self, block: Box) -> np.ndarray:
-        pieces, _ = self.division(block)
+        pieces, marks = self.division.divide(block)
         start = int(self.tables["offsets"][self.rows[block]]) + 1
         values = np.zeros(pieces.count + 1, self.tables["values"].dtype)
         values[1:] = self.tables["values"][start : start + pieces.count]
-        return values[pieces.ids]
-
-
-def decided(division: Division, tables: Tables, measured: Measured) -> Decided:
-    """The field of what was decided of the objects of a division."""
-    return Decided(division, tables, {box: at for at, box in enumerate(measured.places)})
+        made, rest = values[pieces.ids], pieces.ids == 0
+        made[rest] = marks[rest]
+        return made

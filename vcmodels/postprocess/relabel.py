@@ -10,7 +10,7 @@ from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import IDS, IDS_FORM, Form, Role, Step
 from vcmodels.postprocess.lengths import require_package
 from vcmodels.postprocess.numbering import numbered
-from vcmodels.postprocess.pieces import Division, PieceMeasure, Pieces, decided
+from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Pieces
 from vcmodels.postprocess.site import Site, Source
 from vcmodels.postprocess.sizing import by_size
 from vcmodels.postprocess.voxels import FieldFill, Marks
@@ -41,7 +41,7 @@ class RelabelStep(Step):
 
     def run(self, site: Site) -> None:
         """In two passes: objects are measured, then written."""
-        division = Division(Marks(site.source("ids"), site.box, None), None)
+        division = EqualMarks(Marks(site.source("ids"), site.box, None), None)
         measured = site.measure("ids", PieceMeasure(division, site.box))
 
         def number() -> BlockPart:
@@ -54,5 +54,5 @@ class RelabelStep(Step):
             ids[1:][order] = np.arange(1, len(order) + 1, dtype=np.uint64)
             return pieces.tables(ids)
 
-        field = decided(division, site.once("numbers", number), measured)
+        field = Decided.of(division, site.once("numbers", number), measured)
         site.write("write", FieldFill(field, IDS_FORM))

@@ -13,7 +13,7 @@ from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import MASK, MASK_FORM, PROBABILITIES, VALUES, Form, Role, Step
 from vcmodels.postprocess.lengths import require_package
-from vcmodels.postprocess.pieces import Division, PieceMeasure, Pieces, decided
+from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Pieces
 from vcmodels.postprocess.site import Site, Source
 from vcmodels.postprocess.voxels import Cut, FieldFill, Marks, stored
 from vcmodels.section import Section
@@ -90,7 +90,7 @@ class ThresholdStep(Step):
         wide, strict = Cut(given.low), Cut(given.high)
         if self.below:
             wide, strict = Cut(given.high, below=True), Cut(given.low, below=True)
-        division = Division(Marks(source, site.box, wide), given.connectivity)
+        division = EqualMarks(Marks(source, site.box, wide), given.connectivity)
         strong = _Strong(Marks(source, site.box, strict))
         measured = site.measure("regions", PieceMeasure(division, site.box, strong))
 
@@ -98,7 +98,7 @@ class ThresholdStep(Step):
             pieces = Pieces.join(measured, given.connectivity)
             return pieces.tables(pieces.most(pieces.measures["strong"], 0))
 
-        field = decided(division, site.once("chosen", choose), measured)
+        field = Decided.of(division, site.once("chosen", choose), measured)
         site.write("write", FieldFill(field, MASK_FORM))
 
 
@@ -137,7 +137,7 @@ class _Strong:
 
     strict: Marks
 
-    def __call__(self, block: Box, pieces: BlockComponents) -> BlockPart:
+    def __call__(self, block: Box, pieces: BlockComponents, _: np.ndarray) -> BlockPart:
         strong = np.zeros(pieces.count + 1, np.uint8)
         strong[pieces.ids[self.strict(block) != 0]] = 1
         return {"strong": strong[1:]}
