@@ -1,13 +1,11 @@
 """Against the same rules in memory, with the components of SciPy."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.postprocess.places import run_step, source_of, step_of
-from vcmodels.errors import TaskError
 from vcmodels.postprocess.sizes import SizesStep
 
 SHAPE = (9, 14, 11)

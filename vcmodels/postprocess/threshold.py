@@ -70,7 +70,7 @@ class ThresholdStep(Step):
         del spacing, unit
         given = self.threshold
         if isinstance(given, Hysteresis):
-            require_package("cc3d", self.name)
+            require_package("cc3d")
             check_threshold("threshold.high", given.high, sources["values"])
             check_threshold("threshold.low", given.low, sources["values"])
         elif given != "otsu":

@@ -5,7 +5,7 @@ It is seen block by block, each with the layer of voxels that follows it along e
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,6 +70,20 @@ class Marks:
         volume = self.source.volume
         void = np.full((volume.channels, 1, 1, 1), volume.fill_value, volume.dtype)
         return not self.of(self.source.decode(void)).any()
+
+
+def marked(source: Source) -> Source:
+    """A source of masks, classes or ids that reads as (1, Z, Y, X) marks: 0 or 1, classes, ids."""
+    return replace(source, decode=_MarkDecode(source))
+
+
+@dataclass(frozen=True)
+class _MarkDecode:
+    source: Source
+
+    def __call__(self, stored: np.ndarray) -> np.ndarray:
+        cut = None if self.source.kind in (CLASSES, IDS) else Cut()
+        return Marks(self.source, self.source.volume.box, cut).of(self.source.decode(stored))[None]
 
 
 def with_layer(block: Box) -> Box:
