@@ -53,7 +53,7 @@ def test_labels_vote_and_the_lowest_of_equals_wins(tmp_path_factory, seed, block
     labels = np.array(values, dtype)[np.random.default_rng(seed).integers(0, len(values), SHAPE)]
     labels[:, :6] = values[1]
     found = smoothed(labels, kind, tmp_path_factory.mktemp("s"), block, within=within)
-    index = np.searchsorted(values, labels)  # generic_filter counts in float64
+    index = np.searchsorted(np.array(values, dtype), labels)  # generic_filter counts in float64
     expected = ndimage.generic_filter(
         index, vote, footprint=footprint_of(within), mode="nearest"
     ).astype(int)

@@ -12,6 +12,7 @@ from vcmodels.postprocess.relabel import RelabelStep
 from vcmodels.postprocess.site import Site, Source, StoppedError
 from vcmodels.postprocess.sizes import SizesStep
 from vcmodels.postprocess.smooth import SmoothStep
+from vcmodels.postprocess.thin import ThinStep
 from vcmodels.postprocess.threshold import ThresholdStep
 
 AnyStep = Annotated[
@@ -22,6 +23,7 @@ AnyStep = Annotated[
     | RelabelStep
     | SizesStep
     | SmoothStep
+    | ThinStep
     | ThresholdStep,
     Field(discriminator="name"),
 ]
@@ -42,5 +44,6 @@ __all__ = [
     "Source",
     "Step",
     "StoppedError",
+    "ThinStep",
     "ThresholdStep",
 ]
