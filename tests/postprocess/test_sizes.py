@@ -1,11 +1,13 @@
 """Against the same rules in memory, with the components of SciPy."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.postprocess.places import run_step, source_of, step_of
+from vcmodels.errors import TaskError
 from vcmodels.postprocess.sizes import SizesStep
 
 SHAPE = (9, 14, 11)
@@ -79,3 +81,71 @@ def test_sizes_are_those_of_the_whole_volume_for_any_blocks(
     found = run_step(step, {"objects": source}, tmp_path_factory.mktemp("s"), block)
     assert found.dtype == values.dtype
     np.testing.assert_array_equal(found, tidy(values, kind, connectivity, {None: rule}))
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6), block=BLOCKS)
+def test_each_class_has_its_own_rule(tmp_path_factory, seed, block):
+    values = values_of("multiclass", seed)
+    rules = {None: {"min_size": 5}, 2: {"largest": 1, "max_hole": 2}, 3: {"fill_holes": True}}
+    named = {value: rule for value, rule in rules.items() if value is not None}
+    source = source_of(values, "multiclass", encoding={"label_values": [0, 1, 2, 3]})
+    step = step_of(SizesStep, "labels", by_class=named, **rules[None])
+    found = run_step(step, {"objects": source}, tmp_path_factory.mktemp("s"), block)
+    np.testing.assert_array_equal(found, tidy(values, "multiclass", 26, rules))
+
+
+def test_a_hole_is_filled_by_what_encloses_it_and_only_then(tmp_path):
+    ids = np.zeros(SHAPE, np.uint64)
+    ids[1:8, 1:6, 1:6] = 7
+    ids[1:8, 6:12, 1:6] = 2**60
+    ids[2:4, 2:4, 2:4] = 0  # a hole of 7
+    ids[4:6, 5:7, 2:4] = 0  # between the two
+    ids[1:7, 9:11, 2:4] = 0  # open to the outside
+    source = {"objects": source_of(ids, "instances")}
+    found = run_step(step_of(SizesStep, "ids", fill_holes=True), source, tmp_path, (4, 4, 4))
+    expected = ids.copy()
+    expected[2:4, 2:4, 2:4] = 7
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_sizes_in_micrometers_are_those_in_voxels(tmp_path):
+    values = values_of("binary", 1)
+    source = {"objects": source_of(values, "binary")}
+    in_voxels = step_of(SizesStep, "mask", min_size=5, max_hole=3)
+    in_space = step_of(SizesStep, "mask", min_size_um3=5 * 0.024, max_hole_um3=3 * 0.024)
+    expected = run_step(in_voxels, source, tmp_path / "voxels")
+    keys = {"spacing": (400.0, 300.0, 200.0), "unit": "nanometer"}
+    found = run_step(in_space, source, tmp_path / "space", (5, 5, 5), **keys)
+    np.testing.assert_array_equal(found, expected)
+    assert (expected != values).any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "message"),
+    [
+        ("binary", {"min_size_um3": 2.0}, 'min_size_um3: .* no unit .*; give "min_size"'),
+        ("binary", {"max_hole_um3": 2.0}, 'max_hole_um3: .* no unit .*; give "max_hole"'),
+        ("binary", {"by_class": {1: {"largest": 1}}}, r'by_class: "source" has no classes'),
+        ("multiclass", {"by_class": {9: {"largest": 1}}}, "by_class.9: .*; choose: 1, 2, 3"),
+        ("instances", {"largest": 1, "connectivity": 6}, "connectivity: it has no effect"),
+    ],
+)
+def test_keys_that_do_not_fit_the_source_are_refused(kind, keys, message):
+    source = source_of(np.zeros(SHAPE, np.uint8), kind, encoding={"label_values": [0, 1, 2, 3]})
+    with pytest.raises(TaskError, match=message):
+        step_of(SizesStep, "a", **keys).check({"objects": source}, (1.0, 1.0, 1.0), None)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "nothing would be removed or filled"),
+        ({"by_class": {1: {}}}, "a rule of by_class is empty"),
+        ({"min_size": 3, "min_size_um3": 2.0}, '"min_size" is given twice'),
+        ({"fill_holes": True, "max_hole": 3}, '"fill_holes" fills holes of any size'),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        step_of(SizesStep, "a", **keys)

@@ -45,16 +45,13 @@ def is_crossed(found, distance):
     return bool(set.intersection(*(set(side.tolist()) for side in sides)))
 
 
-@settings(max_examples=12, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    thickness=st.sampled_from([2, 3, 5]),
-    with_normals=st.booleans(),
-    spacing=st.sampled_from([(1.0, 1.0, 1.0), SPACING]),
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("thickness", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("with_normals", "spacing"),
+    [(False, (1.0, 1.0, 1.0)), (True, (1.0, 1.0, 1.0)), (True, SPACING)],
 )
-def test_a_plane_becomes_one_voxel_in_each_column(
-    tmp_path_factory, seed, thickness, with_normals, spacing
-):
+def test_a_plane_becomes_one_voxel_in_each_column(tmp_path, seed, thickness, with_normals, spacing):
     rng = np.random.default_rng(seed)
     normal = rng.normal(size=3)
     normal /= np.linalg.norm(normal)
@@ -62,12 +59,14 @@ def test_a_plane_becomes_one_voxel_in_each_column(
     steps = np.abs(normal * spacing)  # how much nearer a voxel along each axis is
     values = sheet(distance / steps.max(), thickness, seed)
     normals = np.broadcast_to(normal[:, None, None, None], (3, *SHAPE)) if with_normals else None
-    found = thinned(values, tmp_path_factory.mktemp("t"), normals=normals, spacing=spacing)[INNER]
+    found = thinned(values, tmp_path, normals=normals, spacing=spacing)[INNER]
     distance = distance[INNER] / steps.max()
     columns = np.moveaxis(distance, steps.argmax(), 0)
     crossing = (columns.min(0) < -1) & (columns.max(0) > 1)
     counts = np.moveaxis(found, steps.argmax(), 0).sum(0)[crossing]
-    assert (counts == 1).mean() > 0.995
+    assert counts.min() == 1
+    # With noise, planes between two axes have a second voxel here and there.
+    assert counts.mean() < 1.06
     assert np.abs(distance[found]).mean() < 0.5
     assert not is_crossed(found, distance)
 

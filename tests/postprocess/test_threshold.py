@@ -49,9 +49,8 @@ def test_hysteresis_keeps_weak_regions_with_a_strong_voxel(
     tmp_path_factory, seed, block, below, connectivity
 ):
     values = values_of(seed)
-    low, high = np.quantile(values, [0.6, 0.9]).tolist()
-    if below:
-        low, high = np.quantile(values, [0.1, 0.4]).tolist()
+    ends = np.quantile(values, [0.1, 0.4] if below else [0.6, 0.9])
+    low, high = ends.astype(np.float32).tolist()
     threshold = {"low": low, "high": high, "connectivity": connectivity}
     keys = {"threshold": threshold, "below": below}
     found = masked(values, tmp_path_factory.mktemp("t"), block, **keys)
@@ -60,7 +59,9 @@ def test_hysteresis_keeps_weak_regions_with_a_strong_voxel(
     ids = ndimage.label(weak, ndimage.generate_binary_structure(3, rank))[0]
     np.testing.assert_array_equal(found, np.isin(ids, np.setdiff1d(ids[strong], 0)))
     if connectivity == 6 and not below:
-        np.testing.assert_array_equal(found, apply_hysteresis_threshold(values, low, high))
+        # What equals a threshold is above it here, and not there.
+        before = np.nextafter(np.array([low, high], np.float32), np.float32(0))
+        np.testing.assert_array_equal(found, apply_hysteresis_threshold(values, *before))
 
 
 @pytest.mark.parametrize("below", [False, True])

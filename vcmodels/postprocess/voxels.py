@@ -49,7 +49,7 @@ class Marks:
 
     def __call__(self, block: Box) -> np.ndarray:
         around = with_layer(block)
-        if self._is_void and self.source.is_empty(around):
+        if self.source.is_empty(around) and self._is_void:
             return np.zeros(around.shape, np.uint8)
         values = self.of(self.source.read(around, self.within, "zero"))
         return only_within(values, around, self.within)
