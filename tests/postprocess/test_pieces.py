@@ -8,8 +8,8 @@ import pytest
 
 from tests.postprocess.places import run_step, source_of, step_of
 from vcmodels.blockwise import Crew, Part, Threads
-from vcmodels.postprocess.sizes import SizesStep
 from vcmodels.postprocess.site import Source
+from vcmodels.postprocess.sizes import SizesStep
 
 SHAPE = (9, 14, 11)
 BLOCK = (4, 5, 6)
