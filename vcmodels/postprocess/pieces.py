@@ -15,7 +15,7 @@ from vcmodels.blockwise import Measured
 from vcmodels.fields.components import BlockComponents, ComponentJoin, Connectivity
 from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import BlockPart
-from vcmodels.postprocess.numbering import NOWHERE, first_voxels
+from vcmodels.postprocess.numbering import NOWHERE, first_voxels, run_starts, voxel_counts
 from vcmodels.postprocess.site import Tables
 from vcmodels.postprocess.voxels import Field, only_within, with_layer
 
@@ -91,11 +91,12 @@ class PieceMeasure:
 
     def __call__(self, block: Box) -> BlockPart:
         pieces, marks = self.division.divide(block)
-        values = np.zeros(pieces.count + 1, marks.dtype)
-        values[pieces.ids] = marks
+        ids = pieces.ids.reshape(-1)
+        values, starts = np.zeros(pieces.count + 1, marks.dtype), run_starts(ids)
+        values[ids[starts]] = marks.reshape(-1)[starts]
         part = {
             "firsts": first_voxels(pieces.own, pieces.count, block, self.within),
-            "voxels": np.bincount(pieces.own.ravel(), minlength=pieces.count + 1)[1:],
+            "voxels": voxel_counts(pieces.own, pieces.count),
             "values": values[1:],
             **(self.extra(block, pieces, marks) if self.extra else {}),
         }
@@ -197,6 +198,8 @@ class Decided:
         start = int(self.tables["offsets"][self.rows[block]]) + 1
         values = np.zeros(pieces.count + 1, self.tables["values"].dtype)
         values[1:] = self.tables["values"][start : start + pieces.count]
-        made, rest = values[pieces.ids], pieces.ids == 0
-        made[rest] = marks[rest]
+        made = values[pieces.ids]
+        if isinstance(self.division, Background):  # others mark nothing but pieces
+            rest = pieces.ids == 0
+            made[rest] = marks[rest]
         return made

@@ -1,13 +1,12 @@
 """The keys of a radius, and the voxels that lie within it."""
 
-from itertools import product
 from typing import Annotated, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from vcmodels.errors import FaultError, TaskError
-from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.postprocess.lengths import (
     SLACK,
     in_micrometers,
@@ -76,10 +75,10 @@ def ball(radius: float, spacing: Spacing) -> np.ndarray:
     """
     reach = reach_of(radius, spacing)
     grids = np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij")
-    squared = sum((grid * side) ** 2 for grid, side in zip(grids, spacing, strict=True))
-    return squared <= (radius * (1 + SLACK)) ** 2
+    squares = [(grid * side) ** 2 for grid, side in zip(grids, spacing, strict=True)]
+    return np.add.reduce(squares) <= (radius * (1 + SLACK)) ** 2
 
 
 def offsets_of(footprint: np.ndarray) -> list[Shape]:
     """Where the true voxels of a footprint lie in it, counted from its low corner."""
-    return [at for at in product(*map(range, footprint.shape)) if footprint[at]]
+    return [triple(at) for at in np.argwhere(footprint).tolist()]

@@ -33,7 +33,8 @@ class Cut:
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """Bool, of the same shape."""
-        return values < self.threshold if self.below else values >= self.threshold
+        threshold = np.float32(self.threshold)  # a float would make float64 of codes
+        return values < threshold if self.below else values >= threshold
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,13 @@ class Marks:
         around = with_layer(block)
         if self.source.is_empty(around) and self._is_void:
             return np.zeros(around.shape, np.uint8)
-        values = self.of(self.source.read(around, self.within, "zero"))
-        return only_within(values, around, self.within)
+        inside = around.intersect(self.within)
+        values = self.of(self.source.read(inside, self.within))
+        if inside == around:
+            return values
+        marks = np.zeros(around.shape, values.dtype)
+        marks[inside.slices(around)] = values
+        return marks
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """(P, Z, Y, X) as read -> (Z, Y, X)."""
