@@ -14,7 +14,7 @@ from vcmodels.postprocess.lengths import in_micrometers, require_package
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Pieces
 from vcmodels.postprocess.site import Site, Source
-from vcmodels.postprocess.sizing import SizeKeys
+from vcmodels.postprocess.sizing import SizeKeys, kept_of
 from vcmodels.postprocess.threshold import check_threshold, threshold_or_half
 from vcmodels.postprocess.voxels import CLASSES, Cut, FieldFill, Marks
 
@@ -68,7 +68,9 @@ class ComponentsStep(SizeKeys, Step):
 
         def number() -> BlockPart:
             pieces = Pieces.join(measured, self.connectivity)
-            kept = self._kept(pieces, spacing_um)
+            values = pieces.values
+            groups = values if self.by_class else (values != 0).astype(np.uint8)
+            kept = kept_of(pieces, groups, lambda _: self, spacing_um)
             objects = np.where(kept[pieces.objects], pieces.objects, 0)
             ids = numbered(objects, pieces.measures["firsts"])
             return {"values": ids, "offsets": pieces.offsets}
@@ -83,13 +85,3 @@ class ComponentsStep(SizeKeys, Step):
             return Marks(source, site.box, cut)
         is_split = self.by_class or source.kind == IDS
         return Marks(source, site.box, None, is_mask=not is_split)
-
-    def _kept(self, pieces: Pieces, spacing_um: Spacing) -> np.ndarray:
-        """(objects + 1,) bool, false for the background."""
-        voxels, firsts, values = pieces.voxels, pieces.firsts, pieces.values
-        groups = values if self.by_class else (values != 0).astype(np.uint8)
-        kept = np.zeros(len(voxels), bool)
-        for group in np.unique(groups[1:]):
-            chosen = np.flatnonzero(groups == group)
-            kept[chosen] = self.kept(voxels[chosen], firsts[chosen], spacing_um)
-        return kept

@@ -10,7 +10,7 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import IDS, MASK, VALUES, Form, Role, Step
 from vcmodels.postprocess.site import Site, Source
-from vcmodels.postprocess.voxels import CLASSES, class_form, marked
+from vcmodels.postprocess.voxels import CLASSES, marked, same_form
 
 MASKS = frozenset({MASK, CLASSES, IDS})
 
@@ -31,8 +31,8 @@ class CropStep(Step):
 
     def form(self, sources: Mapping[str, Source]) -> Form:
         source = sources["values"]
-        if source.kind == CLASSES:
-            return class_form(source)
+        if source.kind in (CLASSES, IDS):
+            return same_form(source)
         return Form(source.kind, source.volume.dtype, source.encoding)
 
     def run(self, site: Site) -> None:
@@ -53,12 +53,12 @@ class _Crop:
         inside = self.mask.read(box, self.within)[0] != 0
         if not inside.any():
             return nothing, {}
-        return np.where(inside, self._read(box), nothing), {}
+        return np.where(inside, self._read(box).astype(self.form.dtype, copy=False), nothing), {}
 
     def _read(self, box: Box) -> np.ndarray:
-        """(Z, Y, X) as the form stores it."""
+        """(Z, Y, X): classes, or what is stored."""
         if self.values.kind == CLASSES:
-            return marked(self.values).read(box, self.within)[0].astype(self.form.dtype)
+            return marked(self.values).read(box, self.within)[0]
         return self.values.volume.read(box, self.within)[0]
 
 

@@ -21,7 +21,7 @@ from vcmodels.postprocess.lengths import (
 )
 from vcmodels.postprocess.pieces import Background, Decided, EqualMarks, PieceMeasure, Pieces
 from vcmodels.postprocess.site import Site, Source
-from vcmodels.postprocess.sizing import Count, Positive, SizeKeys
+from vcmodels.postprocess.sizing import Count, Positive, SizeKeys, kept_of
 from vcmodels.postprocess.voxels import (
     CLASSES,
     Cut,
@@ -122,8 +122,7 @@ class SizesStep(SizeRule, Step):
 
     @property
     def _rules(self) -> "_Rules":
-        mine = SizeRule.model_validate({key: getattr(self, key) for key in SizeRule.model_fields})
-        return _Rules(mine, self.by_class or {})
+        return _Rules(self, self.by_class or {})
 
     @property
     def _any_fills(self) -> bool:
@@ -152,7 +151,8 @@ class SizesStep(SizeRule, Step):
         def choose() -> BlockPart:
             pieces = Pieces.join(measured, connectivity)
             values = pieces.values
-            kept = rules.kept(values, pieces, spacing_um, is_ids=connectivity is None)
+            groups = (values != 0).astype(np.uint8) if connectivity is None else values
+            kept = kept_of(pieces, groups, rules.of, spacing_um)
             return pieces.tables(np.where(kept, values, 0).astype(values.dtype))
 
         return Decided.of(division, site.once("kept", choose), measured)
@@ -178,19 +178,9 @@ class _Rules:
     """Of masks, ids, and classes that are not named."""
     named: Mapping[int, SizeRule]
 
-    def kept(
-        self, values: np.ndarray, pieces: Pieces, spacing_um: Spacing, *, is_ids: bool
-    ) -> np.ndarray:
-        """(objects + 1,) bool, false for the background."""
-        voxels, firsts = pieces.voxels, pieces.firsts
-        groups = (values != 0).astype(np.uint8) if is_ids else values
-        kept = np.zeros(len(values), bool)
-        for group in np.unique(groups[1:]):
-            chosen = np.flatnonzero(groups == group)
-            rule = self.named.get(int(group), self.other)
-            kept[chosen] = rule.kept(voxels[chosen], firsts[chosen], spacing_um)
-        kept[0] = False
-        return kept
+    def of(self, value: int) -> SizeRule:
+        """The rule that holds for a class."""
+        return self.named.get(value, self.other)
 
     def most_filled(self, values: np.ndarray, spacing_um: Spacing) -> np.ndarray:
         """(n,) int64: the voxels of the largest hole that is filled, in what has these values."""

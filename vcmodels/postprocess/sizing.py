@@ -1,5 +1,6 @@
 """The keys that choose objects by their size."""
 
+from collections.abc import Callable
 from typing import Annotated, Self
 
 import numpy as np
@@ -7,6 +8,7 @@ from pydantic import Field, model_validator
 
 from vcmodels.geometry.boxes import Spacing
 from vcmodels.postprocess.lengths import least_voxels, refuse_both, require_length
+from vcmodels.postprocess.pieces import Pieces
 from vcmodels.section import Section
 
 Count = Annotated[int, Field(ge=1)]
@@ -56,6 +58,28 @@ class SizeKeys(Section):
         if self.largest is not None:
             kept[by_size(voxels, firsts)[self.largest :]] = False
         return kept
+
+
+def kept_of(
+    pieces: Pieces, groups: np.ndarray, rule_of: Callable[[int], SizeKeys], spacing_um: Spacing
+) -> np.ndarray:
+    """Which objects are kept, those of each group by themselves.
+
+    Args:
+        pieces: of the objects.
+        groups: (objects + 1,) integers, 0 for the background only.
+        rule_of: the keys that hold for a group.
+        spacing_um: length of a voxel along (z, y, x).
+
+    Returns:
+        (objects + 1,) bool, false for the background.
+    """
+    voxels, firsts = pieces.voxels, pieces.firsts
+    kept = np.zeros(len(voxels), bool)
+    for group in np.unique(groups[1:]).tolist():
+        chosen = np.flatnonzero(groups == group)
+        kept[chosen] = rule_of(group).kept(voxels[chosen], firsts[chosen], spacing_um)
+    return kept
 
 
 def by_size(voxels: np.ndarray, firsts: np.ndarray) -> np.ndarray:

@@ -50,8 +50,8 @@ class Marks:
 
     def __call__(self, block: Box) -> np.ndarray:
         around = with_layer(block)
-        if self.source.is_empty(around) and self._is_void:
-            return np.zeros(around.shape, np.uint8)
+        if self.source.is_empty(around) and not (void := self._void()).any():
+            return np.zeros(around.shape, void.dtype)
         inside = around.intersect(self.within)
         values = self.of(self.source.read(inside, self.within))
         if inside == around:
@@ -70,12 +70,11 @@ class Marks:
             return self.cut.of(values).view(np.uint8)
         return (values != 0).view(np.uint8) if self.is_mask else values
 
-    @property
-    def _is_void(self) -> bool:
-        """Whether what is not stored is background."""
+    def _void(self) -> np.ndarray:
+        """(1, 1, 1): what a voxel is that is not stored."""
         volume = self.source.volume
         void = np.full((volume.channels, 1, 1, 1), volume.fill_value, volume.dtype)
-        return not self.of(self.source.decode(void)).any()
+        return self.of(self.source.decode(void))
 
 
 def marked(source: Source) -> Source:
