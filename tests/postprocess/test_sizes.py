@@ -8,7 +8,10 @@ from scipy import ndimage
 
 from tests.postprocess.places import run_step, source_of, step_of
 from vcmodels.errors import TaskError
+from vcmodels.geometry.boxes import Box
+from vcmodels.postprocess.site import Source
 from vcmodels.postprocess.sizes import SizesStep
+from vcmodels.volumes import create_array, open_volume
 
 SHAPE = (9, 14, 11)
 RANKS = {6: 1, 18: 2, 26: 3}
@@ -149,3 +152,21 @@ def test_keys_that_do_not_fit_the_source_are_refused(kind, keys, message):
 def test_keys_that_contradict_each_other_are_refused(keys, message):
     with pytest.raises(ValueError, match=message):
         step_of(SizesStep, "a", **keys)
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "binary"])
+def test_chunks_that_are_not_stored_are_background(tmp_path, kind):
+    values = np.zeros((16, 24, 20), np.int16 if kind == "multiclass" else np.uint8)
+    values[2:7, 3:9, 2:9], values[4, 5, 5] = 1, 0
+    values[9:11, 17:23, 15:19] = 2
+    chunks = {"shape": values.shape, "chunks": (4, 4, 4), "dtype": values.dtype}
+    array = create_array(str(tmp_path), "in.zarr", **chunks)
+    array.write(Box((0, 0, 0), values.shape), values[None])
+    stored = Source("labels", open_volume(array.location, key="labels"), kind)
+    assert stored.is_empty(Box((12, 0, 0), (4, 4, 4)))
+    step = step_of(SizesStep, "labels", min_size=50, fill_holes=True)
+    found = run_step(step, {"objects": stored}, tmp_path, (4, 4, 4))
+    expected = tidy(values, kind, 26, {None: {"min_size": 50, "fill_holes": True}})
+    if kind == "binary":
+        expected = np.where(expected, 255, 0)
+    np.testing.assert_array_equal(found, expected)
