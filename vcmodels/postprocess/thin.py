@@ -21,9 +21,9 @@ DEFAULT_SIGMA = 1.5
 MOST_SIGMA = 16.0
 NEARLY = 0.7
 """An axis counts as that of the normal when the square of its component is at least this part of
-the largest. With the largest alone, paths by faces led through 3 of 18 noisy planes, and through 18
-of 18 spheres, where one axis follows another; so through none and 3, and at most 5 % of the columns
-of a plane have a second voxel."""
+the largest. With the largest axis alone, paths by faces led through 3 of 18 noisy planes and 18 of 18
+noisy spheres; with such a second axis through no plane and 3 spheres. At most 5 % of the columns of a
+plane then have a second voxel."""
 
 
 class ThinStep(LocalStep):
