@@ -4,13 +4,16 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vcmodels.postprocess.agglomerate import AgglomerateStep
 from vcmodels.postprocess.base import Form, LocalStep, Role, Step
 from vcmodels.postprocess.components import Components
 from vcmodels.postprocess.site import Site, Source, StoppedError
+from vcmodels.postprocess.watershed import WatershedStep
 
-AnyStep = Annotated[Components, Field(discriminator="name")]
+AnyStep = Annotated[Components | WatershedStep | AgglomerateStep, Field(discriminator="name")]
 
 __all__ = [
+    "AgglomerateStep",
     "AnyStep",
     "Components",
     "Form",
@@ -20,4 +23,5 @@ __all__ = [
     "Source",
     "Step",
     "StoppedError",
+    "WatershedStep",
 ]

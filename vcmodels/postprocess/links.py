@@ -1,0 +1,106 @@
+"""Affinities by what they link: neighbours, or voxels far apart."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vcmodels.fields.instances import Offset, longest_offset
+from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.postprocess.site import Source
+
+
+@dataclass(frozen=True)
+class LinkChannels:
+    """The channels of affinities, by what they link."""
+
+    source: Source
+    within: Box
+
+    @cached_property
+    def offsets(self) -> Sequence[Offset]:
+        """Of all channels, from a voxel to its partner."""
+        return [(z, y, x) for z, y, x in self.source.encoding["offsets"]]
+
+    @cached_property
+    def near(self) -> Sequence[int]:
+        """The channels of offsets to the next voxel along an axis."""
+        return [c for c, offset in enumerate(self.offsets) if sum(map(abs, offset)) == 1]
+
+    @cached_property
+    def far(self) -> Sequence[int]:
+        """The other channels."""
+        return [c for c in range(len(self.offsets)) if c not in self.near]
+
+    @property
+    def reach(self) -> Shape:
+        """How far the longest offset goes along (z, y, x)."""
+        return longest_offset(self.offsets)
+
+    def _sides(self, box: Box) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each neighbour of the voxels of a box (Z, Y, X) float32, and where there is one."""
+        around = box.grow((1, 1, 1))
+        values = self.source.read(around, self.within, "zero")
+        for channel in self.near:
+            step = self.offsets[channel]
+            back: Offset = (-step[0], -step[1], -step[2])
+            # That of a voxel is with its partner; the partner on the other side holds its own.
+            for holder, partner in (((0, 0, 0), step), (back, back)):
+                held = values[channel][moved(box, holder).slices(around)]
+                there = moved(box, partner).intersect(self.within)
+                exists = np.zeros(box.shape, bool)
+                exists[moved(there, (-partner[0], -partner[1], -partner[2])).slices(box)] = True
+                yield held, exists
+
+    def mean(self, box: Box) -> np.ndarray:
+        """(Z, Y, X) float32: the mean affinity of each voxel of the volume to its neighbours."""
+        total, count = np.zeros(box.shape, np.float32), np.zeros(box.shape, np.float32)
+        for held, exists in self._sides(box):
+            total += np.where(exists, held, 0)
+            count += exists
+        return total / np.maximum(count, 1)
+
+    def largest(self, box: Box) -> np.ndarray:
+        """(Z, Y, X) float32: the largest affinity of each voxel of the volume to a neighbour."""
+        best = np.zeros(box.shape, np.float32)
+        for held, exists in self._sides(box):
+            np.maximum(best, held, out=best, where=exists)
+        return best
+
+
+def moved(box: Box, offset: Offset) -> Box:
+    """A box some voxels further."""
+    z, y, x = (o + step for o, step in zip(box.origin, offset, strict=True))
+    return Box((z, y, x), box.shape)
+
+
+@dataclass(frozen=True)
+class NearBoundary:
+    """Probabilities of boundaries: 1 minus the mean affinity of a voxel to its neighbours."""
+
+    links: LinkChannels
+
+    def __call__(self, box: Box) -> np.ndarray:
+        """(Z, Y, X) float32 of a box; what is beyond the volume is as its last voxels are."""
+        inside = box.intersect(self.links.within)
+        pairs = zip(inside.origin, box.origin, box.end, inside.end, strict=True)
+        return np.pad(1 - self.links.mean(inside), [(a - b, c - d) for a, b, c, d in pairs], "edge")
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """Where a voxel has a neighbour of at least some affinity, and a mask is true if there is one."""
+
+    links: LinkChannels
+    background: float | None
+    mask: Source | None
+
+    def __call__(self, box: Box) -> np.ndarray:
+        """(Z, Y, X) bool of a box of the volume."""
+        found = np.ones(box.shape, bool)
+        if self.background is not None:
+            found &= self.links.largest(box) >= np.float32(self.background)
+        if self.mask is not None:
+            found &= self.mask.read(box, self.links.within)[0] >= 0.5
+        return found
