@@ -43,12 +43,11 @@ class RegionEdges:
         place: np.ndarray,
     ) -> "RegionEdges":
         """Of any edges, (m,) each as the fields are, the least for each pair."""
-        order = np.lexsort((place, lower, upper, second, first))
-        a, b = first[order], second[order]
-        is_new = np.ones(len(a), bool)
-        is_new[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
-        kept = order[is_new]
-        return cls(first[kept], second[kept], upper[kept], lower[kept], place[kept])
+        code = first * (second.max(initial=0) + 1) + second
+        order = np.argsort(code, kind="stable")
+        for values in (upper.astype(np.int64) << 32 | lower, place):
+            order = order[_is_least(code[order], values[order])]
+        return cls(first[order], second[order], upper[order], lower[order], place[order])
 
     @classmethod
     def between(cls, regions: np.ndarray, heights: np.ndarray, places: np.ndarray) -> "RegionEdges":
@@ -108,6 +107,15 @@ class RegionEdges:
     def _together(cls, several: list["RegionEdges"]) -> "RegionEdges":
         columns = zip(*(one.columns for one in several), strict=True)
         return cls.least(*map(np.concatenate, columns))
+
+
+def _is_least(group: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(n,) bool: which values are the least of their group; groups lie together."""
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    if not len(starts):
+        return np.ones(0, bool)
+    least = np.minimum.reduceat(values, starts)
+    return values == np.repeat(least, np.diff(starts, append=len(group)))
 
 
 Joins = Callable[[int, int], bool]
