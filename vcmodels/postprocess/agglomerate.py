@@ -93,7 +93,7 @@ class AgglomerateStep(Step):
             found = f'"{source.name}" has no affinity to the next voxel along each axis'
             raise TaskError("from", found, "name one with offsets such as [-1, 0, 0]")
         if self.by == "mutex":
-            require_package("mwatershed")
+            require_package("mwatershed", self.name)
             if not links.far:
                 found = f'"mutex" needs long offsets, and "{source.name}" has none'
                 raise TaskError("by", found, 'choose "mean"')
