@@ -68,8 +68,8 @@ def test_heights_of_a_box_are_those_of_the_whole(corner, size):
     value = OneChannel(source, within)
     ground = Ground(
         Boundaries(value, 0.4, 2, 3.0, SPACING),
-        Above(random_source(2), within, 0.3),
-        Above(random_source(3), within, 0.9),
+        Above(OneChannel(random_source(2), within), 0.3),
+        Above(OneChannel(random_source(3), within), 0.9),
     )
     whole = ground.heights(within)
     assert {SEED, NOTHING} <= {whole.min(), whole.max()}

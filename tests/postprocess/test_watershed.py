@@ -83,8 +83,8 @@ def test_objects_are_those_of_all_voxels_for_any_blocks(tmp_path_factory, seed, 
     within = Box((0, 0, 0), shape)
     ground = Ground(
         Boundaries(OneChannel(sources["boundary"], within), 0.5, 1, 2.0, (1.0, 1.0, 1.0)),
-        Above(sources["mask"], within, 0.5),
-        Above(sources["seeds"], within, 0.5) if has_seeds else None,
+        Above(OneChannel(sources["mask"], within), 0.5),
+        Above(OneChannel(sources["seeds"], within), 0.5) if has_seeds else None,
     )
     heights = ground.heights(within)
     expected = kruskal(heights, by_seeds if has_seeds else by_depth(UNIT // 4))
@@ -127,3 +127,12 @@ def test_what_cannot_be_is_refused_before():
         step_of(WatershedStep, "b", threshold=3.0).check(sources, (1.0, 1.0, 1.0), None)
     with pytest.raises(TaskError, match="min_size_um3: the store says no unit of length"):
         step_of(WatershedStep, "b", min_size_um3=3.0).check(sources, (1.0, 1.0, 1.0), None)
+
+
+def test_a_mask_as_it_is_stored_is_0_and_1(tmp_path):
+    stored = np.zeros((6, 8, 20), np.uint8)
+    stored[:, :, 9:11] = 255
+    masks = {"as_stored": stored, "decoded": (stored / 255).astype(np.float32)}
+    found = {name: run(sources_of(boundary=a), tmp_path / name) for name, a in masks.items()}
+    assert found["decoded"].max() == 2
+    np.testing.assert_array_equal(found["as_stored"], found["decoded"])

@@ -134,7 +134,8 @@ class AgglomerateStep(Step):
         height = Boundaries(values, 0.5, self.smooth, reach, site.spacing)
         if self.background is None and mask is None:
             return Ground(height)
-        return Ground(height, Foreground(links, self.background, mask))
+        inside = None if mask is None else OneChannel(mask, site.box)
+        return Ground(height, Foreground(links, self.background, inside))
 
     def _least_voxels(self, site: Site) -> int:
         if self.min_size_um3 is not None:

@@ -39,7 +39,7 @@ Values = Callable[[Box], np.ndarray]
 
 @dataclass(frozen=True)
 class OneChannel:
-    """The values of a source, multiplied by a sign."""
+    """The values of a source, multiplied by a sign; a mask is 0 and 1."""
 
     source: Source
     within: Box
@@ -47,6 +47,8 @@ class OneChannel:
 
     def __call__(self, box: Box) -> np.ndarray:
         values = self.source.read(box, self.within, "edge")[0]
+        if values.dtype.kind != "f":  # a mask as it is stored
+            values = (values != 0).astype(np.float32)
         return values if self.sign == 1 else -values
 
 
@@ -94,16 +96,13 @@ class Depths:
 
 @dataclass(frozen=True)
 class Above:
-    """Where a source reaches a threshold."""
+    """Where values reach a threshold."""
 
-    source: Source
-    within: Box
+    values: Values
     threshold: float
-    sign: int = 1
 
     def __call__(self, box: Box) -> np.ndarray:
-        values = self.source.read(box, self.within, "edge")[0]
-        return self.sign * values >= np.float32(self.threshold)
+        return self.values(box) >= np.float32(self.threshold)
 
 
 @dataclass(frozen=True)

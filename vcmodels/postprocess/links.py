@@ -8,6 +8,7 @@ import numpy as np
 
 from vcmodels.fields.instances import Offset, longest_offset
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.postprocess.landscape import Values
 from vcmodels.postprocess.site import Source
 
 
@@ -94,7 +95,7 @@ class Foreground:
 
     links: LinkChannels
     background: float | None
-    mask: Source | None
+    mask: Values | None
 
     def __call__(self, box: Box) -> np.ndarray:
         """(Z, Y, X) bool of a box of the volume."""
@@ -102,5 +103,5 @@ class Foreground:
         if self.background is not None:
             found &= self.links.largest(box) >= np.float32(self.background)
         if self.mask is not None:
-            found &= self.mask.read(box, self.links.within)[0] >= 0.5
+            found &= self.mask(box) >= np.float32(0.5)
         return found

@@ -106,11 +106,12 @@ class WatershedStep(Step):
         boundary, box = site.source("boundary"), site.box
         reach = self.reach * min(site.spacing)
         mask, seeds = site.sources.get("mask"), site.sources.get("seeds")
-        where = None if mask is None else Above(mask, box, 0.5)
+        where = None if mask is None else Above(OneChannel(mask, box), 0.5)
         if boundary.kind == "distance":
             sign = inside_sign(boundary)
-            height = Depths(OneChannel(boundary, box, sign), self.smooth, reach)
-            where = where or Above(boundary, box, self.threshold or 0.0, sign)
+            distance = OneChannel(boundary, box, sign)
+            height = Depths(distance, self.smooth, reach)
+            where = where or Above(distance, self.threshold or 0.0)
         else:
             threshold = 0.5 if self.threshold is None else self.threshold
             values = OneChannel(boundary, box)
@@ -118,7 +119,7 @@ class WatershedStep(Step):
         if seeds is None:
             return Ground(height, where)
         least = 0.5 if self.seed_threshold is None else self.seed_threshold
-        return Ground(height, where, Above(seeds, box, least))
+        return Ground(height, where, Above(OneChannel(seeds, box), least))
 
     def _least_voxels(self, site: Site) -> int:
         if self.min_size_um3 is not None:
