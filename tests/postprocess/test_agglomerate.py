@@ -34,7 +34,7 @@ def in_memory(values, offsets, *, by, depth, threshold, bias, least):
     """The same on all voxels: fragments by Kruskal's algorithm, sums in a dictionary."""
     source = affinities_of(values, offsets)["affinities"]
     box = source.volume.box
-    height = Boundaries(NearBoundary(LinkChannels(source, box)), 0.5, 1, 2.0, SPACING)(box)
+    height = Boundaries(NearBoundary(LinkChannels(source, box, 2)), 0.5, 1, 2.0, SPACING)(box)
     heights = np.rint(height * np.float32(UNIT)).astype(np.int32) + 1
     fragments = in_order(kruskal(heights, by_depth(round(depth * UNIT)))).astype(np.int64)
     sums = {True: [], False: []}
@@ -44,7 +44,7 @@ def in_memory(values, offsets, *, by, depth, threshold, bias, least):
             if (partner >= 0).all() and (partner < fragments.shape).all():
                 a, b = fragments[tuple(place)], fragments[tuple(partner)]
                 if a != b:
-                    is_near = sum(map(abs, offset)) == 1
+                    is_near = max(map(abs, offset)) <= 2
                     sums[is_near].append((a, b, round(float(channel[tuple(place)]) * FULL), 1))
     near, far = (
         PairSums.added(*np.array(sums[which], np.int64).reshape(-1, 4).T) for which in (True, False)
@@ -72,7 +72,7 @@ def test_objects_are_those_of_all_voxels_for_any_blocks(tmp_path_factory, seed, 
     keys = {"threshold": 0.52} if by == "mean" else {"bias": 0.97}
     found = run(
         affinities_of(values), tmp_path_factory.mktemp("a"), block, by=by, depth=0.1, reach=2.0,
-        min_size=least, **keys,
+        min_size=least, near=2, **keys,
     )  # fmt: skip
     expected = in_memory(values, OFFSETS, by=by, depth=0.1, threshold=0.52, bias=0.97, least=least)
     assert found.max() > 3
@@ -82,8 +82,8 @@ def test_objects_are_those_of_all_voxels_for_any_blocks(tmp_path_factory, seed, 
 @pytest.mark.parametrize("by", ["mean", "mutex"])
 def test_right_affinities_give_the_objects_back(tmp_path, by):
     ids = touching_ellipsoids((36, 44, 40), 7, (7, 10), 4)
-    offsets = [(-1, 0, 0), (0, -1, 0), (0, 0, -1), (-4, 0, 0), (0, -4, 0), (0, 0, -4)]
-    wide = torch.from_numpy(np.pad(ids, 4).astype(np.float32))[None]
+    offsets = [(-1, 0, 0), (0, -1, 0), (0, 0, -1), (-5, 0, 0), (0, -5, 0), (0, 0, -5)]
+    wide = torch.from_numpy(np.pad(ids, 5).astype(np.float32))[None]
     values = affinities(wide, torch.ones_like(wide, dtype=torch.bool), offsets)[0].numpy()
     found = run(
         affinities_of(values, offsets), tmp_path, (40, 30, 25), by=by, background=0.5, depth=0.02
@@ -121,5 +121,5 @@ def test_what_cannot_be_is_refused_before():
     with pytest.raises(TaskError, match="has no affinity to the next voxel along each axis"):
         step_of(AgglomerateStep, "aff").check(few, SPACING, None)
     near = affinities_of(np.zeros((3, 4, 5, 6), np.float32), OFFSETS[:3])
-    with pytest.raises(TaskError, match='by: "mutex" needs long offsets'):
+    with pytest.raises(TaskError, match='by: "mutex" needs offsets beyond 4'):
         step_of(AgglomerateStep, "aff", by="mutex").check(near, SPACING, None)

@@ -93,13 +93,13 @@ def test_depths_are_clipped_distances():
 def test_boundaries_from_affinities_are_means_over_the_neighbours_that_there_are(
     seed, corner, size
 ):
-    offsets = [[-1, 0, 0], [0, 1, 0], [0, 0, -1], [3, 0, 0]]
+    offsets = [[-1, 0, 0], [0, 1, 0], [0, 1, -2], [3, 0, 0]]
     source = random_source(seed, 4, encoding={"offsets": offsets})
     within = Box((0, 2, 1), (8, 9, 10))
     box = Box(corner, size)
     if not box.intersect(within).voxels:
         return
-    found = NearBoundary(LinkChannels(source, within))(box)
+    found = NearBoundary(LinkChannels(source, within, 2))(box)
     values = source.volume.read(source.volume.box)
     low, high = np.array(within.origin), np.array(within.end) - 1
     for at in np.argwhere(np.ones(box.shape, bool))[::5]:
@@ -120,7 +120,7 @@ def test_the_largest_affinity_of_a_voxel_is_over_all_its_neighbours():
     values[0, 4, 5, 6] = 0.75  # between (4, 5, 6) and (3, 5, 6)
     values[1, 2, 0, 3] = 0.5  # with nobody
     source = source_of(values, "affinities", encoding={"offsets": offsets})
-    found = LinkChannels(source, source.volume.box).largest(source.volume.box)
+    found = LinkChannels(source, source.volume.box, 1).largest(source.volume.box)
     assert np.argwhere(found).tolist() == [[3, 5, 6], [4, 5, 6]]
 
 

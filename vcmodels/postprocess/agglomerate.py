@@ -45,6 +45,9 @@ class AgglomerateStep(Step):
     bias: Annotated[float, Field(ge=0, le=2)] | None = None
     """With `mutex`: two fragments repel each other by this minus their mean affinity over long
     offsets; 1 when left out. The larger, the more objects."""
+    near: Annotated[int, Field(ge=1, le=64)] = 4
+    """In voxels: affinities over offsets up to this say what is joined, and where fragments end;
+    longer ones can only forbid, with `mutex`."""
     depth: Annotated[float, Field(gt=0, le=3)] = 0.02
     """Two parts are one fragment unless the passage between them is so much higher than the middle of
     both; as for `watershed`."""
@@ -53,7 +56,7 @@ class AgglomerateStep(Step):
     smooth: Smoothing = 1
     """Of the fragments: how often the boundary is smoothed before, by (1, 2, 1) / 4 along each axis."""
     background: Fraction | None = None
-    """A voxel of which all affinities to its neighbours are below this belongs to nothing."""
+    """A voxel of which all affinities over near offsets are below this belongs to nothing."""
     min_size: Count | None = None
     """Smaller objects are joined to the neighbour of the largest mean affinity; in voxels."""
     min_size_um3: Positive | None = None
@@ -88,24 +91,24 @@ class AgglomerateStep(Step):
         if self.min_size_um3 is not None:
             require_length("min_size_um3", unit)
         source = sources["affinities"]
-        links = LinkChannels(source, source.volume.box)
-        if len(links.near) < 3:
+        links = LinkChannels(source, source.volume.box, self.near)
+        if len(links.axes) < 3:
             found = f'"{source.name}" has no affinity to the next voxel along each axis'
             raise TaskError("from", found, "name one with offsets such as [-1, 0, 0]")
         if self.by == "mutex":
             require_package("mwatershed", self.name)
             if not links.far:
-                found = f'"mutex" needs long offsets, and "{source.name}" has none'
-                raise TaskError("by", found, 'choose "mean"')
+                found = f'"mutex" needs offsets beyond {self.near}, and "{source.name}" has none'
+                raise TaskError("by", found, 'choose "mean", or a smaller "near"')
 
     def run(self, site: Site) -> None:
         """In seven passes: those of `find_basins`, edges, sums between fragments, the ids."""
-        links = LinkChannels(site.source("affinities"), site.box)
+        links = LinkChannels(site.source("affinities"), site.box, self.near)
         basins = find_basins(site, self._landscape(site, links))
         edges = basin_edges(site, basins)
         depth, least = max(round(self.depth * UNIT), 1), self._least_voxels(site)
         fragments = site.once("fragments", lambda: _fragments(basins.tables, edges, depth))
-        channels = {"near": links.near, "far": links.far if self.by == "mutex" else ()}
+        channels = {"near": links.short, "far": links.far if self.by == "mutex" else ()}
         sums = site.measure("sums", _Sums(basins, fragments, links, channels))
 
         def solve() -> BlockPart:

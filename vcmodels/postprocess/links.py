@@ -1,4 +1,4 @@
-"""Affinities by what they link: neighbours, or voxels far apart."""
+"""Affinities by what they link: voxels that are near each other, or far apart."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ class LinkChannels:
 
     source: Source
     within: Box
+    near: int
+    """In voxels: offsets up to this are short."""
 
     @cached_property
     def offsets(self) -> Sequence[Offset]:
@@ -25,14 +27,20 @@ class LinkChannels:
         return [(z, y, x) for z, y, x in self.source.encoding["offsets"]]
 
     @cached_property
-    def near(self) -> Sequence[int]:
-        """The channels of offsets to the next voxel along an axis."""
-        return [c for c, offset in enumerate(self.offsets) if sum(map(abs, offset)) == 1]
+    def short(self) -> Sequence[int]:
+        """The channels of offsets of at most `near` voxels along each axis."""
+        return [c for c, offset in enumerate(self.offsets) if max(map(abs, offset)) <= self.near]
 
     @cached_property
     def far(self) -> Sequence[int]:
         """The other channels."""
-        return [c for c in range(len(self.offsets)) if c not in self.near]
+        return [c for c in range(len(self.offsets)) if c not in self.short]
+
+    @property
+    def axes(self) -> set[int]:
+        """The axes along which there is an affinity to the next voxel."""
+        steps = [offset for offset in self.offsets if sum(map(abs, offset)) == 1]
+        return {axis for step in steps for axis in range(3) if step[axis]}
 
     @property
     def reach(self) -> Shape:
@@ -40,22 +48,22 @@ class LinkChannels:
         return longest_offset(self.offsets)
 
     def _sides(self, box: Box) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each neighbour of the voxels of a box (Z, Y, X) float32, and where there is one."""
-        around = box.grow((1, 1, 1))
+        """For each partner at a short offset: (Z, Y, X) float32, and where there is one."""
+        around = box.grow(longest_offset([self.offsets[c] for c in self.short]))
         values = self.source.read(around, self.within, "zero")
-        for channel in self.near:
+        for channel in self.short:
             step = self.offsets[channel]
-            back: Offset = (-step[0], -step[1], -step[2])
+            back = _opposite(step)
             # That of a voxel is with its partner; the partner on the other side holds its own.
             for holder, partner in (((0, 0, 0), step), (back, back)):
                 held = values[channel][moved(box, holder).slices(around)]
                 there = moved(box, partner).intersect(self.within)
                 exists = np.zeros(box.shape, bool)
-                exists[moved(there, (-partner[0], -partner[1], -partner[2])).slices(box)] = True
+                exists[moved(there, _opposite(partner)).slices(box)] = True
                 yield held, exists
 
     def mean(self, box: Box) -> np.ndarray:
-        """(Z, Y, X) float32: the mean affinity of each voxel of the volume to its neighbours."""
+        """(Z, Y, X) float32: the mean affinity of each voxel to its partners at short offsets."""
         total, count = np.zeros(box.shape, np.float32), np.zeros(box.shape, np.float32)
         for held, exists in self._sides(box):
             total += np.where(exists, held, 0)
@@ -63,11 +71,16 @@ class LinkChannels:
         return total / np.maximum(count, 1)
 
     def largest(self, box: Box) -> np.ndarray:
-        """(Z, Y, X) float32: the largest affinity of each voxel of the volume to a neighbour."""
+        """(Z, Y, X) float32: the largest of those affinities; 0 without any."""
         best = np.zeros(box.shape, np.float32)
         for held, exists in self._sides(box):
             np.maximum(best, held, out=best, where=exists)
         return best
+
+
+def _opposite(offset: Offset) -> Offset:
+    z, y, x = offset
+    return -z, -y, -x
 
 
 def moved(box: Box, offset: Offset) -> Box:
@@ -78,7 +91,7 @@ def moved(box: Box, offset: Offset) -> Box:
 
 @dataclass(frozen=True)
 class NearBoundary:
-    """Probabilities of boundaries: 1 minus the mean affinity of a voxel to its neighbours."""
+    """Probabilities of boundaries: 1 minus the mean affinity of a voxel over short offsets."""
 
     links: LinkChannels
 
@@ -91,7 +104,7 @@ class NearBoundary:
 
 @dataclass(frozen=True)
 class Foreground:
-    """Where a voxel has a neighbour of at least some affinity, and a mask is true if there is one."""
+    """Where a voxel has some affinity over a short offset, and a mask is true if there is one."""
 
     links: LinkChannels
     background: float | None
