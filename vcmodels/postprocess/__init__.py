@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vcmodels.postprocess.agglomerate import AgglomerateStep
 from vcmodels.postprocess.base import Form, LocalStep, Role, Step, kinds_of_outputs
 from vcmodels.postprocess.close import CloseStep, OpenStep
 from vcmodels.postprocess.components import ComponentsStep
@@ -14,21 +15,25 @@ from vcmodels.postprocess.sizes import SizesStep
 from vcmodels.postprocess.smooth import SmoothStep
 from vcmodels.postprocess.thin import ThinStep
 from vcmodels.postprocess.threshold import ThresholdStep
+from vcmodels.postprocess.watershed import WatershedStep
 
 AnyStep = Annotated[
-    CloseStep
+    ThresholdStep
     | ComponentsStep
-    | CropStep
-    | OpenStep
-    | RelabelStep
     | SizesStep
-    | SmoothStep
+    | WatershedStep
+    | AgglomerateStep
     | ThinStep
-    | ThresholdStep,
+    | SmoothStep
+    | CloseStep
+    | OpenStep
+    | CropStep
+    | RelabelStep,
     Field(discriminator="name"),
 ]
 
 __all__ = [
+    "AgglomerateStep",
     "AnyStep",
     "CloseStep",
     "ComponentsStep",
@@ -46,5 +51,6 @@ __all__ = [
     "StoppedError",
     "ThinStep",
     "ThresholdStep",
+    "WatershedStep",
     "kinds_of_outputs",
 ]

@@ -50,7 +50,7 @@ class ComponentsStep(SizeKeys, Step):
     def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
         """Refuse keys that have no effect on the kind of the source, and lengths without a unit."""
         del spacing
-        require_package("cc3d")
+        require_package("cc3d", self.name)
         self.check_units(unit)
         source = sources["mask"]
         if source.kind in VALUES:

@@ -57,12 +57,12 @@ def reach_of(radius: float, spacing: Spacing) -> Shape:
     return triple(int(radius / step * (1 + SLACK)) for step in spacing)
 
 
-def require_package(package: str) -> None:
+def require_package(package: str, step: str) -> None:
     """Refuse a step whose library is not installed.
 
     Raises:
         RefusedError: it is not.
     """
     if find_spec(package) is None:
-        found = f"the package {package} is not installed"
+        found = f'step "{step}" needs the package {package}, which is not installed'
         raise RefusedError("name", found, 'pip install "vcmodels[objects]"')

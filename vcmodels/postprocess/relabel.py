@@ -37,7 +37,7 @@ class RelabelStep(Step):
     def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
         """Refuse to begin without the library."""
         del sources, spacing, unit
-        require_package("fastremap")
+        require_package("fastremap", self.name)
 
     def run(self, site: Site) -> None:
         """In two passes: objects are measured, then written."""

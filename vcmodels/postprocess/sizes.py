@@ -103,8 +103,8 @@ class SizesStep(SizeRule, Step):
         """Refuse classes that are not there, keys without effect, and lengths without a unit."""
         del spacing
         source = sources["objects"]
-        require_package("cc3d")
-        require_package("fastremap")
+        require_package("cc3d", self.name)
+        require_package("fastremap", self.name)
         for rule in (self, *(self.by_class or {}).values()):
             rule.check_units(unit)
         if source.kind == IDS and self.connectivity != 26 and not self._any_fills:

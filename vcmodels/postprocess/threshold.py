@@ -72,7 +72,7 @@ class ThresholdStep(Step):
         del spacing, unit
         given = self.threshold
         if isinstance(given, Hysteresis):
-            require_package("cc3d")
+            require_package("cc3d", self.name)
             check_threshold("threshold.high", given.high, sources["values"])
             check_threshold("threshold.low", given.low, sources["values"])
         elif given != "otsu":

@@ -21,7 +21,7 @@ import vcmodels
 from vcmodels.blockwise import Crew, share_blocks
 from vcmodels.config import Task
 from vcmodels.data.predictions import prediction_notes, writer_of
-from vcmodels.errors import OutputError, TaskError, VolumeError
+from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, coarse_extent, divide, level_factors
 from vcmodels.inference import Request
 from vcmodels.inference.many import named_inputs
@@ -283,8 +283,8 @@ def _checked(number: int, step: AnyStep, ground: Ground, sources: Mapping[str, S
     chosen = {role: sources[name] for role, name in step.sources.items()}
     try:
         step.check(chosen, ground.spacing, ground.grid.unit)
-    except TaskError as error:
-        raise TaskError(f"{key}.{error.subject}", error.found, error.remedy) from error
+    except RefusedError as error:
+        raise type(error)(f"{key}.{error.subject}", error.found, error.remedy) from error
     return step.form(chosen)
 
 

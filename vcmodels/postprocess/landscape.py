@@ -1,0 +1,144 @@
+"""Landscapes whose basins are objects: low in the middle of objects, high on the boundaries.
+
+The height adds what a boundary is predicted to be and how near a boundary is. A gap in a thin
+boundary is closed by the second, for the passage through it is narrow; and a faint boundary across a
+wide passage by the first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from vcmodels.fields.distance import surface_distance, voxels_within
+from vcmodels.fields.watershed import NOTHING, SEED
+from vcmodels.geometry.boxes import Box, Spacing
+from vcmodels.postprocess.site import Source
+
+UNIT = 4096
+"""How many steps of height make 1."""
+_FLOOR = SEED + 1
+
+
+class Landscape(Protocol):
+    """Heights by box; picklable."""
+
+    def heights(self, box: Box) -> np.ndarray:
+        """(Z, Y, X) int32, 0 or more, `NOTHING` where there is no landscape.
+
+        Args:
+            box: of voxels of the volume.
+        """
+        ...
+
+
+Values = Callable[[Box], np.ndarray]
+"""(Z, Y, X) float32 of a box, which may reach out of the volume; picklable."""
+
+
+@dataclass(frozen=True)
+class OneChannel:
+    """The values of a source, multiplied by a sign; a mask is 0 and 1."""
+
+    source: Source
+    within: Box
+    sign: int = 1
+
+    def __call__(self, box: Box) -> np.ndarray:
+        values = self.source.read(box, self.within, "edge")[0]
+        if values.dtype.kind != "f":  # a mask as it is stored
+            values = (values != 0).astype(np.float32)
+        return values if self.sign == 1 else -values
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Heights from 0 to 3 units: the probability of a boundary, and 0 to 2 by the distance to it.
+
+    The distance is that to where the smoothed probability passes `threshold`, negative beyond.
+    """
+
+    probability: Values
+    threshold: float
+    smooth: int
+    reach: float
+    """Distances count up to this, in the unit of the spacing."""
+    spacing: Spacing
+
+    def __call__(self, box: Box) -> np.ndarray:
+        import torch
+
+        margin = voxels_within(self.reach, self.spacing)
+        wide = box.grow(margin)
+        values = smoothed(self.probability(wide.grow((self.smooth,) * 3)), self.smooth)
+        inside = values < np.float32(self.threshold)
+        sides = torch.from_numpy(inside.astype(np.float32))
+        distance = surface_distance(sides[None], self.spacing, self.reach)[0].numpy()
+        here = box.slices(wide)
+        distance = np.where(inside[here], distance, -distance)
+        return values[here] + (1 - distance / np.float32(self.reach))
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Heights from 0 to 2 units: the less, the deeper inside."""
+
+    distance: Values
+    """Positive inside."""
+    smooth: int
+    reach: float
+
+    def __call__(self, box: Box) -> np.ndarray:
+        values = smoothed(self.distance(box.grow((self.smooth,) * 3)), self.smooth)
+        return 1 - np.clip(values / np.float32(self.reach), -1, 1)
+
+
+@dataclass(frozen=True)
+class Above:
+    """Where values reach a threshold."""
+
+    values: Values
+    threshold: float
+
+    def __call__(self, box: Box) -> np.ndarray:
+        return self.values(box) >= np.float32(self.threshold)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A landscape of heights, where there is one, with seeds in it."""
+
+    height: Values
+    where: Callable[[Box], np.ndarray] | None = None
+    """(Z, Y, X) bool of a box: what belongs to the landscape; None: all."""
+    seeds: Callable[[Box], np.ndarray] | None = None
+    """(Z, Y, X) bool of a box: what is lowered to `SEED`."""
+
+    def heights(self, box: Box) -> np.ndarray:
+        heights = np.rint(self.height(box) * np.float32(UNIT)).astype(np.int32) + _FLOOR
+        if self.seeds is not None:
+            heights[self.seeds(box)] = SEED
+        if self.where is not None:
+            heights[~self.where(box)] = NOTHING
+        return heights
+
+
+def smoothed(values: np.ndarray, times: int) -> np.ndarray:
+    """Values smoothed by (1, 2, 1) / 4 along each axis, so many times.
+
+    Args:
+        values: (Z + 2 n, Y + 2 n, X + 2 n) float32, n being `times`.
+        times: 0 or more.
+
+    Returns:
+        (Z, Y, X) float32; the same for a voxel whatever else is in the array.
+    """
+    for _ in range(times):
+        for axis in range(3):
+            n = values.shape[axis]
+            before, here, after = (
+                np.take(values, range(start, n - 2 + start), axis) for start in range(3)
+            )
+            values = (before + after) * np.float32(0.25) + here * np.float32(0.5)
+    return values

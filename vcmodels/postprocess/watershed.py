@@ -1,0 +1,160 @@
+"""Touching objects, each from one seed or one deep place, by a watershed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from vcmodels.errors import FaultError, TaskError
+from vcmodels.fields.forest import by_depth, by_seeds, cut
+from vcmodels.fields.watershed import SEED
+from vcmodels.geometry.boxes import Box, Spacing
+from vcmodels.metrics.base import BlockPart
+from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
+from vcmodels.postprocess.basins import Basins, basin_edges, find_basins, merged_edges
+from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, Depths, Ground, OneChannel
+from vcmodels.postprocess.lengths import in_micrometers, least_voxels, refuse_both, require_length
+from vcmodels.postprocess.numbering import numbered
+from vcmodels.postprocess.site import Site, Source, Tables
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Reach = Annotated[float, Field(ge=1, le=64)]
+Smoothing = Annotated[int, Field(ge=0, le=8)]
+
+
+class WatershedStep(Step):
+    """Touching objects are parted where the boundary between them is."""
+
+    name: Literal["watershed"] = "watershed"
+    """Touching objects are parted where the boundary between them is."""
+    threshold: float | None = None
+    """Of the boundary: an object is inside below this probability (0.5 when left out), or at this
+    distance and more (0 when left out, in the unit of the spacing)."""
+    depth: Annotated[float, Field(gt=0, le=3)] = 0.25
+    """Without seeds: two parts are one object unless the passage between them is so much higher than
+    the middle of both. The height is the probability of a boundary, from 0 to 1, minus the distance
+    to the boundary in shares of `reach`."""
+    reach: Reach = 8.0
+    """Distances to the boundary count up to this, in the shortest side of a voxel."""
+    smooth: Smoothing = 1
+    """How often the boundary is smoothed before, by (1, 2, 1) / 4 along each axis."""
+    seed_threshold: float | None = None
+    """With seeds: a seed is what is connected by faces from this value on; 0.5 when left out."""
+    min_size: Count | None = None
+    """Smaller objects are removed; in voxels."""
+    min_size_um3: Positive | None = None
+    """Smaller objects are removed; in cubic micrometers."""
+
+    roles: ClassVar[Mapping[str, Role]] = {
+        "boundary": Role(PROBABILITIES | {"distance"}),
+        "seeds": Role(PROBABILITIES, is_optional=True),
+        "mask": Role(PROBABILITIES, is_optional=True),
+    }
+
+    @model_validator(mode="after")
+    def _check_keys_fit(self) -> Self:
+        refuse_both("min_size", self.min_size, self.min_size_um3)
+        if self.seed_threshold is not None and "seeds" not in self.sources:
+            found = "seed_threshold is of use with seeds only"
+            raise FaultError(found, 'leave it out, or name seeds in "from"')
+        return self
+
+    def idle_keys(self) -> Mapping[str, str]:
+        """What seeds make of no effect."""
+        is_idle = "seeds" in self.sources and "depth" in self.model_fields_set
+        return {"depth": "objects come from seeds"} if is_idle else {}
+
+    def output_kind(self, kinds: Mapping[str, str]) -> str:
+        del kinds
+        return IDS
+
+    def form(self, sources: Mapping[str, Source]) -> Form:
+        del sources
+        return IDS_FORM
+
+    def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
+        """Refuse a size in micrometers without a unit, and a threshold that no probability has."""
+        del spacing
+        if self.min_size_um3 is not None:
+            require_length("min_size_um3", unit)
+        is_distance = sources["boundary"].kind == "distance"
+        if self.threshold is not None and not is_distance and not 0 < self.threshold <= 1:
+            found = f"{self.threshold:g} is no probability to part by"
+            raise TaskError("threshold", found, "give a number above 0, at most 1")
+
+    def run(self, site: Site) -> None:
+        """In six passes: those of `find_basins`, the edges between basins, the ids."""
+        basins = find_basins(site, self._landscape(site))
+        edges, least = basin_edges(site, basins), self._least_voxels(site)
+        has_seeds = "seeds" in self.sources
+
+        def part() -> BlockPart:
+            lowest = basins.tables["lowest"]
+            forest = merged_edges(edges).forest(len(lowest) - 1)
+            joins = by_seeds if has_seeds else by_depth(max(round(self.depth * UNIT), 1))
+            trees = cut(forest, lowest, joins)
+            counts = lowest[trees] == SEED if has_seeds else np.ones(len(trees), bool)
+            objects = np.where(counts, trees, 0)
+            return {"ids": object_ids(objects, basins.tables, least)}
+
+        site.write("write", ObjectFill(basins, site.once("objects", part)))
+
+    def _landscape(self, site: Site) -> Ground:
+        boundary, box = site.source("boundary"), site.box
+        reach = self.reach * min(site.spacing)
+        mask, seeds = site.sources.get("mask"), site.sources.get("seeds")
+        where = None if mask is None else Above(OneChannel(mask, box), 0.5)
+        if boundary.kind == "distance":
+            sign = inside_sign(boundary)
+            distance = OneChannel(boundary, box, sign)
+            height = Depths(distance, self.smooth, reach)
+            where = where or Above(distance, self.threshold or 0.0)
+        else:
+            threshold = 0.5 if self.threshold is None else self.threshold
+            values = OneChannel(boundary, box)
+            height = Boundaries(values, threshold, self.smooth, reach, site.spacing)
+        if seeds is None:
+            return Ground(height, where)
+        least = 0.5 if self.seed_threshold is None else self.seed_threshold
+        return Ground(height, where, Above(OneChannel(seeds, box), least))
+
+    def _least_voxels(self, site: Site) -> int:
+        if self.min_size_um3 is not None:
+            return least_voxels(self.min_size_um3, in_micrometers(site.spacing, site.unit))
+        return self.min_size or 1
+
+
+def inside_sign(distance: Source) -> int:
+    """-1 for distances that are negative inside of objects."""
+    is_outward = distance.encoding.get("signed") and distance.encoding["positive"] == "outside"
+    return -1 if is_outward else 1
+
+
+def object_ids(objects: np.ndarray, tables: Tables, least: int) -> np.ndarray:
+    """The id of each basin, by the object that it belongs to.
+
+    Args:
+        objects: (basins + 1,) int64; 0 is none.
+        tables: of the basins.
+        least: objects of fewer voxels get 0.
+
+    Returns:
+        (basins + 1,) uint64.
+    """
+    voxels = np.bincount(objects, tables["voxels"], len(objects))
+    return numbered(np.where(voxels[objects] < least, 0, objects), tables["firsts"])
+
+
+@dataclass(frozen=True)
+class ObjectFill:
+    """Writes the ids of basins."""
+
+    basins: Basins
+    tables: Tables
+    """`ids` (basins + 1,) uint64."""
+
+    def __call__(self, box: Box) -> tuple[np.ndarray, BlockPart]:
+        return self.basins.regions(box, self.tables["ids"]), {}
