@@ -9,6 +9,7 @@ from vcmodels.postprocess.base import Form, LocalStep, Role, Step, kinds_of_outp
 from vcmodels.postprocess.close import CloseStep, OpenStep
 from vcmodels.postprocess.components import ComponentsStep
 from vcmodels.postprocess.crop import CropStep
+from vcmodels.postprocess.follow import FollowStep
 from vcmodels.postprocess.relabel import RelabelStep
 from vcmodels.postprocess.site import Site, Source, StoppedError
 from vcmodels.postprocess.sizes import SizesStep
@@ -23,6 +24,7 @@ AnyStep = Annotated[
     | SizesStep
     | WatershedStep
     | AgglomerateStep
+    | FollowStep
     | ThinStep
     | SmoothStep
     | CloseStep
@@ -38,6 +40,7 @@ __all__ = [
     "CloseStep",
     "ComponentsStep",
     "CropStep",
+    "FollowStep",
     "Form",
     "LocalStep",
     "OpenStep",

@@ -27,6 +27,7 @@ from vcmodels.postprocess.lengths import (
 from vcmodels.postprocess.links import Foreground, LinkChannels, NearBoundary, moved
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.site import Site, Source, Tables
+from vcmodels.postprocess.tuning import THRESHOLDS, Tuned, number
 from vcmodels.postprocess.watershed import Count, ObjectFill, Positive, Reach, Smoothing
 from vcmodels.section import Fraction
 
@@ -39,10 +40,10 @@ class AgglomerateStep(Step):
     by: Literal["mean", "mutex"] = "mean"
     """How: by the largest mean affinity first (`mean`), or by the strongest opinion first, where long
     offsets may forbid (`mutex`)."""
-    threshold: Fraction | None = None
+    threshold: Fraction | Tuned | None = None
     """With `mean`: two objects are joined while the mean affinity between them is at least this; 0.5
     when left out."""
-    bias: Annotated[float, Field(ge=0, le=2)] | None = None
+    bias: Annotated[float, Field(ge=0, le=2)] | Tuned | None = None
     """With `mutex`: two fragments repel each other by this minus their mean affinity over long
     offsets; 1 when left out. The larger, the more objects."""
     near: Annotated[int, Field(ge=1, le=64)] = 4
@@ -67,6 +68,10 @@ class AgglomerateStep(Step):
         "affinities": Role(frozenset({"affinities"})),
         "boundary": Role(PROBABILITIES, is_optional=True),
         "mask": Role(PROBABILITIES, is_optional=True),
+    }
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "threshold": THRESHOLDS[7:],
+        "bias": tuple(round(0.1 * n, 1) for n in range(4, 17)),
     }
 
     @model_validator(mode="after")
@@ -125,9 +130,9 @@ class AgglomerateStep(Step):
         """(fragments + 1,) int64: the object of each fragment."""
         count = len(voxels) - 1
         if self.by == "mean":
-            objects = join_by_mean(near, count, 0.5 if self.threshold is None else self.threshold)
+            objects = join_by_mean(near, count, number(self.threshold, 0.5))
         else:
-            objects = join_by_mutex(near, far, count, 1.0 if self.bias is None else self.bias)
+            objects = join_by_mutex(near, far, count, number(self.bias, 1.0))
         return join_small(near, objects, voxels, least)
 
     def _landscape(self, site: Site, links: LinkChannels) -> Ground:

@@ -18,6 +18,7 @@ from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, Depths, Grou
 from vcmodels.postprocess.lengths import in_micrometers, least_voxels, refuse_both, require_length
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.site import Site, Source, Tables
+from vcmodels.postprocess.tuning import Tuned, number
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -30,10 +31,10 @@ class WatershedStep(Step):
 
     name: Literal["watershed"] = "watershed"
     """Touching objects are parted where the boundary between them is."""
-    threshold: float | None = None
+    threshold: float | Tuned | None = None
     """Of the boundary: an object is inside below this probability (0.5 when left out), or at this
     distance and more (0 when left out, in the unit of the spacing)."""
-    depth: Annotated[float, Field(gt=0, le=3)] = 0.25
+    depth: Annotated[float, Field(gt=0, le=3)] | Tuned = 0.25
     """Without seeds: two parts are one object unless the passage between them is so much higher than
     the middle of both. The height is the probability of a boundary, from 0 to 1, minus the distance
     to the boundary in shares of `reach`."""
@@ -52,6 +53,10 @@ class WatershedStep(Step):
         "boundary": Role(PROBABILITIES | {"distance"}),
         "seeds": Role(PROBABILITIES, is_optional=True),
         "mask": Role(PROBABILITIES, is_optional=True),
+    }
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {
+        "threshold": tuple(round(0.1 * n, 1) for n in range(1, 10)),
+        "depth": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0),
     }
 
     @model_validator(mode="after")
@@ -81,8 +86,8 @@ class WatershedStep(Step):
         if self.min_size_um3 is not None:
             require_length("min_size_um3", unit)
         is_distance = sources["boundary"].kind == "distance"
-        if self.threshold is not None and not is_distance and not 0 < self.threshold <= 1:
-            found = f"{self.threshold:g} is no probability to part by"
+        if not is_distance and not 0 < (given := number(self.threshold, 0.5)) <= 1:
+            found = f"{given:g} is no probability to part by"
             raise TaskError("threshold", found, "give a number above 0, at most 1")
 
     def run(self, site: Site) -> None:
@@ -94,7 +99,9 @@ class WatershedStep(Step):
         def part() -> BlockPart:
             lowest = basins.tables["lowest"]
             forest = merged_edges(edges).forest(len(lowest) - 1)
-            joins = by_seeds if has_seeds else by_depth(max(round(self.depth * UNIT), 1))
+            joins = (
+                by_seeds if has_seeds else by_depth(max(round(number(self.depth, 0.25) * UNIT), 1))
+            )
             trees = cut(forest, lowest, joins)
             counts = lowest[trees] == SEED if has_seeds else np.ones(len(trees), bool)
             objects = np.where(counts, trees, 0)
@@ -111,9 +118,9 @@ class WatershedStep(Step):
             sign = inside_sign(boundary)
             distance = OneChannel(boundary, box, sign)
             height = Depths(distance, self.smooth, reach)
-            where = where or Above(distance, self.threshold or 0.0)
+            where = where or Above(distance, number(self.threshold, 0.0))
         else:
-            threshold = 0.5 if self.threshold is None else self.threshold
+            threshold = number(self.threshold, 0.5)
             values = OneChannel(boundary, box)
             height = Boundaries(values, threshold, self.smooth, reach, site.spacing)
         if seeds is None:
