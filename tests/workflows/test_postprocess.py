@@ -15,7 +15,10 @@ from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.errors import OutputError, TaskError
 from vcmodels.inference import predict_request
+from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
+from vcmodels.viewers.contents import scene_of_result
+from vcmodels.viewers.drawn import subject_of_result
 from vcmodels.volumes import create_array, place_at, read_members
 from vcmodels.workflows.postprocess import (
     FOLDER,
@@ -149,7 +152,7 @@ def test_steps_are_checked_before_anything_is_predicted(place):
     request = place.request(place.task())
     require_steps(request.steps, ground_of_request(request))
     wrong = (request.steps[0].changed(source="other"),)
-    with pytest.raises(TaskError, match='postprocess.0.from: there is no "other"'):
+    with pytest.raises(TaskError, match=r'postprocess.0.from: there is no "other"'):
         require_steps(wrong, ground_of_request(request))
 
 
@@ -168,3 +171,13 @@ def test_the_command_works_on_a_result_and_on_any_array(place, tmp_path, capsys)
     assert "--kind: is needed" in capsys.readouterr().err
     assert main(["postprocess", array, "--steps", str(file), "-o", out, "--kind", "binary"]) == 0
     np.testing.assert_array_equal(zarr.open_array(f"{out}/blobs/0", mode="r")[:], place.stored())
+
+
+def test_objects_are_shown_as_ids_beside_the_predictions(place, tmp_path):
+    place.finish()
+    scene = scene_of_result(str(place.root), (), Silent())
+    looks = {layer.name: type(layer.look).__name__ for layer in scene.layers}
+    assert looks["blobs (objects)"] == "Ids"
+    subject = subject_of_result(str(place.root), None, {}, (), Silent())
+    assert {layer.name for layer in subject.layers} == {"value", "blobs"}
+    assert main(["overlay", str(place.root), "-o", str(tmp_path / "overlay.png")]) == 0

@@ -112,6 +112,8 @@ def infer(
     engine = InferOptions(overwrite, verify, dry_run, part, devices, dask, preview)
     engine.require_one()
     inputs = _inputs(volume, input_)
+    if inputs and VOLUMES in _given(set_ or ()):
+        raise RefusedError(VOLUMES, f"is set, and {inputs[0]} is named", "leave one out")
     if log_json is not None:
         refuse_in_store("--log-json", log_json)
     import_module("vcmodels.inference")  # the seconds of importing belong to the start
@@ -266,6 +268,12 @@ def _inputs(positional: Sequence[str] | None, option: Sequence[str] | None) -> l
     return inputs
 
 
+def _given(lines: Sequence[str]) -> set[str]:
+    """The keys that `--set` lines give a value."""
+    pairs = [line.partition("=") for line in lines]
+    return {key.strip() for key, _, value in pairs if value.strip() != "null"}
+
+
 def _place_overrides(inputs: Sequence[str], output: str | None) -> Iterator[str]:
     """What input and output are as `--set` lines, which the result keeps."""
     if inputs:
@@ -314,16 +322,16 @@ def _of_checkpoint(source: Path, lines: Sequence[str]) -> "Read":
     """What reads task and networks from a checkpoint, or the best one of a run folder, alone.
 
     Raises:
-        RefusedError: no input or no output is named.
+        RefusedError: no input, or volumes of its training, or no output is named.
     """
     from vcmodels import inference
 
-    named = {line.partition("=")[0].strip() for line in lines}
-    for key, option, what in (
-        (INPUT_PATH, "--input", "volume to predict"),
-        (OUTPUT_DIR, "--output", "folder for the result"),
+    given = _given(lines)
+    for keys, option, what in (
+        ({INPUT_PATH, VOLUMES}, "--input", "volume to predict"),
+        ({OUTPUT_DIR}, "--output", "folder for the result"),
     ):
-        if key not in named:
+        if not keys & given:
             remedy = f"name the {what}: vcmodels infer {source} INPUT -o OUTPUT"
             raise RefusedError(option, "is missing", remedy)
 

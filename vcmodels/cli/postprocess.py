@@ -107,12 +107,13 @@ def _jobs(
     from vcmodels.viewers.contents import is_result
     from vcmodels.volumes import expand_location, place_at
     from vcmodels.workflows.postprocess import ground_of_result, results_of_task
+    from vcmodels.workflows.tuning import steps_of_task
 
     given = None if steps is None else _read_steps(steps)
     if is_task(source):
         refuse_options("a task", output=output, kind=kind)
         task = load_one(Path(source), set_, console, fold)
-        wanted = task.postprocess if given is None else given
+        wanted = steps_of_task(task) if given is None else given
         _require_some(wanted, source)
         yield from ((ground, wanted) for ground in results_of_task(task))
         return

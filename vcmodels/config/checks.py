@@ -8,7 +8,7 @@ from math import prod
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
-from vcmodels.config.evaluation_params import EvaluationParams, MetricChoices
+from vcmodels.config.evaluation_params import MetricChoices
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, KeyPath, fault_at, listed, nearest, shown
 from vcmodels.config.reading import MASK, key_faults
@@ -24,9 +24,12 @@ from vcmodels.config.task import (
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import check_new_name, check_target_name
 from vcmodels.errors import FaultError, OutputError, VolumeError
+from vcmodels.metrics.base import Metrics
 from vcmodels.metrics.choice import choose_metrics
+from vcmodels.metrics.registry import fitting_metrics
 from vcmodels.models import AnyModel
-from vcmodels.postprocess import AnyStep
+from vcmodels.postprocess import AnyStep, kinds_of_outputs
+from vcmodels.postprocess.base import IDS
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location
@@ -61,7 +64,7 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_validation_faults(settings, targets),
         *_start_faults(settings),
         *_step_faults(task),
-        *(() if is_record else _evaluation_faults(task.evaluation, targets)),
+        *(() if is_record else _evaluation_faults(task)),
     ]
 
 
@@ -79,9 +82,7 @@ def _step_faults(task: Task) -> Iterator[Fault]:
         if step.output in kinds or step.output.lower() in {name.lower() for name in kinds}:
             found = f"{shown(step.output)} is also a target, or the output of a step before"
             yield Fault((*path, "output"), found, "give it another name")
-        known = {role: kinds[name] for role, name in step.sources.items() if name in kinds}
-        if len(known) == len(step.sources):
-            kinds[step.output] = step.output_kind(known)
+        kinds |= kinds_of_outputs([step], kinds)
 
 
 def _from_faults(step: AnyStep, kinds: Mapping[str, str], path: KeyPath) -> Iterator[Fault]:
@@ -388,7 +389,8 @@ def _validation_faults(
 ) -> Iterator[Fault]:
     """Metrics of whole volumes and curves that there are not."""
     path = ("tr_params", "validation", "metrics")
-    if faults := list(_metric_faults(path, settings.validation.metrics, targets)):
+    fitting = {name: target.stored_metrics for name, target in targets.items()}
+    if faults := list(_metric_faults(path, settings.validation.metrics, fitting)):
         yield from faults
     else:
         yield from _curve_faults(settings, targets)
@@ -426,24 +428,27 @@ def _start_faults(settings: TrainingParams) -> Iterator[Fault]:
         yield Fault(("tr_params", "load_weights_only"), found, "set checkpoint_path, or remove it")
 
 
-def _evaluation_faults(
-    params: EvaluationParams, targets: Mapping[str, AnyTarget]
-) -> Iterator[Fault]:
-    """Metrics of `evaluation` that its targets do not have."""
-    yield from _metric_faults(("evaluation", "metrics"), params.metrics, targets)
+def _evaluation_faults(task: Task) -> Iterator[Fault]:
+    """Metrics of `evaluation` that targets, or the objects that are made of them, do not have."""
+    targets = task.dataset_config.targets
+    kinds = {name: target.kind_name for name, target in targets.items()}
+    objects = [n for n, k in kinds_of_outputs(task.postprocess, kinds).items() if k == IDS]
+    fitting = {name: target.stored_metrics for name, target in targets.items()}
+    fitting |= dict.fromkeys(objects, fitting_metrics("instances"))
+    yield from _metric_faults(("evaluation", "metrics"), task.evaluation.metrics, fitting)
 
 
 def _metric_faults(
-    section: tuple[str, ...], metrics: MetricChoices, targets: Mapping[str, AnyTarget]
+    section: tuple[str, ...], metrics: MetricChoices, fitting: Mapping[str, Metrics]
 ) -> Iterator[Fault]:
     """Targets and metrics that there are not, and options that a metric has not."""
     for name, wanted in metrics.items():
         path = (*section, name)
-        if name not in targets:
-            yield Fault(path, "is no target", f"targets are {listed(targets)}")
+        if name not in fitting:
+            yield Fault(path, "is no target", f"targets are {listed(fitting)}")
             continue
         try:
-            choose_metrics(targets[name].stored_metrics, wanted)
+            choose_metrics(fitting[name], wanted)
         except FaultError as error:
             yield fault_at(path, error, "")
 

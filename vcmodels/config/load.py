@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from vcmodels.config.checks import check_task, output_notes, sampling_notes
 from vcmodels.config.effects import effect_notes
+from vcmodels.config.instances import spell_out
 from vcmodels.config.legacy import lift, modernise
 from vcmodels.config.messages import (
     Block,
@@ -90,6 +91,7 @@ def parse_task(
     model = as_object(document.setdefault("model_config", {}))
     if model is not None:
         model.setdefault("name", DEFAULT_MODEL)
+    spell_out(document, task_schema)
     faults = _fold_labels(document)
     if faults:
         raise task_error(faults)

@@ -17,6 +17,7 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
 from vcmodels.postprocess import AnyStep
+from vcmodels.postprocess.tuning import with_tuned
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
@@ -114,7 +115,8 @@ def request_of(
     _refuse_other_normalization(config.normalization, networks[0])
     inputs = open_inputs(params.input_path, params)
     root = output or result_root(params.output_dir, task.tr_params.model_name)
-    record, steps = task.to_json(), task.postprocess
+    steps = with_tuned(task.postprocess, networks[0].tuned)
+    record = {**task.to_json(), "postprocess": [one.model_dump(mode="json") for one in steps]}
     return Request(networks, inputs, root, params, config.targets, record, steps)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from vcmodels.postprocess.agglomerate import AgglomerateStep
-from vcmodels.postprocess.base import Form, LocalStep, Role, Step
+from vcmodels.postprocess.base import Form, LocalStep, Role, Step, kinds_of_outputs
 from vcmodels.postprocess.components import Components
 from vcmodels.postprocess.site import Site, Source, StoppedError
 from vcmodels.postprocess.watershed import WatershedStep
@@ -24,4 +24,5 @@ __all__ = [
     "Step",
     "StoppedError",
     "WatershedStep",
+    "kinds_of_outputs",
 ]

@@ -14,7 +14,7 @@ through the volume, x fastest and z slowest, meets the first voxel of each objec
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -84,8 +84,16 @@ class Step(Section):
     """What is read: a target or the output of a step before; several by role, as in
     {"boundary": "membrane", "seeds": "centres"}."""
 
+    tune_for: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Which figure decides on keys that are "tuned": by default `voi` of ids, and `dice` of masks."""
+    tune_by: OutputName | None = None
+    """Against which label it is measured: by default the one that is named as the output or, of
+    masks, what is read first."""
+
     roles: ClassVar[Mapping[str, Role]]
     """What is read, by role, the main one first."""
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {}
+    """Keys that may be "tuned", with the values that are tried."""
 
     @field_validator("source")
     @classmethod
@@ -99,6 +107,11 @@ class Step(Section):
             if not role.is_optional and name not in names:
                 raise ValueError(f'"{name}" is missing: give it as {{"{name}": "..."}}')
         return given
+
+    def idle_keys(self) -> Mapping[str, str]:
+        if "tuned" in [getattr(self, key) for key in self.grid]:
+            return {}
+        return dict.fromkeys(("tune_for", "tune_by"), 'no key is "tuned"')
 
     @property
     def sources(self) -> dict[str, str]:
@@ -134,6 +147,22 @@ class Step(Section):
         Raises:
             StoppedError: the crew was asked to stop; the next call continues.
         """
+
+
+def kinds_of_outputs(steps: Sequence[Step], kinds: Mapping[str, str]) -> dict[str, str]:
+    """The kinds of what steps write, by name.
+
+    Args:
+        steps: in order; one that reads what is not known is left out.
+        kinds: of what is there before.
+    """
+    found: dict[str, str] = {}
+    for step in steps:
+        known = {**kinds, **found}
+        if all(name in known for name in step.sources.values()):
+            roles = {role: known[name] for role, name in step.sources.items()}
+            found[step.output] = step.output_kind(roles)
+    return found
 
 
 class LocalStep(Step):

@@ -12,6 +12,7 @@ from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
 from vcmodels.postprocess.numbering import first_voxels, numbered
 from vcmodels.postprocess.site import Site, Source, Tables
+from vcmodels.postprocess.tuning import THRESHOLDS, Tuned
 from vcmodels.section import Fraction
 
 
@@ -20,12 +21,13 @@ class Components(Step):
 
     name: Literal["components"] = "components"
     """Each connected region of a mask becomes one object."""
-    threshold: Fraction = 0.5
+    threshold: Fraction | Tuned = 0.5
     """A voxel belongs to the mask from this value on."""
     connectivity: Connectivity = 26
     """Which neighbours are connected: by faces (6), also by edges (18), also by corners (26)."""
 
     roles: ClassVar[Mapping[str, Role]] = {"mask": Role(PROBABILITIES)}
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"threshold": THRESHOLDS}
 
     def output_kind(self, kinds: Mapping[str, str]) -> str:
         del kinds
@@ -36,6 +38,7 @@ class Components(Step):
         return IDS_FORM
 
     def run(self, site: Site) -> None:
+        assert self.threshold != "tuned", "a number stands there by now"
         regions = Regions(site.source("mask"), site.box, self.threshold, self.connectivity)
         measured = site.measure("label", _Label(regions, site.box.shape))
 

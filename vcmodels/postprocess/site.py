@@ -92,6 +92,27 @@ class Tables:
         return tuple(sorted(path.stem for path in self.folder.glob("*.npy")))
 
 
+def computed_once(folder: Path, name: str, make: Callable[[], BlockPart]) -> Tables:
+    """Arrays that one process computes and all read.
+
+    Args:
+        folder: that all processes see; it is made.
+        name: of the arrays, once in the folder.
+        make: computes them.
+    """
+    place = folder / f"{name}.tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock", waits=True)
+    try:
+        if not place.is_dir():
+            with whole_folder(place) as partial:
+                for key, array in make().items():
+                    np.save(partial / f"{key}.npy", array, allow_pickle=False)
+    finally:
+        lock.close()
+    return Tables(place)
+
+
 @dataclass(frozen=True)
 class _Written:
     """The work of a pass that writes."""
@@ -175,17 +196,7 @@ class Site:
             name: of the arrays, once in a step.
             make: computes them.
         """
-        place = self.folder / f"{name}.tables"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f"{name}.lock", waits=True)
-        try:
-            if not place.is_dir():
-                with whole_folder(place) as folder:
-                    for key, array in make().items():
-                        np.save(folder / f"{key}.npy", array, allow_pickle=False)
-        finally:
-            lock.close()
-        return Tables(place)
+        return computed_once(self.folder, name, make)
 
     def voxels(self, lengths: float) -> Shape:
         """How many voxels along (z, y, x) hold a length in the unit of the spacing."""

@@ -155,7 +155,7 @@ def results_of_task(task: Task) -> Iterator[Ground]:
 def ground_of_request(request: Request) -> Ground:
     """What the predictions of a request will be like, before there are any."""
     volume = request.inputs[0]
-    dtype = np.dtype(request.params.output_type)
+    dtype = request.params.dtype
     written = request.params.output_targets
     sources = {
         name: Source(name, volume, target.kind_name, encoding=target.encoding(dtype))
