@@ -35,8 +35,8 @@ class WatershedStep(Step):
     name: Literal["watershed"] = "watershed"
     """Touching objects are parted where the boundary between them is."""
     threshold: float | None = None
-    """Of the boundary: an object is inside below this probability (0.5 when left out), or at this
-    distance and more (0 when left out, in the unit of the spacing)."""
+    """Of the boundary: the inside is below this probability, 0.5 when left out. Of a distance without
+    a mask: objects are at this distance and more, 0 when left out, in the unit of the spacing."""
     depth: Depth | Tuned = 0.25
     """Without seeds: two parts are one object unless the passage between them is so much higher than
     the middle of both. The height is the probability of a boundary, from 0 to 1, minus the distance
@@ -82,7 +82,7 @@ class WatershedStep(Step):
         return IDS_FORM
 
     def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
-        """Refuse a size in micrometers without a unit, and a threshold that no probability has."""
+        """Refuse a size in micrometers without a unit, and a threshold that cannot have its effect."""
         del spacing
         if self.min_size_um3 is not None:
             require_length("min_size_um3", unit)
@@ -90,6 +90,8 @@ class WatershedStep(Step):
         if self.threshold is not None and not is_distance and not 0 < self.threshold <= 1:
             found = f"{self.threshold:g} is no probability to part by"
             raise TaskError("threshold", found, "give a number above 0, at most 1")
+        if self.threshold is not None and is_distance and "mask" in sources:
+            raise TaskError("threshold", "the mask says where objects are", "leave it out")
 
     def run(self, site: Site) -> None:
         """In six passes: those of `find_basins`, the edges between basins, the ids."""
