@@ -128,7 +128,9 @@ def print_neurons(result: str, label: str) -> None:
     """VOI and adapted Rand error of ours and of two libraries."""
     ground = ground_of_result(place_at(result))
     labels = open_volume(label, key="label").read(ground.box)[0]
-    values = {name: ground.sources[name].read(ground.box, ground.box) for name in ("aff", "boundary")}
+    values = {
+        name: ground.sources[name].read(ground.box, ground.box) for name in ("aff", "boundary")
+    }
     encoding = ground.sources["aff"].encoding
     sources = {
         "affinities": source_of(values["aff"], "affinities", encoding=encoding),
