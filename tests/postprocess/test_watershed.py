@@ -125,6 +125,11 @@ def test_what_cannot_be_is_refused_before():
         step_of(WatershedStep, "b", min_size=3, min_size_um3=2.0)
     with pytest.raises(TaskError, match="threshold: 3 is no probability"):
         step_of(WatershedStep, "b", threshold=3.0).check(sources, (1.0, 1.0, 1.0), None)
+    distance = {"boundary": source_of(np.zeros((4, 5, 6), np.float32), "distance")}
+    masked = distance | sources_of(mask=np.zeros((4, 5, 6), np.float32))
+    step_of(WatershedStep, "b", threshold=3.0).check(distance, (1.0, 1.0, 1.0), None)
+    with pytest.raises(TaskError, match="threshold: the mask says where objects are; leave it out"):
+        step_of(WatershedStep, "b", threshold=3.0).check(masked, (1.0, 1.0, 1.0), None)
     with pytest.raises(TaskError, match="min_size_um3: the store says no unit of length"):
         step_of(WatershedStep, "b", min_size_um3=3.0).check(sources, (1.0, 1.0, 1.0), None)
 

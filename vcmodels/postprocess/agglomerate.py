@@ -16,7 +16,7 @@ from vcmodels.metrics.base import BlockPart
 from vcmodels.metrics.components import named
 from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
 from vcmodels.postprocess.basins import Basins, basin_edges, find_basins, merged_edges
-from vcmodels.postprocess.landscape import UNIT, Boundaries, Ground, OneChannel
+from vcmodels.postprocess.landscape import Boundaries, Ground, OneChannel
 from vcmodels.postprocess.lengths import (
     in_micrometers,
     least_voxels,
@@ -27,8 +27,17 @@ from vcmodels.postprocess.lengths import (
 from vcmodels.postprocess.links import Foreground, LinkChannels, NearBoundary, moved
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.site import Site, Source, Tables
-from vcmodels.postprocess.tuning import THRESHOLDS, Tuned, number
-from vcmodels.postprocess.watershed import Count, ObjectFill, Positive, Reach, Smoothing
+from vcmodels.postprocess.tuning import THRESHOLDS, Tuned
+from vcmodels.postprocess.watershed import (
+    DEPTHS,
+    Count,
+    Depth,
+    ObjectFill,
+    Positive,
+    Reach,
+    Smoothing,
+    steps_of,
+)
 from vcmodels.section import Fraction
 
 
@@ -49,7 +58,7 @@ class AgglomerateStep(Step):
     near: Annotated[int, Field(ge=1, le=64)] = 4
     """In voxels: affinities over offsets up to this say what is joined, and where fragments end;
     longer ones can only forbid, with `mutex`."""
-    depth: Annotated[float, Field(gt=0, le=3)] = 0.02
+    depth: Depth | Tuned = 0.02
     """Two parts are one fragment unless the passage between them is so much higher than the middle of
     both; as for `watershed`."""
     reach: Reach = 8.0
@@ -69,9 +78,11 @@ class AgglomerateStep(Step):
         "boundary": Role(PROBABILITIES, is_optional=True),
         "mask": Role(PROBABILITIES, is_optional=True),
     }
+
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        "threshold": THRESHOLDS[7:],
-        "bias": tuple(round(0.1 * n, 1) for n in range(4, 17)),
+        "threshold": THRESHOLDS,
+        "bias": tuple(round(0.1 * n, 1) for n in range(1, 20)),
+        "depth": DEPTHS,
     }
 
     @model_validator(mode="after")
@@ -111,7 +122,8 @@ class AgglomerateStep(Step):
         links = LinkChannels(site.source("affinities"), site.box, self.near)
         basins = find_basins(site, self._landscape(site, links))
         edges = basin_edges(site, basins)
-        depth, least = max(round(self.depth * UNIT), 1), self._least_voxels(site)
+        assert self.depth != "tuned", "a number stands there by now"
+        depth, least = steps_of(self.depth), self._least_voxels(site)
         fragments = site.once("fragments", lambda: _fragments(basins.tables, edges, depth))
         channels = {"near": links.short, "far": links.far if self.by == "mutex" else ()}
         sums = site.measure("sums", _Sums(basins, fragments, links, channels))
@@ -128,11 +140,13 @@ class AgglomerateStep(Step):
 
     def _joined(self, near: PairSums, far: PairSums, voxels: np.ndarray, least: int) -> np.ndarray:
         """(fragments + 1,) int64: the object of each fragment."""
-        count = len(voxels) - 1
+        count, threshold, bias = len(voxels) - 1, self.threshold, self.bias
+        assert threshold != "tuned", "a number stands there by now"
+        assert bias != "tuned", "a number stands there by now"
         if self.by == "mean":
-            objects = join_by_mean(near, count, number(self.threshold, 0.5))
+            objects = join_by_mean(near, count, 0.5 if threshold is None else threshold)
         else:
-            objects = join_by_mutex(near, far, count, number(self.bias, 1.0))
+            objects = join_by_mutex(near, far, count, 1.0 if bias is None else bias)
         return join_small(near, objects, voxels, least)
 
     def _landscape(self, site: Site, links: LinkChannels) -> Ground:

@@ -18,12 +18,15 @@ from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, Depths, Grou
 from vcmodels.postprocess.lengths import in_micrometers, least_voxels, refuse_both, require_length
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.site import Site, Source, Tables
-from vcmodels.postprocess.tuning import Tuned, number
+from vcmodels.postprocess.tuning import Tuned
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Depth = Annotated[float, Field(gt=0, le=3)]
 Reach = Annotated[float, Field(ge=1, le=64)]
 Smoothing = Annotated[int, Field(ge=0, le=8)]
+DEPTHS = (0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0)
+"""What is tried for a depth that is "tuned"."""
 
 
 class WatershedStep(Step):
@@ -31,10 +34,10 @@ class WatershedStep(Step):
 
     name: Literal["watershed"] = "watershed"
     """Touching objects are parted where the boundary between them is."""
-    threshold: float | Tuned | None = None
-    """Of the boundary: an object is inside below this probability (0.5 when left out), or at this
-    distance and more (0 when left out, in the unit of the spacing)."""
-    depth: Annotated[float, Field(gt=0, le=3)] | Tuned = 0.25
+    threshold: float | None = None
+    """Of the boundary: the inside is below this probability, 0.5 when left out. Of a distance without
+    a mask: objects are at this distance and more, 0 when left out, in the unit of the spacing."""
+    depth: Depth | Tuned = 0.25
     """Without seeds: two parts are one object unless the passage between them is so much higher than
     the middle of both. The height is the probability of a boundary, from 0 to 1, minus the distance
     to the boundary in shares of `reach`."""
@@ -54,10 +57,8 @@ class WatershedStep(Step):
         "seeds": Role(PROBABILITIES, is_optional=True),
         "mask": Role(PROBABILITIES, is_optional=True),
     }
-    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {
-        "threshold": tuple(round(0.1 * n, 1) for n in range(1, 10)),
-        "depth": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0),
-    }
+
+    grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"depth": DEPTHS}
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
@@ -69,8 +70,8 @@ class WatershedStep(Step):
 
     def idle_keys(self) -> Mapping[str, str]:
         """What seeds make of no effect."""
-        is_idle = "seeds" in self.sources and "depth" in self.model_fields_set
-        return {"depth": "objects come from seeds"} if is_idle else {}
+        of_seeds = {"depth": "objects come from seeds"} if "seeds" in self.sources else {}
+        return {**super().idle_keys(), **of_seeds}
 
     def output_kind(self, kinds: Mapping[str, str]) -> str:
         del kinds
@@ -81,27 +82,28 @@ class WatershedStep(Step):
         return IDS_FORM
 
     def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
-        """Refuse a size in micrometers without a unit, and a threshold that no probability has."""
+        """Refuse a size in micrometers without a unit, and a threshold that cannot have its effect."""
         del spacing
         if self.min_size_um3 is not None:
             require_length("min_size_um3", unit)
         is_distance = sources["boundary"].kind == "distance"
-        if not is_distance and not 0 < (given := number(self.threshold, 0.5)) <= 1:
-            found = f"{given:g} is no probability to part by"
+        if self.threshold is not None and not is_distance and not 0 < self.threshold <= 1:
+            found = f"{self.threshold:g} is no probability to part by"
             raise TaskError("threshold", found, "give a number above 0, at most 1")
+        if self.threshold is not None and is_distance and "mask" in sources:
+            raise TaskError("threshold", "the mask says where objects are", "leave it out")
 
     def run(self, site: Site) -> None:
         """In six passes: those of `find_basins`, the edges between basins, the ids."""
-        basins = find_basins(site, self._landscape(site))
+        assert self.depth != "tuned", "a number stands there by now"
+        basins, depth = find_basins(site, self._landscape(site)), steps_of(self.depth)
         edges, least = basin_edges(site, basins), self._least_voxels(site)
         has_seeds = "seeds" in self.sources
 
         def part() -> BlockPart:
             lowest = basins.tables["lowest"]
             forest = merged_edges(edges).forest(len(lowest) - 1)
-            joins = (
-                by_seeds if has_seeds else by_depth(max(round(number(self.depth, 0.25) * UNIT), 1))
-            )
+            joins = by_seeds if has_seeds else by_depth(depth)
             trees = cut(forest, lowest, joins)
             counts = lowest[trees] == SEED if has_seeds else np.ones(len(trees), bool)
             objects = np.where(counts, trees, 0)
@@ -118,9 +120,9 @@ class WatershedStep(Step):
             sign = inside_sign(boundary)
             distance = OneChannel(boundary, box, sign)
             height = Depths(distance, self.smooth, reach)
-            where = where or Above(distance, number(self.threshold, 0.0))
+            where = where or Above(distance, self.threshold or 0.0)
         else:
-            threshold = number(self.threshold, 0.5)
+            threshold = 0.5 if self.threshold is None else self.threshold
             values = OneChannel(boundary, box)
             height = Boundaries(values, threshold, self.smooth, reach, site.spacing)
         if seeds is None:
@@ -132,6 +134,11 @@ class WatershedStep(Step):
         if self.min_size_um3 is not None:
             return least_voxels(self.min_size_um3, in_micrometers(site.spacing, site.unit))
         return self.min_size or 1
+
+
+def steps_of(depth: float) -> int:
+    """A depth in whole steps of height."""
+    return max(round(depth * UNIT), 1)
 
 
 def inside_sign(distance: Source) -> int:
