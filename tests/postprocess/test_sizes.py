@@ -165,7 +165,7 @@ def test_chunks_that_are_not_stored_are_background(tmp_path, kind):
     stored = Source("labels", open_volume(array.location, key="labels"), kind)
     assert stored.is_empty(Box((12, 0, 0), (4, 4, 4)))
     step = step_of(SizesStep, "labels", min_size=50, fill_holes=True)
-    found = run_step(step, {"objects": stored}, tmp_path, (4, 4, 4))
+    found = run_step(step, {"objects": stored}, tmp_path, (8, 8, 8))
     expected = tidy(values, kind, 26, {None: {"min_size": 50, "fill_holes": True}})
     if kind == "binary":
         expected = np.where(expected, 255, 0)
