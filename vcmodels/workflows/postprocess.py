@@ -27,7 +27,7 @@ from vcmodels.inference import Request
 from vcmodels.inference.many import named_inputs
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess import AnyStep, Form, Site, Source, StoppedError
-from vcmodels.postprocess.base import IDS
+from vcmodels.postprocess.base import IDS, PROBABILITIES
 from vcmodels.results import KEY, census, is_complete, our_attributes, require_writable, result_root
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
@@ -174,7 +174,13 @@ def ground_of_array(volume: Volume, name: str, kind: str, root: Place) -> Ground
         name: by which steps read it.
         kind: what it holds, as of a target, or `instances` for ids.
         root: the group that gets what is made; it need not exist.
+
+    Raises:
+        VolumeError: it has more channels than a kind has.
     """
+    if volume.channels > 1 and kind in PROBABILITIES | {IDS, "distance"}:
+        found = f"{volume.location} has {volume.channels} channels, {kind} has one"
+        raise VolumeError("SOURCE", found, "give an array (z, y, x), or another --kind")
     source = Source(name, volume, kind, Plain(volume.dtype.kind == "f"))
     grid = Grid(volume.spacing, volume.offset, volume.unit)
     return Ground(root, {name: source}, volume.box, grid, volume.chunks)
