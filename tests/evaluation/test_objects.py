@@ -6,8 +6,10 @@ from vcmodels import evaluation
 from vcmodels.config import parse_task
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.metrics.instances import Overlaps, object_figures
+from vcmodels.postprocess.tuning import Trial, TunedStep
 from vcmodels.reporting import Silent
 from vcmodels.volumes import Description, Grid, write_multiscale_group
+from vcmodels.volumes.places import write_json
 
 __all__ = ["store", "world"]
 
@@ -72,3 +74,26 @@ def test_metrics_of_objects_are_checked_when_the_task_is_read(world, ids):
     task_of(world, evaluation={"metrics": {"cells": ["instances"]}})
     with pytest.raises(TaskError, match=r'evaluation.metrics.cells: "dice" is no metric'):
         task_of(world, evaluation={"metrics": {"cells": ["dice"]}})
+
+
+def test_how_a_value_was_chosen_is_drawn_in_the_report(world, ids, tmp_path):
+    world.store("cells", ids)
+    make(world, ids.astype(np.uint64))
+    trials = [
+        ((0.2, 1.0), 0.5, 2),
+        ((0.2, 2.0), 0.4, 2),
+        ((0.3, 1.0), 0.9, 1),
+        ((0.4, 1.0), 0.7, 2),
+    ]
+    step = TunedStep(
+        "cells", "voi", "min",
+        tuple(Trial({"threshold": t, "depth": d}, score, n) for (t, d), score, n in trials),
+    )  # fmt: skip
+    task = task_of(world)
+    write_json(task.run_dir / "tuned.json", {"steps": [step.to_json()]})
+    scores = evaluation.evaluate(task, output=tmp_path / "scores")
+    curves = scores.report.volumes[0].targets["cells"].curves
+    drawn = curves["Tuning of threshold"]
+    assert (drawn.x, drawn.y) == ((0.2, 0.4), (0.4, 0.7))
+    assert curves["Tuning of depth"].y == (0.5, 0.4)
+    assert "Tuning of threshold" in (tmp_path / "scores/report.html").read_text()

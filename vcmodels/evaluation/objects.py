@@ -4,6 +4,7 @@ An output of ids is scored against the stored label of the same name, from which
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from vcmodels.config import Task
 from vcmodels.config.evaluation_params import MetricChoices
@@ -11,30 +12,40 @@ from vcmodels.data.predictions import PredictedLabel
 from vcmodels.errors import VolumeError
 from vcmodels.evaluation.evaluate import ScoredRegion
 from vcmodels.evaluation.pairs import InstancePair
+from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import ScoredTarget
 from vcmodels.metrics.choice import measured_metrics
 from vcmodels.metrics.registry import fitting_metrics
 from vcmodels.postprocess import kinds_of_outputs
 from vcmodels.postprocess.base import IDS
+from vcmodels.postprocess.tuning import TunedStep, read_tuned, tuning_curves
 from vcmodels.reporting import Reporter
 from vcmodels.results import is_complete, our_attributes
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Place, Volume, open_volume
 
-Objects = Mapping[str, tuple[int, ...]]
-"""Names of outputs that hold ids, with the labelled values that do not count."""
+
+@dataclass(frozen=True)
+class Objects:
+    """What post-processing makes that can be scored."""
+
+    ignored: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By name of an output of ids, the labelled values that do not count."""
+    tuned: tuple[TunedStep, ...] = ()
+    """How values of steps were chosen."""
 
 
-def objects_of(task: Task) -> dict[str, tuple[int, ...]]:
+def objects_of(task: Task) -> Objects:
     """The outputs of a task's steps that can be scored: ids with a label of the same name."""
     targets = task.dataset_config.targets
     kinds = kinds_of_outputs(task.postprocess, {n: t.kind_name for n, t in targets.items()})
     labels = {name for volume in task.dataset_config.volume_paths for name in volume.labels}
-    return {
+    ignored = {
         name: ignored_ids(name, targets.values())
         for name, kind in kinds.items()
         if kind == IDS and name in labels
     }
+    return Objects(ignored, read_tuned(task.run_dir))
 
 
 def ignored_ids(label: str, targets: Iterable[AnyTarget]) -> tuple[int, ...]:
@@ -54,14 +65,14 @@ def scored_objects(
     Args:
         region: a part of a labelled volume.
         root: the group of its result.
-        objects: names, with the labelled values that do not count.
+        objects: which outputs.
         metrics: which ones, by name of the output; those that are measured by default for others.
         reporter: told of objects that were not made yet.
 
     Raises:
         VolumeError: objects have another extent than their label.
     """
-    for name, ignored in objects.items():
+    for name, ignored in objects.ignored.items():
         label = region.volume.labels.get(name)
         if label is None or name in region.volume.pseudo or isinstance(label, PredictedLabel):
             continue
@@ -92,3 +103,16 @@ def scored_ids(
     pair = InstancePair(found, label, region.box, region.volume.spacing, ignored)
     measured = measured_metrics(fitting_metrics("instances"), metrics)  # pyright: ignore[reportArgumentType]
     return ScoredTarget(name, pair, measured, label_location=label.location)
+
+
+def with_tuning(report: Report, tuned: Iterable[TunedStep]) -> Report:
+    """The same with how values of steps were chosen, as curves of the first volume that has them."""
+    volumes = list(report.volumes)
+    for step in tuned:
+        at = next((n for n, one in enumerate(volumes) if step.output in one.targets), None)
+        if at is not None:
+            scores = volumes[at].targets[step.output]
+            drawn = replace(scores, curves={**scores.curves, **tuning_curves(step)})
+            targets = {**volumes[at].targets, step.output: drawn}
+            volumes[at] = replace(volumes[at], targets=targets)
+    return replace(report, volumes=tuple(volumes))

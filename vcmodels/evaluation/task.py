@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import vcmodels
@@ -34,7 +33,7 @@ from vcmodels.evaluation.evaluate import (
 )
 from vcmodels.evaluation.limits import known_figures, parse_limits
 from vcmodels.evaluation.made_with import changed_checkpoints, made_with, replaced_report
-from vcmodels.evaluation.objects import Objects, objects_of, scored_objects
+from vcmodels.evaluation.objects import Objects, objects_of, scored_objects, with_tuning
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredVolume,
@@ -63,6 +62,7 @@ from vcmodels.volumes.places import refuse_in_store
 
 VOLUMES = "evaluation.volumes"
 MOST_NAMED = 8
+NO_OBJECTS = Objects()
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ def score_parts(
     targets: Mapping[str, AnyTarget],
     params: EvaluationParams,
     *,
-    objects: Objects = MappingProxyType({}),
+    objects: Objects = NO_OBJECTS,
     overlay: Path | None = None,
     output: Path | None = None,
     fail_under: Sequence[str] = (),
@@ -223,6 +223,7 @@ def score_parts(
     )
     if report is None:
         return None
+    report = with_tuning(report, objects.tuned)
     failures = tuple(failure for limit in limits if (failure := limit.failure(report)))
     scores = TaskScores(report, failures)
     _report_scores(scores, reporter)

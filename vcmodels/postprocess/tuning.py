@@ -7,13 +7,18 @@ and keeps those that are best; a step works only once numbers stand in their pla
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from vcmodels.errors import TaskError
+from vcmodels.metrics.base import Curve
+from vcmodels.volumes.places import read_json
 
 if TYPE_CHECKING:
     from vcmodels.postprocess.base import Step
 
+TUNED = "tuned.json"
+"""In the run folder: the values that were chosen, and all that was tried."""
 Tuned = Literal["tuned"]
 """In the place of a number: it is chosen on the validation volumes."""
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
@@ -113,6 +118,31 @@ class TunedStep:
         """Read what `to_json` gave."""
         trials = tuple(Trial(o["values"], o["score"], o["volumes"]) for o in found["trials"])
         return cls(found["output"], found["figure"], found["sense"], trials)
+
+
+def tuning_curves(step: TunedStep) -> dict[str, Curve]:
+    """The score over the values of each key, by title; with several keys the best of the others.
+
+    Values that were left early are not drawn: their score is of other volumes.
+    """
+    most = max(trial.volumes for trial in step.trials)
+    pick = min if step.sense == "min" else max
+    found: dict[str, Curve] = {}
+    for key in step.best.values:
+        scores: dict[float, list[float]] = {}
+        for trial in step.trials:
+            if trial.volumes == most:
+                scores.setdefault(trial.values[key], []).append(trial.score)
+        values = tuple(sorted(scores))
+        best = tuple(pick(scores[value]) for value in values)
+        found[f"Tuning of {key}"] = Curve(values, best, key, f"{step.figure}, validation")
+    return found
+
+
+def read_tuned(folder: Path) -> tuple[TunedStep, ...]:
+    """What was chosen for the run in a folder; nothing where nothing was."""
+    path = folder / TUNED
+    return tuple(map(TunedStep.from_json, read_json(path)["steps"])) if path.exists() else ()
 
 
 def chosen_values(steps: Sequence[TunedStep]) -> dict[str, dict[str, float]]:

@@ -32,11 +32,13 @@ from vcmodels.metrics.registry import fitting_metrics, volume_senses
 from vcmodels.postprocess import AnyStep, kinds_of_outputs
 from vcmodels.postprocess.base import IDS
 from vcmodels.postprocess.tuning import (
+    TUNED,
     Trial,
     TunedStep,
     Values,
     candidates,
     chosen_values,
+    read_tuned,
     tuned_keys,
     with_tuned,
     with_values,
@@ -49,8 +51,6 @@ from vcmodels.volumes.places import read_json, write_json
 from vcmodels.workflows.postprocess import ground_of_result, postprocess
 from vcmodels.workflows.whole_volumes import PredictedPart
 
-TUNED = "tuned.json"
-"""In the run folder: the values, and all that was tried."""
 FOLDER = "tuning"
 """In the run folder, until the values are chosen: predictions of the validation volumes."""
 
@@ -110,12 +110,6 @@ def tune(
     return kept
 
 
-def read_tuned(run: Run) -> tuple[TunedStep, ...]:
-    """What was chosen for a run; nothing where nothing was."""
-    path = run.folder / TUNED
-    return tuple(map(TunedStep.from_json, read_json(path)["steps"])) if path.exists() else ()
-
-
 def steps_of_task(task: Task) -> tuple[AnyStep, ...]:
     """The steps of a task, with what was chosen for its run in the place of tuned keys.
 
@@ -125,7 +119,7 @@ def steps_of_task(task: Task) -> tuple[AnyStep, ...]:
     if not needs_tuning(task):
         return task.postprocess
     run = Run(task.run_dir, task.tr_params.model_name)
-    return with_tuned(task.postprocess, chosen_values(read_tuned(run)))
+    return with_tuned(task.postprocess, chosen_values(read_tuned(run.folder)))
 
 
 def _read_tuned(run: Run, task: Task, weights: str) -> tuple[TunedStep, ...] | None:
@@ -135,7 +129,7 @@ def _read_tuned(run: Run, task: Task, weights: str) -> tuple[TunedStep, ...] | N
         return None
     found = read_json(path)
     is_same = found.get("weights") == weights and found.get("wanted") == _wanted(task)
-    return read_tuned(run) if is_same else None
+    return read_tuned(run.folder) if is_same else None
 
 
 def _wanted(task: Task) -> list[Any]:
