@@ -72,6 +72,8 @@ class Ground:
     zarr_format: ZarrFormat = 2
     levels: int | None = None
     """Coarser levels of what is written; until one chunk holds a level when None."""
+    least_block: int = LEAST_BLOCK
+    """Voxels of a piece of work along each axis, at least."""
 
     @property
     def extent(self) -> Shape:
@@ -86,7 +88,7 @@ class Ground:
     @property
     def block(self) -> Shape:
         """Of one piece of work: whole chunks."""
-        z, y, x = (-(-LEAST_BLOCK // n) * n for n in self.chunks)
+        z, y, x = (-(-self.least_block // n) * n for n in self.chunks)
         return z, y, x
 
     @property
