@@ -287,7 +287,7 @@ def _blocks(shape: Shape, device: torch.device) -> Iterator[tuple[slice, ...]]:
 
 
 def _changes_values(target: Target | None) -> bool:
-    return target is not None and type(target).turn is not Target.turn
+    return target is not None and target.follows_warps
 
 
 SMALLEST_SPAN = 1e-6
