@@ -31,6 +31,7 @@ from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.metrics.calibration import Calibration
 from vcmodels.runs.run import TRAILER, TRAILER_LENGTH, shown
 from vcmodels.section import Extent, PatchShape
+from vcmodels.symmetry.findings import FINDINGS, SymmetryFindings, as_findings
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.places import write_atomic
 
@@ -188,6 +189,7 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "counters": TypeAdapter(dict[str, Any]),
     "scaler": TypeAdapter(dict[str, float]),
     "calibration": TypeAdapter(dict[str, Calibration]),
+    "symmetry": FINDINGS,
 }
 """The types of what a state holds, as JSON values; a key that is not there is not looked at."""
 _OF_TENSORS = ("model", "ema", "balance", "hard")
@@ -380,6 +382,8 @@ class TrainedNetwork:
     """Of the spacing, if that is known; older checkpoints do not say."""
     temperatures: Mapping[str, float] = field(default_factory=dict)
     """By which the logits of these heads are divided before their activation."""
+    symmetry: SymmetryFindings | None = None
+    """Of what it was trained on; older checkpoints do not say."""
 
     @property
     def has_spacing(self) -> bool:
@@ -428,6 +432,7 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
         tuple(ChannelValues.from_dict(one) for one in state.get("intensities", [])),
         unit if isinstance(unit := state.get("unit"), str) else None,
         {name: found.temperature for name, found in calibration_of(checkpoint).items()},
+        as_findings(state.get("symmetry")),
     )
 
 

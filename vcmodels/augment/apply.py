@@ -29,7 +29,7 @@ from vcmodels.augment.transform import (
     read_positions,
 )
 from vcmodels.geometry.boxes import Shape, Spacing, grow_shape
-from vcmodels.geometry.symmetries import IDENTITY, Symmetry
+from vcmodels.geometry.symmetries import IDENTITY, Symmetry, generated_group
 from vcmodels.targets.base import Target
 
 
@@ -170,6 +170,22 @@ def sample_spatial(
         elif isinstance(free, ElasticAugmentation) and free.happens(rng):
             lattices.append(free.sample_lattice(rng, shape, spacing))
     return SpatialTransform(symmetry, matrix, tuple(lattices), interpolation)
+
+
+def exact_moves(augmentations: Sequence[Augmentation], spacing: Spacing) -> tuple[Symmetry, ...]:
+    """Every symmetry that the mirrors and turns in the list may give together, the identity included.
+
+    Args:
+        augmentations: the task's list.
+        spacing: length of a voxel along (z, y, x).
+    """
+    moves = [
+        move
+        for exact in augmentations
+        if isinstance(exact, ExactAugmentation)
+        for move in exact.moves(spacing)
+    ]
+    return generated_group(moves)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from vcmodels.cli.overlay import overlay
 from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
+from vcmodels.cli.symmetry import symmetry
 from vcmodels.cli.train import train
 from vcmodels.cli.view import view
 from vcmodels.errors import RefusedError
@@ -164,6 +165,7 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(audit)
+app.command()(symmetry)
 app.command()(evaluate)
 app.command()(view)
 app.command()(overlay)

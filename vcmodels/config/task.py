@@ -230,7 +230,8 @@ class Task(Section):
     """The data and the targets."""
     augment: list[AnyAugmentation] = Field(default_factory=lambda: list(DEFAULT_AUGMENTATIONS))
     """Transforms for training: intensity first, then one resampling, then flips and turns, each in
-    this order; [] for none."""
+    this order; [] for none. The default list mirrors and turns only by what the data do not refute,
+    see [symmetry](symmetry.md)."""
     evaluation: EvaluationParams = EvaluationParams()
     """What is scored, and by which metrics."""
     overrides: list[str] = Field(default_factory=list)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vcmodels.augment.resample import turn_tensor
 from vcmodels.data.volumes import TaskVolume
-from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.symmetries import (
     CUBE_SYMMETRIES,
     IDENTITY,
@@ -269,8 +269,8 @@ def judge_signs(looked: Looked, held: Sequence[Symmetry]) -> Iterator[tuple[str,
         along, untouched = (share_along(vectors, group) for group in (held, [IDENTITY]))
         is_known = trial.windows >= ENOUGH_WINDOWS and trial.share < UNTOLD_SHARE
         remedy = sign_remedy(target) if is_known and along < LEAST_SHARE else ""
-        verdict = SignVerdict(trial.share, trial.windows, along, untouched, remedy)
-        yield name, verdict
+        mean = triple(float(component) for component in vectors.mean(0))
+        yield name, SignVerdict(trial.share, trial.windows, along, untouched, mean, remedy)
 
 
 def sign_remedy(target: AnyTarget) -> str:

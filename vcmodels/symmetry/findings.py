@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class SignVerdict:
     """Share of vectors that point the way which all is left as it is by what holds; 0.5 is a toss."""
     along_untouched: float
     """The same without any mirror or turn."""
+    mean: tuple[float, float, float]
+    """Of the unit vectors, (z, y, x)."""
     remedy: str = ""
     """What to do where nothing tells the sign; "" where something does, or too little is known."""
 
@@ -127,7 +129,7 @@ class SymmetryFindings:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        return FINDINGS.dump_python(self, mode="json")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from vcmodels.geometry.symmetries import have_equal_spacing
 
 MOST_WINDOWS = 64
 """As many tell 3 of 4 from a half with a chance of 1 in 25,000; more would take more seconds."""
-ENOUGH_WINDOWS = 24
+ENOUGH_WINDOWS = 32
 """Fewer large ones are given up for more small ones, unless they are of `MANY_VOLUMES`."""
 MANY_VOLUMES = 12
 """From so many on, a window in each is worth more than several in some: its place means something."""
