@@ -151,7 +151,7 @@ def judge(looked: Looked) -> dict[Symmetry, SymmetryVerdict]:
     evidence = list(evidence_of(looked))
     others = [one for one in CUBE_SYMMETRIES if one != IDENTITY]
     verdicts = {one: _judge_one(looked, evidence, one) for one in others}
-    group = _largest_group(verdicts)
+    group = closed_group(verdicts)
     return {
         one: SymmetryVerdict(
             verdict.holds and one in group, _closed(verdict, one, group), verdict.share
@@ -243,16 +243,17 @@ def _swapped(
     return turned(target, values, symmetry, spacing)
 
 
-def _largest_group(verdicts: Mapping[Symmetry, SymmetryVerdict]) -> set[Symmetry]:
+def closed_group(verdicts: Mapping[Symmetry, SymmetryVerdict]) -> set[Symmetry]:
     """A group of symmetries of which none is refuted by itself, as large as it gets this way."""
     allowed = {IDENTITY, *(one for one, verdict in verdicts.items() if verdict.holds)}
     first = [*map(mirror, range(3)), *(quarter_turn(a, b) for a, b in PLANES)]
     rest = sorted(allowed - {IDENTITY, *first}, key=lambda one: (verdicts[one].share, str(one)))
-    group: set[Symmetry] = {IDENTITY}
+    group, generators = {IDENTITY}, list[Symmetry]()
     for one in [*first, *rest]:
         if one in allowed and one not in group:
-            larger = set(generated_group([*group, one]))
-            group = larger if larger <= allowed else group
+            larger = set(generated_group([*generators, one]))
+            if larger <= allowed:
+                group, generators = larger, [*generators, one]
     return group
 
 

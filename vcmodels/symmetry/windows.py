@@ -10,7 +10,7 @@ from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.symmetries import have_equal_spacing
 
 MOST_WINDOWS = 64
-"""As many tell 3 of 4 from a half with a chance of 1 in 25,000; more would take more seconds."""
+"""More would take more seconds."""
 ENOUGH_WINDOWS = 32
 """Fewer large ones are given up for more small ones, unless they are of `MANY_VOLUMES`."""
 MANY_VOLUMES = 12
