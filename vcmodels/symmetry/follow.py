@@ -128,11 +128,11 @@ MOST_LISTED = 3
 
 
 def _loses_sign(sign: SignVerdict, moves: Sequence[Symmetry]) -> bool:
-    """Whether vectors have a sign by their common direction alone, which moves take away."""
-    is_by_direction = sign.windows and sign.by_image < UNTOLD_SHARE and sign.remedy == ""
+    """Whether vectors have a sign by their common direction alone, which a group of moves takes away."""
     mean = np.asarray(sign.mean)
-    left = np.mean([mean, *(mean @ move.matrix for move in moves)], axis=0)
-    return bool(is_by_direction and np.linalg.norm(mean) >= LEAST_DIRECTION > np.linalg.norm(left))
+    left = np.mean([mean @ move.matrix for move in moves], axis=0)
+    is_lost = np.linalg.norm(left) < LEAST_DIRECTION <= np.linalg.norm(mean)
+    return bool(is_lost) and sign.windows > 0 and sign.by_image < UNTOLD_SHARE
 
 
 def refuse_turned_pairs(task: Task, volumes: Sequence[TaskVolume]) -> None:
