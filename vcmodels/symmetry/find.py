@@ -42,14 +42,15 @@ from vcmodels.symmetry.findings import (
     SymmetryVerdict,
 )
 from vcmodels.symmetry.signs import share_along
-from vcmodels.symmetry.trial import LEAST_SHARE, Trial, tell_apart
+from vcmodels.symmetry.trial import FEWEST, LEAST_SHARE, Trial, tell_apart
 from vcmodels.symmetry.windows import ENOUGH_WINDOWS, MANY_VOLUMES, choose_windows
 from vcmodels.targets import AnyTarget
 
-MOST_UNEVEN = 2.0
+MOST_UNEVEN = 3.0
 """Axes along one of which edges are so many times as strong (in squares) are not exchanged.
 
-Fibres that run along one axis make about 1.5 of it; a blurred axis makes more.
+Fibres of a specimen that run along one axis make 1.5 of it; a blurred axis, or sheets that all lie
+one way, make more.
 """
 UNTOLD_SHARE = 0.65
 """A sign that the image tells in fewer windows is one that a network hardly learns."""
@@ -164,7 +165,7 @@ def _closed(verdict: SymmetryVerdict, one: Symmetry, group: set[Symmetry]) -> st
     """The reason of a verdict, when only a group of symmetries holds."""
     if not verdict.holds or one in group:
         return verdict.reason
-    return f"left out: with others that hold it makes some that do not ({verdict.reason})"
+    return "left out: together with what holds it makes what does not"
 
 
 def _judge_one(looked: Looked, evidence: Sequence[Evidence], one: Symmetry) -> SymmetryVerdict:
@@ -202,8 +203,11 @@ def _unlawful(looked: Looked, one: Symmetry) -> str:
 
 def _uneven(looked: Looked, one: Symmetry) -> str:
     """In words, which exchanged axes differ in sharpness by more than a specimen does."""
-    strengths = torch.stack([f.sharpness for f in looked.features]) if looked.features else None
-    if strengths is None or not bool((kept := (strengths > 0).all(1)).any()):
+    if len(looked.features) < FEWEST:
+        return ""
+    strengths = torch.stack([f.sharpness for f in looked.features])
+    kept = (strengths > 0).all(1)
+    if not bool(kept.any()):
         return ""
     mean = strengths[kept].log().mean(0).exp()
     for output, source in enumerate(one.permutation):

@@ -17,8 +17,10 @@ LEAST_SHARE = 0.75
 FLIPS = 10_000
 """Exchanges at random."""
 MOST_CHANCE = 2e-4
-"""A share as high is reached by guessing with at most this chance. There are some 200 trials of a
-data set; and fewer than 14 windows, all of them right, do not reach it."""
+"""A share as high is reached by guessing with at most this chance: there are some 200 trials of a
+data set."""
+FEWEST = 14
+"""Groups of windows below which even right answers alone would be no rarer."""
 RIDGE = 0.01
 
 
@@ -58,9 +60,10 @@ def tell_apart(differences: np.ndarray, groups: np.ndarray) -> Trial:
     _, groups = np.unique(groups, return_inverse=True)
     likeness = _likeness(differences) * (groups[:, None] != groups)
     (right,) = _right(likeness, np.ones((1, len(groups))))
-    if right < LEAST_SHARE * len(groups):
+    count = int(groups.max()) + 1
+    if right < LEAST_SHARE * len(groups) or count < FEWEST:
         return Trial(float(right), len(groups))
-    guesses = _right(likeness, _exchanges(int(groups.max()) + 1)[:, groups])
+    guesses = _right(likeness, _exchanges(count)[:, groups])
     chance = float(1 + (guesses >= right).sum()) / (1 + FLIPS)
     return Trial(float(right), len(groups), chance)
 
