@@ -60,7 +60,7 @@ class WindowFeatures:
     sharpness: Tensor
     """(3,) float32: mean squared difference of neighbours along each axis."""
     labels: Mapping[str, LabelFeatures]
-    """By target; those that have a label here which can tell sides."""
+    """By target; those that have a label here which can tell sides and is no network's."""
 
 
 def read_features(
@@ -86,14 +86,25 @@ def read_features(
     image = standardised(torch.cat(parts))
     labels: dict[str, LabelFeatures] = {}
     for name, target in targets.items():
-        label = volume.label(name, target, region) if name not in volume.pseudo else None
-        if label is None or target.sided is None:
+        label = (
+            volume.label(name, target, region) if _tells(name, target, volume, targets) else None
+        )
+        if label is None:
             continue
         read, valid = map(torch.from_numpy, label.read(window))
         if bool(valid.any()) and target.channels <= MOST_VALUES:
             labels[name] = label_features(target, read, valid, image, volume.spacing, rng)
     squares = [difference(image, axis, 1).square().mean() for axis in range(3)]
     return WindowFeatures(pooled(image), skewness(image), torch.stack(squares), labels)
+
+
+def _tells(
+    name: str, target: AnyTarget, volume: TaskVolume, targets: Mapping[str, AnyTarget]
+) -> bool:
+    """Whether the label of a target is to be looked at: values follow from what they derive from."""
+    if target.sided == "values" and target.derive in targets:
+        return False
+    return target.sided is not None and name not in volume.pseudo
 
 
 def label_features(

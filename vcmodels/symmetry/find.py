@@ -179,8 +179,8 @@ def _judge_one(looked: Looked, evidence: Sequence[Evidence], one: Symmetry) -> S
             return SymmetryVerdict(False, f"{measured.name}: {trial}", trial.share)
         if not best_name or trial.share > best.share:
             best, best_name = trial, measured.name
-    if not best_name:
-        return SymmetryVerdict(True, "no window to look at: taken to hold")
+    if (count := len(np.unique(looked.groups))) < FEWEST:
+        return SymmetryVerdict(True, f"taken to hold: {count} windows are too few to refute it")
     return SymmetryVerdict(True, f"not refuted ({best_name}: {best} at most)", best.share)
 
 
