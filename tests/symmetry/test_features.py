@@ -47,9 +47,9 @@ def test_features_of_a_turned_window_are_the_turned_features(name, symmetry):
     turned, counts = target.turn(moved, counts, jacobian, SPACING)
     whole = label_features(target, label, valid, image, SPACING, rng)
     other = label_features(target, turned, counts, turn_tensor(symmetry, image), SPACING, rng)
-    layout = turned_values(target, whole.layout[None], symmetry, SPACING)[0]
+    layout = turned_values(target, SPACING, whole.layout[None], symmetry)[0]
     np.testing.assert_allclose(layout, other.layout, atol=1e-5)
-    lean = turned_label_leans(target, whole.lean[None], symmetry, SPACING)[0]
+    lean = turned_label_leans(target, SPACING, whole.lean[None], symmetry)[0]
     np.testing.assert_allclose(lean, other.lean, atol=1e-5)
     np.testing.assert_allclose(
         turned_leans(skewness(image), symmetry), skewness(turn_tensor(symmetry, image)), atol=1e-5

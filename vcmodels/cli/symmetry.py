@@ -1,7 +1,7 @@
 """The command `symmetry`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +10,7 @@ from vcmodels.cli.arguments import Debug, FoldIndex, Overrides, TaskFile, load_o
 from vcmodels.cli.console import Console, Errors, narrow_table, write_table
 
 if TYPE_CHECKING:
+    from vcmodels.augment import AnyAugmentation
     from vcmodels.patches.resolve import Resolved
     from vcmodels.symmetry.findings import SymmetryFindings
 
@@ -60,19 +61,19 @@ def _said(found: "SymmetryFindings", resolved: "Resolved") -> Iterator[str]:
     if has_own_augment(task):
         yield "augment: as the task gives it"
     else:
-        kept = [a for a in suited(task.augment, found.group, spacings) if hasattr(a, "moves")]
-        listed = "; ".join(f"{a.name} {_listed(a)}" for a in kept)
-        yield f"augment: the default list, with {listed or 'no flip and no quarter_turn'}"
+        moves = "; ".join(_moves(suited(task.augment, found.group, spacings)))
+        yield f"augment: the default list, with {moves or 'no flip and no quarter_turn'}"
     flips = ", ".join(found.mirrors)
     yield f'tta "auto": {f"flips {flips}" if flips else "no views"}'
     yield from notes(task, found, spacings)
 
 
-def _listed(exact: object) -> str:
-    """The axes or planes of a flip or a turn."""
+def _moves(augmentations: "Sequence[AnyAugmentation]") -> Iterator[str]:
+    """The flips and turns in a list, with their axes and planes."""
     from vcmodels.augment.geometric import Flip, QuarterTurn
 
-    if isinstance(exact, QuarterTurn):
-        return ", ".join("".join(plane) for plane in exact.planes)
-    assert isinstance(exact, Flip)
-    return ", ".join(exact.axes)
+    for one in augmentations:
+        if isinstance(one, Flip):
+            yield f"{one.name} {', '.join(one.axes)}"
+        elif isinstance(one, QuarterTurn):
+            yield f"{one.name} {', '.join(a + b for a, b in one.planes)}"

@@ -33,8 +33,9 @@ LAGS = (1, 2, 4)
 """Distances of a difference, in voxels."""
 MOST_LEANING = 8
 """Classes up to which each is compared with the image around it."""
-MOST_VALUES = 512
-"""Channels of a label, after `spread`, up to which it is compared; the image decides beyond."""
+MOST_VALUES = 1 << 26
+"""Channels of a label times voxels, up to which it is compared: a quarter of a GB. The image decides
+beyond."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_features(
         if label is None:
             continue
         read, valid = map(torch.from_numpy, label.read(window))
-        if bool(valid.any()) and target.channels <= MOST_VALUES:
+        if bool(valid.any()) and target.channels * window.voxels <= MOST_VALUES:
             labels[name] = label_features(target, read, valid, image, volume.spacing, rng)
     squares = [difference(image, axis, 1).square().mean() for axis in range(3)]
     return WindowFeatures(pooled(image), skewness(image), torch.stack(squares), labels)
@@ -188,7 +189,7 @@ def lean(values: Tensor, image: Tensor) -> Tensor:
 
 
 def turned_values(
-    target: AnyTarget, layouts: Tensor, symmetry: Symmetry, spacing: Spacing
+    target: AnyTarget, spacing: Spacing, layouts: Tensor, symmetry: Symmetry
 ) -> Tensor:
     """Layouts of labels (n, M, z, y, x) after a symmetry: cells moved, values as the target turns them."""
     moved = turn_tensor(symmetry, layouts).transpose(0, 1)
@@ -205,10 +206,10 @@ def turned_leans(vectors: Tensor, symmetry: Symmetry) -> Tensor:
 
 
 def turned_label_leans(
-    target: AnyTarget, leans: Tensor, symmetry: Symmetry, spacing: Spacing
+    target: AnyTarget, spacing: Spacing, leans: Tensor, symmetry: Symmetry
 ) -> Tensor:
     """Leans (n, M, C, lags, 3) of labels: those of each value, where the target puts the value."""
     count = leans.shape[1]
     numbers = torch.arange(count, dtype=torch.float32).view(1, count, 1, 1, 1)
-    order = turned_values(target, numbers, symmetry, spacing).flatten().long() if count else []
+    order = turned_values(target, spacing, numbers, symmetry).flatten().long() if count else []
     return turned_leans(leans, symmetry)[:, order]

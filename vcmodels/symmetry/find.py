@@ -1,9 +1,8 @@
 """Which mirrors and turns leave the images and labels of a data set alike.
 
 The symmetry of a data set is a fact of the data: a mirror holds when no test tells a mirrored window
-from an original (`trial`). Labels are asked first, each target on its own, then the image, then how
-labels lie to what is around them. Too few windows refute nothing: what holds for most volumes is
-then taken to hold. Of what is not refuted the largest group is kept that is found when mirrors are
+from an original (`trial`). Labels are asked first, each target on its own and next to the image, then
+the image alone. Too few windows refute nothing: what holds for most volumes is then taken to hold. Of what is not refuted the largest group is kept that is found when mirrors are
 added first, then quarter turns, then what was told apart least: products of what holds must hold.
 """
 
@@ -225,26 +224,16 @@ def evidence_of(looked: Looked) -> Iterator[Evidence]:
         if labels:
             groups = looked.groups[list(labels)]
             layouts = torch.stack([label.layout for label in labels.values()])
-            turned = partial(_swapped, turned_values, target, spacing[0])
+            turned = partial(turned_values, target, spacing[0])
             yield Evidence(f"label {name}", layouts, groups, turned)
             leans = torch.stack([label.lean for label in labels.values()])
-            turned = partial(_swapped, turned_label_leans, target, spacing[0])
+            turned = partial(turned_label_leans, target, spacing[0])
             yield Evidence(f"image around {name}", leans, groups, turned)
     if looked.features:
         layouts = torch.stack([f.layout for f in looked.features])
         yield Evidence("image", layouts, looked.groups, lambda v, one: turn_tensor(one, v))
         leans = torch.stack([f.lean for f in looked.features])
         yield Evidence("edges of the image", leans, looked.groups, turned_leans)
-
-
-def _swapped(
-    turned: Callable[[AnyTarget, Tensor, Symmetry, Spacing], Tensor],
-    target: AnyTarget,
-    spacing: Spacing,
-    values: Tensor,
-    symmetry: Symmetry,
-) -> Tensor:
-    return turned(target, values, symmetry, spacing)
 
 
 def closed_group(verdicts: Mapping[Symmetry, SymmetryVerdict]) -> set[Symmetry]:

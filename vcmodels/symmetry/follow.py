@@ -35,6 +35,7 @@ def findings_of(
     regions: Sequence[Box | None],
     *,
     reads_stored: bool = True,
+    data_sha256: str | None = None,
 ) -> SymmetryFindings:
     """The symmetry of the volumes of a task: as its run keeps it, if they are the same, or found now.
 
@@ -43,12 +44,13 @@ def findings_of(
         rows: (n, 4) training patches.
         regions: per volume, what may be read.
         reads_stored: take what the run folder keeps.
+        data_sha256: of what the volumes hold, if that is known.
 
     Raises:
         RunError: a label holds a value that its kind cannot have.
     """
     task, volumes = resolved.task, resolved.volumes
-    identity = identity_of(record_of(volumes))
+    identity = data_sha256 or identity_of(record_of(volumes))
     stored = stored_findings(Run(task.run_dir).symmetry) if reads_stored else None
     if stored is not None and stored.data_sha256 == identity:
         return stored

@@ -270,7 +270,7 @@ def train(
         summary = world.once(
             lambda: summarise(run, resolved, origin, reporter, changed=bool(data.accepted))
         )
-        settle = partial(settle_symmetry, run, resolved, summary.split, origin, reporter)
+        settle = partial(settle_symmetry, run, resolved, data, summary.split, origin, reporter)
         settled, symmetry = world.once(settle)
         resolved, document = replace(resolved, task=settled), settled.to_json()
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
@@ -396,7 +396,12 @@ def open_run(
 
 
 def settle_symmetry(
-    run: Run, resolved: Resolved, split: Split, origin: StartingPoint, reporter: Reporter
+    run: Run,
+    resolved: Resolved,
+    data: KnownData,
+    split: Split,
+    origin: StartingPoint,
+    reporter: Reporter,
 ) -> tuple[Task, SymmetryFindings | None]:
     """The task with the augmentation that its data allow, and what was found about them.
 
@@ -407,13 +412,13 @@ def settle_symmetry(
     """
     if origin.continued is not None:
         return resolved.task, origin.symmetry
-    folds = resolved.task.tr_params.folds
+    folds, regions = resolved.task.tr_params.folds, split.train_regions
     for other in siblings(run, folds.index if folds is not None else None):
-        return fill_augment(resolved.task, other.task.augment), stored_findings(
-            Run(other.folder).symmetry
-        )
-    findings = findings_of(resolved, split.train, split.train_regions, reads_stored=False)
-    return followed(resolved.task, findings, resolved.volumes, reporter), findings
+        found = stored_findings(Run(other.folder).symmetry)
+        return fill_augment(resolved.task, other.task.augment), found
+    identity = identity_of(data.record)
+    found = findings_of(resolved, split.train, regions, reads_stored=False, data_sha256=identity)
+    return followed(resolved.task, found, resolved.volumes, reporter), found
 
 
 def data_facts(data: KnownData) -> dict[str, Any]:
