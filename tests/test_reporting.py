@@ -4,8 +4,10 @@ import sys
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vcmodels.reporting import StopSignals, duration
+from vcmodels.reporting import StopSignals, duration, list_some
 
 SIGNALLED = """
 import os, signal
@@ -75,3 +77,19 @@ def test_what_is_left_is_reported_only_when_a_signal_ends_the_work_early():
 )
 def test_a_duration_has_the_unit_that_people_say(seconds, words):
     assert duration(seconds) == words
+
+
+@given(st.lists(st.integers(0, 99)), st.integers(1, 6), st.sampled_from([", ", "; ", " | "]))
+def test_some_words_and_the_number_of_the_others_are_all_of_them(words, most, between):
+    text = list_some(words, most, between=between)
+    shown, _, rest = text.partition("and ")
+    kept = [word for word in shown.strip(" ;|").split(between) if word]
+    assert kept == [str(word) for word in words[:most]]
+    assert len(kept) + int(rest.removesuffix(" more") or 0) == len(words)
+
+
+def test_words_are_listed_as_a_person_would():
+    assert list_some("abcd", 2) == "a, b and 2 more"
+    assert list_some("abcd", 2, between="; ") == "a; b; and 2 more"
+    assert list_some("ab", 2) == "a, b"
+    assert list_some((), 2) == ""

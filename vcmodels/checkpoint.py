@@ -29,6 +29,7 @@ from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.metrics.calibration import Calibration
+from vcmodels.reporting import list_some
 from vcmodels.runs.run import TRAILER, TRAILER_LENGTH, shown
 from vcmodels.section import Extent, PatchShape
 from vcmodels.symmetry.findings import FINDINGS, SymmetryFindings, as_findings
@@ -190,6 +191,7 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "scaler": TypeAdapter(dict[str, float]),
     "calibration": TypeAdapter(dict[str, Calibration]),
     "symmetry": FINDINGS,
+    "tuned": TypeAdapter(dict[str, dict[str, float]]),
 }
 """The types of what a state holds, as JSON values; a key that is not there is not looked at."""
 _OF_TENSORS = ("model", "ema", "balance", "hard")
@@ -344,7 +346,7 @@ def require_shapes(network: nn.Module, given: Mapping[str, Tensor], source: str)
     if wrong:
         raise CheckpointError(
             source,
-            f"{len(wrong)} of {len(wanted)} tensors do not fit the network: {', '.join(wrong[:3])}",
+            f"{len(wrong)} of {len(wanted)} tensors do not fit the network: {list_some(wrong, 3)}",
             "use the model_config and targets that it was trained with",
         )
 
@@ -382,6 +384,8 @@ class TrainedNetwork:
     """Of the spacing, if that is known; older checkpoints do not say."""
     temperatures: Mapping[str, float] = field(default_factory=dict)
     """By which the logits of these heads are divided before their activation."""
+    tuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What was chosen for "tuned" keys of post-processing, by output and key."""
     symmetry: SymmetryFindings | None = None
     """Of what it was trained on; older checkpoints do not say."""
 
@@ -432,6 +436,7 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
         tuple(ChannelValues.from_dict(one) for one in state.get("intensities", [])),
         unit if isinstance(unit := state.get("unit"), str) else None,
         {name: found.temperature for name, found in calibration_of(checkpoint).items()},
+        state.get("tuned", {}),
         as_findings(state.get("symmetry")),
     )
 

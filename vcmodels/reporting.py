@@ -1,4 +1,4 @@
-"""What long work reports to whoever called it, and how a signal asks it to stop."""
+"""What long work reports to whoever called it, and in what words; how a signal asks it to stop."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Protocol
@@ -47,6 +47,23 @@ class Reporter(Protocol):
     def record(self, values: Record) -> None:
         """Keep figures of the work, for programs to read."""
         ...
+
+
+def list_some(words: Iterable[object], most: int, *, between: str = ", ") -> str:
+    """Some words as text for a message, and how many are left out: `a, b and 3 more`.
+
+    Args:
+        words: each is shown as `str` gives it.
+        most: so many are shown, the first ones.
+        between: separates them; it stands before "and", too, unless it is a comma.
+    """
+    every = [*map(str, words)]
+    left_out = len(every) - most
+    rest = f"and {left_out} more"
+    shown = between.join(every[:most])
+    if left_out <= 0:
+        return shown
+    return f"{shown} {rest}" if between == ", " else f"{shown}{between}{rest}"
 
 
 def duration(seconds: float) -> str:

@@ -111,6 +111,19 @@ def test_printed_tables_are_as_wide_as_the_page(opened):
     assert page.evaluate("getComputedStyle(document.querySelector('.tall')).overflow") == "visible"
 
 
+def test_all_is_printed_and_no_wider_than_a_sheet(opened):
+    page, _ = opened
+    page.resize(718, 1000)  # A4 with the margins of a browser
+    page.emulate("print")
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
+    folded = "document.querySelector('details:not([open]) td').checkVisibility()"
+    assert page.evaluate(folded)
+    columns = "getComputedStyle(document.querySelector('%s')).gridTemplateColumns.split(' ').length"
+    assert page.evaluate(columns % ".charts") == 2
+    picture = "document.querySelector('.card img').offsetWidth / document.body.offsetWidth"
+    assert page.evaluate(picture) > 0.55
+
+
 def test_headers_stand_over_what_they_head_and_names_are_whole(opened):
     page, _ = opened
     cell = "getComputedStyle(document.querySelector('table.sortable %s %s:nth-child(2)')).textAlign"

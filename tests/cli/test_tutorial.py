@@ -72,6 +72,9 @@ def test_the_result_lies_where_the_page_says(said):
     (place,) = re.findall(r"writes `(predictions/\S+)`", PAGE)
     assert re.search(f"^sheet: .*/{place}/sheet$", said["infer"], re.M)
     assert "overlay: first.png" in said["evaluate"]
+    (page,) = re.findall(r"The page `(runs/\S+)`", PAGE)
+    assert f"{page}, report.json and scores.csv" in said["evaluate"]
+    assert "wrote flight.gif: " in said["overlay"]
 
 
 def test_every_link_of_the_page_leads_somewhere():

@@ -335,13 +335,20 @@ def test_a_stopped_scoring_continues_to_the_same_report(tmp_path):
     assert plain(found) == expected
     again = score_volumes(volumes, record=folder, engine=None)
     assert plain(again) == expected
-    (folder / "other").touch()
-    remove_records(folder)
-    assert [path.name for path in folder.iterdir()] == ["other"]
-    (folder / "other").unlink()
-    remove_records(folder)
+    remove_records(folder, volumes)
     assert not folder.exists()
-    remove_records(folder)
+    remove_records(folder, volumes)
+
+
+def test_only_the_records_of_an_evaluation_are_removed_after_it(tmp_path):
+    folder, others = tmp_path / "record", [volume(*arrays(1), name="other")]
+    assert score_volumes(others, record=folder, should_stop=Stopping(9)) is None
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert kept
+    mine = [volume(*arrays(0), name="mine")]
+    assert score_volumes(mine, record=folder)
+    remove_records(folder, mine)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
 
 
 def test_what_has_changed_is_measured_again(tmp_path):

@@ -1,6 +1,7 @@
 """The evaluation of a task with many volumes: what is chosen, which result it has, and the report."""
 
 import csv
+import hashlib
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
 from vcmodels.evaluation import evaluate
 from vcmodels.evaluation.report import Report
 from vcmodels.reporting import Silent
-from vcmodels.runs.run import Run
+from vcmodels.runs.run import TRAILER, Run
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.volumes import Description, Grid, set_group_attributes, write_multiscale_group
 from vcmodels.volumes.places import write_json
@@ -210,6 +211,59 @@ def test_a_report_and_a_table_are_kept(cases):
         ("c", "test", "sheet"), ("d", "test", "sheet"),
     ]  # fmt: skip
     assert [float(row["dice"]) for row in rows] == [cases.dice("c"), cases.dice("d")]
+
+
+def note_checkpoint(cases, name, path, digest, **manifest):
+    """Write on a result with what it was made."""
+    notes = {
+        "provenance": {"checkpoint": path},
+        "manifest": {"checkpoint_sha256": digest, **manifest},
+    }
+    set_group_attributes(str(cases.folder / f"out/net/{name}.zarr"), {"vcmodels": notes})
+
+
+def sealed(path, body):
+    """A file that ends as a checkpoint does; its sha256."""
+    digest = hashlib.sha256(body).digest()
+    path.write_bytes(body + TRAILER + digest)
+    return digest.hex()
+
+
+def notes_of(cases, output=None):
+    reporter = Silent()
+    evaluate(cases.task(volumes="test"), output=output, reporter=reporter)
+    return [line for line in reporter.lines if line.startswith("note: ")]
+
+
+def test_a_checkpoint_that_has_changed_since_it_predicted_is_named(cases):
+    one, two = cases.folder / "one.pth", cases.folder / "two.pth"
+    first, second = sealed(one, b"1"), sealed(two, b"2")
+    note_checkpoint(cases, "c", str(one), first)
+    note_checkpoint(cases, "d", [str(one), str(two)], sorted([first, second]))
+    assert notes_of(cases) == []
+    sealed(two, b"3")
+    (note,) = notes_of(cases)
+    assert f"note: {two} has changed since it predicted" in note
+    one.unlink()  # not there any more: nothing is known
+    two.write_bytes(b"cut")
+    assert notes_of(cases) == []
+
+
+def test_a_report_of_other_results_is_named_when_it_is_replaced(cases):
+    folder = cases.folder / "report"
+    for name in "cd":
+        note_checkpoint(cases, name, "net_best.pth", "ab" * 32)
+    assert notes_of(cases, folder) == []
+    assert notes_of(cases, folder) == []  # the same results
+    note_checkpoint(cases, "d", "net_best.pth", "ab" * 32, overlap=[0.5] * 3)
+    (note,) = notes_of(cases, folder)
+    assert "scored other results of the same checkpoint" in note
+    for name in "cd":
+        note_checkpoint(cases, name, "net_best.pth", "cd" * 32)
+    (note,) = notes_of(cases, folder)
+    assert "net_best.pth (abababab) predicted, this one net_best.pth (cdcdcdcd)" in note
+    (folder / "report.json").write_text('{\n "schema": 1, "provenance": []}')
+    assert notes_of(cases, folder) == []
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,29 @@ def test_the_command_line_takes_a_quoted_pattern_and_each_result_is_made_again(t
     assert (tmp_path / "many/net/b.zarr").exists()
 
 
+def test_a_checkpoint_predicts_volumes_of_its_training_without_a_task_file(tmp_path, capsys):
+    entries = []
+    for name, shape in SHAPES.items():
+        ct, dose = (f"{tmp_path}/in.zarr/{name}/{part}" for part in ("ct", "dose"))
+        volume(tmp_path / "in.zarr", f"{name}/ct", shape, 1)
+        volume(tmp_path / "in.zarr", f"{name}/dose", shape, 2, "uint16")
+        entries.append({"input": [ct, dose], "sheet": ct, "name": name})
+    document = make_task(tmp_path, amp="off", output_targets=["sheet"]).to_json()
+    data = document["dataset_config"]
+    data["volume_paths"], data["targets"] = entries, {"sheet": data["targets"]["sheet"]}
+    checkpoint = str(save(tmp_path, parse_task(document, "test")[0]))
+    words = ["infer", checkpoint, "-o", str(tmp_path / "again"), "--set"]
+    assert main([*words, 'inference_params.volumes=["a", "c"]']) == 0
+    assert "volume 2 of 2: c" in capsys.readouterr().out
+    found = open_volume(f"{tmp_path}/again/net/c.zarr/sheet/0", key="x", channels="any")
+    assert found.extent == SHAPES["c"]
+    assert main([*words, "inference_params.volumes=null"]) == 2
+    assert "--input: is missing" in capsys.readouterr().err
+    assert main([*words, "inference_params.volumes=test", "--input", "a.zarr"]) == 2
+    told = capsys.readouterr().err
+    assert "inference_params.volumes: is set, and a.zarr is named; leave one out" in told
+
+
 def test_each_volume_has_a_picture_of_its_own(tmp_path):
     for name, shape in SHAPES.items():
         volume(tmp_path / "in.zarr", f"{name}/ct", shape, 1)

@@ -99,6 +99,21 @@ def test_a_picture_that_cannot_be_written_costs_nothing(work, tmp_path):
     assert sum("no more pictures" in line for line in reporter.lines) == 1
 
 
+@pytest.mark.parametrize("when", ["meanwhile", "at the end"])
+def test_a_fault_in_drawing_is_named_once_and_costs_nothing(work, tmp_path, monkeypatch, when):
+    def fail(*_):
+        raise ValueError("no such\ncolour")
+
+    monkeypatch.setattr(preview, "SECONDS", 0.001 if when == "meanwhile" else 1000)
+    monkeypatch.setattr(Preview, "_draw", fail)
+    reporter = Silent()
+    report = work.run(options={"preview": tmp_path / "p.png", "reporter": reporter})
+    assert report.is_complete
+    said = [line for line in reporter.lines if "pictures" in line]
+    assert said == ["note: no more pictures: ValueError: no such colour"]
+    assert not (tmp_path / "p.png").exists()
+
+
 def test_tensorboard_gets_the_same_slices(work, tmp_path):
     work.run(tensorboard_log_dir=str(tmp_path / "boards"))
     events = EventAccumulator(str(tmp_path / "boards" / "net"))

@@ -55,14 +55,12 @@ def test_pairs_are_counted_whatever_the_types(shape, values, of, shift, masked, 
 @pytest.mark.parametrize("rare", [3, 200, 255])
 def test_a_label_that_no_sample_shows_is_found_and_pieces_are_added(monkeypatch, rare):
     monkeypatch.setattr(joint, "PIECE", 1000)
-    joint._lanes.cache_clear()
     rng = np.random.default_rng(0)
     prediction = rng.integers(0, 256, (30, 40, 50)).astype(np.uint8)
     label = (255 * rng.integers(0, 2, prediction.shape)).astype(np.uint8)
     label[17, 23, 11] = rare
     found = slice_counts(prediction, label)
     assert as_counters(found) == counted(prediction, label, np.ones(label.shape, bool))
-    joint._lanes.cache_clear()
 
 
 def test_what_is_no_code_or_an_id_is_not_counted():

@@ -17,10 +17,11 @@ from vcmodels.pictures.flight import (
     write_flight,
     write_slices,
 )
+from vcmodels.pictures.forms import FormDrawing
 from vcmodels.pictures.layers import IDS, DrawnLayer, Subject, ids, labelled, plain, predicted
 from vcmodels.pictures.planes import View
 from vcmodels.reporting import Silent
-from vcmodels.targets import BinaryTarget, NormalsTarget
+from vcmodels.targets import BinaryTarget, NormalsTarget, RegressionTarget
 
 EXTENT = (9, 20, 30)
 WHOLE = Box((0, 0, 0), EXTENT)
@@ -206,3 +207,43 @@ def test_a_film_goes_on_by_as_much_as_a_pixel_is_wide():
     assert frame_count(view(0, 30), 100) == 9
     assert frame_count(view(0, 10), 100) == 3
     assert frame_count(view(2, 20), 25) == 25
+
+
+@pytest.mark.parametrize(
+    "target", [RegressionTarget(), FormDrawing("values")], ids=["kind", "form"]
+)
+def test_a_value_has_one_grey_in_all_slices_of_a_film_and_its_name_states_the_scale(
+    store, tmp_path, monkeypatch, target
+):
+    depth = np.full(EXTENT, 100, np.float32) + np.arange(9, dtype=np.float32)[:, None, None]
+    depth[:, 0, 0] = np.linspace(0, 40, 9)  # the extremes of a slice differ from slice to slice
+    depth[4, 1, 1] = np.nan
+    shown = []
+    monkeypatch.setattr(flight, "_frame", lambda *given: shown.append(given) or _black())
+    source = predicted(store("depth", depth), RegressionTarget())
+    subject = Subject((DrawnLayer("depth", target, source),), WHOLE, EXTENT, (1.0, 1.0, 1.0))
+    write_flight(tmp_path / "o.gif", subject, view(), range(9), 5, Silent())
+    assert {names[0] for _, names, _ in shown} == {"depth 0 to 108"}
+    for z, (panels, _, _) in enumerate(shown):
+        wanted = depth[z] / 108
+        wanted[~np.isfinite(wanted)] = 0
+        np.testing.assert_allclose(panels[0].background[..., 0], wanted, atol=1e-6)
+
+
+def test_a_label_that_does_not_count_is_left_out_of_the_scale(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("vcmodels.pictures.overlay.MIN_PANEL", 1)
+    kept, compose = [], flight.compose
+    monkeypatch.setattr(flight, "compose", lambda *given: kept.append(given) or compose(*given))
+    target = RegressionTarget(ignore_label=-99)
+    truth = np.full(EXTENT, 2, np.float32)
+    truth[:, 5:], truth[0, 0, 0] = -99, 6
+    array = store("truth", truth)
+    label = labelled(Label(target, StoredLabel("v", array, array.box), (1.0, 1.0, 1.0)))
+    source = predicted(store("found", np.full(EXTENT, 1, np.float32)), target)
+    subject = Subject((DrawnLayer("a", target, source, label),), WHOLE, EXTENT, (1.0, 1.0, 1.0))
+    write_slices(tmp_path / "o.png", subject, view(), [0, 4])
+    assert kept[0][1] == ["a 1 to 6"]
+
+
+def _black():
+    return np.zeros((20, 30, 3), np.uint8)

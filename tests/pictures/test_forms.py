@@ -100,3 +100,16 @@ def test_a_prediction_without_a_label_is_tinted_and_outlined():
     panel = single_panel(FormDrawing("values"), values, image, PREDICTION_COLOUR)
     np.testing.assert_allclose(panel.background[..., 0], 0.5 + 0.5 * values[0], atol=1e-6)
     assert panel.regions is None
+
+
+@pytest.mark.parametrize("form", ["masks", "values", "vectors", "directions"])
+def test_on_one_scale_a_picture_of_a_part_is_a_part_of_the_picture(form):
+    values = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32)
+    drawing = FormDrawing(form, 3)
+    scaled = drawing.on_scale_of(values)
+    assert scaled.has_scale
+    picture = drawing.picture(values)
+    np.testing.assert_allclose(scaled.picture(values[:, 2:4, :3]), picture[2:4, :3], atol=1e-6)
+    beyond = scaled.picture(100 * values)  # clipped
+    assert beyond.min() >= 0
+    assert beyond.max() <= 1

@@ -4,10 +4,12 @@ from PIL import Image
 
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.geometry.boxes import Box
+from vcmodels.pictures import overlay
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
 from vcmodels.pictures.slices import Panel, draw_panel
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.normals import NormalsTarget
+from vcmodels.targets.regression import RegressionTarget
 
 EXTENT = (9, 20, 30)
 GREEN, ORANGE = (26, 217, 89), (255, 115, 13)
@@ -81,3 +83,19 @@ def test_a_line_is_not_drawn_where_the_picture_ends():
     regions = np.ones((3, 4, 3), np.float32)
     background = np.zeros((3, 4, 3), np.float32)
     np.testing.assert_array_equal(draw_panel(Panel(background, regions), 1), background)
+
+
+def test_a_value_has_one_grey_in_all_rows(store, tmp_path, monkeypatch):
+    target = RegressionTarget()
+    truth = np.ones(EXTENT, np.float32)
+    truth[2], truth[5, 0, 0] = 2, 4
+    array = store("truth", truth)
+    label = Label(target, StoredLabel("v", array, array.box), (1.0, 1.0, 1.0))
+    depth = {"depth": DrawnTarget(label, store("found", np.full(EXTENT, 3, np.float32)))}
+    rows = []
+    compose = overlay.compose
+    monkeypatch.setattr(overlay, "compose", lambda *given: rows.extend(given[0]) or compose(*given))
+    image = store("raw", np.zeros(EXTENT, np.uint8))
+    write_overlay(tmp_path / "o.png", image, depth, Box((0, 0, 0), EXTENT), slices=[2, 5])
+    greys = [[np.median(panel.background) for panel in row[1:]] for row in rows]
+    np.testing.assert_allclose(greys, [[1 / 3, 2 / 3], [0, 2 / 3]], atol=1e-6)

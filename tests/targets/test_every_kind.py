@@ -441,6 +441,18 @@ def test_a_picture_of_any_prediction_has_colours_in_range(case):
     assert picture.max() <= 1
 
 
+@every_case
+def test_on_one_scale_a_picture_of_a_part_is_a_part_of_the_picture(case):
+    whole = predict(case.target, 3 * logits_of(case.target))[0, :, 3].numpy()
+    scaled = case.target.on_scale_of(whole)
+    assert scaled.has_scale
+    assert (scaled == case.target) == case.target.has_scale
+    picture = case.target.picture(whole)
+    np.testing.assert_allclose(scaled.picture(whole), picture, atol=1e-6)
+    for part in (np.s_[:, :3], np.s_[:, :, 5:], np.s_[:, 2:3, 2:3]):
+        np.testing.assert_allclose(scaled.picture(whole[part]), picture[part[1:]], atol=1e-6)
+
+
 def cells(rng, shape):
     """Boxes of a few voxels, some touching, one id in several places."""
     ids = np.zeros(shape, np.float32)

@@ -42,8 +42,8 @@ def test_other_words_for_the_same_places_are_no_change(tmp_path, monkeypatch):
 
 def test_of_many_changed_keys_some_are_named_and_the_others_counted():
     changed = [(f"k{n}", "1", "2") for n in range(7)]
-    assert listed_changes(changed, 2) == "k0 was 1, is 2, k1 was 1, is 2, and 5 more"
-    assert listed_changes(changed[:2]) == "k0 was 1, is 2, k1 was 1, is 2"
+    assert listed_changes(changed, 2) == "k0 was 1, is 2; k1 was 1, is 2; and 5 more"
+    assert listed_changes(changed[:2]) == "k0 was 1, is 2; k1 was 1, is 2"
 
 
 def test_a_record_whose_settings_are_no_object_differs_in_them():

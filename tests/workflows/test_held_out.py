@@ -148,3 +148,12 @@ def test_a_single_fold_is_no_cross_validation(sheet_task, task_file):
     sheet_task["tr_params"]["folds"] = {"count": 2, "index": 0}
     with pytest.raises(RefusedError, match="this is no whole cross-validation"):
         score_held_out(load_task(task_file(sheet_task)).task, Silent())
+
+
+@pytest.mark.parametrize("choice", [None, "val", ["part"], "all"], ids=str)
+def test_a_choice_of_other_volumes_is_said_to_have_no_effect(task, choice):
+    loaded, reporter = load_task(task).task, Silent()
+    with pytest.raises(CheckpointError):
+        score_held_out(loaded.with_values(evaluation={"volumes": choice}), reporter)
+    notes = [line for line in reporter.lines if line.startswith("note: evaluation.volumes")]
+    assert len(notes) == (choice in (["part"], "all"))

@@ -10,7 +10,7 @@ from vcmodels.config import Task
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.misfits import CensusPlan, TaskCensuses, task_censuses
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Reporter, list_some
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
@@ -80,7 +80,5 @@ class Check:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    every = list(dict.fromkeys(names))
-    more = f" and {len(every) - MOST_NAMES} more" if len(every) > MOST_NAMES else ""
-    return ", ".join(every[:MOST_NAMES]) + more
+    """The first few of some names, each once, and how many more there are."""
+    return list_some(dict.fromkeys(names), MOST_NAMES)

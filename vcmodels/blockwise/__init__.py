@@ -3,5 +3,16 @@
 from vcmodels.blockwise.engines import Engine, Threads
 from vcmodels.blockwise.record import BlockRecord
 from vcmodels.blockwise.run import map_blocks
+from vcmodels.blockwise.share import WHOLE, Crew, Measured, Part, share_blocks
 
-__all__ = ["BlockRecord", "Engine", "Threads", "map_blocks"]
+__all__ = [
+    "WHOLE",
+    "BlockRecord",
+    "Crew",
+    "Engine",
+    "Measured",
+    "Part",
+    "Threads",
+    "map_blocks",
+    "share_blocks",
+]

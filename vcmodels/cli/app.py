@@ -19,12 +19,16 @@ from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.infer import infer, reproduce
+from vcmodels.cli.mesh import mesh
+from vcmodels.cli.objects import objects
 from vcmodels.cli.overlay import overlay
+from vcmodels.cli.postprocess import postprocess
 from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.symmetry import symmetry
 from vcmodels.cli.train import train
+from vcmodels.cli.tune import tune
 from vcmodels.cli.view import view
 from vcmodels.errors import RefusedError
 
@@ -166,7 +170,11 @@ app.command()(derive)
 app.command()(preview)
 app.command()(audit)
 app.command()(symmetry)
+app.command()(postprocess)
+app.command()(tune)
 app.command()(evaluate)
+app.command()(objects)
+app.command()(mesh)
 app.command()(view)
 app.command()(overlay)
 app.command()(report)

@@ -1,12 +1,10 @@
 """The command `evaluate`: of a task, or of any two arrays."""
 
 import json
-import math
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +21,20 @@ from vcmodels.cli.arguments import (
     refuse_all_folds,
     spans,
 )
+from vcmodels.cli.array_options import (
+    array_kind,
+    box_of,
+    classes_of,
+    image_location,
+    in_options,
+    integers,
+    numbers,
+    reading_keys,
+    words,
+)
 from vcmodels.cli.console import Console, Errors, narrow_table, number, write_table
 from vcmodels.cli.watch import watch_run
-from vcmodels.errors import RefusedError, VcmodelsError
+from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
     from vcmodels.blockwise import Engine
@@ -33,7 +42,6 @@ if TYPE_CHECKING:
     from vcmodels.evaluation.arrays import ArrayRequest
     from vcmodels.evaluation.limits import Limit
     from vcmodels.evaluation.report import Report
-    from vcmodels.geometry.boxes import Box
 
 MOST_COLUMNS = 6
 """Classes in a table on the terminal; the files hold all."""
@@ -207,7 +215,7 @@ def evaluate(
         console = Errors() if as_json else Console()
         context.obj.begin()
         task = _task(Path(source), set_, volumes, bbox, overlay, fold, console)
-        with _engine(workers, dask) as engine:
+        with block_engine(workers, dask) as engine:
             return _evaluate_task(
                 task, bbox, overlay, output, fail_under or (), engine, console, as_json
             )
@@ -223,21 +231,21 @@ def evaluate(
         source,
         label,
         mask,
-        _reading_keys(set_ or (), level, spacing),
+        reading_keys(set_ or (), level, spacing),
         ArrayOptions(
-            _kind(kind),
-            _classes(classes),
+            array_kind(kind),
+            classes_of(classes),
             foreground,
             predicted_foreground,
-            tuple(_integers("--ignore", ignore)),
+            tuple(integers("--ignore", ignore)),
             axial,
         ),
-        None if bbox is None else _box(spans("--bbox", bbox)),
-        tuple(_words(metrics)),
-        tuple(_numbers("--tolerance", tolerance, may_be_zero=True)),
+        None if bbox is None else box_of(spans("--bbox", bbox)),
+        tuple(words(metrics)),
+        tuple(numbers("--tolerance", tolerance, may_be_zero=True)),
         volume_name(label),
     )
-    under = () if image is None else (_image(image),)
+    under = () if image is None else (image_location(image),)
     return _score_arrays(request, under, output, fail_under or (), workers, dask, console, as_json)
 
 
@@ -259,7 +267,7 @@ def _task(
         raise RefusedError("--overlay", f'found "{overlay}"', "name a PNG, as in overlay.png")
     lines = [*(overrides or ())]
     if volumes is not None:
-        choice = volumes if volumes in ("val", "test", "all") else _words(volumes)
+        choice = volumes if volumes in ("val", "test", "all") else words(volumes)
         lines.append(f"evaluation.volumes={json.dumps(choice)}")
     task = one_fold(load(source, lines, console), fold)
     choice = task.evaluation.volumes or task.inference_params.volumes
@@ -318,19 +326,6 @@ def _refuse_given(given: dict[str, object], found: str, remedy: str) -> None:
             raise RefusedError(option, found, remedy)
 
 
-def _image(text: str) -> str:
-    """Where an image for the pictures is.
-
-    Raises:
-        VolumeError: it is missing or damaged.
-    """
-    from vcmodels.volumes import expand_location, open_volume
-
-    location = expand_location(text)
-    open_volume(location, key="--image", channels="any")
-    return location
-
-
 def _score_arrays(
     request: "ArrayRequest",
     image: tuple[str, ...],
@@ -350,10 +345,10 @@ def _score_arrays(
 
     if output is not None:
         require_folder("--output", output)
-    with _in_options():
+    with in_options():
         volume = replace(scored_volume(request, console), image=image)
         bounds = parse_limits(limits, known_figures(volume.targets))
-        with _engine(workers, dask) as engine, StopSignals() as stop:
+        with block_engine(workers, dask) as engine, StopSignals() as stop:
             report = score_volumes(
                 [volume],
                 record=None if output is None else output / RECORD,
@@ -368,7 +363,7 @@ def _score_arrays(
         return stop.exit_code
     if output is not None:
         write_report(report, output, [volume], console)
-        remove_records(output / RECORD)
+        remove_records(output / RECORD, [volume])
     if as_json:
         Console().write(report.to_text())
     else:
@@ -412,7 +407,7 @@ def _check(limits: "Sequence[Limit]", report: "Report", console: Console) -> int
 
 
 @contextmanager
-def _engine(workers: int | None, dask: str | None) -> "Iterator[Engine]":
+def block_engine(workers: int | None, dask: str | None) -> "Iterator[Engine]":
     """Who works on the blocks.
 
     Raises:
@@ -436,109 +431,3 @@ def _provenance() -> dict[str, Any]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     command = shlex.join(["vcmodels", *sys.argv[1:]])
     return {"vcmodels": vcmodels.__version__, "time": now, "command": command}
-
-
-@contextmanager
-def _in_options() -> "Iterator[None]":
-    """Name the options of this command in errors that name keys of a task."""
-    try:
-        yield
-    except VcmodelsError as error:
-        remedy = error.remedy
-        for key, option in (
-            ('name it in "ignore_label"', "name it with --ignore"),
-            ('"channel_axis": "first" or "last"', "--set channel_axis=first, or last"),
-            ('correct "channels", "label_values" or "remap"', "name it with --classes"),
-        ):
-            remedy = remedy.replace(key, option)
-        if remedy == error.remedy:
-            raise
-        raise type(error)(error.subject, error.found, remedy) from error
-
-
-def _reading_keys(
-    lines: Sequence[str], level: int | None, spacing: str | None
-) -> dict[str, object]:
-    """How two arrays are read, as keys of a volume entry.
-
-    Raises:
-        RefusedError: a line names another key, or one that has an option of its own.
-    """
-    from vcmodels.config.read import apply_overrides
-
-    keys: dict[str, Any] = {}
-    apply_overrides(keys, lines)
-    keys.pop("overrides", None)
-    for key in keys:
-        if key not in ("channel_axis", "axes", "channels", "index"):
-            remedy = "give channel_axis, axes, channels or index; --level and --spacing are options"
-            raise RefusedError("--set", f"{key} says nothing of how arrays are read", remedy)
-    if level is not None:
-        keys["level"] = level
-    if spacing is not None:
-        keys["spacing"] = lengths = _numbers("--spacing", spacing)
-        if len(lengths) != 3:
-            raise RefusedError("--spacing", f'found "{spacing}"', "give three, as in 4,1,1")
-    return keys
-
-
-def _kind(text: str | None) -> str | None:
-    from vcmodels.evaluation.meaning import ARRAY_KINDS
-
-    if text is not None and text not in ARRAY_KINDS:
-        raise RefusedError("--kind", f'found "{text}"', f"choose from {', '.join(ARRAY_KINDS)}")
-    return text
-
-
-def _classes(text: str | None) -> tuple[tuple[int, str], ...]:
-    """Value and name of each class, from `0,1=cord,7`.
-
-    Raises:
-        RefusedError: a value is no whole number, or two classes have one value or one name.
-    """
-    found: list[tuple[int, str]] = []
-    for word in _words(text):
-        value, _, name = word.partition("=")
-        if not re.fullmatch(r"-?\d{1,9}", value) or (not name and "=" in word):
-            raise RefusedError("--classes", f'found "{word}"', "write VALUE or VALUE=NAME")
-        found.append((int(value), name or value))
-    for each in zip(*found, strict=True):
-        if len({*each}) < len(each):
-            raise RefusedError("--classes", f'"{text}" names one twice', "name each class once")
-    if len(found) == 1:
-        raise RefusedError("--classes", f'"{text}" is one class', "name the background too")
-    return tuple(found)
-
-
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in text.split(",")] if text else []
-
-
-def _integers(option: str, text: str | None) -> list[int]:
-    for word in _words(text):
-        if not re.fullmatch(r"-?\d{1,18}", word):
-            raise RefusedError(option, f'found "{word}"', "give whole numbers, as in 255 or -1,255")
-    return [int(word) for word in _words(text)]
-
-
-def _numbers(option: str, text: str | None, *, may_be_zero: bool = False) -> list[float]:
-    """Numbers above 0, or from 0 on.
-
-    Raises:
-        RefusedError: one is none.
-    """
-    numbers: list[float] = []
-    for word in _words(text):
-        with suppress(ValueError):
-            numbers.append(float(word))
-    is_whole = len(numbers) == len(_words(text))
-    if not is_whole or not all(0 <= n < math.inf and (n or may_be_zero) for n in numbers):
-        wanted = "numbers from 0 on" if may_be_zero else "numbers above 0"
-        raise RefusedError(option, f'found "{text}"', f"give {wanted}, as in 1,0.5")
-    return numbers
-
-
-def _box(pairs: Sequence[tuple[int, int]]) -> "Box":
-    from vcmodels.geometry.boxes import Box
-
-    return Box.between([start for start, _ in pairs], [end for _, end in pairs])

@@ -17,6 +17,7 @@ from vcmodels.cli.console import Console, JsonLines
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
+    from vcmodels.blockwise import Crew
     from vcmodels.checkpoint import TrainedNetwork
     from vcmodels.config import Task
     from vcmodels.inference import InferenceReport, Part, Request, RunOptions
@@ -111,6 +112,8 @@ def infer(
     engine = InferOptions(overwrite, verify, dry_run, part, devices, dask, preview)
     engine.require_one()
     inputs = _inputs(volume, input_)
+    if inputs and VOLUMES in _given(set_ or ()):
+        raise RefusedError(VOLUMES, f"is set, and {inputs[0]} is named", "leave one out")
     if log_json is not None:
         refuse_in_store("--log-json", log_json)
     import_module("vcmodels.inference")  # the seconds of importing belong to the start
@@ -187,20 +190,24 @@ class InferOptions:
             RefusedError: the options make no sense, or no cluster answers.
         """
         from vcmodels import inference
+        from vcmodels.blockwise import Crew
+        from vcmodels.blockwise.engines import DaskWorkers
         from vcmodels.devices import dask_client
 
-        part = _part(self.part) if self.part else inference.WHOLE
-        options = partial(self._options, part, console, stop)
+        part = read_part(self.part) if self.part else inference.WHOLE
+        options, steps = partial(self._options, part, console, stop), partial(_with_steps, self)
+        threads = Crew(reporter=console, should_stop=stop.should_stop)
         if self.devices:
             devices = _devices(self.devices)
-            yield lambda request, name=None: inference.predict_on(request, devices, options(name))
+            yield steps(threads, lambda of, name: inference.predict_on(of, devices, options(name)))
         elif not self.dask:
-            yield lambda request, name=None: inference.predict_request(request, options(name))
+            yield steps(threads, lambda of, name: inference.predict_request(of, options(name)))
         else:
             from vcmodels.inference.dask_cluster import predict_on_cluster  # late: it imports dask
 
             with dask_client(self.dask) as client:
-                yield lambda request, name=None: predict_on_cluster(request, client, options(name))
+                crew = replace(threads, engine=DaskWorkers(client))
+                yield steps(crew, lambda of, name: predict_on_cluster(of, client, options(name)))
 
     def _options(
         self, part: "Part", console: Console, stop: "StopSignals", name: str | None
@@ -219,6 +226,25 @@ class InferOptions:
             # Asked after each batch: before the first, nothing waits to be written.
             should_stop=stop.should_stop,
         )
+
+
+def _with_steps(
+    options: InferOptions, crew: "Crew", predict: "Callable[[Request, str | None], InferenceReport]"
+) -> "Predict":
+    """What predicts a request, and then does the steps that the task has for its result."""
+
+    def predict_and_do(request: "Request", name: str | None = None) -> "InferenceReport":
+        from vcmodels.workflows.postprocess import finish_request, ground_of_request, require_steps
+
+        if request.steps:
+            require_steps(request.steps, ground_of_request(request))
+        report = predict(request, name)
+        if not request.steps or not report.is_complete:
+            return report
+        done = finish_request(request, crew, overwrite=options.overwrite)
+        return report if done.is_complete else replace(report, is_through=False, is_complete=False)
+
+    return predict_and_do
 
 
 MOST_LISTED = 8
@@ -240,6 +266,12 @@ def _inputs(positional: Sequence[str] | None, option: Sequence[str] | None) -> l
             remedy = "give checkpoints first, or with --checkpoint next to a task file"
             raise RefusedError("--input", f"{name} is a checkpoint", remedy)
     return inputs
+
+
+def _given(lines: Sequence[str]) -> set[str]:
+    """The keys that `--set` lines give a value."""
+    pairs = [line.partition("=") for line in lines]
+    return {key.strip() for key, _, value in pairs if value.strip() != "null"}
 
 
 def _place_overrides(inputs: Sequence[str], output: str | None) -> Iterator[str]:
@@ -290,16 +322,16 @@ def _of_checkpoint(source: Path, lines: Sequence[str]) -> "Read":
     """What reads task and networks from a checkpoint, or the best one of a run folder, alone.
 
     Raises:
-        RefusedError: no input or no output is named.
+        RefusedError: no input, or volumes of its training, or no output is named.
     """
     from vcmodels import inference
 
-    named = {line.partition("=")[0].strip() for line in lines}
-    for key, option, what in (
-        (INPUT_PATH, "--input", "volume to predict"),
-        (OUTPUT_DIR, "--output", "folder for the result"),
+    given = _given(lines)
+    for keys, option, what in (
+        ({INPUT_PATH, VOLUMES}, "--input", "volume to predict"),
+        ({OUTPUT_DIR}, "--output", "folder for the result"),
     ):
-        if key not in named:
+        if not keys & given:
             remedy = f"name the {what}: vcmodels infer {source} INPUT -o OUTPUT"
             raise RefusedError(option, "is missing", remedy)
 
@@ -400,7 +432,7 @@ def _end(report: "InferenceReport", stopped: int, console: Console) -> int:
     return 0
 
 
-def _part(text: str) -> "Part":
+def read_part(text: str) -> "Part":
     """The part that `i/n` names.
 
     Raises:

@@ -18,6 +18,7 @@ from vcmodels.cli.arguments import (
     with_folds,
 )
 from vcmodels.cli.console import Console
+from vcmodels.cli.tune import choose_values
 from vcmodels.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def train(
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
     from vcmodels.runs.run import Run
+    from vcmodels.workflows.tuning import judges_of, needs_tuning
     from vcmodels.workflows.whole_volumes import WholeVolumes
 
     console = Console(is_quiet=quiet)
@@ -65,6 +67,7 @@ def train(
     if jobs != 1:
         raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
     loaded = one_fold(loaded, fold)
+    judges_of(loaded)  # to be chosen at the end: what is wrong with that is said now
     code = training.train(
         loaded,
         reporter=console,
@@ -74,6 +77,8 @@ def train(
     )
     console.say(f"curves: tensorboard --logdir {loaded.tensorboard_dir.parent}")
     has_best = Run(loaded.run_dir, loaded.tr_params.model_name).best.exists()
+    if code == 0 and has_best and needs_tuning(loaded):
+        code = choose_values(loaded, console)
     if code == 0 and has_best and fold is None:  # of folds, all together come next
         _say_next(loaded, command_line("infer", task, set_, None), console)
     return code

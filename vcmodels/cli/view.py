@@ -39,6 +39,10 @@ def view(
         list[str] | None,
         typer.Option(metavar="PATH", help="Of an array: show this one over it, as ids."),
     ] = None,
+    meshes: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Of ids: their surfaces, from mesh --form precomputed."),
+    ] = None,
     channel_axis: Annotated[
         str | None,
         typer.Option(metavar="first|last", help="Of arrays of 4 axes that do not say it."),
@@ -61,8 +65,10 @@ def view(
     debug: Debug = False,
 ) -> None:
     """Look at volumes, labels, predictions and patches in neuroglancer, until Ctrl-C."""
+    if napari:
+        refuse_options("napari", meshes=meshes)
     _require(*(("napari", "napari[all]") if napari else ("neuroglancer", "vcmodels[view]")))
-    from vcmodels.viewers.scene import read_points
+    from vcmodels.viewers.scene import read_points, with_meshes
 
     console = Console()
     context.obj.begin()
@@ -70,6 +76,8 @@ def view(
     scene = replace(
         _scene(source, set_, volume, image, labels, channel_axis, fold, console), points=given
     )
+    if meshes is not None:
+        scene = with_meshes(scene, meshes)
     if napari:
         from vcmodels.viewers.napari import show
 

@@ -9,9 +9,9 @@ from math import prod
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
 from vcmodels.augment.geometric import Affine
-from vcmodels.config.evaluation_params import EvaluationParams, MetricChoices
+from vcmodels.config.evaluation_params import MetricChoices
 from vcmodels.config.inference_params import InferenceParams
-from vcmodels.config.messages import Fault, fault_at, listed, nearest, shown
+from vcmodels.config.messages import Fault, KeyPath, fault_at, listed, nearest, shown
 from vcmodels.config.reading import MASK, key_faults
 from vcmodels.config.task import (
     OF_VOLUMES,
@@ -25,8 +25,12 @@ from vcmodels.config.task import (
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import check_new_name, check_target_name
 from vcmodels.errors import FaultError, OutputError, VolumeError
+from vcmodels.metrics.base import Metrics
 from vcmodels.metrics.choice import choose_metrics
+from vcmodels.metrics.registry import fitting_metrics
 from vcmodels.models import AnyModel
+from vcmodels.postprocess import AnyStep, kinds_of_outputs
+from vcmodels.postprocess.base import IDS
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location
@@ -60,8 +64,38 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_mixup_faults(settings, config, task.model),
         *_validation_faults(settings, targets),
         *_start_faults(settings),
-        *(() if is_record else _evaluation_faults(task.evaluation, targets)),
+        *_step_faults(task),
+        *(() if is_record else _evaluation_faults(task)),
     ]
+
+
+def _step_faults(task: Task) -> Iterator[Fault]:
+    """Steps of post-processing that read what is not there by then, or write over something."""
+    written = task.inference_params.output_targets
+    kinds = {
+        name: target.kind_name
+        for name, target in task.dataset_config.targets.items()
+        if written == "all" or name in written
+    }
+    for number, step in enumerate(task.postprocess):
+        path = ("postprocess", number)
+        yield from _from_faults(step, kinds, (*path, "from"))
+        if step.output in kinds or step.output.lower() in {name.lower() for name in kinds}:
+            found = f"{shown(step.output)} is also a target, or the output of a step before"
+            yield Fault((*path, "output"), found, "give it another name")
+        kinds |= kinds_of_outputs([step], kinds)
+
+
+def _from_faults(step: AnyStep, kinds: Mapping[str, str], path: KeyPath) -> Iterator[Fault]:
+    """What a step reads that is not there, or that it cannot read."""
+    for role, name in step.sources.items():
+        if name not in kinds:
+            guess = nearest(name, kinds)
+            remedy = f"did you mean {shown(guess)}?" if guess else f"give one of {listed(kinds)}"
+            yield Fault(path, f"{shown(name)} is no target and no output of a step before", remedy)
+        elif kinds[name] not in (wanted := step.roles[role].kinds):
+            found = f"{shown(name)} is of kind {kinds[name]}, {role} takes {listed(sorted(wanted))}"
+            yield Fault(path, found, "name another, or another step")
 
 
 def _name_faults(task: Task) -> Iterator[Fault]:
@@ -374,7 +408,8 @@ def _validation_faults(
 ) -> Iterator[Fault]:
     """Metrics of whole volumes and curves that there are not."""
     path = ("tr_params", "validation", "metrics")
-    if faults := list(_metric_faults(path, settings.validation.metrics, targets)):
+    fitting = {name: target.stored_metrics for name, target in targets.items()}
+    if faults := list(_metric_faults(path, settings.validation.metrics, fitting)):
         yield from faults
     else:
         yield from _curve_faults(settings, targets)
@@ -412,24 +447,27 @@ def _start_faults(settings: TrainingParams) -> Iterator[Fault]:
         yield Fault(("tr_params", "load_weights_only"), found, "set checkpoint_path, or remove it")
 
 
-def _evaluation_faults(
-    params: EvaluationParams, targets: Mapping[str, AnyTarget]
-) -> Iterator[Fault]:
-    """Metrics of `evaluation` that its targets do not have."""
-    yield from _metric_faults(("evaluation", "metrics"), params.metrics, targets)
+def _evaluation_faults(task: Task) -> Iterator[Fault]:
+    """Metrics of `evaluation` that targets, or the objects that are made of them, do not have."""
+    targets = task.dataset_config.targets
+    kinds = {name: target.kind_name for name, target in targets.items()}
+    objects = [n for n, k in kinds_of_outputs(task.postprocess, kinds).items() if k == IDS]
+    fitting = {name: target.stored_metrics for name, target in targets.items()}
+    fitting |= dict.fromkeys(objects, fitting_metrics("instances"))
+    yield from _metric_faults(("evaluation", "metrics"), task.evaluation.metrics, fitting)
 
 
 def _metric_faults(
-    section: tuple[str, ...], metrics: MetricChoices, targets: Mapping[str, AnyTarget]
+    section: tuple[str, ...], metrics: MetricChoices, fitting: Mapping[str, Metrics]
 ) -> Iterator[Fault]:
     """Targets and metrics that there are not, and options that a metric has not."""
     for name, wanted in metrics.items():
         path = (*section, name)
-        if name not in targets:
-            yield Fault(path, "is no target", f"targets are {listed(targets)}")
+        if name not in fitting:
+            yield Fault(path, "is no target", f"targets are {listed(fitting)}")
             continue
         try:
-            choose_metrics(targets[name].stored_metrics, wanted)
+            choose_metrics(fitting[name], wanted)
         except FaultError as error:
             yield fault_at(path, error, "")
 

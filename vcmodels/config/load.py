@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from vcmodels.augment import AnyAugmentation
 from vcmodels.config.checks import check_task, output_notes, sampling_notes
 from vcmodels.config.effects import effect_notes
+from vcmodels.config.instances import spell_out
 from vcmodels.config.legacy import lift, modernise
 from vcmodels.config.messages import (
     Block,
@@ -34,8 +35,9 @@ from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
+from vcmodels.postprocess import AnyStep
 from vcmodels.runs.run import TASK, Run, starting_folder
-from vcmodels.section import PatchShape
+from vcmodels.section import PatchShape, Section
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
 
@@ -90,6 +92,7 @@ def parse_task(
     model = as_object(document.setdefault("model_config", {}))
     if model is not None:
         model.setdefault("name", DEFAULT_MODEL)
+    spell_out(document, task_schema)
     faults = _fold_labels(document)
     if faults:
         raise task_error(faults)
@@ -106,6 +109,23 @@ def parse_task(
     config = task.dataset_config
     notes += sampling_notes(config)
     return task, notes + output_notes(task.inference_params, config.targets)
+
+
+class _Steps(Section):
+    postprocess: tuple[AnyStep, ...]
+
+
+def parse_steps(data: object) -> tuple[AnyStep, ...]:
+    """The steps of post-processing in a list that is in memory.
+
+    Raises:
+        TaskError: as `load_task`, with the keys that they would have in a task.
+    """
+    document = {"postprocess": checked(data)}
+    try:
+        return _Steps.model_validate_json(json.dumps(document)).postprocess
+    except ValidationError as error:
+        raise task_error(faults_of(error, document, task_schema())) from error
 
 
 LOCATIONS = {

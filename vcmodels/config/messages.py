@@ -18,6 +18,7 @@ from vcmodels.config.values import (
     NAME_RULE,
 )
 from vcmodels.errors import FaultError, TaskError
+from vcmodels.reporting import list_some
 
 Block = dict[str, Any]
 """An object of a task file, as it is parsed."""
@@ -94,8 +95,7 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 def listed(choices: Iterable[object]) -> str:
     """`"a", "b", "c"`, shortened when there are many."""
-    texts = [shown(choice) for choice in choices]
-    return ", ".join(texts[:24]) + (", ..." if len(texts) > 24 else "")
+    return list_some(map(shown, choices), 24)
 
 
 def as_object(value: object) -> Block | None:

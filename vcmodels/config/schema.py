@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, Augmentation
+from vcmodels.config.instances import KIND as INSTANCES
+from vcmodels.config.instances import Instances
 from vcmodels.config.messages import Schema, as_object, branches, wanted
 from vcmodels.config.task import Scheme, Task
 from vcmodels.config.values import INSIDE_DATASET
@@ -47,6 +49,7 @@ def _schema(_models: tuple[type[Model], ...]) -> dict[str, Any]:
     by_name = {"enum": [*get_args(Scheme), "ct_normalization"], "type": "string"}
     normalization["anyOf"] = [by_name, {"$ref": normalization.pop("$ref")}]
     normalization["default"] = "zscore"
+    _accept_instances(schema)
     _accept_names(schema)
     _describe_inherited(definitions)
     schema["required"] = ["tr_params"]
@@ -65,6 +68,17 @@ def _describe_inherited(definitions: dict[str, Any]) -> None:
         for key, value in section.get("properties", {}).items():
             if key in texts:
                 value.setdefault("description", texts[key])
+
+
+def _accept_instances(schema: dict[str, Any]) -> None:
+    """Add the kind of target that is spelt out before a task is validated."""
+    kinds = schema["$defs"]["DatasetConfig"]["properties"]["targets"]["additionalProperties"]
+    place = f"#/$defs/{Instances.__name__}"
+    kinds["discriminator"]["mapping"][INSTANCES] = place
+    kinds["oneOf"].append({"$ref": place})
+    found = Instances.model_json_schema(by_alias=True)
+    assert "$defs" not in found, "its keys hold no sections"
+    schema["$defs"][Instances.__name__] = found
 
 
 def _accept_names(schema: dict[str, Any]) -> None:
@@ -121,6 +135,7 @@ _NEEDED = {"`dataset_config`": INSIDE_DATASET}
 """Here or at the top level, so the schema cannot say it."""
 _LISTS = {
     "augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS),
+    "postprocess": "`[]`",
     "overrides": "`[]`",
     "blocks_per_level": "`1`",
     "freeze": "`[]`",
@@ -133,8 +148,11 @@ def task_page(schema: Schema) -> str:
     """`docs/task-file.md`: a table of the keys of every section, ending in a newline."""
     top = schema["properties"]
     parts = [_HEAD, *_sections(schema)]
-    parts.append(_table("Top level", _only(schema, ("augment", "overrides")), schema))
+    parts.append(
+        _table("Top level", _only(schema, ("augment", "postprocess", "overrides")), schema)
+    )
     parts += _members("augment", top["augment"]["items"], "name", schema)
+    parts += _members("postprocess", top["postprocess"]["items"], "name", schema)
     parts.append(_losses())
     return "\n".join([*parts, _OLD])
 

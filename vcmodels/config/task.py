@@ -27,6 +27,7 @@ from vcmodels.metrics.base import Metrics, Sense
 from vcmodels.metrics.choice import measured_metrics
 from vcmodels.metrics.registry import volume_senses
 from vcmodels.models import AnyModel
+from vcmodels.postprocess import AnyStep
 from vcmodels.runs.run import Run, fold_name
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
@@ -232,6 +233,9 @@ class Task(Section):
     """Transforms for training: intensity first, then one resampling, then flips and turns, each in
     this order; [] for none. The default list mirrors and turns only by what the data do not refute,
     see [symmetry](symmetry.md)."""
+    postprocess: tuple[AnyStep, ...] = ()
+    """What is made of the predictions after `infer`: steps in order, each of which reads targets, or
+    outputs of steps before it, and writes one more array beside them."""
     evaluation: EvaluationParams = EvaluationParams()
     """What is scored, and by which metrics."""
     overrides: list[str] = Field(default_factory=list)

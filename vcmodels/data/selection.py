@@ -7,7 +7,7 @@ from vcmodels.config.values import VolumeChoice
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Reporter, Silent, list_some
 from vcmodels.runs.run import Run
 
 MOST_NAMED = 20
@@ -59,7 +59,9 @@ def choose_volumes(
         remedy = 'give "split": "test" to some, or choose others' if choice == "test" else ""
         raise TaskError(key, text, remedy or "choose others, or name them")
     if seen := [one.volume.name for one in found if one.split not in ("val", "test")]:
-        reporter.say(f"note: voxels that were trained on are among those of {_listed(seen)}")
+        reporter.say(
+            f"note: voxels that were trained on are among those of {list_some(seen, MOST_NAMED)}"
+        )
     return found
 
 
@@ -69,7 +71,9 @@ def _named(
     known = {volume.name: volume for volume in volumes}
     for name in names:
         if name not in known:
-            raise TaskError(key, f'"{name}" is no volume', f"they are {_listed([*known])}")
+            raise TaskError(
+                key, f'"{name}" is no volume', f"they are {list_some(known, MOST_NAMED)}"
+            )
     splits = run.splits()
     held_out = splits.held_out() if splits is not None else _fixed(volumes)
     for name, volume in known.items():
@@ -77,11 +81,6 @@ def _named(
             yield ChosenVolume(volume, held_out[name], "val")
         elif name in names:
             yield ChosenVolume(volume, volume.region, volume.split)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def held_out_boxes(run: Run, volumes: Sequence[TaskVolume], reporter: Reporter) -> dict[str, Box]:

@@ -23,7 +23,7 @@ from vcmodels.devices import machine_bytes
 from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.geometry.grid import blocks_of
-from vcmodels.reporting import Advance, Reporter, Silent
+from vcmodels.reporting import Advance, Reporter, Silent, list_some
 from vcmodels.results import KEY
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Target
@@ -207,7 +207,7 @@ def _choose(
     found = {v.name: (v, label) for v in volumes if (label := v.label(name, target, v.region))}
     if wanted is None and len(found) == 1:
         return next(iter(found.values()))
-    names = ", ".join(list(found)[:20]) + (", ..." if len(found) > 20 else "")
+    names = list_some(found, 20)
     if wanted is None:
         text = f'{len(found)} volumes have a label "{target.derive}"'
         raise TaskError("--volume", text, f"give one of {names}")

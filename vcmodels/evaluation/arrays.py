@@ -10,12 +10,11 @@ from vcmodels.config.reading import INPUT, open_array, require_one_order, requir
 from vcmodels.data.first_task import FirstVolume
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.errors import RefusedError, VolumeError
+from vcmodels.evaluation.decoders import PREDICTION, MaskOf
 from vcmodels.evaluation.meaning import (
     AS_FOUND,
     LABEL,
-    PREDICTION,
     ArrayOptions,
-    MaskOf,
     Meaning,
     meaning_of,
 )

@@ -68,15 +68,29 @@ def _parsed(text: str, known: KnownFigures) -> Limit:
         raise RefusedError(
             OPTION, f'found "{text}"', "write TARGET.FIGURE=VALUE, as in mask.dice=0.8"
         )
-    target = next((t for t in known if name.startswith(f"{t}.")), None)
-    figure = name if target is None else name.removeprefix(f"{target}.")
-    if target is None and len(known) == 1:
-        target = next(iter(known))
-    if target is None:
+    target, figure = _figure(name, known)
+    return Limit(target, figure, bound, known[target][figure])
+
+
+def _figure(name: str, known: KnownFigures) -> tuple[str, str]:
+    """The target and the figure that a name stands for: both, and names of classes, may hold dots.
+
+    Raises:
+        RefusedError: it stands for none, or for several.
+    """
+    meant = [(t, name.removeprefix(f"{t}.")) for t in known if name.startswith(f"{t}.")]
+    if len(known) == 1:
+        meant += [(t, name) for t in known]
+    found = [(target, figure) for target, figure in meant if figure in known[target]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = " or ".join(f'figure "{figure}" of target "{target}"' for target, figure in found)
+        raise RefusedError(OPTION, f'"{name}" may be {several}', "rename a target or a class")
+    if not meant:
         remedy = f"write TARGET.FIGURE=VALUE; targets are {', '.join(known)}"
         raise RefusedError(OPTION, f'"{name}" names no target', remedy)
-    if figure not in known[target]:
-        names = [f for f in known[target] if re.fullmatch(r"\w+", f)]
-        remedy = f"choose from {', '.join(names)}"
-        raise RefusedError(OPTION, f'no figure "{figure}" of {target} is measured', remedy)
-    return Limit(target, figure, bound, known[target][figure])
+    target, figure = max(meant, key=lambda one: (one[1] != name, len(one[0])))
+    names = [f for f in known[target] if re.fullmatch(r"\w+", f)]
+    remedy = f"choose from {', '.join(names)}"
+    raise RefusedError(OPTION, f'no figure "{figure}" of {target} is measured', remedy)

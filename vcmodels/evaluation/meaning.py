@@ -11,20 +11,24 @@ the values that are stored, all of which are looked at as far as they matter:
 Whatever may be read in several ways is refused, and the options that settle it are named.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vcmodels.data.predictions import PredictedLabel, prediction_notes, writer_of
-from vcmodels.errors import FaultError, RefusedError, RunError, VolumeError
-from vcmodels.evaluation.pairs import (
-    Decode,
-    cell_shape,
-    common_chunks,
+from vcmodels.errors import FaultError, RefusedError, VolumeError
+from vcmodels.evaluation.decoders import (
+    PREDICTION,
+    SOFTMAX,
+    ClassOf,
+    MaskOf,
+    NumbersOf,
+    ProbabilityOf,
 )
+from vcmodels.evaluation.distinct import Distinct, distinct
+from vcmodels.evaluation.pairs import Decode
 from vcmodels.geometry.boxes import Box
-from vcmodels.geometry.grid import blocks_of
 from vcmodels.targets import (
     BinaryTarget,
     MulticlassTarget,
@@ -33,10 +37,10 @@ from vcmodels.targets import (
     VectorTarget,
 )
 from vcmodels.targets.base import Target
-from vcmodels.targets.stored import ForegroundRule, known
+from vcmodels.targets.stored import ForegroundRule
 from vcmodels.volumes import Volume
 
-PREDICTION, LABEL = "PREDICTION", "LABEL"
+LABEL = "LABEL"
 MOST_CLASSES = 256
 """More values than these are ids."""
 ARRAY_KINDS = ("binary", "multiclass", "instances", "regression", "normals", "vector")
@@ -77,74 +81,6 @@ class Meaning:
     label: Volume | None = None
     """As it is read, where that is not as it is stored."""
     class_names: tuple[str, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class MaskOf:
-    """A prediction as masks of 0 and 1: what a rule says of its values."""
-
-    rule: ForegroundRule
-
-    def __call__(self, stored: np.ndarray) -> np.ndarray:
-        """(C, Z, Y, X) -> (C, Z, Y, X) float32."""
-        return self.rule.of(stored).astype(np.float32)
-
-
-_OF_LOGITS = 'for logits give --predicted-foreground "> 0", for numbers --kind regression'
-_SOFTMAX = "for logits store their softmax, or the likeliest class in one channel"
-
-
-@dataclass(frozen=True)
-class ProbabilityOf:
-    """A prediction of probabilities as it is."""
-
-    name: str
-    remedy: str = _OF_LOGITS
-    """For values that are none."""
-
-    def __call__(self, stored: np.ndarray) -> np.ndarray:
-        """(C, Z, Y, X) floats -> the same as float32.
-
-        Raises:
-            RunError: a value outside of [0, 1].
-        """
-        outside = (stored < 0) | (stored > 1)
-        if outside.any():
-            found = f"{self.name} holds {stored[outside][0]:g}, which is no probability"
-            raise RunError(PREDICTION, found, self.remedy)
-        return stored.astype(np.float32)
-
-
-@dataclass(frozen=True)
-class ClassOf:
-    """A prediction of class values, all of which must be known."""
-
-    target: MulticlassTarget
-    name: str
-
-    def __call__(self, stored: np.ndarray) -> np.ndarray:
-        """(1, Z, Y, X) -> (classes, Z, Y, X) float32: 1 for the class, 0 for the others.
-
-        Raises:
-            RunError: a value that is no class.
-        """
-        found = self.target.decode(stored)
-        unknown = ~found.any(axis=0, keepdims=True)
-        if unknown.any():
-            value = f"{self.name} holds {stored[unknown][0]:g}, which is no class"
-            raise RunError(PREDICTION, value, "name it with --classes")
-        return found
-
-
-@dataclass(frozen=True)
-class NumbersOf:
-    """A prediction of plain numbers, integers too, in the order of the target's components."""
-
-    target: Target
-
-    def __call__(self, stored: np.ndarray) -> np.ndarray:
-        """(C, Z, Y, X) -> (C, Z, Y, X) float32."""
-        return self.target.decode(stored.astype(np.float32))
 
 
 def meaning_of(prediction: Volume, label: Volume, options: ArrayOptions, box: Box) -> Meaning:
@@ -239,72 +175,13 @@ class Values:
     options: ArrayOptions
     box: Box
 
-    def of_label(self, most: int) -> "Distinct":
+    def of_label(self, most: int) -> Distinct:
         """The values of the label that count, as for `distinct`."""
         return distinct(self.label, self.box, most, self.options.ignored)
 
-    def of_prediction(self, most: int) -> "Distinct":
+    def of_prediction(self, most: int) -> Distinct:
         """The values of the prediction, as for `distinct`."""
         return distinct(self.prediction, self.box, most)
-
-
-@dataclass(frozen=True)
-class Distinct:
-    """Which values an array holds."""
-
-    values: tuple[float, ...]
-    """Ascending; not all of them where there are many, or fractions."""
-    are_many: bool
-    has_fractions: bool
-
-    @property
-    def are_mask(self) -> bool:
-        """Whether they are 0 and at most one other value above it."""
-        if self.are_many or self.has_fractions or min(self.values, default=0) < 0:
-            return False
-        return len({*self.values} - {0.0}) <= 1
-
-    @property
-    def shown(self) -> str:
-        """In words."""
-        if self.has_fractions:
-            return "fractions"
-        if self.are_many:
-            return f"more than {len(self.values) - 1} values"
-        return f"the values {', '.join(f'{value:g}' for value in self.values)}"
-
-
-def distinct(volume: Volume, box: Box, most: int, ignored: Sequence[int] = ()) -> Distinct:
-    """The values of a box; looking ends where a fraction is found, or more values than `most`.
-
-    Args:
-        volume: of any channels.
-        box: inside it.
-        most: 1 or more.
-        ignored: values that do not count; NaN and infinity do neither.
-    """
-    found: set[float] = set()
-    cell = cell_shape(volume.extent, common_chunks(volume), volume.channels)
-    has_void = False
-    for block in blocks_of(box, cell):
-        if not volume.is_stored(block):
-            if has_void:
-                continue
-            has_void, block = True, Box(block.origin, (1, 1, 1))
-        stored = volume.read(block)
-        values = _unique(stored[np.broadcast_to(known(stored, ignored), stored.shape)])
-        if stored.dtype.kind == "f" and (values != np.trunc(values)).any():
-            return Distinct((), are_many=False, has_fractions=True)
-        found.update(values.tolist())
-        if len(found) > most:
-            return Distinct(tuple(sorted(found)[: most + 1]), are_many=True, has_fractions=False)
-    return Distinct(tuple(sorted(found)), are_many=False, has_fractions=False)
-
-
-def _unique(values: np.ndarray) -> np.ndarray:
-    if values.dtype in (np.uint8, np.uint16, bool):  # 10 times as fast as sorting
-        return np.flatnonzero(np.bincount(values))
-    return np.unique(values)
 
 
 def _kind_of(values: Values) -> str:
@@ -482,7 +359,7 @@ def _class_channels(values: Values) -> tuple[str, Decode | None]:
     """
     dtype = values.prediction.dtype
     if dtype.kind == "f":
-        return "probabilities", ProbabilityOf(values.prediction.location, _SOFTMAX)
+        return "probabilities", ProbabilityOf(values.prediction.location, SOFTMAX)
     found = values.of_prediction(2)
     if found.are_mask and max(found.values, default=0) in (0, 1):
         return "masks", MaskOf(ForegroundRule(">", (0.0,)))

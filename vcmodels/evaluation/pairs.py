@@ -348,7 +348,8 @@ class TargetPair(CellPair):
         labels = stored.array.read(box)[0]
         mask = None if self.mask is None else _inside(self.mask, box)[0]
         try:
-            if (labels == labels.flat[0]).all() and not target.read_label(labels[None])[1].any():
+            first = labels[:1, :1, :1]
+            if not target.read_label(first[None])[1].any() and (labels == first).all():
                 nothing = np.zeros((len(labels), 0), np.int64)
                 return self._counted(np.zeros(0, np.uint8), labels.ravel()[:0], nothing)
             joint = slice_counts(self.prediction.read(box)[0], labels, mask)

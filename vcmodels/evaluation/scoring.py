@@ -23,6 +23,7 @@ from vcmodels.blockwise import BlockRecord, Engine, map_blocks
 from vcmodels.blockwise.engines import ShouldStop
 from vcmodels.evaluation.pairs import Counted, ScoredPair
 from vcmodels.evaluation.report import Report, TargetScores, VolumeScores
+from vcmodels.evaluation.shares import PairShares
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.base import (
@@ -132,10 +133,11 @@ def score_volumes(
     return Report(tuple(scored), every, settings, dict(provenance or {}))
 
 
-def remove_records(folder: Path) -> None:
-    """Delete what `score_volumes` recorded in a folder, and the folder if nothing else is in it."""
-    for path in folder.glob(f"*{_SUFFIX}"):
-        path.unlink()
+def remove_records(folder: Path, volumes: Iterable[ScoredVolume]) -> None:
+    """Delete what `score_volumes` recorded of some volumes, and the folder if nothing else is in it."""
+    for volume in volumes:
+        for target in volume.targets:
+            _record_path(folder, volume.name, target.name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -177,9 +179,9 @@ class BlockWork:
         if not whole[2].any():  # Nothing counts here, but sums have a shape.
             return measure({**shared, **others}, *(t[..., :0, :0, :0] for t in whole)), {}
         cut = [[t[:, :, z : z + 1] for t in whole] for z in range(block.shape[0])]
-        every = _stacked([measure(shared, *one) for one in cut])
-        sums = {key: values.sum(0) for key, values in every.items()}
-        return sums | measure(others, *whole), every
+        found = [measure(shared, *one) for one in cut]
+        every = {key: torch.stack([one[key] for one in found]) for key in found[0]}
+        return _added_up(every) | measure(others, *whole), every
 
     def _sums_of_counted(
         self, counted: Counted, shared: Metrics, others: Metrics
@@ -187,29 +189,22 @@ class BlockWork:
         found, wanted, valid = _tensors(counted.prediction, counted.label, counted.valid)
         counts = torch.from_numpy(counted.counts)
         weights = counts.sum(0).view(1, 1, -1, 1, 1) * valid
-        sums = measure({**shared, **others}, found, wanted, weights)
         if not weights.any():
-            return sums, {}
-        shares = _stacked(
-            [
-                self._shares.get(key) or self._share(key, n, shared, found, wanted, valid)
-                for n, key in enumerate(counted.keys)
-            ]
+            return measure({**shared, **others}, found, wanted, weights), {}
+        every = self._shares.sums(
+            counted.keys,
+            counts,
+            lambda n: measure(shared, *(t[:, :, n : n + 1] for t in (found, wanted, valid))),
         )
-        weighted = counts.double()
-        return sums, {key: torch.tensordot(weighted, v, dims=1) for key, v in shares.items()}
-
-    def _share(self, key: tuple[int, int], n: int, shared: Metrics, *pairs: torch.Tensor) -> Sums:
-        """What a voxel of pair `n` adds to the sums; from now on it is known."""
-        return self._shares.setdefault(key, measure(shared, *(p[:, :, n : n + 1] for p in pairs)))
+        return _added_up(every) | measure(others, found, wanted, weights), every
 
     @cached_property
-    def _shares(self) -> dict[tuple[int, int], Sums]:
-        return {}
+    def _shares(self) -> PairShares:
+        return PairShares()
 
 
-def _stacked(sums: Sequence[Sums]) -> Sums:
-    return {key: torch.stack([one[key] for one in sums]) for key in sums[0]}
+def _added_up(slices: Sums) -> Sums:
+    return {key: values.sum(0) for key, values in slices.items()}
 
 
 def _divided(metrics: Metrics) -> tuple[dict[str, Metric], dict[str, Metric]]:

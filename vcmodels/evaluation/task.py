@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import vcmodels
@@ -32,6 +33,8 @@ from vcmodels.evaluation.evaluate import (
     wanted_targets,
 )
 from vcmodels.evaluation.limits import known_figures, parse_limits
+from vcmodels.evaluation.made_with import changed_checkpoints, made_with, replaced_report
+from vcmodels.evaluation.objects import Objects, objects_of, scored_objects
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import (
     ScoredVolume,
@@ -42,7 +45,7 @@ from vcmodels.evaluation.written import RECORD, require_folder, write_report
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.metrics.base import Metrics
 from vcmodels.pictures.overlay import DrawnTarget, write_overlay
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Reporter, Silent, list_some
 from vcmodels.results import (
     OUTPUT,
     is_complete,
@@ -147,7 +150,7 @@ def evaluate(
     if not _is_of_input(choice, task.inference_params):
         _require_results(parts, wanted, choice or "val", task.tr_params.folds)
     scores = score_parts(
-        parts, wanted, task.evaluation, overlay=overlay, output=output, fail_under=fail_under,
+        parts, wanted, task.evaluation, objects=objects_of(task), overlay=overlay, output=output, fail_under=fail_under,
         engine=engine, reporter=reporter, about=about_task(task),
     )  # fmt: skip
     assert scores is not None, "nothing asked it to stop"
@@ -170,6 +173,7 @@ def score_parts(
     targets: Mapping[str, AnyTarget],
     params: EvaluationParams,
     *,
+    objects: Objects = MappingProxyType({}),
     overlay: Path | None = None,
     output: Path | None = None,
     fail_under: Sequence[str] = (),
@@ -184,6 +188,7 @@ def score_parts(
         parts: one or more.
         targets: what to score; those without a label on a part are left out there.
         params: which metrics.
+        objects: outputs of ids that are scored too, where they are made.
         overlay: as for `evaluate`.
         output: as for `evaluate`.
         fail_under: as for `evaluate`.
@@ -201,13 +206,18 @@ def score_parts(
     metrics = volume_metrics(scored, params)
     _report_parts(parts, scored, reporter)
     pairs = zip(parts, opened, strict=True)
-    volumes = [scored_part(part, found, scored, metrics) for part, found in pairs]
+    volumes = [
+        with_objects(scored_part(part, found, scored, metrics), part, objects, params, reporter)
+        for part, found in pairs
+    ]
     limits = parse_limits(fail_under, known_figures(t for one in volumes for t in one.targets))
+    made = made_with(part.root for part in parts)
+    _report_changes(made, output, reporter)
     report = score_volumes(
         [one for one in volumes if one.targets],
         record=output and output / RECORD,
         engine=engine,
-        provenance={**about, "checkpoints": _checkpoints(parts)},
+        provenance={**about, **made},
         reporter=reporter,
         should_stop=should_stop,
     )
@@ -222,8 +232,19 @@ def score_parts(
         reporter.say(f"overlay: {overlay}")
     if output is not None:
         write_report(report, output, volumes, reporter)
-        remove_records(output / RECORD)
+        remove_records(output / RECORD, volumes)
     return scores
+
+
+def _report_changes(made: Mapping[str, Any], output: Path | None, reporter: Reporter) -> None:
+    """Report what has changed since the results were predicted, and since the report before."""
+    for path in changed_checkpoints(made):
+        reporter.say(
+            f"note: {path} has changed since it predicted what is scored here; "
+            "run infer again to score what it predicts now"
+        )
+    if output is not None and (found := replaced_report(output, made)):
+        reporter.say(f"note: {found}")
 
 
 def _labelled(
@@ -366,8 +387,7 @@ def _require_results(
     """
     lacking = [part.name for part in parts if not _is_there(part, targets)]
     if lacking:
-        more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
-        listed = f"{', '.join(lacking[:MOST_NAMED])}{more}"
+        listed = list_some(lacking, MOST_NAMED)
         found = f"{len(lacking)} of {len(parts)} volumes have no finished prediction: {listed}"
         option = f"inference_params.volumes={json.dumps(choice)}"
         fold = "" if folds is None or folds.index is None else f" --fold {folds.index}"
@@ -415,6 +435,18 @@ def scored_part(
     return replace(found, name=part.name, group=part.group, split=part.split)
 
 
+def with_objects(
+    volume: ScoredVolume,
+    part: ScoredPart,
+    objects: Objects,
+    params: EvaluationParams,
+    reporter: Reporter,
+) -> ScoredVolume:
+    """The same with the objects that were made there and have a label."""
+    found = scored_objects(part.region, part.root, objects, params.metrics, reporter)
+    return replace(volume, targets=(*volume.targets, *found))
+
+
 def _report_parts(
     parts: Sequence[ScoredPart], targets: Mapping[str, AnyTarget], reporter: Reporter
 ) -> None:
@@ -425,19 +457,6 @@ def _report_parts(
     for part in parts:
         if not any(part.region.label(name, target) for name, target in targets.items()):
             reporter.say(f"note: {part.name} has no label of these, and is left out")
-
-
-def _checkpoints(parts: Sequence[ScoredPart]) -> list[Any]:
-    """The checkpoints that the results were made with, as their attributes name them: path and sha256."""
-    found: dict[str, Any] = {}
-    for root in dict.fromkeys(part.root for part in parts):
-        noted = our_attributes(root)
-        one = {
-            "path": noted.get("provenance", {}).get("checkpoint"),
-            "sha256": noted.get("manifest", {}).get("checkpoint_sha256"),
-        }
-        found.setdefault(json.dumps(one), one)
-    return list(found.values())
 
 
 def _draw(

@@ -1,5 +1,6 @@
 """Blended prediction of volumes of any size: one pass, bounded memory, exactly resumable."""
 
+from vcmodels.blockwise import WHOLE, Part
 from vcmodels.inference.cost import Estimate
 from vcmodels.inference.devices import predict_on
 from vcmodels.inference.many import run_inference
@@ -11,7 +12,6 @@ from vcmodels.inference.predict import (
 from vcmodels.inference.predictor import Predictor, load_predictor
 from vcmodels.inference.reproduction import Comparison, reproduce
 from vcmodels.inference.request import Request, RunOptions, request_of
-from vcmodels.inference.units import WHOLE, Part
 
 __all__ = [
     "WHOLE",

@@ -16,7 +16,7 @@ from vcmodels.inference.journal import FOLDER, Journal, Manifest, differences, d
 from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.output import METADATA, Layout, level_key
 from vcmodels.inference.writing import Output
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Reporter, list_some
 from vcmodels.results import (
     KEY,
     VERIFY,
@@ -171,7 +171,7 @@ def _require_same(
     what = "its chunks with their sizes and times (cp -p)" if is_input else "those values"
     raise OutputError(
         str(root),
-        f"holds another result: {'; '.join(changed[:6])}",
+        f"holds another result: {list_some(changed, 6, between='; ')}",
         f"restore {what}, choose another output_dir, or run with --overwrite",
     )
 

@@ -20,6 +20,7 @@ from distributed import Worker, WorkerPlugin, get_worker, wait
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker, NoWorkerError
 
+from vcmodels.blockwise import Part
 from vcmodels.devices import CONNECT_S
 from vcmodels.errors import RefusedError, RunError, VcmodelsError
 from vcmodels.geometry.boxes import Box
@@ -32,7 +33,7 @@ from vcmodels.inference.predict import InferenceReport, begin, claim_for_parts, 
 from vcmodels.inference.preview import previewing, require_places
 from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.stream import predict_units
-from vcmodels.inference.units import Part, share
+from vcmodels.inference.units import share
 from vcmodels.inference.writing import Failures, PlaceError
 from vcmodels.reporting import Advance, Record, Reporter, Silent
 

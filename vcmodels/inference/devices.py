@@ -12,12 +12,12 @@ from multiprocessing.context import SpawnProcess
 
 import torch
 
+from vcmodels.blockwise import Part
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.inference.job import auto_memory, prepare
 from vcmodels.inference.predict import InferenceReport, claim_for_parts, predict_request
 from vcmodels.inference.preview import previewing, require_places, without_boards
 from vcmodels.inference.request import Request, RunOptions
-from vcmodels.inference.units import Part
 from vcmodels.reporting import Advance, Record, StopSignals
 
 POLL_S = 0.2

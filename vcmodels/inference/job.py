@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
 from vcmodels.config.reading import idle_notes
@@ -51,10 +52,8 @@ from vcmodels.inference.request import (
     require_storable,
 )
 from vcmodels.inference.units import (
-    WHOLE,
     ColumnMemory,
     Mask,
-    Part,
     UnitPlan,
     open_mask,
     share,

@@ -15,7 +15,7 @@ from vcmodels.inference.ensemble import choose_checkpoints, load_networks
 from vcmodels.inference.predict import InferenceReport, predict_request
 from vcmodels.inference.preview import preview_path
 from vcmodels.inference.request import Request, RunOptions, request_of
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Reporter, list_some
 from vcmodels.results import volume_root, volumes_folder
 from vcmodels.runs.run import Run
 from vcmodels.volumes import Place
@@ -184,9 +184,8 @@ class ManyReports:
         if not self.reports and all(isinstance(e, RefusedError) for e in self.failures.values()):
             raise first
         names = [*self.failures]
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         total = len(self.reports) + len(names)
-        found = f"{len(names)} of {total} volumes failed: {', '.join(names[:MOST_NAMED])}{more}"
+        found = f"{len(names)} of {total} volumes failed: {list_some(names, MOST_NAMED)}"
         remedy = "fix these and run the same command again: it skips what is complete"
         raise RunError(str(self.folder), f"{found} (the first: {first})", remedy)
 

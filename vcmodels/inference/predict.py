@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+from vcmodels.blockwise import WHOLE
 from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
 from vcmodels.inference.claim import (
@@ -28,7 +29,6 @@ from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.repair import InputRecord, lets_continue
 from vcmodels.inference.request import Request, RunOptions, with_section
 from vcmodels.inference.stream import predict_units
-from vcmodels.inference.units import WHOLE
 from vcmodels.inference.writing import Failures, Output
 from vcmodels.reporting import Notes, Reporter
 from vcmodels.results import group_place, open_inputs

@@ -46,6 +46,7 @@ class Preview:
     """The PNG."""
     reporter: Reporter
     drawn: dict[Box, np.ndarray] = field(default_factory=dict)
+    has_failed: bool = False
 
     def look(self, *, is_whole: bool = False) -> None:
         """Draw the slices whose voxels have come since the last look.
@@ -115,7 +116,8 @@ def previewing(job: Job, request: Request, options: RunOptions) -> Iterator[Call
         def end() -> None:
             stop.set()
             thread.join()
-            _guarded(preview, partial(preview.look, is_whole=True))
+            if not preview.has_failed:
+                _guarded(preview, partial(preview.look, is_whole=True))
 
         try:
             yield end
@@ -141,9 +143,14 @@ def _guarded(preview: Preview, look: Callable[[], None]) -> bool:
     try:
         look()
     except (OSError, VcmodelsError) as error:
-        preview.reporter.say(f"no more pictures: {error}")
-        return False
-    return True
+        found = str(error)
+    except Exception as error:  # noqa: BLE001 -- no picture is worth a prediction
+        found = f"{type(error).__name__}: {error}"  # a fault of ours, so its name helps
+    else:
+        return True
+    preview.has_failed = True
+    preview.reporter.say(f"note: no more pictures: {' '.join(found.split())}")
+    return False
 
 
 def preview_path(text: Path, name: str | None = None) -> Path:

@@ -16,7 +16,7 @@ from vcmodels.inference.journal import Manifest, differences, of_today
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
 from vcmodels.inference.request import Request, RunOptions, with_section
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Reporter, Silent, list_some
 from vcmodels.results import VERIFY, is_complete, open_inputs, our_attributes, result_root
 from vcmodels.volumes import Place, Volume, open_volume, place_at
 
@@ -64,7 +64,7 @@ def reproduce(
         reporter.say(f"note: {line}")
     changed = differences(manifest, now | {k: manifest.get(k) for k in VERSIONS})
     if changed:
-        found = f"cannot be made again: {'; '.join(changed[:6])}"
+        found = f"cannot be made again: {list_some(changed, 6, between='; ')}"
         raise OutputError(str(output), found, "restore what it was made from")
     options = RunOptions(reporter=reporter, should_stop=should_stop)
     report = predict_request(request, options)

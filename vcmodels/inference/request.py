@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
 from vcmodels.data.intensities import measure, notes
@@ -15,7 +16,8 @@ from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
-from vcmodels.inference.units import WHOLE, Part
+from vcmodels.postprocess import AnyStep
+from vcmodels.postprocess.tuning import with_tuned
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
@@ -81,6 +83,8 @@ class Request:
     logits, such as the encoding."""
     record: Mapping[str, Any]
     """The task as JSON, which the result keeps."""
+    steps: tuple[AnyStep, ...] = ()
+    """What is made of the predictions, once all of them are there."""
 
     def with_params(self, **changes: object) -> "Request":
         """The same with other `inference_params`, which the record then has, too."""
@@ -111,7 +115,9 @@ def request_of(
     _refuse_other_normalization(config.normalization, networks[0])
     inputs = open_inputs(params.input_path, params)
     root = output or result_root(params.output_dir, task.tr_params.model_name)
-    return Request(networks, inputs, root, params, config.targets, task.to_json())
+    steps = with_tuned(task.postprocess, networks[0].tuned)
+    record = {**task.to_json(), "postprocess": [one.model_dump(mode="json") for one in steps]}
+    return Request(networks, inputs, root, params, config.targets, record, steps)
 
 
 def _refuse_other_normalization(wanted: NormalizationConfig, network: TrainedNetwork) -> None:

@@ -8,30 +8,13 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from vcmodels.blockwise import Part
 from vcmodels.config import InferenceParams, Skip
 from vcmodels.config.reading import MASK, open_array, require_one_order
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape, coarse_box, fine_box
 from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, columns, live_patches
 from vcmodels.volumes import Volume, expand_location
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of so many workers that share a volume."""
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(f"part {self.index}/{self.count}: give 0/n to n-1/n")
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-
-WHOLE = Part(0, 1)
 
 
 def share(region: Box, wanted: BoxSet, block: Shape, extent: Shape, part: Part) -> Box:

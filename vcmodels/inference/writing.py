@@ -15,7 +15,7 @@ from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.geometry.grid import BoxSet, slabs, tiles
 from vcmodels.inference.network import OutputSpec
 from vcmodels.inference.units import Mask, Unit
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Reporter, Silent, list_some
 
 MOST_RUNNING = 64
 """Failures without a patch in between that worked: then it is not the places that are at fault."""
@@ -85,12 +85,11 @@ class Failures:
         if not self.reasons:
             return None
         first = min(self.blocks)
-        reasons = " | ".join(map(str, list(self.reasons.values())[:NAMED]))
-        more = f" | and {len(self.reasons) - NAMED} more" if len(self.reasons) > NAMED else ""
+        reasons = list_some(self.reasons.values(), NAMED, between=" | ")
         return RunError(
             str(root),
             f"{len(self.blocks)} blocks of output are not written (the first: {first.shape} voxels "
-            f"at {first.origin}); {reasons}{more}",
+            f"at {first.origin}); {reasons}",
             "the same command tries them again, and nothing else",
         )
 

@@ -35,8 +35,9 @@ from vcmodels.metrics.nearest import Elements, Floats, surface_distances
 from vcmodels.metrics.overlap import ratio
 
 _PERCENT = 95.0
-_MOST_ROWS = 1 << 20
-"""Rows of tables that wait to be added up: 16 bytes each."""
+_FEWEST_ROWS, _MOST_ROWS = 1 << 16, 1 << 20
+"""Rows of tables that wait to be added up, 16 bytes each: as many as those they are added to, within
+these bounds. So few wait where all are few, and where all are many they are seldom gone through."""
 _TABLE_ROWS = 16
 """Rows that take as much as a table without any."""
 _MOST_VALUES = 1 << 22
@@ -170,13 +171,14 @@ class SurfaceMetric(BlockMetric):
 
     def join(self, parts: Iterable[tuple[Box, BlockPart]]) -> BlockPart:
         """The distances of all blocks, as of one."""
-        waiting, rows, edge = list[list[Distances]](), 0, nan
+        waiting, rows, added, edge = list[list[Distances]](), 0, 0, nan
         for _, part in parts:
             waiting.append(_tables(part))
             edge = float(part["edge"])
             rows += len(part["values"]) + _TABLE_ROWS * len(part["rows"])
-            if rows > _MOST_ROWS:
+            if rows > min(max(added, _FEWEST_ROWS), _MOST_ROWS):
                 waiting, rows = [_added(waiting)], 0
+                added = sum(len(table.values) for table in waiting[0])
         return _part(_added(waiting), edge)
 
     def figures(self, joined: BlockPart) -> Mapping[str, FigureValues]:

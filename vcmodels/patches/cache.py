@@ -21,7 +21,7 @@ from vcmodels.patches.find import (
 )
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.split import rows_inside
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Reporter, Silent, list_some
 from vcmodels.volumes.places import read_json, write_atomic
 
 SCHEMA = 1
@@ -195,7 +195,7 @@ def _check_inside(
 
 def _difference(found: object, wanted: object, key: str = "") -> str:
     """The first few values in which two fingerprints differ."""
-    return "; ".join(_differences(found, wanted, key)[:3]) or "unknown reason"
+    return list_some(_differences(found, wanted, key), 3, between="; ") or "unknown reason"
 
 
 def _differences(found: object, wanted: object, key: str) -> list[str]:

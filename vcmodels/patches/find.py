@@ -23,7 +23,7 @@ from vcmodels.patches.density import (
 )
 from vcmodels.patches.index import LabelIndex, cell_shape
 from vcmodels.patches.index_build import Indexer, Wanted
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Reporter, Silent, list_some
 
 BYTES_PER_CELL = 10
 """Plane sets, labelled voxels and those of one value."""
@@ -223,7 +223,7 @@ def choose_patches(
         c.volume.name for c, origins in zip(candidates, found, strict=True) if not len(origins)
     ]
     if empty:
-        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        shown = list_some(empty, 5)
         reporter.say(f"no patch qualifies in {len(empty)} of {len(candidates)} volumes: {shown}")
     if line := _left_out(candidates, criteria, indexer):
         reporter.say(line)

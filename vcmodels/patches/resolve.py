@@ -39,7 +39,7 @@ from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.folds import all_folds, how_divided
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.split import WHOLE_VOLUMES_FROM, refuse_tested
-from vcmodels.reporting import Reporter, Silent
+from vcmodels.reporting import Reporter, Silent, list_some
 from vcmodels.runs.run import Run
 
 MACHINE_SHARE = 0.25
@@ -271,8 +271,7 @@ def resolve(
 def _counted(volumes: Sequence[TaskVolume]) -> str:
     """How many volumes, and the first of them, in words."""
     count = f"{len(volumes)} volume{'s' if len(volumes) > 1 else ''}"
-    names = ", ".join(volume.name for volume in volumes[:MOST_NAMED])
-    return f"{count} ({names}{', ...' if len(volumes) > MOST_NAMED else ''})"
+    return f"{count} ({list_some((volume.name for volume in volumes), MOST_NAMED)})"
 
 
 def recorded_task(run: Run) -> Task | None:

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ MOST_FRAMES = {".mp4": 2000, ".gif": 150}
 GIF_BYTES = 512 << 20
 """Pixels of all pictures of a GIF, which are held in memory: more are refused."""
 SAMPLES = 9
-"""Slices from which the contrast of an image is taken: the same in all pictures."""
+"""Slices from which the contrast of an image, and the scale of values, is taken: one for all."""
 GAP = 4
 
 
@@ -62,9 +63,9 @@ def write_slices(path: Path, subject: Subject, view: View, at: Sequence[int]) ->
         OutputError: the path is in a store.
     """
     refuse_in_store("-o", path)
-    letter = AXES[view.axis]
+    letter, (subject, titles) = AXES[view.axis], _on_one_scale(subject, view, at)
     rows = [panels for _, panels in _panels(subject, view, at)]
-    titles, captions = [layer.name for layer in subject.layers], [*map(_legend, subject.layers)]
+    captions = [*map(_legend, subject.layers)]
     places = f"{letter} = {', '.join(map(str, at))}"
     down, right = view.in_plane
     if subject.image is None:
@@ -98,7 +99,9 @@ def write_flight(
     refuse_in_store("-o", path)
     if path.suffix.lower() == ".gif":
         _require_small(view, len(at) * len(subject.layers))
-    names = [layer.name for layer in subject.layers] if len(subject.layers) > 1 else []
+    subject, names = _on_one_scale(subject, view, at)
+    if len(names) == 1 and subject.layers[0].name == names[0]:
+        names = []  # a single layer is not named
     with (
         reporter.bar(f"draw {path.name}", len(at)) as advance,
         whole_file(path) as file,
@@ -122,9 +125,50 @@ def positions(view: View, count: int) -> list[int]:
     return [start + (2 * i + 1) * length // (2 * count) for i in range(count)]
 
 
+def _on_one_scale(subject: Subject, view: View, at: Sequence[int]) -> tuple[Subject, list[str]]:
+    """The same with one scale for all slices, and the names of the layers.
+
+    The scale of a layer without one of its own spans some of the slices; its name states it.
+    """
+    layers, names = [], []
+    for layer in subject.layers:
+        if layer.drawing.has_scale:
+            layers.append(layer)
+            names.append(layer.name)
+            continue
+        drawing = layer.drawing.on_scale_of(_sampled(layer, view, _samples(at), _step(at)))
+        low, high = drawing.value_range or (0.0, 1.0)
+        layers.append(replace(layer, drawing=drawing))
+        names.append(f"{layer.name} {low:.4g} to {high:.4g}")
+    return replace(subject, layers=tuple(layers)), names
+
+
+def _sampled(layer: DrawnLayer, view: View, at: Sequence[int], step: float) -> np.ndarray:
+    """(P, slices, H, W) of the prediction and of the label, NaN where that does not count."""
+    found: list[np.ndarray] = []
+    if layer.prediction is not None:
+        found += [one.values for one in _stored_values(layer.prediction, view, at, step)]
+    if layer.label is not None:
+        found += [
+            np.where(one.counts, as_predicted(layer.drawing, one.values), np.float32(np.nan))
+            for one in _stored_values(layer.label, view, at, step)
+        ]
+    return np.stack(found, axis=1)
+
+
+def _samples(at: Sequence[int]) -> list[int]:
+    """A few positions among many, the first and the last with them."""
+    return sorted({at[i] for i in np.linspace(0, len(at) - 1, SAMPLES).round().astype(int)})
+
+
+def _step(at: Sequence[int]) -> int:
+    """The least distance from one slice to the next."""
+    return min((b - a for a, b in pairwise(at)), default=1)
+
+
 def _panels(subject: Subject, view: View, at: Sequence[int]) -> Iterator[tuple[int, list[Panel]]]:
     """Each slice: its position, the panel of the image if there is one, and one of each layer."""
-    step = min((b - a for a, b in pairwise(at)), default=1)
+    step = _step(at)
     images = _images(subject.image, view, at, step)
     streams = [
         (layer.drawing, *(_values(one, view, at, step) for one in (layer.prediction, layer.label)))
@@ -145,8 +189,7 @@ def _images(
         while True:
             yield None
     level = level_for(readable_levels(image), view, step)
-    chosen = sorted({at[i] for i in np.linspace(0, len(at) - 1, SAMPLES).round().astype(int)})
-    grey = [np.nan_to_num(plane[0]) for plane in read_planes(level, view, chosen)]
+    grey = [np.nan_to_num(plane[0]) for plane in read_planes(level, view, _samples(at))]
     window = window_of(np.stack(grey))
     for plane in read_planes(level, view, at):
         yield shade_of(np.nan_to_num(plane[0]), window)
@@ -158,7 +201,14 @@ def _values(
     """What a source holds on each slice; None without one."""
     if source is None:
         yield from [None] * len(at)
-        return
+    else:
+        yield from _stored_values(source, view, at, step)
+
+
+def _stored_values(
+    source: SliceSource, view: View, at: Sequence[int], step: float
+) -> Iterator[SliceValues]:
+    """What a source holds on each slice."""
     for plane in read_planes(level_for(source.levels, view, step), view, at):
         yield source.values(plane)
 

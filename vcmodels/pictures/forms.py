@@ -1,6 +1,6 @@
 """Colours of predictions and labels by the form in which they are compared, whatever their target."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vcmodels.comparison import Compared
 from vcmodels.targets.multiclass import COLOURS
+from vcmodels.targets.regression import grey_picture, shown_channels, span_of
+from vcmodels.targets.vector_math import longest_of
 
 SHORTEST = 1e-3
 """Of a vector that has a direction."""
@@ -22,6 +24,8 @@ class FormDrawing:
     form: Compared
     channels: int = 1
     """Of the prediction: how many masks, classes or values."""
+    value_range: tuple[float, float] | None = None
+    """What is drawn darkest and brightest of values and vectors; by default what a slice holds."""
 
     @property
     def drawn_as(self) -> Literal["colours", "outlines"]:
@@ -36,11 +40,24 @@ class FormDrawing:
             return label
         return (label == torch.arange(self.channels).view(-1, 1, 1, 1)).float()
 
+    @property
+    def has_scale(self) -> bool:
+        """Whether a value has the same colour in every picture; else `on_scale_of` makes it so."""
+        return self.form not in ("values", "vectors") or self.value_range is not None
+
+    def on_scale_of(self, values: np.ndarray) -> "FormDrawing":
+        """The drawing on one scale, which spans some values or vectors (P, ...)."""
+        if self.has_scale:
+            return self
+        is_vectors = self.form == "vectors"
+        span = (0.0, longest_of(values)) if is_vectors else span_of(shown_channels(values))
+        return replace(self, value_range=span)
+
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """A slice (P, H, W) as colours (H, W, 3) float32 in [0, 1].
 
-        Masks and values are grey, or the first three red, green and blue; values span the range of
-        what is given. Directions have |x|, |y| and |z| as red, green and blue, so that an axis and its
+        Masks and values are grey, or the first three red, green and blue; values span
+        `value_range`, or what is given. Directions have |x|, |y| and |z| as red, green and blue, so that an axis and its
         opposite look alike; the colours of vectors fade with their length.
         """
         if self.form == "instances":
@@ -51,16 +68,12 @@ class FormDrawing:
             return COLOURS[np.where(index == 0, 0, (index - 1) % (len(COLOURS) - 1) + 1)]
         if self.form in ("directions", "vectors"):
             return self._vectors(values)
-        if self.form == "values":
-            low, high = float(values.min()), float(values.max())
-            values = (values - low) / max(high - low, 1e-12)
-        shown = values[:3] if len(values) > 2 else values[:1]
-        return np.moveaxis(np.broadcast_to(shown.clip(0, 1), (3, *shown.shape[1:])), 0, -1)
+        return grey_picture(values, self.on_scale_of(values).value_range or (0.0, 1.0))
 
     def _vectors(self, values: np.ndarray) -> np.ndarray:
         colours = np.moveaxis(np.abs(values[::-1]), 0, -1)
         length = np.linalg.norm(colours, axis=-1, keepdims=True)
-        longest = 1.0 if self.form == "directions" else float(length.max(initial=0.0))
+        _, longest = self.on_scale_of(values).value_range or (0.0, 1.0)
         share = length if self.form == "vectors" else (length > SHORTEST).astype(np.float32)
         unit = colours / np.maximum(length, 1e-12)
         return np.clip(unit * share / max(longest, 1e-12), 0, 1).astype(np.float32)

@@ -13,6 +13,7 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.pictures.slices import (
     Panel,
     PicturePair,
+    as_predicted,
     draw_panels,
     pair_of,
     separate_panels,
@@ -63,10 +64,11 @@ def write_overlay(
     chosen = [b.origin[0] for b in boxes]
     grey = [np.nan_to_num(image.read(b)[0, 0]) for b in boxes]
     window = window_of(np.stack(grey))
+    columns = [_read_pairs(target, boxes) for target in targets.values()]
     rows = []
-    for b, g in zip(boxes, grey, strict=True):
+    for row, g in enumerate(grey):
         shown = shade_of(g, window)
-        pairs = [_read_pair(target, b) for target in targets.values()]
+        pairs = [column[row] for column in columns]
         rows.append([Panel(shown), *(p for pair in pairs for p in separate_panels(pair, shown))])
     titles = [f"image, z = {', '.join(map(str, chosen))}"]
     captions = [f"y, x from {boxes[0].origin[1]}, {boxes[0].origin[2]}"]
@@ -134,13 +136,19 @@ def _legend(target: Target) -> str:
     return "outlines; dark: unlabelled"
 
 
-def _read_pair(drawn: DrawnTarget, box: Box) -> PicturePair:
-    """Label and prediction on one slice."""
+def _read_pairs(drawn: DrawnTarget, boxes: Sequence[Box]) -> list[PicturePair]:
+    """Label and prediction on each slice, all on one scale."""
     target = drawn.label.target
-    label, valid = drawn.label.read(box)
-    prediction = target.decode(drawn.prediction.read(box))
-    counts = np.logical_or.reduce(valid)[0]
-    return pair_of(target, label[:, 0], prediction[:, 0], counts)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    shown: list[np.ndarray] = []
+    for box in boxes:
+        label, valid = (values[:, 0] for values in drawn.label.read(box))
+        prediction = target.decode(drawn.prediction.read(box))[:, 0]
+        counts = np.logical_or.reduce(valid)
+        shown += [prediction, np.where(counts, as_predicted(target, label), prediction)]
+        found.append((label, prediction, counts))
+    target = target.on_scale_of(np.concatenate(shown, axis=1))
+    return [pair_of(target, *each) for each in found]
 
 
 def compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> Image.Image:

@@ -40,6 +40,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
+from vcmodels.reporting import list_some
 from vcmodels.samples.order import (
     DrawOrder,
     Jitter,
@@ -278,8 +279,7 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 def describe_places(places: Sequence[PatchOrigin], most: int = 3) -> str:
     """Some places as text, for a message."""
-    shown = "; ".join(map(str, places[:most]))
-    return shown + (f"; and {len(places) - most} more" if len(places) > most else "")
+    return list_some(places, most, between="; ")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from vcmodels.symmetry.findings import (
     SymmetryVerdict,
 )
 from vcmodels.symmetry.signs import share_along
-from vcmodels.symmetry.trial import FEWEST, LEAST_SHARE, Trial, tell_apart
+from vcmodels.symmetry.trial import FEWEST, LEAST_SHARE, PairTrial, tell_apart
 from vcmodels.symmetry.windows import ENOUGH_WINDOWS, MANY_VOLUMES, choose_windows
 from vcmodels.targets import AnyTarget
 
@@ -66,7 +66,7 @@ class Evidence:
     """(n,) int: windows of one group are left out together."""
     turned: Callable[[Tensor, Symmetry], Tensor]
 
-    def trial(self, symmetry: Symmetry) -> Trial:
+    def trial(self, symmetry: Symmetry) -> PairTrial:
         """Try to tell the windows from what the symmetry makes of them."""
         less = (self.values - self.turned(self.values, symmetry)).flatten(1)
         return tell_apart(less.numpy().astype(np.float64), self.groups)
@@ -171,7 +171,7 @@ def _judge_one(looked: Looked, evidence: Sequence[Evidence], one: Symmetry) -> S
     """The verdict on one symmetry by itself: what refutes it first."""
     if reason := _unlawful(looked, one):
         return SymmetryVerdict(False, reason)
-    best, best_name = Trial(0, 0), ""
+    best, best_name = PairTrial(0, 0), ""
     for measured in evidence:
         trial = measured.trial(one)
         if trial.refutes:

@@ -14,7 +14,7 @@ from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.geometry.symmetries import Symmetry, have_equal_spacing, mirror, quarter_turn
 from vcmodels.patches.resolve import Resolved
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Reporter, list_some
 from vcmodels.runs.run import Run
 from vcmodels.symmetry.find import UNTOLD_SHARE, find_symmetries, sign_remedy
 from vcmodels.symmetry.findings import (
@@ -122,11 +122,8 @@ def notes(task: Task, findings: SymmetryFindings, spacings: Sequence[Spacing]) -
             yield f"{subject} ({sign.found}): {sign.remedy}"
         elif is_own and refuted and _loses_sign(sign, list(moves)):
             remedy = sign_remedy(task.dataset_config.targets[name])
-            listed = ", ".join(in_words(one) for one in refuted[:MOST_LISTED])
+            listed = list_some([in_words(one) for one in refuted])
             yield f"{subject} once augment turns them about: leave out {listed}, or {remedy}"
-
-
-MOST_LISTED = 3
 
 
 def _loses_sign(sign: SignVerdict, moves: Sequence[Symmetry]) -> bool:

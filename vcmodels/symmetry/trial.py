@@ -25,7 +25,7 @@ RIDGE = 0.01
 
 
 @dataclass(frozen=True)
-class Trial:
+class PairTrial:
     """How often the original was told from its image."""
 
     right: float
@@ -48,7 +48,7 @@ class Trial:
         return f"told apart in {self.right:.0f} of {self.windows} windows"
 
 
-def tell_apart(differences: np.ndarray, groups: np.ndarray) -> Trial:
+def tell_apart(differences: np.ndarray, groups: np.ndarray) -> PairTrial:
     """Try to tell originals from images by a linear test.
 
     Args:
@@ -56,16 +56,16 @@ def tell_apart(differences: np.ndarray, groups: np.ndarray) -> Trial:
         groups: (n,) int; a test has seen no window of the group that it is asked about.
     """
     if not differences.size:
-        return Trial(0.5 * len(differences), len(differences))
+        return PairTrial(0.5 * len(differences), len(differences))
     _, groups = np.unique(groups, return_inverse=True)
     likeness = _likeness(differences) * (groups[:, None] != groups)
     (right,) = _right(likeness, np.ones((1, len(groups))))
     count = int(groups.max()) + 1
     if right < LEAST_SHARE * len(groups) or count < FEWEST:
-        return Trial(float(right), len(groups))
+        return PairTrial(float(right), len(groups))
     guesses = _right(likeness, _exchanges(count)[:, groups])
     chance = float(1 + (guesses >= right).sum()) / (1 + FLIPS)
-    return Trial(float(right), len(groups), chance)
+    return PairTrial(float(right), len(groups), chance)
 
 
 def _likeness(differences: np.ndarray) -> np.ndarray:

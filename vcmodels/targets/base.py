@@ -559,6 +559,22 @@ class Target(Scoring, StoredTarget):
         """
         return None
 
+    @property
+    def has_scale(self) -> bool:
+        """Whether a value has the same colour in every picture; else `on_scale_of` makes it so."""
+        return True
+
+    def on_scale_of(self, values: np.ndarray) -> Self:
+        """The target that draws pictures on one scale, which spans some values.
+
+        Its `value_range` is that scale. It is for pictures only: codes of others mean something else.
+
+        Args:
+            values: (P, ...) float32, as predicted.
+        """
+        del values
+        return self
+
     @abstractmethod
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """A slice as colours for people: (P, H, W) float32 -> (H, W, 3) float32 in [0, 1]."""

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from vcmodels.geometry.boxes import triple
+from vcmodels.reporting import list_some
 from vcmodels.targets.stored import any_channel, known
 
 ValueCounts = tuple[int, int, int]
@@ -382,7 +383,7 @@ def several_values(census: Census, ignored: Sequence[int]) -> Iterator[Misfit]:
     """A word on a mask of a few different values, of which each is foreground."""
     values = census.positive(ignored)
     if 2 <= len(values) <= FEW and not census.together:
-        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+        shown = list_some(values, 5)
         remedy = f'give "foreground": "== {values[0]}" or "> 0", or "ignore_label"'
         yield Misfit(f"holds {shown}, all of them foreground", remedy, is_fatal=False)
 

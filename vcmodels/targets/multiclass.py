@@ -17,6 +17,7 @@ from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Spacing
 from vcmodels.losses import LossBlock
 from vcmodels.metrics.overlap import likeliest_class
+from vcmodels.reporting import list_some
 from vcmodels.targets.base import Target
 from vcmodels.targets.census import Census, Misfit
 from vcmodels.targets.stored import check_dtype, countable, refuse_first
@@ -158,9 +159,8 @@ class MulticlassTarget(Target):
         shown = [
             f"{v:g}" + (f" in {census.share(counts[v])}" if counts[v] else "") for v in unknown
         ]
-        more = f" and {len(unknown) - 3} more values" if len(unknown) > 3 else ""
         if unknown:
-            yield Misfit(f"holds {', '.join(shown[:3])}{more}", self._remedy, value=unknown[0])
+            yield Misfit(f"holds {list_some(shown, 3)}", self._remedy, value=unknown[0])
 
     def classes_of(self, census: Census) -> dict[str, int] | None:
         """Voxels by the value of the class."""

@@ -29,6 +29,30 @@ class LinearEncoding(Section):
     """Added after the factor."""
 
 
+def shown_channels(values: np.ndarray) -> np.ndarray:
+    """Of (P, ...) values the first three, as red, green and blue, or the first."""
+    return values[: 3 if len(values) >= 3 else 1]
+
+
+def span_of(values: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest value that is finite; 0 and 1 without any."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+
+
+def grey_picture(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """Values (P, H, W) as grey, or as red, green and blue: (H, W, 3) float32 in [0, 1].
+
+    Args:
+        values: those that are not finite are drawn as 0 is.
+        span: what is black and what is white.
+    """
+    low, high = span
+    shown = np.nan_to_num(shown_channels(values).astype(np.float32), posinf=0.0, neginf=0.0)
+    scaled = np.clip((shown - low) / max(high - low, 1e-12), 0, 1)
+    return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
+
+
 def outside_unit(
     census: Census, ignored: Sequence[int], code: LinearEncoding, who: str
 ) -> Iterator[Misfit]:
@@ -124,13 +148,20 @@ class RegressionTarget(Target):
             check_dtype(dtype, ("float16", "float32"), why)
         return super().output_channels(dtype)
 
+    @property
+    def has_scale(self) -> bool:
+        """With an `output_range` or a sigmoid."""
+        return self.output_range is not None or self.activation == "sigmoid"
+
+    def on_scale_of(self, values: np.ndarray) -> Self:
+        """From the least to the greatest value of the channels that are shown."""
+        if self.has_scale:
+            return self
+        return self.model_copy(update={"output_range": [*span_of(shown_channels(values))]})
+
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Grey over `output_range`, or over the slice's own range; 3 or more channels as RGB."""
-        values = np.nan_to_num(prediction[: 3 if len(prediction) >= 3 else 1].astype(np.float32))
-        known = self.output_range is not None or self.activation == "sigmoid"
-        low, high = self.value_range if known else (float(values.min()), float(values.max()))
-        scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-        return np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1)
+        return grey_picture(prediction, self.on_scale_of(prediction).value_range)
 
     def unreadable(self, writer: Target) -> str | None:
         """All numbers are, probabilities too, but for class values and vectors."""

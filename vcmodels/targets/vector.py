@@ -26,6 +26,7 @@ from vcmodels.targets.stored import any_channel, check_dtype, countable
 from vcmodels.targets.vector_math import (
     SHORTEST,
     apply_matrix,
+    longest_of,
     push_forward,
     reordered,
     unit,
@@ -205,6 +206,17 @@ class VectorTarget(PieceTarget):
         """Components (z, y, x)."""
         return np.ascontiguousarray(reordered(super().decode(stored), self.vector_order))
 
+    @property
+    def has_scale(self) -> bool:
+        """With an `output_range`."""
+        return self.output_range is not None
+
+    def on_scale_of(self, values: np.ndarray) -> Self:
+        """From no length to that of the longest vector."""
+        if self.has_scale:
+            return self
+        return self.model_copy(update={"output_range": [0.0, longest_of(values)]})
+
     def picture(self, prediction: np.ndarray) -> np.ndarray:
         """Direction as colour, (n + 1) / 2 of (x, y, z) as (R, G, B), and length as brightness.
 
@@ -213,7 +225,7 @@ class VectorTarget(PieceTarget):
         finite = np.nan_to_num(prediction[::-1].astype(np.float32)).clip(-1e15, 1e15)
         vectors = np.moveaxis(finite, 0, -1)
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        longest = max(map(abs, self.output_range)) if self.output_range else float(length.max())
+        longest = max(map(abs, self.on_scale_of(prediction).value_range))
         colours = (vectors / np.maximum(length, SHORTEST) + 1) / 2
         return np.clip(colours * (length / max(longest, SHORTEST)), 0, 1)
 

@@ -23,6 +23,13 @@ def reordered(vectors: np.ndarray, order: VectorOrder) -> np.ndarray:
     return vectors[::-1] if order == "xyz" else vectors
 
 
+def longest_of(vectors: np.ndarray) -> float:
+    """The greatest length among (3, ...) vectors; what is not finite, or above 1e15, is left out."""
+    countable = np.abs(vectors) <= 1e15  # whose square is finite
+    kept = np.where(countable.all(0), vectors, 0)
+    return float(np.linalg.norm(kept.astype(np.float32), axis=0).max(initial=0.0))
+
+
 def unit(vectors: Tensor, shortest: float = SHORTEST) -> Tensor:
     """Vectors of length 1 in the same direction; 0 for those up to `shortest` or not finite."""
     # A short one divided by infinity is 0; what is not finite gives NaN in some component or all.

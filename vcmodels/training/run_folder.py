@@ -18,6 +18,7 @@ from vcmodels.config.messages import as_object
 from vcmodels.config.task import OF_VOLUMES
 from vcmodels.config.values import VOLUME_KEYS
 from vcmodels.errors import CheckpointError, OutputError, RefusedError, TaskError, VcmodelsError
+from vcmodels.reporting import list_some
 from vcmodels.runs.run import (
     CHECKPOINTS,
     LOCK,
@@ -143,8 +144,8 @@ def _patches_of_step(settings: Mapping[str, Any]) -> int | None:
 
 def listed_changes(changed: Sequence[tuple[str, str, str]], most: int = 5) -> str:
     """Changed keys with both values, as text for a message."""
-    listed = ", ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:most])
-    return listed + (f", and {len(changed) - most} more" if len(changed) > most else "")
+    texts = (f"{key} was {old}, is {new}" for key, old, new in changed)
+    return list_some(texts, most, between="; ")
 
 
 def may_change(key: str) -> bool:

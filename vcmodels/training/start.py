@@ -35,7 +35,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.patches.resolve import Resolved
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Reporter, list_some
 from vcmodels.symmetry.findings import SymmetryFindings, as_findings
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
@@ -353,8 +353,7 @@ def _changed(found: Sequence[Change], source: Checkpoint) -> TaskError:
 
 
 def _listed(found: Sequence[Change]) -> str:
-    rest = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
-    return "; ".join(change.what for change in found[:MOST_LISTED]) + rest
+    return list_some((change.what for change in found), MOST_LISTED, between="; ")
 
 
 MOST_LISTED = 3

@@ -15,7 +15,7 @@ from vcmodels.errors import RefusedError, VcmodelsError, VolumeError
 from vcmodels.geometry.boxes import Box, triple
 from vcmodels.patches.cache import UnusableListError, stored_patches
 from vcmodels.pictures.slices import Colour, window_of
-from vcmodels.reporting import Reporter
+from vcmodels.reporting import Reporter, list_some
 from vcmodels.results import open_inputs, our_attributes, result_root
 from vcmodels.runs.run import Run, Splits
 from vcmodels.viewers.looks import (
@@ -37,6 +37,8 @@ COLOURS: dict[str, Colour] = {
     "train": (0.34, 0.71, 0.91), "validation": (0.90, 0.62, 0.00), "other": (0.80, 0.80, 0.80),
 }  # fmt: skip
 """Of what is trained on, of what is validated on, and of patches that are in neither."""
+MOST_NAMED = 10
+"""Volumes of a message."""
 SAMPLE = 96
 """Edge of the cube of voxels from which the first contrast is taken."""
 WIDE_IDS = ("uint32", "int32", "uint64", "int64")
@@ -61,8 +63,7 @@ def scene_of_task(task: Task, volume: str | None, reporter: Reporter) -> Scene:
     chosen = chosen_volume(volumes, volume, predicted)
     if len(volumes) > 1:
         others = [one.name for one in volumes if one is not chosen]
-        more = f" and {len(others) - 10} more" if len(others) > 10 else ""
-        reporter.say(f"volume {chosen.name}; --volume shows {', '.join(others[:10])}{more}")
+        reporter.say(f"volume {chosen.name}; --volume shows {list_some(others, MOST_NAMED)}")
     frame, layers = Frame.of(chosen.inputs[0]), list[Layer]()
     focus = chosen.region
     layers += _images(chosen.inputs, frame, focus)
@@ -145,7 +146,7 @@ def chosen_volume(
     for volume in volumes:
         if volume.name == name:
             return volume
-    known = ", ".join(volume.name for volume in volumes[:20])
+    known = list_some((volume.name for volume in volumes), MOST_NAMED)
     raise RefusedError("--volume", f'there is no volume "{name}"', f"choose from {known}")
 
 
@@ -227,18 +228,20 @@ def _labels(volume: TaskVolume, task: Task, frame: Frame, focus: Box) -> Iterato
 def _result_layers(
     root: Place, frame: Frame, focus: Box | None, reporter: Reporter
 ) -> Iterator[Layer]:
-    """The predictions of a result, those of a run that goes on too."""
+    """The predictions of a result, those of a run that goes on too, and the objects made of them."""
     if our_attributes(root).get("complete") is not True:
         reporter.say(f"note: {root} is not finished; what is there is shown")
     for name, array in stored_predictions(root):
         levels = stored_levels(array)
-        yield _placed(f"{name} (prediction)", levels, _look(levels, focus), frame)
+        what = "objects" if prediction_notes(array) is None else "prediction"
+        yield _placed(f"{name} ({what})", levels, _look(levels, focus), frame)
 
 
 def stored_predictions(root: Place) -> Iterator[tuple[str, Volume]]:
+    """The predictions of a result and what post-processing has made of them, by name."""
     for name in sorted(root.names()):
         place = root / name
-        if "0" in place.names() and "encoding" in our_attributes(place):
+        if "0" in place.names() and our_attributes(place).keys() & {"encoding", "step"}:
             yield name, open_volume(str(place / "0"), key=str(place), channels="any")
 
 

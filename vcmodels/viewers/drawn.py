@@ -101,7 +101,7 @@ def subject_of_result(
         VolumeError: an array is missing or damaged, or of another extent.
     """
     root = place_at(location)
-    found = {name: array for name, array in stored_predictions(root) if _is_of_target(array)}
+    found = {name: array for name, array in stored_predictions(root) if _can_be_drawn(array)}
     names = _named(wanted, list(found))
     places = _by_target(labels, names)
     layers = [
@@ -179,10 +179,10 @@ def _by_target(labels: Mapping[str | None, str], names: Sequence[str]) -> dict[s
     return found
 
 
-def _is_of_target(array: Volume) -> bool:
-    """Whether a stored prediction is of a target itself, and not its uncertainty."""
+def _can_be_drawn(array: Volume) -> bool:
+    """Whether a stored array is of a target or of objects, and not an uncertainty."""
     notes = prediction_notes(array)
-    return notes is not None and notes["encoding"].get("kind") in KINDS
+    return notes is None or notes["encoding"].get("kind") in KINDS
 
 
 def _truth(
@@ -201,9 +201,10 @@ def _truth(
 
 
 def _own_layer(name: str, array: Volume, label: Volume | None) -> DrawnLayer:
-    """A prediction of ours, by its encoding, with a plain label of its kind."""
+    """A prediction of ours by its encoding, or objects, with a plain label of its kind."""
     notes = prediction_notes(array)
-    assert notes is not None, "the caller looks first"
+    if notes is None:
+        return DrawnLayer(name, IDS, ids(array), None if label is None else ids(label))
     target = writer_of(notes["encoding"], array)
     truth = None if label is None else plain(label, target)
     return DrawnLayer(name, target, predicted(array, target), truth)

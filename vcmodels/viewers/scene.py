@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,14 @@ import numpy as np
 from vcmodels.errors import RefusedError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.pictures.slices import Colour
-from vcmodels.viewers.looks import ArrayLook
+from vcmodels.viewers.looks import ArrayLook, Ids
 from vcmodels.volumes import Volume
 from vcmodels.volumes.levels import StoredLevel
 
 MOST_BOXES = 2000
 """Of a layer; a viewer that holds all of a run's patches hardly moves."""
+MOST_MESHES = 500
+"""That are seen at first: a viewer loads all that it shows."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,15 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class MeshFolder:
+    """Meshes in neuroglancer's precomputed form, as `vcmodels mesh --form precomputed` writes them."""
+
+    path: Path
+    shown: tuple[str, ...]
+    """Ids of the objects that are seen at first."""
+
+
+@dataclass(frozen=True)
 class Layer:
     """An array and its coarser levels."""
 
@@ -51,6 +62,8 @@ class Layer:
     look: ArrayLook
     frame: Frame
     is_visible: bool = True
+    meshes: MeshFolder | None = None
+    """The surfaces of ids."""
 
     @property
     def channels(self) -> int:
@@ -100,6 +113,30 @@ class Scene:
             return self.points[0].place
         box = self.focus or self.layers[0].levels[0].volume.box
         return triple(o + (n - 1) / 2 for o, n in zip(box.origin, box.shape, strict=True))
+
+
+def with_meshes(scene: Scene, folder: Path) -> Scene:
+    """A scene whose first layer of ids has meshes; the largest `MOST_MESHES` are seen at first.
+
+    Raises:
+        RefusedError: the folder holds no meshes that neuroglancer reads, or no layer shows ids.
+    """
+    remedy = "give one that vcmodels mesh --form precomputed has written"
+    try:
+        info = json.loads((folder / "info").read_bytes())
+        inline = json.loads((folder / info["segment_properties"] / "info").read_bytes())["inline"]
+        ids, sizes = inline["ids"], inline["properties"][0]["values"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        found = f"{folder} holds no meshes for neuroglancer"
+        raise RefusedError("--meshes", found, remedy) from error
+    largest = np.argsort(sizes, kind="stable")[::-1][:MOST_MESHES]
+    meshes = MeshFolder(folder, tuple(str(ids[n]) for n in largest))
+    for number, layer in enumerate(scene.layers):
+        if isinstance(layer.look, Ids):
+            layers = list(scene.layers)
+            layers[number] = replace(layer, meshes=meshes)
+            return replace(scene, layers=tuple(layers))
+    raise RefusedError("--meshes", "no layer shows ids", "name their array with --labels")
 
 
 def fewer_boxes(boxes: Sequence[Box]) -> tuple[Box, ...]:

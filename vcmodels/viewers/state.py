@@ -8,7 +8,7 @@ from typing import Any
 
 from vcmodels.geometry.boxes import Box, Spacing, triple
 from vcmodels.viewers.looks import ArrayLook, Ids, Numbers, Vectors
-from vcmodels.viewers.scene import Boxes, Layer, Scene
+from vcmodels.viewers.scene import Boxes, Frame, Layer, Scene
 from vcmodels.viewers.served import METERS, served_dtype
 from vcmodels.viewers.shaders import hexadecimal, shader_of
 
@@ -27,7 +27,7 @@ def state_of(scene: Scene, sources: str) -> dict[str, Any]:
     shown = scene.focus or scene.layers[0].levels[0].volume.box
     lengths = [n * s for n, s in zip(shown.shape, scene.frame.spacing, strict=True)]
     finest = min(scene.frame.spacing)
-    layers = [_layer(layer, f"{sources}/{n}/") for n, layer in enumerate(scene.layers)]
+    layers = [_layer(layer, f"{sources}/{n}/", scene) for n, layer in enumerate(scene.layers)]
     hidden = [not layer["visible"] for layer in layers]
     if all(hidden):
         layers[0]["visible"] = True
@@ -59,18 +59,40 @@ def _place(scene: Scene, voxel: Spacing) -> list[float]:
     return [o / s + v + 0.5 for (o, s), v in zip(start, voxel, strict=True)]
 
 
-def _layer(layer: Layer, url: str) -> dict[str, Any]:
+def _layer(layer: Layer, url: str, scene: Scene) -> dict[str, Any]:
     shown = {"name": layer.name, "source": f"zarr3://{url}", "visible": is_first_shown(layer)}
     look = layer.look
     if isinstance(look, Ids):
         colours = {str(value): hexadecimal(colour) for value, colour in look.colours.items()}
         other = {"segmentDefaultColor": hexadecimal(look.other)} if look.other else {}
+        if layer.meshes is not None:
+            source = {
+                "url": f"precomputed://{url}meshes",
+                "transform": _mesh_transform(layer, scene),
+            }
+            shown |= {"source": [shown["source"], source], "segments": [*layer.meshes.shown]}
         return {
             **shown, "type": "segmentation", "segmentColors": colours, **other,
             "selectedAlpha": 0.4, "tab": "rendering",
         }  # fmt: skip
     shader = shader_of(look, layer.channels, served_dtype(layer))
     return {**shown, "type": "image", "shader": shader, "opacity": 1.0, "tab": "rendering"}
+
+
+def _mesh_transform(layer: Layer, scene: Scene) -> dict[str, Any]:
+    """Where meshes lie: their numbers, nanometers of the store, in the frame of the layer.
+
+    As voxels do in `group_metadata`, they lie half a voxel of the first layer further.
+    """
+    own, frame = Frame.of(layer.levels[0].volume), layer.frame
+    step = METERS[own.unit] / METERS["nanometer"] if own.unit in METERS else 1.0
+    matrix = []
+    for row, axis in enumerate((2, 1, 0)):  # x, y, z
+        scale = frame.spacing[axis] / own.spacing[axis]
+        shift = frame.offset[axis] - scale * own.offset[axis] + scene.frame.spacing[axis] / 2
+        matrix.append([scale / step if n == row else 0.0 for n in range(3)] + [shift])
+    length = [METERS[frame.unit], "m"] if frame.unit in METERS else [1.0, ""]
+    return {"matrix": matrix, "outputDimensions": dict.fromkeys("xyz", length)}
 
 
 def is_first_shown(layer: Layer) -> bool:

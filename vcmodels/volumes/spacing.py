@@ -120,6 +120,11 @@ def in_unit(lengths: Spacing, unit: str | None, wanted: str | None) -> Spacing:
     return triple(float(f"{length * factor:.12g}") for length in lengths)
 
 
+def is_length(unit: str | None) -> bool:
+    """Whether a unit is a known length, so that `in_unit` converts it."""
+    return unit in _METERS
+
+
 def differs(one: Spacing, other: Spacing) -> bool:
     """Whether two voxel sizes are not the same."""
     return any(abs(a - b) > _EQUAL * b for a, b in zip(one, other, strict=True))

@@ -18,7 +18,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import RefusedError
 from vcmodels.patches.misfits import report_misfits
 from vcmodels.patches.resolve import resolve
-from vcmodels.reporting import Reporter, StopSignals
+from vcmodels.reporting import Reporter, StopSignals, list_some
 from vcmodels.training.other_folds import begun_folds
 from vcmodels.training.run_folder import RunFolder
 
@@ -186,10 +186,8 @@ def fold_lines(folds: Sequence[Sequence[TaskVolume]]) -> list[str]:
     lines: list[str] = []
     for index, volumes in enumerate(folds):
         held = [volume for volume in volumes if volume.split == "val"]
-        names = [volume.name for volume in held[:MOST_NAMED]]
-        more = [f"and {len(held) - MOST_NAMED} more"] if len(held) > MOST_NAMED else []
         voxels = sum(volume.region.voxels for volume in held)
-        listed = ", ".join([*names, *more])
+        listed = list_some((volume.name for volume in held), MOST_NAMED)
         lines.append(f"fold {index} validates on {listed} ({voxels:,} voxels)")
     return lines
 

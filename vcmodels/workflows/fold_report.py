@@ -1,5 +1,6 @@
 """The figures of a cross-validation: each fold's, their mean, and held-out volumes scored whole."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from vcmodels.data.volumes import TaskVolume, open_volumes
 from vcmodels.errors import RefusedError
 from vcmodels.evaluation.evaluate import ScoredRegion, wanted_targets
 from vcmodels.evaluation.report import Report
-from vcmodels.evaluation.task import ScoredPart, about_task, score_parts
+from vcmodels.evaluation.task import VOLUMES, ScoredPart, about_task, score_parts
 from vcmodels.evaluation.written import require_folder
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.many import input_keys
@@ -268,6 +269,11 @@ def score_held_out(
         raise RefusedError("tr_params.folds", "this is no whole cross-validation", "give --folds K")
     if output is not None:
         require_folder("--output", output)
+    if (choice := task.evaluation.volumes) not in (None, "val"):
+        reporter.say(
+            f"note: {VOLUMES}, {json.dumps(choice)}, is not used: each fold is scored on what it "
+            "held out; vcmodels evaluate scores others"
+        )
     run, volumes = Run(task.run_dir, name), open_volumes(task)
     targets = wanted_targets(task.dataset_config.targets, task.inference_params.output_targets)
     parts = held_out_parts([run.fold(index) for index in range(folds.count)], volumes)

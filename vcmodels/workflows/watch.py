@@ -25,7 +25,7 @@ from vcmodels.evaluation.scoring import ScoredVolume
 from vcmodels.evaluation.task import VOLUMES, about_task
 from vcmodels.evaluation.written import write_report
 from vcmodels.metrics.base import Metrics
-from vcmodels.reporting import Reporter, duration
+from vcmodels.reporting import Reporter, duration, list_some
 from vcmodels.runs.run import Run, now, read_log
 from vcmodels.runs.survey import read_status
 from vcmodels.workflows.watch_folder import Rule, ScoredCheckpoint, WatchFolder
@@ -200,10 +200,8 @@ class Watcher:
         run = self.folder.run
         missed = run.written() - run.kept().keys() - self.folder.epochs
         if new := sorted(missed - known):
-            more = f" and {len(new) - MOST_NAMED} more" if len(new) > MOST_NAMED else ""
-            listed = ", ".join(map(str, new[:MOST_NAMED]))
             self.reporter.say(
-                f"note: epochs {listed}{more} were deleted before they were scored; "
+                f"note: epochs {list_some(new, MOST_NAMED)} were deleted before they were scored; "
                 "tr_params.keep_unscored says how many wait"
             )
         return known | missed

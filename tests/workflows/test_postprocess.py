@@ -1,0 +1,183 @@
+import itertools
+import json
+import multiprocessing
+from dataclasses import replace
+
+import cc3d
+import numpy as np
+import pytest
+import zarr
+
+from tests.inference.conftest import Identity, Workplace
+from tests.postprocess.test_components import in_order_of_first_voxels
+from vcmodels.blockwise import Crew, Part
+from vcmodels.cli import main
+from vcmodels.config import parse_task
+from vcmodels.errors import OutputError, TaskError
+from vcmodels.inference import predict_request
+from vcmodels.reporting import Silent
+from vcmodels.results import our_attributes
+from vcmodels.viewers.contents import scene_of_result
+from vcmodels.viewers.drawn import subject_of_result
+from vcmodels.volumes import create_array, place_at, read_members
+from vcmodels.workflows.postprocess import (
+    FOLDER,
+    finish_request,
+    ground_of_request,
+    ground_of_result,
+    postprocess,
+    require_steps,
+)
+
+SHAPE = (21, 34, 29)
+STEPS = [{"name": "components", "output": "blobs", "from": "value", "connectivity": 6}]
+
+
+class Place(Workplace):
+    """Predictions that are the sigmoid of the input, and steps on them."""
+
+    def task(self, **inference):
+        record = super().task(**inference).to_json()
+        record["dataset_config"]["targets"] = {"value": {"kind": "binary"}}
+        record["postprocess"] = STEPS
+        return parse_task(record, "test", is_record=True)[0]
+
+    @property
+    def root(self):
+        return place_at(str(self.folder / "out" / "net.zarr"))
+
+    def stored(self, name="blobs/0"):
+        return zarr.open_array(f"{self.root}/{name}", mode="r")[:]
+
+
+@pytest.fixture
+def place(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=SHAPE).astype(np.float32)
+    one = Place(tmp_path, values, (8, 8, 8), Identity())
+    request = one.request(one.task())
+    assert predict_request(request).is_complete
+    one.finish = lambda **keys: finish_request(request, Crew(), **keys)
+    return one
+
+
+def test_a_result_gets_the_objects_of_the_whole_volume(place):
+    report = place.finish()
+    assert (report.made, report.kept, report.is_complete) == (("blobs",), (), True)
+    expected = cc3d.connected_components(place.values >= 0, connectivity=6)
+    np.testing.assert_array_equal(place.stored(), in_order_of_first_voxels(expected))
+    assert place.stored().dtype == np.uint64
+    notes = our_attributes(place.root / "blobs")
+    assert notes["complete"] is True
+    assert notes["step"]["connectivity"] == 6
+    assert set(read_members(str(place.root))) == {"value", "blobs"}
+    assert FOLDER not in place.root.names()
+
+
+def test_what_is_there_is_kept_and_what_was_made_otherwise_is_refused(place):
+    place.finish()
+    assert place.finish().kept == ("blobs",)
+    steps = place.task().postprocess
+    other = (steps[0].changed(threshold=0.75),)
+    ground = ground_of_result(place.root)
+    with pytest.raises(
+        OutputError, match=r"threshold was 0.5, is 0.75; --overwrite makes it again"
+    ):
+        postprocess(ground, other)
+    assert postprocess(ground, other, overwrite=True).made == ("blobs",)
+    expected = cc3d.connected_components(place.values >= np.log(3), connectivity=6)
+    np.testing.assert_array_equal(place.stored(), in_order_of_first_voxels(expected))
+
+
+def test_a_stop_anywhere_continues_to_the_same_bytes(place):
+    place.finish()
+    reference = place.hashes()
+    ground = replace(ground_of_result(place.root), chunks=(16, 16, 16))
+    steps = place.task().postprocess
+    for most in (1, 2, 5, 9):
+        asked = itertools.count()
+        crew = Crew(should_stop=lambda asked=asked, most=most: next(asked) >= most)
+        postprocess(ground, steps, crew, overwrite=True)
+    report = postprocess(ground_of_result(place.root), steps, overwrite=True)
+    assert report.is_complete
+    assert place.hashes() == reference
+
+
+def work_on(root, steps, part):
+    postprocess(ground_of_result(place_at(root)), steps, Crew(part=part))
+
+
+def test_processes_share_the_work_and_give_the_same_bytes(place):
+    place.finish()
+    reference = place.hashes()
+    (place.root / "blobs").remove()
+    context = multiprocessing.get_context("spawn")
+    steps = place.task().postprocess
+    workers = [
+        context.Process(target=work_on, args=(str(place.root), steps, Part(i, 2))) for i in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert place.hashes() == reference
+    assert FOLDER not in place.root.names()
+
+
+def test_an_array_that_no_step_has_written_is_in_the_way(place):
+    create_array(str(place.root), "blobs/0", shape=SHAPE, chunks=(8, 8, 8), dtype="uint8")
+    with pytest.raises(OutputError, match="no output of post-processing; give the step another"):
+        place.finish()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"from": "valu"}, 'postprocess.0.from: "valu" is no target .* did you mean "value"'),
+        ({"output": "value"}, 'postprocess.0.output: "value" is also a target'),
+        ({"threshold": 2}, r"postprocess.0.threshold: found 2; give a number from 0 to 1"),
+        ({"name": "component"}, 'postprocess.0.name: found "component"; did you mean "components"'),
+        ({"conectivity": 6}, 'postprocess.0.conectivity: unknown key; did you mean "connectivity"'),
+    ],
+)
+def test_faults_of_steps_are_found_when_the_task_is_read(place, changes, message):
+    record = place.task().to_json()
+    record["postprocess"] = [STEPS[0] | changes]
+    with pytest.raises(TaskError, match=message):
+        parse_task(record, "test", is_record=True)
+
+
+def test_steps_are_checked_before_anything_is_predicted(place):
+    request = place.request(place.task())
+    require_steps(request.steps, ground_of_request(request))
+    wrong = (request.steps[0].changed(source="other"),)
+    with pytest.raises(TaskError, match=r'postprocess.0.from: there is no "other"'):
+        require_steps(wrong, ground_of_request(request))
+
+
+def test_the_command_works_on_a_result_and_on_any_array(place, tmp_path, capsys):
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps([STEPS[0] | {"from": "value", "output": "again"}]))
+    assert main(["postprocess", str(place.root), "--steps", str(file)]) == 0
+    assert main(["postprocess", str(place.root)]) == 0
+    np.testing.assert_array_equal(place.stored("again/0"), place.stored())
+    file.write_text(json.dumps([STEPS[0] | {"from": "source"}]))
+    array = f"{place.root}/value/0"
+    assert main(["postprocess", array, "--steps", str(file)]) == 2
+    assert "--output: is missing" in capsys.readouterr().err
+    out = str(tmp_path / "plain.zarr")
+    assert main(["postprocess", array, "--steps", str(file), "-o", out]) == 2
+    assert "--kind: is needed" in capsys.readouterr().err
+    assert main(["postprocess", array, "--steps", str(file), "-o", out, "--kind", "binary"]) == 0
+    np.testing.assert_array_equal(zarr.open_array(f"{out}/blobs/0", mode="r")[:], place.stored())
+
+
+def test_objects_are_shown_as_ids_beside_the_predictions(place, tmp_path):
+    place.finish()
+    scene = scene_of_result(str(place.root), (), Silent())
+    looks = {layer.name: type(layer.look).__name__ for layer in scene.layers}
+    assert looks["blobs (objects)"] == "Ids"
+    subject = subject_of_result(str(place.root), None, {}, (), Silent())
+    assert {layer.name for layer in subject.layers} == {"value", "blobs"}
+    assert main(["overlay", str(place.root), "-o", str(tmp_path / "overlay.png")]) == 0

@@ -1,0 +1,119 @@
+"""The command `objects`, and what it shares with `mesh`."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from vcmodels.cli.arguments import Debug, Quiet
+from vcmodels.cli.console import Console
+from vcmodels.errors import VolumeError
+
+if TYPE_CHECKING:
+    from vcmodels.blockwise import Crew
+    from vcmodels.postprocess import Source
+    from vcmodels.volumes import Volume
+
+Ids = Annotated[
+    str,
+    typer.Argument(metavar="IDS", help="An array, or OME-Zarr group, with the id of each voxel."),
+]
+Level = Annotated[int, typer.Option(min=0, help="Which level of an OME-Zarr group.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=1024, metavar="N", help="Threads; else one a core.")
+]
+Found = TypeVar("Found")
+
+
+def objects(
+    context: typer.Context,
+    ids: Ids,
+    values: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Probabilities, or an image: its mean in each object."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Classes of voxels: that of most voxels of an object."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Write FILE.csv or FILE.parquet.")
+    ] = Path("objects.csv"),
+    level: Level = 0,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a table of objects: id, class, size, centroid, bounding box, mean of values, border."""
+    from vcmodels.objects.table import ObjectArrays, measure_objects
+    from vcmodels.objects.written import require_table_file, write_table
+
+    console = Console(is_quiet=quiet)
+    context.obj.begin()
+    require_table_file("-o", output)
+    arrays = ObjectArrays(
+        open_ids(ids, level),
+        None if values is None else _values(values, level),
+        None if classes is None else open_ids(classes, level, "--classes"),
+    )
+    arrays.check()
+    record = output.with_name(f".{output.name}.unfinished")
+    table = run(lambda crew: measure_objects(arrays, record, crew), workers, console)
+    write_table(table, output)
+    shutil.rmtree(record)
+    console.say(f"wrote {output}: {len(table.ids)} objects")
+
+
+def open_ids(text: str, level: int, key: str | None = None) -> "Volume":
+    """An array of whole numbers; of a group the level, of an array itself.
+
+    Raises:
+        VolumeError: it is missing, or damaged.
+    """
+    from vcmodels.volumes import expand_location, open_volume
+
+    location = expand_location(text)
+    return open_volume(location, key=key or location, level=level, channels=1)
+
+
+def _values(text: str, level: int) -> "Source":
+    """What the mean is taken of: a prediction of ours by its encoding, other arrays as they are.
+
+    Raises:
+        VolumeError: it is a prediction that holds no probabilities.
+    """
+    from vcmodels.data.predictions import prediction_notes, writer_of
+    from vcmodels.postprocess import Source
+    from vcmodels.postprocess.base import PROBABILITIES
+    from vcmodels.volumes import expand_location, open_volume
+
+    volume = open_volume(expand_location(text), key="--values", level=level, channels="any")
+    notes = prediction_notes(volume)
+    if notes is None:
+        return Source("values", volume, "regression")
+    encoding = notes["encoding"]
+    kind, quantity = encoding.get("kind"), encoding.get("quantity")
+    if kind not in PROBABILITIES or quantity == "logit":
+        found = f"{volume.location} holds {quantity or kind}, not one probability for each voxel"
+        raise VolumeError("--values", found, f"give one of {', '.join(sorted(PROBABILITIES))}")
+    writer = writer_of(encoding, volume)
+    return Source("values", volume, kind, writer.decode, encoding)
+
+
+def run(work: "Callable[[Crew], Found | None]", workers: int | None, console: Console) -> Found:
+    """Do work over blocks until it is done.
+
+    Raises:
+        Exit: it was stopped, which is said.
+    """
+    from vcmodels.blockwise import Crew, Threads
+    from vcmodels.reporting import StopSignals
+
+    with StopSignals() as stop:
+        found = work(Crew(Threads(workers), reporter=console, should_stop=stop.should_stop))
+    if found is None:
+        console.say("stopped; the same command continues")
+        raise typer.Exit(stop.exit_code)
+    return found
