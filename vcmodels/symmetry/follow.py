@@ -122,7 +122,7 @@ def notes(task: Task, findings: SymmetryFindings, spacings: Sequence[Spacing]) -
             yield f"{subject} ({sign.found}): {sign.remedy}"
         elif is_own and refuted and _loses_sign(sign, list(moves)):
             remedy = sign_remedy(task.dataset_config.targets[name])
-            listed = list_some([in_words(one) for one in refuted])
+            listed = list_some(map(in_words, refuted), 3)
             yield f"{subject} once augment turns them about: leave out {listed}, or {remedy}"
 
 
