@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
+from vcmodels.augment.base import Axis
 from vcmodels.augment.geometric import AXES
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config.inference_params import Tta
@@ -31,7 +32,8 @@ def wanted_tta(
     """
     if tta != "auto":
         return tta
-    flips = set(AXES)
+    every: tuple[Axis, ...] = ("z", "y", "x")
+    flips = set[str](every)
     for network in networks:
         if network.symmetry is None:
             found = f'is "auto", and {network.path} does not say which mirrors hold'
@@ -40,7 +42,7 @@ def wanted_tta(
     if not flips:
         reporter.say("tta: no mirror holds in the data of the training: each patch is seen once")
         return None
-    return Tta(flips=tuple(axis for axis in AXES if axis in flips))
+    return Tta(flips=tuple(axis for axis in every if axis in flips))
 
 
 def report_refuted(
