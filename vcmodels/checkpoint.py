@@ -32,6 +32,7 @@ from vcmodels.metrics.calibration import Calibration
 from vcmodels.reporting import list_some
 from vcmodels.runs.run import TRAILER, TRAILER_LENGTH, shown
 from vcmodels.section import Extent, PatchShape
+from vcmodels.symmetry.findings import FINDINGS, SymmetryFindings, as_findings
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.places import write_atomic
 
@@ -189,6 +190,7 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "counters": TypeAdapter(dict[str, Any]),
     "scaler": TypeAdapter(dict[str, float]),
     "calibration": TypeAdapter(dict[str, Calibration]),
+    "symmetry": FINDINGS,
     "tuned": TypeAdapter(dict[str, dict[str, float]]),
 }
 """The types of what a state holds, as JSON values; a key that is not there is not looked at."""
@@ -384,6 +386,8 @@ class TrainedNetwork:
     """By which the logits of these heads are divided before their activation."""
     tuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """What was chosen for "tuned" keys of post-processing, by output and key."""
+    symmetry: SymmetryFindings | None = None
+    """Of what it was trained on; older checkpoints do not say."""
 
     @property
     def has_spacing(self) -> bool:
@@ -433,6 +437,7 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
         unit if isinstance(unit := state.get("unit"), str) else None,
         {name: found.temperature for name, found in calibration_of(checkpoint).items()},
         state.get("tuned", {}),
+        as_findings(state.get("symmetry")),
     )
 
 

@@ -130,6 +130,7 @@ VALUES: dict[str, list[Any]] = {
     "model_config.f_maps": [[4, 6]],
     "dataset_config.targets.t.label_values": [[0, 3, 8], [7, 3, 0]],
     "dataset_config.targets.t.remap": [{"7": 3}],
+    "dataset_config.targets.t.mirror_pairs": [{"x": [[3, 7]]}],
     "dataset_config.targets.t.offsets": [[[1, 0, 0], [0, 2, 0], [0, 0, 1]]],
     "dataset_config.targets.t.output_range": [[-5.0, 5.0]],
 }

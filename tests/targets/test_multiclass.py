@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from vcmodels.augment.resample import turn_tensor
+from vcmodels.geometry.symmetries import CUBE_SYMMETRIES
+from vcmodels.inference.network import turned_back
 from vcmodels.targets import MulticlassTarget
 from vcmodels.targets.stored import LabelError
 
@@ -285,3 +288,62 @@ def test_counts_that_do_not_fit_are_refused(counts):
 def test_remaps_and_weights_that_do_not_fit_are_refused(keys, message):
     with pytest.raises(ValidationError, match=message):
         MulticlassTarget(channels=3, **keys)
+
+
+PAIRED = MulticlassTarget(channels=5, mirror_pairs={"x": [(1, 3)], "z": [(2, 4)]})
+KEEPING = [s for s in CUBE_SYMMETRIES if s.permutation == (0, 1, 2)]
+
+
+def mirrored(values, symmetry):
+    """As augmentation does it: voxels moved, then values turned."""
+    moved = turn_tensor(symmetry, values)
+    valid = torch.ones((1, *moved.shape[1:]), dtype=torch.bool)
+    jacobian = torch.as_tensor(symmetry.matrix, dtype=torch.float32)
+    return PAIRED.turn(moved, valid, jacobian, (1.0, 1.0, 1.0))[0]
+
+
+@pytest.mark.parametrize("symmetry", KEEPING, ids=str)
+def test_a_mirror_exchanges_the_pairs_of_its_axis_and_twice_is_nothing(symmetry):
+    rng = np.random.default_rng(0)
+    label = torch.from_numpy(rng.integers(0, 5, (1, *SHAPE))).float()
+    found = mirrored(label, symmetry)
+    order = np.arange(5)
+    order = order[[0, 3, 2, 1, 4]] if symmetry.flips[2] else order
+    order = order[[0, 1, 4, 3, 2]] if symmetry.flips[0] else order
+    np.testing.assert_array_equal(found, order[symmetry(label.numpy()).astype(int)])
+    np.testing.assert_array_equal(mirrored(found, symmetry), label)
+
+
+@pytest.mark.parametrize("symmetry", KEEPING, ids=str)
+def test_what_is_predicted_in_a_mirror_comes_back_in_its_own_channel(symmetry):
+    """A network that is right in every view is right after `tta`; `spread` and logits agree."""
+    label = torch.from_numpy(np.random.default_rng(1).integers(0, 5, (1, *SHAPE))).float()
+    logits = torch.nn.functional.one_hot(mirrored(label, symmetry)[0].long(), 5)
+    logits = logits.movedim(-1, 0).float()[None].contiguous()
+    back, known = turned_back(PAIRED, logits, symmetry, (1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(back[0].argmax(0, keepdim=True), label)
+    assert known is None
+    spread = mirrored(PAIRED.spread(label), symmetry)
+    np.testing.assert_array_equal(PAIRED.settle(spread), mirrored(label, symmetry))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ({"x": [[1, 7]]}, "names 7, which is no class; the classes are 0, 1, 2, 3, 4"),
+        ({"y": [[0, 1]]}, "mirror_pairs.y names 0, the background"),
+        ({"x": [[1, 2], [2, 3]]}, "mirror_pairs.x names 2 twice; give each class one partner"),
+        ({"w": [[1, 2]]}, "mirror_pairs"),
+    ],
+)
+def test_pairs_that_mean_nothing_are_refused(pairs, message):
+    with pytest.raises(ValidationError, match=message):
+        MulticlassTarget(channels=5, mirror_pairs=pairs)
+
+
+def test_a_warp_exchanges_nothing():
+    label = torch.ones(1, 3, 3, 3)
+    jacobian = -torch.eye(3)[:, :, None, None, None].expand(3, 3, 3, 3, 3)
+    valid = torch.ones(1, 3, 3, 3, dtype=torch.bool)
+    assert PAIRED.turn(label, valid, jacobian, (1.0, 1.0, 1.0))[0] is label
+    assert not PAIRED.follows_warps

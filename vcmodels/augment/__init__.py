@@ -5,7 +5,13 @@ from typing import Annotated
 from pydantic import Field
 
 from vcmodels.augment.albumentation import Albumentation
-from vcmodels.augment.apply import LabelCrop, apply_intensity, apply_spatial, sample_spatial
+from vcmodels.augment.apply import (
+    LabelCrop,
+    apply_intensity,
+    apply_spatial,
+    exact_moves,
+    sample_spatial,
+)
 from vcmodels.augment.artefacts import (
     BiasField,
     BlankBoxes,
@@ -71,7 +77,8 @@ DEFAULT_AUGMENTATIONS: tuple[AnyAugmentation, ...] = (
 """The list when the task has none: in the manner of nnU-Net's (Isensee et al. 2021), plus turns.
 
 All orientations of a cube are alike to most volumes of CT, EM and light sheets. Where they are not
-(a patient has a left and a right), the task names its own list.
+(a patient has a left and a right), a training leaves out the mirrors and turns that the data refute,
+see `vcmodels.symmetry`.
 """
 
 __all__ = [
@@ -83,5 +90,6 @@ __all__ = [
     "SpatialTransform",
     "apply_intensity",
     "apply_spatial",
+    "exact_moves",
     "sample_spatial",
 ]

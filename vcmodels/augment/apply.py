@@ -29,7 +29,7 @@ from vcmodels.augment.transform import (
     read_positions,
 )
 from vcmodels.geometry.boxes import Shape, Spacing, grow_shape
-from vcmodels.geometry.symmetries import IDENTITY, Symmetry
+from vcmodels.geometry.symmetries import IDENTITY, Symmetry, generated_group
 from vcmodels.targets.base import Target
 
 
@@ -172,6 +172,22 @@ def sample_spatial(
     return SpatialTransform(symmetry, matrix, tuple(lattices), interpolation)
 
 
+def exact_moves(augmentations: Sequence[Augmentation], spacing: Spacing) -> tuple[Symmetry, ...]:
+    """Every symmetry that the mirrors and turns in the list may give together, the identity included.
+
+    Args:
+        augmentations: the task's list.
+        spacing: length of a voxel along (z, y, x).
+    """
+    moves = [
+        move
+        for exact in augmentations
+        if isinstance(exact, ExactAugmentation)
+        for move in exact.moves(spacing)
+    ]
+    return generated_group(moves)
+
+
 @torch.no_grad()
 def apply_spatial(
     transform: SpatialTransform,
@@ -287,7 +303,7 @@ def _blocks(shape: Shape, device: torch.device) -> Iterator[tuple[slice, ...]]:
 
 
 def _changes_values(target: Target | None) -> bool:
-    return target is not None and type(target).turn is not Target.turn
+    return target is not None and target.follows_warps
 
 
 SMALLEST_SPAN = 1e-6

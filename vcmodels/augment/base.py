@@ -69,6 +69,10 @@ class ExactAugmentation(Augmentation):
     def sample_symmetry(self, rng: np.random.Generator, spacing: Spacing) -> Symmetry:
         """The move of one sample; `p` is honoured here."""
 
+    @abstractmethod
+    def moves(self, spacing: Spacing) -> tuple[Symmetry, ...]:
+        """All that `sample_symmetry` may give on voxels of this spacing, and the identity."""
+
 
 class LinearAugmentation(Augmentation):
     """A linear map about the centre of the patch."""

@@ -57,6 +57,10 @@ class Flip(ExactAugmentation):
                 symmetry = mirror(AXES.index(axis)) @ symmetry
         return symmetry
 
+    def moves(self, spacing: Spacing) -> tuple[Symmetry, ...]:
+        del spacing
+        return generated_group([mirror(AXES.index(axis)) for axis in self.axes if self.p])
+
 
 class QuarterTurn(ExactAugmentation):
     """Turn by multiples of 90 degrees: one of all turns that the planes reach, except none.
@@ -74,6 +78,9 @@ class QuarterTurn(ExactAugmentation):
             return IDENTITY
         turns = _turns(self.planes, tuple(spacing))
         return turns[rng.integers(len(turns))] if turns else IDENTITY
+
+    def moves(self, spacing: Spacing) -> tuple[Symmetry, ...]:
+        return (IDENTITY, *(_turns(self.planes, tuple(spacing)) if self.p else ()))
 
 
 @lru_cache(maxsize=64)

@@ -26,6 +26,7 @@ from vcmodels.cli.postprocess import postprocess
 from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
+from vcmodels.cli.symmetry import symmetry
 from vcmodels.cli.train import train
 from vcmodels.cli.tune import tune
 from vcmodels.cli.view import view
@@ -168,6 +169,7 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(audit)
+app.command()(symmetry)
 app.command()(postprocess)
 app.command()(tune)
 app.command()(evaluate)

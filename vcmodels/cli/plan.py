@@ -10,6 +10,7 @@ from vcmodels.cli.console import Console, narrow_table, write_table
 from vcmodels.config import Task
 from vcmodels.config.load import fill_sizes
 from vcmodels.data.normalization import fit_normalization, other_choice
+from vcmodels.data.record import identity_of, record_of
 from vcmodels.data.volumes import (
     TaskVolume,
     open_volumes,
@@ -29,6 +30,8 @@ from vcmodels.reporting import Silent
 from vcmodels.results import device_note, foreseen, open_inputs
 from vcmodels.runs.run import Run
 from vcmodels.scratch import scratch_folder
+from vcmodels.symmetry.findings import stored_findings
+from vcmodels.symmetry.follow import refuse_turned_pairs
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curve_values import refuse_unlabelled
 from vcmodels.training.run_folder import RunFolder
@@ -75,6 +78,7 @@ def report_plan(task: Task, console: Console) -> None:
     origin = StartingPoint.of(task, run, restart=False)
     task = origin.with_normalization(task, volumes[0].channels)
     check_start(task, volumes[0], origin)
+    refuse_turned_pairs(task, volumes)
     if task.tr_params.split_mode != "random":
         refuse_shared(volumes)
     shown = [*volumes, *resolved.tested]
@@ -98,6 +102,8 @@ def report_plan(task: Task, console: Console) -> None:
             if finding.severity != "note":
                 console.say(f"note: {finding.subject}: {finding.found}; {finding.remedy}")
     _report_network(task, volumes, console)
+    for line in _symmetry(task, volumes):
+        console.say(line)
     console.say(_run_folders(task))
     for note in (
         *device_note(task.tr_params.device, "tr_params.device"),
@@ -105,6 +111,16 @@ def report_plan(task: Task, console: Console) -> None:
         *foreseen(task, volumes[0].channels),
     ):
         console.say(note)
+
+
+def _symmetry(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:
+    """What a run has found about the symmetry of its data, if it keeps that."""
+    found = stored_findings(Run(task.run_dir).symmetry)
+    if found is None:
+        return
+    yield f"symmetry: {found.summary}"
+    if found.data_sha256 != identity_of(record_of(volumes)):
+        yield "note: symmetry: found of other data than these; vcmodels symmetry looks again"
 
 
 def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from math import prod
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
+from vcmodels.augment.geometric import Affine
 from vcmodels.config.evaluation_params import MetricChoices
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, KeyPath, fault_at, listed, nearest, shown
@@ -234,6 +235,24 @@ def _turn_faults(
             found = f"a stored label of kind {shown(target.kind)} cannot follow {listed(names)}"
             remedy = f'give "derive": the ids it comes from, or take {listed(names)} out of augment'
             yield Fault(("dataset_config", "targets", name), found, remedy)
+        if target.paired_axes:
+            yield from _pair_faults(name, augment)
+
+
+def _pair_faults(name: str, augment: Sequence[AnyAugmentation]) -> Iterator[Fault]:
+    """Faults of rotations that could turn a side into the other: no one knows its class after them."""
+    for number, one in enumerate(augment):
+        if isinstance(one, Affine):
+            angles = one.rotation_degrees
+            largest = max(angles) if isinstance(angles, tuple) else angles
+            if largest >= QUARTER:
+                found = f"{largest:g} degrees turn sides about, and {shown(name)} has mirror_pairs"
+                path = ("augment", number, "rotation_degrees")
+                yield Fault(path, found, f"give less than {QUARTER}")
+
+
+QUARTER = 90
+"""Degrees from which on an axis may run backwards."""
 
 
 def _volume_faults(config: DatasetConfig) -> Iterator[Fault]:

@@ -143,8 +143,9 @@ class InferenceParams(Section):
     the mean is written."""
     ensemble: EnsembleParams = EnsembleParams()
     """How several checkpoints are averaged."""
-    tta: Tta | None = None
-    """Test-time augmentation: also predict each patch mirrored and turned, and write the mean."""
+    tta: Tta | Literal["auto"] | None = None
+    """Test-time augmentation: also predict each patch mirrored and turned, and write the mean. `auto`
+    mirrors along every axis for which the data of the training do, see [symmetry](symmetry.md)."""
     uncertainty: bool = False
     """Also write `<target>_uncertainty`: how far views and checkpoints lie apart."""
     patch_size: PatchShape | None = None

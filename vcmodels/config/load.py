@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vcmodels.augment import AnyAugmentation
 from vcmodels.config.checks import check_task, output_notes, sampling_notes
 from vcmodels.config.effects import effect_notes
 from vcmodels.config.instances import spell_out
@@ -292,6 +293,16 @@ def fill_normalization(task: Task, used: NormalizationConfig) -> Task:
     """The task with what it leaves open of its normalisation as it was used."""
     wanted = task.dataset_config.normalization
     return task.with_values(dataset_config={"normalization": wanted.completed(used)})
+
+
+def has_own_augment(task: Task) -> bool:
+    """Whether the task gives its `augment`, or took over that of a run."""
+    return "augment" in task.model_fields_set
+
+
+def fill_augment(task: Task, augment: Sequence[AnyAugmentation]) -> Task:
+    """The task with this list, where it leaves `augment` out."""
+    return task if has_own_augment(task) else task.changed(augment=list(augment))
 
 
 def _check_ignored_names(settings: TrainingParams, targets: list[str]) -> None:

@@ -231,7 +231,8 @@ class Task(Section):
     """The data and the targets."""
     augment: list[AnyAugmentation] = Field(default_factory=lambda: list(DEFAULT_AUGMENTATIONS))
     """Transforms for training: intensity first, then one resampling, then flips and turns, each in
-    this order; [] for none."""
+    this order; [] for none. The default list mirrors and turns only by what the data do not refute,
+    see [symmetry](symmetry.md)."""
     postprocess: tuple[AnyStep, ...] = ()
     """What is made of the predictions after `infer`: steps in order, each of which reads targets, or
     outputs of steps before it, and writes one more array beside them."""

@@ -40,7 +40,6 @@ from vcmodels.inference.network import (
     Forward,
     Member,
     OutputSpec,
-    choose_views,
     uncertainties,
 )
 from vcmodels.inference.output import Layout, make_manifest, make_provenance, refuse_inside_input
@@ -60,6 +59,7 @@ from vcmodels.inference.units import (
     share,
     wanted_boxes,
 )
+from vcmodels.inference.views import choose_views, report_refuted, wanted_tta
 from vcmodels.models.fused import fused
 from vcmodels.reporting import Reporter
 from vcmodels.results import require_writable
@@ -240,7 +240,9 @@ def make_pipeline(
     whole = _divide(grid, region, wanted, memory, budget)
     mine = _divide(grid, share(region, wanted, block, extent, part), wanted, memory, budget)
     # What is computed for each patch.
-    views = choose_views(params.tta, grid.patch, (spacing, first.spacing), reporter)
+    tta = wanted_tta(params.tta, networks, reporter)
+    views = choose_views(tta, grid.patch, (spacing, first.spacing), reporter, targets)
+    report_refuted(views, networks, reporter)
     weighted = weigh(networks, params, len(views))
     normalizer = Normalizer([one.network for one in weighted], inputs, reporter)
     # A number that does not depend on memory or parts: compiled or not is part of the manifest.

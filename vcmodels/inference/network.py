@@ -2,28 +2,17 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vcmodels.augment.geometric import AXES
 from vcmodels.augment.resample import turn_tensor
-from vcmodels.config.inference_params import Tta
 from vcmodels.devices import CompiledOrEager, autocast, is_out_of_memory
 from vcmodels.errors import RunError, TaskError
 from vcmodels.geometry.boxes import Shape, Spacing
-from vcmodels.geometry.symmetries import (
-    IDENTITY,
-    Symmetry,
-    generated_group,
-    have_equal_spacing,
-    mirror,
-    quarter_turn,
-)
-from vcmodels.reporting import Reporter
+from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Target
 from vcmodels.targets.stored import (
@@ -138,39 +127,6 @@ def in_full(logits: Tensor) -> Tensor:
 def channel_sums(values: Mapping[str, Tensor]) -> Tensor:
     """(targets, B): the sum over each patch, which is not finite if any of its values is not."""
     return torch.stack([v.sum(dim=(1, 2, 3, 4)) for v in values.values()])
-
-
-def choose_views(
-    tta: Tta | None, patch: Shape, spacings: Sequence[Spacing], reporter: Reporter
-) -> tuple[Symmetry, ...]:
-    """Every product of the mirrors and turns that are asked for, the patch as it is first.
-
-    All of them keep the shape of the patch: the network sees none that it was not trained with, and
-    is compiled once. A plane is turned by 180 degrees only where its axes differ in length of the
-    patch, or in the voxel size of the volume or of the training.
-
-    Args:
-        tta: what is asked for; None: nothing.
-        patch: shape of a patch, (z, y, x).
-        spacings: length of a voxel along (z, y, x), for each volume that counts.
-        reporter: told which planes are not turned by 90 degrees.
-    """
-    if tta is None:
-        return (IDENTITY,)
-    generators = [mirror(AXES.index(axis)) for axis in tta.flips]
-    every = tuple(combinations(AXES, 2))
-    planes = tta.quarter_turns if isinstance(tta.quarter_turns, tuple) else every
-    for first, second in planes if tta.quarter_turns else ():
-        a, b = AXES.index(first), AXES.index(second)
-        turn = quarter_turn(a, b)
-        is_lawful = all(have_equal_spacing(spacing, a, b) for spacing in spacings)
-        if is_lawful and patch[a] == patch[b]:
-            generators.append(turn)
-        else:
-            why = "patch length" if is_lawful else "voxel size"
-            reporter.say(f"tta: {first} and {second} differ in {why}, turned by 180 degrees only")
-            generators.append(turn @ turn)
-    return generated_group(generators)
 
 
 def turned_back(

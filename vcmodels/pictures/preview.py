@@ -12,6 +12,7 @@ import numpy as np
 
 from vcmodels.augment import AnyAugmentation, ImageInterpolation
 from vcmodels.config import Task
+from vcmodels.config.load import has_own_augment
 from vcmodels.data.normalization import fit_normalization
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Spacing, triple
@@ -32,6 +33,7 @@ from vcmodels.pictures.slices import (
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.samples.dataset import PatchDataset, PatchOrigin, Variation, finish_sample
 from vcmodels.samples.order import DrawOrder
+from vcmodels.symmetry.follow import findings_of, followed
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.places import refuse_in_store
 
@@ -75,6 +77,11 @@ class PatchSource:
         self.rows = load_or_find_patches(task, self.volumes, reporter).rows
         wanted = task.dataset_config.normalization
         self.normalization = fit_normalization(wanted, self.volumes, self.regions)
+        if not has_own_augment(task):
+            findings = findings_of(resolved, self.rows, self.regions)
+            task = followed(task, findings, self.volumes, reporter)
+        self.augment: Sequence[AnyAugmentation] = task.augment
+        """Of a training of the task."""
 
     def patch(self, row: int, augmentations: Sequence[AnyAugmentation], draw: int = 0) -> Patch:
         """A patch of the list after the transforms of one draw."""
@@ -326,8 +333,8 @@ def write_preview(
         raise OutputError(str(folder), error.strerror or str(error), "give --output") from error
     rows = source.telling_rows(max(samples, 1))
     written: list[Path] = []
-    with reporter.bar("preview", len(task.augment) + samples) as advance:
-        for number, augmentation in enumerate(task.augment, start=1):
+    with reporter.bar("preview", len(source.augment) + samples) as advance:
+        for number, augmentation in enumerate(source.augment, start=1):
             path = folder / f"{number:02d}_{augmentation.name}.png"
             forced = augmentation.model_copy(update={"p": 1.0})
             _draw(path, augmentation.name, _values(augmentation), source, rows[0], [forced])
@@ -335,8 +342,8 @@ def write_preview(
             advance(1, augmentation.name)
         for number, row in enumerate(rows[:samples], start=1):
             path = folder / f"all_{number}.png"
-            listed = ", ".join(f"{a.name} {a.p:g}" for a in task.augment) or "nothing"
-            _draw(path, "the whole list", f"p: {listed}", source, row, task.augment)
+            listed = ", ".join(f"{a.name} {a.p:g}" for a in source.augment) or "nothing"
+            _draw(path, "the whole list", f"p: {listed}", source, row, source.augment)
             written.append(path)
             advance(1, path.name)
     return folder, written
@@ -348,7 +355,7 @@ def _draw(
     values: str,
     source: PatchSource,
     row: int,
-    augmentations: list[AnyAugmentation],
+    augmentations: Sequence[AnyAugmentation],
 ) -> None:
     patches = [source.patch(row, [])]
     patches += [source.patch(row, augmentations, draw) for draw in range(DRAWS)]

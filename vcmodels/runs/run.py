@@ -17,13 +17,14 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.volumes.places import read_json, write_json
 
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
+SYMMETRY = "symmetry.json"
 ENVIRONMENT, SPLITS, PATCHES = "environment.json", "splits.json", "patches.json"
 CHECKPOINTS = "checkpoints.json"
 WATCH, SCORED, BESTS = "watch", "scored.json", "best.json"
 """The folder of a watcher in that of a run, what it has scored, and which are the best."""
 OWN = (
     TASK, LOG, ENVIRONMENT, SPLITS, PATCHES, CHECKPOINTS, "patches.png", "tensorboard", "preview",
-    "validation", "held_out", "evaluation", "wandb", "wandb.json", WATCH,
+    "validation", "held_out", "evaluation", "wandb", "wandb.json", WATCH, SYMMETRY,
 )  # fmt: skip
 """What a run folder holds, next to checkpoints, folds and what was moved aside."""
 SCHEMA = 1
@@ -94,6 +95,8 @@ class Run:
         """The patch list that is used, unless `cache_file` keeps it elsewhere."""
         self.splits_file = self.folder / SPLITS
         """Where the division into training and validation is kept."""
+        self.symmetry = self.folder / SYMMETRY
+        """What was found about the symmetry of the training volumes."""
         self.task_file = self.folder / TASK
         """Where the resolved task is kept."""
 

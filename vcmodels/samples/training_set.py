@@ -1,10 +1,12 @@
 """The samples of a task: what a training draws from, one of them, and what it validates on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from vcmodels.config import Task
+from vcmodels.config.load import has_own_augment
 from vcmodels.data.normalization import Normalization, fit_normalization
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches.cache import load_or_find_patches
@@ -22,6 +24,7 @@ from vcmodels.samples.dataset import (
     worker_budget,
 )
 from vcmodels.samples.order import draw_weights, draws_of_epoch, hard_share, make_jitter, make_order
+from vcmodels.symmetry.follow import findings_of, followed
 
 
 def sample(task: Task, index: int = 0) -> Sample:
@@ -53,6 +56,10 @@ def training_set(resolved: Resolved, reporter: Reporter | None = None) -> PatchD
     patches = load_or_find_patches(task, volumes, reporter)
     split = split_patches(task.tr_params, volumes, patches, reporter)
     regions = split.train_regions
+    if not has_own_augment(task):
+        findings = findings_of(resolved, split.train, regions)
+        task = followed(task, findings, volumes, reporter or Silent())
+        resolved = replace(resolved, task=task)
     fitted = fit_normalization(task.dataset_config.normalization, volumes, regions, reporter)
     return augmented_set(resolved, split.train, regions, fitted)
 

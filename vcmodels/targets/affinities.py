@@ -74,6 +74,11 @@ class AffinitiesTarget(MaskTarget):
         return self.derive is not None
 
     @property
+    def sided(self) -> Literal["values", "vectors"] | None:
+        """Nothing: what looks like a side is which of two partners the pair is named by."""
+        return None
+
+    @property
     def stored_channels(self) -> int | None:
         return self.channels
 

@@ -282,6 +282,25 @@ class Target(Scoring, StoredTarget):
         """Whether a label may be rotated, scaled and warped; otherwise only mirrored and turned."""
         return True
 
+    @property
+    def follows_warps(self) -> bool:
+        """Whether `turn` changes values under a rotation or a warp, and needs its Jacobians."""
+        return type(self).turn is not Target.turn
+
+    @property
+    def sided(self) -> Literal["values", "vectors"] | None:
+        """What of a label, after `spread`, may tell a volume from its mirror image.
+
+        `values` move with their voxels, `vectors` (z, y, x) turn as well. None: nothing does, as of
+        axes, whose two ends are alike.
+        """
+        return "values"
+
+    @property
+    def paired_axes(self) -> frozenset[int]:
+        """Axes (0, 1, 2 for z, y, x) under whose mirror `turn` exchanges classes."""
+        return frozenset()
+
     def spread(self, label: Tensor) -> Tensor:
         """What of a label may be averaged: (L, Z, Y, X) -> (M, Z, Y, X), for `linear` resampling."""
         return label

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
+from vcmodels.fields.distance import Labelled
+from vcmodels.geometry.boxes import Spacing
 from vcmodels.losses import LossBlock
 from vcmodels.metrics.overlap import likeliest_class
 from vcmodels.reporting import list_some
@@ -41,6 +43,10 @@ COLOURS = np.array(
 )
 
 
+ClassPair = Annotated[tuple[int, int], Field(strict=False)]
+"""The values of two classes."""
+
+
 class MulticlassTarget(Target):
     """Mutually exclusive classes; the prediction is one probability per class."""
 
@@ -55,6 +61,9 @@ class MulticlassTarget(Target):
     remap: dict[int, int] | None = None
     """{stored value: value of a class}: read as another class, to merge classes or to rename them,
     all at once; what is not named stays as it is. Outputs hold the new values."""
+    mirror_pairs: dict[Literal["z", "y", "x"], list[ClassPair]] = Field(default_factory=dict)
+    """By axis, the classes (their values) that are exchanged by a mirror along it, such as a left
+    and a right one: {"x": [[1, 2]]}; in augmentation, and back in views of `tta`."""
     output: Literal["classes", "probabilities"] = "classes"
     """What inference writes: the value of the likeliest class, or one channel per class."""
 
@@ -79,7 +88,21 @@ class MulticlassTarget(Target):
         for stored, value in (self.remap or {}).items():
             if value not in self.values:
                 found = f"remap reads {stored} as {value}, which is no class"
-                raise FaultError(found, f"the classes are {_shorten(self.values)}")
+                raise FaultError(found, self._listed_classes)
+        return self
+
+    @model_validator(mode="after")
+    def _check_mirror_pairs(self) -> Self:
+        for axis, pairs in self.mirror_pairs.items():
+            named = [value for pair in pairs for value in pair]
+            for value in named:
+                where = f"mirror_pairs.{axis} names {value}"
+                if value not in self.values:
+                    raise FaultError(f"{where}, which is no class", self._listed_classes)
+                if value == self.values[0]:
+                    raise FaultError(f"{where}, the background", "it has no other side")
+                if named.count(value) > 1:
+                    raise FaultError(f"{where} twice", "give each class one partner")
         return self
 
     @model_validator(mode="after")
@@ -92,6 +115,10 @@ class MulticlassTarget(Target):
                     f"got {len(weights)}"
                 )
         return self
+
+    @property
+    def _listed_classes(self) -> str:
+        return f"the classes are {_shorten(self.values)}"
 
     @property
     def values(self) -> list[int]:
@@ -110,7 +137,7 @@ class MulticlassTarget(Target):
     @property
     def _remedy(self) -> str:
         return (
-            f"the classes are {_shorten(self.values)}; "
+            f"{self._listed_classes}; "
             'correct "channels", "label_values" or "remap", or name it in "ignore_label"'
         )
 
@@ -192,6 +219,45 @@ class MulticlassTarget(Target):
         """The class with the largest share; the background has what the others leave."""
         background = 1 - spread.sum(-4, keepdim=True)
         return likeliest_class(torch.cat([background, spread], dim=-4)).float()
+
+    @property
+    def follows_warps(self) -> bool:
+        """No: a rotation below 90 degrees and a warp make no mirror image."""
+        return False
+
+    @property
+    def paired_axes(self) -> frozenset[int]:
+        return frozenset("zyx".index(axis) for axis, pairs in self.mirror_pairs.items() if pairs)
+
+    def turn(self, label: Tensor, valid: Tensor, jacobian: Tensor, spacing: Spacing) -> Labelled:
+        """Exchange the `mirror_pairs` of each axis that runs backwards.
+
+        Args:
+            label: (1, Z, Y, X) indices of classes, or a channel for each class: all, as of logits,
+                or all but the background, as from `spread`.
+            valid: (V, Z, Y, X) bool.
+            jacobian: of a mirror or turn; one that varies from voxel to voxel mirrors nothing.
+            spacing: has no say.
+        """
+        del spacing
+        order = self._mirrored_classes(jacobian)
+        if order == list(range(self.channels)):
+            return label, valid
+        if len(label) == 1:
+            return label.new_tensor(order)[label.long()], valid
+        with_background = len(label) == self.channels
+        return label[order if with_background else [n - 1 for n in order[1:]]], valid
+
+    def _mirrored_classes(self, jacobian: Tensor) -> list[int]:
+        """For each class the one in whose place it is: its partner, or its own."""
+        order = list(range(self.channels))
+        for axis, pairs in self.mirror_pairs.items():
+            place = "zyx".index(axis)
+            if jacobian.ndim == 2 and float(jacobian[place, place]) < 0:
+                for pair in pairs:
+                    one, other = map(self.values.index, pair)
+                    order[one], order[other] = order[other], order[one]
+        return order
 
     @property
     def needs_counts(self) -> bool:

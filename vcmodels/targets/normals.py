@@ -135,6 +135,11 @@ class NormalsTarget(Target):
         return super().losses
 
     @property
+    def sided(self) -> Literal["values", "vectors"] | None:
+        """An oriented normal has a side, an axis none."""
+        return None if self._is_axial else "vectors"
+
+    @property
     def glyph(self) -> Literal["arrow", "line"]:
         return "line" if self._is_axial else "arrow"
 

@@ -85,6 +85,10 @@ class VectorTarget(PieceTarget):
         return self
 
     @property
+    def sided(self) -> Literal["values", "vectors"] | None:
+        return "vectors"
+
+    @property
     def glyph(self) -> Literal["arrow", "line"]:
         return "arrow"
 

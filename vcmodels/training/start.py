@@ -26,7 +26,7 @@ from vcmodels.checkpoint import (
     require_shapes,
 )
 from vcmodels.config import Task
-from vcmodels.config.load import fill_normalization
+from vcmodels.config.load import fill_augment, fill_normalization
 from vcmodels.config.messages import as_object
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.normalization import Normalization, contradiction
@@ -36,6 +36,7 @@ from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter, list_some
+from vcmodels.symmetry.findings import SymmetryFindings, as_findings
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
 from vcmodels.training.learner import Learner, take_weights
@@ -212,6 +213,16 @@ class StartingPoint:
             return None
         self.source.require("normalization")
         return read_normalization(self.source.state, self.source.path)
+
+    def with_augment(self, task: Task) -> Task:
+        """The task with the `augment` of the training that goes on, where it leaves it out."""
+        before = resolved_task(self.continued) if self.continued is not None else None
+        return task if before is None else fill_augment(task, before.augment)
+
+    @property
+    def symmetry(self) -> SymmetryFindings | None:
+        """What the training that goes on has found of its data; older ones have nothing."""
+        return None if self.continued is None else as_findings(self.continued.state.get("symmetry"))
 
     def with_normalization(self, task: Task, channels: int) -> Task:
         """The task with the normalisation that its run has, or its weights are used to.

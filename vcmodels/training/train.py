@@ -15,6 +15,7 @@ import torch
 from vcmodels.boards import Board, require_wandb
 from vcmodels.checkpoint import Checkpoint
 from vcmodels.config import NormalizationConfig, Task
+from vcmodels.config.load import fill_augment
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.intensities import measure
 from vcmodels.data.normalization import (
@@ -41,6 +42,8 @@ from vcmodels.runs.run import Run
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.order import draws_of_step, hard_share
 from vcmodels.samples.training_set import augmented_set, plain_set
+from vcmodels.symmetry.findings import SymmetryFindings, stored_findings, write_findings
+from vcmodels.symmetry.follow import findings_of, followed, refuse_turned_pairs
 from vcmodels.training.curve_values import refuse_unlabelled, refuse_valueless
 from vcmodels.training.curves import cut_json_lines, open_board, traceable
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
@@ -267,12 +270,16 @@ def train(
         summary = world.once(
             lambda: summarise(run, resolved, origin, reporter, changed=bool(data.accepted))
         )
+        settle = partial(settle_symmetry, run, resolved, data, summary.split, origin, reporter)
+        settled, symmetry = world.once(settle)
+        resolved, document = replace(resolved, task=settled), settled.to_json()
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
         training, validation = datasets(resolved, summary)
         if validation is not None:
             is_new = origin.resumed is None
             world.once(lambda: refuse_valueless(resolved.task, validation, reporter, is_new=is_new))
         facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
+        facts |= {"symmetry": symmetry.to_dict()} if symmetry is not None else {}
         volumes = volume_validation(resolved, summary.split, run, device, whole_volumes)
         if volumes is not None:
             world.once(lambda: volumes.check({**facts, **best_weights(learner)}))
@@ -280,6 +287,8 @@ def train(
         if world.is_first:
             fewer = batch if batch < learner.settings.batch_size else None
             used = {"normalization": summary.normalization.summary, "validation_batch": fewer}
+            if symmetry is not None:
+                write_findings(run.symmetry, symmetry)
             run.begin(session(learner) | used | data_facts(data))
             run.write_task(document)  # last: without the record it would seem to be a user's
         if compile_pays(learner):
@@ -367,7 +376,9 @@ def open_run(
         recorded = resolved_task(origin.source)
     resolved = resolve(task, reporter, recorded=recorded)
     channels = resolved.volumes[0].channels
-    resolved = replace(resolved, task=origin.with_normalization(resolved.task, channels))
+    filled = origin.with_augment(origin.with_normalization(resolved.task, channels))
+    resolved = replace(resolved, task=filled)
+    refuse_turned_pairs(filled, resolved.volumes)
     require_one_division(resolved.folds, others)
     settings = resolved.task.tr_params
     require_room(settings, resolved.volumes, settings.patch_size)
@@ -382,6 +393,32 @@ def open_run(
     if not accepts:
         require_same_data(others, identity_of(data.record))
     return replace(resolved, volumes=data.volumes), data
+
+
+def settle_symmetry(
+    run: Run,
+    resolved: Resolved,
+    data: KnownData,
+    split: Split,
+    origin: StartingPoint,
+    reporter: Reporter,
+) -> tuple[Task, SymmetryFindings | None]:
+    """The task with the augmentation that its data allow, and what was found about them.
+
+    A run that goes on keeps both; the folds of a cross-validation have those of the first one.
+
+    Raises:
+        RunError: a label holds a value that its kind cannot have.
+    """
+    if origin.continued is not None:
+        return resolved.task, origin.symmetry
+    folds, regions = resolved.task.tr_params.folds, split.train_regions
+    for other in siblings(run, folds.index if folds is not None else None):
+        found = stored_findings(Run(other.folder).symmetry)
+        return fill_augment(resolved.task, other.task.augment), found
+    identity = identity_of(data.record)
+    found = findings_of(resolved, split.train, regions, reads_stored=False, data_sha256=identity)
+    return followed(resolved.task, found, resolved.volumes, reporter), found
 
 
 def data_facts(data: KnownData) -> dict[str, Any]:
