@@ -3,13 +3,13 @@ import pytest
 
 from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Box
-from vcmodels.phantom.scroll import LOOSE, Scroll, Winding
+from vcmodels.phantom.scroll import LOOSE, PressedWinding, Scroll
 
 SHAPE = (60, 140, 120)
 BOX = Box((7, 6, 5), (40, 128, 110))
 
 
-PRESSED = Winding.pressed(2, 6)
+PRESSED = PressedWinding.between(2, 6)
 
 
 def shifted(scroll, axis, steps):
@@ -17,7 +17,7 @@ def shifted(scroll, axis, steps):
     return scroll.phase(Box(origin, BOX.shape))[0]
 
 
-@pytest.mark.parametrize("winding", [LOOSE, Winding.pressed(6, 9)], ids=["loose", "pressed"])
+@pytest.mark.parametrize("winding", [LOOSE, PressedWinding.between(6, 9)], ids=["loose", "pressed"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_gradient_is_the_slope_of_the_phase(seed, winding):
     scroll = Scroll(SHAPE, seed, winding)
@@ -93,9 +93,9 @@ def test_some_of_the_volume_is_unlabelled_and_some_of_the_sheet_is_missing():
 def test_pressed_wraps_lie_as_far_apart_as_asked_and_touch_in_places(seed):
     surface = Scroll((60, 192, 160), seed, PRESSED).surface(Box((20, 0, 0), (24, 192, 160)))
     spacing = 1 / np.sqrt((surface.gradient**2).sum(axis=0))[surface.mask]
-    assert np.mean((spacing >= 2) & (spacing <= 6)) > 0.99
+    assert np.mean((spacing >= 2) & (spacing <= 6)) > 0.97
     shares = np.histogram(spacing, [2, 3, 4, 5, 6])[0] / spacing.size
-    assert shares.min() > 0.03
+    assert shares.min() > 0.1
     between = np.concatenate([faces(surface, axis) for axis in range(3)])
     assert 0.01 < between.size / surface.mask.sum() < 0.2
 
@@ -120,4 +120,4 @@ def test_the_number_of_a_wrap_rises_by_one_from_each_to_the_next_one_outward():
 @pytest.mark.parametrize("wrong", [(1.9, 6), (4, 3), (5, 18)], ids=str)
 def test_spacings_that_cannot_be_are_refused(wrong):
     with pytest.raises(FaultError, match="give two numbers from 2 to 17 voxels"):
-        Winding.pressed(*wrong)
+        PressedWinding.between(*wrong)

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.phantom import make_phantom, write_phantom
-from vcmodels.phantom.scroll import Winding
+from vcmodels.phantom.scroll import PressedWinding
 from vcmodels.volumes import open_volume
 
 SHAPE = (30, 75, 66)
@@ -30,7 +30,7 @@ def test_the_voxels_do_not_depend_on_the_chunks(tmp_path, chunks, zarr_format, s
     write_phantom(
         str(path), shape=SHAPE, seed=4, spacing=spacing, chunks=chunks, zarr_format=zarr_format
     )
-    winding = () if spacing is None else (Winding.pressed(*spacing),)
+    winding = () if spacing is None else (PressedWinding.between(*spacing),)
     at_once = make_phantom(SHAPE, Box((0, 0, 0), SHAPE), 4, *winding)
     for stored, expected in zip(read(path), at_once, strict=True):
         np.testing.assert_array_equal(stored, expected)

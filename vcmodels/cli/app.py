@@ -142,14 +142,14 @@ def phantom(
 ) -> None:
     """Write a made-up scroll scan with its sheet, normals and numbered wraps, to try things on."""
     from vcmodels.phantom import write_phantom
-    from vcmodels.phantom.scroll import Winding
+    from vcmodels.phantom.scroll import PressedWinding
 
     console = Console()
     context.obj.begin()
     size, chunk = three_numbers("--shape", shape), three_numbers("--chunks", chunks)
     pressed = None if spacing is None else two_lengths("--spacing", spacing)
     try:
-        _ = pressed and Winding.pressed(*pressed)
+        _ = pressed and PressedWinding.between(*pressed)
     except FaultError as error:
         raise RefusedError("--spacing", error.found, error.remedy) from error
     if keep and path.exists():

@@ -186,7 +186,9 @@ def _mix_int(state: int) -> int:
     return state ^ (state >> 31)
 
 
-_RIPPLE_LENGTH = 70.0
+LEAST_SPACING, MOST_SPACING = 2.0, 17.0
+_RIPPLE, _RIPPLE_LENGTH = 0.18, 70.0
+_PRESSED_LENGTH = 48.0
 _DRIFT, _DRIFT_LENGTH = 5.0, 170.0
 _FIRST_WRAP = 2  # nearer the axis the phase is singular
 _BAND = 1.5  # voxels beyond the sheet in which normals are stored
@@ -194,22 +196,40 @@ _BAND = 1.5  # voxels beyond the sheet in which normals are stored
 
 @dataclass(frozen=True)
 class Winding:
-    """How tightly the sheet is rolled; lengths in voxels, spacings from middle to middle."""
+    """How tightly the sheet is rolled; lengths in voxels, spacings from middle to middle.
 
-    spacing: float
-    """Between wraps, where the ripple is level."""
-    ripple: float
-    """Height of a wave along the radius, in wraps, which presses them together and apart."""
-    warp: float
+    As it stands: 8 to 17 voxels between wraps, with the bending and the squeezes.
+    """
+
+    spacing: float = 11.8
+    """Between wraps, on average."""
+    warp: float = 4.0
     """Standard deviation of the smooth bending."""
-    fill: float
+    fill: float = 0.74
     """The largest share of the spacing that is sheet: pressed wraps give way."""
     contact: float = 0.0
     """Standard deviation of that share over space; where it comes near 1, wraps touch."""
 
+    def count(self, rho: Array) -> tuple[Array, Array]:
+        """Wraps up to a distance from the axis, and how many there are per voxel at that place."""
+        wave = 2 * np.pi / _RIPPLE_LENGTH
+        wraps = rho / self.spacing + _RIPPLE * np.sin(wave * rho)
+        return wraps, 1 / self.spacing + _RIPPLE * wave * np.cos(wave * rho)
+
+
+LOOSE = Winding()
+
+
+@dataclass(frozen=True)
+class PressedWinding(Winding):
+    """A spacing that goes up and down with the distance from the axis, as a cosine."""
+
+    spread: float = 0.0
+    """How far it goes, as a share of the mean."""
+
     @classmethod
-    def pressed(cls, low: float, high: float) -> "Winding":
-        """Wraps that lie from `low` to `high` voxels apart nearly everywhere, and touch in places.
+    def between(cls, low: float, high: float) -> "PressedWinding":
+        """Wraps that lie `low` to `high` voxels apart nearly everywhere, and touch in places.
 
         Raises:
             FaultError: `low` is below 2, the least that a grid can show apart; `high` is below
@@ -218,16 +238,18 @@ class Winding:
         if not LEAST_SPACING <= low <= high <= MOST_SPACING:
             limits = f"from {LEAST_SPACING:g} to {MOST_SPACING:g} voxels, the lower one first"
             raise FaultError(f"found {low:g} and {high:g}", f"give two numbers {limits}")
-        middle, half = (1 / low + 1 / high) / 2, (1 / low - 1 / high) / 2
-        # The warp and the squeezes have the rest of the range.
-        ripple = _SHARE_OF_RIPPLE * half * _RIPPLE_LENGTH / (2 * np.pi)
-        return cls(1 / middle, ripple, warp=1.2, fill=0.62, contact=0.1)
+        # Bending and squeezes have the rest of the range.
+        spread = 0.9 * (high - low) / (high + low)
+        return cls((low + high) / 2, warp=1.0, fill=0.62, contact=0.1, spread=spread)
 
-
-LEAST_SPACING, MOST_SPACING = 2.0, 17.0
-_SHARE_OF_RIPPLE = 0.8
-LOOSE = Winding(spacing=11.8, ripple=0.18, warp=4.0, fill=0.74)
-"""About 8 to 17 voxels between wraps, with the warp and the squeezing."""
+    def count(self, rho: Array) -> tuple[Array, Array]:
+        # The integral of 1 / (1 - e cos) is what Kepler's true anomaly is of the eccentric one.
+        e = self.spread
+        phi, root = 2 * np.pi / _PRESSED_LENGTH * rho, np.sqrt(1 - e * e)
+        b = e / (1 + root)
+        anomaly = phi + 2 * np.arctan(b * np.sin(phi) / (1 - b * np.cos(phi)))
+        wraps = _PRESSED_LENGTH / (2 * np.pi) / (self.spacing * root) * anomaly
+        return wraps, 1 / (self.spacing * (1 - e * np.cos(phi)))
 
 
 @dataclass(frozen=True)
@@ -337,9 +359,8 @@ class Scroll:
         angle = np.arctan2(dy, dx)
         warp, warp_slopes = self._warp.value_and_gradient(z, y, x)
         rho = radius + warp
-        wave, rolled = 2 * np.pi / _RIPPLE_LENGTH, self.winding
-        phase = rho / rolled.spacing + rolled.ripple * np.sin(wave * rho) - angle / (2 * np.pi)
-        steepness = 1 / rolled.spacing + rolled.ripple * wave * np.cos(wave * rho)
+        wraps, steepness = self.winding.count(rho)
+        phase = wraps - angle / (2 * np.pi)
         # d(angle) = (dx d(dy) - dy d(dx)) / radius^2
         swirl = 1 / (2 * np.pi * (dy**2 + dx**2 + 1e-6))
         along_y = steepness * dy / radius - swirl * dx

@@ -10,7 +10,7 @@ import numpy as np
 from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.geometry.grid import tiles
 from vcmodels.phantom.scan import MARGIN, Scan
-from vcmodels.phantom.scroll import LOOSE, Scroll, Winding
+from vcmodels.phantom.scroll import LOOSE, PressedWinding, Scroll, Winding
 from vcmodels.volumes import (
     Grid,
     Storage,
@@ -92,10 +92,10 @@ def write_phantom(
     Raises:
         OutputError: `path` exists, or lies in another store.
         ValueError: shape or chunks are not three positive numbers.
-        FaultError: spacing is none that `Winding.pressed` takes.
+        FaultError: spacing is none that `PressedWinding.between` takes.
     """
     size, unit = _shape(shape), _shape(chunks)
-    winding = LOOSE if spacing is None else Winding.pressed(*spacing)
+    winding = LOOSE if spacing is None else PressedWinding.between(*spacing)
     refuse_in_store("the phantom", path)
     with whole_folder(Path(path)) as folder:
         arrays = _create(str(folder), size, unit, seed, zarr_format, spacing)
