@@ -43,6 +43,7 @@ class AffinitiesTarget(MaskTarget):
     excluded_losses: ClassVar[frozenset[str]] = frozenset(
         {"topk_ce", "generalised_dice", "cldice", "skeleton_recall", "boundary"}
     )
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"sheets"})
     label_keys: ClassVar[frozenset[str]] = frozenset(
         {"loss_only_on_label", "label_smoothing", "foreground"}
     )
