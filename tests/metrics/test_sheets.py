@@ -122,7 +122,7 @@ def test_counts_are_those_of_brute_force(seed, spacing):
     ids = np.where(valid, ids, 0)
     part = measured(METRIC, of_mask(predicted, ids, valid, spacing), shape)
     expected = brute_force(ids, predicted & valid, valid, np.array(spacing) / min(spacing))
-    assert expected[0].sum() > 20
+    assert expected[0].sum() > 10
     # Normals of another decomposition differ in the last bits, and a half is rounded either way.
     np.testing.assert_allclose(part["pairs"], expected[0], atol=2)
     np.testing.assert_allclose(part["resolved"], expected[1], atol=2)
