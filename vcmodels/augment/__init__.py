@@ -15,7 +15,7 @@ from vcmodels.augment.artefacts import (
     ShiftedSlices,
 )
 from vcmodels.augment.base import Augmentation
-from vcmodels.augment.geometric import Affine, Elastic, Flip, QuarterTurn, Shear
+from vcmodels.augment.geometric import Affine, Compress, Elastic, Flip, QuarterTurn, Shear
 from vcmodels.augment.transform import ImageInterpolation, SpatialTransform
 from vcmodels.augment.values import (
     Blur,
@@ -36,6 +36,7 @@ AnyAugmentation = Annotated[
     | Affine
     | Shear
     | Elastic
+    | Compress
     | Noise
     | ShotNoise
     | Speckle
