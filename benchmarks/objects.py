@@ -1,6 +1,6 @@
 """What keeps objects apart: short trainings of the default and of what is made for the case.
 
-    python benchmarks/objects.py [--only sheets] [--steps 600] [--arms default ...] [--work runs/objects]
+    python benchmarks/objects.py [--only sheets] [--steps 400] [--arms default ...] [--work runs/objects]
 
 - sheets: pressed phantoms, wraps 2 to 6 voxels apart; one is learnt, another one scored. Printed is
   the share of neighbouring pairs of wraps that are resolved, by their spacing (docs/sheets.md).
@@ -23,7 +23,7 @@ from held_out import predict_and_score, train, write_json
 
 from vcmodels.phantom import write_phantom
 
-SHEET_SHAPES = {"train": (64, 192, 192), "val": (48, 160, 160)}
+SHEET_SHAPES = {"train": (64, 160, 160), "val": (48, 128, 128)}
 SPACING = (2.0, 6.0)
 SEPARATE = {"bce": 1.0, "soft_dice": 1.0, "gap": 0.5, "skeleton_recall": 1.0}
 PLACED = [{"name": "flip"}, {"name": "quarter_turn"}]
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What keeps objects apart.")
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--arms", nargs="+", help="names; all when left out")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--work", type=Path, default=Path("runs/objects"))
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -81,13 +81,15 @@ def sheet_task(work: Path, steps: int) -> dict[str, Any]:
         "tr_params": {
             "model_name": "sheets",
             "patch_size": [48, 48, 48],
+            "batch_size": 1,
+            "compile": False,
             "max_epoch": 1,
             "max_steps_per_epoch": steps,
             "max_val_steps_per_epoch": 1,
             "num_dataloader_workers": 0,
             "device": "cpu",
         },
-        "model_config": {"f_maps": [8, 16, 32]},
+        "model_config": {"f_maps": [8, 16]},
         "inference_params": {
             "input_path": f"{work}/val.zarr/ct",
             "patch_size": [48, 96, 96],

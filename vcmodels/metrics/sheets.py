@@ -146,8 +146,8 @@ class Scene:
         """All that a pair holds in a box."""
         prediction, _, valid = pair.read(box)
         predicted = prediction if pair.form == "instances" else pair.regions(box)[0]
-        arrays = (a[0].reshape(-1) for a in (pair.ids(box), predicted, valid))
-        return cls(box.shape, *arrays, scale)
+        ids, seen, known = (a[0].reshape(-1) for a in (pair.ids(box), predicted, valid))
+        return cls(box.shape, ids, seen, known, scale)
 
     def labelled(self, margin: Shape) -> Array:
         """(n, 3) places of the voxels with an id, those nearer to the border than `margin` left out."""
