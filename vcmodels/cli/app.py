@@ -148,10 +148,11 @@ def phantom(
     context.obj.begin()
     size, chunk = three_numbers("--shape", shape), three_numbers("--chunks", chunks)
     pressed = None if spacing is None else two_lengths("--spacing", spacing)
-    try:
-        _ = pressed and PressedWinding.between(*pressed)
-    except FaultError as error:
-        raise RefusedError("--spacing", error.found, error.remedy) from error
+    if pressed is not None:
+        try:
+            PressedWinding.between(*pressed)
+        except FaultError as error:
+            raise RefusedError("--spacing", error.found, error.remedy) from error
     if keep and path.exists():
         console.say(f"{path} is there already")
         return

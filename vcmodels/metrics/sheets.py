@@ -11,8 +11,8 @@ their middles along it. At this place the pair is
 - not resolved when it is foreground throughout (a merger), or lacks one of the two.
 
 Places do not count where the label is not known between the two or within 4 voxels of either, for a
-plane through half a ball would be tilted. Where the labelled sheets touch, a
-mask cannot keep them apart, so that the label itself, taken as a prediction, reaches less than 1.
+plane through half a ball would be tilted. Where the labelled sheets touch, a mask cannot keep them
+apart, so that the label itself, taken as a prediction, reaches less than 1.
 """
 
 from collections.abc import Iterable, Mapping
@@ -159,8 +159,13 @@ class Scene:
         planes = self.planes(places)
         half = np.linalg.norm(planes.normal * self.scale, axis=1) / 2
         is_middle = planes.is_flat & (np.linalg.norm(planes.middle, axis=1) <= half)
-        places, (normal, middle, _) = places[is_middle], Planes(*(a[is_middle] for a in planes))
-        found = [self._follow(places, sign * normal, middle, reach) for sign in (1, -1)]
+        found = [Crossings(np.zeros(0), np.zeros(0, bool))]
+        rows = np.flatnonzero(is_middle)
+        for start in range(0, len(rows), _ROWS):
+            here = rows[start : start + _ROWS]
+            for sign in (1, -1):
+                ways = sign * planes.normal[here], planes.middle[here]
+                found.append(self._follow(places[here], *ways, reach))
         return Crossings(*map(np.concatenate, zip(*found, strict=True)))
 
     def planes(self, places: Array) -> Planes:
