@@ -1,6 +1,6 @@
 """What keeps objects apart: short trainings of the default and of what is made for the case.
 
-    python benchmarks/objects.py [--only sheets] [--steps 400] [--arms default ...] [--work runs/objects]
+    python benchmarks/objects.py [--only sheets] [--steps 400] [--patch 48] [--arms default ...] [--work runs/objects]
 
 - sheets: pressed phantoms, wraps 2 to 6 voxels apart; one is learnt, another one scored. Printed is
   the share of neighbouring pairs of wraps that are resolved, by their spacing (docs/sheets.md).
@@ -49,29 +49,30 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--arms", nargs="+", help="names; all when left out")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--work", type=Path, default=Path("runs/objects"))
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in arguments.only:
-        ROWS[name](arguments.work.resolve() / name, arguments.steps, arguments.arms)
+        ROWS[name](arguments.work.resolve() / name, arguments)
 
 
-def sheets(work: Path, steps: int, wanted: Sequence[str] | None) -> None:
+def sheets(work: Path, arguments: argparse.Namespace) -> None:
     """Train the arms on one pressed phantom, and score them on another."""
     for seed, (part, shape) in enumerate(SHEET_SHAPES.items()):
         if not (work / f"{part}.zarr").exists():
             write_phantom(str(work / f"{part}.zarr"), shape=shape, seed=seed, spacing=SPACING)
     task = work / "task.json"
-    write_json(task, sheet_task(work, steps))
+    write_json(task, sheet_task(work, arguments.steps, arguments.patch))
     found: dict[str, dict[str, float]] = {}
     for arm, overrides in SHEET_ARMS.items():
-        if not wanted or arm in wanted:
+        if not arguments.arms or arm in arguments.arms:
             found[arm] = arm_result(task, overrides, work / arm.replace(" ", "_"))
             sys.stdout.write(sheet_table(found))
             sys.stdout.flush()
 
 
-def sheet_task(work: Path, steps: int) -> dict[str, Any]:
+def sheet_task(work: Path, steps: int, patch: int) -> dict[str, Any]:
     """The task of all arms."""
     volumes = [
         {"input": f"{work}/{part}.zarr/ct", "sheet": f"{work}/{part}.zarr/wraps", "split": part}
@@ -80,7 +81,7 @@ def sheet_task(work: Path, steps: int) -> dict[str, Any]:
     return {
         "tr_params": {
             "model_name": "sheets",
-            "patch_size": [48, 48, 48],
+            "patch_size": [patch] * 3,
             "batch_size": 1,
             "compile": False,
             "max_epoch": 1,
@@ -138,7 +139,7 @@ def sheet_table(found: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-ROWS: dict[str, Callable[[Path, int, Sequence[str] | None], None]] = {"sheets": sheets}
+ROWS: dict[str, Callable[[Path, argparse.Namespace], None]] = {"sheets": sheets}
 
 if __name__ == "__main__":
     main()
