@@ -93,7 +93,7 @@ def test_some_of_the_volume_is_unlabelled_and_some_of_the_sheet_is_missing():
 def test_pressed_wraps_lie_as_far_apart_as_asked_and_touch_in_places(seed):
     surface = Scroll((60, 192, 160), seed, PRESSED).surface(Box((20, 0, 0), (24, 192, 160)))
     spacing = 1 / np.sqrt((surface.gradient**2).sum(axis=0))[surface.mask]
-    assert np.mean((spacing >= 2) & (spacing <= 6)) > 0.97
+    assert np.mean((spacing >= 2) & (spacing <= 6)) > 0.93  # squeezes go a seventh beyond
     shares = np.histogram(spacing, [2, 3, 4, 5, 6])[0] / spacing.size
     assert shares.min() > 0.1
     between = np.concatenate([faces(surface, axis) for axis in range(3)])

@@ -229,7 +229,7 @@ class PressedWinding(Winding):
 
     @classmethod
     def between(cls, low: float, high: float) -> "PressedWinding":
-        """Wraps that lie `low` to `high` voxels apart nearly everywhere, and touch in places.
+        """Wraps that lie `low` to `high` voxels apart, squeezes a seventh beyond, and touch in places.
 
         Raises:
             FaultError: `low` is below 2, the least that a grid can show apart; `high` is below
