@@ -14,7 +14,7 @@ from vcmodels.augment import (
     apply_spatial,
     sample_spatial,
 )
-from vcmodels.augment.geometric import Affine, Elastic, Flip, QuarterTurn, Shear, rotation
+from vcmodels.augment.geometric import Affine, Compress, Elastic, Flip, QuarterTurn, Shear, rotation
 from vcmodels.augment.resample import read_smooth, turn_tensor
 from vcmodels.augment.transform import Lattice
 from vcmodels.geometry.boxes import Box, grow_shape
@@ -36,6 +36,8 @@ WARPS = {
     "scaling": ([Affine(p=1, rotation_degrees=0, per_axis_scaling=True)], ISOTROPIC),
     "shear": ([Shear(p=1, slope=0.3)], ISOTROPIC),
     "elastic": ([Elastic(p=1, spacing=16, amplitude=6)], ISOTROPIC),
+    "compress": ([Compress(p=1, factor=(0.7, 1.5))], ISOTROPIC),
+    "compress along y": ([Compress(p=1, factor=(0.7, 1.5), direction="y")], (0.4, 0.2, 0.3)),
     "all": (
         [Flip(p=0.5), QuarterTurn(p=1), Affine(p=1, per_axis_scaling=True), Elastic(p=1)],
         ISOTROPIC,
@@ -358,6 +360,37 @@ def test_the_crop_is_placed_about_the_centre_of_the_patch(case):
         linear, volume[(slice(None), *crop.slices())], {}, patch=place.shape, spacing=spacing
     )
     np.testing.assert_allclose(read[:, 11, 12, 13], [41, 43, 45], atol=1e-3)
+
+
+@pytest.mark.parametrize("spacing", [ISOTROPIC, (2.0, 1.0, 1.5)], ids=str)
+@pytest.mark.parametrize("direction", ["random", "z", "x"])
+@pytest.mark.parametrize("seed", range(3))
+def test_compression_stays_within_its_factors_and_never_folds(direction, seed, spacing):
+    low, high = 0.4, 3.0
+    press = [Compress(p=1, factor=(low, high), spacing=6, direction=direction)]
+    transform = sample_spatial(press, np.random.default_rng(seed), PATCH, spacing)
+    recorder, crop = Recorder(), transform.input_shape(PATCH, spacing)
+    place = positions(crop)
+    apply(transform, place, {"depth": place}, spacing=spacing, targets={"depth": recorder})
+    jacobian = np.moveaxis(recorder.jacobians[-1].double().numpy(), (0, 1), (-2, -1))
+    jacobian = jacobian.reshape(-1, 3, 3)
+    determinant = np.linalg.det(jacobian)
+    assert determinant.min() > low - 1e-4
+    assert determinant.max() < high + 1e-4
+    assert determinant.max() / determinant.min() > 1.5
+    # All of it lies along one direction: what is left is a matrix of rank 1.
+    singular = np.linalg.svd(jacobian - np.eye(3), compute_uv=False)
+    assert np.abs(singular[:, 1]).max() < 1e-4
+
+
+def test_compression_brings_layers_closer_by_its_factor():
+    press = Compress(p=1, factor=(2, 2), direction="z")
+    transform = sample_spatial([press], np.random.default_rng(0), PATCH, ISOTROPIC)
+    crop = transform.input_shape(PATCH, ISOTROPIC)
+    assert crop[1:] == PATCH[1:]
+    read, _, _ = apply(transform, positions(crop), {})
+    np.testing.assert_allclose(np.diff(read[0].numpy(), axis=0), 2, atol=1e-3)
+    np.testing.assert_allclose(np.diff(read[1].numpy(), axis=0), 0, atol=1e-3)
 
 
 @pytest.mark.parametrize("symmetry", CUBE_SYMMETRIES[:8], ids=str)

@@ -70,6 +70,8 @@ def test_a_fault_in_the_task_is_one_line_and_exit_2(
         (["phantom", "x", "--shape", "1,2"], 'error: --shape: found "1,2"; give three numbers'),
         (["phantom", "x", "--shape", "0,2,3"], "error: --shape: "),
         (["phantom", "x", "--zarr-format", "4"], "Invalid value for '--zarr-format'"),
+        (["phantom", "x", "--spacing", "2"], 'error: --spacing: found "2"; give two numbers'),
+        (["phantom", "x", "--spacing", "1,6"], "error: --spacing: found 1 and 6; give two numbers"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_2(refused, arguments, message):

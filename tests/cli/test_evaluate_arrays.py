@@ -455,3 +455,16 @@ def test_a_spacing_has_three_lengths(work):
     work(p=PROBABILITY, l=LABEL)
     _, error = work.run("p", "l", "--spacing", "1,2", code=2)
     assert '--spacing: found "1,2"; give three, as in 4,1,1' in error
+
+
+def test_sheets_are_told_apart_by_the_ids_of_the_label_of_a_mask(work):
+    place = np.indices((12, 14, 24))[2] / 3.5 + 1
+    ids = np.where(np.abs(place - np.rint(place)) < 0.3, np.rint(place), 0).astype(np.uint16)
+    merged = np.ones(ids.shape, np.uint8)
+    half = np.where(np.arange(14)[:, None] < 7, merged, ids > 0).astype(np.uint8)
+    work(ids=ids, half=half, named=7 * ids)
+    sheets = ("--metrics", "sheets", "--workers", "1")
+    out, _ = work.run("half", "ids", "--foreground", "> 0", *sheets)
+    assert 0.4 < float(figures(out)["resolved_3_4"]) < 0.6
+    out, _ = work.run("named", "ids", "--kind", "instances", *sheets)
+    assert float(figures(out)["resolved_3_4"]) == 1

@@ -64,6 +64,10 @@ def some_pairs():
 
 
 PAIRS = some_pairs()
+ID_LABELS = {
+    "mask": PAIRS["mask"].label.stored.array.read(Box((0, 0, 0), EXTENT))[0],
+    "instances": PAIRS["instances"].label.read(Box((0, 0, 0), EXTENT))[0],
+}
 
 
 def crop(whole, box):
@@ -73,6 +77,33 @@ def crop(whole, box):
     if part.voxels:
         out[:, *part.slices(within=box)] = whole[:, *part.slices(within=INNER)]
     return out
+
+
+@pytest.mark.parametrize("name", ["mask", "instances"])
+@given(z=spans, y=spans, x=spans)
+@settings(max_examples=25, deadline=None)
+def test_ids_of_a_box_are_a_crop_of_those_of_the_whole(name, z, y, x):
+    box = Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
+    pair = PAIRS[name]
+    _, label, valid = pair.read(INNER)
+    stored = ID_LABELS[name][INNER.slices()][None]
+    np.testing.assert_array_equal(pair.ids(INNER), np.where(valid, stored, 0))
+    np.testing.assert_array_equal(pair.ids(INNER) != 0, (label != 0) & valid)
+    np.testing.assert_array_equal(pair.ids(box), crop(pair.ids(INNER), box))
+
+
+def test_ids_of_a_mask_are_of_its_foreground_where_it_counts():
+    label = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    target = BinaryTarget(foreground=">= 9", ignore_label=20)
+    codes, counts = np.zeros((2, 3, 4), np.uint8), np.ones((2, 3, 4), np.uint8)
+    counts[1, 2, 3] = 0
+    box = Box((0, 0, 0), (2, 3, 4))
+    pair = TargetPair(
+        label_of(target, in_memory(label)), in_memory(codes), box, mask=in_memory(counts)
+    )
+    expected = np.where((label >= 9) & (label != 20) & (label != 23), label, 0)
+    np.testing.assert_array_equal(pair.ids(box)[0], expected)
+    assert pair.ids(Box((5, 0, 0), (1, 1, 1))).tolist() == [[[[0]]]]
 
 
 @pytest.mark.parametrize("name", PAIRS)

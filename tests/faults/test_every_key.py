@@ -126,6 +126,7 @@ VALUES: dict[str, list[Any]] = {
     "augment.0.planes": [[["y", "x"]]],
     "augment.0.axes": [["z"]],
     "augment.0.axis": ["y"],
+    "augment.0.direction": ["y"],
     "dataset_config.targets.t.encoding": [{"scale": 0.5}],
     "model_config.f_maps": [[4, 6]],
     "dataset_config.targets.t.label_values": [[0, 3, 8], [7, 3, 0]],

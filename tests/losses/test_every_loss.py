@@ -27,6 +27,7 @@ TAKES = {
     "cldice": REGIONS,
     "skeleton_recall": REGIONS,
     "boundary": REGIONS,
+    "gap": REGIONS,
     "l1": [VALUES],
     "l2": [VALUES],
     "smooth_l1": [VALUES],
@@ -46,6 +47,7 @@ OPTIONS = {
     "cldice": {"iterations": 1},
     "skeleton_recall": {"iterations": 1},
     "boundary": {"clip": 2},
+    "gap": {"width": 2},
     "smooth_l1": {"beta": 0.3},
 }
 """Other than the defaults, for every option that there is."""

@@ -30,6 +30,10 @@ class MemoryPair:
     def read(self, box):
         return tuple(cut(a, self.box, box) for a in (self.prediction, self.label, self.valid))
 
+    def ids(self, box):
+        _, label, valid = self.read(box)
+        return np.where(valid, label, 0).astype(np.int64)
+
     def regions(self, box):
         pairs = list(regions(*self.read(box)))
         return tuple(np.stack(side) for side in zip(*pairs, strict=True))

@@ -95,10 +95,10 @@ def test_a_whole_volume_is_measured_by_the_metrics_of_volumes():
 
 
 def test_what_is_slow_or_special_is_measured_only_where_it_is_named():
-    for form in ("masks", "classes"):
+    for form, more in (("masks", ["sheets"]), ("classes", [])):
         fitting = fitting_metrics(form)
         named = [name for name in fitting if name not in default_metrics(fitting)]
-        assert named == ["surface_score", "components", "topology", "cldice"]
+        assert named == ["surface_score", "components", "topology", "cldice", *more]
     pair = [t[0].numpy() for t in example(1, 1)]
     figures = measure_volume({"cldice": METRICS["cldice"]}, *pair, (1.0, 1.0, 1.0))
     assert list(figures) == ["cldice", "skeleton_precision", "skeleton_recall"]

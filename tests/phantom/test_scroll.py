@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
 
+from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Box
-from vcmodels.phantom.scroll import Scroll
+from vcmodels.phantom.scroll import LOOSE, PressedWinding, Scroll
 
 SHAPE = (60, 140, 120)
 BOX = Box((7, 6, 5), (40, 128, 110))
+
+
+PRESSED = PressedWinding.between(2, 6)
 
 
 def shifted(scroll, axis, steps):
@@ -13,9 +17,10 @@ def shifted(scroll, axis, steps):
     return scroll.phase(Box(origin, BOX.shape))[0]
 
 
+@pytest.mark.parametrize("winding", [LOOSE, PressedWinding.between(6, 9)], ids=["loose", "pressed"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_gradient_is_the_slope_of_the_phase(seed):
-    scroll = Scroll(SHAPE, seed)
+def test_the_gradient_is_the_slope_of_the_phase(seed, winding):
+    scroll = Scroll(SHAPE, seed, winding)
     phase, gradient = scroll.phase(BOX)
     smooth = (phase > 2) & (gradient**2 < 0.04).all(axis=0)  # away from the singular axis
     assert smooth.mean() > 0.5
@@ -82,3 +87,37 @@ def test_some_of_the_volume_is_unlabelled_and_some_of_the_sheet_is_missing():
     near = np.abs(surface.distance) < 1
     missing = 1 - surface.present[near].mean()
     assert 0.05 < missing < 0.6
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_pressed_wraps_lie_as_far_apart_as_asked_and_touch_in_places(seed):
+    surface = Scroll((60, 192, 160), seed, PRESSED).surface(Box((20, 0, 0), (24, 192, 160)))
+    spacing = 1 / np.sqrt((surface.gradient**2).sum(axis=0))[surface.mask]
+    assert np.mean((spacing >= 2) & (spacing <= 6)) > 0.93  # squeezes go a seventh beyond
+    shares = np.histogram(spacing, [2, 3, 4, 5, 6])[0] / spacing.size
+    assert shares.min() > 0.1
+    between = np.concatenate([faces(surface, axis) for axis in range(3)])
+    assert 0.01 < between.size / surface.mask.sum() < 0.2
+
+
+def faces(surface, axis):
+    """The pairs of neighbouring voxels of two wraps along an axis, by the lower number."""
+    ids = np.where(surface.mask, surface.wrap, 0)
+    before, after = np.delete(ids, -1, axis), np.delete(ids, 0, axis)
+    touching = (before > 0) & (after > 0) & (before != after)
+    return np.minimum(before, after)[touching]
+
+
+def test_the_number_of_a_wrap_rises_by_one_from_each_to_the_next_one_outward():
+    scroll = Scroll((40, 192, 160), 1, PRESSED)
+    surface = scroll.surface(Box((12, 96, 84), (6, 90, 8)))
+    middle = surface.wrap[3, :, 4][np.abs(surface.distance[3, :, 4]) < 0.5]
+    steps = np.diff(middle)
+    assert set(steps) <= {0, 1}
+    assert (steps == 1).sum() > 15
+
+
+@pytest.mark.parametrize("wrong", [(1.9, 6), (4, 3), (5, 18)], ids=str)
+def test_spacings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(FaultError, match="give two numbers from 2 to 17 voxels"):
+        PressedWinding.between(*wrong)

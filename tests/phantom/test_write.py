@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter
 from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.phantom import make_phantom, write_phantom
+from vcmodels.phantom.scroll import PressedWinding
 from vcmodels.volumes import open_volume
 
 SHAPE = (30, 75, 66)
@@ -15,18 +16,22 @@ SHAPE = (30, 75, 66)
 def read(path):
     volumes = [
         open_volume(f"{path}/{name}", key=name, channels=channels)
-        for name, channels in (("ct", None), ("sheet", None), ("normals", 3))
+        for name, channels in (("ct", None), ("sheet", None), ("normals", 3), ("wraps", None))
     ]
     return [volume.read(volume.box) for volume in volumes]
 
 
 @pytest.mark.parametrize(
-    ("chunks", "zarr_format"), [((7, 70, 11), 2), ((16, 16, 16), 3), ((80, 80, 80), 2)]
+    ("chunks", "zarr_format", "spacing"),
+    [((7, 70, 11), 2, None), ((16, 16, 16), 3, (2, 6)), ((80, 80, 80), 2, (3, 4))],
 )
-def test_the_voxels_do_not_depend_on_the_chunks(tmp_path, chunks, zarr_format):
+def test_the_voxels_do_not_depend_on_the_chunks(tmp_path, chunks, zarr_format, spacing):
     path = tmp_path / "a.zarr"
-    write_phantom(str(path), shape=SHAPE, seed=4, chunks=chunks, zarr_format=zarr_format)
-    at_once = make_phantom(SHAPE, Box((0, 0, 0), SHAPE), seed=4)
+    write_phantom(
+        str(path), shape=SHAPE, seed=4, spacing=spacing, chunks=chunks, zarr_format=zarr_format
+    )
+    winding = () if spacing is None else (PressedWinding.between(*spacing),)
+    at_once = make_phantom(SHAPE, Box((0, 0, 0), SHAPE), 4, *winding)
     for stored, expected in zip(read(path), at_once, strict=True):
         np.testing.assert_array_equal(stored, expected)
 
@@ -49,7 +54,7 @@ def best_dice(image, sheet):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_global_threshold_finds_the_sheet(seed):
     shape = (40, 144, 128)
-    ct, sheet, _ = make_phantom(shape, Box((0, 0, 0), shape), seed)
+    ct, sheet, *_ = make_phantom(shape, Box((0, 0, 0), shape), seed)
     image = ct[0].astype(np.float32)
     for sigma in (0, 1):
         assert 0.5 < best_dice(gaussian_filter(image, sigma), sheet[0]) < 0.75
@@ -57,7 +62,9 @@ def test_no_global_threshold_finds_the_sheet(seed):
 
 
 def test_labels_and_normals_agree():
-    _, sheet, codes = make_phantom((48, 96, 96), Box((0, 0, 0), (48, 96, 96)))
+    _, sheet, codes, wraps = make_phantom((48, 96, 96), Box((0, 0, 0), (48, 96, 96)))
+    np.testing.assert_array_equal(wraps == 65535, sheet == 2)
+    np.testing.assert_array_equal(wraps == 0, sheet == 0)
     known = (codes != 0).any(axis=0)
     assert known[sheet[0] == 1].mean() > 0.999
     assert not known[sheet[0] == 2].any()
@@ -70,7 +77,7 @@ def test_labels_and_normals_agree():
 def test_normals_are_those_of_the_stored_sheet():
     """Seen from the labels alone: across the sheet's outer face, the mask falls along the normal."""
     shape = (48, 96, 96)
-    _, sheet, codes = make_phantom(shape, Box((0, 0, 0), shape))
+    _, sheet, codes, _ = make_phantom(shape, Box((0, 0, 0), shape))
     smooth = gaussian_filter((sheet[0] == 1).astype(np.float64), 1.5)
     x, y, z = codes / 32767.5 - 1
     slope = np.stack(np.gradient(smooth))

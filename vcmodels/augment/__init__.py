@@ -21,7 +21,7 @@ from vcmodels.augment.artefacts import (
     ShiftedSlices,
 )
 from vcmodels.augment.base import Augmentation
-from vcmodels.augment.geometric import Affine, Elastic, Flip, QuarterTurn, Shear
+from vcmodels.augment.geometric import Affine, Compress, Elastic, Flip, QuarterTurn, Shear
 from vcmodels.augment.transform import ImageInterpolation, SpatialTransform
 from vcmodels.augment.values import (
     Blur,
@@ -42,6 +42,7 @@ AnyAugmentation = Annotated[
     | Affine
     | Shear
     | Elastic
+    | Compress
     | Noise
     | ShotNoise
     | Speckle

@@ -1,8 +1,8 @@
-"""Mirrors and quarter turns, which are exact; rotation, scaling, shear and elastic deformation."""
+"""Mirrors and quarter turns, which are exact; rotation, scaling, shear, warps and compression."""
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import cos, log, radians, sin
+from math import ceil, cos, log, radians, sin
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from vcmodels.augment.base import (
     Factors,
     LinearAugmentation,
 )
-from vcmodels.augment.transform import FOLDING_LIMIT, Lattice, control_points
+from vcmodels.augment.transform import FOLDING_LIMIT, Lattice, centred, control_points
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import (
     IDENTITY,
@@ -186,6 +186,49 @@ class Elastic(ElasticAugmentation):
         offsets = rng.uniform(-1, 1, size=(3, *points)) * self.amplitude
         scaled = offsets * np.array([z, y, x])[:, None, None, None]
         return Lattice(scaled.astype(np.float32), distance)
+
+
+class Compress(ElasticAugmentation):
+    """Press layers together and pull them apart, by turns, along one direction.
+
+    Along it the patch is divided into stretches, each with a factor of its own; between them the
+    factor changes smoothly, and never leaves the limits, so that nothing folds. Sheets across the
+    direction come closer and grow thinner, or the other way round.
+    """
+
+    name: Literal["compress"] = "compress"
+    p: Fraction = 0.2
+    factor: Factors = (0.6, 2.0)
+    """Lowest and highest factor; above 1 layers come closer. Drawn evenly on a log scale."""
+    spacing: Annotated[float, Field(ge=4, le=4096)] = 16.0
+    """Length of a stretch, in voxels (of the finest axis)."""
+    direction: Literal["random"] | Axis = "random"
+    """`random`, any direction alike, or along one axis."""
+
+    def sample_lattice(self, rng: np.random.Generator, shape: Shape, spacing: Spacing) -> Lattice:
+        way = self._direction(rng)
+        side = np.asarray(spacing) / min(spacing)
+        z, y, x = self.spacing / side
+        counts = control_points(shape, (z, y, x))
+        place = [self.spacing * centred(n) for n in counts]
+        along = sum(np.meshgrid(*(w * p for w, p in zip(way, place, strict=True)), indexing="ij"))
+        # A slope of the spline is a mean of slopes between control points, which are means of
+        # factors less 1: J = 1 + way (way * slopes)^T, whose determinant lies within the factors.
+        low, high = (log(end) for end in self.factor)
+        half = ceil(np.abs(along).max() / self.spacing) + 1
+        factors = np.exp(rng.uniform(low, high, size=2 * half))
+        knots = self.spacing * np.arange(-half, half + 1)
+        moved = np.concatenate([[0.0], np.cumsum(self.spacing * (factors - 1))])
+        shift = np.interp(along, knots, moved - moved[half])
+        offsets = (way / side)[:, None, None, None] * shift
+        return Lattice(offsets.astype(np.float32), (z, y, x))
+
+    def _direction(self, rng: np.random.Generator) -> np.ndarray:
+        """A unit vector along (z, y, x), in physical space."""
+        if self.direction != "random":
+            return np.eye(3)[AXES.index(self.direction)]
+        drawn = rng.normal(size=3)
+        return drawn / np.linalg.norm(drawn)
 
 
 def flat_planes(shape: Shape, spacing: Spacing) -> tuple[bool, ...]:

@@ -13,6 +13,7 @@ from vcmodels.cli.arguments import (
     TaskFile,
     load,
     three_numbers,
+    two_lengths,
 )
 from vcmodels.cli.audit import audit
 from vcmodels.cli.console import Console
@@ -30,7 +31,7 @@ from vcmodels.cli.symmetry import symmetry
 from vcmodels.cli.train import train
 from vcmodels.cli.tune import tune
 from vcmodels.cli.view import view
-from vcmodels.errors import RefusedError
+from vcmodels.errors import FaultError, RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -129,6 +130,14 @@ def phantom(
     path: Annotated[Path, typer.Argument(help="The store to write.")],
     shape: Annotated[str, typer.Option(metavar="Z,Y,X", help="Voxels.")] = "160,224,224",
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Voxels between neighbouring wraps: 2,6 are pressed and touch in places. "
+            "About 8 to 17 when left out.",
+        ),
+    ] = None,
     chunks: Annotated[str, typer.Option(metavar="Z,Y,X", help="Chunk shape.")] = "64,64,64",
     zarr_format: Annotated[int, typer.Option(min=2, max=3, help="Version of Zarr.")] = 2,
     keep: Annotated[
@@ -136,12 +145,19 @@ def phantom(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a made-up scroll scan with its sheet and normals, to try things on."""
+    """Write a made-up scroll scan with its sheet, normals and numbered wraps, to try things on."""
     from vcmodels.phantom import write_phantom
+    from vcmodels.phantom.scroll import PressedWinding
 
     console = Console()
     context.obj.begin()
     size, chunk = three_numbers("--shape", shape), three_numbers("--chunks", chunks)
+    pressed = None if spacing is None else two_lengths("--spacing", spacing)
+    if pressed is not None:
+        try:
+            PressedWinding.between(*pressed)
+        except FaultError as error:
+            raise RefusedError("--spacing", error.found, error.remedy) from error
     if keep and path.exists():
         console.say(f"{path} is there already")
         return
@@ -155,9 +171,10 @@ def phantom(
 
         version: Literal[2, 3] = 2 if zarr_format == 2 else 3
         write_phantom(
-            str(path), shape=size, seed=seed, chunks=chunk, zarr_format=version, progress=progress
-        )
-    console.say(f"wrote {path}: ct, sheet and normals of {size} voxels")
+            str(path), shape=size, seed=seed, spacing=pressed, chunks=chunk, zarr_format=version,
+            progress=progress,
+        )  # fmt: skip
+    console.say(f"wrote {path}: ct, sheet, normals and wraps of {size} voxels")
 
 
 app.command()(patches)

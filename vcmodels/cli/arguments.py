@@ -61,6 +61,18 @@ def three_numbers(option: str, text: str) -> tuple[int, int, int]:
     return numbers[0], numbers[1], numbers[2]
 
 
+def two_lengths(option: str, text: str) -> tuple[float, float]:
+    """Two numbers from `low,high`, which may have decimals.
+
+    Raises:
+        RefusedError: they are none.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(re.fullmatch(r"\d{1,6}(\.\d{1,6})?", part) for part in parts):
+        raise RefusedError(option, f'found "{text}"', "give two numbers, as in 2,6")
+    return float(parts[0]), float(parts[1])
+
+
 def spans(option: str, text: str) -> list[tuple[int, int]]:
     """Three [start, end) pairs from `z0:z1,y0:y1,x0:x1`.
 

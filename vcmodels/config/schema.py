@@ -267,7 +267,7 @@ pseudo-label) pulls a tenth as hard; one without a voxel that counts costs 0. Al
 float32. Losses on regions average over the classes; where one takes `include_background`, class 0 is
 left out by default.
 
-`cldice`, `skeleton_recall`, `boundary` and `unit_length` judge one thing only: use them together with
+`cldice`, `skeleton_recall`, `boundary`, `gap` and `unit_length` judge one thing only: use them with
 another loss.
 
 `tr_params.loss_balance` says how the losses of several targets are added.

@@ -123,6 +123,22 @@ class Label:
         label, counts = derived(self.target, *tensors, margin, self.spacing)
         return label.numpy(), counts.numpy()
 
+    def ids(self, box: Box) -> np.ndarray:
+        """The values that are stored where the label, or its source, is foreground: (1, Z, Y, X).
+
+        Of an integer dtype; 0 elsewhere, where it is ignored and out of the region.
+
+        Raises:
+            RunError: a value that is no mask and no id; names volume and place.
+        """
+        inside = box.intersect(self.stored.region)
+        if not inside.voxels:
+            return np.zeros((1, *box.shape), id_dtype(self.stored.array.dtype))
+        ids, valid = self.stored.exact_ids(inside, self.target.ignored)
+        if self.target.comparison is not None:
+            valid = valid & self.target.comparison.of(ids)
+        return _framed(np.where(valid, ids, np.zeros((), ids.dtype)), inside, box)
+
 
 @torch.no_grad()
 def derived(

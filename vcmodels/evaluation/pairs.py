@@ -174,6 +174,10 @@ class CellPair(ABC):
         """As for `ScoredPair`."""
 
     @abstractmethod
+    def labelled_ids(self, box: Box) -> np.ndarray:
+        """`ids` of a box inside `self.box`; it may be empty."""
+
+    @abstractmethod
     def contents(self) -> Mapping[str, Any]:
         """As for `ScoredPair`."""
 
@@ -210,6 +214,18 @@ class CellPair(ABC):
             region = self._region(cell)
             found[:, :, *part.slices(within=box)] = region[:, :, *part.slices(within=cell)]
         return found[0], found[1]
+
+    def ids(self, box: Box) -> np.ndarray:
+        """As for `Pair`.
+
+        Raises:
+            RunError: a label that holds no ids, or a damaged chunk.
+        """
+        inside = box.intersect(self.box)
+        found = self.labelled_ids(inside)
+        whole = np.zeros((1, *box.shape), found.dtype)
+        whole[:, *inside.slices(within=box)] = found
+        return whole
 
     @property
     def region_count(self) -> int:
@@ -334,6 +350,13 @@ class TargetPair(CellPair):
             return False
         return self.mask is None or not self.mask.is_stored(box)
 
+    def labelled_ids(self, box: Box) -> np.ndarray:
+        assert self.form == "masks", "no other label is made of ids"
+        ids = self.label.ids(box)
+        if self.mask is None or not box.voxels:
+            return ids
+        return np.where(_inside(self.mask, box), ids, np.zeros((), ids.dtype))
+
     def counted(self, box: Box) -> Counted | None:
         """The pairs of codes of 8 bits and labels; each is decoded once.
 
@@ -434,6 +457,10 @@ class InstancePair(CellPair):
     def is_constant(self, box: Box) -> bool:
         arrays = (self.prediction, self.label, *((self.mask,) if self.mask is not None else ()))
         return not any(array.is_stored(box) for array in arrays)
+
+    def labelled_ids(self, box: Box) -> np.ndarray:
+        _, label, valid = self.load(box)
+        return np.where(valid, label, np.zeros((), label.dtype))
 
     def contents(self) -> Mapping[str, Any]:
         return {

@@ -26,7 +26,7 @@ from vcmodels.losses.overlap import (
     tversky,
 )
 from vcmodels.losses.regression import axial_cosine, cosine, l1, l2, smooth_l1, unit_length
-from vcmodels.losses.shape import boundary, cldice, skeleton_recall
+from vcmodels.losses.shape import boundary, cldice, gap, skeleton_recall
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ LOSSES: dict[str, Loss] = {
     "cldice": Loss(cldice, compares=REGIONS),
     "skeleton_recall": Loss(skeleton_recall, compares=REGIONS),
     "boundary": Loss(boundary, compares=REGIONS),
+    "gap": Loss(gap, compares=REGIONS),
     "l1": Loss(l1, compares=("values", "vectors")),
     "l2": Loss(l2, compares=("values", "vectors")),
     "smooth_l1": Loss(smooth_l1, compares=("values", "vectors")),

@@ -92,6 +92,14 @@ class Pair(Protocol):
         """
         ...
 
+    def ids(self, box: Box) -> np.ndarray:
+        """Which labelled object each voxel of a box belongs to, of a mask or of instances.
+
+        (1, Z, Y, X) of an integer dtype: the values that are stored where the label is foreground, 0
+        elsewhere, where nothing is valid and out of `self.box`.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Metric(Comparator):

@@ -66,6 +66,7 @@ from vcmodels.metrics.regression import (
     sign_accuracy,
     sign_sums,
 )
+from vcmodels.metrics.sheets import SheetPairs
 from vcmodels.metrics.surface import SurfaceMetric
 from vcmodels.metrics.surface_score import SurfaceScore
 from vcmodels.metrics.thin import CENTRELINE_SENSES, centreline_dice
@@ -131,6 +132,7 @@ METRICS: dict[str, AnyMetric] = {
     "cldice": VolumeMetric(
         centreline_dice, CENTRELINE_SENSES, compares=VOXELWISE, is_default=False
     ),
+    "sheets": SheetPairs(compares=("masks", "instances"), is_default=False),
     "instances": Instances(compares="instances"),
 }  # fmt: skip
 """In the order in which they are shown. Another package may add its own."""

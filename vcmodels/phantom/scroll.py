@@ -1,4 +1,4 @@
-"""The shape of the phantom, one sheet rolled up, and how it looks in a CT scanner.
+"""The shape of the phantom: one sheet rolled up.
 
 The phase is `u = G(rho) - theta / 2 pi + squeeze`, where rho is the distance from a drifting axis plus
 a smooth warp, G grows by one per wrap and `squeeze` presses wraps together in places. One turn
@@ -15,8 +15,8 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
+from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Box, Shape, units_touching
 
 Array = np.ndarray
@@ -186,12 +186,70 @@ def _mix_int(state: int) -> int:
     return state ^ (state >> 31)
 
 
-MEAN_SPACING = 11.8
-"""Voxels between wraps, on average; about 8 to 17 with the warp and the squeezing."""
+LEAST_SPACING, MOST_SPACING = 2.0, 17.0
 _RIPPLE, _RIPPLE_LENGTH = 0.18, 70.0
+_PRESSED_LENGTH = 48.0
 _DRIFT, _DRIFT_LENGTH = 5.0, 170.0
 _FIRST_WRAP = 2  # nearer the axis the phase is singular
 _BAND = 1.5  # voxels beyond the sheet in which normals are stored
+
+
+@dataclass(frozen=True)
+class Winding:
+    """How tightly the sheet is rolled; lengths in voxels, spacings from middle to middle.
+
+    As it stands: 8 to 17 voxels between wraps, with the bending and the squeezes.
+    """
+
+    spacing: float = 11.8
+    """Between wraps, on average."""
+    warp: float = 4.0
+    """Standard deviation of the smooth bending."""
+    fill: float = 0.74
+    """The largest share of the spacing that is sheet: pressed wraps give way."""
+    contact: float = 0.0
+    """Standard deviation of that share over space; where it comes near 1, wraps touch."""
+
+    def count(self, rho: Array) -> tuple[Array, Array]:
+        """Wraps up to a distance from the axis, and how many there are per voxel at that place."""
+        wave = 2 * np.pi / _RIPPLE_LENGTH
+        wraps = rho / self.spacing + _RIPPLE * np.sin(wave * rho)
+        return wraps, 1 / self.spacing + _RIPPLE * wave * np.cos(wave * rho)
+
+
+LOOSE = Winding()
+
+
+@dataclass(frozen=True)
+class PressedWinding(Winding):
+    """A spacing that goes up and down with the distance from the axis, as a cosine."""
+
+    spread: float = 0.0
+    """How far it goes, as a share of the mean."""
+
+    @classmethod
+    def between(cls, low: float, high: float) -> "PressedWinding":
+        """Wraps that lie `low` to `high` voxels apart, squeezes a seventh beyond, and touch in places.
+
+        Raises:
+            FaultError: `low` is below 2, the least that a grid can show apart; `high` is below
+                `low`, or above 17, where nothing is pressed.
+        """
+        if not LEAST_SPACING <= low <= high <= MOST_SPACING:
+            limits = f"from {LEAST_SPACING:g} to {MOST_SPACING:g} voxels, the lower one first"
+            raise FaultError(f"found {low:g} and {high:g}", f"give two numbers {limits}")
+        # Bending and squeezes have the rest of the range.
+        spread = 0.9 * (high - low) / (high + low)
+        return cls((low + high) / 2, warp=1.0, fill=0.62, contact=0.1, spread=spread)
+
+    def count(self, rho: Array) -> tuple[Array, Array]:
+        # The integral of 1 / (1 - e cos) is what Kepler's true anomaly is of the eccentric one.
+        e = self.spread
+        phi, root = 2 * np.pi / _PRESSED_LENGTH * rho, np.sqrt(1 - e * e)
+        b = e / (1 + root)
+        anomaly = phi + 2 * np.arctan(b * np.sin(phi) / (1 - b * np.cos(phi)))
+        wraps = _PRESSED_LENGTH / (2 * np.pi) / (self.spacing * root) * anomaly
+        return wraps, 1 / (self.spacing * (1 - e * np.cos(phi)))
 
 
 @dataclass(frozen=True)
@@ -207,6 +265,8 @@ class Surface:
     """In [0, 1]: 0 in holes and where there is no wrap."""
     labelled: Array
     """bool: false in the parts that nobody has labelled."""
+    wrap: Array
+    """Number of the nearest wrap, counted from the axis; the next one begins after each whole turn."""
 
     def crop(self, part: tuple[slice, slice, slice]) -> "Surface":
         """The same for a part of the box."""
@@ -216,6 +276,7 @@ class Surface:
             self.gradient[(slice(None), *part)],
             self.present[part],
             self.labelled[part],
+            self.wrap[part],
         )
 
     @property
@@ -247,6 +308,7 @@ class Scroll:
 
     shape: Shape
     seed: int
+    winding: Winding = LOOSE
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -257,15 +319,19 @@ class Scroll:
     def wraps(self) -> tuple[int, int]:
         """The first and the last wrap; the outermost nearly touches the larger side."""
         radius = 0.48 * max(self.shape[1:])
-        return _FIRST_WRAP, max(_FIRST_WRAP + 1, int(radius / MEAN_SPACING))
+        return _FIRST_WRAP, max(_FIRST_WRAP + 1, int(radius / self.winding.spacing))
 
     @cached_property
     def _warp(self) -> Waves:
-        return Waves.random(self.seed * 64 + 1, 7, (75.0, 220.0), 4.0)
+        return Waves.random(self.seed * 64 + 1, 7, (75.0, 220.0), self.winding.warp)
 
     @cached_property
     def _thickness(self) -> Waves:
         return Waves.random(self.seed * 64 + 2, 4, (40.0, 120.0), 0.35)
+
+    @cached_property
+    def _contact(self) -> Waves:
+        return Waves.random(self.seed * 64 + 6, 5, (30.0, 90.0), self.winding.contact)
 
     @property
     def _squeezes(self) -> Scatter:
@@ -293,9 +359,8 @@ class Scroll:
         angle = np.arctan2(dy, dx)
         warp, warp_slopes = self._warp.value_and_gradient(z, y, x)
         rho = radius + warp
-        wave = 2 * np.pi / _RIPPLE_LENGTH
-        phase = rho / MEAN_SPACING + _RIPPLE * np.sin(wave * rho) - angle / (2 * np.pi)
-        steepness = 1 / MEAN_SPACING + _RIPPLE * wave * np.cos(wave * rho)
+        wraps, steepness = self.winding.count(rho)
+        phase = wraps - angle / (2 * np.pi)
         # d(angle) = (dx d(dy) - dy d(dx)) / radius^2
         swirl = 1 / (2 * np.pi * (dy**2 + dx**2 + 1e-6))
         along_y = steepness * dy / radius - swirl * dx
@@ -325,11 +390,18 @@ class Scroll:
         return Surface(
             distance=(phase - wrap) / steepness,
             # Pressed wraps give way, or they would fill all space between.
-            thickness=np.minimum(thickness, 0.74 / steepness),
+            thickness=np.minimum(thickness, self._fill(box) / steepness),
             gradient=gradient,
             present=present,
             labelled=labelled,
+            wrap=wrap,
         )
+
+    def _fill(self, box: Box) -> Array | float:
+        """The largest share of the spacing that is sheet."""
+        if not self.winding.contact:
+            return self.winding.fill
+        return np.clip(self.winding.fill + self._contact.value(*positions(box)), 0.45, 0.95)
 
     def _squeeze(self, box: Box, phase: Array, gradient: Array) -> None:
         """Press wraps together on one side of a point, and apart on the other."""
@@ -354,95 +426,3 @@ class Scroll:
             present[where] = np.minimum(present[where], np.clip(outside, 0, 1))
 
         self._holes.paint(box, cut)
-
-
-BLUR = 0.9
-"""Standard deviation of the scanner's point spread, in voxels."""
-MARGIN = 4
-"""Voxels around a box that its blurred image depends on."""
-_AIR, _CONTRAST = 76.0, 70.0
-_OUTER_LAYER = 0.45  # how much denser than the mean the outer face is, and the inner one thinner
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The scanner's view of a scroll, in grey values 0 to 255."""
-
-    scroll: Scroll
-
-    def _waves(
-        self, stream: int, count: int, lengths: tuple[float, float], deviation: float
-    ) -> Waves:
-        return Waves.random(self.scroll.seed * 64 + stream, count, lengths, deviation)
-
-    @cached_property
-    def _brightness(self) -> Waves:
-        return self._waves(11, 8, (50.0, 150.0), 19.0)
-
-    @cached_property
-    def _contrast(self) -> Waves:
-        return self._waves(12, 4, (50.0, 150.0), 0.13)
-
-    @cached_property
-    def _hollow(self) -> Waves:
-        return self._waves(13, 4, (30.0, 90.0), 0.22)
-
-    @cached_property
-    def _dust(self) -> Waves:
-        return self._waves(14, 5, (25.0, 70.0), 0.22)
-
-    @property
-    def _debris(self) -> Scatter:
-        return Scatter(self.scroll.seed * 64 + 15, cell=13, chance=0.55, radii=(1.6, 3.6))
-
-    def image(self, box: Box, surface: Surface) -> Array:
-        """The CT values of a box, (Z, Y, X) float64, not yet rounded.
-
-        Args:
-            box: what to scan.
-            surface: of the box grown by `MARGIN` on all sides, which the blur reaches.
-        """
-        wide = box.grow((MARGIN, MARGIN, MARGIN))
-        blurred = self._matter(wide, surface) + 24.0 * white_noise(wide, self.scroll.seed * 64 + 21)
-        for axis in range(3):
-            blurred = gaussian_filter1d(blurred, BLUR, axis=axis, radius=MARGIN)
-        image = blurred[box.slices(wide)]
-        image += self._rings(box)
-        image += 6.5 * white_noise(box, self.scroll.seed * 64 + 22)
-        return image
-
-    def _matter(self, box: Box, surface: Surface) -> Array:
-        """What the rays go through: sheet, dust and grains in air of uneven brightness."""
-        where = positions(box)
-        depth = np.clip(2 * surface.distance / surface.thickness, -1, 1)
-        hollow = np.clip(0.2 + self._hollow.value(*where), 0, 0.45) * (1 - depth**2)
-        dust = np.clip(self._dust.value(*where), 0, 0.4)
-        # Papyrus has two layers. Without a denser one, only the curvature would distinguish outward
-        # from inward, which a patch is too small to show.
-        matter = surface.density * (1 - hollow) * (1 + _OUTER_LAYER * depth)
-        matter += (1 - surface.density) * dust
-        self._strew(box, matter)
-        contrast = _CONTRAST * np.clip(1 + self._contrast.value(*where), 0.6, 1.4)
-        return _AIR + self._brightness.value(*where) + contrast * matter
-
-    def _strew(self, box: Box, matter: Array) -> None:
-        """Grains as bright as the sheet, or brighter, mostly between the wraps."""
-
-        def put(where: tuple[slice, ...], square: Array, _: list[Array], ball: Ball) -> None:
-            inside = np.clip((1 - np.sqrt(square)) * ball.radius + 0.5, 0, 1)
-            value = 0.8 + 0.9 * ball.draws[0]
-            matter[where] = np.maximum(matter[where], value * inside)
-
-        self._debris.paint(box, put)
-
-    def _rings(self, box: Box) -> Array:
-        """Rings about the scanner's own axis, from detector elements that are off."""
-        shape = self.scroll.shape
-        _, y, x = positions(box)
-        radius = np.sqrt((y - 0.38 * shape[1]) ** 2 + (x - 0.61 * shape[2]) ** 2)[0]
-        low = np.floor(radius).astype(np.int64)
-        gains = np.array(
-            [draw(self.scroll.seed * 64 + 31, n) - 0.5 for n in range(int(low.max()) + 2)]
-        )
-        share = radius - low
-        return 13.0 * (gains[low] * (1 - share) + gains[low + 1] * share)[None]

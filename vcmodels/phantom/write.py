@@ -9,7 +9,8 @@ import numpy as np
 
 from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.geometry.grid import tiles
-from vcmodels.phantom.scroll import MARGIN, Scan, Scroll
+from vcmodels.phantom.scan import MARGIN, Scan
+from vcmodels.phantom.scroll import LOOSE, PressedWinding, Scroll, Winding
 from vcmodels.volumes import (
     Grid,
     Storage,
@@ -24,6 +25,8 @@ from vcmodels.volumes.places import refuse_in_store
 SPACING_UM = 7.91
 UNLABELLED = 2
 """Value of `sheet` where nobody has labelled; name it as `ignore_label` in the task."""
+NO_WRAP = 65535
+"""Value of `wraps` where nobody has labelled."""
 _WORK = 64  # voxels along each axis that are computed at once
 
 
@@ -36,11 +39,15 @@ class Phantom(NamedTuple):
     """(1, Z, Y, X) uint8: 0 background, 1 sheet, 2 unlabelled."""
     normals: np.ndarray
     """(3, Z, Y, X) uint16, (x, y, z): component = v / 32767.5 - 1; 0, 0, 0 is unlabelled."""
+    wraps: np.ndarray
+    """(1, Z, Y, X) uint16: the number of the wrap on the sheet, 0 background, 65535 unlabelled."""
 
 
-def make_phantom(shape: Sequence[int], box: Box, seed: int = 0) -> Phantom:
-    """The phantom's arrays in a box: a function only of shape, seed and position."""
-    scroll = Scroll(_shape(shape), seed)
+def make_phantom(
+    shape: Sequence[int], box: Box, seed: int = 0, winding: Winding = LOOSE
+) -> Phantom:
+    """The phantom's arrays in a box: a function only of shape, seed, winding and position."""
+    scroll = Scroll(_shape(shape), seed, winding)
     wide = box.grow((MARGIN, MARGIN, MARGIN))
     surface = scroll.surface(wide)
     ct = np.clip(np.rint(Scan(scroll).image(box, surface)), 0, 255).astype(np.uint8)
@@ -48,7 +55,9 @@ def make_phantom(shape: Sequence[int], box: Box, seed: int = 0) -> Phantom:
     sheet = np.where(surface.labelled, surface.mask, UNLABELLED).astype(np.uint8)
     normals = np.rint((surface.normals[::-1] + 1) * 32767.5).astype(np.uint16)
     normals[:, ~(surface.has_normal & surface.labelled)] = 0
-    return Phantom(ct[None], sheet[None], normals)
+    wraps = np.where(surface.mask, surface.wrap, 0)
+    wraps = np.where(surface.labelled, wraps, NO_WRAP).astype(np.uint16)
+    return Phantom(ct[None], sheet[None], normals, wraps[None])
 
 
 def write_phantom(
@@ -56,21 +65,26 @@ def write_phantom(
     *,
     shape: Sequence[int] = (160, 224, 224),
     seed: int = 0,
+    spacing: tuple[float, float] | None = None,
     chunks: Sequence[int] = (64, 64, 64),
     zarr_format: ZarrFormat = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a CT-like volume of a scroll with its sheet and normals, for demos, tests, benchmarks.
 
-    The store gets three arrays: `ct` (uint8), `sheet` (uint8: 0 background, 1 sheet, 2 unlabelled)
-    and `normals` ((3, Z, Y, X) uint16: unit normals that point outward, in the order x, y, z, as
-    v / 32767.5 - 1, with 0, 0, 0 where there is none). The voxels depend on shape and seed, not on
-    the chunks. Nothing appears at `path` until all is written.
+    The store gets four arrays: `ct` (uint8), `sheet` (uint8: 0 background, 1 sheet, 2 unlabelled),
+    `normals` ((3, Z, Y, X) uint16: unit normals that point outward, in the order x, y, z, as
+    v / 32767.5 - 1, with 0, 0, 0 where there is none) and `wraps` (uint16: the number of the wrap,
+    counted from the axis, 0 background, 65535 unlabelled). The sheet goes on from each wrap to the
+    next one: their numbers change at the half-plane from the axis to low x. The voxels depend on
+    shape, seed and spacing, not on the chunks. Nothing appears at `path` until all is written.
 
     Args:
         path: the store to make, a local folder that does not exist.
         shape: (z, y, x) voxels; the axis of the scroll is along z.
         seed: of everything random.
+        spacing: voxels between the middles of neighbouring wraps, lowest and highest, as in (2, 6)
+            for pressed ones, which touch in places; about 8 to 17 when None.
         chunks: (z, y, x) of the stored chunks.
         zarr_format: 2 or 3.
         progress: called with the voxels that are done and their total, after each piece.
@@ -78,23 +92,33 @@ def write_phantom(
     Raises:
         OutputError: `path` exists, or lies in another store.
         ValueError: shape or chunks are not three positive numbers.
+        FaultError: spacing is none that `PressedWinding.between` takes.
     """
     size, unit = _shape(shape), _shape(chunks)
+    winding = LOOSE if spacing is None else PressedWinding.between(*spacing)
     refuse_in_store("the phantom", path)
     with whole_folder(Path(path)) as folder:
-        arrays = _create(str(folder), size, unit, seed, zarr_format)
+        arrays = _create(str(folder), size, unit, seed, zarr_format, spacing)
         done, total = 0, prod(size)
         for piece in _pieces(size, unit):
-            _write_piece(arrays, size, piece, seed)
+            _write_piece(arrays, size, piece, seed, winding)
             done += piece.voxels
             if progress:
                 progress(done, total)
 
 
 def _create(
-    root: str, shape: Shape, chunks: Shape, seed: int, zarr_format: ZarrFormat
-) -> tuple[WritableArray, WritableArray, WritableArray]:
-    about = {"phantom": "rolled sheet", "seed": seed}
+    root: str,
+    shape: Shape,
+    chunks: Shape,
+    seed: int,
+    zarr_format: ZarrFormat,
+    spacing: tuple[float, float] | None,
+) -> tuple[WritableArray, ...]:
+    """The empty arrays, in the order of `Phantom`."""
+    about: dict[str, object] = {"phantom": "rolled sheet", "seed": seed}
+    if spacing is not None:
+        about["spacing"] = list(spacing)
     set_group_attributes(root, about, zarr_format=zarr_format)
 
     def array(name: str, channels: int, dtype: str, attributes: dict[str, object]) -> WritableArray:
@@ -117,18 +141,22 @@ def _create(
             "sheet", 1, "uint8", {"labels": {"0": "background", "1": "sheet", "2": "unlabelled"}}
         ),
         array("normals", 3, "uint16", {"vector_order": "xyz", "orientation": "oriented", **code}),
+        array("wraps", 1, "uint16", {"labels": {"0": "background", str(NO_WRAP): "unlabelled"}}),
     )
 
 
-def _write_piece(arrays: Sequence[WritableArray], shape: Shape, piece: Box, seed: int) -> None:
+def _write_piece(
+    arrays: Sequence[WritableArray], shape: Shape, piece: Box, seed: int, winding: Winding
+) -> None:
     """Compute a piece in small boxes and write it once."""
     whole = Phantom(
         np.empty((1, *piece.shape), np.uint8),
         np.empty((1, *piece.shape), np.uint8),
         np.empty((3, *piece.shape), np.uint16),
+        np.empty((1, *piece.shape), np.uint16),
     )
     for box in tiles(piece, (_WORK, _WORK, _WORK)):
-        for out, part in zip(whole, make_phantom(shape, box, seed), strict=True):
+        for out, part in zip(whole, make_phantom(shape, box, seed, winding), strict=True):
             out[(slice(None), *box.slices(piece))] = part
     for array, data in zip(arrays, whole, strict=True):
         array.write(piece, data)

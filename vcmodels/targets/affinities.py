@@ -41,8 +41,9 @@ class AffinitiesTarget(MaskTarget):
     # A channel is of pairs of voxels, most of them joined: it has neither a shape nor a rare class,
     # and the hardest voxels of all channels would be those of the longest offset.
     excluded_losses: ClassVar[frozenset[str]] = frozenset(
-        {"topk_ce", "generalised_dice", "cldice", "skeleton_recall", "boundary"}
+        {"topk_ce", "generalised_dice", "cldice", "skeleton_recall", "boundary", "gap"}
     )
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"sheets"})
     label_keys: ClassVar[frozenset[str]] = frozenset(
         {"loss_only_on_label", "label_smoothing", "foreground"}
     )

@@ -27,6 +27,8 @@ class BoundaryTarget(MaskTarget):
     another one (`instances`)."""
 
     is_derivable: ClassVar[bool] = True
+    excluded_metrics: ClassVar[frozenset[str]] = frozenset({"sheets"})
+    """The ids are of what lies between boundaries."""
 
     @model_validator(mode="after")
     def _check_keys_fit(self) -> Self:
