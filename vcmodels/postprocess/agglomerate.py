@@ -118,7 +118,7 @@ class AgglomerateStep(Step):
                 raise TaskError("by", found, 'choose "mean", or a smaller "near"')
 
     def run(self, site: Site) -> None:
-        """In seven passes: those of `find_basins`, edges, sums between fragments, the ids."""
+        """In six passes: those of `find_basins`, edges, sums between fragments, the ids."""
         links = LinkChannels(site.source("affinities"), site.box, self.near)
         basins = find_basins(site, self._landscape(site, links))
         edges = basin_edges(site, basins)
