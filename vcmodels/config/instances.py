@@ -93,7 +93,11 @@ class Instances(Section):
         """The step that makes ids of the heads."""
         sources, keys = _STEPS[self.recipe]
         made = {role: f"{name}_{head}" for role, head in sources.items()}
-        return {**keys, "output": name, "from": made}
+        found = {**keys, "output": name, "from": made}
+        if self.recipe == "flow":  # the centre is inside of the object, if anywhere
+            longest = self.max_extent if isinstance(self.max_extent, tuple) else (self.max_extent,)
+            found["reach"] = min(max(extent for extent in longest if extent), 128)
+        return found
 
 
 _HEADS: Mapping[str, tuple[str, ...]] = {

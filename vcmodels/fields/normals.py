@@ -47,7 +47,7 @@ def smooth(field: Tensor, known: Tensor, sigma: Lengths) -> Labelled:
 def gaussian(field: Tensor, sigma: Lengths) -> Tensor:
     """Gaussian sums: (..., Z + 2m, Y + 2m, X + 2m) float -> (..., Z, Y, X); m as for `smooth`."""
     for axis, width in zip((-1, -2, -3), reversed(sigma), strict=True):
-        weights = _gaussian_weights(width)
+        weights = gaussian_weights(width)
         reach, length = len(weights) - 1, field.shape[axis] - 2 * (len(weights) - 1)
         total = field.narrow(axis, reach, length) * weights[0]
         for k in range(1, reach + 1):
@@ -58,7 +58,7 @@ def gaussian(field: Tensor, sigma: Lengths) -> Tensor:
     return field
 
 
-def _gaussian_weights(sigma: float) -> list[float]:
+def gaussian_weights(sigma: float) -> list[float]:
     """The weights of the middle and of the voxels to one side of it; all of them add up to 1."""
     reach = ceil(TRUNCATE * sigma - 1e-6)
     weights = [exp(-0.5 * (k / sigma) ** 2) if k else 1.0 for k in range(reach + 1)]

@@ -23,9 +23,11 @@ from pydantic import ConfigDict, Field, field_validator
 
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.metrics.base import BlockPart
+from vcmodels.postprocess.lengths import in_micrometers
 from vcmodels.postprocess.site import Site, Source
 from vcmodels.section import Section
 from vcmodels.targets.binary import BinaryTarget
+from vcmodels.volumes.reader import Pad
 
 MASK = "binary"
 IDS = "instances"
@@ -129,16 +131,17 @@ class Step(Section):
         """What is written, by what is read."""
 
     def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
-        """Refuse arrays that the step cannot work on, before anything is written.
+        """Refuse, before any work, keys that do not fit what is read.
 
         Args:
-            sources: by role.
+            sources: by role; their kinds are those of `roles`.
             spacing: length of a voxel along (z, y, x).
-            unit: of the spacing; None where it is not known.
+            unit: of the spacing; None where the store says none.
 
         Raises:
-            TaskError: its subject is the key of the step.
+            RefusedError: the key, without its place in the task, what was found and a remedy.
         """
+        del sources, spacing, unit
 
     @abstractmethod
     def run(self, site: Site) -> None:
@@ -166,7 +169,13 @@ def kinds_of_outputs(steps: Sequence[Step], kinds: Mapping[str, str]) -> dict[st
 
 
 class LocalStep(Step):
-    """A step of which a voxel depends on the voxels around it alone."""
+    """A step of which a voxel depends on the voxels around it alone.
+
+    The spacing that its methods get is in micrometers where the store says a unit of length.
+    """
+
+    pad: ClassVar[Pad] = "edge"
+    """What stands beyond the border of the volume."""
 
     @abstractmethod
     def margin(self, spacing: Spacing) -> Shape:
@@ -186,7 +195,8 @@ class LocalStep(Step):
 
     def run(self, site: Site) -> None:
         """Write the output in one pass."""
-        work = _LocalWork(self, site.sources, site.box, site.spacing, self.margin(site.spacing))
+        spacing = in_micrometers(site.spacing, site.unit)
+        work = _LocalWork(self, site.sources, site.box, spacing, self.margin(spacing))
         site.write(self.output, work)
 
 
@@ -200,6 +210,8 @@ class _LocalWork:
 
     def __call__(self, box: Box) -> tuple[np.ndarray, BlockPart]:
         around = box.grow(self.margin)
-        values = {role: one.read(around, self.within) for role, one in self.sources.items()}
+        values = {
+            role: one.read(around, self.within, self.step.pad) for role, one in self.sources.items()
+        }
         made = self.step.apply(values, self.spacing)
         return made[(..., *box.slices(around))], {}

@@ -1,32 +1,42 @@
-"""Connected components of what lies above a threshold, as ids."""
+"""Connected components, as ids."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from vcmodels.fields.components import BlockComponents, ComponentJoin, Connectivity
-from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.errors import TaskError
+from vcmodels.fields.components import Connectivity
+from vcmodels.geometry.boxes import Spacing
 from vcmodels.metrics.base import BlockPart
-from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
-from vcmodels.postprocess.numbering import first_voxels, numbered
-from vcmodels.postprocess.site import Site, Source, Tables
-from vcmodels.postprocess.tuning import THRESHOLDS, Tuned
-from vcmodels.section import Fraction
+from vcmodels.postprocess.base import IDS, IDS_FORM, VALUES, Form, Role, Step
+from vcmodels.postprocess.lengths import in_micrometers, require_package
+from vcmodels.postprocess.numbering import numbered
+from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Pieces
+from vcmodels.postprocess.site import Site, Source
+from vcmodels.postprocess.sizing import SizeKeys, kept_of
+from vcmodels.postprocess.threshold import check_threshold
+from vcmodels.postprocess.tuning import THRESHOLDS, Tuned, number
+from vcmodels.postprocess.voxels import CLASSES, Cut, FieldFill, Marks
 
 
-class Components(Step):
-    """Each connected region of a mask becomes one object."""
+class ComponentsStep(SizeKeys, Step):
+    """Each connected region of a mask, a class or an object becomes one object."""
 
     name: Literal["components"] = "components"
-    """Each connected region of a mask becomes one object."""
-    threshold: Fraction | Tuned = 0.5
-    """A voxel belongs to the mask from this value on."""
+    """Each connected region becomes one object. Of ids, an object in several parts becomes several."""
+    threshold: float | Tuned | None = None
+    """A voxel belongs to the mask from this value on: a probability, a distance in the unit of the
+    spacing, ...; 0.5 for probabilities when left out."""
+    below: bool = False
+    """The mask is where values are less than the threshold, as in a cell within its boundary."""
     connectivity: Connectivity = 26
     """Which neighbours are connected: by faces (6), also by edges (18), also by corners (26)."""
+    by_class: bool = False
+    """Of classes: regions of different classes are different objects though they touch, and
+    `min_size` and `largest` hold for each class by itself."""
 
-    roles: ClassVar[Mapping[str, Role]] = {"mask": Role(PROBABILITIES)}
+    roles: ClassVar[Mapping[str, Role]] = {"mask": Role(VALUES | {CLASSES, IDS})}
     grid: ClassVar[Mapping[str, tuple[float, ...]]] = {"threshold": THRESHOLDS}
 
     def output_kind(self, kinds: Mapping[str, str]) -> str:
@@ -37,62 +47,43 @@ class Components(Step):
         del sources
         return IDS_FORM
 
+    def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
+        """Refuse keys that have no effect on the kind of the source, and lengths without a unit."""
+        del spacing
+        require_package("cc3d", self.name)
+        self.check_units(unit)
+        source = sources["mask"]
+        if source.kind in VALUES:
+            check_threshold("threshold", self.threshold, source)
+        elif used := self.model_fields_set & {"threshold", "below"}:
+            found = f'it has no effect: "{source.name}" has no values to compare ({source.kind})'
+            raise TaskError(min(used), found, "leave it out")
+        if self.by_class and source.kind != CLASSES:
+            found = f'"{source.name}" has no classes ({source.kind})'
+            raise TaskError("by_class", found, "leave it out")
+
     def run(self, site: Site) -> None:
-        assert self.threshold != "tuned", "a number stands there by now"
-        regions = Regions(site.source("mask"), site.box, self.threshold, self.connectivity)
-        measured = site.measure("label", _Label(regions, site.box.shape))
+        """In two passes: regions are measured, then written."""
+        division = EqualMarks(self._marks(site), self.connectivity)
+        measured = site.measure("label", PieceMeasure(division, site.box))
+        spacing_um = in_micrometers(site.spacing, site.unit)
 
-        def join() -> BlockPart:
-            join, firsts = ComponentJoin(), [np.zeros(1, np.int64)]
-            offsets: list[int] = []
-            for box, part in measured.parts():
-                offsets.append(join.add(box.origin, box.shape, part))
-                firsts.append(part["firsts"])
-            ids = numbered(join.numbers(), np.concatenate(firsts))
-            return {"ids": ids, "offsets": np.array(offsets, np.int64)}
+        def number() -> BlockPart:
+            pieces = Pieces.join(measured, self.connectivity)
+            values = pieces.values
+            groups = values if self.by_class else (values != 0).astype(np.uint8)
+            kept = kept_of(pieces, groups, lambda _: self, spacing_um)
+            objects = np.where(kept[pieces.objects], pieces.objects, 0)
+            ids = numbered(objects, pieces.measures["firsts"])
+            return {"values": ids, "offsets": pieces.offsets}
 
-        tables = site.once("ids", join)
-        rows = {box: at for at, box in enumerate(measured.places)}
-        site.write("write", _Relabel(regions, tables, rows))
+        field = Decided.of(division, site.once("ids", number), measured)
+        site.write("write", FieldFill(field, IDS_FORM))
 
-
-@dataclass(frozen=True)
-class Regions:
-    """What is labelled: where values reach a threshold."""
-
-    source: Source
-    within: Box
-    threshold: float
-    connectivity: Connectivity
-
-    def components(self, box: Box) -> BlockComponents:
-        """Of a block, and of the layer that follows it; the same whenever it is called."""
-        around = Box.between(box.origin, [end + 1 for end in box.end])
-        if self.source.is_empty(around):
-            return BlockComponents(np.zeros(around.shape, np.int32), 0)
-        values = self.source.read(around, self.within, "zero")[0]
-        return BlockComponents.of(values >= self.threshold, self.connectivity)
-
-
-@dataclass(frozen=True)
-class _Label:
-    regions: Regions
-    shape: Shape
-
-    def __call__(self, box: Box) -> BlockPart:
-        found = self.regions.components(box)
-        firsts = first_voxels(found.own, found.count, box, self.regions.within)
-        return {**found.pack(), "firsts": firsts}
-
-
-@dataclass(frozen=True)
-class _Relabel:
-    regions: Regions
-    tables: Tables
-    rows: Mapping[Box, int]
-
-    def __call__(self, box: Box) -> tuple[np.ndarray, BlockPart]:
-        found, offset = self.regions.components(box), int(self.tables["offsets"][self.rows[box]])
-        ids = np.zeros(found.count + 1, np.uint64)
-        ids[1:] = self.tables["ids"][offset + 1 : offset + found.count + 1]
-        return ids[found.own], {}
+    def _marks(self, site: Site) -> Marks:
+        source = site.source("mask")
+        if source.kind in VALUES:
+            cut = Cut(number(self.threshold, 0.5), self.below)
+            return Marks(source, site.box, cut)
+        is_split = self.by_class or source.kind == IDS
+        return Marks(source, site.box, None, is_mask=not is_split)

@@ -23,7 +23,7 @@ def first_voxels(ids: np.ndarray, count: int, box: Box, within: Box) -> np.ndarr
     """
     firsts = np.full(count + 1, NOWHERE, np.int64)
     flat = ids.reshape(-1)
-    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]])) if flat.size else flat
+    starts = run_starts(flat)
     # From the last to the first, so that the first voxel of each is written last.
     backwards = starts[::-1]
     firsts[flat[backwards]] = backwards
@@ -33,6 +33,21 @@ def first_voxels(ids: np.ndarray, count: int, box: Box, within: Box) -> np.ndarr
     oz, oy, ox = (o - w for o, w in zip(box.origin, within.origin, strict=True))
     found[is_there] = ((z + oz) * within.shape[1] + y + oy) * within.shape[2] + x + ox
     return found
+
+
+def run_starts(flat: np.ndarray) -> np.ndarray:
+    """(r,) int64: where runs of equal values begin in (n,) values; far fewer than there are voxels."""
+    if not flat.size:
+        return np.zeros(0, np.int64)
+    return np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+
+
+def voxel_counts(ids: np.ndarray, count: int) -> np.ndarray:
+    """(count,) int64: how many of some ids, (Z, Y, X) from 0 to `count`, are 1, 2, ..."""
+    flat = ids.reshape(-1)
+    starts = run_starts(flat)
+    lengths = np.diff(starts, append=flat.size)
+    return np.bincount(flat[starts], lengths, count + 1)[1:].astype(np.int64)
 
 
 def numbered(objects: np.ndarray, firsts: np.ndarray) -> np.ndarray:

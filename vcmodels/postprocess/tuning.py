@@ -23,6 +23,12 @@ Values = Mapping[str, float]
 AnyOfSteps = TypeVar("AnyOfSteps", bound="Step")
 
 
+def number(value: "float | Tuned | None", default: float) -> float:
+    """The number of a key that may be left out, once nothing is to be chosen any more."""
+    assert value != "tuned", "a number stands there by now"
+    return default if value is None else value
+
+
 def tuned_keys(step: "Step") -> tuple[str, ...]:
     """The keys of a step that are still to be chosen."""
     return tuple(key for key in step.grid if getattr(step, key) == "tuned")

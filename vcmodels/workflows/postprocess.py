@@ -21,13 +21,13 @@ import vcmodels
 from vcmodels.blockwise import Crew, share_blocks
 from vcmodels.config import Task
 from vcmodels.data.predictions import prediction_notes, writer_of
-from vcmodels.errors import OutputError, TaskError, VolumeError
+from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, coarse_extent, divide, level_factors
 from vcmodels.inference import Request
 from vcmodels.inference.many import named_inputs
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess import AnyStep, Form, Site, Source, StoppedError
-from vcmodels.postprocess.base import IDS
+from vcmodels.postprocess.base import IDS, PROBABILITIES
 from vcmodels.results import KEY, census, is_complete, our_attributes, require_writable, result_root
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
@@ -174,7 +174,13 @@ def ground_of_array(volume: Volume, name: str, kind: str, root: Place) -> Ground
         name: by which steps read it.
         kind: what it holds, as of a target, or `instances` for ids.
         root: the group that gets what is made; it need not exist.
+
+    Raises:
+        VolumeError: it has more channels than a kind has.
     """
+    if volume.channels > 1 and kind in PROBABILITIES | {IDS, "distance"}:
+        found = f"{volume.location} has {volume.channels} channels, {kind} has one"
+        raise VolumeError("SOURCE", found, "give an array (z, y, x), or another --kind")
     source = Source(name, volume, kind, Plain(volume.dtype.kind == "f"))
     grid = Grid(volume.spacing, volume.offset, volume.unit)
     return Ground(root, {name: source}, volume.box, grid, volume.chunks)
@@ -283,8 +289,8 @@ def _checked(number: int, step: AnyStep, ground: Ground, sources: Mapping[str, S
     chosen = {role: sources[name] for role, name in step.sources.items()}
     try:
         step.check(chosen, ground.spacing, ground.grid.unit)
-    except TaskError as error:
-        raise TaskError(f"{key}.{error.subject}", error.found, error.remedy) from error
+    except RefusedError as error:
+        raise type(error)(f"{key}.{error.subject}", error.found, error.remedy) from error
     return step.form(chosen)
 
 
