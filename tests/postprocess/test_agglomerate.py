@@ -117,6 +117,9 @@ def test_what_cannot_be_is_refused_before():
         step_of(AgglomerateStep, "aff", bias=0.5)
     with pytest.raises(ValueError, match='threshold is of use with "by": "mean" only'):
         step_of(AgglomerateStep, "aff", by="mutex", threshold=0.5)
+    bare = {"affinities": source_of(values, "affinities")}
+    with pytest.raises(TaskError, match="does not say over which offsets"):
+        step_of(AgglomerateStep, "aff").check(bare, SPACING, None)
     few = affinities_of(values, OFFSETS[:2])
     with pytest.raises(TaskError, match="has no affinity to the next voxel along each axis"):
         step_of(AgglomerateStep, "aff").check(few, SPACING, None)

@@ -107,6 +107,9 @@ class AgglomerateStep(Step):
         if self.min_size_um3 is not None:
             require_length("min_size_um3", unit)
         source = sources["affinities"]
+        if "offsets" not in source.encoding:
+            found = f'"{source.name}" does not say over which offsets its affinities are'
+            raise TaskError("from", found, "name affinities that were written by infer")
         links = LinkChannels(source, source.volume.box, self.near)
         if len(links.axes) < 3:
             found = f'"{source.name}" has no affinity to the next voxel along each axis'
