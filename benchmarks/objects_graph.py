@@ -27,6 +27,7 @@ from tests.nuclei import (
     touching_ellipsoids,
 )
 from tests.postprocess.places import run_step, source_of, step_of
+from vcmodels.fields.components import label_components
 from vcmodels.fields.forest import RegionEdges
 from vcmodels.fields.watershed import BlockBasins
 from vcmodels.geometry.boxes import Box
@@ -64,7 +65,7 @@ def print_speed() -> None:
     places = np.arange(SIDE**3).reshape((SIDE,) * 3)
     landscape = Boundaries(_noise, 0.5, 1, 8.0, SPACING)
     rows: dict[str, Callable[[], object]] = {
-        "heights": lambda: landscape(Box((0, 0, 0), (SIDE,) * 3)),
+        "heights": lambda: landscape(Box((0, 0, 0), (SIDE, SIDE, SIDE))),
         f"{len(found.lowest)} basins": lambda: BlockBasins.of(heights),
         "edges": lambda: RegionEdges.between(regions, heights[1:, 1:, 1:], places),
     }
@@ -93,14 +94,12 @@ def print_nuclei() -> None:
 
 def _nuclei(ids: np.ndarray, noise: float) -> Iterator[tuple[str, np.ndarray]]:
     """Objects by several ways."""
-    from scipy.ndimage import label
-
     boundary, mask = predicted_boundary(ids, noise, 1), predicted_mask(ids, noise, 2)
     sources = {"boundary": source_of(boundary, "boundary"), "mask": source_of(mask, "binary")}
     yield "watershed, boundary", made(WatershedStep, sources, min_size=50)
     distance = source_of(predicted_distance(ids, noise, 3), "distance")
     yield "watershed, distance", made(WatershedStep, {"boundary": distance}, min_size=50)
-    yield "components of a threshold", label((mask >= 0.5) & (boundary < 0.5))[0]
+    yield "components of a threshold", label_components((mask >= 0.5) & (boundary < 0.5), 6)[0]
     yield "scikit-image", _by_scikit_image(mask >= 0.5)
 
 
@@ -157,7 +156,7 @@ def _neurons(
     near = np.ascontiguousarray(affinities[:3])
     scores_at = [1 - value for value in THRESHOLDS[::-1]]
     for value, found in zip(scores_at, waterz.agglomerate(near, scores_at), strict=True):
-        yield f"waterz, threshold {1 - value:.1f}", found.copy()
+        yield f"waterz, threshold {1 - value:.1f}", np.array(found)
     strides = [(1, 1, 1)] * 3 + [(2, 2, 2)] * (len(offsets) - 3)
     for value in THRESHOLDS:
         weights = affinities.astype(np.float64) - value

@@ -95,7 +95,8 @@ class RegionEdges:
     @classmethod
     def merged(cls, several: Iterable["RegionEdges"]) -> "RegionEdges":
         """The least of several, held twice at most."""
-        held = cls(*np.empty((2, 0), np.int64), *np.empty((2, 0), np.int32), np.empty(0, np.int64))
+        none = np.empty(0, np.int64)
+        held = cls(none, none, none.astype(np.int32), none.astype(np.int32), none)
         waiting: list[RegionEdges] = []
         for one in several:
             waiting.append(one)

@@ -63,7 +63,8 @@ class BlockBasins:
 
 def _lower_neighbours(heights: np.ndarray) -> np.ndarray:
     """Where each voxel steps to: flat numbers; itself in the margin and where nothing is as low."""
-    strides = np.array(heights.strides) // heights.itemsize
+    _, height, width = heights.shape
+    strides = (height * width, width, 1)
     inside = heights[1:-1, 1:-1, 1:-1]
     lowest = inside.copy()
     steps = np.zeros(inside.shape, np.int32)

@@ -107,6 +107,9 @@ class AgglomerateStep(Step):
         if self.min_size_um3 is not None:
             require_length("min_size_um3", unit)
         source = sources["affinities"]
+        if "offsets" not in source.encoding:
+            found = f'"{source.name}" does not say over which offsets its affinities are'
+            raise TaskError("from", found, "name affinities that were written by infer")
         links = LinkChannels(source, source.volume.box, self.near)
         if len(links.axes) < 3:
             found = f'"{source.name}" has no affinity to the next voxel along each axis'
@@ -118,7 +121,7 @@ class AgglomerateStep(Step):
                 raise TaskError("by", found, 'choose "mean", or a smaller "near"')
 
     def run(self, site: Site) -> None:
-        """In seven passes: those of `find_basins`, edges, sums between fragments, the ids."""
+        """In six passes: those of `find_basins`, edges, sums between fragments, the ids."""
         links = LinkChannels(site.source("affinities"), site.box, self.near)
         basins = find_basins(site, self._landscape(site, links))
         edges = basin_edges(site, basins)

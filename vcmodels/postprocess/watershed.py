@@ -94,7 +94,7 @@ class WatershedStep(Step):
             raise TaskError("threshold", "the mask says where objects are", "leave it out")
 
     def run(self, site: Site) -> None:
-        """In six passes: those of `find_basins`, the edges between basins, the ids."""
+        """In five passes: those of `find_basins`, the edges between basins, the ids."""
         assert self.depth != "tuned", "a number stands there by now"
         basins, depth = find_basins(site, self._landscape(site)), steps_of(self.depth)
         edges, least = basin_edges(site, basins), self._least_voxels(site)
