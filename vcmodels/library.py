@@ -43,16 +43,16 @@ def load_task(source: str | Path | Mapping[str, Any], overrides: Sequence[str] =
     return task
 
 
-Source = Task | str | Path | Mapping[str, Any]
+TaskSource = Task | str | Path | Mapping[str, Any]
 """A task, or what `load_task` takes."""
 
 
-def _loaded(task: Source) -> Task:
+def _loaded(task: TaskSource) -> Task:
     return task if isinstance(task, Task) else load_task(task)
 
 
 def train(
-    task: Source,
+    task: TaskSource,
     *,
     restart: bool = False,
     accept_changed_data: bool = False,
@@ -121,7 +121,7 @@ def open_volume(
     )
 
 
-def find_patches(task: Source, reporter: Reporter | None = None) -> PatchList:
+def find_patches(task: TaskSource, reporter: Reporter | None = None) -> PatchList:
     """The patches that a task trains and validates on, from their cache if it is valid.
 
     Args:
@@ -136,7 +136,7 @@ def find_patches(task: Source, reporter: Reporter | None = None) -> PatchList:
     return load_or_find_patches(resolved.task, resolved.volumes, reporter)
 
 
-def training_set(task: Source, reporter: Reporter | None = None) -> PatchDataset:
+def training_set(task: TaskSource, reporter: Reporter | None = None) -> PatchDataset:
     """The dataset that a new training of a task draws from, augmented as there.
 
     A `torch.utils.data.DataLoader` takes it as it is.

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from tests.metrics.blocks import MemoryPair, figures, instances, measured
 from vcmodels.geometry.boxes import Box
-from vcmodels.metrics.sheets import PLANE_RADIUS, Scene, SheetPairs
+from vcmodels.metrics.sheets import PLANE_RADIUS, SheetPairs, SheetScene
 
 METRIC = SheetPairs(compares=("masks", "instances"))
 SHAPE = (18, 20, 21)
@@ -39,7 +39,9 @@ NORMALS = [(0, 1, 1), (1, 2, -2), (3, 1, 1), (-1, 0.3, 0.2)]
 def test_planes_have_the_spacing_that_they_were_made_with(normal, pitch):
     shape = (22, 24, 26)
     ids, _ = sheets_of(shape, normal, pitch, 0.6 * pitch)
-    scene = Scene.read(of_mask(ids > 0, ids), Box((0, 0, 0), shape).grow((16, 16, 16)), np.ones(3))
+    scene = SheetScene.read(
+        of_mask(ids > 0, ids), Box((0, 0, 0), shape).grow((16, 16, 16)), np.ones(3)
+    )
     places = scene.labelled((20, 20, 20))
     planes = scene.planes(places)
     cosine = np.abs(planes.normal @ normal) / np.linalg.norm(normal)

@@ -11,8 +11,8 @@ from vcmodels.postprocess.landscape import (
     Above,
     Boundaries,
     Depths,
-    Ground,
     OneChannel,
+    Terrain,
     smoothed,
 )
 from vcmodels.postprocess.links import LinkChannels, NearBoundary
@@ -66,7 +66,7 @@ def test_heights_of_a_box_are_those_of_the_whole(corner, size):
     if not part.voxels:
         return
     value = OneChannel(source, within)
-    ground = Ground(
+    ground = Terrain(
         Boundaries(value, 0.4, 2, 3.0, SPACING),
         Above(OneChannel(random_source(2), within), 0.3),
         Above(OneChannel(random_source(3), within), 0.9),

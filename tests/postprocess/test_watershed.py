@@ -15,7 +15,7 @@ from tests.postprocess.places import run_step, source_of, step_of
 from vcmodels.errors import TaskError
 from vcmodels.fields.forest import by_depth, by_seeds
 from vcmodels.geometry.boxes import Box
-from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, Ground, OneChannel
+from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, OneChannel, Terrain
 from vcmodels.postprocess.watershed import WatershedStep
 
 SHAPE = (36, 44, 40)
@@ -81,7 +81,7 @@ def test_objects_are_those_of_all_voxels_for_any_blocks(tmp_path_factory, seed, 
     sources = sources_of(**arrays)
     found = run(sources, tmp_path_factory.mktemp("w"), block, reach=2.0)
     within = Box((0, 0, 0), shape)
-    ground = Ground(
+    ground = Terrain(
         Boundaries(OneChannel(sources["boundary"], within), 0.5, 1, 2.0, (1.0, 1.0, 1.0)),
         Above(OneChannel(sources["mask"], within), 0.5),
         Above(OneChannel(sources["seeds"], within), 0.5) if has_seeds else None,

@@ -8,13 +8,13 @@ import typer
 
 from vcmodels.cli.arguments import Debug, Quiet
 from vcmodels.cli.console import Console
-from vcmodels.cli.objects import Ids, Level, Workers, open_ids, run
+from vcmodels.cli.objects import IdArray, ReadLevel, Workers, open_ids, run
 from vcmodels.errors import RefusedError
 
 
 def mesh(
     context: typer.Context,
-    ids: Ids,
+    ids: IdArray,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Write into this folder, which may be new.")
     ] = Path("meshes"),
@@ -32,7 +32,7 @@ def mesh(
         int,
         typer.Option(min=1, max=1000, metavar="N", help="An N-th of the triangles, if it can be."),
     ] = 1,
-    level: Level = 0,
+    level: ReadLevel = 0,
     workers: Workers = None,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from vcmodels.postprocess import Source
     from vcmodels.volumes import Volume
 
-Ids = Annotated[
+IdArray = Annotated[
     str,
     typer.Argument(metavar="IDS", help="An array, or OME-Zarr group, with the id of each voxel."),
 ]
-Level = Annotated[int, typer.Option(min=0, help="Which level of an OME-Zarr group.")]
+ReadLevel = Annotated[int, typer.Option(min=0, help="Which level of an OME-Zarr group.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, max=1024, metavar="N", help="Threads; else one a core.")
 ]
-Found = TypeVar("Found")
+Done = TypeVar("Done")
 
 
 def objects(
     context: typer.Context,
-    ids: Ids,
+    ids: IdArray,
     values: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Probabilities, or an image: its mean in each object."),
@@ -41,7 +41,7 @@ def objects(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Write FILE.csv or FILE.parquet.")
     ] = Path("objects.csv"),
-    level: Level = 0,
+    level: ReadLevel = 0,
     workers: Workers = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -102,7 +102,7 @@ def _values(text: str, level: int) -> "Source":
     return Source("values", volume, kind, writer.decode, encoding)
 
 
-def run(work: "Callable[[Crew], Found | None]", workers: int | None, console: Console) -> Found:
+def run(work: "Callable[[Crew], Done | None]", workers: int | None, console: Console) -> Done:
     """Do work over blocks until it is done.
 
     Raises:

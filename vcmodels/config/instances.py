@@ -34,7 +34,7 @@ OFFSETS = tuple(
 """Of affinities: to the next voxel, and far enough to bridge a gap in a boundary."""
 
 
-class Instances(Section):
+class InstancesTarget(Section):
     """A label of ids, and how objects are found."""
 
     kind: Literal["instances"]
@@ -124,7 +124,7 @@ _STEPS: Mapping[str, tuple[Mapping[str, str], Block]] = {
 
 
 class _Recipes(Section):
-    targets: dict[str, Instances]
+    targets: dict[str, InstancesTarget]
 
 
 def spell_out(document: Block, schema: Callable[[], Schema]) -> None:
@@ -162,7 +162,9 @@ def spell_out(document: Block, schema: Callable[[], Schema]) -> None:
     document["postprocess"] = [*steps, *given]
 
 
-def _validated(blocks: Mapping[str, Block], schema: Callable[[], Schema]) -> dict[str, Instances]:
+def _validated(
+    blocks: Mapping[str, Block], schema: Callable[[], Schema]
+) -> dict[str, InstancesTarget]:
     data = {"targets": dict(blocks)}
     try:
         return _Recipes.model_validate_json(json.dumps(data)).targets
@@ -172,7 +174,7 @@ def _validated(blocks: Mapping[str, Block], schema: Callable[[], Schema]) -> dic
         raise task_error(placed) from error
 
 
-def _require_free(targets: Block, recipes: Mapping[str, Instances]) -> None:
+def _require_free(targets: Block, recipes: Mapping[str, InstancesTarget]) -> None:
     for name, recipe in recipes.items():
         for head in recipe.heads(name).keys() & targets.keys():
             found = f"is also what a head of {shown(name)} is called"

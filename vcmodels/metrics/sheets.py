@@ -26,8 +26,6 @@ from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.metrics.base import BlockMetric, BlockPart, Curve, FigureValues, Pair, Sense
 from vcmodels.metrics.overlap import ratio
 
-Array = np.ndarray
-
 PLANE_RADIUS = 4.0
 """Of the ball in which a plane is fitted, in voxels of the finest axis."""
 _LEAST_VOXELS = 5
@@ -75,7 +73,7 @@ class SheetPairs(BlockMetric):
         # Through the other sheet, which is no thicker than its spacing.
         reach = 1.5 * self.spacings[-1] + float(np.linalg.norm(scale))
         margin = triple(ceil(m) + 1 for m in (reach + PLANE_RADIUS) / scale)
-        scene = Scene.read(pair, block.grow(margin), scale)
+        scene = SheetScene.read(pair, block.grow(margin), scale)
         crossings = scene.crossings(scene.labelled(margin), reach)
         bins = np.searchsorted(self.spacings, crossings.spacing, side="right") - 1
         inside = (bins >= 0) & (bins < len(none))
@@ -110,51 +108,51 @@ class SheetPairs(BlockMetric):
 class Planes(NamedTuple):
     """What is fitted around n voxels, in voxels of the finest axis."""
 
-    normal: Array
+    normal: np.ndarray
     """(n, 3) unit vectors, of any sign."""
-    middle: Array
+    middle: np.ndarray
     """(n, 3): from the voxel to the nearest point in the middle of its sheet."""
-    is_flat: Array
+    is_flat: np.ndarray
     """(n,) bool: whether there is a normal: all around is known, and flat."""
 
 
 class Crossings(NamedTuple):
     """Places at which a line along a normal meets another sheet."""
 
-    spacing: Array
+    spacing: np.ndarray
     """(n,) in voxels of the finest axis."""
-    resolved: Array
+    resolved: np.ndarray
     """(n,) bool."""
 
 
 @dataclass(frozen=True)
-class Scene:
+class SheetScene:
     """A part of a volume in memory, flat, for looking up."""
 
     shape: Shape
-    ids: Array
+    ids: np.ndarray
     """(voxels,) ids of the sheets, 0 elsewhere."""
-    predicted: Array
+    predicted: np.ndarray
     """(voxels,) bool, or predicted ids."""
-    valid: Array
+    valid: np.ndarray
     """(voxels,) bool."""
-    scale: Array
+    scale: np.ndarray
     """(3,): length of a voxel along (z, y, x), of the finest axis 1."""
 
     @classmethod
-    def read(cls, pair: Pair, box: Box, scale: Array) -> "Scene":
+    def read(cls, pair: Pair, box: Box, scale: np.ndarray) -> "SheetScene":
         """All that a pair holds in a box."""
         prediction, _, valid = pair.read(box)
         predicted = prediction if pair.form == "instances" else pair.regions(box)[0]
         ids, seen, known = (a[0].reshape(-1) for a in (pair.ids(box), predicted, valid))
         return cls(box.shape, ids, seen, known, scale)
 
-    def labelled(self, margin: Shape) -> Array:
+    def labelled(self, margin: Shape) -> np.ndarray:
         """(n, 3) places of the voxels with an id, those nearer to the border than `margin` left out."""
         inner = tuple(slice(m, n - m) for m, n in zip(margin, self.shape, strict=True))
         return np.argwhere(self.ids.reshape(self.shape)[inner]) + margin
 
-    def crossings(self, places: Array, reach: float) -> Crossings:
+    def crossings(self, places: np.ndarray, reach: float) -> Crossings:
         """The pairs of sheets that are met from the middles among some places."""
         planes = self.planes(places)
         half = np.linalg.norm(planes.normal * self.scale, axis=1) / 2
@@ -168,7 +166,7 @@ class Scene:
                 found.append(self._follow(places[here], *ways, reach))
         return Crossings(*map(np.concatenate, zip(*found, strict=True)))
 
-    def planes(self, places: Array) -> Planes:
+    def planes(self, places: np.ndarray) -> Planes:
         """Planes through voxels that are `PLANE_RADIUS` or more away from the border."""
         offsets = _ball(self.scale)
         steps = self._flat(offsets)
@@ -201,7 +199,9 @@ class Scene:
         )
         return Planes(normal, middle, is_flat)
 
-    def _follow(self, places: Array, direction: Array, middle: Array, reach: float) -> Crossings:
+    def _follow(
+        self, places: np.ndarray, direction: np.ndarray, middle: np.ndarray, reach: float
+    ) -> Crossings:
         """Go from places on the middle of a sheet along unit vectors (n, 3) to the next sheet."""
         steps = np.arange(0, reach, _STEP)
         rays = direction[:, None] / self.scale * steps[:, None]
@@ -232,17 +232,17 @@ class Scene:
         resolved = (ends[0] != 0) & (ends[1] != 0) & apart
         return Crossings((end - start)[planes.is_flat], resolved[planes.is_flat])
 
-    def _flat(self, places: Array) -> Array:
+    def _flat(self, places: np.ndarray) -> np.ndarray:
         """Of (..., 3) places or offsets the flat ones."""
         return places @ np.array([self.shape[1] * self.shape[2], self.shape[2], 1])
 
 
-def _before(flags: Array, column: Array) -> Array:
+def _before(flags: np.ndarray, column: np.ndarray) -> np.ndarray:
     """How many of each row (n, k) are true before a column (n,)."""
     return np.sum(flags & (np.arange(flags.shape[1]) < column[:, None]), axis=1)
 
 
-def _ball(scale: Spacing | Array) -> Array:
+def _ball(scale: Spacing | np.ndarray) -> np.ndarray:
     """(k, 3) int64 offsets within `PLANE_RADIUS`, that of the voxel itself included."""
     sides = [np.arange(-int(PLANE_RADIUS / s), int(PLANE_RADIUS / s) + 1) for s in scale]
     offsets = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 3)

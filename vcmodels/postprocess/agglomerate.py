@@ -16,7 +16,7 @@ from vcmodels.metrics.base import BlockPart
 from vcmodels.metrics.components import named
 from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
 from vcmodels.postprocess.basins import Basins, basin_edges, find_basins, merged_edges
-from vcmodels.postprocess.landscape import Boundaries, Ground, OneChannel
+from vcmodels.postprocess.landscape import Boundaries, OneChannel, Terrain
 from vcmodels.postprocess.lengths import (
     in_micrometers,
     least_voxels,
@@ -30,12 +30,12 @@ from vcmodels.postprocess.site import Site, Source, Tables
 from vcmodels.postprocess.tuning import THRESHOLDS, Tuned
 from vcmodels.postprocess.watershed import (
     DEPTHS,
-    Count,
     Depth,
     ObjectFill,
-    Positive,
+    PositiveNumber,
     Reach,
     Smoothing,
+    VoxelCount,
     steps_of,
 )
 from vcmodels.section import Fraction
@@ -67,9 +67,9 @@ class AgglomerateStep(Step):
     """Of the fragments: how often the boundary is smoothed before, by (1, 2, 1) / 4 along each axis."""
     background: Fraction | None = None
     """A voxel of which all affinities over near offsets are below this belongs to nothing."""
-    min_size: Count | None = None
+    min_size: VoxelCount | None = None
     """Smaller objects are joined to the neighbour of the largest mean affinity; in voxels."""
-    min_size_um3: Positive | None = None
+    min_size_um3: PositiveNumber | None = None
     """Smaller objects are joined to the neighbour of the largest mean affinity; in cubic
     micrometers."""
 
@@ -152,15 +152,15 @@ class AgglomerateStep(Step):
             objects = join_by_mutex(near, far, count, 1.0 if bias is None else bias)
         return join_small(near, objects, voxels, least)
 
-    def _landscape(self, site: Site, links: LinkChannels) -> Ground:
+    def _landscape(self, site: Site, links: LinkChannels) -> Terrain:
         given, mask = site.sources.get("boundary"), site.sources.get("mask")
         values = NearBoundary(links) if given is None else OneChannel(given, site.box)
         reach = self.reach * min(site.spacing)
         height = Boundaries(values, 0.5, self.smooth, reach, site.spacing)
         if self.background is None and mask is None:
-            return Ground(height)
+            return Terrain(height)
         inside = None if mask is None else OneChannel(mask, site.box)
-        return Ground(height, Foreground(links, self.background, inside))
+        return Terrain(height, Foreground(links, self.background, inside))
 
     def _least_voxels(self, site: Site) -> int:
         if self.min_size_um3 is not None:

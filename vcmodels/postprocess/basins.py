@@ -84,7 +84,7 @@ def find_basins(site: Site, landscape: Landscape) -> Basins:
     """
     array, _ = site.keep("heights", np.dtype(np.int32), _Heights(landscape))
     heights = KeptHeights(array, site.box)
-    array, measured = site.keep("pieces", np.dtype(np.uint32), _Pieces(heights))
+    array, measured = site.keep("pieces", np.dtype(np.uint32), _BasinPieces(heights))
     tables = site.once("pieces", lambda: _numbered_pieces(measured))
     pieces = KeptPieces(array, site.box, site.block, tables)
     rows = {box: row for row, box in enumerate(site.blocks)}
@@ -111,7 +111,7 @@ class _Heights:
 
 
 @dataclass(frozen=True)
-class _Pieces:
+class _BasinPieces:
     heights: KeptHeights
 
     def __call__(self, box: Box) -> tuple[np.ndarray, BlockPart]:

@@ -10,7 +10,7 @@ from vcmodels.postprocess.base import MASK, MASK_FORM, Form, LocalStep, Role
 from vcmodels.postprocess.lengths import SLACK, require_package
 from vcmodels.postprocess.radius import RadiusKeys
 from vcmodels.postprocess.site import Source
-from vcmodels.postprocess.voxels import Cut, stored
+from vcmodels.postprocess.voxels import MaskRule, stored
 
 
 class BallStep(RadiusKeys, LocalStep):
@@ -44,7 +44,7 @@ class CloseStep(BallStep):
     """Gaps that no ball of the radius fits into become part of the mask."""
 
     def apply(self, values: Mapping[str, np.ndarray], spacing: Spacing) -> np.ndarray:
-        return stored(closed(Cut().of(values["mask"][0]), *self.scaled(spacing)), MASK_FORM)
+        return stored(closed(MaskRule().of(values["mask"][0]), *self.scaled(spacing)), MASK_FORM)
 
 
 class OpenStep(BallStep):
@@ -54,7 +54,7 @@ class OpenStep(BallStep):
     """Parts of the mask that no ball of the radius fits into become background."""
 
     def apply(self, values: Mapping[str, np.ndarray], spacing: Spacing) -> np.ndarray:
-        opened = ~closed(~Cut().of(values["mask"][0]), *self.scaled(spacing))
+        opened = ~closed(~MaskRule().of(values["mask"][0]), *self.scaled(spacing))
         return stored(opened, MASK_FORM)
 
 

@@ -17,7 +17,7 @@ from vcmodels.postprocess.site import Site, Source
 from vcmodels.postprocess.sizing import SizeKeys, kept_of
 from vcmodels.postprocess.threshold import check_threshold
 from vcmodels.postprocess.tuning import THRESHOLDS, Tuned, number
-from vcmodels.postprocess.voxels import CLASSES, Cut, FieldFill, Marks
+from vcmodels.postprocess.voxels import CLASSES, FieldFill, Marks, MaskRule
 
 
 class ComponentsStep(SizeKeys, Step):
@@ -83,7 +83,7 @@ class ComponentsStep(SizeKeys, Step):
     def _marks(self, site: Site) -> Marks:
         source = site.source("mask")
         if source.kind in VALUES:
-            cut = Cut(number(self.threshold, 0.5), self.below)
+            cut = MaskRule(number(self.threshold, 0.5), self.below)
             return Marks(source, site.box, cut)
         is_split = self.by_class or source.kind == IDS
         return Marks(source, site.box, None, is_mask=not is_split)

@@ -19,7 +19,7 @@ from vcmodels.postprocess.lengths import in_micrometers, require_package
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Pieces
 from vcmodels.postprocess.site import Site, Source
-from vcmodels.postprocess.sizing import Count, SizeKeys
+from vcmodels.postprocess.sizing import SizeKeys, VoxelCount
 from vcmodels.postprocess.tuning import THRESHOLDS, Tuned, number
 from vcmodels.postprocess.voxels import FieldFill, with_layer
 from vcmodels.section import Fraction
@@ -35,7 +35,7 @@ class FollowStep(SizeKeys, Step):
     """A voxel belongs to the mask from this probability on; 0.5 when left out."""
     reach: Annotated[int, Field(ge=1, le=128)] = 32
     """Voxels that point farther than this along an axis, in voxels, belong to nothing."""
-    votes: Count = 8
+    votes: VoxelCount = 8
     """A voxel is of a centre when at least so many voxels point to it or its 26 neighbours."""
 
     roles: ClassVar[Mapping[str, Role]] = {

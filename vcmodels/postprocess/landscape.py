@@ -33,7 +33,7 @@ class Landscape(Protocol):
         ...
 
 
-Values = Callable[[Box], np.ndarray]
+BlockValues = Callable[[Box], np.ndarray]
 """(Z, Y, X) float32 of a box, which may reach out of the volume; picklable."""
 
 
@@ -59,7 +59,7 @@ class Boundaries:
     The distance is that to where the smoothed probability passes `threshold`, negative beyond.
     """
 
-    probability: Values
+    probability: BlockValues
     threshold: float
     smooth: int
     reach: float
@@ -84,7 +84,7 @@ class Boundaries:
 class Depths:
     """Heights from 0 to 2 units: the less, the deeper inside."""
 
-    distance: Values
+    distance: BlockValues
     """Positive inside."""
     smooth: int
     reach: float
@@ -98,7 +98,7 @@ class Depths:
 class Above:
     """Where values reach a threshold."""
 
-    values: Values
+    values: BlockValues
     threshold: float
 
     def __call__(self, box: Box) -> np.ndarray:
@@ -106,10 +106,10 @@ class Above:
 
 
 @dataclass(frozen=True)
-class Ground:
+class Terrain:
     """A landscape of heights, where there is one, with seeds in it."""
 
-    height: Values
+    height: BlockValues
     where: Callable[[Box], np.ndarray] | None = None
     """(Z, Y, X) bool of a box: what belongs to the landscape; None: all."""
     seeds: Callable[[Box], np.ndarray] | None = None

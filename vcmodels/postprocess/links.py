@@ -8,7 +8,7 @@ import numpy as np
 
 from vcmodels.fields.instances import Offset, longest_offset
 from vcmodels.geometry.boxes import Box, Shape
-from vcmodels.postprocess.landscape import Values
+from vcmodels.postprocess.landscape import BlockValues
 from vcmodels.postprocess.site import Source
 
 
@@ -108,7 +108,7 @@ class Foreground:
 
     links: LinkChannels
     background: float | None
-    mask: Values | None
+    mask: BlockValues | None
 
     def __call__(self, box: Box) -> np.ndarray:
         """(Z, Y, X) bool of a box of the volume."""

@@ -48,7 +48,7 @@ class EqualMarks:
 
 
 @dataclass(frozen=True)
-class Background:
+class Voids:
     """The connected regions of what is 0 in a field."""
 
     field: Field
@@ -199,7 +199,7 @@ class Decided:
         values = np.zeros(pieces.count + 1, self.tables["values"].dtype)
         values[1:] = self.tables["values"][start : start + pieces.count]
         made = values[pieces.ids]
-        if isinstance(self.division, Background):  # others mark nothing but pieces
+        if isinstance(self.division, Voids):  # others mark nothing but pieces
             rest = pieces.ids == 0
             made[rest] = marks[rest]
         return made

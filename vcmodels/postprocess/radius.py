@@ -14,7 +14,7 @@ from vcmodels.postprocess.lengths import (
     refuse_both,
     require_length,
 )
-from vcmodels.postprocess.sizing import Positive
+from vcmodels.postprocess.sizing import PositiveNumber
 from vcmodels.section import Section
 
 MOST_REACH = 64
@@ -26,7 +26,7 @@ class RadiusKeys(Section):
 
     radius: Annotated[float, Field(ge=1, le=MOST_REACH)] | None = None
     """In voxels, the same number along each axis."""
-    radius_um: Positive | None = None
+    radius_um: PositiveNumber | None = None
     """In micrometers: fewer voxels along an axis of longer ones."""
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.places import whole_folder
 from vcmodels.volumes.reader import Pad
 
-Decode = Callable[[np.ndarray], np.ndarray]
+DecodeStored = Callable[[np.ndarray], np.ndarray]
 Fill = Callable[[Box], tuple[np.ndarray, BlockPart]]
 """The voxels of a block, (Z, Y, X) or (S, Z, Y, X), and what is recorded of it; picklable, and the
 same whenever and wherever it is called."""
@@ -50,7 +50,7 @@ class Source:
     volume: Volume
     kind: str
     """Of a target (`binary`, `affinities`, ...), or `instances` for ids."""
-    decode: Decode = as_stored
+    decode: DecodeStored = as_stored
     """(S, Z, Y, X) as stored -> (P, Z, Y, X): probabilities, distances, vectors (z, y, x), ids."""
     encoding: Mapping[str, Any] = field(default_factory=dict)
     """What is said next to the array, such as the `offsets` of affinities."""

@@ -19,15 +19,15 @@ from vcmodels.postprocess.lengths import (
     require_length,
     require_package,
 )
-from vcmodels.postprocess.pieces import Background, Decided, EqualMarks, PieceMeasure, Pieces
+from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Pieces, Voids
 from vcmodels.postprocess.site import Site, Source
-from vcmodels.postprocess.sizing import Count, Positive, SizeKeys, kept_of
+from vcmodels.postprocess.sizing import PositiveNumber, SizeKeys, VoxelCount, kept_of
 from vcmodels.postprocess.voxels import (
     CLASSES,
-    Cut,
     Field,
     FieldFill,
     Marks,
+    MaskRule,
     class_values,
     same_form,
 )
@@ -39,9 +39,9 @@ class SizeRule(SizeKeys):
     fill_holes: bool = False
     """Every hole is filled: background that does not touch the border of the volume and that one
     object encloses. What several objects enclose stays."""
-    max_hole: Count | None = None
+    max_hole: VoxelCount | None = None
     """Holes of at most this size are filled; in voxels."""
-    max_hole_um3: Positive | None = None
+    max_hole_um3: PositiveNumber | None = None
     """Holes of at most this size are filled; in cubic micrometers."""
 
     @model_validator(mode="after")
@@ -135,7 +135,7 @@ class SizesStep(SizeRule, Step):
     def run(self, site: Site) -> None:
         """One pass to measure objects, one to measure holes, and one to write."""
         source = site.source("objects")
-        field: Field = Marks(source, site.box, Cut() if source.kind == MASK else None)
+        field: Field = Marks(source, site.box, MaskRule() if source.kind == MASK else None)
         if self._any_chooses:
             field = self._without_small(site, field)
         if self._any_fills:
@@ -159,7 +159,7 @@ class SizesStep(SizeRule, Step):
 
     def _without_holes(self, site: Site, field: Field) -> Field:
         connectivity: Connectivity = 26 if self.connectivity == 6 else 6
-        division = Background(field, connectivity, site.box)
+        division = Voids(field, connectivity, site.box)
         measured = site.measure("holes", PieceMeasure(division, site.box, _Enclosing(site.box)))
         spacing_um, rules = in_micrometers(site.spacing, site.unit), self._rules
 

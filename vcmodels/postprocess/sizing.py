@@ -11,18 +11,18 @@ from vcmodels.postprocess.lengths import least_voxels, refuse_both, require_leng
 from vcmodels.postprocess.pieces import Pieces
 from vcmodels.section import Section
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+VoxelCount = Annotated[int, Field(ge=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
 
 
 class SizeKeys(Section):
     """Which objects are kept."""
 
-    min_size: Count | None = None
+    min_size: VoxelCount | None = None
     """Smaller objects are removed; in voxels."""
-    min_size_um3: Positive | None = None
+    min_size_um3: PositiveNumber | None = None
     """Smaller objects are removed; in cubic micrometers."""
-    largest: Count | None = None
+    largest: VoxelCount | None = None
     """Only so many are kept, the largest; of two of one size the one that comes first."""
 
     @model_validator(mode="after")

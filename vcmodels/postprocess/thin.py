@@ -12,7 +12,7 @@ from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.postprocess.base import MASK, MASK_FORM, PROBABILITIES, Form, LocalStep, Role
 from vcmodels.postprocess.lengths import in_micrometers, refuse_both, require_length
 from vcmodels.postprocess.site import Source
-from vcmodels.postprocess.sizing import Positive
+from vcmodels.postprocess.sizing import PositiveNumber
 from vcmodels.postprocess.voxels import stored
 from vcmodels.section import Fraction
 from vcmodels.volumes.reader import Pad
@@ -44,7 +44,7 @@ class ThinStep(LocalStep):
     """Width of the Gaussian that smooths the sheet and its normals, in voxels along each axis; 1.5
     when left out. About a third of the thickness of the sheets or more; less than half the distance
     of neighbouring ones."""
-    sigma_um: Positive | None = None
+    sigma_um: PositiveNumber | None = None
     """The same in micrometers: fewer voxels along an axis of longer ones."""
 
     roles: ClassVar[Mapping[str, Role]] = {

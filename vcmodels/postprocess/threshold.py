@@ -16,7 +16,7 @@ from vcmodels.postprocess.lengths import require_package
 from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Pieces
 from vcmodels.postprocess.site import Site, Source
 from vcmodels.postprocess.tuning import THRESHOLDS, Tuned, number
-from vcmodels.postprocess.voxels import Cut, FieldFill, Marks, stored
+from vcmodels.postprocess.voxels import FieldFill, Marks, MaskRule, stored
 from vcmodels.section import Section
 
 OTSU_BINS = 256
@@ -85,13 +85,13 @@ class ThresholdStep(Step):
             self._grow(site, given)
             return
         value = otsu(site, source) if given == "otsu" else number(given, 0.5)
-        site.write("write", _CutFill(source, site.box, Cut(value, self.below)))
+        site.write("write", _CutFill(source, site.box, MaskRule(value, self.below)))
 
     def _grow(self, site: Site, given: Hysteresis) -> None:
         source = site.source("values")
-        wide, strict = Cut(given.low), Cut(given.high)
+        wide, strict = MaskRule(given.low), MaskRule(given.high)
         if self.below:
-            wide, strict = Cut(given.high, below=True), Cut(given.low, below=True)
+            wide, strict = MaskRule(given.high, below=True), MaskRule(given.low, below=True)
         division = EqualMarks(Marks(source, site.box, wide), given.connectivity)
         strong = _Strong(Marks(source, site.box, strict))
         measured = site.measure("regions", PieceMeasure(division, site.box, strong))
@@ -123,7 +123,7 @@ def check_threshold(key: str, value: float | Tuned | None, source: Source) -> No
 class _CutFill:
     source: Source
     within: Box
-    cut: Cut
+    cut: MaskRule
 
     def __call__(self, box: Box) -> tuple[np.ndarray, BlockPart]:
         return stored(self.cut.of(self.source.read(box, self.within)[0]), MASK_FORM), {}

@@ -23,7 +23,7 @@ Tuned = Literal["tuned"]
 """In the place of a number: it is chosen on the validation volumes."""
 THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 """Of probabilities: 0.05, 0.1 ... 0.95."""
-Values = Mapping[str, float]
+TunedValues = Mapping[str, float]
 """Of the tuned keys of a step, by key."""
 AnyOfSteps = TypeVar("AnyOfSteps", bound="Step")
 
@@ -46,12 +46,14 @@ def candidates(step: "Step") -> Iterator[dict[str, float]]:
         yield dict(zip(keys, values, strict=True))
 
 
-def with_values(step: AnyOfSteps, values: Values) -> AnyOfSteps:
+def with_values(step: AnyOfSteps, values: TunedValues) -> AnyOfSteps:
     """The step with numbers in the place of its tuned keys."""
     return step.changed(**{key: values[key] for key in tuned_keys(step)})
 
 
-def with_tuned(steps: Iterable[AnyOfSteps], found: Mapping[str, Values]) -> tuple[AnyOfSteps, ...]:
+def with_tuned(
+    steps: Iterable[AnyOfSteps], found: Mapping[str, TunedValues]
+) -> tuple[AnyOfSteps, ...]:
     """Steps with the values that were found for them.
 
     Args:
@@ -75,7 +77,7 @@ def with_tuned(steps: Iterable[AnyOfSteps], found: Mapping[str, Values]) -> tupl
 class Trial:
     """What came out with some values."""
 
-    values: Values
+    values: TunedValues
     score: float
     """Mean over the volumes that were tried."""
     volumes: int
@@ -123,7 +125,7 @@ class TunedStep:
 def tuning_curves(step: TunedStep) -> dict[str, Curve]:
     """The score over the values of each key, by title; with several keys the best of the others.
 
-    Values that were left early are not drawn: their score is of other volumes.
+    TunedValues that were left early are not drawn: their score is of other volumes.
     """
     most = max(trial.volumes for trial in step.trials)
     pick = min if step.sense == "min" else max

@@ -24,7 +24,7 @@ the volume; picklable, and the same whenever it is called."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class MaskRule:
     """Which values belong to a mask; NaN never does."""
 
     threshold: float = SPLIT
@@ -43,7 +43,7 @@ class Marks:
 
     source: Source
     within: Box
-    cut: Cut | None
+    cut: MaskRule | None
     """What makes a mask of values; None: of classes and ids."""
     is_mask: bool = False
     """Of classes and ids: whether they are one mask."""
@@ -87,7 +87,7 @@ class _MarkDecode:
     source: Source
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
-        cut = None if self.source.kind in (CLASSES, IDS) else Cut()
+        cut = None if self.source.kind in (CLASSES, IDS) else MaskRule()
         return Marks(self.source, self.source.volume.box, cut).of(self.source.decode(stored))[None]
 
 

@@ -14,14 +14,13 @@ from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
 from vcmodels.postprocess.basins import Basins, basin_edges, find_basins, merged_edges
-from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, Depths, Ground, OneChannel
+from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, Depths, OneChannel, Terrain
 from vcmodels.postprocess.lengths import in_micrometers, least_voxels, refuse_both, require_length
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.site import Site, Source, Tables
+from vcmodels.postprocess.sizing import PositiveNumber, VoxelCount
 from vcmodels.postprocess.tuning import Tuned
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 Depth = Annotated[float, Field(gt=0, le=3)]
 Reach = Annotated[float, Field(ge=1, le=64)]
 Smoothing = Annotated[int, Field(ge=0, le=8)]
@@ -47,9 +46,9 @@ class WatershedStep(Step):
     """How often the boundary is smoothed before, by (1, 2, 1) / 4 along each axis."""
     seed_threshold: float | None = None
     """With seeds: a seed is what is connected by faces from this value on; 0.5 when left out."""
-    min_size: Count | None = None
+    min_size: VoxelCount | None = None
     """Smaller objects are removed; in voxels."""
-    min_size_um3: Positive | None = None
+    min_size_um3: PositiveNumber | None = None
     """Smaller objects are removed; in cubic micrometers."""
 
     roles: ClassVar[Mapping[str, Role]] = {
@@ -111,7 +110,7 @@ class WatershedStep(Step):
 
         site.write("write", ObjectFill(basins, site.once("objects", part)))
 
-    def _landscape(self, site: Site) -> Ground:
+    def _landscape(self, site: Site) -> Terrain:
         boundary, box = site.source("boundary"), site.box
         reach = self.reach * min(site.spacing)
         mask, seeds = site.sources.get("mask"), site.sources.get("seeds")
@@ -126,9 +125,9 @@ class WatershedStep(Step):
             values = OneChannel(boundary, box)
             height = Boundaries(values, threshold, self.smooth, reach, site.spacing)
         if seeds is None:
-            return Ground(height, where)
+            return Terrain(height, where)
         least = 0.5 if self.seed_threshold is None else self.seed_threshold
-        return Ground(height, where, Above(OneChannel(seeds, box), least))
+        return Terrain(height, where, Above(OneChannel(seeds, box), least))
 
     def _least_voxels(self, site: Site) -> int:
         if self.min_size_um3 is not None:

@@ -20,7 +20,7 @@ SIDES = (96, 72, 54, 40, 30, 22, 16)
 MOST_TRIED = 400
 """Patches that are looked at for windows, in a volume."""
 
-Place = tuple[int, Box]
+WindowPlace = tuple[int, Box]
 """Number of a volume, and a window in it."""
 
 
@@ -30,7 +30,7 @@ def choose_windows(
     regions: Sequence[Box | None],
     patch: Shape,
     seed: int,
-) -> list[Place]:
+) -> list[WindowPlace]:
     """Windows inside training patches that share no voxel, of all volumes about alike.
 
     A window is as long along axes that may be exchanged, so that every lawful turn keeps its shape.
@@ -49,9 +49,9 @@ def choose_windows(
     numbers = rng.permutation(np.unique(rows[:, 0]))[:MOST_WINDOWS]
     origins = {int(n): rng.permutation(rows[rows[:, 0] == n, 1:])[:MOST_TRIED] for n in numbers}
     quota = -(-MOST_WINDOWS // max(len(origins), 1))
-    found: list[Place] = []
+    found: list[WindowPlace] = []
     for side in SIDES:
-        tried: list[Place] = []
+        tried: list[WindowPlace] = []
         for n, patches in origins.items():
             region = regions[n]
             assert region is not None, "a training patch in a volume that does not train"

@@ -35,7 +35,7 @@ from vcmodels.postprocess.tuning import (
     TUNED,
     Trial,
     TunedStep,
-    Values,
+    TunedValues,
     candidates,
     chosen_values,
     read_tuned,
@@ -305,7 +305,7 @@ class Tuner:
     def _try(
         self,
         number: int,
-        values: Values,
+        values: TunedValues,
         judge: Judge,
         places: Sequence[tuple[PredictedPart, Place]],
         best: float,
