@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from vcmodels.geometry.boxes import Box, Shape, Spacing
+from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
 from vcmodels.postprocess.lengths import in_micrometers, require_package
@@ -162,16 +162,17 @@ class Crowds:
         inside = around.intersect(self.within)
         votes = self.votes.read(inside.grow((1, 1, 1)), self.within, "zero")[0]
         for axis in range(3):
-            votes = sum(_shifted(votes, axis, by) for by in range(3))
+            votes = _of_three(votes, axis)
         crowds = np.zeros(around.shape, np.uint8)
         crowds[inside.slices(around)] = votes >= self.least
         return crowds
 
 
-def _shifted(values: np.ndarray, axis: int, by: int) -> np.ndarray:
-    """All but two layers along an axis, from the layer `by` on."""
-    length: Shape = values.shape  # pyright: ignore[reportAssignmentType]
-    return values.take(range(by, by + length[axis] - 2), axis)
+def _of_three(values: np.ndarray, axis: int) -> np.ndarray:
+    """The sums of a voxel and its two neighbours along an axis, which then is 2 shorter."""
+    count = values.shape[axis] - 2
+    first, middle, last = (values.take(range(by, by + count), axis) for by in range(3))
+    return first + middle + last
 
 
 @dataclass(frozen=True)
