@@ -191,7 +191,8 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "scaler": TypeAdapter(dict[str, float]),
     "calibration": TypeAdapter(dict[str, Calibration]),
     "symmetry": FINDINGS,
-    "tuned": TypeAdapter(dict[str, dict[str, float]]),
+    "tuned": TypeAdapter(dict[str, Any]),
+    "untuned_sha256": TypeAdapter(str),
 }
 """The types of what a state holds, as JSON values; a key that is not there is not looked at."""
 _OF_TENSORS = ("model", "ema", "balance", "hard")
@@ -384,8 +385,8 @@ class TrainedNetwork:
     """Of the spacing, if that is known; older checkpoints do not say."""
     temperatures: Mapping[str, float] = field(default_factory=dict)
     """By which the logits of these heads are divided before their activation."""
-    tuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """What was chosen for "tuned" keys of post-processing, by output and key."""
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    """What was chosen for "tuned" keys of post-processing, see `postprocess.tuning.values_for`."""
     symmetry: SymmetryFindings | None = None
     """Of what it was trained on; older checkpoints do not say."""
 
@@ -431,7 +432,7 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
         patch,
         spacing,
         in_channels,
-        checkpoint.sha256,
+        state.get("untuned_sha256", checkpoint.sha256),  # tuned or not, it predicts the same
         checkpoint.path,
         tuple(ChannelValues.from_dict(one) for one in state.get("intensities", [])),
         unit if isinstance(unit := state.get("unit"), str) else None,

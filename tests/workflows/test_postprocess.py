@@ -13,16 +13,19 @@ from tests.postprocess.test_components import in_order_of_first_voxels
 from vcmodels.blockwise import Crew, Part
 from vcmodels.cli import main
 from vcmodels.config import parse_task
+from vcmodels.config.load import parse_steps
 from vcmodels.errors import OutputError, TaskError
-from vcmodels.inference import predict_request
+from vcmodels.inference import RunOptions, predict_request
 from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
 from vcmodels.viewers.contents import scene_of_result
 from vcmodels.viewers.drawn import subject_of_result
-from vcmodels.volumes import create_array, place_at, read_members
+from vcmodels.volumes import create_array, open_volume, place_at, read_members
+from vcmodels.volumes.locks import FileLock
 from vcmodels.workflows.postprocess import (
     FOLDER,
     finish_request,
+    ground_of_array,
     ground_of_request,
     ground_of_result,
     postprocess,
@@ -81,12 +84,86 @@ def test_what_is_there_is_kept_and_what_was_made_otherwise_is_refused(place):
     other = (steps[0].changed(threshold=0.75),)
     ground = ground_of_result(place.root)
     with pytest.raises(
-        OutputError, match=r"threshold was 0.5, is 0.75; --overwrite makes it again"
+        OutputError, match=r"threshold was None, is 0.75; vcmodels postprocess with --overwrite"
     ):
         postprocess(ground, other)
     assert postprocess(ground, other, overwrite=True).made == ("blobs",)
     expected = cc3d.connected_components(place.values >= np.log(3), connectivity=6)
     np.testing.assert_array_equal(place.stored(), in_order_of_first_voxels(expected))
+
+
+def test_infer_takes_a_result_for_complete_that_steps_were_done_on(place):
+    place.finish()
+    assert predict_request(place.request(place.task())).was_complete
+    predict_request(place.request(place.task()), RunOptions(overwrite=True))
+    assert "blobs" not in place.root.names()
+
+
+def test_what_decides_on_the_output_is_noted_with_it(place):
+    place.finish()
+    ground = ground_of_result(place.root)
+    steps = place.task().postprocess
+    other = replace(ground, grid=replace(ground.grid, spacing=(2.0, 1.0, 1.0)))
+    with pytest.raises(OutputError, match="was made of something else"):
+        postprocess(other, steps)
+    kind = replace(ground.sources["value"], kind="boundary")
+    with pytest.raises(OutputError, match="mask has changed"):
+        postprocess(replace(ground, sources={"value": kind}), steps)
+
+
+def test_what_another_step_has_left_is_not_taken_for_its_own(place):
+    ground, steps = ground_of_result(place.root), place.task().postprocess
+    asked = itertools.count()
+    crew = Crew(should_stop=lambda: next(asked) >= 4)  # while it writes
+    postprocess(ground, steps, crew)
+    (place.root / "blobs").remove()
+    other = (steps[0].changed(min_size=30),)
+    postprocess(ground, other)
+    found = place.stored()
+    (place.root / "blobs").remove()
+    postprocess(ground, other)
+    np.testing.assert_array_equal(found, place.stored())
+
+
+def test_results_may_share_a_scratch_folder(place, tmp_path):
+    steps, scratch = place.task().postprocess, tmp_path / "scratch"
+    asked = itertools.count()
+    crew = Crew(should_stop=lambda: next(asked) >= 4)
+    postprocess(ground_of_result(place.root), steps, crew, scratch=scratch)
+    values = np.random.default_rng(5).normal(size=SHAPE).astype(np.float32)
+    second = Place(tmp_path / "second", values, (8, 8, 8), Identity())
+    request = second.request(second.task())
+    predict_request(request)
+    postprocess(ground_of_result(second.root), steps, scratch=scratch)
+    expected = cc3d.connected_components(values >= 0, connectivity=6)
+    np.testing.assert_array_equal(second.stored(), in_order_of_first_voxels(expected))
+
+
+def test_another_process_is_not_overwritten(place):
+    place.finish()
+    ground = ground_of_result(place.root)
+    other = (place.task().postprocess[0].changed(threshold=0.75),)
+    folder = place.folder / "out/net.zarr" / FOLDER / "blobs"
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / "present.lock", shared=True)
+    with pytest.raises(OutputError, match="another process works on it; wait for it"):
+        postprocess(ground, other, overwrite=True)
+    lock.close()
+    assert postprocess(ground, other, overwrite=True).made == ("blobs",)
+
+
+@pytest.mark.parametrize("codes", [[0, 1], [0, 255], [0, 100, 160, 255]], ids=str)
+def test_whole_numbers_are_masks_or_codes_of_probabilities(tmp_path, codes):
+    stored = np.random.default_rng(0).choice(np.array(codes, np.uint8), SHAPE)
+    array = create_array(str(tmp_path), "m", shape=SHAPE, chunks=(8, 8, 8), dtype="uint8")
+    volume = open_volume(array.location, key="m")
+    array.write(volume.box, stored[None])
+    ground = ground_of_array(volume, "source", "binary", place_at(str(tmp_path / "out.zarr")))
+    step = STEPS[0] | {"from": "source", "threshold": 0.6}
+    postprocess(ground, parse_steps([step]))
+    found = zarr.open_array(f"{tmp_path}/out.zarr/blobs/0", mode="r")[:]
+    mask = stored > 0 if len(codes) == 2 else stored >= 0.6 * 255
+    np.testing.assert_array_equal(found > 0, mask)
 
 
 def test_a_stop_anywhere_continues_to_the_same_bytes(place):
@@ -136,7 +213,7 @@ def test_an_array_that_no_step_has_written_is_in_the_way(place):
     [
         ({"from": "valu"}, 'postprocess.0.from: "valu" is no target .* did you mean "value"'),
         ({"output": "value"}, 'postprocess.0.output: "value" is also a target'),
-        ({"threshold": 2}, r"postprocess.0.threshold: found 2; give a number from 0 to 1"),
+        ({"min_size": 0}, r"postprocess.0.min_size: found 0; give an integer at least 1"),
         ({"name": "component"}, 'postprocess.0.name: found "component"; did you mean "components"'),
         ({"conectivity": 6}, 'postprocess.0.conectivity: unknown key; did you mean "connectivity"'),
     ],

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from vcmodels.checkpoint import load_checkpoint
+from vcmodels.checkpoint import build_network, load_checkpoint
 from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.data.selection import choose_volumes
@@ -21,7 +21,7 @@ from vcmodels.results import our_attributes
 from vcmodels.runs.run import Run
 from vcmodels.volumes import open_volume, place_at
 from vcmodels.workflows import tuning
-from vcmodels.workflows.tuning import Judge, tune
+from vcmodels.workflows.tuning import Judge, steps_of_task, tune
 
 GRID = (0.3, 0.5, 0.6)
 STEP = {"name": "components", "output": "blobs", "from": "sheet", "threshold": "tuned",
@@ -66,13 +66,14 @@ def test_training_chooses_what_is_best_and_infer_uses_it(job, task_file, tmp_pat
     np.testing.assert_allclose([trial["score"] for trial in step["trials"]], scores, rtol=1e-12)
     best = GRID[int(np.argmin(scores))]
     assert step["values"] == {"threshold": best}
-    assert load_checkpoint(task.run_dir / "tiny_best.pth").state["tuned"] == {
+    assert load_checkpoint(task.run_dir / "tiny_best.pth").state["tuned"]["values"] == {
         "blobs": {"threshold": best}
     }
     assert not (task.run_dir / "tuning").exists()
     assert main(["infer", str(path)]) == 0
     output = place_at(f"{job['inference_params']['output_dir']}/tiny.zarr/blobs")
     assert our_attributes(output)["step"]["threshold"] == best
+    capsys.readouterr()
     assert main(["postprocess", str(path)]) == 0
     assert "already complete" in capsys.readouterr().out
 
@@ -82,13 +83,23 @@ def test_a_stop_continues_and_what_was_chosen_is_not_chosen_again(job, task_file
     numbers = {**job, "postprocess": []}
     assert main(["train", str(task_file(numbers, "plain.json"))]) == 0
     task = parse_task(job, "task.json")[0]
-    with pytest.raises(TaskError, match=r'threshold: is "tuned", and no value was chosen yet; run'):
+    with pytest.raises(
+        TaskError, match=r'threshold: is "tuned", and no value was chosen yet for these steps; run'
+    ):
         with_tuned(task.postprocess, {})
     assert main(["infer", str(path)]) == 2
+    before = load_checkpoint(task.run_dir / "tiny_best.pth")
     asked = itertools.count()
     assert tune(task, should_stop=lambda: next(asked) >= 6) is None
+    tried = json.loads((task.run_dir / "tuning" / "trials.json").read_text())
+    assert tried
     found = tune(task)
     assert found is not None
+    sha256 = build_network(load_checkpoint(task.run_dir / "tiny_best.pth")).sha256
+    assert sha256 == build_network(before).sha256
+    other = parse_task({**job, "postprocess": [{**STEP, "connectivity": 6}]}, "task.json")[0]
+    with pytest.raises(TaskError, match=r"no value was chosen yet for these steps"):
+        steps_of_task(other)
     monkeypatch.setattr(tuning.Tuner, "tune", None)
     assert tune(task) == found
 

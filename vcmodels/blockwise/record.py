@@ -124,24 +124,29 @@ class BlockRecord:
             self._end += len(head) + len(content)
 
 
-def recorded(path: Path, identity: Identity) -> dict[Box, tuple[int, int]]:
+def recorded(
+    path: Path, identity: Identity, start: int = 0
+) -> tuple[dict[Box, tuple[int, int]], int]:
     """Where the parts lie in a record that another process may be writing now, by block.
 
     Args:
         path: of the record.
         identity: of the parts that are wanted; a record of another one has none.
+        start: where an earlier look at the same record ended.
 
     Returns:
-        Offset and length of each part, for `read_part`.
+        Offset and length of each part from there on, for `read_part`; and where it ends.
 
     Raises:
         OSError: it cannot be read; a record that is not there has no parts.
     """
     try:
         with path.open("rb", buffering=0) as file:
-            return _scanned(file.fileno(), _as_bytes(identity))[1]
+            if start:
+                return _places_after(file.fileno(), start)
+            return _scanned(file.fileno(), _as_bytes(identity))[1:]
     except FileNotFoundError:
-        return {}
+        return {}, 0
 
 
 def read_part(path: Path, place: tuple[int, int], prefix: str = "") -> BlockPart:
@@ -157,23 +162,28 @@ def read_part(path: Path, place: tuple[int, int], prefix: str = "") -> BlockPart
         return _unpacked(os.pread(file.fileno(), size, offset), prefix)
 
 
+def _places_after(handle: int, start: int) -> tuple[dict[Box, tuple[int, int]], int]:
+    places, end = dict[Box, tuple[int, int]](), start
+    for box, offset, size in _frames(handle, start):
+        places[box] = offset, size
+        end = offset + size
+    return places, end
+
+
 def _as_bytes(identity: Identity) -> bytes:
     return json.dumps(identity, sort_keys=True).encode()
 
 
 def _scanned(handle: int, identity: bytes) -> tuple[bytes | None, dict[Box, tuple[int, int]], int]:
     """The identity in a record, if it has one; the places of its parts if it is this; their end."""
-    frames, places = _frames(handle), dict[Box, tuple[int, int]]()
-    first = next(frames, None)
+    first = next(_frames(handle), None)
     if first is None:
-        return None, places, 0
+        return None, {}, 0
     _, offset, size = first
-    kept, end = os.pread(handle, size, offset), offset + size
-    if kept == identity:
-        for box, offset, size in frames:
-            places[box] = offset, size
-            end = offset + size
-    return kept, places, end
+    kept = os.pread(handle, size, offset)
+    if kept != identity:
+        return kept, {}, 0
+    return kept, *_places_after(handle, offset + size)
 
 
 def _head(where: tuple[int, ...], content: bytes) -> bytes:
@@ -188,9 +198,9 @@ def _write(handle: int, data: bytes, offset: int) -> None:
         rest, offset = rest[written:], offset + written
 
 
-def _frames(handle: int) -> Iterator[tuple[Box, int, int]]:
+def _frames(handle: int, offset: int = 0) -> Iterator[tuple[Box, int, int]]:
     """Block, offset and length of the content of each whole frame, up to the first that is none."""
-    offset, end = 0, os.fstat(handle).st_size
+    end = os.fstat(handle).st_size
     while offset + _HEAD.size <= end:
         mark, *where, size, _ = _HEAD.unpack(head := os.pread(handle, _HEAD.size, offset))
         offset += _HEAD.size

@@ -13,12 +13,13 @@ from typing import Self
 
 from vcmodels.blockwise.engines import Engine, ShouldStop, Threads, Work
 from vcmodels.blockwise.record import BlockRecord, Identity, read_part, recorded
+from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import BlockPart
 from vcmodels.reporting import Reporter, Silent
 
 _SUFFIX = ".blocks"
-STOLEN = 8
+STOLEN = 16
 """Blocks of others that are begun at once: few, for their owner may be about to do them."""
 
 
@@ -86,13 +87,23 @@ class SharedRecord:
 
     def __init__(self, folder: Path, identity: Identity, part: Part) -> None:
         self._folder, self._identity = folder, identity
-        self._own = BlockRecord(folder / f"{part.index}-of-{part.count}{_SUFFIX}", identity)
+        try:
+            self._own = BlockRecord(folder / f"{part.index}-of-{part.count}{_SUFFIX}", identity)
+        except OutputError as error:
+            found = f"another process works in it as part {part}"
+            remedy = "wait for it, or give each process its own --part I/N"
+            raise OutputError(str(folder), found, remedy) from error
+        self._known: dict[Path, tuple[int, dict[Box, tuple[int, int]]]] = {}
 
     def places(self) -> dict[Box, tuple[Path, tuple[int, int]]]:
         """Where the part of each block lies that anybody has done by now."""
         found: dict[Box, tuple[Path, tuple[int, int]]] = {}
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
-            found |= {box: (path, place) for box, place in recorded(path, self._identity).items()}
+            end, known = self._known.get(path, (0, {}))
+            more, end = recorded(path, self._identity, end)  # only what is new is read
+            known |= more
+            self._known[path] = end, known
+            found |= {box: (path, place) for box, place in known.items()}
         return found
 
     def add(self, box: Box, part: BlockPart) -> None:
@@ -155,4 +166,7 @@ def _next(missing: Iterable[Box], blocks: Sequence[Box], part: Part) -> list[Box
     number = {box: at for at, box in enumerate(blocks)}
     left = list(missing)
     mine = [box for box in left if number[box] % part.count == part.index]
-    return mine or left[::-1][:STOLEN]
+    if mine:
+        return mine
+    start = len(left) * part.index // part.count  # elsewhere than others that are done
+    return (left[start:] + left[:start])[::-1][:STOLEN]

@@ -196,7 +196,7 @@ class InferOptions:
 
         part = read_part(self.part) if self.part else inference.WHOLE
         options, steps = partial(self._options, part, console, stop), partial(_with_steps, self)
-        threads = Crew(reporter=console, should_stop=stop.should_stop)
+        threads = Crew(part=part, reporter=console, should_stop=stop.should_stop)
         if self.devices:
             devices = _devices(self.devices)
             yield steps(threads, lambda of, name: inference.predict_on(of, devices, options(name)))

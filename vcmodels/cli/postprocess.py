@@ -104,12 +104,13 @@ def _jobs(
         RefusedError: an option is for another source, or there is nothing to do.
     """
     from vcmodels.cli.view import is_task, refuse_options
+    from vcmodels.postprocess.tuning import with_tuned
     from vcmodels.viewers.contents import is_result
     from vcmodels.volumes import expand_location, place_at
     from vcmodels.workflows.postprocess import ground_of_result, results_of_task
     from vcmodels.workflows.tuning import steps_of_task
 
-    given = None if steps is None else _read_steps(steps)
+    given = None if steps is None else with_tuned(_read_steps(steps), {})
     if is_task(source):
         refuse_options("a task", output=output, kind=kind)
         task = load_one(Path(source), set_, console, fold)

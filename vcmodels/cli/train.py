@@ -49,6 +49,7 @@ def train(
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
     from vcmodels.runs.run import Run
+    from vcmodels.workflows.postprocess import foresee_steps
     from vcmodels.workflows.tuning import judges_of, needs_tuning
     from vcmodels.workflows.whole_volumes import WholeVolumes
 
@@ -67,7 +68,8 @@ def train(
     if jobs != 1:
         raise RefusedError("--jobs", "there is one training", "give --folds K, and no --fold")
     loaded = one_fold(loaded, fold)
-    judges_of(loaded)  # to be chosen at the end: what is wrong with that is said now
+    foresee_steps(loaded)  # what comes after the training: what is wrong with it is said now
+    judges_of(loaded)
     code = training.train(
         loaded,
         reporter=console,

@@ -26,6 +26,8 @@ from vcmodels.errors import FaultError
 from vcmodels.section import Extent, PatchShape, Section
 
 KIND = "instances"
+MOST_REACH = 128
+"""Of vectors to a centre, in voxels: what lies so far around a block is read with it."""
 OFFSETS = tuple(
     tuple(-reach if at == axis else 0 for at in range(3))
     for reach in (1, 3, 9)
@@ -70,7 +72,16 @@ class InstancesTarget(Section):
                 raise FaultError(f'recipe "{self.recipe}" needs {key}', f"give {what}")
             if is_given and not is_used:
                 raise FaultError(f'recipe "{self.recipe}" has no use for {key}', "leave it out")
+        if self.recipe == "flow" and self._longest > MOST_REACH:
+            found = f'recipe "flow" follows vectors of up to {MOST_REACH} voxels'
+            raise FaultError(found, 'give a smaller max_extent, or recipe "affinities"')
         return self
+
+    @property
+    def _longest(self) -> int:
+        """The longest side of `max_extent`, in voxels."""
+        given = self.max_extent
+        return max(given) if isinstance(given, tuple) else given or 1
 
     def heads(self, name: str) -> dict[str, Block]:
         """The targets that stand for it, as they could stand in a file, by name."""
@@ -94,9 +105,8 @@ class InstancesTarget(Section):
         sources, keys = _STEPS[self.recipe]
         made = {role: f"{name}_{head}" for role, head in sources.items()}
         found = {**keys, "output": name, "from": made}
-        if self.recipe == "flow":  # the centre is inside of the object, if anywhere
-            longest = self.max_extent if isinstance(self.max_extent, tuple) else (self.max_extent,)
-            found["reach"] = min(max(extent for extent in longest if extent), 128)
+        if self.recipe == "flow":  # no voxel is farther from the centre of its object
+            found["reach"] = self._longest
         return found
 
 

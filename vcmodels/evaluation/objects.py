@@ -5,6 +5,7 @@ An output of ids is scored against the stored label of the same name, from which
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vcmodels.config import Task
 from vcmodels.config.evaluation_params import MetricChoices
@@ -22,7 +23,7 @@ from vcmodels.postprocess.tuning import TunedStep, read_tuned, tuning_curves
 from vcmodels.reporting import Reporter
 from vcmodels.results import is_complete, our_attributes
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes import Place, Volume, open_volume
+from vcmodels.volumes import Place, Volume, is_array, open_volume
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,23 @@ def scored_objects(
         if not is_complete(our_attributes(place)):
             reporter.say(f"note: {place} is not made yet: run vcmodels postprocess, then again")
             continue
+        if not _is_of_these(root, our_attributes(place)):
+            remedy = "vcmodels postprocess with --overwrite makes it again"
+            reporter.say(f"note: {place} was made of other predictions, and is left out; {remedy}")
+            continue
         found = open_volume(str(place / "0"), key=str(place))
         yield scored_ids(name, found, label, region, ignored, metrics.get(name))
+
+
+def _is_of_these(root: Place, notes: Mapping[str, Any]) -> bool:
+    """Whether what objects were made of is what stands beside them now."""
+    for source in notes.get("made_of", {}).values():
+        place = root / source["name"] / "0"
+        if is_array(place):
+            volume = open_volume(str(place), key=str(place), channels="any")
+            if volume.fingerprint() != source["content"]:
+                return False
+    return True
 
 
 def scored_ids(

@@ -191,7 +191,8 @@ def wrong_metadata(
     listed = [OME] if "provenance" in noted and OME not in targets else []
     for place in (root, *(root / name for name in (*targets, *listed))):
         yield from _wrong_group(place, is_finished=is_finished)
-    if is_finished and listed and read_members(str(root)) != list(targets):
+    # Post-processing lists its outputs too.
+    if is_finished and listed and not set(targets) <= set(read_members(str(root)) or ()):
         yield f"{root / OME} does not list {', '.join(targets)}"
     for name, target in targets.items():
         for level in range(len(layout.factors)):
@@ -339,6 +340,12 @@ def drop_lost(layout: Layout, journal: Journal, targets: Iterable[str], reporter
                 path.unlink(missing_ok=True)
 
 
+def made_of_results(root: Place) -> list[str]:
+    """The outputs of post-processing in a result: without the predictions they are of nothing."""
+    places = {name: root / name for name in sorted(root.names() - {FOLDER, OME, *METADATA})}
+    return [name for name, place in places.items() if "step" in our_attributes(place)]
+
+
 def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
     """Delete the arrays of an earlier run, and nothing that is not ours."""
     journal = Journal(root)
@@ -348,6 +355,8 @@ def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
     for name in before["targets"]:
         if Path(name).name == name:
             (root / name).remove()
+    for name in made_of_results(root):
+        (root / name).remove()
     if OME not in before["targets"]:
         (root / OME).remove()
     if not noted or root.names() <= {FOLDER, *METADATA}:

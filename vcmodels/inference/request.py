@@ -17,7 +17,7 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
 from vcmodels.postprocess import AnyStep
-from vcmodels.postprocess.tuning import with_tuned
+from vcmodels.postprocess.tuning import values_for, with_tuned
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
@@ -115,9 +115,24 @@ def request_of(
     _refuse_other_normalization(config.normalization, networks[0])
     inputs = open_inputs(params.input_path, params)
     root = output or result_root(params.output_dir, task.tr_params.model_name)
-    steps = with_tuned(task.postprocess, networks[0].tuned)
+    steps = with_tuned(task.postprocess, _tuned_values(task.postprocess, networks))
     record = {**task.to_json(), "postprocess": [one.model_dump(mode="json") for one in steps]}
     return Request(networks, inputs, root, params, config.targets, record, steps)
+
+
+def _tuned_values(
+    steps: Sequence[AnyStep], networks: Sequence[TrainedNetwork]
+) -> dict[str, dict[str, float]]:
+    """What was chosen for the steps when the networks were trained.
+
+    Raises:
+        TaskError: something else for one network than for another.
+    """
+    every = [values_for(steps, network.tuned) for network in networks]
+    if any(values != every[0] for values in every):
+        found = "the checkpoints were tuned to different values"
+        raise TaskError("postprocess", found, 'give numbers in the place of "tuned"')
+    return every[0]
 
 
 def _refuse_other_normalization(wanted: NormalizationConfig, network: TrainedNetwork) -> None:

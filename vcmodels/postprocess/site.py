@@ -6,6 +6,8 @@ between passes something small is computed once of what was measured (`once`). A
 after a kill where it was, and can be shared by processes and by the workers of a cluster.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -185,7 +187,8 @@ class Site:
             fill: makes (Z, Y, X) of a block.
         """
         extent = self.sources[next(iter(self.sources))].volume.extent
-        array = _scratch_array(self.folder / "arrays", name, extent, self.block, dtype)
+        place = self.folder / "arrays"
+        array = _scratch_array(place, f"{name}-{self._digest}", extent, self.block, dtype)
         measured = self.measure(name, _Written(fill, array))
         return open_volume(array.location, key=name), measured
 
@@ -196,7 +199,13 @@ class Site:
             name: of the arrays, once in a step.
             make: computes them.
         """
-        return computed_once(self.folder, name, make)
+        return computed_once(self.folder, f"{name}-{self._digest}", make)
+
+    @cached_property
+    def _digest(self) -> str:
+        """What an earlier way of making the output has left is not taken for this one's."""
+        parts = [self.identity, self.block]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def voxels(self, lengths: float) -> Shape:
         """How many voxels along (z, y, x) hold a length in the unit of the spacing."""

@@ -64,12 +64,12 @@ def with_tuned(
         TaskError: a key is tuned, and nothing was found for it.
     """
     given = tuple(steps)
-    for number, step in enumerate(given):
+    for at, step in enumerate(given):
         for key in tuned_keys(step):
             if key not in found.get(step.output, {}):
-                text = 'is "tuned", and no value was chosen yet'
+                text = 'is "tuned", and no value was chosen yet for these steps'
                 remedy = "run vcmodels tune TASK once it is trained, or give a number"
-                raise TaskError(f"postprocess.{number}.{key}", text, remedy)
+                raise TaskError(f"postprocess.{at}.{key}", text, remedy)
     return tuple(with_values(step, found.get(step.output, {})) for step in given)
 
 
@@ -97,8 +97,9 @@ class TunedStep:
     @property
     def best(self) -> Trial:
         """The best of those that saw all volumes; of equals the first."""
-        most = max(trial.volumes for trial in self.trials)
-        whole = [trial for trial in self.trials if trial.volumes == most]
+        known = [trial for trial in self.trials if trial.score == trial.score]
+        most = max(trial.volumes for trial in known)
+        whole = [trial for trial in known if trial.volumes == most]
         key = (lambda t: t.score) if self.sense == "min" else (lambda t: -t.score)
         return min(whole, key=key)
 
@@ -112,6 +113,7 @@ class TunedStep:
             "trials": [
                 {"values": dict(one.values), "score": one.score, "volumes": one.volumes}
                 for one in self.trials
+                if one.score == one.score
             ],
         }
 
@@ -145,6 +147,21 @@ def read_tuned(folder: Path) -> tuple[TunedStep, ...]:
     """What was chosen for the run in a folder; nothing where nothing was."""
     path = folder / TUNED
     return tuple(map(TunedStep.from_json, read_json(path)["steps"])) if path.exists() else ()
+
+
+def as_asked(steps: Iterable["Step"]) -> list[Any]:
+    """The steps as JSON values, by which it is seen whether values were chosen for them."""
+    return [step.model_dump(mode="json") for step in steps]
+
+
+def values_for(steps: Iterable["Step"], kept: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What a checkpoint or a run keeps of values, if they were chosen for these steps.
+
+    Args:
+        steps: of the task.
+        kept: `wanted` as from `as_asked`, and `values` by output and key; or nothing.
+    """
+    return dict(kept["values"]) if kept.get("wanted") == as_asked(steps) else {}
 
 
 def chosen_values(steps: Sequence[TunedStep]) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,16 +19,28 @@ import numpy as np
 
 import vcmodels
 from vcmodels.blockwise import Crew, share_blocks
-from vcmodels.config import Task
+from vcmodels.config import InferenceParams, Task
 from vcmodels.data.predictions import prediction_notes, writer_of
+from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
+from vcmodels.evaluation.distinct import distinct
 from vcmodels.geometry.boxes import Box, Shape, Spacing, coarse_extent, divide, level_factors
 from vcmodels.inference import Request
 from vcmodels.inference.many import named_inputs
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess import AnyStep, Form, Site, Source, StoppedError
 from vcmodels.postprocess.base import IDS, PROBABILITIES
-from vcmodels.results import KEY, census, is_complete, our_attributes, require_writable, result_root
+from vcmodels.postprocess.tuning import candidates, with_values
+from vcmodels.results import (
+    KEY,
+    VERIFY,
+    census,
+    is_complete,
+    our_attributes,
+    require_writable,
+    result_root,
+)
+from vcmodels.targets import AnyTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import (
     OME,
@@ -45,6 +57,7 @@ from vcmodels.volumes import (
     image_label,
     is_array,
     open_volume,
+    place_at,
     write_collection,
     write_multiscale_group,
 )
@@ -52,11 +65,15 @@ from vcmodels.volumes.backend import ArrayHandle, ZarrFormat
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import CoarserLevel, mean_of, most_frequent
 
+METADATA = {".zgroup", ".zattrs", ".zmetadata", "zarr.json"}
+"""What a group may have before it has an image."""
 FOLDER = ".postprocess"
 """In the group, what is needed until a step is done."""
 LEAST_BLOCK = 128
 """Smaller chunks are written several at a time: what lies around a block is read with it."""
-AGAIN = "--overwrite makes it again"
+AGAIN = "vcmodels postprocess with --overwrite makes it again"
+MOST_CHUNK = 128
+"""Of what is written, along each axis: chunks of a source may be whole slices."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +150,7 @@ def ground_of_result(root: Place) -> Ground:
         sources,
         box.intersect(first.box),
         Grid(first.spacing, first.offset, first.unit),
-        first.chunks,
+        _capped(first.chunks),
         3 if first.handle.zarr_format == 3 else 2,
         int(manifest.get("pyramid", 0)),
     )
@@ -157,15 +174,21 @@ def results_of_task(task: Task) -> Iterator[Ground]:
 def ground_of_request(request: Request) -> Ground:
     """What the predictions of a request will be like, before there are any."""
     volume = request.inputs[0]
-    dtype = request.params.dtype
-    written = request.params.output_targets
-    sources = {
-        name: Source(name, volume, target.kind_name, encoding=target.encoding(dtype))
-        for name, target in request.targets.items()
+    sources = _foreseen(volume, request.targets, request.params)
+    grid = Grid(volume.spacing, volume.offset, volume.unit)
+    return Ground(request.output, sources, volume.box, grid, _capped(volume.chunks))
+
+
+def _foreseen(
+    volume: Volume, targets: Mapping[str, AnyTarget], params: InferenceParams
+) -> dict[str, Source]:
+    """Predictions that are not there yet; their input stands for them."""
+    written = params.output_targets
+    return {
+        name: Source(name, volume, target.kind_name, encoding=target.encoding(params.dtype))
+        for name, target in targets.items()
         if written == "all" or name in written
     }
-    grid = Grid(volume.spacing, volume.offset, volume.unit)
-    return Ground(request.output, sources, volume.box, grid, volume.chunks)
 
 
 def ground_of_array(volume: Volume, name: str, kind: str, root: Place) -> Ground:
@@ -183,25 +206,58 @@ def ground_of_array(volume: Volume, name: str, kind: str, root: Place) -> Ground
     if volume.channels > 1 and kind in PROBABILITIES | {IDS, "distance"}:
         found = f"{volume.location} has {volume.channels} channels, {kind} has one"
         raise VolumeError("SOURCE", found, "give an array (z, y, x), or another --kind")
-    source = Source(name, volume, kind, Plain(volume.dtype.kind == "f"))
+    notes = prediction_notes(volume)
+    if notes is not None and notes["encoding"].get("kind") == kind:
+        source = _read_by_notes(name, volume, notes["encoding"])
+    else:
+        source = Source(name, volume, kind, Plain(_largest(volume, kind)))
     grid = Grid(volume.spacing, volume.offset, volume.unit)
-    return Ground(root, {name: source}, volume.box, grid, volume.chunks)
+    return Ground(root, {name: source}, volume.box, grid, _capped(volume.chunks))
+
+
+def _capped(chunks: Shape) -> Shape:
+    z, y, x = (min(n, MOST_CHUNK) for n in chunks)
+    return z, y, x
+
+
+def _largest(volume: Volume, kind: str) -> float | None:
+    """What stands for 1 in an array of probabilities; None where values are read as they are.
+
+    Whole numbers are codes of probabilities, from 0 to the largest of their type, unless they are 0
+    and one other value only, as of a mask: all of it is looked at then.
+    """
+    if kind not in PROBABILITIES or volume.dtype.kind == "f":
+        return None
+    found = distinct(volume, volume.box, 2)
+    if found.are_mask:
+        return max(found.values, default=1.0) or 1.0
+    return float(np.iinfo(volume.dtype).max)
 
 
 @dataclass(frozen=True)
 class Plain:
     """How an array that says nothing of itself is read."""
 
-    is_real: bool
+    largest: float | None
+    """What stands for 1, of probabilities in whole numbers."""
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
-        """Numbers as float32; whole numbers as they are."""
-        return stored.astype(np.float32, copy=False) if self.is_real else stored
+        """Probabilities and numbers as float32; ids and classes as they are."""
+        if self.largest is not None:
+            return stored.astype(np.float32) / np.float32(self.largest)
+        return stored.astype(np.float32, copy=False) if stored.dtype.kind == "f" else stored
 
 
 def _prediction(root: Place, name: str) -> Source:
     volume = open_volume(str(root / name / "0"), key=str(root / name), channels="any")
-    encoding: Mapping[str, Any] = (prediction_notes(volume) or {})["encoding"]
+    notes = prediction_notes(volume)
+    if notes is None:
+        raise VolumeError(str(root / name), "has lost its attributes", VERIFY)
+    return _read_by_notes(name, volume, notes["encoding"])
+
+
+def _read_by_notes(name: str, volume: Volume, encoding: Mapping[str, Any]) -> Source:
+    """A prediction of ours, by the encoding that stands next to it."""
     if encoding.get("kind") == "uncertainty":
         return Source(name, volume, "uncertainty", encoding=encoding)
     target = writer_of(encoding, volume)
@@ -238,7 +294,7 @@ def postprocess(
         RunError: a chunk is damaged, or the disk is full; what was done before stays.
     """
     crew = crew or Crew()
-    folder = scratch or _scratch_in(ground.root)
+    folder = _scratch_in(ground.root) if scratch is None else _scratch_of(scratch, ground.root)
     require_steps(steps, ground)
     made, kept, sources = list[str](), list[str](), dict(ground.sources)
     for step in steps:
@@ -249,6 +305,17 @@ def postprocess(
             return PostprocessReport(ground.root, tuple(made), tuple(kept), is_complete=False)
         sources[step.output] = _as_read(step.output, ground, work.form, work.place / "0")
     return PostprocessReport(ground.root, tuple(made), tuple(kept))
+
+
+def require_ours(place: Place) -> None:
+    """Refuse an output where something stands that no step has written.
+
+    Raises:
+        OutputError: naming it.
+    """
+    if place.names() - METADATA and "step" not in our_attributes(place):
+        found = "exists and is no output of post-processing"
+        raise OutputError(str(place), found, "give the step another output")
 
 
 def finish_request(request: Request, crew: Crew, *, overwrite: bool = False) -> PostprocessReport:
@@ -264,6 +331,11 @@ def finish_request(request: Request, crew: Crew, *, overwrite: bool = False) -> 
     """
     ground = ground_of_result(request.output)
     return postprocess(ground, request.steps, crew, overwrite=overwrite)
+
+
+def _scratch_of(folder: Path, root: Place) -> Path:
+    """A folder of its own for each group, in one that several may share."""
+    return folder / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 
 def _scratch_in(root: Place) -> Path:
@@ -308,14 +380,44 @@ def require_steps(steps: Sequence[AnyStep], ground: Ground) -> None:
         OutputError: something that no step has written stands at an output.
     """
     require_writable(ground.root)
+    for step in steps:
+        require_ours(ground.root / step.output)
+    check_steps(steps, ground)
+
+
+def check_steps(steps: Sequence[AnyStep], ground: Ground) -> None:
+    """See whether steps fit what they read; nothing is opened.
+
+    Raises:
+        TaskError: naming the key of a step.
+    """
     foreseen = ground.sources
     for number, step in enumerate(steps):
         form = _checked(number, step, ground, foreseen)
-        place = ground.root / step.output
-        if place.names() and "step" not in our_attributes(place):
-            found = "exists and is no output of post-processing"
-            raise OutputError(str(place), found, "give the step another output")
         foreseen = {**foreseen, step.output: _as_read(step.output, ground, form, None)}
+
+
+def foresee_steps(task: Task) -> None:
+    """See, before a training, whether the steps can work on what it will predict.
+
+    The first training volume stands for what is predicted; of tuned keys the first value is tried.
+
+    Raises:
+        TaskError: naming the key of a step.
+        VolumeError: the volume cannot be opened.
+    """
+    if not task.postprocess:
+        return
+    volume, params = open_volumes(task)[0], task.inference_params
+    image = volume.inputs[0]
+    ground = Ground(
+        place_at(str(task.run_dir)),
+        _foreseen(image, task.dataset_config.targets, params),
+        image.box,
+        Grid(volume.spacing, image.offset, volume.unit),
+        _capped(image.chunks),
+    )
+    check_steps([with_values(one, next(candidates(one))) for one in task.postprocess], ground)
 
 
 def _as_read(name: str, ground: Ground, form: Form, place: Place | None) -> Source:
@@ -359,12 +461,19 @@ class StepWork:
     def identity(self) -> dict[str, Any]:
         """All that determines the output, as JSON values."""
         return {
-            "step": self.step.model_dump(mode="json"),
+            "step": self.step.model_dump(mode="json", exclude={"tune_for", "tune_by"}),
             "made_of": {
-                role: {"name": one.name, "content": one.volume.fingerprint()}
+                role: {
+                    "name": one.name,
+                    "content": one.volume.fingerprint(),
+                    "kind": one.kind,
+                    "encoding": dict(one.encoding),
+                }
                 for role, one in self.sources.items()
             },
             "box": [self.ground.box.origin, self.ground.box.end],
+            "spacing": self.ground.spacing,
+            "unit": self.ground.grid.unit,
             "schema": 1,
         }
 
@@ -379,7 +488,7 @@ class StepWork:
         present = FileLock(self.folder / "present.lock", shared=True)
         try:
             with self._alone():
-                if self._begin(overwrite=overwrite):
+                if self._begin(overwrite=overwrite, is_sole=present.is_sole()):
                     return False
             self.step.run(self._site(self._open(0)))
             for level in range(1, len(self.ground.factors)):
@@ -389,11 +498,14 @@ class StepWork:
                 list_images(self.ground)
             return True
         finally:
-            is_last = present.is_sole() and is_complete(our_attributes(self.place))
-            present.close()
+            with self._alone():  # of two that end together one sees that it is the last
+                is_last = present.is_sole() and is_complete(our_attributes(self.place))
+                present.close()
+                if is_last:
+                    shutil.rmtree(self.folder, ignore_errors=True)
             if is_last:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                _remove_empty(self.folder.parent)
+                with suppress(OSError):  # another step is at work there
+                    self.folder.parent.rmdir()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -404,13 +516,22 @@ class StepWork:
         finally:
             lock.close()
 
-    def _begin(self, *, overwrite: bool) -> bool:
-        """Make the arrays that are not there; True if the output is complete already."""
+    def _begin(self, *, overwrite: bool, is_sole: bool) -> bool:
+        """Make the arrays that are not there; True if the output is complete already.
+
+        Raises:
+            OutputError: something else stands there, or what was made of something else and may
+                not be deleted, or not while another process works on it.
+        """
+        require_ours(self.place)
         noted, reporter = our_attributes(self.place), self.crew.reporter
         if noted and noted.get("identity_sha256") != _digest(self.identity):
             changed = _changes(noted, self.identity)
             if not overwrite:
                 raise OutputError(str(self.place), f"was made of something else: {changed}", AGAIN)
+            if not is_sole:
+                found, remedy = "another process works on it", "wait for it"
+                raise OutputError(str(self.place), found, remedy)
             reporter.say(f"{self.place}: made again: {changed}")
             self.place.remove()
             _clear(self.folder)
@@ -418,10 +539,10 @@ class StepWork:
         if is_complete(noted):
             reporter.say(f"{self.place}: already complete")
             return True
+        self._describe(is_complete=False)  # before any array: what is ours says so
         for level in range(len(self.ground.factors)):
             if not is_array(self.place / str(level)):
                 self._create(level)
-        self._describe(is_complete=False)
         return False
 
     def _site(self, output: WritableArray) -> Site:
@@ -568,8 +689,3 @@ def _clear(folder: Path) -> None:
     for path in folder.iterdir():
         if path.suffix != ".lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _remove_empty(folder: Path) -> None:
-    if folder.name == FOLDER and not any(folder.iterdir()):
-        folder.rmdir()

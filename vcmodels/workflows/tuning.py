@@ -6,10 +6,11 @@ the run's `tuned.json`, with all that was tried, and in its best checkpoint, whe
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vcmodels.config import Task
 from vcmodels.data.selection import choose_volumes
 from vcmodels.data.volumes import open_volumes
 from vcmodels.devices import choose_device
-from vcmodels.errors import TaskError
+from vcmodels.errors import RunError, TaskError
 from vcmodels.evaluation.evaluate import pair_of
 from vcmodels.evaluation.objects import ignored_ids, scored_ids
 from vcmodels.evaluation.scoring import ScoredTarget, ScoredVolume, score_volumes
@@ -36,6 +37,7 @@ from vcmodels.postprocess.tuning import (
     Trial,
     TunedStep,
     TunedValues,
+    as_asked,
     candidates,
     chosen_values,
     read_tuned,
@@ -51,6 +53,8 @@ from vcmodels.volumes.places import read_json, write_json
 from vcmodels.workflows.postprocess import ground_of_result, postprocess
 from vcmodels.workflows.whole_volumes import PredictedPart
 
+TRIALS = "trials.json"
+"""In the folder: what came out so far."""
 FOLDER = "tuning"
 """In the run folder, until the values are chosen: predictions of the validation volumes."""
 
@@ -93,21 +97,39 @@ def tune(
     kept = _read_tuned(run, task, weights)
     if kept is None:
         parts = _parts(task, run, reporter)
-        tuner = Tuner(task, parts, run.folder / FOLDER, engine or Threads(), reporter, should_stop)
+        place = run.folder / FOLDER
+        tuner = Tuner(task, weights, parts, place, engine or Threads(), reporter, should_stop)
         kept = tuner.tune(network)
         if kept is None:
             return None
         document = {"weights": weights, "steps": [one.to_json() for one in kept]}
-        write_json(run.folder / TUNED, {**document, "wanted": _wanted(task)})
+        write_json(run.folder / TUNED, {**document, "wanted": as_asked(task.postprocess)})
         shutil.rmtree(run.folder / FOLDER)
-    values = chosen_values(kept)
-    if checkpoint.state.get("tuned") != values:
-        state = {**checkpoint.state, "tuned": values}
-        save_checkpoint(run.best, state, keep_previous=False)
+    _keep_in_checkpoint(
+        run, weights, {"wanted": as_asked(task.postprocess), "values": chosen_values(kept)}
+    )
     for one in kept:
         said = ", ".join(f"{key} {value:g}" for key, value in one.best.values.items())
         reporter.say(f"tuned {one.output}: {said} ({one.figure} {one.best.score:.4f})")
     return kept
+
+
+def _keep_in_checkpoint(run: Run, weights: str, tuned: Mapping[str, Any]) -> None:
+    """Add what was chosen to the best checkpoint, which predicts the same as before.
+
+    Raises:
+        RunError: it has other weights by now.
+    """
+    now = load_checkpoint(run.require_best())
+    if _digest_of(now.state) != weights:
+        found = "has other weights than when the choice began"
+        raise RunError(
+            str(run.best), found, "run the same command again, once the training is over"
+        )
+    if now.state.get("tuned") != tuned:
+        first = now.state.get("untuned_sha256", now.sha256)
+        state = {**now.state, "tuned": dict(tuned), "untuned_sha256": first}
+        save_checkpoint(run.best, state, keep_previous=False)
 
 
 def steps_of_task(task: Task) -> tuple[AnyStep, ...]:
@@ -119,7 +141,10 @@ def steps_of_task(task: Task) -> tuple[AnyStep, ...]:
     if not needs_tuning(task):
         return task.postprocess
     run = Run(task.run_dir, task.tr_params.model_name)
-    return with_tuned(task.postprocess, chosen_values(read_tuned(run.folder)))
+    found = read_json(run.folder / TUNED) if (run.folder / TUNED).exists() else {}
+    is_of_these = found.get("wanted") == as_asked(task.postprocess)
+    values = chosen_values(read_tuned(run.folder)) if is_of_these else {}
+    return with_tuned(task.postprocess, values)
 
 
 def _read_tuned(run: Run, task: Task, weights: str) -> tuple[TunedStep, ...] | None:
@@ -128,12 +153,9 @@ def _read_tuned(run: Run, task: Task, weights: str) -> tuple[TunedStep, ...] | N
     if not path.exists():
         return None
     found = read_json(path)
-    is_same = found.get("weights") == weights and found.get("wanted") == _wanted(task)
+    wanted = as_asked(task.postprocess)
+    is_same = found.get("weights") == weights and found.get("wanted") == wanted
     return read_tuned(run.folder) if is_same else None
-
-
-def _wanted(task: Task) -> list[Any]:
-    return [step.model_dump(mode="json") for step in task.postprocess]
 
 
 def _digest_of(state: Mapping[str, Any]) -> str:
@@ -196,12 +218,11 @@ class Judge:
         return self.label in volume.labels and self.label not in volume.pseudo
 
     def score(self, part: PredictedPart, root: Place, engine: Engine) -> float:
-        """The figure of the output on a part that it can score; the worst there is where nothing counts."""
+        """The figure of the output on a part that it can score; NaN where nothing counts."""
         volume = ScoredVolume(part.volume.name, str(root), (self._scored(part, root),))
         report = score_volumes([volume], engine=engine)
         assert report is not None, "nothing asked it to stop"
-        found = report.volumes[0].targets[self.output].figures[self.figure]
-        return found if found == found else self.worst()
+        return report.volumes[0].targets[self.output].figures[self.figure]
 
     def _scored(self, part: PredictedPart, root: Place) -> ScoredTarget:
         place, region = root / self.output, part.region
@@ -252,6 +273,8 @@ class Tuner:
     """Chooses the values of the steps of a task, one step after the other."""
 
     task: Task
+    weights: str
+    """A digest of what predicts."""
     parts: Sequence[PredictedPart]
     folder: Path
     engine: Engine
@@ -292,15 +315,42 @@ class Tuner:
         every = list(candidates(self.task.postprocess[number]))
         with self.reporter.bar(f"tune {judge.output}", len(every)) as advance:
             for values in every:
-                trial = self._try(number, values, judge, places, best)
+                trial = self._tried(number, values) or self._try(
+                    number, values, judge, places, best
+                )
                 if trial is None:
                     return False
+                self._note(number, trial)
                 tried.append(trial)
-                if trial.volumes == len(places):
+                if trial.volumes == len(places) and trial.score == trial.score:
                     best = (min if judge.sense == "min" else max)(best, trial.score)
                 advance(1, "")
+        if all(trial.score != trial.score for trial in tried):
+            found = f"{judge.figure} of {judge.output} has no value on the validation volumes"
+            raise TaskError(f"postprocess.{number}.tune_for", found, "give another, or numbers")
         self.chosen.append(TunedStep(judge.output, judge.figure, judge.sense, tuple(tried)))
         return True
+
+    def _tried(self, number: int, values: TunedValues) -> Trial | None:
+        """What came out with some values before a stop; None where that is not known."""
+        found = self._trials().get(self._key(number, values))
+        return None if found is None else Trial(values, *found)
+
+    def _note(self, number: int, trial: Trial) -> None:
+        """Keep what came out, for the case of a stop."""
+        if trial.score == trial.score:
+            noted = {self._key(number, trial.values): [trial.score, trial.volumes]}
+            write_json(self.folder / TRIALS, {**self._trials(), **noted})
+
+    def _trials(self) -> dict[str, Any]:
+        path = self.folder / TRIALS
+        return read_json(path) if path.exists() else {}
+
+    def _key(self, number: int, values: TunedValues) -> str:
+        """All that decides on a trial, as a text: weights, steps, what was chosen before, values."""
+        asked = as_asked(self.task.postprocess[: number + 1])
+        parts = [self.weights, asked, chosen_values(self.chosen), dict(values)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _try(
         self,
@@ -314,12 +364,14 @@ class Tuner:
         crew = Crew(self.engine, should_stop=self.should_stop)
         before = with_tuned(self.task.postprocess[:number], chosen_values(self.chosen))
         steps = (*before, with_values(self.task.postprocess[number], values))
-        total, done = 0.0, 0
+        scores, done = list[float](), 0
         for part, root in places:
             if not postprocess(ground_of_result(root), steps, crew, overwrite=True).is_complete:
                 return None
-            total += judge.score(part, root, self.engine)
-            done += 1
-            if judge.is_beaten(total, done, len(places), best):
+            score, done = judge.score(part, root, self.engine), done + 1
+            if score == score:  # a volume on which nothing counts says nothing of the values
+                scores.append(score)
+            left = len(places) - done
+            if scores and judge.is_beaten(sum(scores), len(scores), len(scores) + left, best):
                 break
-        return Trial(values, total / done, done)
+        return Trial(values, sum(scores) / len(scores) if scores else nan, done)
