@@ -141,3 +141,12 @@ def test_a_mask_as_it_is_stored_is_0_and_1(tmp_path):
     found = {name: run(sources_of(boundary=a), tmp_path / name) for name, a in masks.items()}
     assert found["decoded"].max() == 2
     np.testing.assert_array_equal(found["as_stored"], found["decoded"])
+
+
+def test_a_voxel_of_nan_belongs_to_nothing(tmp_path):
+    boundary = np.full((6, 8, 20), 0.1, np.float32)
+    boundary[:, :, 9:11] = np.nan
+    found = run(sources_of(boundary=boundary), tmp_path, (4, 5, 7))
+    expected = np.zeros(boundary.shape, np.uint64)
+    expected[:, :, :9], expected[:, :, 11:] = 1, 2
+    np.testing.assert_array_equal(found, expected)

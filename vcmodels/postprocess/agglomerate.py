@@ -191,8 +191,7 @@ class _Sums:
     def __call__(self, box: Box) -> BlockPart:
         around = box.grow(self.links.reach)
         fragments = self.basins.regions(around, self.tables["fragments"])
-        values = self.links.source.read(box, self.links.within)
-        whole = np.rint(values * np.float32(FULL)).astype(np.int64)
+        whole = self.links.whole_numbers(box, FULL)
         own, found = fragments[box.slices(around)], BlockPart()
         for which, channels in self.channels.items():
             sums = []
