@@ -86,9 +86,9 @@ class WatershedStep(Step):
         if self.min_size_um3 is not None:
             require_length("min_size_um3", unit)
         is_distance = sources["boundary"].kind == "distance"
-        if self.threshold is not None and not is_distance and not 0 < self.threshold <= 1:
-            found = f"{self.threshold:g} is no probability to part by"
-            raise TaskError("threshold", found, "give a number above 0, at most 1")
+        if not is_distance:
+            _require_probability("threshold", self.threshold)
+        _require_probability("seed_threshold", self.seed_threshold)
         if self.threshold is not None and is_distance and "mask" in sources:
             raise TaskError("threshold", "the mask says where objects are", "leave it out")
 
@@ -105,10 +105,20 @@ class WatershedStep(Step):
             joins = by_seeds if has_seeds else by_depth(depth)
             trees = cut(forest, lowest, joins)
             counts = lowest[trees] == SEED if has_seeds else np.ones(len(trees), bool)
+            if not counts[1:].any() and has_seeds:
+                site.crew.reporter.say(f"note: {self._without_seeds()}")
             objects = np.where(counts, trees, 0)
             return {"ids": object_ids(objects, basins.tables, least)}
 
         site.write("write", ObjectFill(basins, site.once("objects", part)))
+
+    def _without_seeds(self) -> str:
+        name, least = self.sources["seeds"], self._least_seed
+        return f'"{self.output}" is empty: nothing of "{name}" reaches the seed_threshold {least:g}'
+
+    @property
+    def _least_seed(self) -> float:
+        return 0.5 if self.seed_threshold is None else self.seed_threshold
 
     def _landscape(self, site: Site) -> Terrain:
         boundary, box = site.source("boundary"), site.box
@@ -126,13 +136,23 @@ class WatershedStep(Step):
             height = Boundaries(values, threshold, self.smooth, reach, site.spacing)
         if seeds is None:
             return Terrain(height, where)
-        least = 0.5 if self.seed_threshold is None else self.seed_threshold
-        return Terrain(height, where, Above(OneChannel(seeds, box), least))
+        return Terrain(height, where, Above(OneChannel(seeds, box), self._least_seed))
 
     def _least_voxels(self, site: Site) -> int:
         if self.min_size_um3 is not None:
             return least_voxels(self.min_size_um3, in_micrometers(site.spacing, site.unit))
         return self.min_size or 1
+
+
+def _require_probability(key: str, value: float | None) -> None:
+    """Refuse a threshold of probabilities that all of them reach, or none.
+
+    Raises:
+        TaskError: it is not above 0, or above 1.
+    """
+    if value is not None and not 0 < value <= 1:
+        found = f"{value:g} is no probability to part by"
+        raise TaskError(key, found, "give a number above 0, at most 1")
 
 
 def steps_of(depth: float) -> int:
