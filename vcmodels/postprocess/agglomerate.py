@@ -15,7 +15,13 @@ from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.metrics.base import BlockPart
 from vcmodels.metrics.components import named
 from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
-from vcmodels.postprocess.basins import Basins, basin_edges, find_basins, merged_edges
+from vcmodels.postprocess.basins import (
+    Basins,
+    basin_edges,
+    find_basins,
+    merged_edges,
+    require_memory,
+)
 from vcmodels.postprocess.landscape import Boundaries, OneChannel, Terrain
 from vcmodels.postprocess.lengths import (
     in_micrometers,
@@ -41,8 +47,17 @@ from vcmodels.postprocess.watershed import (
 from vcmodels.section import Fraction
 
 
+BYTES_PER_FRAGMENT = 4000
+"""What joining fragments holds for each: measured, with seven neighbours each."""
+
+
 class AgglomerateStep(Step):
-    """Fragments are joined to objects by the affinities between them."""
+    """Fragments are joined to objects by the affinities between them.
+
+    Fragments are made of basins as in `watershed`, with the same memory for each basin. Joining them
+    is done in one go as well, and takes about 4 KB of memory for each fragment. What the machine
+    cannot hold is refused once the number is known.
+    """
 
     name: Literal["agglomerate"] = "agglomerate"
     """Fragments are joined to objects by the affinities between them."""
@@ -128,6 +143,10 @@ class AgglomerateStep(Step):
         assert self.depth != "tuned", "a number stands there by now"
         depth, least = steps_of(self.depth), self._least_voxels(site)
         fragments = site.once("fragments", lambda: _fragments(basins.tables, edges, depth))
+        require_memory(
+            site, "fragments", len(fragments["voxels"]) - 1, BYTES_PER_FRAGMENT,
+            'give a larger "depth", a mask, a smaller bbox, or use a machine with more memory',
+        )  # fmt: skip
         channels = {"near": links.short, "far": links.far if self.by == "mutex" else ()}
         sums = site.measure("sums", _Sums(basins, fragments, links, channels))
 
