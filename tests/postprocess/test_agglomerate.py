@@ -135,3 +135,11 @@ def test_a_voxel_of_nan_belongs_to_nothing(tmp_path):
     assert not found[:, 6:8].any()
     assert np.unique(found[:, :6]).tolist() == [1]
     assert np.unique(found[:, 8:]).tolist() == [2]
+
+
+@pytest.mark.parametrize(("between", "count"), [(0.65, 2), (0.75, 1)])
+def test_without_a_threshold_objects_are_joined_from_07_on(tmp_path, between, count):
+    boundary, values = np.zeros(SHAPE, np.float32), np.ones((3, *SHAPE), np.float32)
+    boundary[:, 7], values[1, :, 6:9] = 0.6, between
+    sources = affinities_of(values, OFFSETS[:3]) | {"boundary": source_of(boundary, "boundary")}
+    assert run(sources, tmp_path, reach=3.0, depth=0.2).max() == count
