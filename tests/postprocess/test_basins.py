@@ -107,7 +107,7 @@ def test_a_kill_in_any_pass_changes_nothing(tmp_path, monkeypatch):
     step = step_of(Trees, "heights", depth=1.0)
     sources = {"heights": source_of(heights, "regression")}
     expected = run_step(step, sources, tmp_path / "whole", (5, 7, 6))
-    for name in ("_Heights", "_Pieces", "_Links", "_Edges"):
+    for name in ("_Heights", "_BasinPieces", "_Links", "_Edges"):
         work = getattr(__import__("vcmodels.postprocess.basins", fromlist=[name]), name)
         calls, whole = [], work.__call__
 

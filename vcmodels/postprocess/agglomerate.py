@@ -24,8 +24,7 @@ from vcmodels.postprocess.basins import (
 )
 from vcmodels.postprocess.landscape import Boundaries, OneChannel, Terrain
 from vcmodels.postprocess.lengths import (
-    in_micrometers,
-    least_voxels,
+    least_size,
     refuse_both,
     require_length,
     require_package,
@@ -142,7 +141,8 @@ class AgglomerateStep(Step):
         basins = find_basins(site, self._landscape(site, links))
         edges = basin_edges(site, basins)
         assert self.depth != "tuned", "a number stands there by now"
-        depth, least = steps_of(self.depth), self._least_voxels(site)
+        depth = steps_of(self.depth)
+        least = least_size(self.min_size, self.min_size_um3, site.spacing, site.unit)
         fragments = site.once("fragments", lambda: _fragments(basins.tables, edges, depth))
         require_memory(
             site, "fragments", len(fragments["voxels"]) - 1, BYTES_PER_FRAGMENT,
@@ -181,11 +181,6 @@ class AgglomerateStep(Step):
             return Terrain(height)
         inside = None if mask is None else OneChannel(mask, site.box)
         return Terrain(height, Foreground(links, self.background, inside))
-
-    def _least_voxels(self, site: Site) -> int:
-        if self.min_size_um3 is not None:
-            return least_voxels(self.min_size_um3, in_micrometers(site.spacing, site.unit))
-        return self.min_size or 1
 
 
 def _fragments(basins: Tables, edges: Measured, depth: int) -> BlockPart:

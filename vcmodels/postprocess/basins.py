@@ -226,7 +226,7 @@ class _Edges:
     within: Box
 
     def __call__(self, box: Box) -> BlockPart:
-        layered = Box.between(box.origin, [end + 1 for end in box.end])
+        layered = box.with_layer()
         places = voxel_numbers(box, self.within)
         regions, heights = self.basins.regions(layered), self.basins.heights.read(layered)
         return vars(RegionEdges.between(regions, heights, places))

@@ -15,7 +15,7 @@ from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
 from vcmodels.postprocess.basins import Basins, basin_edges, find_basins, merged_edges
 from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, Depths, OneChannel, Terrain
-from vcmodels.postprocess.lengths import in_micrometers, least_voxels, refuse_both, require_length
+from vcmodels.postprocess.lengths import least_size, refuse_both, require_length
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.site import Site, Source, Tables
 from vcmodels.postprocess.sizing import PositiveNumber, VoxelCount
@@ -102,7 +102,8 @@ class WatershedStep(Step):
         """In five passes: those of `find_basins`, the edges between basins, the ids."""
         assert self.depth != "tuned", "a number stands there by now"
         basins, depth = find_basins(site, self._landscape(site)), steps_of(self.depth)
-        edges, least = basin_edges(site, basins), self._least_voxels(site)
+        edges = basin_edges(site, basins)
+        least = least_size(self.min_size, self.min_size_um3, site.spacing, site.unit)
         has_seeds = "seeds" in self.sources
 
         def part() -> BlockPart:
@@ -143,11 +144,6 @@ class WatershedStep(Step):
         if seeds is None:
             return Terrain(height, where)
         return Terrain(height, where, Above(OneChannel(seeds, box), self._least_seed))
-
-    def _least_voxels(self, site: Site) -> int:
-        if self.min_size_um3 is not None:
-            return least_voxels(self.min_size_um3, in_micrometers(site.spacing, site.unit))
-        return self.min_size or 1
 
 
 def _require_probability(key: str, value: float | None) -> None:
