@@ -136,22 +136,25 @@ def test_the_distance_is_that_of_scipy_far_from_corners():
     np.testing.assert_allclose(found[:8], (1 - expected / 6)[:8], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [Boundaries, Depths])
-def test_what_is_nan_is_nothing_and_stays_alone(kind):
+@pytest.mark.parametrize(
+    ("height", "gap"),
+    [
+        (lambda values: Boundaries(values, 0.4, 2, 3.0, SPACING), 1),  # unknown is as a boundary
+        (lambda values: Depths(values, 2, 3.0), 0),  # as a surface
+    ],
+    ids=["boundaries", "depths"],
+)
+def test_what_is_nan_is_nothing_and_stays_alone(height, gap):
     values = np.random.default_rng(4).random(SHAPE).astype(np.float32)
     known = np.random.default_rng(5).random(SHAPE) > 0.1
-    sources = [
-        source_of(np.where(known, values, gap).astype(np.float32), "boundary")
-        for gap in (np.nan, 1 if kind is Boundaries else 0)  # as a boundary, or a surface
-    ]
+    box = Box((0, 0, 0), SHAPE)
+    seeds = Above(OneChannel(random_source(3), box), 0.9)
     found, filled = (
         Terrain(
-            kind(OneChannel(source, source.volume.box), 0.4, 2, 3.0, SPACING)
-            if kind is Boundaries
-            else kind(OneChannel(source, source.volume.box), 2, 3.0),
-            seeds=Above(OneChannel(random_source(3), source.volume.box), 0.9),
-        ).heights(source.volume.box)
-        for source in sources
+            height(OneChannel(source_of(np.where(known, values, fill), "boundary"), box)),
+            seeds=seeds,
+        ).heights(box)
+        for fill in (np.float32(np.nan), np.float32(gap))
     )
     np.testing.assert_array_equal(found, np.where(known, filled, NOTHING))
 
@@ -166,7 +169,7 @@ def test_nan_affinities_are_0_and_a_voxel_without_any_is_unknown():
         LinkChannels(source_of(v, "affinities", encoding={"offsets": offsets}), box, 1)
         for v in (values, zeros)
     )
-    is_unknown = np.isnan(values[:3]).all(0)[box.slices()]
+    is_unknown = np.isnan(values[(slice(3), *box.slices())]).all(0)
     assert is_unknown.any()
     np.testing.assert_array_equal(
         links.mean(box), np.where(is_unknown, np.float32(np.nan), known.mean(box))
