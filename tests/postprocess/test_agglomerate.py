@@ -126,3 +126,20 @@ def test_what_cannot_be_is_refused_before():
     near = affinities_of(np.zeros((3, 4, 5, 6), np.float32), OFFSETS[:3])
     with pytest.raises(TaskError, match='by: "mutex" needs offsets beyond 4'):
         step_of(AgglomerateStep, "aff", by="mutex").check(near, SPACING, None)
+
+
+def test_a_voxel_of_nan_belongs_to_nothing(tmp_path):
+    values = np.ones((3, *SHAPE), np.float32)
+    values[:, :, 6:8] = np.nan
+    found = run(affinities_of(values, OFFSETS[:3]), tmp_path, (5, 7, 6), reach=3.0)
+    assert not found[:, 6:8].any()
+    assert np.unique(found[:, :6]).tolist() == [1]
+    assert np.unique(found[:, 8:]).tolist() == [2]
+
+
+@pytest.mark.parametrize(("between", "count"), [(0.65, 2), (0.75, 1)])
+def test_without_a_threshold_objects_are_joined_from_07_on(tmp_path, between, count):
+    boundary, values = np.zeros(SHAPE, np.float32), np.ones((3, *SHAPE), np.float32)
+    boundary[:, 7], values[1, :, 6:9] = 0.6, between
+    sources = affinities_of(values, OFFSETS[:3]) | {"boundary": source_of(boundary, "boundary")}
+    assert run(sources, tmp_path, reach=3.0, depth=0.2).max() == count

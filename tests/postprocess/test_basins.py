@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 
 from tests.forests import in_order, kruskal, without_unseeded
 from tests.postprocess.places import run_step, source_of, step_of
+from vcmodels.blockwise import Crew
+from vcmodels.errors import RunError
 from vcmodels.fields.forest import by_depth, by_seeds, cut
 from vcmodels.fields.watershed import NOTHING, SEED
 from vcmodels.geometry.boxes import Box
 from vcmodels.postprocess.base import Role
-from vcmodels.postprocess.basins import basin_edges, find_basins, merged_edges
+from vcmodels.postprocess.basins import (
+    BYTES_PER_BASIN,
+    basin_edges,
+    find_basins,
+    merged_edges,
+)
 from vcmodels.postprocess.site import Source
 from vcmodels.postprocess.watershed import ObjectFill, WatershedStep, object_ids
+from vcmodels.reporting import Silent
 
 SHAPE = (9, 14, 11)
 
@@ -99,7 +107,7 @@ def test_a_kill_in_any_pass_changes_nothing(tmp_path, monkeypatch):
     step = step_of(Trees, "heights", depth=1.0)
     sources = {"heights": source_of(heights, "regression")}
     expected = run_step(step, sources, tmp_path / "whole", (5, 7, 6))
-    for name in ("_Heights", "_Pieces", "_Links", "_Edges"):
+    for name in ("_Heights", "_BasinPieces", "_Links", "_Edges"):
         work = getattr(__import__("vcmodels.postprocess.basins", fromlist=[name]), name)
         calls, whole = [], work.__call__
 
@@ -115,3 +123,19 @@ def test_a_kill_in_any_pass_changes_nothing(tmp_path, monkeypatch):
                 run_step(step, sources, tmp_path / name, (5, 7, 6))
             found = run_step(step, sources, tmp_path / name, (5, 7, 6))
         np.testing.assert_array_equal(found, expected)
+
+
+def test_more_basins_than_memory_holds_are_refused_before_they_are_joined(tmp_path, monkeypatch):
+    heights = np.random.default_rng(2).integers(1, 9, SHAPE).astype(np.int32)
+    step = step_of(Trees, "heights", depth=1.0)
+    sources = {"heights": source_of(heights, "regression")}
+    with monkeypatch.context() as patch:
+        patch.setattr("vcmodels.postprocess.basins.machine_bytes", lambda: 100 * BYTES_PER_BASIN)
+        with pytest.raises(RunError, match=r"joining 1\d\d basins takes .* give a larger"):
+            run_step(step, sources, tmp_path, (5, 7, 6))
+    assert not (tmp_path / "scratch" / "edges").exists()
+    monkeypatch.setattr("vcmodels.postprocess.basins.MANY", 100)
+    reporter = Silent()
+    found = run_step(step, sources, tmp_path, (5, 7, 6), crew=Crew(reporter=reporter))
+    np.testing.assert_array_equal(found, in_order(kruskal(heights, by_depth(2))))
+    assert [line.split(" takes ")[0][-10:] for line in reporter.lines] == ["164 basins"]

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import convolve1d, distance_transform_edt
@@ -133,3 +134,45 @@ def test_the_distance_is_that_of_scipy_far_from_corners():
     )
     expected = np.clip(distance_transform_edt(mask == 0) - 0.5, 0, 6)
     np.testing.assert_allclose(found[:8], (1 - expected / 6)[:8], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "gap"),
+    [
+        (lambda values: Boundaries(values, 0.4, 2, 3.0, SPACING), 1),  # unknown is as a boundary
+        (lambda values: Depths(values, 2, 3.0), 0),  # as a surface
+    ],
+    ids=["boundaries", "depths"],
+)
+def test_what_is_nan_is_nothing_and_stays_alone(height, gap):
+    values = np.random.default_rng(4).random(SHAPE).astype(np.float32)
+    known = np.random.default_rng(5).random(SHAPE) > 0.1
+    box = Box((0, 0, 0), SHAPE)
+    seeds = Above(OneChannel(random_source(3), box), 0.9)
+    found, filled = (
+        Terrain(
+            height(OneChannel(source_of(np.where(known, values, fill), "boundary"), box)),
+            seeds=seeds,
+        ).heights(box)
+        for fill in (np.float32(np.nan), np.float32(gap))
+    )
+    np.testing.assert_array_equal(found, np.where(known, filled, NOTHING))
+
+
+def test_nan_affinities_are_0_and_a_voxel_without_any_is_unknown():
+    offsets = [[-1, 0, 0], [0, -1, 0], [0, 0, -1], [0, 0, -7]]
+    values = np.random.default_rng(6).random((4, *SHAPE)).astype(np.float32)
+    values[np.random.default_rng(7).random(values.shape) < 0.5] = np.nan
+    zeros = np.where(np.isnan(values), 0, values).astype(np.float32)
+    box = Box((1, 2, 0), (7, 9, 11))
+    links, known = (
+        LinkChannels(source_of(v, "affinities", encoding={"offsets": offsets}), box, 1)
+        for v in (values, zeros)
+    )
+    is_unknown = np.isnan(values[(slice(3), *box.slices())]).all(0)
+    assert is_unknown.any()
+    np.testing.assert_array_equal(
+        links.mean(box), np.where(is_unknown, np.float32(np.nan), known.mean(box))
+    )
+    np.testing.assert_array_equal(links.largest(box), known.largest(box))
+    np.testing.assert_array_equal(links.whole_numbers(box, 255), known.whole_numbers(box, 255))

@@ -12,11 +12,13 @@ from tests.nuclei import (
     touching_ellipsoids,
 )
 from tests.postprocess.places import run_step, source_of, step_of
+from vcmodels.blockwise import Crew
 from vcmodels.errors import TaskError
 from vcmodels.fields.forest import by_depth, by_seeds
 from vcmodels.geometry.boxes import Box
 from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, OneChannel, Terrain
 from vcmodels.postprocess.watershed import WatershedStep
+from vcmodels.reporting import Silent
 
 SHAPE = (36, 44, 40)
 OUTWARD = {"signed": True, "positive": "outside"}
@@ -125,6 +127,10 @@ def test_what_cannot_be_is_refused_before():
         step_of(WatershedStep, "b", min_size=3, min_size_um3=2.0)
     with pytest.raises(TaskError, match="threshold: 3 is no probability"):
         step_of(WatershedStep, "b", threshold=3.0).check(sources, (1.0, 1.0, 1.0), None)
+    seeded = {"boundary": "b", "seeds": "s"}
+    for least in (200.0, 0.0):
+        with pytest.raises(TaskError, match=f"seed_threshold: {least:g} is no probability"):
+            step_of(WatershedStep, seeded, seed_threshold=least).check(sources, (1, 1, 1), None)
     distance = {"boundary": source_of(np.zeros((4, 5, 6), np.float32), "distance")}
     masked = distance | sources_of(mask=np.zeros((4, 5, 6), np.float32))
     step_of(WatershedStep, "b", threshold=3.0).check(distance, (1.0, 1.0, 1.0), None)
@@ -141,3 +147,22 @@ def test_a_mask_as_it_is_stored_is_0_and_1(tmp_path):
     found = {name: run(sources_of(boundary=a), tmp_path / name) for name, a in masks.items()}
     assert found["decoded"].max() == 2
     np.testing.assert_array_equal(found["as_stored"], found["decoded"])
+
+
+def test_a_voxel_of_nan_belongs_to_nothing(tmp_path):
+    boundary = np.full((6, 8, 20), 0.1, np.float32)
+    boundary[:, :, 9:11] = np.nan
+    found = run(sources_of(boundary=boundary), tmp_path, (4, 5, 7))
+    expected = np.zeros(boundary.shape, np.uint64)
+    expected[:, :, :9], expected[:, :, 11:] = 1, 2
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_that_there_is_no_seed_is_said_once(tmp_path):
+    arrays = {role: np.full((6, 8, 20), 0.3, np.float32) for role in ("boundary", "seeds")}
+    step, reporter = step_of(WatershedStep, {role: role for role in arrays}), Silent()
+    for _ in range(2):
+        found = run_step(step, sources_of(**arrays), tmp_path, crew=Crew(reporter=reporter))
+        assert not found.any()
+    notes = [line for line in reporter.lines if line.startswith("note: ")]
+    assert notes == ['note: "made" is empty: nothing of "seeds" reaches the seed_threshold 0.5']

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vcmodels.augment.apply import value_range
 from vcmodels.augment.base import Axis, IntensityAugmentation
-from vcmodels.augment.geometric import AXES
 from vcmodels.errors import FaultError, RunError
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.section import Fraction
 
 if TYPE_CHECKING:

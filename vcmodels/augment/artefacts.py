@@ -18,10 +18,10 @@ from vcmodels.augment.base import (
     IntensityAugmentation,
     ordered,
 )
-from vcmodels.augment.geometric import AXES
 from vcmodels.augment.resample import gaussian
 from vcmodels.augment.transform import Lattice, centred, control_points
 from vcmodels.augment.values import Sigmas
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.section import Fraction
 
 

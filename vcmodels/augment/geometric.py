@@ -18,6 +18,7 @@ from vcmodels.augment.base import (
 from vcmodels.augment.transform import FOLDING_LIMIT, Lattice, centred, control_points
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import (
+    AXES,
     IDENTITY,
     Symmetry,
     generated_group,
@@ -26,8 +27,6 @@ from vcmodels.geometry.symmetries import (
     quarter_turn,
 )
 from vcmodels.section import Fraction
-
-AXES = "zyx"
 
 
 def _different(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:

@@ -17,8 +17,9 @@ from vcmodels.augment.base import (
     IntensityAugmentation,
     ordered,
 )
-from vcmodels.augment.geometric import AXES, Axes
+from vcmodels.augment.geometric import Axes
 from vcmodels.augment.resample import gaussian
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.section import Fraction
 
 TABLE = 1024

@@ -80,8 +80,8 @@ def overlay(
     debug: Debug = False,
 ) -> None:
     """Draw slices with prediction and label over the image, or a film along an axis."""
+    from vcmodels.geometry.symmetries import AXES
     from vcmodels.pictures.flight import require_writable_film, write_flight, write_slices
-    from vcmodels.pictures.planes import AXES
 
     console = Console()
     context.obj.begin()

@@ -4,12 +4,13 @@ What is known of two regions is the sum and the number of the values of their pa
 numbers: they add up to the same in any order, so that blocks do not show.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 import numpy as np
 
+from vcmodels.fields.merging import merged_in_turn
 from vcmodels.fields.union import Union
 
 FULL = 65535
@@ -63,16 +64,10 @@ class PairSums:
     @classmethod
     def merged(cls, several: Iterable["PairSums"]) -> "PairSums":
         """The sums of several, held twice at most."""
-        held = cls.nothing()
-        waiting: list[PairSums] = []
-        for one in several:
-            waiting.append(one)
-            if sum(map(len, waiting)) > max(len(held), 1 << 20):
-                held, waiting = cls._together([held, *waiting]), []
-        return cls._together([held, *waiting])
+        return merged_in_turn(cls.nothing(), several, cls._together)
 
     @classmethod
-    def _together(cls, several: list["PairSums"]) -> "PairSums":
+    def _together(cls, several: Sequence["PairSums"]) -> "PairSums":
         columns = zip(*((p.first, p.second, p.total, p.count) for p in several), strict=True)
         return cls.added(*map(np.concatenate, columns))
 

@@ -4,15 +4,14 @@ See `watershed` for the order of edges. The forest of the graph, cut by markers 
 the partition of the voxels: contracting what is connected in the forest takes nothing from it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vcmodels.fields.merging import merged_in_turn
 from vcmodels.fields.union import Union
 from vcmodels.fields.watershed import SEED
-
-_FEW = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -96,16 +95,11 @@ class RegionEdges:
     def merged(cls, several: Iterable["RegionEdges"]) -> "RegionEdges":
         """The least of several, held twice at most."""
         none = np.empty(0, np.int64)
-        held = cls(none, none, none.astype(np.int32), none.astype(np.int32), none)
-        waiting: list[RegionEdges] = []
-        for one in several:
-            waiting.append(one)
-            if sum(map(len, waiting)) > max(len(held), _FEW):
-                held, waiting = cls._together([held, *waiting]), []
-        return cls._together([held, *waiting])
+        nothing = cls(none, none, none.astype(np.int32), none.astype(np.int32), none)
+        return merged_in_turn(nothing, several, cls._together)
 
     @classmethod
-    def _together(cls, several: list["RegionEdges"]) -> "RegionEdges":
+    def _together(cls, several: Sequence["RegionEdges"]) -> "RegionEdges":
         columns = zip(*(one.columns for one in several), strict=True)
         return cls.least(*map(np.concatenate, columns))
 

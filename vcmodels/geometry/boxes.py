@@ -81,6 +81,10 @@ class Box:
         end = [e + m for e, m in zip(self.end, margin, strict=True)]
         return Box.between(start, end)
 
+    def with_layer(self) -> "Box":
+        """This box and the layer of voxels that follows it along each axis."""
+        return Box(self.origin, triple(n + 1 for n in self.shape))
+
 
 def units_touching(box: Box, unit: Shape) -> tuple[range, range, range]:
     """Along each axis, the numbers of the units that a box touches; unit 0 starts at voxel 0."""

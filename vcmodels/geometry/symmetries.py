@@ -12,6 +12,8 @@ from vcmodels.geometry.boxes import Shape, triple
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+AXES = ("z", "y", "x")
+"""The names of the axes of arrays, in their order."""
 SPACING_TOLERANCE = 0.01
 """Axes whose voxel lengths differ by more than this fraction are not exchanged."""
 
@@ -49,7 +51,7 @@ class Symmetry:
     def __str__(self) -> str:
         """The input axis and its sign for each output axis, such as `-y+z+x`."""
         return "".join(
-            f"{'-' if flip else '+'}{'zyx'[axis]}"
+            f"{'-' if flip else '+'}{AXES[axis]}"
             for axis, flip in zip(self.permutation, self.flips, strict=True)
         )
 

@@ -5,12 +5,12 @@ from itertools import combinations
 from typing import Literal
 
 from vcmodels.augment.base import Axis
-from vcmodels.augment.geometric import AXES
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config.inference_params import Tta
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape, Spacing
 from vcmodels.geometry.symmetries import (
+    AXES,
     IDENTITY,
     Symmetry,
     generated_group,

@@ -18,11 +18,6 @@ from vcmodels.metrics.instances import OBJECT_SENSES, Overlaps, object_figures, 
 _PREFIX = "component_"
 
 
-def with_layer(block: Box) -> Box:
-    """A block and the layer of voxels that follows it, as `BlockComponents` wants it."""
-    return Box.between(block.origin, [end + 1 for end in block.end])
-
-
 def named(name: str, arrays: Mapping[str, np.ndarray], mark: str = ".") -> BlockPart:
     """Arrays as a part of a `BlockPart`: `<name>.<key>`; those of named parts with another mark."""
     return {f"{name}{mark}{key}": array for key, array in arrays.items()}
@@ -51,7 +46,7 @@ class Components(BlockMetric):
         return {_PREFIX + name: sense for name, sense in OBJECT_SENSES.items()}
 
     def measure(self, pair: Pair, block: Box) -> BlockPart:
-        regions, part = pair.regions(with_layer(block)), BlockPart()
+        regions, part = pair.regions(block.with_layer()), BlockPart()
         valid = np.broadcast_to(pair.read(block)[2], (len(regions[0]), *block.shape))
         for k, (predicted, labelled, counts) in enumerate(zip(*regions, valid, strict=True)):
             p, t = (BlockComponents.of(mask, self.connectivity) for mask in (predicted, labelled))

@@ -22,7 +22,7 @@ import numpy as np
 from vcmodels.fields.components import BlockComponents, ComponentJoin
 from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import BlockMetric, BlockPart, Curve, FigureValues, Pair, Sense
-from vcmodels.metrics.components import by_name, named, with_layer
+from vcmodels.metrics.components import by_name, named
 
 Adjacency = Literal[6, 26]
 """Whether voxels that share a face are connected, or those that share a corner too."""
@@ -56,7 +56,7 @@ class BlockTopology:
             connectivity: of the region.
         """
         inside = np.zeros([n + 1 for n in block.shape], bool)
-        inside[scored.intersect(with_layer(block)).slices(block)] = True
+        inside[scored.intersect(block.with_layer()).slices(block)] = True
         layered = region[1:, 1:, 1:]
         pieces = BlockComponents.of(layered, connectivity)
         holes = BlockComponents.of(inside & ~layered, _BACKGROUND[connectivity])

@@ -29,9 +29,9 @@ from torch.overrides import TorchFunctionMode
 
 from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Shape, Spacing, divide, triple
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.models.blocks import squeezed_features
 
-AXES = ("z", "y", "x")
 MIN_EDGE = 4
 """Voxels that halving must leave along an axis."""
 MIN_EDGE_ASKED = 2

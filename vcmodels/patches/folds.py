@@ -19,7 +19,7 @@ from vcmodels.config.train_params import FoldConfig
 from vcmodels.data.volumes import TaskVolume, units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, triple
-from vcmodels.models.plan import AXES
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.patches.density import patch_grid
 from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.index_build import Indexer, Wanted

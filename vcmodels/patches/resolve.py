@@ -21,9 +21,9 @@ from vcmodels.data.volumes import (
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape, Spacing, triple
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.models import AnyModel
 from vcmodels.models.plan import (
-    AXES,
     BATCH_SHARE,
     BATCH_SIZE,
     LONGEST,

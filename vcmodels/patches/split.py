@@ -14,7 +14,8 @@ from vcmodels.config import TrainingParams
 from vcmodels.data.volumes import TaskVolume, units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, triple
-from vcmodels.models.plan import AXES, length_at_most
+from vcmodels.geometry.symmetries import AXES
+from vcmodels.models.plan import length_at_most
 from vcmodels.patches.find import PatchList
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.runs.run import Run, Splits

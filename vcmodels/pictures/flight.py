@@ -17,9 +17,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vcmodels.errors import OutputError, RefusedError, RunError
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.pictures.layers import DrawnLayer, SliceSource, SliceValues, Subject
 from vcmodels.pictures.overlay import compose
-from vcmodels.pictures.planes import AXES, View, level_for, read_planes, readable_levels
+from vcmodels.pictures.planes import View, level_for, read_planes, readable_levels
 from vcmodels.pictures.slices import (
     LABEL_COLOUR,
     PREDICTION_COLOUR,

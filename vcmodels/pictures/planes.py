@@ -16,7 +16,6 @@ from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.volumes import Volume
 from vcmodels.volumes.levels import stored_levels
 
-AXES = ("z", "y", "x")
 SLAB_BYTES = 128 << 20
 """Of the pixels of a slab, at most: fewer slices are read at once where they are large."""
 TILE = 512

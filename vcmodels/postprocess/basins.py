@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vcmodels.blockwise import Measured
+from vcmodels.devices import machine_bytes
+from vcmodels.errors import RunError
 from vcmodels.fields.forest import RegionEdges
 from vcmodels.fields.watershed import NOTHING, BlockBasins
 from vcmodels.geometry.boxes import Box, Shape, divide, triple
@@ -21,6 +23,10 @@ from vcmodels.postprocess.site import Site, Tables
 from vcmodels.volumes import Volume
 
 _RING = (1, 1, 1)
+BYTES_PER_BASIN = 1000
+"""What joining basins holds for each: measured, with seven neighbours each."""
+MANY = 100_000
+"""From so many on their number is said: one process joins them, a few seconds for each as many."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def find_basins(site: Site, landscape: Landscape) -> Basins:
 
     Raises:
         StoppedError: the crew was asked to stop.
+        RunError: the machine has too little memory to join so many basins.
     """
     array, _ = site.keep("heights", np.dtype(np.int32), _Heights(landscape))
     heights = KeptHeights(array, site.box)
@@ -89,7 +96,34 @@ def find_basins(site: Site, landscape: Landscape) -> Basins:
     pieces = KeptPieces(array, site.box, site.block, tables)
     rows = {box: row for row, box in enumerate(site.blocks)}
     links = site.measure("links", _Links(pieces, rows))
-    return Basins(heights, pieces, site.once("basins", lambda: _joined(tables, links)))
+    basins = Basins(heights, pieces, site.once("basins", lambda: _joined(tables, links)))
+    require_memory(
+        site, "basins", len(basins.tables["lowest"]) - 1, BYTES_PER_BASIN,
+        'give a larger "smooth", a mask, a smaller bbox, or use a machine with more memory',
+    )  # fmt: skip
+    return basins
+
+
+def require_memory(site: Site, what: str, count: int, each: int, remedy: str) -> None:
+    """Say how much there is to join, where it is much, and refuse what cannot be held.
+
+    Args:
+        site: it reports.
+        what: is joined, in the plural.
+        count: of them.
+        each: bytes that one takes.
+        remedy: against too many.
+
+    Raises:
+        RunError: all memory of the machine is less.
+    """
+    needed, there = count * each, machine_bytes()
+    found = f"joining {count:,} {what} takes about {needed / 2**30:,.1f} GiB of memory"
+    if needed > there:
+        held = f"{found}, the machine has {there / 2**30:,.1f} GiB"
+        raise RunError(site.output.location, held, remedy)
+    if count >= MANY:
+        site.crew.reporter.say(f"{found}; it is done in one go")
 
 
 def basin_edges(site: Site, basins: Basins) -> Measured:
@@ -192,7 +226,7 @@ class _Edges:
     within: Box
 
     def __call__(self, box: Box) -> BlockPart:
-        layered = Box.between(box.origin, [end + 1 for end in box.end])
+        layered = box.with_layer()
         places = voxel_numbers(box, self.within)
         regions, heights = self.basins.regions(layered), self.basins.heights.read(layered)
         return vars(RegionEdges.between(regions, heights, places))

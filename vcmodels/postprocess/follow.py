@@ -21,7 +21,7 @@ from vcmodels.postprocess.pieces import Decided, EqualMarks, PieceMeasure, Piece
 from vcmodels.postprocess.site import Site, Source
 from vcmodels.postprocess.sizing import SizeKeys, VoxelCount
 from vcmodels.postprocess.tuning import THRESHOLDS, Tuned, number
-from vcmodels.postprocess.voxels import FieldFill, with_layer
+from vcmodels.postprocess.voxels import FieldFill
 from vcmodels.section import Fraction
 from vcmodels.volumes import Volume
 
@@ -158,7 +158,7 @@ class Crowds:
     least: int
 
     def __call__(self, block: Box) -> np.ndarray:
-        around = with_layer(block)
+        around = block.with_layer()
         inside = around.intersect(self.within)
         votes = self.votes.read(inside.grow((1, 1, 1)), self.within, "zero")[0]
         for axis in range(3):
@@ -183,7 +183,7 @@ class Followed:
     seeds: Volume
 
     def __call__(self, block: Box) -> np.ndarray:
-        around = with_layer(block)
+        around = block.with_layer()
         inside = around.intersect(self.ways.within)
         points, ends = self.ways.ends(inside)
         found = np.zeros(around.shape, np.uint64)

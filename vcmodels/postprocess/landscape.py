@@ -34,7 +34,8 @@ class Landscape(Protocol):
 
 
 BlockValues = Callable[[Box], np.ndarray]
-"""(Z, Y, X) float32 of a box, which may reach out of the volume; picklable."""
+"""(Z, Y, X) float32 of a box, which may reach out of the volume, NaN where nothing is known;
+picklable."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class OneChannel:
 class Boundaries:
     """Heights from 0 to 3 units: the probability of a boundary, and 0 to 2 by the distance to it.
 
-    The distance is that to where the smoothed probability passes `threshold`, negative beyond.
+    The distance is that to where the smoothed probability passes `threshold`, negative beyond. What
+    is not known is a boundary to what is around it, and NaN itself.
     """
 
     probability: BlockValues
@@ -71,18 +73,22 @@ class Boundaries:
 
         margin = voxels_within(self.reach, self.spacing)
         wide = box.grow(margin)
-        values = smoothed(self.probability(wide.grow((self.smooth,) * 3)), self.smooth)
+        values, is_known = _smoothed_known(self.probability, wide, self.smooth, 1)
         inside = values < np.float32(self.threshold)
         sides = torch.from_numpy(inside.astype(np.float32))
         distance = surface_distance(sides[None], self.spacing, self.reach)[0].numpy()
         here = box.slices(wide)
         distance = np.where(inside[here], distance, -distance)
-        return values[here] + (1 - distance / np.float32(self.reach))
+        heights = values[here] + (1 - distance / np.float32(self.reach))
+        return np.where(is_known[here], heights, np.float32(np.nan))
 
 
 @dataclass(frozen=True)
 class Depths:
-    """Heights from 0 to 2 units: the less, the deeper inside."""
+    """Heights from 0 to 2 units: the less, the deeper inside.
+
+    What is not known is a surface to what is around it, and NaN itself.
+    """
 
     distance: BlockValues
     """Positive inside."""
@@ -90,13 +96,14 @@ class Depths:
     reach: float
 
     def __call__(self, box: Box) -> np.ndarray:
-        values = smoothed(self.distance(box.grow((self.smooth,) * 3)), self.smooth)
-        return 1 - np.clip(values / np.float32(self.reach), -1, 1)
+        values, is_known = _smoothed_known(self.distance, box, self.smooth, 0)
+        heights = 1 - np.clip(values / np.float32(self.reach), -1, 1)
+        return np.where(is_known, heights, np.float32(np.nan))
 
 
 @dataclass(frozen=True)
 class Above:
-    """Where values reach a threshold."""
+    """Where values reach a threshold; NaN never does."""
 
     values: BlockValues
     threshold: float
@@ -107,7 +114,7 @@ class Above:
 
 @dataclass(frozen=True)
 class Terrain:
-    """A landscape of heights, where there is one, with seeds in it."""
+    """A landscape of heights, where there is one and it is known, with seeds in it."""
 
     height: BlockValues
     where: Callable[[Box], np.ndarray] | None = None
@@ -116,12 +123,26 @@ class Terrain:
     """(Z, Y, X) bool of a box: what is lowered to `SEED`."""
 
     def heights(self, box: Box) -> np.ndarray:
-        heights = np.rint(self.height(box) * np.float32(UNIT)).astype(np.int32) + _FLOOR
+        values = self.height(box)
+        is_unknown = np.isnan(values)
+        steps = np.rint(np.where(is_unknown, 0, values) * np.float32(UNIT))
+        heights = steps.astype(np.int32) + _FLOOR
         if self.seeds is not None:
             heights[self.seeds(box)] = SEED
+        heights[is_unknown] = NOTHING
         if self.where is not None:
             heights[~self.where(box)] = NOTHING
         return heights
+
+
+def _smoothed_known(
+    read: BlockValues, box: Box, times: int, unknown: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed values of a box, with a number in the place of NaN; and where there was none."""
+    values = read(box.grow((times,) * 3))
+    is_known = ~np.isnan(values)
+    inside = tuple(slice(times, n - times) for n in values.shape)
+    return smoothed(np.where(is_known, values, np.float32(unknown)), times), is_known[inside]
 
 
 def smoothed(values: np.ndarray, times: int) -> np.ndarray:

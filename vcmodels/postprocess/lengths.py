@@ -47,6 +47,22 @@ def least_voxels(volume_um3: float, spacing_um: Spacing) -> int:
     return max(ceil(volume_um3 / prod(spacing_um) * (1 - SLACK)), 1)
 
 
+def least_size(
+    in_voxels: int | None, in_um3: float | None, spacing: Spacing, unit: str | None
+) -> int:
+    """The fewest voxels by one of the keys `min_size` and `min_size_um3`; 1 where neither is given.
+
+    Args:
+        in_voxels: the first.
+        in_um3: the second.
+        spacing: length of a voxel along (z, y, x).
+        unit: of the spacing; a length if the second is given.
+    """
+    if in_um3 is not None:
+        return least_voxels(in_um3, in_micrometers(spacing, unit))
+    return in_voxels or 1
+
+
 def most_voxels(volume_um3: float, spacing_um: Spacing) -> int:
     """The most voxels that a volume holds."""
     return int(volume_um3 / prod(spacing_um) * (1 + SLACK))

@@ -14,7 +14,7 @@ from vcmodels.postprocess.site import Source
 
 @dataclass(frozen=True)
 class LinkChannels:
-    """The channels of affinities, by what they link."""
+    """The channels of affinities, by what they link; NaN counts as 0."""
 
     source: Source
     within: Box
@@ -47,10 +47,21 @@ class LinkChannels:
         """How far the longest offset goes along (z, y, x)."""
         return longest_offset(self.offsets)
 
-    def _sides(self, box: Box) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each partner at a short offset: (Z, Y, X) float32, and where there is one."""
+    def whole_numbers(self, box: Box, full: int) -> np.ndarray:
+        """(C, Z, Y, X) int64 of all channels of a box: the affinities in steps of 1 / `full`."""
+        values = _without_nan(self.source.read(box, self.within))
+        return np.rint(values * np.float32(full)).astype(np.int64)
+
+    def _read_around(self, box: Box) -> tuple[Box, np.ndarray]:
+        """A box and what short offsets reach from it: (C, Z, Y, X) float32, as stored."""
         around = box.grow(longest_offset([self.offsets[c] for c in self.short]))
-        values = self.source.read(around, self.within, "zero")
+        return around, self.source.read(around, self.within, "zero")
+
+    def _sides(
+        self, box: Box, around: Box, values: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each partner at a short offset: (Z, Y, X) float32, and where there is one."""
+        values = _without_nan(values)
         for channel in self.short:
             step = self.offsets[channel]
             back = _opposite(step)
@@ -63,19 +74,29 @@ class LinkChannels:
                 yield held, exists
 
     def mean(self, box: Box) -> np.ndarray:
-        """(Z, Y, X) float32: the mean affinity of each voxel to its partners at short offsets."""
+        """(Z, Y, X) float32: the mean affinity of each voxel to its partners at short offsets.
+
+        NaN where all that the voxel itself holds over short offsets is NaN.
+        """
         total, count = np.zeros(box.shape, np.float32), np.zeros(box.shape, np.float32)
-        for held, exists in self._sides(box):
+        around, values = self._read_around(box)
+        for held, exists in self._sides(box, around, values):
             total += np.where(exists, held, 0)
             count += exists
-        return total / np.maximum(count, 1)
+        own = values[(self.short, *box.slices(around))]
+        unknown = np.isnan(own).all(axis=0)
+        return np.where(unknown, np.float32(np.nan), total / np.maximum(count, 1))
 
     def largest(self, box: Box) -> np.ndarray:
         """(Z, Y, X) float32: the largest of those affinities; 0 without any."""
         best = np.zeros(box.shape, np.float32)
-        for held, exists in self._sides(box):
+        for held, exists in self._sides(box, *self._read_around(box)):
             np.maximum(best, held, out=best, where=exists)
         return best
+
+
+def _without_nan(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(values), np.float32(0), values)
 
 
 def _opposite(offset: Offset) -> Offset:

@@ -17,7 +17,7 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.numbering import NOWHERE, first_voxels, run_starts, voxel_counts
 from vcmodels.postprocess.site import Tables
-from vcmodels.postprocess.voxels import Field, only_within, with_layer
+from vcmodels.postprocess.voxels import Field, only_within
 
 
 class Division(Protocol):
@@ -57,7 +57,7 @@ class Voids:
 
     def divide(self, block: Box) -> tuple[BlockComponents, np.ndarray]:
         marks = self.field(block)
-        void = only_within((marks == 0).view(np.uint8), with_layer(block), self.within)
+        void = only_within((marks == 0).view(np.uint8), block.with_layer(), self.within)
         return _touching(void, self.connectivity), marks
 
 

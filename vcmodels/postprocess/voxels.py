@@ -49,7 +49,7 @@ class Marks:
     """Of classes and ids: whether they are one mask."""
 
     def __call__(self, block: Box) -> np.ndarray:
-        around = with_layer(block)
+        around = block.with_layer()
         if self.source.is_empty(around) and not (void := self._void()).any():
             return np.zeros(around.shape, void.dtype)
         inside = around.intersect(self.within)
@@ -89,11 +89,6 @@ class _MarkDecode:
     def __call__(self, stored: np.ndarray) -> np.ndarray:
         cut = None if self.source.kind in (CLASSES, IDS) else MaskRule()
         return Marks(self.source, self.source.volume.box, cut).of(self.source.decode(stored))[None]
-
-
-def with_layer(block: Box) -> Box:
-    """A block and the layer that follows it along each axis."""
-    return Box.between(block.origin, [end + 1 for end in block.end])
 
 
 def only_within(values: np.ndarray, box: Box, within: Box) -> np.ndarray:

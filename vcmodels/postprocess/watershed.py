@@ -15,7 +15,7 @@ from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.base import IDS, IDS_FORM, PROBABILITIES, Form, Role, Step
 from vcmodels.postprocess.basins import Basins, basin_edges, find_basins, merged_edges
 from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, Depths, OneChannel, Terrain
-from vcmodels.postprocess.lengths import in_micrometers, least_voxels, refuse_both, require_length
+from vcmodels.postprocess.lengths import least_size, refuse_both, require_length
 from vcmodels.postprocess.numbering import numbered
 from vcmodels.postprocess.site import Site, Source, Tables
 from vcmodels.postprocess.sizing import PositiveNumber, VoxelCount
@@ -29,7 +29,13 @@ DEPTHS = (0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0
 
 
 class WatershedStep(Step):
-    """Touching objects are parted where the boundary between them is."""
+    """Touching objects are parted where the boundary between them is.
+
+    The boundary is parted into basins, of which noise makes one for each 30 to 100 voxels and a
+    smooth boundary few. One process joins them in one go, which cannot be stopped in between: about 1
+    GB of memory and a minute for each million. The number is said before, and what the machine cannot
+    hold is refused; a larger `smooth` gives fewer basins, and so does a mask.
+    """
 
     name: Literal["watershed"] = "watershed"
     """Touching objects are parted where the boundary between them is."""
@@ -86,9 +92,9 @@ class WatershedStep(Step):
         if self.min_size_um3 is not None:
             require_length("min_size_um3", unit)
         is_distance = sources["boundary"].kind == "distance"
-        if self.threshold is not None and not is_distance and not 0 < self.threshold <= 1:
-            found = f"{self.threshold:g} is no probability to part by"
-            raise TaskError("threshold", found, "give a number above 0, at most 1")
+        if not is_distance:
+            _require_probability("threshold", self.threshold)
+        _require_probability("seed_threshold", self.seed_threshold)
         if self.threshold is not None and is_distance and "mask" in sources:
             raise TaskError("threshold", "the mask says where objects are", "leave it out")
 
@@ -96,7 +102,8 @@ class WatershedStep(Step):
         """In five passes: those of `find_basins`, the edges between basins, the ids."""
         assert self.depth != "tuned", "a number stands there by now"
         basins, depth = find_basins(site, self._landscape(site)), steps_of(self.depth)
-        edges, least = basin_edges(site, basins), self._least_voxels(site)
+        edges = basin_edges(site, basins)
+        least = least_size(self.min_size, self.min_size_um3, site.spacing, site.unit)
         has_seeds = "seeds" in self.sources
 
         def part() -> BlockPart:
@@ -105,10 +112,20 @@ class WatershedStep(Step):
             joins = by_seeds if has_seeds else by_depth(depth)
             trees = cut(forest, lowest, joins)
             counts = lowest[trees] == SEED if has_seeds else np.ones(len(trees), bool)
+            if not counts[1:].any() and has_seeds:
+                site.crew.reporter.say(f"note: {self._without_seeds()}")
             objects = np.where(counts, trees, 0)
             return {"ids": object_ids(objects, basins.tables, least)}
 
         site.write("write", ObjectFill(basins, site.once("objects", part)))
+
+    def _without_seeds(self) -> str:
+        name, least = self.sources["seeds"], self._least_seed
+        return f'"{self.output}" is empty: nothing of "{name}" reaches the seed_threshold {least:g}'
+
+    @property
+    def _least_seed(self) -> float:
+        return 0.5 if self.seed_threshold is None else self.seed_threshold
 
     def _landscape(self, site: Site) -> Terrain:
         boundary, box = site.source("boundary"), site.box
@@ -126,13 +143,18 @@ class WatershedStep(Step):
             height = Boundaries(values, threshold, self.smooth, reach, site.spacing)
         if seeds is None:
             return Terrain(height, where)
-        least = 0.5 if self.seed_threshold is None else self.seed_threshold
-        return Terrain(height, where, Above(OneChannel(seeds, box), least))
+        return Terrain(height, where, Above(OneChannel(seeds, box), self._least_seed))
 
-    def _least_voxels(self, site: Site) -> int:
-        if self.min_size_um3 is not None:
-            return least_voxels(self.min_size_um3, in_micrometers(site.spacing, site.unit))
-        return self.min_size or 1
+
+def _require_probability(key: str, value: float | None) -> None:
+    """Refuse a threshold of probabilities that all of them reach, or none.
+
+    Raises:
+        TaskError: it is not above 0, or above 1.
+    """
+    if value is not None and not 0 < value <= 1:
+        found = f"{value:g} is no probability to part by"
+        raise TaskError(key, found, "give a number above 0, at most 1")
 
 
 def steps_of(depth: float) -> int:
