@@ -171,6 +171,14 @@ def test_an_array_without_objects_gives_none(tmp_path):
     assert set(files_of(tmp_path / "m")) == {"info"}
 
 
+def test_the_largest_id_has_a_mesh_as_well(tmp_path):
+    ids = np.zeros((6, 7, 8), np.uint64)
+    ids[1, 2, 3], ids[4, 5, 6] = 5, 2**64 - 1
+    written(stored(ids, tmp_path / "ids.zarr"), tmp_path / "m", block=(3, 4, 5))
+    for number in (5, 2**64 - 1):
+        assert len(load(tmp_path / "m", "ply", number).faces) == 8
+
+
 def test_a_voxel_on_every_side_of_the_volume_is_closed(tmp_path):
     full = stored(np.ones((3, 4, 5), bool), tmp_path / "ids.zarr")
     written(full, tmp_path / "m", block=(3, 3, 3))

@@ -248,7 +248,7 @@ def _index(measured: Measured, min_size: int) -> BlockPart:
     ids, *others = (np.concatenate(column) for column in zip(*columns, strict=True))
     kept = np.flatnonzero(np.isin(ids, objects))
     kept = kept[np.argsort(ids[kept], kind="stable")]
-    first = np.searchsorted(ids[kept], np.append(objects, np.iinfo(np.uint64).max))
+    first = np.append(np.searchsorted(ids[kept], objects), len(kept))
     names = ("origin", "offset", "vertices", "faces")
     return {
         "objects": objects,
