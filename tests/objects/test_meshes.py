@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_where_it_was(volume, tmp_path, monkeypatch, functi
         with pytest.raises(KilledError):
             write_meshes(request, CREW, BLOCK)
     assert not json.loads((tmp_path / "m" / MANIFEST).read_text())["complete"]
-    kept = len(list((tmp_path / "m" / SCRATCH / "pieces").iterdir()))
+    kept = len(list((tmp_path / "m" / SCRATCH).glob("*/pieces/*")))
     assert kept >= 2
     assert not request.check()
     counted = []
@@ -154,6 +154,25 @@ def test_a_killed_run_goes_on_where_it_was(volume, tmp_path, monkeypatch, functi
 
 
 real_cut = meshes.cut_surfaces
+
+
+@pytest.mark.parametrize("function", ["cut_surfaces", "welded"])
+def test_a_killed_run_goes_on_with_other_blocks_and_then_with_the_first(
+    volume, tmp_path, monkeypatch, function
+):
+    written(volume, tmp_path / "whole")
+    request = MeshRequest(volume, tmp_path / "m")
+    for block in (BLOCK, (9, 6, 8)):
+        with monkeypatch.context() as patch:
+            patch.setattr(meshes, function, raises_killed)
+            with pytest.raises(KilledError):
+                write_meshes(request, CREW, block)
+    written(volume, tmp_path / "m")
+    assert files_of(tmp_path / "m") == files_of(tmp_path / "whole")
+
+
+def raises_killed(*_):
+    raise KilledError
 
 
 def test_a_stop_between_blocks_is_continued(volume, tmp_path):

@@ -127,9 +127,11 @@ def write_meshes(
         OSError: a file cannot be written.
     """
     request.check()
-    folder, scratch, identity = request.folder, request.folder / SCRATCH, request.identity
+    folder, identity, block = request.folder, request.identity, block or reading_block(request.ids)
+    # Pieces are named by where their blocks begin, which other blocks may do as well.
+    scratch = folder / SCRATCH / "_".join(map(str, block))
     _note(request, is_complete=False)
-    blocks = list(blocks_of(request.ids.box, block or reading_block(request.ids)))
+    blocks = list(blocks_of(request.ids.box, block))
     cut = _Cut(request.ids, frozenset(request.chosen), scratch)
     pieces = share_blocks(cut, blocks, scratch / "cut", identity, crew, "surfaces")
     if pieces is None:
@@ -145,7 +147,7 @@ def write_meshes(
     _note(request, is_complete=True)
     triangles = sum(int(part["triangles"].sum()) for _, part in written.parts())
     if crew.part.count == 1:  # else others may still read it
-        shutil.rmtree(scratch)
+        shutil.rmtree(folder / SCRATCH)
     return WrittenMeshes(table, triangles)
 
 
