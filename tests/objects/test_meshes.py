@@ -175,6 +175,19 @@ def raises_killed(*_):
     raise KilledError
 
 
+def test_a_complete_folder_is_left_as_it_is_but_for_what_is_unfinished(
+    volume, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(meshes, "_remove_scratch", raises_killed)
+        with pytest.raises(KilledError):
+            written(volume, tmp_path / "m")
+    assert (tmp_path / "m" / SCRATCH).exists()
+    before = {path: path.stat() for path in (tmp_path / "m").iterdir() if path.is_file()}
+    assert written(volume, tmp_path / "m").table is None
+    assert {path: path.stat() for path in (tmp_path / "m").iterdir()} == before
+
+
 def test_a_stop_between_blocks_is_continued(volume, tmp_path):
     answers = iter([False, False, True])
     crew = Crew(Threads(1), should_stop=lambda: next(answers, True))

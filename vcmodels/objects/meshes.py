@@ -102,10 +102,10 @@ class MeshRequest:
 class WrittenMeshes:
     """What was written."""
 
-    table: ObjectTable
-    """Of the objects that have a mesh."""
-    triangles: int
-    """Of all of them together."""
+    table: ObjectTable | None
+    """Of the objects that have a mesh; None where all was there already."""
+    triangles: int = 0
+    """Of all meshes that were written, together."""
 
 
 def write_meshes(
@@ -114,7 +114,8 @@ def write_meshes(
     """Write the surface of each object as a closed mesh; None after a stop, which the same call continues.
 
     The surface lies half way between voxels that belong to the object and voxels that do not, what is
-    outside of the volume included. Files are the same for any blocks.
+    outside of the volume included. Files are the same for any blocks. In a folder that is complete
+    nothing is written.
 
     Args:
         request: which, where and how.
@@ -126,7 +127,9 @@ def write_meshes(
         RunError: a chunk is damaged.
         OSError: a file cannot be written.
     """
-    request.check()
+    if request.check():
+        _remove_scratch(request.folder, crew)  # of a run that was killed after its last mesh
+        return WrittenMeshes(None)
     folder, identity, block = request.folder, request.identity, block or reading_block(request.ids)
     # Pieces are named by where their blocks begin, which other blocks may do as well.
     scratch = folder / SCRATCH / "_".join(map(str, block))
@@ -146,9 +149,14 @@ def write_meshes(
     FORMS[request.form].finish(folder, table)
     _note(request, is_complete=True)
     triangles = sum(int(part["triangles"].sum()) for _, part in written.parts())
-    if crew.part.count == 1:  # else others may still read it
-        shutil.rmtree(folder / SCRATCH)
+    _remove_scratch(folder, crew)
     return WrittenMeshes(table, triangles)
+
+
+def _remove_scratch(folder: Path, crew: Crew) -> None:
+    scratch = folder / SCRATCH
+    if crew.part.count == 1 and scratch.exists():  # else others may still read it
+        shutil.rmtree(scratch)
 
 
 def _is_done(folder: Path, identity: Mapping[str, Any]) -> bool:
