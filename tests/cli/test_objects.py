@@ -62,7 +62,7 @@ def test_the_commands_of_the_page_do_what_it_says(folder):
         words = shlex.split(line)
         if words[0] != "view":
             assert main(words) == 0, line
-    with Path("objects.csv").open() as file:
+    with Path("means.csv").open() as file:
         rows = list(csv.DictReader(file))
     (first, *_) = rows
     assert {row["class"] for row in rows} <= {"1", "2"}
@@ -70,7 +70,7 @@ def test_the_commands_of_the_page_do_what_it_says(folder):
     named = set(re.findall(r"`(\w+)`", PAGE.partition("## Meshes")[0]))
     assert set(first) - named <= {"centroid_y_um", "centroid_x_um", "y_end", "x_start", "x_end"}
     assert sorted(path.name for path in Path("few").iterdir()) == ["1.obj", "3.obj", "meshes.json"]
-    made = {"objects.csv", "surfaces", "few", "seen"}
+    made = {"objects.csv", "means.csv", "surfaces", "few", "seen"}
     assert {path.name for path in folder.iterdir() if path.suffix != ".zarr"} == made
 
 
@@ -115,6 +115,17 @@ def test_what_is_wrong_is_one_line_before_anything_is_written(folder, capsys, wo
     assert re.match(f"error: .*{message}", error), error
     assert error.count("\n") == 1
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_table_that_is_there_is_replaced_only_with_overwrite(folder, capsys):
+    Path("objects.csv").write_text("mine")
+    assert main(["objects", "ids.zarr"]) == 2
+    assert capsys.readouterr().err == (
+        "error: -o: objects.csv is there already; name another, or give --overwrite\n"
+    )
+    assert Path("objects.csv").read_text() == "mine"
+    assert main(["objects", "ids.zarr", "--overwrite"]) == 0
+    assert Path("objects.csv").read_text().startswith("id,")
 
 
 @pytest.mark.parametrize("command", ["objects", "mesh"])

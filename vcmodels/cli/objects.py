@@ -41,6 +41,9 @@ def objects(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Write FILE.csv or FILE.parquet.")
     ] = Path("objects.csv"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+    ] = False,
     level: ReadLevel = 0,
     workers: Workers = None,
     quiet: Quiet = False,
@@ -52,7 +55,7 @@ def objects(
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
-    require_table_file("-o", output)
+    require_table_file("-o", output, overwrite=overwrite)
     arrays = ObjectArrays(
         open_ids(ids, level),
         None if values is None else _values(values, level),
