@@ -44,6 +44,7 @@ def stored(tmp_path_factory):
     save(place / "kinds.zarr", (1 + ids % 2).astype(np.uint8))
     floats = np.ones(IDS.shape, np.float32)
     save(place / "floats.zarr", floats)
+    save(place / "image.zarr", 7 * floats)
     save(place / "boundary.zarr", np.full(IDS.shape, 51, np.uint8), BoundaryTarget())
     save(place / "logits.zarr", floats, BinaryTarget(activation="none"))
     return place
@@ -98,6 +99,8 @@ def test_meshes_that_are_there_are_not_made_again(folder, capsys):
         (["objects", "ids.zarr", "-o", "a.txt"], '-o: found "a.txt"; name a .csv or a .parquet'),
         (["objects", "ids.zarr", "--values", "logits.zarr"],
          "--values: .* holds logit, not one probability .*; give one of binary, boundary, centres"),
+        (["objects", "ids.zarr", "--values", "image.zarr"],
+         "--values: .* has values from 7 to 7, which are no probabilities; give values from 0 to 1"),
         (["objects", "ids.zarr", "--classes", "floats.zarr"], "--classes: .* holds float32; give"),
         (["mesh", "ids.zarr", "-o", "floats.zarr"], "-o: "),
         (["mesh", "floats.zarr"], "floats.zarr.* holds float32; give an array"),

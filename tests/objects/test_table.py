@@ -162,5 +162,16 @@ def test_values_beyond_probabilities_are_reported(tmp_path):
     measured = ObjectArrays(
         in_memory(np.ones((6, 7, 8), np.uint8)), Source("v", in_memory(values, "v"), "regression")
     )
-    with pytest.raises(RunError, match="v has values from -1 to 3, which are no probabilities"):
-        table_of(measured, tmp_path)
+    with pytest.raises(VolumeError, match="v has values from -1 to 3, which are no probabilities"):
+        table_of(measured, tmp_path / "record")
+    assert not (tmp_path / "record").exists()
+
+
+def test_values_beyond_probabilities_that_lie_aside_are_reported_when_met(tmp_path):
+    values = np.full((60, 7, 8), 0.5, np.float32)
+    values[5, 0, 0] = 2  # in none of the voxels that are looked at first
+    ids = stored(np.ones(values.shape, np.uint8), tmp_path / "i.zarr")
+    measured = ObjectArrays(ids, Source("v", stored(values, tmp_path / "v.zarr"), "regression"))
+    measured.check()
+    with pytest.raises(RunError, match="values from 0.5 to 2, which are no probabilities"):
+        table_of(measured, tmp_path / "record")

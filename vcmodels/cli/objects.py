@@ -32,7 +32,9 @@ def objects(
     ids: IdArray,
     values: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Probabilities, or an image: its mean in each object."),
+        typer.Option(
+            metavar="PATH", help="Mean in each object: of probabilities, or an image of integers."
+        ),
     ] = None,
     classes: Annotated[
         str | None,
@@ -61,7 +63,6 @@ def objects(
         None if values is None else _values(values, level),
         None if classes is None else open_ids(classes, level, "--classes"),
     )
-    arrays.check()
     record = output.with_name(f".{output.name}.unfinished")
     table = run(lambda crew: measure_objects(arrays, record, crew), workers, console)
     write_table(table, output)

@@ -57,7 +57,9 @@ class SheetPairs(BlockMetric):
         is_within = all(0 <= limit <= WIDEST for limit in self.spacings)
         if not (len(steps) and is_within and (steps > 0).all()):
             found = f"got {self.spacings}"
-            raise ValueError(f"spacings must be two or more, rise and lie in [0, {WIDEST:g}], {found}")
+            raise ValueError(
+                f"spacings must be two or more, rise and lie in [0, {WIDEST:g}], {found}"
+            )
 
     @property
     def better(self) -> Mapping[str, Sense]:
