@@ -1,8 +1,9 @@
 """The surfaces of all objects of an array as meshes, in a folder.
 
 Two passes, both shared and continued as all work over blocks is: blocks are cut into pieces, a file a
-block; then the pieces of each object are read, joined and written. Memory holds a block, or the mesh
-of an object, for each worker.
+block; then the pieces of each object are read, joined and written. Memory holds a block for each
+worker, a row of the table for each object and of the index for each piece, and the whole surface of an
+object for each worker.
 """
 
 import shutil
