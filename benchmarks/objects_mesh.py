@@ -70,6 +70,7 @@ def measure(row: str, place: str, workers: int) -> dict[str, float]:
             written = write_meshes(MeshRequest(volume, folder / "m", **ROWS[row]), crew)
             assert written is not None
             table, triangles = written.table, written.triangles
+            assert table is not None
     return {
         "objects": len(table.ids),
         "triangles": triangles,

@@ -356,8 +356,13 @@ def test_a_phantom_is_written_once(tmp_path, capsys, refused):
     assert (tmp_path / "a.zarr" / "ct" / "zarr.json").exists()
     before = files_under(tmp_path)
     capsys.readouterr()
-    assert main(["phantom", path, "--keep"]) == 0
+    assert main(["phantom", path, *size, "--keep"]) == 0
     assert "exists already" in refused("phantom", path, *size)
+    keep = ("phantom", path, *size, "--keep")
+    assert "is a phantom of seed 0, not 3; remove it" in refused(*keep, "--seed", "3")
+    assert "of spacing loose, not [2.0, 6.0]" in refused(*keep, "--spacing", "2,6")
+    assert "of shape [8, 16, 24], not [160, 224, 224]" in refused("phantom", path, "--keep")
+    assert "is there already and is no phantom" in refused("phantom", f"{path}/ct", "--keep")
     assert files_under(tmp_path) == before
 
 

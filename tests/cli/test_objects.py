@@ -44,6 +44,7 @@ def stored(tmp_path_factory):
     save(place / "kinds.zarr", (1 + ids % 2).astype(np.uint8))
     floats = np.ones(IDS.shape, np.float32)
     save(place / "floats.zarr", floats)
+    save(place / "image.zarr", 7 * floats)
     save(place / "boundary.zarr", np.full(IDS.shape, 51, np.uint8), BoundaryTarget())
     save(place / "logits.zarr", floats, BinaryTarget(activation="none"))
     return place
@@ -62,7 +63,7 @@ def test_the_commands_of_the_page_do_what_it_says(folder):
         words = shlex.split(line)
         if words[0] != "view":
             assert main(words) == 0, line
-    with Path("objects.csv").open() as file:
+    with Path("means.csv").open() as file:
         rows = list(csv.DictReader(file))
     (first, *_) = rows
     assert {row["class"] for row in rows} <= {"1", "2"}
@@ -70,7 +71,7 @@ def test_the_commands_of_the_page_do_what_it_says(folder):
     named = set(re.findall(r"`(\w+)`", PAGE.partition("## Meshes")[0]))
     assert set(first) - named <= {"centroid_y_um", "centroid_x_um", "y_end", "x_start", "x_end"}
     assert sorted(path.name for path in Path("few").iterdir()) == ["1.obj", "3.obj", "meshes.json"]
-    made = {"objects.csv", "surfaces", "few", "seen"}
+    made = {"objects.csv", "means.csv", "surfaces", "few", "seen"}
     assert {path.name for path in folder.iterdir() if path.suffix != ".zarr"} == made
 
 
@@ -98,6 +99,8 @@ def test_meshes_that_are_there_are_not_made_again(folder, capsys):
         (["objects", "ids.zarr", "-o", "a.txt"], '-o: found "a.txt"; name a .csv or a .parquet'),
         (["objects", "ids.zarr", "--values", "logits.zarr"],
          "--values: .* holds logit, not one probability .*; give one of binary, boundary, centres"),
+        (["objects", "ids.zarr", "--values", "image.zarr"],
+         "--values: .* has values from 7 to 7, which are no probabilities; give values from 0 to 1"),
         (["objects", "ids.zarr", "--classes", "floats.zarr"], "--classes: .* holds float32; give"),
         (["mesh", "ids.zarr", "-o", "floats.zarr"], "-o: "),
         (["mesh", "floats.zarr"], "floats.zarr.* holds float32; give an array"),
@@ -115,6 +118,17 @@ def test_what_is_wrong_is_one_line_before_anything_is_written(folder, capsys, wo
     assert re.match(f"error: .*{message}", error), error
     assert error.count("\n") == 1
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_table_that_is_there_is_replaced_only_with_overwrite(folder, capsys):
+    Path("objects.csv").write_text("mine")
+    assert main(["objects", "ids.zarr"]) == 2
+    assert capsys.readouterr().err == (
+        "error: -o: objects.csv is there already; name another, or give --overwrite\n"
+    )
+    assert Path("objects.csv").read_text() == "mine"
+    assert main(["objects", "ids.zarr", "--overwrite"]) == 0
+    assert Path("objects.csv").read_text().startswith("id,")
 
 
 @pytest.mark.parametrize("command", ["objects", "mesh"])

@@ -66,9 +66,17 @@ def test_a_perfect_prediction_costs_nothing_and_a_merger_what_the_gap_does():
     assert gap(sure, label, EVERYWHERE.expand(label.shape)) < 1e-6
     merged = torch.full_like(label, 3.0)
     cost = gap(merged, label, EVERYWHERE.expand(label.shape))
-    # The mean is over the area of both gaps and one voxel more.
-    area = 2 * 6 * 7
-    assert cost.item() == pytest.approx(F.softplus(torch.tensor(3.0)).item() * area / (area + 1))
+    assert cost.item() == pytest.approx(F.softplus(torch.tensor(3.0)).item())
+
+
+@pytest.mark.parametrize("area", [(1, 1), (6, 7)], ids=str)
+def test_a_small_gap_and_masks_without_one_do_not_lessen_the_mean(area):
+    label = torch.cat([slabs(2, 6, shape=(1, 1, 20, *area)), slabs(3, shape=(1, 1, 20, *area))], 1)
+    logits = torch.full_like(label, 3.0, requires_grad=True)
+    cost = gap(logits, label, EVERYWHERE.expand(1, 1, *label.shape[2:]))
+    assert cost.item() == pytest.approx(F.softplus(torch.tensor(3.0)).item())
+    cost.backward()
+    assert (logits.grad[:, 1] == 0).all()
 
 
 def test_only_gaps_get_a_gradient_and_it_points_to_the_background():
@@ -92,5 +100,5 @@ def test_two_classes_are_two_masks():
     for k in (1, 2):
         share = torch.from_numpy(by_brute_force((label[0, 0] == k).numpy(), 3))
         cost = -(1 - probability[0, k]).log()
-        costs.append((share * cost).sum() / (share.sum() + 1))
+        costs.append((share * cost).sum() / share.sum())
     torch.testing.assert_close(found, torch.stack(costs).mean())

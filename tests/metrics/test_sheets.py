@@ -185,9 +185,11 @@ def brute_force(ids, predicted, valid, scale):
     return pairs, resolved
 
 
-@pytest.mark.parametrize("wrong", [(2.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, np.inf)], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [(2.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, np.inf), (2.0, 33.0)], ids=str
+)
 def test_limits_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(ValueError, match="spacings must be 0 or more and rise"):
+    with pytest.raises(ValueError, match=r"spacings must be .* rise and lie in \[0, 32\]"):
         SheetPairs(spacings=wrong, compares="masks")
 
 

@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_where_it_was(volume, tmp_path, monkeypatch, functi
         with pytest.raises(KilledError):
             write_meshes(request, CREW, BLOCK)
     assert not json.loads((tmp_path / "m" / MANIFEST).read_text())["complete"]
-    kept = len(list((tmp_path / "m" / SCRATCH / "pieces").iterdir()))
+    kept = len(list((tmp_path / "m" / SCRATCH).glob("*/pieces/*")))
     assert kept >= 2
     assert not request.check()
     counted = []
@@ -154,6 +154,38 @@ def test_a_killed_run_goes_on_where_it_was(volume, tmp_path, monkeypatch, functi
 
 
 real_cut = meshes.cut_surfaces
+
+
+@pytest.mark.parametrize("function", ["cut_surfaces", "welded"])
+def test_a_killed_run_goes_on_with_other_blocks_and_then_with_the_first(
+    volume, tmp_path, monkeypatch, function
+):
+    written(volume, tmp_path / "whole")
+    request = MeshRequest(volume, tmp_path / "m")
+    for block in (BLOCK, (9, 6, 8)):
+        with monkeypatch.context() as patch:
+            patch.setattr(meshes, function, raises_killed)
+            with pytest.raises(KilledError):
+                write_meshes(request, CREW, block)
+    written(volume, tmp_path / "m")
+    assert files_of(tmp_path / "m") == files_of(tmp_path / "whole")
+
+
+def raises_killed(*_):
+    raise KilledError
+
+
+def test_a_complete_folder_is_left_as_it_is_but_for_what_is_unfinished(
+    volume, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(meshes, "_remove_scratch", raises_killed)
+        with pytest.raises(KilledError):
+            written(volume, tmp_path / "m")
+    assert (tmp_path / "m" / SCRATCH).exists()
+    before = {path: path.stat() for path in (tmp_path / "m").iterdir() if path.is_file()}
+    assert written(volume, tmp_path / "m").table is None
+    assert {path: path.stat() for path in (tmp_path / "m").iterdir()} == before
 
 
 def test_a_stop_between_blocks_is_continued(volume, tmp_path):
@@ -169,6 +201,14 @@ def test_an_array_without_objects_gives_none(tmp_path):
     empty = stored(np.zeros((6, 7, 8), np.uint8), tmp_path / "ids.zarr")
     assert written(empty, tmp_path / "m", form="precomputed").triangles == 0
     assert set(files_of(tmp_path / "m")) == {"info"}
+
+
+def test_the_largest_id_has_a_mesh_as_well(tmp_path):
+    ids = np.zeros((6, 7, 8), np.uint64)
+    ids[1, 2, 3], ids[4, 5, 6] = 5, 2**64 - 1
+    written(stored(ids, tmp_path / "ids.zarr"), tmp_path / "m", block=(3, 4, 5))
+    for number in (5, 2**64 - 1):
+        assert len(load(tmp_path / "m", "ply", number).faces) == 8
 
 
 def test_a_voxel_on_every_side_of_the_volume_is_closed(tmp_path):

@@ -9,6 +9,7 @@ from skimage.measure import regionprops
 from tests.objects.places import CREW, SPACING, blocks, in_memory, random_ids, stored
 from vcmodels.blockwise import Crew, Part, Threads
 from vcmodels.errors import RunError, VolumeError
+from vcmodels.objects import rows
 from vcmodels.objects.table import ObjectArrays, measure_objects
 from vcmodels.postprocess.site import Source
 
@@ -65,6 +66,26 @@ def test_the_mean_of_whole_numbers_is_exact(tmp_path_factory, seed, block, dtype
         values[ids == one].astype(object).sum() / (ids == one).sum() for one in columns["id"]
     ]
     np.testing.assert_array_equal(columns["mean_value"], expected)
+
+
+def test_rows_that_are_joined_in_many_steps_are_the_same(tmp_path, monkeypatch):
+    ids = random_ids(4)
+    kinds = in_memory(np.random.default_rng(4).integers(0, 3, ids.shape), "classes")
+    measured = ObjectArrays(in_memory(ids), None, kinds)
+    whole = table_of(measured, tmp_path / "whole").columns()
+    held, together = [], rows._together
+    monkeypatch.setattr(rows, "FEW", 20)
+    monkeypatch.setattr(
+        rows,
+        "_together",
+        lambda parts: (held.append(sum(map(rows._length, parts))), together(parts))[1],
+    )
+    found = table_of(measured, tmp_path / "steps", (2, 3, 4)).columns()
+    for name, column in whole.items():
+        np.testing.assert_array_equal(found[name], column)
+    assert len(held) > 3
+    # What is held, as much again, and the last block: at most 3 objects, each of 3 classes.
+    assert max(held) <= 20 + 12 + 12
 
 
 def test_codes_of_probabilities_are_met_exactly():
@@ -162,5 +183,16 @@ def test_values_beyond_probabilities_are_reported(tmp_path):
     measured = ObjectArrays(
         in_memory(np.ones((6, 7, 8), np.uint8)), Source("v", in_memory(values, "v"), "regression")
     )
-    with pytest.raises(RunError, match="v has values from -1 to 3, which are no probabilities"):
-        table_of(measured, tmp_path)
+    with pytest.raises(VolumeError, match="v has values from -1 to 3, which are no probabilities"):
+        table_of(measured, tmp_path / "record")
+    assert not (tmp_path / "record").exists()
+
+
+def test_values_beyond_probabilities_that_lie_aside_are_reported_when_met(tmp_path):
+    values = np.full((60, 7, 8), 0.5, np.float32)
+    values[5, 0, 0] = 2  # in none of the voxels that are looked at first
+    ids = stored(np.ones(values.shape, np.uint8), tmp_path / "i.zarr")
+    measured = ObjectArrays(ids, Source("v", stored(values, tmp_path / "v.zarr"), "regression"))
+    measured.check()
+    with pytest.raises(RunError, match=r"values from 0\.5 to 2, which are no prob"):
+        table_of(measured, tmp_path / "record")

@@ -141,12 +141,12 @@ def phantom(
     chunks: Annotated[str, typer.Option(metavar="Z,Y,X", help="Chunk shape.")] = "64,64,64",
     zarr_format: Annotated[int, typer.Option(min=2, max=3, help="Version of Zarr.")] = 2,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave a store that is there as it is.")
+        bool, typer.Option("--keep", help="Leave the same phantom as it is if it is there.")
     ] = False,
     debug: Debug = False,
 ) -> None:
     """Write a made-up scroll scan with its sheet, normals and numbered wraps, to try things on."""
-    from vcmodels.phantom import write_phantom
+    from vcmodels.phantom import require_phantom, write_phantom
     from vcmodels.phantom.scroll import PressedWinding
 
     console = Console()
@@ -159,6 +159,7 @@ def phantom(
         except FaultError as error:
             raise RefusedError("--spacing", error.found, error.remedy) from error
     if keep and path.exists():
+        require_phantom(str(path), shape=size, seed=seed, spacing=pressed)
         console.say(f"{path} is there already")
         return
     with console.bar("phantom", size[0] * size[1] * size[2]) as advance:

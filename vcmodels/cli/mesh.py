@@ -45,12 +45,12 @@ def mesh(
     context.obj.begin()
     volume = open_ids(ids, level)
     request = MeshRequest(volume, output, form, _ids(chosen), min_size, simplify)
-    if request.check():
-        console.say(f"{output} is complete already")
-        return
-    if form == "precomputed" and volume.unit not in SYMBOLS:
+    if not request.check() and form == "precomputed" and volume.unit not in SYMBOLS:
         console.say(f"note: {volume.location} says no unit; neuroglancer takes nanometers")
     written = run(lambda crew: write_meshes(request, crew), workers, console)
+    if written.table is None:
+        console.say(f"{output} is complete already")
+        return
     for missing in sorted({*request.chosen} - {*written.table.ids.tolist()}):
         console.say(f"note: {missing} has no voxel, or fewer than --min-size")
     count = len(written.table.ids)

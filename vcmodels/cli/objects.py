@@ -32,7 +32,9 @@ def objects(
     ids: IdArray,
     values: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Probabilities, or an image: its mean in each object."),
+        typer.Option(
+            metavar="PATH", help="Mean in each object: of probabilities, or an image of integers."
+        ),
     ] = None,
     classes: Annotated[
         str | None,
@@ -41,6 +43,9 @@ def objects(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Write FILE.csv or FILE.parquet.")
     ] = Path("objects.csv"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+    ] = False,
     level: ReadLevel = 0,
     workers: Workers = None,
     quiet: Quiet = False,
@@ -52,13 +57,12 @@ def objects(
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
-    require_table_file("-o", output)
+    require_table_file("-o", output, overwrite=overwrite)
     arrays = ObjectArrays(
         open_ids(ids, level),
         None if values is None else _values(values, level),
         None if classes is None else open_ids(classes, level, "--classes"),
     )
-    arrays.check()
     record = output.with_name(f".{output.name}.unfinished")
     table = run(lambda crew: measure_objects(arrays, record, crew), workers, console)
     write_table(table, output)

@@ -177,8 +177,8 @@ def gap(
 
     A gap is what of the background lies between foreground on both sides: it keeps neighbouring
     sheets or objects apart, and without it one voxel in many is of little cost. Each voxel weighs
-    1 / its width, so that a gap counts by its area. Averaged over the classes but the background.
-    Use it with a loss on regions: it pulls towards the background only.
+    1 / its width, so that a gap counts by its area. Averaged over the classes that have a gap, the
+    background left out. Use it with a loss on regions: it pulls towards the background only.
 
     The paper weighs the borders between cells by exp(-(d1 + d2)^2 / 2 sigma^2), d1 and d2 being the
     distances to the two nearest. That needs ids, and one rolled sheet is one object: here d1 and d2
@@ -203,8 +203,10 @@ def gap(
     relative, scale = split_weight(valid, weight)
     shares = weigh(keep_valid(gap_weight(soft > 0.5, width), valid), relative)
     logits, label = masked_inputs(logits, label, valid)
-    total = (shares * _background_cost(logits, label)).sum(SPACE)
-    return (total / (shares.sum(SPACE) + SMOOTH)).mean() * scale
+    total, whole = ((shares * _background_cost(logits, label)).sum(SPACE), shares.sum(SPACE))
+    has_gap = whole > 0
+    means = total / torch.where(has_gap, whole, 1.0)
+    return means.sum() / has_gap.sum().clamp(min=1) * scale
 
 
 def _background_cost(logits: Tensor, label: Tensor) -> Tensor:

@@ -28,6 +28,9 @@ from vcmodels.metrics.overlap import ratio
 
 PLANE_RADIUS = 4.0
 """Of the ball in which a plane is fitted, in voxels of the finest axis."""
+WIDEST = 32.0
+"""Spacing that can be asked for, in voxels of the finest axis: lines and the margin of blocks grow with
+it."""
 _LEAST_VOXELS = 5
 _FLATNESS = 1.2
 """The least and the middle variance of a plane differ by this factor, or it has no normal."""
@@ -41,7 +44,7 @@ class SheetPairs(BlockMetric):
     """The share of neighbouring pairs of sheets that a prediction resolves, by their spacing.
 
     Raises:
-        ValueError: `spacings` are not two or more rising numbers from 0.
+        ValueError: `spacings` are not two or more rising numbers from 0 to `WIDEST`.
     """
 
     spacings: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
@@ -51,9 +54,12 @@ class SheetPairs(BlockMetric):
         """Refuse limits that mean nothing."""
         super().__post_init__()
         steps = np.diff(self.spacings)
-        is_finite = np.isfinite(self.spacings).all()
-        if not (len(steps) and is_finite and self.spacings[0] >= 0 and (steps > 0).all()):
-            raise ValueError(f"spacings must be 0 or more and rise, got {self.spacings}")
+        is_within = all(0 <= limit <= WIDEST for limit in self.spacings)
+        if not (len(steps) and is_within and (steps > 0).all()):
+            found = f"got {self.spacings}"
+            raise ValueError(
+                f"spacings must be two or more, rise and lie in [0, {WIDEST:g}], {found}"
+            )
 
     @property
     def better(self) -> Mapping[str, Sense]:

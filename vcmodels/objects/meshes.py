@@ -1,8 +1,9 @@
 """The surfaces of all objects of an array as meshes, in a folder.
 
 Two passes, both shared and continued as all work over blocks is: blocks are cut into pieces, a file a
-block; then the pieces of each object are read, joined and written. Memory holds a block, or the mesh
-of an object, for each worker.
+block; then the pieces of each object are read, joined and written. Memory holds a block for each
+worker, a row of the table for each object and of the index for each piece, and the whole surface of an
+object for each worker.
 """
 
 import shutil
@@ -102,10 +103,10 @@ class MeshRequest:
 class WrittenMeshes:
     """What was written."""
 
-    table: ObjectTable
-    """Of the objects that have a mesh."""
-    triangles: int
-    """Of all of them together."""
+    table: ObjectTable | None
+    """Of the objects that have a mesh; None where all was there already."""
+    triangles: int = 0
+    """Of all meshes that were written, together."""
 
 
 def write_meshes(
@@ -114,7 +115,8 @@ def write_meshes(
     """Write the surface of each object as a closed mesh; None after a stop, which the same call continues.
 
     The surface lies half way between voxels that belong to the object and voxels that do not, what is
-    outside of the volume included. Files are the same for any blocks.
+    outside of the volume included. Files are the same for any blocks. In a folder that is complete
+    nothing is written.
 
     Args:
         request: which, where and how.
@@ -126,10 +128,14 @@ def write_meshes(
         RunError: a chunk is damaged.
         OSError: a file cannot be written.
     """
-    request.check()
-    folder, scratch, identity = request.folder, request.folder / SCRATCH, request.identity
+    if request.check():
+        _remove_scratch(request.folder, crew)  # of a run that was killed after its last mesh
+        return WrittenMeshes(None)
+    folder, identity, block = request.folder, request.identity, block or reading_block(request.ids)
+    # Pieces are named by where their blocks begin, which other blocks may do as well.
+    scratch = folder / SCRATCH / "_".join(map(str, block))
     _note(request, is_complete=False)
-    blocks = list(blocks_of(request.ids.box, block or reading_block(request.ids)))
+    blocks = list(blocks_of(request.ids.box, block))
     cut = _Cut(request.ids, frozenset(request.chosen), scratch)
     pieces = share_blocks(cut, blocks, scratch / "cut", identity, crew, "surfaces")
     if pieces is None:
@@ -144,9 +150,14 @@ def write_meshes(
     FORMS[request.form].finish(folder, table)
     _note(request, is_complete=True)
     triangles = sum(int(part["triangles"].sum()) for _, part in written.parts())
-    if crew.part.count == 1:  # else others may still read it
-        shutil.rmtree(scratch)
+    _remove_scratch(folder, crew)
     return WrittenMeshes(table, triangles)
+
+
+def _remove_scratch(folder: Path, crew: Crew) -> None:
+    scratch = folder / SCRATCH
+    if crew.part.count == 1 and scratch.exists():  # else others may still read it
+        shutil.rmtree(scratch)
 
 
 def _is_done(folder: Path, identity: Mapping[str, Any]) -> bool:
@@ -248,7 +259,7 @@ def _index(measured: Measured, min_size: int) -> BlockPart:
     ids, *others = (np.concatenate(column) for column in zip(*columns, strict=True))
     kept = np.flatnonzero(np.isin(ids, objects))
     kept = kept[np.argsort(ids[kept], kind="stable")]
-    first = np.searchsorted(ids[kept], np.append(objects, np.iinfo(np.uint64).max))
+    first = np.append(np.searchsorted(ids[kept], objects), len(kept))
     names = ("origin", "offset", "vertices", "faces")
     return {
         "objects": objects,

@@ -5,7 +5,7 @@ in runs: voxels next to each other along x that have one id (and one class). The
 than voxels, and sums over a run are closed formulas.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from vcmodels.metrics.base import BlockPart
 
 STEPS = 65535
 """Into how many a probability is divided: those stored in 8 and 16 bits are met exactly."""
+FEW = 1 << 18
+"""Rows that are held before they are joined, 30 MB."""
 NO_VALUE = np.iinfo(np.int64).min
 ADDED = ("voxels", "moments", "codes", "counted")
 """Of the fields of rows, those that add."""
@@ -59,8 +61,23 @@ def block_rows(
 
 
 def joined_rows(parts: Iterable[Mapping[str, np.ndarray]]) -> BlockPart:
-    """The rows of a volume from those of its blocks; in any order, the same."""
-    parts = list(parts)
+    """The rows of a volume from those of its blocks; in any order, the same, and held twice at most."""
+    held: Sequence[Mapping[str, np.ndarray]] = ()
+    waiting: list[Mapping[str, np.ndarray]] = []
+    count = 0
+    for part in parts:
+        waiting.append(part)
+        count += 1 + _length(part)  # a block without objects takes memory as well
+        if count > max(sum(map(_length, held)), FEW):
+            held, waiting, count = [_together([*held, *waiting])], [], 0
+    return _together([*held, *waiting])
+
+
+def _length(rows: Mapping[str, np.ndarray]) -> int:
+    return len(rows["ids"]) + len(rows.get("class_ids", ()))
+
+
+def _together(parts: Sequence[Mapping[str, np.ndarray]]) -> BlockPart:
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     pairs = {name: rows.pop(name) for name in list(rows) if name.startswith("class_")}
     if pairs:

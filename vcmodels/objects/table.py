@@ -1,6 +1,6 @@
 """The table of the objects of an array: where each lies, how large it is, and what it holds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vcmodels.blockwise import Crew, share_blocks
-from vcmodels.errors import RunError, VolumeError
+from vcmodels.errors import RunError, VcmodelsError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.base import BlockPart
@@ -19,6 +19,8 @@ from vcmodels.volumes import Volume
 
 LEAST_BLOCK = 128
 """Small chunks are read several at a time, in voxels along an axis."""
+LOOKED_AT = 8
+"""Of how many stored units fractions are looked at before the work."""
 SYMBOLS = {
     "kilometer": "km", "meter": "m", "centimeter": "cm", "millimeter": "mm", "micrometer": "um",
     "nanometer": "nm", "picometer": "pm", "angstrom": "angstrom",
@@ -95,10 +97,12 @@ class ObjectArrays:
     classes: Volume | None = None
 
     def check(self) -> None:
-        """Refuse arrays that no table can be made of; only metadata is looked at.
+        """Refuse arrays that no table can be made of, by metadata and a few voxels of fractions.
 
         Raises:
-            VolumeError: one has several channels, another extent, or no whole numbers.
+            VolumeError: one has several channels, another extent, or no whole numbers; or the values
+                are neither whole numbers nor from 0 to 1.
+            RunError: a chunk is damaged.
         """
         require_ids(self.ids)
         if self.classes is not None:
@@ -109,6 +113,9 @@ class ObjectArrays:
             if self.is_whole and self.values.volume.dtype.itemsize > 4:
                 found = f"{self.values.volume.location} holds {self.values.volume.dtype}"
                 raise VolumeError("--values", found, "give values of at most 32 bits")
+            if not self.is_whole and self.values.decode is as_stored:
+                for box in _spread(self.values.volume):
+                    self._codes(box, VolumeError)
 
     @property
     def is_whole(self) -> bool:
@@ -138,7 +145,7 @@ class ObjectArrays:
         classes = self.classes.read(box)[0] if self.classes else None
         return block_rows(ids, box, self._codes(box) if self.values else None, classes)
 
-    def _codes(self, box: Box) -> np.ndarray:
+    def _codes(self, box: Box, refused: type[VcmodelsError] = RunError) -> np.ndarray:
         assert self.values is not None
         values = self.values.read(box, self.ids.box)[0]
         if self.is_whole:
@@ -147,9 +154,8 @@ class ObjectArrays:
             return probability_codes(values)
         except ValueError as error:
             found = f"{self.values.volume.location} has {error}, which are no probabilities"
-            raise RunError(
-                "--values", found, "give values from 0 to 1, or whole numbers"
-            ) from error
+            remedy = "give values from 0 to 1, or whole numbers"
+            raise refused("--values", found, remedy) from error
 
     def table(self, rows: Mapping[str, np.ndarray]) -> ObjectTable:
         """The table of joined rows."""
@@ -162,7 +168,8 @@ def measure_objects(
 ) -> ObjectTable | None:
     """Measure the objects of an array; None after a stop, which the same call continues.
 
-    Memory holds a block for each worker, and a row for each object and block that it is in.
+    Memory holds a block for each worker, and at the end about 500 bytes for each object while the rows
+    of blocks are joined.
 
     Args:
         arrays: what is looked at.
@@ -190,6 +197,16 @@ class _BlockRows:
         if is_empty(ids, box):  # one voxel says so as well
             box = Box(box.origin, (1, 1, 1))
         return self.arrays.rows(ids.read(box)[0], box)
+
+
+def _spread(volume: Volume) -> Iterator[Box]:
+    """The middle of a few stored units of a volume, a chunk of each at most."""
+    units = list(volume.stored_blocks())
+    for at in np.linspace(0, max(0, len(units) - 1), min(len(units), LOOKED_AT)).astype(int):
+        origin, shape = units[at].origin, units[at].shape
+        inner = triple(min(pair) for pair in zip(shape, volume.chunks, strict=True))
+        starts = (o + (n - i) // 2 for o, n, i in zip(origin, shape, inner, strict=True))
+        yield Box(triple(starts), inner)
 
 
 def is_empty(ids: Volume, box: Box) -> bool:

@@ -13,20 +13,23 @@ from vcmodels.volumes.places import refuse_in_store, whole_file
 ENDINGS = (".csv", ".parquet")
 
 
-def require_table_file(option: str, path: Path) -> None:
+def require_table_file(option: str, path: Path, *, overwrite: bool = False) -> None:
     """Refuse a file that no table can be written to.
 
     Args:
         option: that names it, for the message.
         path: need not exist.
+        overwrite: whether a file may be there.
 
     Raises:
-        OutputError: its ending is neither `.csv` nor `.parquet`, a folder is there, it lies in a
-            Zarr store, or Parquet is asked for and pyarrow is not installed.
+        OutputError: its ending is neither `.csv` nor `.parquet`, a file or folder is there, it lies
+            in a Zarr store, or Parquet is asked for and pyarrow is not installed.
     """
     if path.suffix.lower() not in ENDINGS or path.is_dir():
         raise OutputError(option, f'found "{path}"', "name a .csv or a .parquet")
     refuse_in_store(option, path)
+    if path.exists() and not overwrite:
+        raise OutputError(option, f"{path} is there already", "name another, or give --overwrite")
     if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
         found = f"{path} is to be Parquet, and the package pyarrow is not installed"
         raise OutputError(option, found, "pip install pyarrow, or name a .csv")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.geometry.grid import tiles
 from vcmodels.phantom.scan import MARGIN, Scan
@@ -16,10 +17,12 @@ from vcmodels.volumes import (
     Storage,
     WritableArray,
     create_array,
+    open_volume,
     set_group_attributes,
     whole_folder,
 )
 from vcmodels.volumes.backend import ZarrFormat
+from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import refuse_in_store
 
 SPACING_UM = 7.91
@@ -116,10 +119,7 @@ def _create(
     spacing: tuple[float, float] | None,
 ) -> tuple[WritableArray, ...]:
     """The empty arrays, in the order of `Phantom`."""
-    about: dict[str, object] = {"phantom": "rolled sheet", "seed": seed}
-    if spacing is not None:
-        about["spacing"] = list(spacing)
-    set_group_attributes(root, about, zarr_format=zarr_format)
+    set_group_attributes(root, _about(seed, spacing), zarr_format=zarr_format)
 
     def array(name: str, channels: int, dtype: str, attributes: dict[str, object]) -> WritableArray:
         lead = (channels,) if channels > 1 else ()
@@ -143,6 +143,32 @@ def _create(
         array("normals", 3, "uint16", {"vector_order": "xyz", "orientation": "oriented", **code}),
         array("wraps", 1, "uint16", {"labels": {"0": "background", str(NO_WRAP): "unlabelled"}}),
     )
+
+
+def _about(seed: int, spacing: tuple[float, float] | None) -> dict[str, object]:
+    """What the group says of the phantom."""
+    about: dict[str, object] = {"phantom": "rolled sheet", "seed": seed}
+    return about if spacing is None else {**about, "spacing": list(spacing)}
+
+
+def require_phantom(
+    path: str, *, shape: Sequence[int], seed: int, spacing: tuple[float, float] | None
+) -> None:
+    """Refuse what is at a path unless it is the phantom of this shape, seed and spacing.
+
+    Raises:
+        OutputError: it is another one, or no phantom.
+        VolumeError: it is damaged.
+    """
+    node, remedy = read_node(path, path), "remove it, or name another store"
+    if node is None or "phantom" not in node.attributes:
+        raise OutputError(path, "is there already and is no phantom", remedy)
+    there = {**node.attributes, "shape": list(open_volume(f"{path}/ct", key=path).extent)}
+    wanted = {**_about(seed, spacing), "shape": list(shape)}
+    for name in ("shape", "seed", "spacing"):
+        before, now = (one.get(name, "loose") for one in (there, wanted))
+        if before != now:
+            raise OutputError(path, f"is a phantom of {name} {before}, not {now}", remedy)
 
 
 def _write_piece(
