@@ -24,6 +24,19 @@ def test_a_place_of_its_own_leaves_no_mirror():
     assert "label mask: told apart in" in found.verdicts[str(mirror(2))].reason
 
 
+@pytest.mark.parametrize("count", [13, 14, 15, 17])
+def test_several_windows_of_some_volumes_refute_a_mirror(count):
+    """Two windows of each volume, with a ball at one place in each."""
+    volumes = blobs(lambda rng: (0.05, 0.4, 0.7), count=count)
+    both = [np.concatenate([v.inputs[0].read(v.region)[0]] * 2) for v in volumes]
+    marked = [np.concatenate([v.labels["mask"].read(v.region)[0]] * 2) for v in volumes]
+    volumes = [
+        volume_of(n, i, {"mask": m}) for n, (i, m) in enumerate(zip(both, marked, strict=True))
+    ]
+    rows = np.array([(n, z, 0, 0) for n in range(count) for z in (0, SHAPE[0])])
+    assert find(volumes, rows=rows).mirrors == ()
+
+
 def test_one_mirror_holds_where_only_one_axis_has_no_side():
     found = find(blobs(lambda rng: (0.2, 0.4, rng.uniform(0.3, 0.7))))
     assert set(found.group) == {IDENTITY, mirror(2)}

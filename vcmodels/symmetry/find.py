@@ -42,7 +42,7 @@ from vcmodels.symmetry.findings import (
 )
 from vcmodels.symmetry.signs import share_along
 from vcmodels.symmetry.trial import FEWEST, LEAST_SHARE, PairTrial, tell_apart
-from vcmodels.symmetry.windows import ENOUGH_WINDOWS, MANY_VOLUMES, choose_windows
+from vcmodels.symmetry.windows import ENOUGH_WINDOWS, choose_windows
 from vcmodels.targets import AnyTarget
 
 MOST_UNEVEN = 3.0
@@ -142,7 +142,7 @@ def look(
         features.append(read_features(volumes[number], region, window, targets, rng))
     numbers = np.array([number for number, _ in places], np.int64)
     used = np.unique(numbers)
-    groups = numbers if len(used) >= MANY_VOLUMES else np.arange(len(places))
+    groups = numbers if len(used) >= FEWEST else np.arange(len(places))
     return Looked(features, groups, targets, [volumes[n].spacing for n in used])
 
 
