@@ -7,6 +7,7 @@ import pytest
 from tests.symmetry.phantoms import blobs, find
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, exact_moves
 from vcmodels.config import parse_task
+from vcmodels.config.train_params import FoldConfig
 from vcmodels.errors import TaskError
 from vcmodels.geometry.symmetries import (
     CUBE_SYMMETRIES,
@@ -17,7 +18,7 @@ from vcmodels.geometry.symmetries import (
 )
 from vcmodels.reporting import Silent
 from vcmodels.symmetry.findings import SignVerdict
-from vcmodels.symmetry.follow import followed, notes, refuse_turned_pairs, suited
+from vcmodels.symmetry.follow import followed, notes, question_of, refuse_turned_pairs, suited
 
 CUBIC, FLAT = (1.0, 1.0, 1.0), (3.0, 1.0, 1.0)
 
@@ -111,6 +112,27 @@ def test_a_sign_that_a_given_list_takes_away_is_spoken_of(plane):
         "note: dataset_config.targets.mask: nothing tells the sign of its vectors (the image tells "
         "it in 50% of 40 windows, 50% of the vectors point one way): take axes"
     ]
+
+
+def test_a_question_is_another_one_for_other_targets_patches_and_divisions():
+    task = task_of()
+    folds = {"count": 3, "index": 0}
+    others = [
+        task_of(mirror_pairs={"x": [[1, 2]]}),
+        *(changed(task, **one) for one in (
+            {"given_patch_size": (8, 8, 16)}, {"seed": 1}, {"tr_val_split": 0.5}, {"split_guard": 3},
+            {"split_mode": "random"}, {"folds": FoldConfig(**folds)},
+        )),
+    ]  # fmt: skip
+    asked = [question_of(one) for one in (task, *others)]
+    assert len(set(asked)) == len(asked)
+    assert question_of(changed(task, max_epoch=3)) == asked[0]
+    fold = changed(task, folds=FoldConfig(**folds | {"index": 2}))
+    assert question_of(fold) == asked[-1]
+
+
+def changed(task, **settings):
+    return task.changed(tr_params=task.tr_params.changed(**settings))
 
 
 def test_quarter_turns_of_a_side_are_refused():

@@ -95,7 +95,6 @@ def find_symmetries(
     targets: Mapping[str, AnyTarget],
     patch: Shape,
     seed: int,
-    data_sha256: str = "",
 ) -> SymmetryFindings:
     """Look at some seconds' worth of training windows, the same for one seed.
 
@@ -106,7 +105,6 @@ def find_symmetries(
         targets: what is learnt, by name.
         patch: shape of a patch, (z, y, x) in voxels.
         seed: of the windows.
-        data_sha256: of what the volumes hold, to know later what the findings are about.
 
     Raises:
         RunError: a label holds a value that its kind cannot have.
@@ -122,7 +120,6 @@ def find_symmetries(
         len(places),
         largest.shape if largest else (0, 0, 0),
         len({number for number, _ in places}),
-        data_sha256,
     )
 
 

@@ -88,8 +88,10 @@ class SymmetryFindings:
     """Shape of the largest, (z, y, x) in voxels."""
     volumes: int
     """How many they are of."""
-    data_sha256: str
+    data_sha256: str = ""
     """Of what the volumes hold, see `data.record.identity_of`."""
+    task_sha256: str = ""
+    """Of what a task looks for, and where, see `follow.question_of`; older files do not say it."""
     schema: int = SCHEMA
 
     @property

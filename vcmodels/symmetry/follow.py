@@ -1,6 +1,9 @@
 """What follows from the symmetry of a data set: for the default augmentation, and for a given one."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.geometry.symmetries import Symmetry, have_equal_spacing, mirror, quarter_turn
+from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter, list_some
 from vcmodels.runs.run import Run
@@ -37,7 +41,7 @@ def findings_of(
     reads_stored: bool = True,
     data_sha256: str | None = None,
 ) -> SymmetryFindings:
-    """The symmetry of the volumes of a task: as its run keeps it, if they are the same, or found now.
+    """The symmetry of the volumes of a task: as its run keeps it, if that is of these, or found now.
 
     Args:
         resolved: the task and its volumes.
@@ -52,12 +56,35 @@ def findings_of(
     task, volumes = resolved.task, resolved.volumes
     identity = data_sha256 or identity_of(record_of(volumes))
     stored = stored_findings(Run(task.run_dir).symmetry) if reads_stored else None
-    if stored is not None and stored.data_sha256 == identity:
+    if stored is not None and is_about(stored, task, identity):
         return stored
     settings, targets = task.tr_params, task.dataset_config.targets
-    return find_symmetries(
-        volumes, rows, regions, targets, settings.patch_size, settings.seed, identity
-    )
+    found = find_symmetries(volumes, rows, regions, targets, settings.patch_size, settings.seed)
+    return replace(found, data_sha256=identity, task_sha256=question_of(task))
+
+
+def is_about(findings: SymmetryFindings, task: Task, data_sha256: str) -> bool:
+    """Whether findings are of these data, looked at as the task does."""
+    return (findings.data_sha256, findings.task_sha256) == (data_sha256, question_of(task))
+
+
+def question_of(task: Task) -> str:
+    """A sha256 of all in a resolved task that decides what findings are of, but what volumes hold.
+
+    These are the targets, the patches, and how these are divided; all folds of a cross-validation
+    have the same, for they share what the first one finds.
+    """
+    settings, config = task.tr_params, task.dataset_config
+    divided = {"seed", "split_mode", "split_guard", "tr_val_split"}
+    entries = {"bbox", "split", "group", "ref_label"}
+    asked = {
+        "targets": {name: one.model_dump(mode="json") for name, one in config.targets.items()},
+        "patches": asdict(PatchCriteria.of(task)),
+        "settings": settings.model_dump(mode="json", include=divided),
+        "folds": settings.folds and settings.folds.model_dump(mode="json", exclude={"index"}),
+        "volumes": [v.model_dump(mode="json", include=entries) for v in config.volume_paths],
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def followed(
