@@ -130,8 +130,20 @@ def _turns(plane: tuple[str, str], spacings: Sequence[Spacing]) -> set[Symmetry]
     return {turn if have_equal_spacing(one, a, b) else turn @ turn for one in spacings}
 
 
-def notes(task: Task, findings: SymmetryFindings, spacings: Sequence[Spacing]) -> Iterator[str]:
-    """What a person should know before the training, a line each."""
+def notes(
+    task: Task,
+    findings: SymmetryFindings,
+    spacings: Sequence[Spacing],
+    remedy: str = "leave it out, or leave augment out, which then follows the data",
+) -> Iterator[str]:
+    """What a person should know before the training, a line each.
+
+    Args:
+        task: the resolved task.
+        findings: of its volumes.
+        spacings: of these.
+        remedy: for an `augment` of its own that does what the data refute.
+    """
     moves = {move for spacing in spacings for move in exact_moves(task.augment, spacing)}
     refuted = findings.refuted(moves)
     is_own = has_own_augment(task)
@@ -139,7 +151,7 @@ def notes(task: Task, findings: SymmetryFindings, spacings: Sequence[Spacing]) -
         more = f", and {len(refuted) - 1} more" if len(refuted) > 1 else ""
         yield (
             f"note: augment: does what the data refute: {findings.why_not(refuted[0])}{more}; "
-            "leave it out, or leave augment out, which then follows the data"
+            f"{remedy}"
         )
     elif refuted:
         yield f"symmetry: {findings.summary}; the default augment follows"
@@ -148,9 +160,9 @@ def notes(task: Task, findings: SymmetryFindings, spacings: Sequence[Spacing]) -
         if sign.remedy:
             yield f"{subject} ({sign.found}): {sign.remedy}"
         elif is_own and refuted and _loses_sign(sign, list(moves)):
-            remedy = sign_remedy(task.dataset_config.targets[name])
+            axial = sign_remedy(task.dataset_config.targets[name])
             listed = list_some(map(in_words, refuted), 3)
-            yield f"{subject} once augment turns them about: leave out {listed}, or {remedy}"
+            yield f"{subject} once augment turns them about: leave out {listed}, or {axial}"
 
 
 def _loses_sign(sign: SignVerdict, moves: Sequence[Symmetry]) -> bool:
