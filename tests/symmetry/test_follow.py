@@ -112,6 +112,10 @@ def test_a_sign_that_a_given_list_takes_away_is_spoken_of(plane):
         "note: dataset_config.targets.mask: nothing tells the sign of its vectors (the image tells "
         "it in 50% of 40 windows, 50% of the vectors point one way): take axes"
     ]
+    alone = replace(plane, signs={"mask": replace(lost, by_direction=True)})
+    (line,) = notes(task_of([]), alone, [CUBIC])
+    assert "the sign of its vectors is known by direction alone (the image tells it" in line
+    assert line.endswith("in volumes that lie as these do; for others take axes")
 
 
 def test_a_question_is_another_one_for_other_targets_patches_and_divisions():

@@ -65,7 +65,10 @@ class SignVerdict:
     mean: tuple[float, float, float]
     """Of the unit vectors, (z, y, x)."""
     remedy: str = ""
-    """What to do where nothing tells the sign; "" where something does, or too little is known."""
+    """What to do where nothing tells the sign, or `by_direction` that of few volumes; "" where something
+    does, or too little is known."""
+    by_direction: bool = False
+    """Whether nothing but the way in which the vectors lie tells the sign."""
 
     @property
     def found(self) -> str:

@@ -157,7 +157,12 @@ def notes(
         yield f"symmetry: {findings.summary}; the default augment follows"
     for name, sign in findings.signs.items():
         subject = f"note: dataset_config.targets.{name}: nothing tells the sign of its vectors"
-        if sign.remedy:
+        if sign.remedy and sign.by_direction:
+            yield (
+                f"note: dataset_config.targets.{name}: the sign of its vectors is known by direction "
+                f"alone ({sign.found}), in volumes that lie as these do; for others {sign.remedy}"
+            )
+        elif sign.remedy:
             yield f"{subject} ({sign.found}): {sign.remedy}"
         elif is_own and refuted and _loses_sign(sign, list(moves)):
             axial = sign_remedy(task.dataset_config.targets[name])
