@@ -106,6 +106,9 @@ def test_a_sign_that_a_given_list_takes_away_is_spoken_of(plane):
     for other in (replace(up, by_image=0.9), replace(up, mean=(0.0, 0.0, 0.9))):
         lines = list(notes(flips, replace(plane, signs={"mask": other}), [CUBIC]))
         assert not any("sign" in line for line in lines)
+    few = replace(plane, signs={"mask": replace(up, remedy="take axes", by_direction=True)})
+    lines = list(notes(flips, few, [CUBIC]))
+    assert any("once augment turns them about: leave out mirror z" in line for line in lines)
     lost = replace(up, along=0.5, remedy="take axes")
     lines = list(notes(task_of([]), replace(plane, signs={"mask": lost}), [CUBIC]))
     assert lines == [

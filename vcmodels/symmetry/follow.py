@@ -157,17 +157,17 @@ def notes(
         yield f"symmetry: {findings.summary}; the default augment follows"
     for name, sign in findings.signs.items():
         subject = f"note: dataset_config.targets.{name}: nothing tells the sign of its vectors"
-        if sign.remedy and sign.by_direction:
-            yield (
-                f"note: dataset_config.targets.{name}: the sign of its vectors is known by direction "
-                f"alone ({sign.found}), in volumes that lie as these do; for others {sign.remedy}"
-            )
-        elif sign.remedy:
+        if sign.remedy and not sign.by_direction:
             yield f"{subject} ({sign.found}): {sign.remedy}"
         elif is_own and refuted and _loses_sign(sign, list(moves)):
             axial = sign_remedy(task.dataset_config.targets[name])
             listed = list_some(map(in_words, refuted), 3)
             yield f"{subject} once augment turns them about: leave out {listed}, or {axial}"
+        elif sign.remedy:
+            yield (
+                f"note: dataset_config.targets.{name}: the sign of its vectors is known by direction "
+                f"alone ({sign.found}), in volumes that lie as these do; for others {sign.remedy}"
+            )
 
 
 def _loses_sign(sign: SignVerdict, moves: Sequence[Symmetry]) -> bool:
