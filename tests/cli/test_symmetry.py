@@ -34,7 +34,9 @@ def test_json_is_what_a_run_keeps_and_check_shows(path, task, capsys):  # noqa: 
     out = capsys.readouterr().out
     assert "symmetry: mirrors y, x; quarter turns yx (8 of 48 orientations)\n" in out
     assert "found of other data" not in out
-    kept = json.loads(run.symmetry.read_text()) | {"data_sha256": "0"}
-    run.symmetry.write_text(json.dumps(kept))
-    assert main(["check", path]) == 0
-    assert "note: symmetry: found of other data than these" in capsys.readouterr().out
+    kept = run.symmetry.read_text()
+    for changed in ({"data_sha256": "0"}, {"task_sha256": "0"}, {"task_sha256": ""}):
+        run.symmetry.write_text(json.dumps(json.loads(kept) | changed))
+        assert main(["check", path]) == 0
+        out = capsys.readouterr().out
+        assert "note: symmetry: found of other data, targets or patches than these" in out

@@ -12,6 +12,7 @@ from vcmodels.symmetry.features import (
     turned_label_leans,
     turned_leans,
     turned_values,
+    without_trend,
 )
 from vcmodels.targets import BinaryTarget, MulticlassTarget, NormalsTarget, VectorTarget
 
@@ -30,6 +31,16 @@ def label_of(target, rng):
     if target.channels == 3 and target.kind != "multiclass":
         return torch.from_numpy(rng.normal(size=(3, *SHAPE)).astype(np.float32))
     return torch.from_numpy(rng.integers(0, max(target.channels, 2), (1, *SHAPE))).float()
+
+
+def test_a_linear_trend_is_what_least_squares_find():
+    values = np.random.default_rng(0).normal(size=(2, 5, 6, 7)) + np.arange(7)
+    places = np.indices((5, 6, 7)).reshape(3, -1).T
+    known = np.column_stack([np.ones(len(places)), places])
+    fitted = known @ np.linalg.lstsq(known, values.reshape(2, -1).T, rcond=None)[0]
+    found = without_trend(torch.from_numpy(values))
+    np.testing.assert_allclose(found.reshape(2, -1).T, values.reshape(2, -1).T - fitted, atol=1e-9)
+    np.testing.assert_allclose(without_trend(torch.ones(1, 1, 2, 3)), np.zeros((1, 1, 2, 3)))
 
 
 @pytest.mark.parametrize("symmetry", CUBE_SYMMETRIES, ids=str)

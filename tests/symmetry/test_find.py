@@ -24,6 +24,19 @@ def test_a_place_of_its_own_leaves_no_mirror():
     assert "label mask: told apart in" in found.verdicts[str(mirror(2))].reason
 
 
+@pytest.mark.parametrize("count", [13, 14, 15, 17])
+def test_several_windows_of_some_volumes_refute_a_mirror(count):
+    """Two windows of each volume, with a ball at one place in each."""
+    volumes = blobs(lambda rng: (0.05, 0.4, 0.7), count=count)
+    both = [np.concatenate([v.inputs[0].read(v.region)[0]] * 2) for v in volumes]
+    marked = [np.concatenate([v.labels["mask"].read(v.region)[0]] * 2) for v in volumes]
+    volumes = [
+        volume_of(n, i, {"mask": m}) for n, (i, m) in enumerate(zip(both, marked, strict=True))
+    ]
+    rows = np.array([(n, z, 0, 0) for n in range(count) for z in (0, SHAPE[0])])
+    assert find(volumes, rows=rows).mirrors == ()
+
+
 def test_one_mirror_holds_where_only_one_axis_has_no_side():
     found = find(blobs(lambda rng: (0.2, 0.4, rng.uniform(0.3, 0.7))))
     assert set(found.group) == {IDENTITY, mirror(2)}
@@ -119,11 +132,14 @@ def test_a_left_and_a_right_class_are_alike_where_they_are_a_pair(pairs, mirrors
     assert ("mirror_pairs along x" in reason) == bool(pairs)
 
 
-def sheets(way, lit=False, count=40, seed=0):
-    """Volumes with one plane sheet each, alike from both sides unless it is lit, and its normals."""
+def sheets(way, lit=False, count=40, seed=0, joined=False):
+    """Volumes with one plane sheet each, alike from both sides unless it is lit, and its normals.
+
+    Where they are `joined`, they are one volume.
+    """
     rng, volumes = np.random.default_rng(seed), []
     shape = (24, 24, 24)
-    for number in range(count):
+    for _ in range(count):
         normal = way(rng)
         place = np.indices(shape) - rng.uniform(10, 13, 3)[:, None, None, None]
         height = np.tensordot(normal, place, 1)
@@ -131,8 +147,13 @@ def sheets(way, lit=False, count=40, seed=0):
         image += 1.5 * (height > 0) if lit else 0
         inside = (np.abs(height) < 1.5).astype(np.float32)
         labels = {"normals": normal[:, None, None, None] * inside}
-        volumes.append(volume_of(number, image.astype(np.float32), labels))
-    return find(volumes, {"normals": NormalsTarget(vector_order="zyx")}, patch=shape)
+        volumes.append((image.astype(np.float32), labels["normals"]))
+    if joined:
+        volumes = [tuple(np.concatenate(parts, -3) for parts in zip(*volumes, strict=True))]
+    rows = [(n, z, 0, 0) for n, v in enumerate(volumes) for z in range(0, len(v[0]), shape[0])]
+    opened = [volume_of(n, image, {"normals": v}) for n, (image, v) in enumerate(volumes)]
+    target = NormalsTarget(vector_order="zyx")
+    return find(opened, {"normals": target}, patch=shape, rows=np.array(rows))
 
 
 def anywhere(rng):
@@ -163,6 +184,37 @@ def test_a_common_direction_tells_the_sign_and_leaves_that_mirror_out():
     assert sign.by_image < 0.65
     assert sign.along > 0.95
     assert not sign.remedy
+
+
+def test_a_common_direction_of_one_volume_is_spoken_of():
+    """Whatever it is in others: here nothing else tells the sign, so that its mirror stays out."""
+    found = sheets(upwards, joined=True)
+    sign = found.signs["normals"]
+    assert found.volumes == 1
+    assert found.mirrors == ("y", "x")
+    assert sign.by_direction
+    assert '"orientation": "axial"' in sign.remedy
+
+
+def test_a_common_direction_of_one_volume_refutes_nothing_where_the_image_tells_the_sign():
+    found = sheets(upwards, lit=True, joined=True)
+    assert "label normals" not in "".join(one.reason for _, one in found.shown())
+    assert not found.signs["normals"].remedy
+    assert mirror(0) in sheets(anywhere, lit=True, joined=True).group
+
+
+@pytest.mark.parametrize(
+    "drift", [lambda x: 2 * x - 1, lambda x: np.cos(np.pi * x)], ids=["linear", "bent"]
+)
+def test_a_brightness_that_drifts_across_one_volume_refutes_nothing(drift):
+    image = texture((48, 56, 120))
+    label = (image > 0.7).astype(np.uint8)
+    image += drift(np.linspace(0, 1, 120)).astype(np.float32)
+    patch = (20, 20, 20)
+    found = find(
+        [volume_of(0, image, {"mask": label})], patch=patch, rows=tiles(image.shape, patch)
+    )
+    assert len(found.group) == 48
 
 
 def test_an_image_that_tells_the_sign_leaves_all_mirrors():

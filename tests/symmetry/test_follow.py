@@ -7,6 +7,7 @@ import pytest
 from tests.symmetry.phantoms import blobs, find
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, exact_moves
 from vcmodels.config import parse_task
+from vcmodels.config.train_params import FoldConfig
 from vcmodels.errors import TaskError
 from vcmodels.geometry.symmetries import (
     CUBE_SYMMETRIES,
@@ -17,7 +18,7 @@ from vcmodels.geometry.symmetries import (
 )
 from vcmodels.reporting import Silent
 from vcmodels.symmetry.findings import SignVerdict
-from vcmodels.symmetry.follow import followed, notes, refuse_turned_pairs, suited
+from vcmodels.symmetry.follow import followed, notes, question_of, refuse_turned_pairs, suited
 
 CUBIC, FLAT = (1.0, 1.0, 1.0), (3.0, 1.0, 1.0)
 
@@ -105,12 +106,40 @@ def test_a_sign_that_a_given_list_takes_away_is_spoken_of(plane):
     for other in (replace(up, by_image=0.9), replace(up, mean=(0.0, 0.0, 0.9))):
         lines = list(notes(flips, replace(plane, signs={"mask": other}), [CUBIC]))
         assert not any("sign" in line for line in lines)
+    few = replace(plane, signs={"mask": replace(up, remedy="take axes", by_direction=True)})
+    lines = list(notes(flips, few, [CUBIC]))
+    assert any("once augment turns them about: leave out mirror z" in line for line in lines)
     lost = replace(up, along=0.5, remedy="take axes")
     lines = list(notes(task_of([]), replace(plane, signs={"mask": lost}), [CUBIC]))
     assert lines == [
         "note: dataset_config.targets.mask: nothing tells the sign of its vectors (the image tells "
         "it in 50% of 40 windows, 50% of the vectors point one way): take axes"
     ]
+    alone = replace(plane, signs={"mask": replace(lost, by_direction=True)})
+    (line,) = notes(task_of([]), alone, [CUBIC])
+    assert "the sign of its vectors is known by direction alone (the image tells it" in line
+    assert line.endswith("in volumes that lie as these do; for others take axes")
+
+
+def test_a_question_is_another_one_for_other_targets_patches_and_divisions():
+    task = task_of()
+    folds = {"count": 3, "index": 0}
+    others = [
+        task_of(mirror_pairs={"x": [[1, 2]]}),
+        *(changed(task, **one) for one in (
+            {"given_patch_size": (8, 8, 16)}, {"seed": 1}, {"tr_val_split": 0.5}, {"split_guard": 3},
+            {"split_mode": "random"}, {"folds": FoldConfig(**folds)},
+        )),
+    ]  # fmt: skip
+    asked = [question_of(one) for one in (task, *others)]
+    assert len(set(asked)) == len(asked)
+    assert question_of(changed(task, max_epoch=3)) == asked[0]
+    fold = changed(task, folds=FoldConfig(**folds | {"index": 2}))
+    assert question_of(fold) == asked[-1]
+
+
+def changed(task, **settings):
+    return task.changed(tr_params=task.tr_params.changed(**settings))
 
 
 def test_quarter_turns_of_a_side_are_refused():

@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -42,6 +42,19 @@ def test_all_volumes_have_their_share():
     assert len({number for number, _ in places}) == MOST_WINDOWS == len(places)
     few = choose_windows(volumes[:2], rows[:2], [v.region for v in volumes], (16, 16, 16), 0)
     assert [number for number, _ in few] == [0, 1]
+
+
+@pytest.mark.parametrize("count", [*range(11, 21), 33])
+def test_what_is_too_many_is_left_out_of_all_volumes_alike(count):
+    side = 32  # eight windows of the patch, and more than enough
+    volumes = [volume_of(n, np.zeros((side, side, side), np.float32), {}) for n in range(count)]
+    origins = list(product((0, 16), repeat=3))
+    rows = np.array([(n, *origin) for n in range(count) for origin in origins])
+    places = choose_windows(volumes, rows, [v.region for v in volumes], (16, 16, 16), 0)
+    shares = np.bincount([number for number, _ in places], minlength=count)
+    assert len(places) == MOST_WINDOWS
+    assert shares.min() >= shares.max() - 1
+    assert shares.min() == MOST_WINDOWS // count
 
 
 @pytest.mark.parametrize(

@@ -114,16 +114,34 @@ def test_a_given_list_stays_and_is_spoken_of(task):
     assert line.startswith("note: augment: does what the data refute: mirror z: label mask")
 
 
-def test_the_folds_of_a_cross_validation_move_alike(task, tmp_path):
+def folds_of(task, count=20):
+    """Trains two of the folds: each with its number, its run and what it said."""
     for entry in task["dataset_config"]["volume_paths"]:
         del entry["split"]
-    folds = {"count": 2, "by": "volume"}
-    lists, files = [], []
+    whole = parse_task(task, "task", [f'tr_params.folds={{"count": {count}, "by": "volume"}}'])[0]
     for index in range(2):
-        fold = parse_task(task, "task", [f"tr_params.folds={json.dumps(folds)}"])[0].fold(index)
-        assert train(fold, reporter=Silent()) == 0
-        run = Run(fold.run_dir, "tiny")
+        fold, reporter = whole.fold(index), Silent()
+        assert train(fold, reporter=reporter) == 0
+        yield index, Run(fold.run_dir, "tiny"), reporter.lines
+
+
+def test_the_folds_of_a_cross_validation_move_alike(task):
+    lists, files = [], []
+    for index, run, lines in folds_of(task):
         lists.append(run.task()["augment"])
         files.append(run.symmetry.read_bytes())
+        (line,) = [line for line in lines if line.startswith("symmetry: ")]
+        assert ("augment is that of" in line) == (index > 0)
     assert lists[0] == lists[1]
     assert files[0] == files[1]
+
+
+def test_a_fold_looks_for_itself_where_those_before_it_found_nothing(task):
+    """And keeps their list, of which it says what the data refute."""
+    task["augment"] = [{"name": "flip", "axes": ["z"]}]
+    for index, run, lines in folds_of(task):
+        assert stored_findings(run.symmetry).mirrors == ("y", "x")
+        assert flips_of(run.task()) == [["z"]]
+        (line,) = [line for line in lines if "refute" in line]
+        assert line.endswith("with --restart") == (index > 0)
+        run.symmetry.unlink()  # as of a run of before

@@ -31,7 +31,7 @@ from vcmodels.results import device_note, foreseen, open_inputs
 from vcmodels.runs.run import Run
 from vcmodels.scratch import scratch_folder
 from vcmodels.symmetry.findings import stored_findings
-from vcmodels.symmetry.follow import refuse_turned_pairs
+from vcmodels.symmetry.follow import is_about, refuse_turned_pairs
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curve_values import refuse_unlabelled
 from vcmodels.training.run_folder import RunFolder
@@ -119,8 +119,11 @@ def _symmetry(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:
     if found is None:
         return
     yield f"symmetry: {found.summary}"
-    if found.data_sha256 != identity_of(record_of(volumes)):
-        yield "note: symmetry: found of other data than these; vcmodels symmetry looks again"
+    if not is_about(found, task, identity_of(record_of(volumes))):
+        yield (
+            "note: symmetry: found of other data, targets or patches than these; "
+            "vcmodels symmetry looks again"
+        )
 
 
 def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:

@@ -2,15 +2,15 @@
 
 A layout is the window at `CELLS` cells a side. A lean is odd in one direction: it is a vector
 (z, y, x) for each lag, whose component changes its sign where the axis runs backwards. That of an
-image alone is the skewness of its differences,
+image alone, less its linear trend, is the skewness of its differences,
 
     E[(I(p + k) - I(p - k))^3] / E[(I(p + k) - I(p - k))^2]^1.5,
 
 which is not 0 where things fade on one side and end sharply on the other; that of a label L next to
 an image is E[L(p) (I(p + k) - I(p - k))], over the deviations of both.
 
-Which way fibres or layers run is left out on purpose: in data of one specimen that is the
-specimen's own, and no new volume has to follow it.
+Which way fibres or layers run is left out on purpose, and so is a brightness that drifts: in data of
+one specimen these are the specimen's own, and no new volume has to follow them.
 """
 
 from collections.abc import Mapping
@@ -85,6 +85,7 @@ def read_features(
     """
     parts = [torch.from_numpy(np.asarray(v.read(window), np.float32)) for v in volume.inputs]
     image = standardised(torch.cat(parts))
+    flat = without_trend(image)
     labels: dict[str, LabelFeatures] = {}
     for name, target in targets.items():
         label = (
@@ -94,9 +95,9 @@ def read_features(
             continue
         read, valid = map(torch.from_numpy, label.read(window))
         if bool(valid.any()) and target.channels * window.voxels <= MOST_VALUES:
-            labels[name] = label_features(target, read, valid, image, volume.spacing, rng)
-    squares = [difference(image, axis, 1).square().mean() for axis in range(3)]
-    return WindowFeatures(pooled(image), skewness(image), torch.stack(squares), labels)
+            labels[name] = label_features(target, read, valid, flat, volume.spacing, rng)
+    squares = [difference(flat, axis, 1).square().mean() for axis in range(3)]
+    return WindowFeatures(pooled(image), skewness(flat), torch.stack(squares), labels)
 
 
 def _tells(
@@ -135,6 +136,19 @@ def standardised(image: Tensor) -> Tensor:
     deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
     # Rounding is no structure: a constant channel stays 0.
     return torch.where(deviation > 1e-6 * image.abs().amax(), centred / deviation, 0.0)
+
+
+def without_trend(values: Tensor) -> Tensor:
+    """(M, Z, Y, X) float32 less the mean and the linear trend of each along every axis."""
+    rest = values - values.mean((1, 2, 3), keepdim=True)
+    for axis in range(1, 4):
+        # Places about the middle of one axis say nothing of the others: each is fitted by itself.
+        count = values.shape[axis]
+        place = torch.arange(count, dtype=values.dtype) - (count - 1) / 2
+        shape = [-1 if axis == other else 1 for other in range(4)]
+        place = (place / place.square().mean().sqrt().clamp_min(1e-6)).view(shape)
+        rest = rest - place * (rest * place).mean((1, 2, 3), keepdim=True)
+    return rest
 
 
 def pooled(values: Tensor, counts: Tensor | None = None) -> Tensor:

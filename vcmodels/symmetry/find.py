@@ -32,6 +32,7 @@ from vcmodels.symmetry.features import (
     turned_label_leans,
     turned_leans,
     turned_values,
+    without_trend,
 )
 from vcmodels.symmetry.findings import (
     AXES,
@@ -40,9 +41,9 @@ from vcmodels.symmetry.findings import (
     SymmetryFindings,
     SymmetryVerdict,
 )
-from vcmodels.symmetry.signs import share_along
+from vcmodels.symmetry.signs import Directions, share_along
 from vcmodels.symmetry.trial import FEWEST, LEAST_SHARE, PairTrial, tell_apart
-from vcmodels.symmetry.windows import ENOUGH_WINDOWS, MANY_VOLUMES, choose_windows
+from vcmodels.symmetry.windows import ENOUGH_WINDOWS, choose_windows
 from vcmodels.targets import AnyTarget
 
 MOST_UNEVEN = 3.0
@@ -83,9 +84,19 @@ class Looked:
     spacings: Sequence[Spacing]
     """Of the volumes that the windows are in."""
 
+    @property
+    def are_few(self) -> bool:
+        """Whether the windows are of so few volumes that what all have in common may be theirs alone."""
+        return len(self.spacings) < FEWEST
+
     def labels(self, name: str) -> dict[int, LabelFeatures]:
         """What the windows show of the label of a target, by their number."""
         return {n: f.labels[name] for n, f in enumerate(self.features) if name in f.labels}
+
+    def directions(self, name: str) -> dict[int, Directions]:
+        """The vectors that windows show of a target, by their number; {} of one without vectors."""
+        labels = self.labels(name).items()
+        return {n: one.directions for n, one in labels if one.directions is not None}
 
 
 def find_symmetries(
@@ -95,7 +106,6 @@ def find_symmetries(
     targets: Mapping[str, AnyTarget],
     patch: Shape,
     seed: int,
-    data_sha256: str = "",
 ) -> SymmetryFindings:
     """Look at some seconds' worth of training windows, the same for one seed.
 
@@ -106,7 +116,6 @@ def find_symmetries(
         targets: what is learnt, by name.
         patch: shape of a patch, (z, y, x) in voxels.
         seed: of the windows.
-        data_sha256: of what the volumes hold, to know later what the findings are about.
 
     Raises:
         RunError: a label holds a value that its kind cannot have.
@@ -122,7 +131,6 @@ def find_symmetries(
         len(places),
         largest.shape if largest else (0, 0, 0),
         len({number for number, _ in places}),
-        data_sha256,
     )
 
 
@@ -142,7 +150,7 @@ def look(
         features.append(read_features(volumes[number], region, window, targets, rng))
     numbers = np.array([number for number, _ in places], np.int64)
     used = np.unique(numbers)
-    groups = numbers if len(used) >= MANY_VOLUMES else np.arange(len(places))
+    groups = numbers if len(used) >= FEWEST else np.arange(len(places))
     return Looked(features, groups, targets, [volumes[n].spacing for n in used])
 
 
@@ -218,10 +226,15 @@ def _uneven(looked: Looked, one: Symmetry) -> str:
 
 
 def evidence_of(looked: Looked) -> Iterator[Evidence]:
-    """All that is compared, in the order in which it has a say."""
+    """All that is compared, in the order in which it has a say.
+
+    Vectors lie one way in a specimen or a part of it. Where these are few, and the image shows the
+    sign whichever way they lie, that way has none; nor has the way in which the brightness drifts.
+    """
     for name, target in looked.targets.items():
         labels, spacing = looked.labels(name), looked.spacings[:1]
-        if labels:
+        signs = sign_trial(looked, name) if looked.are_few else None
+        if labels and not (signs and signs.refutes):
             groups = looked.groups[list(labels)]
             layouts = torch.stack([label.layout for label in labels.values()])
             turned = partial(turned_values, target, spacing[0])
@@ -231,6 +244,8 @@ def evidence_of(looked: Looked) -> Iterator[Evidence]:
             yield Evidence(f"image around {name}", leans, groups, turned)
     if looked.features:
         layouts = torch.stack([f.layout for f in looked.features])
+        if looked.are_few:
+            layouts = without_trend(layouts.flatten(0, 1)).reshape(layouts.shape)
         yield Evidence("image", layouts, looked.groups, lambda v, one: turn_tensor(one, v))
         leans = torch.stack([f.lean for f in looked.features])
         yield Evidence("edges of the image", leans, looked.groups, turned_leans)
@@ -253,18 +268,34 @@ def closed_group(verdicts: Mapping[Symmetry, SymmetryVerdict]) -> set[Symmetry]:
 def judge_signs(looked: Looked, held: Sequence[Symmetry]) -> Iterator[tuple[str, SignVerdict]]:
     """For each target with vectors: how their sign may be learnt, where windows show any."""
     for name, target in looked.targets.items():
-        labels = looked.labels(name)
-        found = {n: one.directions for n, one in labels.items() if one.directions is not None}
-        if not found:
+        if (trial := sign_trial(looked, name)) is None:
             continue
-        sides = np.stack([2 * one.sides.numpy().astype(np.float64) for one in found.values()])
-        trial = tell_apart(sides, looked.groups[list(found)])
-        vectors = torch.cat([one.vectors for one in found.values()])
+        vectors = torch.cat([one.vectors for one in looked.directions(name).values()])
         along, untouched = (share_along(vectors, group) for group in (held, [IDENTITY]))
         is_known = trial.windows >= ENOUGH_WINDOWS and trial.share < UNTOLD_SHARE
-        remedy = sign_remedy(target) if is_known and along < LEAST_SHARE else ""
+        lies_one_way = along >= LEAST_SHARE
         mean = triple(float(component) for component in vectors.mean(0))
-        yield name, SignVerdict(trial.share, trial.windows, along, untouched, mean, remedy)
+        yield (
+            name,
+            SignVerdict(
+                trial.share,
+                trial.windows,
+                along,
+                untouched,
+                mean,
+                sign_remedy(target) if is_known and (looked.are_few or not lies_one_way) else "",
+                is_known and lies_one_way,
+            ),
+        )
+
+
+def sign_trial(looked: Looked, name: str) -> PairTrial | None:
+    """Try to tell the vectors of a target from their opposites by the image; None without vectors."""
+    found = looked.directions(name)
+    if not found:
+        return None
+    sides = np.stack([2 * one.sides.numpy().astype(np.float64) for one in found.values()])
+    return tell_apart(sides, looked.groups[list(found)])
 
 
 def sign_remedy(target: AnyTarget) -> str:

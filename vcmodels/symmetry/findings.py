@@ -65,7 +65,10 @@ class SignVerdict:
     mean: tuple[float, float, float]
     """Of the unit vectors, (z, y, x)."""
     remedy: str = ""
-    """What to do where nothing tells the sign; "" where something does, or too little is known."""
+    """What to do where nothing tells the sign, or `by_direction` that of few volumes; "" where something
+    does, or too little is known."""
+    by_direction: bool = False
+    """Whether nothing but the way in which the vectors lie tells the sign."""
 
     @property
     def found(self) -> str:
@@ -88,8 +91,10 @@ class SymmetryFindings:
     """Shape of the largest, (z, y, x) in voxels."""
     volumes: int
     """How many they are of."""
-    data_sha256: str
+    data_sha256: str = ""
     """Of what the volumes hold, see `data.record.identity_of`."""
+    task_sha256: str = ""
+    """Of what a task looks for, and where, see `follow.question_of`; older files do not say it."""
     schema: int = SCHEMA
 
     @property

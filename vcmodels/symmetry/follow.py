@@ -1,6 +1,9 @@
 """What follows from the symmetry of a data set: for the default augmentation, and for a given one."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.geometry.symmetries import Symmetry, have_equal_spacing, mirror, quarter_turn
+from vcmodels.patches.find import PatchCriteria
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter, list_some
 from vcmodels.runs.run import Run
@@ -37,7 +41,7 @@ def findings_of(
     reads_stored: bool = True,
     data_sha256: str | None = None,
 ) -> SymmetryFindings:
-    """The symmetry of the volumes of a task: as its run keeps it, if they are the same, or found now.
+    """The symmetry of the volumes of a task: as its run keeps it, if that is of these, or found now.
 
     Args:
         resolved: the task and its volumes.
@@ -52,12 +56,35 @@ def findings_of(
     task, volumes = resolved.task, resolved.volumes
     identity = data_sha256 or identity_of(record_of(volumes))
     stored = stored_findings(Run(task.run_dir).symmetry) if reads_stored else None
-    if stored is not None and stored.data_sha256 == identity:
+    if stored is not None and is_about(stored, task, identity):
         return stored
     settings, targets = task.tr_params, task.dataset_config.targets
-    return find_symmetries(
-        volumes, rows, regions, targets, settings.patch_size, settings.seed, identity
-    )
+    found = find_symmetries(volumes, rows, regions, targets, settings.patch_size, settings.seed)
+    return replace(found, data_sha256=identity, task_sha256=question_of(task))
+
+
+def is_about(findings: SymmetryFindings, task: Task, data_sha256: str) -> bool:
+    """Whether findings are of these data, looked at as the task does."""
+    return (findings.data_sha256, findings.task_sha256) == (data_sha256, question_of(task))
+
+
+def question_of(task: Task) -> str:
+    """A sha256 of all in a resolved task that decides what findings are of, but what volumes hold.
+
+    These are the targets, the patches, and how these are divided; all folds of a cross-validation
+    have the same, for they share what the first one finds.
+    """
+    settings, config = task.tr_params, task.dataset_config
+    divided = {"seed", "split_mode", "split_guard", "tr_val_split"}
+    entries = {"bbox", "split", "group", "ref_label"}
+    asked = {
+        "targets": {name: one.model_dump(mode="json") for name, one in config.targets.items()},
+        "patches": asdict(PatchCriteria.of(task)),
+        "settings": settings.model_dump(mode="json", include=divided),
+        "folds": settings.folds and settings.folds.model_dump(mode="json", exclude={"index"}),
+        "volumes": [v.model_dump(mode="json", include=entries) for v in config.volume_paths],
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def followed(
@@ -103,8 +130,20 @@ def _turns(plane: tuple[str, str], spacings: Sequence[Spacing]) -> set[Symmetry]
     return {turn if have_equal_spacing(one, a, b) else turn @ turn for one in spacings}
 
 
-def notes(task: Task, findings: SymmetryFindings, spacings: Sequence[Spacing]) -> Iterator[str]:
-    """What a person should know before the training, a line each."""
+def notes(
+    task: Task,
+    findings: SymmetryFindings,
+    spacings: Sequence[Spacing],
+    remedy: str = "leave it out, or leave augment out, which then follows the data",
+) -> Iterator[str]:
+    """What a person should know before the training, a line each.
+
+    Args:
+        task: the resolved task.
+        findings: of its volumes.
+        spacings: of these.
+        remedy: for an `augment` of its own that does what the data refute.
+    """
     moves = {move for spacing in spacings for move in exact_moves(task.augment, spacing)}
     refuted = findings.refuted(moves)
     is_own = has_own_augment(task)
@@ -112,18 +151,23 @@ def notes(task: Task, findings: SymmetryFindings, spacings: Sequence[Spacing]) -
         more = f", and {len(refuted) - 1} more" if len(refuted) > 1 else ""
         yield (
             f"note: augment: does what the data refute: {findings.why_not(refuted[0])}{more}; "
-            "leave it out, or leave augment out, which then follows the data"
+            f"{remedy}"
         )
     elif refuted:
         yield f"symmetry: {findings.summary}; the default augment follows"
     for name, sign in findings.signs.items():
         subject = f"note: dataset_config.targets.{name}: nothing tells the sign of its vectors"
-        if sign.remedy:
+        if sign.remedy and not sign.by_direction:
             yield f"{subject} ({sign.found}): {sign.remedy}"
         elif is_own and refuted and _loses_sign(sign, list(moves)):
-            remedy = sign_remedy(task.dataset_config.targets[name])
+            axial = sign_remedy(task.dataset_config.targets[name])
             listed = list_some(map(in_words, refuted), 3)
-            yield f"{subject} once augment turns them about: leave out {listed}, or {remedy}"
+            yield f"{subject} once augment turns them about: leave out {listed}, or {axial}"
+        elif sign.remedy:
+            yield (
+                f"note: dataset_config.targets.{name}: the sign of its vectors is known by direction "
+                f"alone ({sign.found}), in volumes that lie as these do; for others {sign.remedy}"
+            )
 
 
 def _loses_sign(sign: SignVerdict, moves: Sequence[Symmetry]) -> bool:

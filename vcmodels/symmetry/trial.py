@@ -20,7 +20,8 @@ MOST_CHANCE = 2e-4
 """A share as high is reached by guessing with at most this chance: there are some 200 trials of a
 data set."""
 FEWEST = 14
-"""Groups of windows below which even right answers alone would be no rarer."""
+"""Groups of windows below which even right answers alone would be no rarer; from so many volumes on, a
+volume is a group."""
 RIDGE = 0.01
 
 

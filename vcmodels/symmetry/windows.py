@@ -1,20 +1,20 @@
 """Which windows of the training volumes are compared with their mirror images, and where they lie."""
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import chain, product, zip_longest
 
 import numpy as np
 
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.symmetries import have_equal_spacing
+from vcmodels.symmetry.trial import FEWEST
 
 MOST_WINDOWS = 64
 """More would take more seconds."""
 ENOUGH_WINDOWS = 32
-"""Fewer large ones are given up for more small ones, unless they are of `MANY_VOLUMES`."""
-MANY_VOLUMES = 12
-"""From so many on, a window in each is worth more than several in some: its place means something."""
+"""Fewer large ones are given up for more small ones, unless they are of `FEWEST` volumes: then one in
+each is worth more than several in some, for its place means something."""
 SIDES = (96, 72, 54, 40, 30, 22, 16)
 """Longest sides of a window in voxels, tried in turn."""
 MOST_TRIED = 400
@@ -51,16 +51,18 @@ def choose_windows(
     quota = -(-MOST_WINDOWS // max(len(origins), 1))
     found: list[WindowPlace] = []
     for side in SIDES:
-        tried: list[WindowPlace] = []
+        tried: list[list[WindowPlace]] = []
         for n, patches in origins.items():
             region = regions[n]
             assert region is not None, "a training patch in a volume that does not train"
             window = window_shape(region, patch, volumes[n].spacing, side)
             boxes = _apart(patches, patch, window, region, quota, rng)
-            tried += [(n, box) for box in boxes]
-        if len(tried) > len(found):
-            found = tried
-        if len(found) >= ENOUGH_WINDOWS or len(origins) >= MANY_VOLUMES:
+            tried.append([(n, box) for box in boxes])
+        # In turn, so that what is too many is left out of all volumes alike.
+        turns = chain.from_iterable(zip_longest(*tried))
+        if len(places := [place for place in turns if place is not None]) > len(found):
+            found = places
+        if len(found) >= ENOUGH_WINDOWS or len(origins) >= FEWEST:
             break
     return sorted(found[:MOST_WINDOWS])
 

@@ -43,7 +43,7 @@ from vcmodels.samples.dataset import PatchDataset
 from vcmodels.samples.order import draws_of_step, hard_share
 from vcmodels.samples.training_set import augmented_set, plain_set
 from vcmodels.symmetry.findings import SymmetryFindings, stored_findings, write_findings
-from vcmodels.symmetry.follow import findings_of, followed, refuse_turned_pairs
+from vcmodels.symmetry.follow import findings_of, followed, notes, refuse_turned_pairs
 from vcmodels.training.curve_values import refuse_unlabelled, refuse_valueless
 from vcmodels.training.curves import cut_json_lines, open_board, traceable
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
@@ -405,20 +405,30 @@ def settle_symmetry(
 ) -> tuple[Task, SymmetryFindings | None]:
     """The task with the augmentation that its data allow, and what was found about them.
 
-    A run that goes on keeps both; the folds of a cross-validation have those of the first one.
+    A run that goes on keeps both; the folds of a cross-validation have those of the first one, or
+    look for themselves if that was begun before there were findings, and keep its augmentation.
 
     Raises:
         RunError: a label holds a value that its kind cannot have.
     """
     if origin.continued is not None:
         return resolved.task, origin.symmetry
-    folds, regions = resolved.task.tr_params.folds, split.train_regions
-    for other in siblings(run, folds.index if folds is not None else None):
-        found = stored_findings(Run(other.folder).symmetry)
-        return fill_augment(resolved.task, other.task.augment), found
-    identity = identity_of(data.record)
-    found = findings_of(resolved, split.train, regions, reads_stored=False, data_sha256=identity)
-    return followed(resolved.task, found, resolved.volumes, reporter), found
+    task, regions = resolved.task, split.train_regions
+    folds = task.tr_params.folds
+    begun = siblings(run, folds.index if folds is not None else None)
+    kept = (stored_findings(Run(other.folder).symmetry) for other in begun)
+    found = next((one for one in kept if one is not None), None)
+    if found is None:
+        known = identity_of(data.record)
+        found = findings_of(resolved, split.train, regions, reads_stored=False, data_sha256=known)
+    if not begun:
+        return followed(task, found, resolved.volumes, reporter), found
+    task = fill_augment(task, begun[0].task.augment)
+    spacings = [volume.spacing for volume in resolved.volumes]
+    reporter.say(f"symmetry: {found.summary}; augment is that of {begun[0].folder}")
+    for note in notes(task, found, spacings, "change it in all folds, with --restart"):
+        reporter.say(note)
+    return task, found
 
 
 def data_facts(data: KnownData) -> dict[str, Any]:
