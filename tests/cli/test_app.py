@@ -130,7 +130,7 @@ def test_a_quiet_training_says_errors_alone(task_file, sheet_task, capsys):
 
 
 def replace_prediction(monkeypatch, predict_request):
-    """Put a function in the place of the prediction; the request that it gets is the task's params.
+    """Put a function in the place of the prediction; the request that it gets says where it goes.
 
     Returns:
         A list of the checkpoints that are loaded for it.
@@ -143,7 +143,11 @@ def replace_prediction(monkeypatch, predict_request):
 
     monkeypatch.setattr("vcmodels.inference.ensemble.choose_checkpoints", chosen_checkpoints)
     monkeypatch.setattr(vcmodels.inference, "load_predictor", load_predictor)
-    monkeypatch.setattr(vcmodels.inference, "request_of", lambda task, _: task.inference_params)
+    monkeypatch.setattr(
+        vcmodels.inference,
+        "request_of",
+        lambda task, _: SimpleNamespace(output_dir=task.inference_params.output_dir, steps=()),
+    )
     monkeypatch.setattr(vcmodels.inference, "predict_request", predict_request)
     return loaded
 

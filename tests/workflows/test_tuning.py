@@ -15,7 +15,7 @@ from vcmodels.errors import TaskError
 from vcmodels.evaluation.evaluate import ScoredRegion
 from vcmodels.evaluation.objects import scored_ids
 from vcmodels.evaluation.scoring import ScoredVolume, score_volumes
-from vcmodels.postprocess import Components
+from vcmodels.postprocess import ComponentsStep
 from vcmodels.postprocess.tuning import Trial, TunedStep, candidates, with_tuned
 from vcmodels.results import our_attributes
 from vcmodels.runs.run import Run
@@ -30,7 +30,7 @@ STEP = {"name": "components", "output": "blobs", "from": "sheet", "threshold": "
 
 @pytest.fixture
 def job(sheet_task, monkeypatch):
-    monkeypatch.setattr(Components, "grid", {"threshold": GRID})
+    monkeypatch.setattr(ComponentsStep, "grid", {"threshold": GRID})
     sheet_task["inference_params"]["device"] = "cpu"
     sheet_task["tr_params"] |= {"device": "cpu", "max_epoch": 1}
     sheet_task["postprocess"] = [STEP]

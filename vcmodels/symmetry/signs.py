@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from vcmodels.geometry.boxes import Spacing
@@ -80,6 +79,8 @@ def both_sides(
     Returns:
         (n, C * steps * radii): turned about, a vector gives the opposite numbers.
     """
+    from scipy.ndimage import map_coordinates  # late: `check` needs no more than what is stored
+
     one, other = _across(units)
     angle = np.arange(ANGLES) * (2 * np.pi / ANGLES)
     ring = np.cos(angle)[:, None] * one[:, None] + np.sin(angle)[:, None] * other[:, None]
