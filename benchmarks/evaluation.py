@@ -96,6 +96,10 @@ class RegionPair:
         part = box.intersect(self.box)
         return self._cut(self.predicted, part, box), self._cut(self.labelled, part, box)
 
+    def ids(self, box: Box) -> np.ndarray:
+        """As for `Pair`: the labelled region is one object."""
+        return self.regions(box)[1].astype(np.uint8)
+
     def _cut(self, mask: np.ndarray, part: Box, box: Box) -> np.ndarray:
         found = np.zeros((1, *box.shape), bool)
         axes = zip(part.origin, part.end, mask.shape, strict=True)
@@ -269,6 +273,10 @@ class IdPair:
         """As for `Pair`; all counts."""
         found = [np.asarray(ids[box.slices()])[None] for ids in (self.predicted, self.labelled)]
         return found[0], found[1], np.ones(found[0].shape, bool)
+
+    def ids(self, box: Box) -> np.ndarray:
+        """As for `Pair`."""
+        return self.read(box)[1]
 
     def regions(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """As for `Pair`; ids have none."""

@@ -29,7 +29,7 @@ class BallStep(RadiusKeys, LocalStep):
     def check(self, sources: Mapping[str, Source], spacing: Spacing, unit: str | None) -> None:
         """Refuse a radius that does not fit the voxels."""
         del sources
-        require_package("edt", self.name)
+        require_package("edt", type(self).model_fields["name"].default)
         self.check_radius(spacing, unit)
 
     def margin(self, spacing: Spacing) -> Shape:
