@@ -36,7 +36,7 @@ OFFSETS = tuple(
 """Of affinities: to the next voxel, and far enough to bridge a gap in a boundary."""
 
 
-class InstancesTarget(Section):
+class InstancesRecipe(Section):
     """A label of ids, and how objects are found."""
 
     kind: Literal["instances"]
@@ -134,7 +134,7 @@ _STEPS: Mapping[str, tuple[Mapping[str, str], Block]] = {
 
 
 class _Recipes(Section):
-    targets: dict[str, InstancesTarget]
+    targets: dict[str, InstancesRecipe]
 
 
 def spell_out(document: Block, schema: Callable[[], Schema]) -> None:
@@ -174,7 +174,7 @@ def spell_out(document: Block, schema: Callable[[], Schema]) -> None:
 
 def _validated(
     blocks: Mapping[str, Block], schema: Callable[[], Schema]
-) -> dict[str, InstancesTarget]:
+) -> dict[str, InstancesRecipe]:
     data = {"targets": dict(blocks)}
     try:
         return _Recipes.model_validate_json(json.dumps(data)).targets
@@ -184,7 +184,7 @@ def _validated(
         raise task_error(placed) from error
 
 
-def _require_free(targets: Block, recipes: Mapping[str, InstancesTarget]) -> None:
+def _require_free(targets: Block, recipes: Mapping[str, InstancesRecipe]) -> None:
     for name, recipe in recipes.items():
         for head in recipe.heads(name).keys() & targets.keys():
             found = f"is also what a head of {shown(name)} is called"

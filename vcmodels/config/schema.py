@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, Augmentation
 from vcmodels.config.instances import KIND as INSTANCES
-from vcmodels.config.instances import InstancesTarget
+from vcmodels.config.instances import InstancesRecipe
 from vcmodels.config.messages import Schema, as_object, branches, wanted
 from vcmodels.config.task import Scheme, Task
 from vcmodels.config.values import INSIDE_DATASET
@@ -73,12 +73,12 @@ def _describe_inherited(definitions: dict[str, Any]) -> None:
 def _accept_instances(schema: dict[str, Any]) -> None:
     """Add the kind of target that is spelt out before a task is validated."""
     kinds = schema["$defs"]["DatasetConfig"]["properties"]["targets"]["additionalProperties"]
-    place = f"#/$defs/{InstancesTarget.__name__}"
+    place = f"#/$defs/{InstancesRecipe.__name__}"
     kinds["discriminator"]["mapping"][INSTANCES] = place
     kinds["oneOf"].append({"$ref": place})
-    found = InstancesTarget.model_json_schema(by_alias=True)
+    found = InstancesRecipe.model_json_schema(by_alias=True)
     assert "$defs" not in found, "its keys hold no sections"
-    schema["$defs"][InstancesTarget.__name__] = found
+    schema["$defs"][InstancesRecipe.__name__] = found
 
 
 def _accept_names(schema: dict[str, Any]) -> None:
