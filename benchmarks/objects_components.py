@@ -20,15 +20,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vcmodels.blockwise import Crew, Threads
-from vcmodels.geometry.boxes import Shape
+from vcmodels.blockwise.engines import ShouldStop, Work
+from vcmodels.geometry.boxes import Box, triple
 from vcmodels.geometry.grid import blocks_of
+from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess import ComponentsStep
 from vcmodels.targets import BinaryTarget
 from vcmodels.volumes import Volume, create_array, open_volume, place_at
@@ -48,13 +50,9 @@ def stored_mask(folder: Path, side: int) -> Volume:
         tile = (gaussian_filter(noise, 4, mode="wrap") > 0.02).astype(np.uint8) * 255
         array = create_array(str(folder), "mask", shape=(side,) * 3, chunks=CHUNK, dtype=np.uint8)
         for box in blocks_of(open_volume(array.location, key="mask").box, CHUNK):
-            at = tuple(slice(o % PERIOD, o % PERIOD + n) for o, n in zip(*_ends(box), strict=True))
-            array.write(box, tile[at][None])
+            origin = triple(start % PERIOD for start in box.origin)
+            array.write(box, tile[Box(origin, box.shape).slices()][None])
     return open_volume(str(folder / "mask"), key="mask")
-
-
-def _ends(box: object) -> tuple[Shape, Shape]:
-    return box.origin, box.shape  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def ground_of(volume: Volume, place: Path) -> Ground:
@@ -138,7 +136,10 @@ class Shuffled:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def run(self, work, blocks, should_stop):  # noqa: ANN001, ANN201 -- as `Engine.run`
+    def run(
+        self, work: Work, blocks: Sequence[Box], should_stop: ShouldStop
+    ) -> Iterator[tuple[Box, BlockPart]]:
+        """As `Engine.run`."""
         order = list(blocks)
         random.Random(self.seed).shuffle(order)
         yield from Threads(2).run(work, order, should_stop)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from scipy import ndimage
 from tests.postprocess.places import run_step, source_of, step_of
 from tests.postprocess.test_components import in_order_of_first_voxels
 from vcmodels.postprocess.follow import FollowStep
+from vcmodels.volumes import Storage, create_array, open_volume
 
 SHAPE = (18, 26, 31)
 SPACING = (2.0, 1.0, 0.5)
@@ -79,6 +82,21 @@ def test_noise_of_the_vectors_is_borne_and_small_crowds_are_no_centres(tmp_path)
         mine = found[(ids == number) & (found > 0)]
         assert np.bincount(mine.astype(int)).max() > 0.98 * len(mine)
     assert not found[ids == 0].any()
+
+
+def test_a_mask_that_is_true_where_nothing_is_stored_is_read(tmp_path):
+    ids, way = ellipsoids(1, count=2)
+    array = create_array(
+        str(tmp_path), "mask", shape=SHAPE, chunks=(9, 9, 9), dtype="float32",
+        storage=Storage(2, fill_value=1.0),
+    )  # fmt: skip
+    mask = replace(sources(ids, way)["mask"], volume=open_volume(array.location, key="mask"))
+    assert not mask.is_empty(mask.volume.box)
+    step = step_of(FollowStep, STEP, votes=1, reach=12)
+    found = run_step(
+        step, {"flow": sources(ids, way)["flow"], "mask": mask}, tmp_path, SHAPE, spacing=SPACING
+    )
+    assert (found[ids > 0] > 0).all()
 
 
 @pytest.mark.parametrize(("key", "value"), [("reach", 1), ("votes", 10**6)])

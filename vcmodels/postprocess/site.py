@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,9 @@ class Source:
         return self.decode(self.volume.read(box, within, pad))
 
     def is_empty(self, box: Box) -> bool:
-        """Whether nothing of a box is stored, so that all of it is background."""
-        return not self.volume.is_stored(box.intersect(self.volume.box))
+        """Whether nothing of a box is stored, and what is not stored is 0."""
+        volume = self.volume
+        return volume.fill_value == 0 and not volume.is_stored(box.intersect(volume.box))
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,7 @@ class Tables:
 
     def __getitem__(self, name: str) -> np.ndarray:
         """An array, mapped into memory and not read."""
-        return self._opened(name)
-
-    def _opened(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Of all arrays."""
-        return tuple(sorted(path.stem for path in self.folder.glob("*.npy")))
 
 
 def computed_once(folder: Path, name: str, make: Callable[[], BlockPart]) -> Tables:
@@ -206,11 +198,6 @@ class Site:
         """What an earlier way of making the output has left is not taken for this one's."""
         parts = [self.identity, self.block]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-    def voxels(self, lengths: float) -> Shape:
-        """How many voxels along (z, y, x) hold a length in the unit of the spacing."""
-        z, y, x = (ceil(lengths / step) for step in self.spacing)
-        return z, y, x
 
 
 def _scratch_array(
