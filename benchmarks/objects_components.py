@@ -34,7 +34,8 @@ from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess import ComponentsStep
 from vcmodels.targets import BinaryTarget
 from vcmodels.volumes import Volume, create_array, open_volume, place_at
-from vcmodels.workflows.postprocess import Ground, ground_of_array, postprocess
+from vcmodels.workflows.ground import Ground, ground_of_array
+from vcmodels.workflows.postprocess import postprocess
 
 CHUNK = (128, 128, 128)
 PERIOD = 256

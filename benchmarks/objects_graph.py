@@ -35,7 +35,7 @@ from vcmodels.metrics.instances import Overlaps, adapted_rand, variation_of_info
 from vcmodels.postprocess import AgglomerateStep, Source, Step, WatershedStep
 from vcmodels.postprocess.landscape import Boundaries
 from vcmodels.volumes import open_volume, place_at
-from vcmodels.workflows.postprocess import ground_of_result
+from vcmodels.workflows.ground import ground_of_result
 
 SIDE = 128
 SPACING = (1.0, 1.0, 1.0)

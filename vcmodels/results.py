@@ -277,6 +277,11 @@ def is_complete(attributes: Mapping[str, Any]) -> bool:
     return attributes.get("complete") is True
 
 
+def is_of_step(attributes: Mapping[str, Any]) -> bool:
+    """Whether a step of post-processing wrote a group, by `our_attributes` of it."""
+    return "step" in attributes
+
+
 def open_prediction(root: Place, name: str, target: AnyTarget) -> Volume:
     """The stored prediction of one target, its finest level.
 

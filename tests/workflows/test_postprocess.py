@@ -22,15 +22,9 @@ from vcmodels.viewers.contents import scene_of_result
 from vcmodels.viewers.drawn import subject_of_result
 from vcmodels.volumes import create_array, open_volume, place_at, read_members
 from vcmodels.volumes.locks import FileLock
-from vcmodels.workflows.postprocess import (
-    FOLDER,
-    finish_request,
-    ground_of_array,
-    ground_of_request,
-    ground_of_result,
-    postprocess,
-    require_steps,
-)
+from vcmodels.workflows.ground import ground_of_array, ground_of_request, ground_of_result
+from vcmodels.workflows.postprocess import finish_request, postprocess, require_steps
+from vcmodels.workflows.step_work import FOLDER
 
 SHAPE = (21, 34, 29)
 STEPS = [{"name": "components", "output": "blobs", "from": "value", "connectivity": 6}]

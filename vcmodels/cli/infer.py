@@ -234,7 +234,8 @@ def _with_steps(
     """What predicts a request, and then does the steps that the task has for its result."""
 
     def predict_and_do(request: "Request", name: str | None = None) -> "InferenceReport":
-        from vcmodels.workflows.postprocess import finish_request, ground_of_request, require_steps
+        from vcmodels.workflows.ground import ground_of_request
+        from vcmodels.workflows.postprocess import finish_request, require_steps
 
         if request.steps:
             require_steps(request.steps, ground_of_request(request))

@@ -12,7 +12,7 @@ from vcmodels.errors import RefusedError, TaskError
 
 if TYPE_CHECKING:
     from vcmodels.postprocess import AnyStep
-    from vcmodels.workflows.postprocess import Ground
+    from vcmodels.workflows.ground import Ground
 
     Job = tuple[Ground, Sequence[AnyStep]]
     """What is worked on, and what is to be done."""
@@ -107,7 +107,7 @@ def _jobs(
     from vcmodels.postprocess.tuning import with_tuned
     from vcmodels.viewers.contents import is_result
     from vcmodels.volumes import expand_location, place_at
-    from vcmodels.workflows.postprocess import ground_of_result, results_of_task
+    from vcmodels.workflows.ground import ground_of_result, results_of_task
     from vcmodels.workflows.tuning import steps_of_task
 
     given = None if steps is None else with_tuned(_read_steps(steps), {})
@@ -172,7 +172,7 @@ def _ground_of_array(location: str, output: str | None, kind: str | None) -> "Gr
     """
     from vcmodels.results import group_place
     from vcmodels.volumes import open_volume
-    from vcmodels.workflows.postprocess import ground_of_array
+    from vcmodels.workflows.ground import ground_of_array
 
     volume = open_volume(location, key="SOURCE", channels="any")
     if output is None:

@@ -23,6 +23,7 @@ from vcmodels.results import (
     census,
     damaged,
     is_complete,
+    is_of_step,
     our_attributes,
     require_stored,
     require_writable,
@@ -340,10 +341,10 @@ def drop_lost(layout: Layout, journal: Journal, targets: Iterable[str], reporter
                 path.unlink(missing_ok=True)
 
 
-def made_of_results(root: Place) -> list[str]:
+def step_outputs(root: Place) -> list[str]:
     """The outputs of post-processing in a result: without the predictions they are of nothing."""
     places = {name: root / name for name in sorted(root.names() - {FOLDER, OME, *METADATA})}
-    return [name for name, place in places.items() if "step" in our_attributes(place)]
+    return [name for name, place in places.items() if is_of_step(our_attributes(place))]
 
 
 def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
@@ -355,7 +356,7 @@ def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
     for name in before["targets"]:
         if Path(name).name == name:
             (root / name).remove()
-    for name in made_of_results(root):
+    for name in step_outputs(root):
         (root / name).remove()
     if OME not in before["targets"]:
         (root / OME).remove()

@@ -16,7 +16,7 @@ from vcmodels.geometry.boxes import Box, triple
 from vcmodels.patches.cache import UnusableListError, stored_patches
 from vcmodels.pictures.slices import Colour, window_of
 from vcmodels.reporting import Reporter, list_some
-from vcmodels.results import open_inputs, our_attributes, result_root
+from vcmodels.results import is_of_step, open_inputs, our_attributes, result_root
 from vcmodels.runs.run import Run, Splits
 from vcmodels.viewers.looks import (
     ArrayLook,
@@ -237,11 +237,15 @@ def _result_layers(
         yield _placed(f"{name} ({what})", levels, _look(levels, focus), frame)
 
 
+def _is_shown(attributes: Mapping[str, Any]) -> bool:
+    return "encoding" in attributes or is_of_step(attributes)
+
+
 def stored_predictions(root: Place) -> Iterator[tuple[str, Volume]]:
     """The predictions of a result and what post-processing has made of them, by name."""
     for name in sorted(root.names()):
         place = root / name
-        if "0" in place.names() and our_attributes(place).keys() & {"encoding", "step"}:
+        if "0" in place.names() and _is_shown(our_attributes(place)):
             yield name, open_volume(str(place / "0"), key=str(place), channels="any")
 
 

@@ -50,7 +50,8 @@ from vcmodels.runs.run import Run
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes import Place, open_volume
 from vcmodels.volumes.places import read_json, write_json
-from vcmodels.workflows.postprocess import ground_of_result, postprocess
+from vcmodels.workflows.ground import ground_of_result
+from vcmodels.workflows.postprocess import postprocess
 from vcmodels.workflows.whole_volumes import PredictedPart
 
 TRIALS = "trials.json"
