@@ -23,6 +23,7 @@ from vcmodels.results import (
     KEY,
     census,
     is_complete,
+    is_of_step,
     our_attributes,
 )
 from vcmodels.volumes import (
