@@ -1,0 +1,1 @@
+"""Lists of volumes that are no JSON: tables, folders and BIDS."""

@@ -1,0 +1,92 @@
+"""What a format is: it knows its files by their names, says what one holds, and gives the voxels once.
+
+A format is one file of this package and one name in `FORMATS`. It reads through a library of its
+field, and gives voxels as the file means them: rescaled where the file says so, turned to
+(C, Z, Y, X), in pieces of bounded size in the order in which they are stored.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vcmodels.geometry.affine import Affine
+from vcmodels.geometry.boxes import Box
+from vcmodels.volumes import Grid
+
+Piece = tuple[Box, np.ndarray[Any, Any]]
+"""A box of the volume, and its (C, Z, Y, X) voxels."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image, before a voxel is read."""
+
+    shape: tuple[int, ...]
+    """(Z, Y, X), or (C, Z, Y, X) where the file has an axis of channels (or of times)."""
+    dtype: np.dtype[Any]
+    """Of the pieces: the stored one, or float32 where values are rescaled."""
+    grid: Grid
+    """Voxel size, offset and unit; `is_known` is false where the file does not say the size."""
+    affine: Affine | None = None
+    """Where the voxels lie; None of a file that does not say it."""
+    channels: tuple[str, ...] = ()
+    """Their names, if the file has any."""
+    is_label: bool = False
+    """Whether the file itself says that the values are classes or ids: coarser levels take the
+    majority then."""
+    original: Mapping[str, Any] = field(default_factory=dict)
+    """JSON: what a file of this format needs besides, to be written like this one. It never names
+    a patient."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the file is read; a line each."""
+
+
+class ForeignImage(ABC):
+    """An image in one file or several that are no Zarr, opened: its header is read."""
+
+    @property
+    @abstractmethod
+    def header(self) -> Header:
+        """What it holds."""
+
+    @property
+    @abstractmethod
+    def files(self) -> Sequence[Path]:
+        """All files that decide what is read, in a stable order."""
+
+    @abstractmethod
+    def pieces(self) -> Iterator[Piece]:
+        """All voxels, each once, in the order in which they are stored.
+
+        Raises:
+            VolumeError: the file is cut or damaged.
+        """
+
+
+class Format(ABC):
+    """A kind of files. The class stands for no state: formats are listed as objects."""
+
+    name: str
+    """As in messages and in the attribute `source`."""
+    endings: tuple[str, ...]
+    """Of file names, in lower case, with their dot."""
+
+    def recognises(self, location: str) -> bool:
+        """Whether a local location that exists is of this format; by its name, or a look at a folder."""
+        return location.lower().endswith(self.endings)
+
+    @abstractmethod
+    def open(self, location: str, key: str) -> ForeignImage:
+        """Read the header.
+
+        Args:
+            location: local, expanded, and recognised.
+            key: the dotted task key, or the option, for messages.
+
+        Raises:
+            VolumeError: it is damaged, holds no image, or holds several and none is chosen.
+        """
