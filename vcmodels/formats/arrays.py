@@ -13,7 +13,7 @@ from vcmodels.volumes import Grid
 from vcmodels.volumes.axes import AxisMap
 from vcmodels.volumes.spacing import AxisLengths
 
-_PIECE_BYTES = 1 << 26
+_PIECE_BYTES = 1 << 24
 FEW = 4
 """Lengths up to this are of channels, in arrays that do not name their axes."""
 ZYX = AxisMap(("z", "y", "x"), (0, 1, 2), None)

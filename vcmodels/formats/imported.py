@@ -28,6 +28,7 @@ from vcmodels.volumes import (
     Description,
     Pyramid,
     Reading,
+    Storage,
     Volume,
     open_volume,
     whole_folder,
@@ -45,6 +46,8 @@ VERSION = 1
 """Of what an import makes of a file; another one imports again."""
 AS_MANY = Pyramid()
 """Coarser levels until one chunk holds a level."""
+FAST = Storage(zstd_level=1)
+"""Of the cache: one thread unpacks gzip, and compressing at level 3 takes more than twice its time."""
 _ELSEWHERE = "free some, or set XDG_CACHE_HOME to a folder with room"
 
 
@@ -144,7 +147,7 @@ def _import_once(
             reporter.say(f"note: {location}: {note}")
         source = source_note(kind, image, location, known)
         # No coarser levels: whether they are means or majorities depends on what the values are.
-        write_import(image, place, source, reporter, pyramid=Pyramid(0))
+        write_import(image, place, source, reporter, pyramid=Pyramid(0), storage=FAST)
     finally:
         lock.close(delete=True)
 
@@ -227,6 +230,7 @@ def write_import(
     reporter: Reporter,
     *,
     pyramid: Pyramid,
+    storage: Storage = PLAIN,
     overwrite: bool = False,
 ) -> None:
     """Write an image as OME-Zarr that nobody sees before it is whole; some slabs are in memory.
@@ -237,6 +241,7 @@ def write_import(
         source: from `source_note`.
         reporter: shows progress.
         pyramid: its coarser levels.
+        storage: how it is stored.
         overwrite: replace an import that is there.
 
     Raises:
@@ -262,7 +267,7 @@ def write_import(
             Blocks(header.shape, header.dtype, ahead(slabs)),
             grid=header.grid,
             chunks=chunks,
-            storage=PLAIN,
+            storage=storage,
             pyramid=pyramid,
             description=Description(file_stem(name) or name, {OURS: notes}, display),
         )
