@@ -143,12 +143,13 @@ def main() -> None:
     parser.add_argument("--place", type=Path)
     given = parser.parse_args()
     if given.way:
-        print(json.dumps(measure(given.way, given.place)))
+        sys.stdout.write(json.dumps(measure(given.way, given.place)))
         return
     with tempfile.TemporaryDirectory() as text:
         folder = given.folder or Path(text)
         for kind in given.kinds:
-            print(json.dumps(compare(kind, folder, given.planes, given.edge)), flush=True)
+            sys.stdout.write(json.dumps(compare(kind, folder, given.planes, given.edge)) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 
 import vcmodels
+from vcmodels.data.intensities import channel_names
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats import imported as module
 from vcmodels.formats.base import library
@@ -79,6 +81,27 @@ def test_the_same_file_imported_again_is_the_same_volume(cache, case):
     for store in zarrs(cache):
         shutil.rmtree(store)
     assert open_located(str(case)).fingerprint() == before
+
+
+def test_names_of_channels_are_kept(cache, tmp_path):
+    about = {"axes": "CZYX", "Channel": {"Name": ["nuclei", "membrane"]}}
+    values = np.zeros((2, 3, 6, 7), np.uint8)
+    tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata=about)
+    assert channel_names([open_located(str(tmp_path / "a.ome.tif"), channels="any")]) == [
+        "nuclei",
+        "membrane",
+    ]
+    np.save(tmp_path / "b.npy", values)
+    assert channel_names([open_located(str(tmp_path / "b.npy"), channels="any")]) == ["b:0", "b:1"]
+
+
+def test_a_file_more_in_a_folder_is_seen(cache, tmp_path):
+    (tmp_path / "slices").mkdir()
+    for name in "12":
+        tifffile.imwrite(tmp_path / f"slices/{name}.tif", VOXELS[0])
+    assert open_located(str(tmp_path / "slices")).extent == (2, 8, 70)
+    tifffile.imwrite(tmp_path / "slices/3.tif", VOXELS[0])
+    assert open_located(str(tmp_path / "slices")).extent == (3, 8, 70)
 
 
 def test_the_note_names_no_folder(cache, case):

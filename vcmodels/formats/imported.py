@@ -103,7 +103,8 @@ def imported(location: str, key: str, reporter: Reporter) -> tuple[str, Origin |
         image = found.open(location, key)
         known = examined(found, image, location, key, reporter)
         _import_once(found, image, location, folder / f"{known.digest}.zarr", known, reporter)
-        remember(folder, location, known)
+        with suppress(OSError):  # only costs time: a full disk, or the folder is not ours
+            remember(folder, location, known)
     return str(folder / f"{known.digest}.zarr"), Origin(location, known.digest)
 
 
@@ -117,7 +118,9 @@ def examined(
     """
     place, inside = split_inside(location)
     try:
-        stamps = stamps_of(dict.fromkeys([place, *map(str, image.files)]))
+        # The time of a folder changes with the names in it: a file more is seen, too.
+        folders = {str(path.parent) for path in image.files} if Path(place).is_dir() else ()
+        stamps = stamps_of(dict.fromkeys([place, *sorted(folders), *map(str, image.files)]))
         total = sum(path.stat().st_size for path in image.files)
         with reporter.bar(f"reading {Path(place).name}", total) as advance:
             sha256 = content_of(image.files, advance)
@@ -254,7 +257,6 @@ def write_import(
     notes = {SOURCE: dict(source)}
     if header.affine is not None:
         notes[GEOMETRY] = geometry_note(header.affine)
-    display = {"image-label": {"version": "0.4"}} if header.is_label else {}
     with (
         _room_told(place.parent),
         whole_folder(place, replaces=is_import if overwrite else lambda _: False) as folder,
@@ -269,8 +271,21 @@ def write_import(
             chunks=chunks,
             storage=storage,
             pyramid=pyramid,
-            description=Description(file_stem(name) or name, {OURS: notes}, display),
+            description=Description(file_stem(name) or name, {OURS: notes}, _display(header)),
         )
+
+
+def _display(header: Header) -> dict[str, Any]:
+    """What viewers ask for: that it is a label, or the names of channels (`omero` of NGFF)."""
+    if header.is_label:
+        return {"image-label": {"version": "0.4"}}
+    if not header.channels:
+        return {}
+    shown: dict[str, Any] = {"color": "FFFFFF", "active": True}
+    if header.dtype.kind in "ui":
+        low, high = int(np.iinfo(header.dtype).min), int(np.iinfo(header.dtype).max)
+        shown["window"] = {"min": low, "max": high, "start": low, "end": high}
+    return {"omero": {"channels": [{"label": name, **shown} for name in header.channels]}}
 
 
 def _counted(pieces: Iterator[Piece], dtype: np.dtype[Any], advance: Advance) -> Iterator[Piece]:
