@@ -134,7 +134,7 @@ def compare(kind: str, folder: Path, planes: int, edge: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run the kinds that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("kinds", nargs="*", default=KINDS)
     parser.add_argument("--planes", type=int, default=512)
     parser.add_argument("--edge", type=int, default=512)

@@ -85,7 +85,7 @@ class Hdf5Image(ForeignImage):
         """The paths of all arrays that may be images."""
         found: list[str] = []
 
-        def look(path: str, node: object) -> None:
+        def look(path: str, node: Any) -> None:  # noqa: ANN401 - of h5py
             if isinstance(node, self._h5py.Dataset) and node.ndim > 1:
                 found.append(path)
 
