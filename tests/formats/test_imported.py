@@ -16,7 +16,7 @@ from vcmodels.data.intensities import channel_names
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats import imported as module
 from vcmodels.formats.base import library
-from vcmodels.formats.imported import imported, open_located
+from vcmodels.formats.imported import imported, is_import, open_located
 from vcmodels.reporting import Silent
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.world import source_note
@@ -133,12 +133,14 @@ def test_what_a_killed_import_left_goes_with_the_next(cache, case):
     left = cache / ".abc.zarr.partial"
     (left / "0").mkdir(parents=True)
     (cache / ".abc.zarr.lock").touch()
+    (cache / "abc.zarr.import").touch()
     running = cache / ".def.zarr.partial"
     running.mkdir()
     lock = FileLock(cache / ".def.zarr.lock")
     open_located(str(case))
     lock.close()
     assert not left.exists()
+    assert not list(cache.glob("*abc*"))
     assert running.exists()
 
 
@@ -180,6 +182,17 @@ def test_a_cache_folder_that_cannot_be_is_refused(case, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(OutputError, match="is a file; set XDG_CACHE_HOME"):
         open_located(str(case))
+
+
+def test_what_else_says_its_source_is_no_import(cache, case, tmp_path):
+    open_located(str(case))
+    (store,) = zarrs(cache)
+    assert is_import(store)
+    assert not is_import(tmp_path)
+    attributes = json.loads((store / ".zattrs").read_text())
+    attributes["vcmodels"]["encoding"] = {}  # as of a prediction
+    (store / ".zattrs").write_text(json.dumps(attributes))
+    assert not is_import(store)
 
 
 def test_a_library_that_is_not_there_is_named():

@@ -48,7 +48,6 @@ AS_MANY = Pyramid()
 """Coarser levels until one chunk holds a level."""
 FAST = Storage(zstd_level=1)
 """Of the cache: one thread unpacks gzip, and compressing at level 3 takes more than twice its time."""
-_ELSEWHERE = "free some, or set XDG_CACHE_HOME to a folder with room"
 
 
 def open_located(
@@ -150,7 +149,8 @@ def _import_once(
             reporter.say(f"note: {location}: {note}")
         source = source_note(kind, image, location, known)
         # No coarser levels: whether they are means or majorities depends on what the values are.
-        write_import(image, place, source, reporter, pyramid=Pyramid(0), storage=FAST)
+        with _room_told(folder, "set XDG_CACHE_HOME to a folder with room"):
+            write_import(image, place, source, reporter, pyramid=Pyramid(0), storage=FAST)
     finally:
         lock.close(delete=True)
 
@@ -187,7 +187,8 @@ def import_file(
     source = source_note(kind, image, location, known)
     if image.header.is_label:
         pyramid = replace(pyramid, values="mode")
-    write_import(image, place, source, reporter, pyramid=pyramid, overwrite=overwrite)
+    with _room_told(place.parent, "write elsewhere"):
+        write_import(image, place, source, reporter, pyramid=pyramid, overwrite=overwrite)
     return image.header
 
 
@@ -206,10 +207,10 @@ def require_free(place: Path, *, overwrite: bool) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what imports have left that were killed."""
-    for partial in folder.glob(".*.partial"):
-        with suppress(BlockingIOError):
-            lock = FileLock(partial.with_suffix(".lock"))
-            shutil.rmtree(partial, ignore_errors=True)
+    for path in (*folder.glob(".*.lock"), *folder.glob("*.import")):
+        with suppress(BlockingIOError):  # one that goes on
+            lock = FileLock(path)
+            shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
             lock.close(delete=True)
 
 
@@ -249,7 +250,8 @@ def write_import(
 
     Raises:
         VolumeError: the file is cut or damaged.
-        OutputError: something is there, or the disk is full.
+        OutputError: something is there.
+        OSError: the disk is full.
     """
     header = image.header
     chunks = chunk_shape(header.shape, header.dtype.itemsize)
@@ -258,7 +260,6 @@ def write_import(
     if header.affine is not None:
         notes[GEOMETRY] = geometry_note(header.affine)
     with (
-        _room_told(place.parent),
         whole_folder(place, replaces=is_import if overwrite else lambda _: False) as folder,
         reporter.bar(f"importing {name}", total) as advance,
     ):
@@ -296,18 +297,23 @@ def _counted(pieces: Iterator[Piece], dtype: np.dtype[Any], advance: Advance) ->
 
 
 @contextmanager
-def _room_told(folder: Path) -> Iterator[None]:
+def _room_told(folder: Path, remedy: str) -> Iterator[None]:
     """Say in one line that a disk is full."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OutputError(str(folder), f"has no room ({error.strerror})", _ELSEWHERE) from error
+        raise OutputError(
+            str(folder), f"has no room ({error.strerror})", f"free some, or {remedy}"
+        ) from error
 
 
 def is_import(place: Path) -> bool:
-    """Whether a folder is what an import has written, so that another may replace it."""
+    """Whether a folder is what an import has written, so that another may replace it.
+
+    Predictions say where their input comes from, too, and more.
+    """
     node = read_node(str(place), str(place))
     ours = node.attributes.get(OURS) if node else None
-    return isinstance(ours, dict) and "sha256" in (ours.get(SOURCE) or {})
+    return isinstance(ours, dict) and SOURCE in ours and {*ours} <= {GEOMETRY, SOURCE}
