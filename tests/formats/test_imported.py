@@ -200,6 +200,11 @@ def test_a_library_that_is_not_there_is_named():
         library("no_such.inner", "a.x", "input")
 
 
+def test_a_file_behind_a_url_is_refused():
+    with pytest.raises(VolumeError, match=r"a.nii.gz is a file .*; download it, and give its path"):
+        open_located("https://host/a.nii.gz")
+
+
 def test_zarr_stays_where_it_is(tmp_path):
     assert imported(str(tmp_path / "a.zarr"), "input", Silent()) == (str(tmp_path / "a.zarr"), None)
 

@@ -35,7 +35,7 @@ from vcmodels.volumes import (
 )
 from vcmodels.volumes.axes import AS_STORED, Channels
 from vcmodels.volumes.backend import PLAIN
-from vcmodels.volumes.location import Origin, expand_location, split_inside
+from vcmodels.volumes.location import Origin, expand_location, is_remote, split_inside
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import write_image
 from vcmodels.volumes.nodes import read_node
@@ -93,6 +93,9 @@ def imported(location: str, key: str, reporter: Reporter) -> tuple[str, Origin |
     Raises:
         VolumeError, OutputError: as for `open_located`.
     """
+    if is_remote(location) and file_stem(location):
+        text = f"{location} is a file of a format that is read from disks only"
+        raise VolumeError(key, text, "download it, and give its path")
     found = format_of(location)
     if found is None:
         return location, None
