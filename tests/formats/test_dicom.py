@@ -21,14 +21,17 @@ from tests.formats.made_dicom import (
 )
 from vcmodels.errors import VolumeError
 from vcmodels.formats import dicom_frames
-from vcmodels.formats.dicom import DicomFormat, DicomImage
+from vcmodels.formats.dicom import Dicom
+from vcmodels.formats.dicom_series import DicomImage
 from vcmodels.geometry.affine import flipped_world
 
 SHAPE = (5, 6, 8)
 
 
 def opened(location: object) -> DicomImage:
-    return DicomFormat().open(str(location), "input")
+    image = Dicom().open(str(location), "input")
+    assert isinstance(image, DicomImage)
+    return image
 
 
 def voxels(image: DicomImage) -> np.ndarray:
@@ -241,7 +244,7 @@ def test_only_dicom_is_recognised(tmp_path):
     folder = save(series_of(numbers((2, 6, 8))), tmp_path / "deep" / "inner", ["a", "b"])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x.tif").write_bytes(b"II*")
-    recognises = DicomFormat().recognises
+    recognises = Dicom().recognises
     assert recognises(str(folder)) and recognises(str(tmp_path / "deep")) and recognises(f"{folder}#1")
     assert recognises(str(folder / "a"))
     assert not recognises(str(tmp_path / "other")) and not recognises(str(tmp_path / "gone"))

@@ -26,12 +26,11 @@ TAGS = (
     "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
-_MAGIC, _MAGIC_AT = b"DICM", 128
-_FAULTY = (
+FAULTY = (
     *(ValueError, RuntimeError, NotImplementedError),
     *(AttributeError, KeyError, IndexError, TypeError, EOFError, OSError),
 )
-"""What pydicom 3 and its decoders raise for a file that is cut or damaged."""
+"""What pydicom 3, its decoders and highdicom raise for a file that is cut or damaged."""
 Vector = tuple[float, float, float]
 
 
@@ -84,29 +83,17 @@ class Frame:
         """
         try:
             stored = pixel_array(self.path, index=self.index, raw=True)
-        except _FAULTY as error:
+        except FAULTY as error:
             found = f"a slice at {shown(self.position)} cannot be decoded ({type(error).__name__})"
             raise VolumeError(key, found, "copy the files again") from error
         return stored * self.slope + self.intercept if self.is_rescaled else stored
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of DICOM (PS3.10 7.1)."""
-    try:
-        with path.open("rb") as file:
-            file.seek(_MAGIC_AT)
-            return file.read(len(_MAGIC)) == _MAGIC
-    except OSError:
-        return False
-
-
 def read_facts(path: Path, tags: Sequence[str] = TAGS) -> Dataset | None:
     """Some tags of a file; None of one that is no DICOM, or damaged before the voxels."""
-    if not is_dicom(path):
-        return None
     try:
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
-    except (InvalidDicomError, *_FAULTY):
+    except (InvalidDicomError, *FAULTY):
         return None
 
 
