@@ -4,11 +4,12 @@ import os
 from pathlib import PurePath
 
 from vcmodels.formats.base import Format
+from vcmodels.formats.dicom import Dicom
 from vcmodels.formats.nifti import Nifti
 from vcmodels.volumes.location import is_remote, split_inside
 from vcmodels.volumes.places import is_node
 
-FORMATS: tuple[Format, ...] = (Nifti(),)
+FORMATS: tuple[Format, ...] = (Nifti(), Dicom())
 """The first that recognises a location reads it."""
 
 

@@ -76,6 +76,8 @@ class Format(ABC):
     """As in messages and in the attribute `source`."""
     endings: tuple[str, ...]
     """Of file names, in lower case, with their dot."""
+    is_private: bool = False
+    """Whether the names of files may name a patient: they are in no attribute then."""
 
     def recognises(self, location: str) -> bool:
         """Whether a local file, or folder, that exists is of this format.

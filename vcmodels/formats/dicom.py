@@ -8,7 +8,8 @@ folder: its number as in the message that lists them, or the end of its UID. Of 
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcmodels.formats.base import ForeignImage, Format
+from vcmodels.formats.base import ForeignImage, Format, library
+from vcmodels.volumes.location import split_inside
 
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _LOOKED_AT = 16
@@ -17,33 +18,27 @@ _LOOKED_AT = 16
 class Dicom(Format):
     """A file or a folder."""
 
-    name = "DICOM"
+    name = "dicom"
     endings = (".dcm", ".dicom", ".ima")
+    is_private = True
 
     def recognises(self, location: str) -> bool:
-        path = Path(split_choice(location)[0])
+        path = Path(location)
         if path.is_dir():
             return any(_is_dicom(file) for file in _first_files(path))
         return path.name.lower().endswith(self.endings) or _is_dicom(path)
 
     def open(self, location: str, key: str) -> ForeignImage:
-        # Late: pydicom is no part of the base.
+        library("pydicom", location, key)
+        # Late: it is no part of the base.
         from vcmodels.formats.dicom_labels import open_labels
         from vcmodels.formats.dicom_series import DicomImage, choose_series, find_series
 
-        place, choice = split_choice(location)
+        place, choice = split_inside(location)
         labels = open_labels(Path(place), choice, key)
         if labels is not None:
             return labels
         return DicomImage(choose_series(find_series(Path(place), key), choice, place, key), key)
-
-
-def split_choice(location: str) -> tuple[str, str]:
-    """A location without what stands behind its `#`, and that; a path that exists has none."""
-    if Path(location).exists():
-        return location, ""
-    place, _, choice = location.rpartition("#")
-    return (place, choice) if place else (location, "")
 
 
 def _is_dicom(path: Path) -> bool:

@@ -19,7 +19,8 @@ from skimage.draw import polygon2mask
 from vcmodels.errors import VolumeError
 from vcmodels.formats.base import ForeignImage, Header, Piece
 from vcmodels.formats.dicom_frames import FAULTY, read_facts
-from vcmodels.formats.dicom_series import DicomImage, find_series, millimeters
+from vcmodels.formats.dicom_series import DicomImage, find_series
+from vcmodels.formats.nifti import grid_of
 from vcmodels.geometry.affine import Affine, flipped_world
 from vcmodels.geometry.boxes import Box
 
@@ -84,7 +85,7 @@ class _Labels(ForeignImage):
         return Header(
             shape=shape,
             dtype=self._dtype,
-            grid=millimeters(affine),
+            grid=grid_of(affine),
             affine=affine,
             is_label=True,
             original={"segments": {str(number): name for number, name in self._names.items()}},
@@ -125,19 +126,23 @@ class SegLabels(_Labels):
         return [self._place]
 
     def _load(self) -> None:
-        from highdicom.seg import segread  # late: takes a second, and an image does not need it
-
-        self._seg = segread(self._place)
+        self._seg = self._read()
         if self._seg.segmentation_type.value == "FRACTIONAL":
             found = f"{self._place} holds fractions of voxels"
             raise VolumeError(self._key, found, "convert it to a BINARY SEG")
+
+        self._geometry = self._placed()
+
+    def _read(self) -> Any:  # noqa: ANN401 - of highdicom
+        from highdicom.seg import segread  # late: takes a second, and an image does not need it
+
+        return segread(self._place)
 
     def _named(self) -> Iterator[tuple[int, str]]:
         for one in self._seg.SegmentSequence:
             yield int(one.SegmentNumber), str(one.SegmentLabel)
 
-    @cached_property
-    def _geometry(self) -> tuple[tuple[int, int, int], Affine, bool]:
+    def _placed(self) -> tuple[tuple[int, int, int], Affine, bool]:
         """Shape, affine (RAS+), and whether highdicom counts the slices from the other end."""
         found = self._seg.get_volume_geometry(allow_missing_positions=True)
         if found is None:
@@ -160,17 +165,18 @@ class SegLabels(_Labels):
 
     def pieces(self) -> Iterator[Piece]:
         (depth, height, width), _, is_turned = self._geometry
+        seg = self._read()  # again: what highdicom has open belongs to one thread
         for start in range(0, depth, _SLAB):
             end = min(start + _SLAB, depth)
-            values = self._slices(start, end)
+            values = self._slices(seg, start, end)
             low = depth - end if is_turned else start
             values = values[::-1] if is_turned else values
             yield Box((low, 0, 0), (end - start, height, width)), values[None]
 
-    def _slices(self, start: int, end: int) -> np.ndarray[Any, Any]:
+    def _slices(self, seg: Any, start: int, end: int) -> np.ndarray[Any, Any]:  # noqa: ANN401
         numbers = [*self._names] if self._chosen is None else [self._chosen]
         try:
-            found = self._seg.get_volume(
+            found = seg.get_volume(
                 slice_start=start,
                 slice_end=end,
                 as_indices=True,

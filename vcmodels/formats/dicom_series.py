@@ -14,9 +14,8 @@ from vcmodels.errors import VolumeError
 from vcmodels.formats.base import ForeignImage, Header, Piece
 from vcmodels.formats.dicom_frames import Frame, frames_of, is_localizer, read_facts
 from vcmodels.formats.dicom_stack import Stack, stack_frames
-from vcmodels.geometry.affine import Affine, offset_of, spacing_of
-from vcmodels.geometry.boxes import Box, triple
-from vcmodels.volumes import Grid
+from vcmodels.formats.nifti import grid_of
+from vcmodels.geometry.boxes import Box
 
 NO_IMAGES = ("SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "SR", "PR", "KO", "REG", "DOC", "RWV")
 """Modalities of files that are no images of a scanner."""
@@ -66,7 +65,7 @@ class DicomImage(ForeignImage):
         return Header(
             shape=self._stack.shape,
             dtype=_dtype_of(self._stack.frames, self._key),
-            grid=millimeters(affine),
+            grid=grid_of(affine),
             affine=affine,
             original={"modality": str(self._series.files[0][1].get("Modality", ""))},
             notes=tuple(self._notes()),
@@ -100,12 +99,6 @@ class DicomImage(ForeignImage):
             yield "one slice that says no thickness: 1 mm is taken"
         if series.files[0][1].get("PhotometricInterpretation") == "MONOCHROME1":
             yield "large values are dark (MONOCHROME1); values are kept as they are"
-
-
-def millimeters(affine: Affine) -> Grid:
-    """The grid of voxels at an affine, without the last digits that sums of texts leave."""
-    spacing = triple(float(f"{n:.9g}") for n in spacing_of(affine))
-    return Grid(spacing, offset_of(affine), "millimeter", is_known=True)
 
 
 def find_series(place: Path, key: str, *, needed: bool = True) -> list[Series]:

@@ -131,7 +131,7 @@ def _step(
 ) -> np.ndarray[Any, Any]:
     """From one slice to the next, mm: by their places, as SliceThickness is often another length."""
     if len(kept) > 1:
-        return (places[-1] - places[0]) / (len(kept) - 1)
+        return np.round((places[-1] - places[0]) / (len(kept) - 1), 9)
     return normal * (kept[0].thickness or 1.0)
 
 

@@ -159,7 +159,7 @@ def source_note(kind: Format, image: ForeignImage, location: str, known: Known) 
     place, inside = split_inside(location)
     return {
         "format": kind.name,
-        "name": Path(place).name,
+        "name": kind.name if kind.is_private else Path(place).name,
         **({"inside": inside} if inside else {}),
         "sha256": known.sha256,
         **({"channels": list(image.header.channels)} if image.header.channels else {}),
