@@ -28,6 +28,8 @@ Read = Callable[[Box], np.ndarray]
 _POLE = 3**0.5 - 2
 _SPLINE_REACH = 11
 """From here on the weights of the spline are below 2e-6."""
+_DRAW = np.float32(1e-4)
+"""Of a voxel's share: by so much the value of the nearest voxel goes before others."""
 _NEAR = 1e-6
 """In voxels: so far a centre may be off by rounding."""
 
@@ -86,7 +88,7 @@ def pick(read: Read, grid: GridMap, box: Box) -> np.ndarray:
 
 
 def vote(read: Read, grid: GridMap, box: Box) -> np.ndarray:
-    """The value that has the largest share of each voxel, by linear weights; of equal ones the lowest.
+    """The value with the largest share of each voxel, by linear weights; of equal ones the nearest.
 
     That is the linear interpolation of the one-hot form, then its largest entry: no value comes out
     that is not there.
@@ -94,30 +96,25 @@ def vote(read: Read, grid: GridMap, box: Box) -> np.ndarray:
     Returns:
         (C, *box.shape) of the source's dtype, whole numbers.
     """
-    window, _ = _plan(grid, box, "linear")
-    inner = window.intersect(_whole(grid))
-    stored = read(inner)
-    return np.concatenate([_voted(channel, inner, grid, box) for channel in stored])
+    inner = _plan(grid, box, "linear")[0].intersect(_whole(grid))
+    stored, nearest = read(inner), pick(read, grid, box)
+    voted = [_voted(c, n, inner, grid, box) for c, n in zip(stored, nearest, strict=True)]
+    return np.stack(voted)
 
 
-def _voted(channel: np.ndarray, inner: Box, grid: GridMap, box: Box) -> np.ndarray:
+def _voted(
+    channel: np.ndarray, nearest: np.ndarray, inner: Box, grid: GridMap, box: Box
+) -> np.ndarray:
+    best, most = nearest.copy(), np.zeros(box.shape, np.float32)
     values = np.unique(channel)
-    best = np.full((1, *box.shape), values[0], channel.dtype)
-    if len(values) == 1:
-        return best
-    most: Floats | None = None
-    for value in values:
+    for value in values if len(values) > 1 else ():
         is_value = (channel == value)[None]
 
         def read(part: Box, held: np.ndarray = is_value) -> np.ndarray:
             return held[(slice(None), *part.slices(inner))]
 
-        share = resample(read, grid, box, "linear", "edge")
-        if most is None:
-            most = share
-            continue
-        # Shares of the same halves may differ by a rounding.
-        wins = share > most + np.float32(1e-5)
+        share = resample(read, grid, box, "linear", "edge")[0] + _DRAW * (nearest == value)
+        wins = share > most
         best[wins], most = value, np.maximum(most, share)
     return best
 
