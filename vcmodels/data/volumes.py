@@ -25,6 +25,7 @@ from vcmodels.config.task import (
     VolumeEntry,
 )
 from vcmodels.data.labels import Label, StoredLabel
+from vcmodels.data.placing import placed_label, require_one_place
 from vcmodels.data.predictions import PredictedLabel, prediction_notes
 from vcmodels.data.scans import number_copies, number_scans, share_voxels
 from vcmodels.errors import TaskError, VolumeError
@@ -288,6 +289,8 @@ def _open(
     require_used(entry, arrays, key)
     require_one_order(arrays)
     first = inputs[0]
+    require_one_place(inputs)
+    labels = {label: placed_label(array, first, reporter) for label, array in labels.items()}
     for other in (*inputs[1:], *labels.values()):
         if other.extent != first.extent:
             found = (

@@ -12,6 +12,7 @@ from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
 from vcmodels.data.intensities import measure, notes
 from vcmodels.data.normalization import contradiction, other_choice
+from vcmodels.data.placing import require_one_place
 from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
@@ -149,7 +150,7 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
     """Refuse inputs that the network cannot take, and report another voxel size.
 
     Raises:
-        VolumeError: their shapes or channels do not fit.
+        VolumeError: their shapes, places or channels do not fit.
     """
     first, key = inputs[0], inputs[0].key
     if max(first.extent) > MOST_LENGTH:
@@ -162,6 +163,7 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
                 "give arrays of one shape; to predict each, quote a pattern such as 'scans/*.zarr'"
             )
             raise VolumeError(key, found, remedy)
+    require_one_place(inputs)
     for volume in inputs:
         for note in metadata_notes(volume):
             reporter.say(note)
