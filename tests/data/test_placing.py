@@ -20,7 +20,9 @@ from vcmodels.volumes import Description, Volume, open_volume, write_volume
 from vcmodels.volumes.world import OURS, geometry_note
 
 SHAPE = (5, 6, 8)
-AFFINE = index_affine(np.array([[1.25, 0, 0, -7], [0, 0.5, 0.1, 3], [0, 0.1, 0.75, 9], [0, 0, 0, 1.0]]))
+AFFINE = index_affine(
+    np.array([[1.25, 0, 0, -7], [0, 0.5, 0.1, 3], [0, 0.1, 0.75, 9], [0, 0, 0, 1.0]])
+)
 
 
 def stored(path: object, values: np.ndarray, affine: np.ndarray | None) -> Volume:
@@ -43,7 +45,9 @@ def test_a_turned_label_is_put_back(tmp_path, number):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
-@given(st.tuples(*[st.integers(-3, 3)] * 3), st.tuples(*[st.integers(3, 9)] * 3), st.integers(0, 99))
+@given(
+    st.tuples(*[st.integers(-3, 3)] * 3), st.tuples(*[st.integers(3, 9)] * 3), st.integers(0, 99)
+)
 def test_a_label_that_was_cut_out_has_zeros_around_it(tmp_path_factory, low, length, seed):
     folder = tmp_path_factory.mktemp("cut")
     values = numbers(length, "uint8", seed) + 1
@@ -98,7 +102,9 @@ def test_channels_are_cut_but_not_turned(tmp_path):
     placed = placed_label(label, image, Silent())
     np.testing.assert_array_equal(placed.read(Box((1, 1, 1), (3, 4, 5))), values)
     turned = GridMap.identity(SHAPE).turned(CUBE_SYMMETRIES[3])
-    label = stored(tmp_path / "turned.zarr", np.zeros((2, *turned.shape), np.uint8), turned.affine(AFFINE))
+    label = stored(
+        tmp_path / "turned.zarr", np.zeros((2, *turned.shape), np.uint8), turned.affine(AFFINE)
+    )
     with pytest.raises(VolumeError, match="has 2 channels along other axes"):
         placed_label(label, image, Silent())
 

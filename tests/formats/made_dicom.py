@@ -96,7 +96,10 @@ def enhanced(values: np.ndarray, order: Sequence[int]) -> Dataset:
     shared, measures, plane = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = [0.5, 0.75], 9
     plane.ImageOrientationPatient = [*ALONG_X, *ALONG_Y]
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Items([measures]), Items([plane])
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = (
+        Items([measures]),
+        Items([plane]),
+    )
     made.SharedFunctionalGroupsSequence = Items([shared])
     places, groups = positions(len(values)), []
     for n in order:

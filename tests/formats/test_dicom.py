@@ -107,7 +107,9 @@ def test_values_beyond_int16_become_int32(tmp_path):
 def test_localizers_and_copies_are_left_out_with_a_word(tmp_path):
     values = numbers(SHAPE)
     made = series_of(values)
-    overview = slice_of(values[0, :4], (0, 0, 0), uid=f"{SERIES}.77", image_type=("A", "B", "LOCALIZER"))
+    overview = slice_of(
+        values[0, :4], (0, 0, 0), uid=f"{SERIES}.77", image_type=("A", "B", "LOCALIZER")
+    )
     again = slice_of(values[2], positions(5)[2], uid=f"{SERIES}.78")
     image = opened(save([*made, overview, made[1], again], tmp_path / "ct"))
     np.testing.assert_array_equal(voxels(image), 2 * values - 1024)
@@ -119,7 +121,9 @@ def test_localizers_and_copies_are_left_out_with_a_word(tmp_path):
 
 def test_a_localizer_of_its_own_series_is_never_meant(tmp_path):
     values = numbers(SHAPE)
-    overview = slice_of(values[0], (0, 0, 0), uid="1.2.3.4", series="1.2.3", image_type=("LOCALIZER",))
+    overview = slice_of(
+        values[0], (0, 0, 0), uid="1.2.3.4", series="1.2.3", image_type=("LOCALIZER",)
+    )
     image = opened(save([*series_of(values), overview], tmp_path / "ct"))
     assert image.header.shape == SHAPE
 
@@ -134,7 +138,9 @@ def test_two_different_slices_at_one_place_are_refused(tmp_path):
 def test_a_missing_slice_is_named_by_its_neighbours(tmp_path):
     made = series_of(numbers(SHAPE))
     folder = save(made[:2] + made[3:], tmp_path / "ct")
-    with pytest.raises(VolumeError, match=r"1 slices are missing, 1.25 mm apart: between .* and .* mm"):
+    with pytest.raises(
+        VolumeError, match=r"1 slices are missing, 1.25 mm apart: between .* and .* mm"
+    ):
         opened(folder)
 
 
@@ -149,7 +155,10 @@ def test_uneven_slices_are_refused_with_their_place(tmp_path):
 def test_rounded_positions_are_even(tmp_path):
     places = [np.round(place, 1) for place in positions(9, step=0.625)]
     values = numbers((9, 6, 8))
-    made = [slice_of(v, p, uid=f"{SERIES}.{n}") for n, (v, p) in enumerate(zip(values, places, strict=True))]
+    made = [
+        slice_of(v, p, uid=f"{SERIES}.{n}")
+        for n, (v, p) in enumerate(zip(values, places, strict=True))
+    ]
     assert opened(save(made, tmp_path / "ct")).header.grid.spacing[0] == pytest.approx(0.625)
 
 
@@ -169,7 +178,9 @@ def test_several_series_are_listed_and_chosen_by_number_or_uid(tmp_path):
     values, other = numbers(SHAPE), numbers((3, 4, 8), seed=1)
     save(series_of(values), tmp_path / "all" / "a")
     save(series_of(other, series="1.2.3.45678"), tmp_path / "all" / "b")
-    with pytest.raises(VolumeError, match=r"2 series in .*: #1 CT of 3 slices, 4 x 8 .*; #2 CT of 5"):
+    with pytest.raises(
+        VolumeError, match=r"2 series in .*: #1 CT of 3 slices, 4 x 8 .*; #2 CT of 5"
+    ):
         opened(tmp_path / "all")
     for choice, expected in (("1", other), ("5678", other), ("2", values)):
         found = voxels(opened(f"{tmp_path / 'all'}#{choice}"))
@@ -217,8 +228,12 @@ def test_a_compression_without_its_package_names_one(tmp_path, monkeypatch):
         one.compress("1.2.840.10008.1.2.5")  # RLE, which pydicom undoes itself
     folder = save(made, tmp_path / "ct")
     np.testing.assert_array_equal(voxels(opened(folder)), 2 * numbers(SHAPE) - 1024)
-    monkeypatch.setattr(dicom_frames, "get_decoder", lambda _: type("Lacking", (), {"is_available": False}))
-    with pytest.raises(VolumeError, match="RLE Lossless, for which a package is missing; pip install"):
+    monkeypatch.setattr(
+        dicom_frames, "get_decoder", lambda _: type("Lacking", (), {"is_available": False})
+    )
+    with pytest.raises(
+        VolumeError, match="RLE Lossless, for which a package is missing; pip install"
+    ):
         opened(folder)
 
 
@@ -277,5 +292,3 @@ def test_dcm2niix_finds_the_same_values_at_the_same_places(tmp_path):
     np.testing.assert_allclose(at, np.round(at), atol=1e-3)
     found = other.get_fdata()[tuple(np.round(at).astype(int).T)]
     np.testing.assert_array_equal(found, ours.reshape(-1))
-
-

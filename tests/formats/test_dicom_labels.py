@@ -70,7 +70,9 @@ def test_a_seg_lies_on_the_grid_of_its_image_and_has_the_numbers_of_its_segments
     masks = np.stack([(X < 9) & (Z > 0), (X > 20) & (Y > 5) & (Z < 4)], -1)
     image = opened(write_seg(tmp_path / "seg.dcm", masks, ("Liver", "Spine")))
     np.testing.assert_array_equal(voxels(image), masks[..., 0] + 2 * masks[..., 1])
-    np.testing.assert_allclose(image.header.affine, image_of(tmp_path / "ct").header.affine, atol=1e-6)
+    np.testing.assert_allclose(
+        image.header.affine, image_of(tmp_path / "ct").header.affine, atol=1e-6
+    )
     assert image.header.dtype == np.uint8 and image.header.is_label
     assert image.header.original == {"segments": {"1": "Liver", "2": "Spine"}}
 
@@ -126,7 +128,9 @@ def contour(points: np.ndarray, z: float, kind: str = "CLOSED_PLANAR") -> Datase
 
 
 def write_struct(path: Path, regions: dict[tuple[int, str], list[Dataset]]) -> Path:
-    made = _image(np.zeros((1, 1), np.uint8), f"{SERIES}.900", f"{SERIES}.901", RTStructureSetStorage)
+    made = _image(
+        np.zeros((1, 1), np.uint8), f"{SERIES}.900", f"{SERIES}.901", RTStructureSetStorage
+    )
     for tag in ("Rows", "Columns", "PixelData", "SamplesPerPixel"):
         delattr(made, tag)
     made.Modality = "RTSTRUCT"
@@ -159,7 +163,9 @@ def test_contours_fill_the_voxels_whose_centre_they_enclose(tmp_path):
         tmp_path / "patient" / "labels" / "rtstruct.dcm",
         {
             (3, "Cord"): [contour(circle(10.3, 12.2, 7.1), 1), contour(circle(10.3, 12.2, 2.6), 1)],
-            (7, "Box"): [contour(np.array([[0.6, 24.6], [0.6, 29.4], [9.4, 29.4], [9.4, 24.6]]), 3)],
+            (7, "Box"): [
+                contour(np.array([[0.6, 24.6], [0.6, 29.4], [9.4, 29.4], [9.4, 24.6]]), 3)
+            ],
         },
     )
     image = opened(path)
@@ -173,7 +179,10 @@ def test_contours_fill_the_voxels_whose_centre_they_enclose(tmp_path):
 
 def test_overlapping_regions_are_refused_and_read_one_by_one(tmp_path):
     save(series_of(numbers(SHAPE)), tmp_path / "ct")
-    regions = {(1, "Body"): [contour(circle(10, 12, 9), 2)], (2, "Cord"): [contour(circle(10, 12, 3), 2)]}
+    regions = {
+        (1, "Body"): [contour(circle(10, 12, 9), 2)],
+        (2, "Cord"): [contour(circle(10, 12, 3), 2)],
+    }
     path = write_struct(tmp_path / "rtstruct.dcm", regions)
     with pytest.raises(VolumeError, match="1 Body and 2 Cord overlap.*rtstruct.dcm#2"):
         voxels(opened(path))

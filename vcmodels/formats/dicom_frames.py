@@ -35,7 +35,7 @@ Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Frame:
+class DicomSlice:
     """One slice: a file, or a frame of a file of several."""
 
     path: Path
@@ -102,7 +102,7 @@ def is_localizer(facts: Dataset) -> bool:
     return "LOCALIZER" in (facts.get("ImageType") or ())
 
 
-def frames_of(path: Path, facts: Dataset, key: str) -> Iterator[Frame]:
+def frames_of(path: Path, facts: Dataset, key: str) -> Iterator[DicomSlice]:
     """The slices of a file.
 
     Raises:
@@ -147,7 +147,7 @@ def _said(name: str, places: Sequence[Dataset]) -> Any:  # noqa: ANN401 - as the
 
 def _frame(
     path: Path, index: int | None, facts: Dataset, places: Sequence[Dataset], key: str
-) -> Frame:
+) -> DicomSlice:
     position = _numbers("ImagePositionPatient", 3, places, key)
     axes = _numbers("ImageOrientationPatient", 6, places, key)
     spacing = _numbers("PixelSpacing", 2, places, key)
@@ -156,7 +156,7 @@ def _frame(
     thickness = _said("SpacingBetweenSlices", places) or _said("SliceThickness", places)
     slope, intercept = _said("RescaleSlope", places), _said("RescaleIntercept", places)
     kind, bits = "ui"[int(facts.PixelRepresentation)], int(facts.BitsAllocated)
-    return Frame(
+    return DicomSlice(
         path=path,
         index=index,
         uid=str(facts.get("SOPInstanceUID", "")),

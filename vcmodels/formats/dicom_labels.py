@@ -44,7 +44,9 @@ def open_labels(place: Path, choice: str, key: str) -> ForeignImage | None:
             is not there.
     """
     facts = read_facts(place, ("Modality",)) if place.is_file() else None
-    kind = {"SEG": SegLabels, "RTSTRUCT": ContourLabels}.get(facts.get("Modality", "") if facts else "")
+    kind = {"SEG": SegLabels, "RTSTRUCT": ContourLabels}.get(
+        facts.get("Modality", "") if facts else ""
+    )
     return kind(place, choice, key) if kind else None
 
 
@@ -115,7 +117,9 @@ class _Labels(ForeignImage):
     def _overlapping(self, numbers: Sequence[int]) -> VolumeError:
         listed = " and ".join(f"{n} {self._names[n]}" for n in numbers) or "segments"
         found = f"in {self._place} {listed} overlap, and a voxel can have one value only"
-        return VolumeError(self._key, found, f"read one alone, as {self._place}#{max(numbers or [1])}")
+        return VolumeError(
+            self._key, found, f"read one alone, as {self._place}#{max(numbers or [1])}"
+        )
 
 
 class SegLabels(_Labels):

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from vcmodels.errors import VolumeError
 from vcmodels.formats.base import ForeignImage, Header, Piece
-from vcmodels.formats.dicom_frames import Frame, frames_of, is_localizer, read_facts
+from vcmodels.formats.dicom_frames import DicomSlice, frames_of, is_localizer, read_facts
 from vcmodels.formats.dicom_stack import Stack, stack_frames
 from vcmodels.formats.nifti import grid_of
 from vcmodels.geometry.boxes import Box
@@ -166,7 +166,7 @@ def dicom_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _dtype_of(frames: Sequence[Frame], key: str) -> np.dtype[Any]:
+def _dtype_of(frames: Sequence[DicomSlice], key: str) -> np.dtype[Any]:
     """The stored type where nothing is rescaled; int16 (or int32) for whole numbers, else float32.
 
     Where the stored bits would allow values that int16 cannot hold, as 16 bits and an intercept of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vcmodels.errors import VolumeError
-from vcmodels.formats.dicom_frames import Frame, shown
+from vcmodels.formats.dicom_frames import DicomSlice, shown
 from vcmodels.geometry.affine import Affine, flipped_world, is_square
 
 _UNEVEN = 0.1
@@ -24,7 +24,7 @@ _MOST_SHOWN = 5
 class Stack:
     """The slices in the order of z, and where their voxels lie."""
 
-    frames: tuple[Frame, ...]
+    frames: tuple[DicomSlice, ...]
     affine: Affine
     """RAS+."""
     copies: int
@@ -36,7 +36,7 @@ class Stack:
         return (len(self.frames), *self.frames[0].shape)
 
 
-def stack_frames(frames: Sequence[Frame], key: str) -> Stack:
+def stack_frames(frames: Sequence[DicomSlice], key: str) -> Stack:
     """Sort slices along their normal, as their positions say; file names do not count.
 
     Args:
@@ -61,7 +61,7 @@ def stack_frames(frames: Sequence[Frame], key: str) -> Stack:
     return Stack(tuple(kept), flipped_world(affine), len(frames) - len(kept))
 
 
-_ALIKE: tuple[tuple[str, Callable[[Frame], tuple[float, ...]]], ...] = (
+_ALIKE: tuple[tuple[str, Callable[[DicomSlice], tuple[float, ...]]], ...] = (
     ("shapes (rows, columns)", lambda frame: frame.shape),
     ("directions", lambda frame: (*frame.along_x, *frame.along_y)),
     ("pixel spacings", lambda frame: frame.spacing),
@@ -69,7 +69,7 @@ _ALIKE: tuple[tuple[str, Callable[[Frame], tuple[float, ...]]], ...] = (
 
 
 def _require_alike(
-    frames: Sequence[Frame], what: str, of: Callable[[Frame], tuple[float, ...]], key: str
+    frames: Sequence[DicomSlice], what: str, of: Callable[[DicomSlice], tuple[float, ...]], key: str
 ) -> None:
     first = np.array(of(frames[0]))
     if all(np.allclose(of(frame), first, rtol=_SAME, atol=_SAME) for frame in frames):
@@ -81,10 +81,12 @@ def _require_alike(
 
 
 def _without_copies(
-    ordered: Sequence[Frame], normal: np.ndarray[Any, Any], key: str
-) -> Iterator[Frame]:
+    ordered: Sequence[DicomSlice], normal: np.ndarray[Any, Any], key: str
+) -> Iterator[DicomSlice]:
     """Each place once: of equal slices the first."""
-    for place, found in groupby(ordered, lambda frame: round(float(np.dot(frame.position, normal)), 3)):
+    for place, found in groupby(
+        ordered, lambda frame: round(float(np.dot(frame.position, normal)), 3)
+    ):
         same = list(found)
         yield same[0]
         if all(_is_copy(same[0], other, key) for other in same[1:]):
@@ -94,7 +96,7 @@ def _without_copies(
         raise VolumeError(key, text, remedy)
 
 
-def _is_copy(one: Frame, other: Frame, key: str) -> bool:
+def _is_copy(one: DicomSlice, other: DicomSlice, key: str) -> bool:
     if one.index is None and other.index is None and one.uid and one.uid == other.uid:
         return True
     return np.array_equal(one.read(key), other.read(key))
@@ -127,7 +129,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _step(
-    kept: Sequence[Frame], places: np.ndarray[Any, Any], normal: np.ndarray[Any, Any]
+    kept: Sequence[DicomSlice], places: np.ndarray[Any, Any], normal: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
     """From one slice to the next, mm: by their places, as SliceThickness is often another length."""
     if len(kept) > 1:
@@ -135,7 +137,7 @@ def _step(
     return normal * (kept[0].thickness or 1.0)
 
 
-def _affine(first: Frame, step: np.ndarray[Any, Any]) -> Affine:
+def _affine(first: DicomSlice, step: np.ndarray[Any, Any]) -> Affine:
     """LPS+."""
     affine = np.eye(4)
     affine[:3, 0] = np.array(first.along_x) * first.spacing[1]
