@@ -19,6 +19,7 @@ from vcmodels.cli.audit import audit
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
+from vcmodels.cli.export import export
 from vcmodels.cli.infer import infer, reproduce
 from vcmodels.cli.mesh import mesh
 from vcmodels.cli.objects import objects
@@ -196,3 +197,4 @@ app.command()(mesh)
 app.command()(view)
 app.command()(overlay)
 app.command()(report)
+app.command()(export)

@@ -78,8 +78,7 @@ def header_of(image: Outgoing) -> Any:  # noqa: ANN401 - of nibabel
     header = _original(image, max(shape)) or _new(image, max(shape))
     header.set_data_shape(shape)
     header.set_data_dtype(image.dtype)
-    slope, inter = image.scale or (np.nan, np.nan)  # NaN says that there is none
-    header["scl_slope"], header["scl_inter"] = slope, inter
+    header["scl_slope"], header["scl_inter"] = image.scale or (1, 0)
     header["cal_min"] = header["cal_max"] = 0
     header["magic"] = header.single_magic
     header["vox_offset"] = len(header.binaryblock) + 4  # four bytes say that nothing more follows

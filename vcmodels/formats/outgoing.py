@@ -97,7 +97,7 @@ class Exporter(ABC):
         """What of a file of this format is kept in one that is written like it."""
         return image.header.original
 
-    def check(self, image: Outgoing, key: str) -> None:
+    def check(self, image: Outgoing, key: str) -> None:  # noqa: B027 - most hold anything
         """Refuse what the format cannot hold, before anything is written.
 
         Raises:

@@ -3,6 +3,7 @@
 It names the patient as the series does. All slices are in memory, a byte a voxel.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,15 @@ class SegExporter(Exporter):
             found = f"{image.name} has {len(values)} values above 0, and a SEG has 1 to {_MOST}"
             raise OutputError(str(path), found, "export what is not empty, and holds classes")
         numbered = np.searchsorted([0, *values], voxels).astype(np.uint8)
-        _segmentation(numbered, _described(image.name, values), series).save_as(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote the name of the patient
+            try:
+                made = _segmentation(numbered, _described(image.name, values), series)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                lacking = f" {error.name}" if isinstance(error, AttributeError) else ""
+                found = f"the series does not say what a SEG must ({type(error).__name__}{lacking})"
+                raise OutputError(image.name, found, "export a .nii.gz") from error
+            made.save_as(path)
 
 
 def _segmentation(
@@ -79,7 +88,11 @@ def _sources(frames: Sequence[DicomSlice]) -> tuple[list[pydicom.Dataset], list[
     """The headers of the slices' files, each once, and the slices in the order in which they hold them."""
     order = sorted(range(len(frames)), key=lambda n: frames[n].index or 0)
     paths = dict.fromkeys(frames[n].path for n in order)
-    return [pydicom.dcmread(path, stop_before_pixels=True) for path in paths], order
+    sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+    for one in sources:
+        if not one.get("SpecificCharacterSet", "?"):
+            del one.SpecificCharacterSet  # an empty one means none, which highdicom does not take
+    return sources, order
 
 
 def _described(name: str, values: Sequence[int]) -> list[hd.seg.SegmentDescription]:

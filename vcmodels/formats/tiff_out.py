@@ -31,7 +31,7 @@ class TiffExporter(Exporter):
         is_imagej = (
             not (self.is_ome or is_large or image.channels > 1) and image.dtype.name in _IMAGEJ
         )
-        z, y, x = image.grid.spacing
+        _, y, x = image.grid.spacing
         with tifffile.TiffWriter(path, bigtiff=is_large, ome=self.is_ome, imagej=is_imagej) as file:
             file.write(
                 (

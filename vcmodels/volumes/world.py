@@ -36,6 +36,12 @@ def source_note(volume: Volume) -> dict[str, Any]:
     return _note(volume, SOURCE)
 
 
+def place_notes(volume: Volume) -> dict[str, Any]:
+    """What another image on the grid of this one is to say of its place, too; {} when nothing."""
+    notes = {name: _note(volume, name) for name in (GEOMETRY, SOURCE)}
+    return {name: note for name, note in notes.items() if note}
+
+
 def _note(volume: Volume, name: str) -> dict[str, Any]:
     group = _group(volume)
     ours = group.attributes.get(OURS) if group else None
