@@ -231,19 +231,25 @@ class InferOptions:
 def _with_steps(
     options: InferOptions, crew: "Crew", predict: "Callable[[Request, str | None], InferenceReport]"
 ) -> "Predict":
-    """What predicts a request, and then does the steps that the task has for its result."""
+    """What predicts a request, then does the steps of the task and writes the files it asks for."""
 
     def predict_and_do(request: "Request", name: str | None = None) -> "InferenceReport":
         from vcmodels.workflows.ground import ground_of_request
         from vcmodels.workflows.postprocess import finish_request, require_steps
+        from vcmodels.workflows.result_files import export_result, require_result_files
 
+        require_result_files(request, overwrite=options.overwrite)
         if request.steps:
             require_steps(request.steps, ground_of_request(request))
         report = predict(request, name)
-        if not request.steps or not report.is_complete:
+        if not report.is_complete:
             return report
-        done = finish_request(request, crew, overwrite=options.overwrite)
-        return report if done.is_complete else replace(report, is_through=False, is_complete=False)
+        if request.steps:
+            done = finish_request(request, crew, overwrite=options.overwrite)
+            if not done.is_complete:
+                return replace(report, is_through=False, is_complete=False)
+        export_result(request, crew.reporter)
+        return report
 
     return predict_and_do
 

@@ -26,6 +26,7 @@ from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import obstacle, refuse_in_store, whole_file
 from vcmodels.volumes.world import source_note, world_affine
+from vcmodels.workflows.step_work import images_in
 
 OUTPUT, LIKE, TARGET, SOURCE = "-o", "--like", "--target", "SOURCE"
 PROBABILITY = 0.5
@@ -68,6 +69,16 @@ def export(source: str, target: str | None, path: Path, wanted: Wanted, reporter
     exporter.check(image, OUTPUT)
     if note:
         reporter.say(f"note: {path}: {note}")
+    write_file(image, exporter, path, reporter)
+
+
+def write_file(image: Outgoing, exporter: Exporter, path: Path, reporter: Reporter) -> None:
+    """Write a file that nobody sees before it is whole, in the place of one that is there.
+
+    Raises:
+        OutputError: the format cannot hold what was read.
+        OSError: the disk is full.
+    """
     total = float(np.prod(image.extent))
     with whole_file(path) as temporary, reporter.bar(f"exporting {image.name}", total) as advance:
         exporter.write(image, temporary, advance)
@@ -102,8 +113,7 @@ def _located(location: str, target: str | None) -> str:
     root = place_at(location)
     if not is_complete(noted):
         raise VolumeError(SOURCE, f"{location} is not finished", "run infer again")
-    there = [name for name in sorted(root.names()) if "0" in (root / name).names()]
-    names = [name for name in there if our_attributes(root / name)]
+    names = [name for name, _ in images_in(root)]
     if target is None and len(names) == 1:
         return str(root / names[0])
     if target in names:
