@@ -106,7 +106,9 @@ NAMED = {
 }
 
 
-def original(tmp_path: Path, endian: str = "<", kind: type = nib.Nifti1Header) -> tuple[bytes, np.ndarray]:
+def original(
+    tmp_path: Path, endian: str = "<", kind: type = nib.Nifti1Header
+) -> tuple[bytes, np.ndarray]:
     """The header of a file of another program, and its affine."""
     header = kind(endianness=endian)
     header.set_data_shape((8, 6, 5))
@@ -198,7 +200,9 @@ def test_hdf5_says_voxel_size_and_place(tmp_path):
     st.integers(1, 3),
     st.sampled_from(["npy", "h5", "nii", "tif", "nrrd"]),
 )
-def test_any_shape_and_chunks_give_all_voxels_each_read_once(tmp_path_factory, shape, chunks, channels, ending):
+def test_any_shape_and_chunks_give_all_voxels_each_read_once(
+    tmp_path_factory, shape, chunks, channels, ending
+):
     values = np.stack([numbers(shape, "float32", n) for n in range(channels)])
     image = made(values, chunks=chunks)
     path = written(image, tmp_path_factory.mktemp("any") / f"a.{ending}")
@@ -209,9 +213,11 @@ def test_any_shape_and_chunks_give_all_voxels_each_read_once(tmp_path_factory, s
         "h5": lambda p: h5py.File(p)["sheet"][:],
         "nii": lambda p: np.asarray(nib.load(p).dataobj).T,
         "tif": tifffile.imread,
-        "nrrd": lambda p: np.moveaxis(sitk.GetArrayFromImage(sitk.ReadImage(str(p))), -1, 0)
-        if channels > 1
-        else sitk.GetArrayFromImage(sitk.ReadImage(str(p))),
+        "nrrd": lambda p: (
+            np.moveaxis(sitk.GetArrayFromImage(sitk.ReadImage(str(p))), -1, 0)
+            if channels > 1
+            else sitk.GetArrayFromImage(sitk.ReadImage(str(p)))
+        ),
     }[ending](path)
     np.testing.assert_array_equal(read.reshape(values.shape), values)
 

@@ -11,11 +11,12 @@ from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats.dicom import Dicom
+from vcmodels.formats.imported import open_located
 from vcmodels.inference import predict_request
 from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
-from vcmodels.volumes import Description, open_volume, place_at, write_volume
-from vcmodels.volumes.world import world_affine
+from vcmodels.volumes import Description, Grid, open_volume, place_at, write_volume
+from vcmodels.volumes.world import geometry_note, world_affine
 from vcmodels.workflows.export import Wanted, export
 from vcmodels.workflows.postprocess import finish_request
 
@@ -210,3 +211,41 @@ def test_a_result_without_a_place_says_none(tmp_path):
     case.run()
     notes = our_attributes(place_at(str(tmp_path / "out" / "net.zarr" / "value")))
     assert not {"geometry", "source"} & {*notes}
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nii", "nrrd", "mha", "tif", "ome.tif", "h5", "npy"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_what_is_exported_is_imported_again_on_the_same_grid(tmp_path, ending, dtype):
+    values = numbers(SHAPE, dtype)
+    source = open_volume(
+        stored(tmp_path / "a.zarr", values, vcmodels={"geometry": geometry_note(AFFINE)}), key="x"
+    )
+    image = place_at(str(tmp_path / "a.zarr"))
+    assert our_attributes(image)
+    path = tmp_path / f"out.{ending}"
+    export(str(tmp_path / "a.zarr"), None, path, Wanted(), Silent())
+    again = open_located(str(path), key="x", channels="any")
+    np.testing.assert_array_equal(again.read(again.box)[0], values)
+    assert again.dtype == np.dtype(dtype)
+    if ending in ("nii.gz", "nii", "nrrd", "mha"):
+        np.testing.assert_allclose(world_affine(again), world_affine(source), atol=1e-5)
+        np.testing.assert_allclose(again.spacing, (2.0, 0.75, 0.5))
+
+
+@pytest.mark.parametrize("ending", ["tif", "ome.tif", "h5"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_microscopes_keep_voxel_size_and_unit(tmp_path, ending, dtype, channels):
+    values = np.squeeze(np.stack([numbers(SHAPE, dtype, n) for n in range(channels)]))
+    write_volume(
+        str(tmp_path / "a.zarr"),
+        values,
+        chunks=(4, 8, 8),
+        grid=Grid((2.0, 0.75, 0.5), unit="micrometer"),
+    )
+    path = tmp_path / f"out.{ending}"
+    export(str(tmp_path / "a.zarr"), None, path, Wanted(), Silent())
+    again = open_located(str(path), key="x", channels="any")
+    np.testing.assert_array_equal(np.squeeze(again.read(again.box)), values)
+    np.testing.assert_allclose(again.spacing, (2.0, 0.75, 0.5))
+    assert again.unit == "micrometer"

@@ -1,4 +1,4 @@
-"""TIFF stacks: `.ome.tif` says voxel size and unit for all, `.tif` as ImageJ does where it can."""
+"""TIFF stacks: OME-TIFF, and for a plain `.tif` what ImageJ itself writes where that can hold it."""
 
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,14 @@ _UNITS = {
 }  # fmt: skip
 
 
-class TiffExporter(Exporter):
+class OmeTiffExporter(Exporter):
+    """OME-XML says axes, voxel size and unit; compressed."""
+
     name = "tiff"
-    dtypes = (
-        *("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
-        *("float16", "float32", "float64"),
-    )
-    is_ome = False
+    dtypes = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
     def write(self, image: Outgoing, path: Path, advance: Advance) -> None:
-        is_large = image.bytes > _LARGE
-        is_imagej = (
-            not (self.is_ome or is_large or image.channels > 1) and image.dtype.name in _IMAGEJ
-        )
-        _, y, x = image.grid.spacing
-        with tifffile.TiffWriter(path, bigtiff=is_large, ome=self.is_ome, imagej=is_imagej) as file:
+        with tifffile.TiffWriter(path, bigtiff=image.bytes > _LARGE, ome=True) as file:
             file.write(
                 (
                     np.asarray(p)
@@ -42,24 +35,42 @@ class TiffExporter(Exporter):
                 shape=image.plain_shape,
                 dtype=image.dtype,
                 photometric="minisblack",
-                compression=None if is_imagej else "zlib",
-                metadata=self._metadata(image, is_imagej=is_imagej),
-                resolution=None if self.is_ome else (1 / x, 1 / y),
+                compression="zlib",
+                metadata=_ome(image),
             )
 
-    def _metadata(self, image: Outgoing, *, is_imagej: bool) -> dict[str, Any]:
-        axes = "CZYX"[-len(image.plain_shape) :]
-        unit = _UNITS.get(image.grid.unit or "", "")
-        sizes = dict(zip("ZYX", image.grid.spacing, strict=True))
-        if not self.is_ome:
-            shown = "\\u00B5m" if unit == "µm" and is_imagej else unit or "pixel"
-            return {"axes": axes, "spacing": sizes["Z"], "unit": shown}
-        said = {f"PhysicalSize{axis}": size for axis, size in sizes.items()}
-        units = {f"PhysicalSize{axis}Unit": unit or "pixel" for axis in sizes}
-        return {"axes": axes, "Name": image.name, **said, **units}
+
+class TiffExporter(OmeTiffExporter):
+    """As ImageJ writes one channel of its types, up to 4 GB; all else as OME-TIFF."""
+
+    def write(self, image: Outgoing, path: Path, advance: Advance) -> None:
+        if image.channels > 1 or image.bytes > _LARGE or image.dtype.name not in _IMAGEJ:
+            super().write(image, path, advance)
+            return
+        z, y, x = image.grid.spacing
+        unit = _unit(image).replace("µ", "\\u00B5")
+        with tifffile.TiffWriter(path, imagej=True) as file:
+            file.write(
+                (
+                    np.asarray(p)
+                    for slab in channel_slabs(image, path.parent, advance)
+                    for p in slab
+                ),
+                shape=image.plain_shape,
+                dtype=image.dtype,
+                photometric="minisblack",
+                metadata={"axes": "ZYX", "spacing": z, "unit": unit},
+                resolution=(1 / x, 1 / y),
+            )
 
 
-class OmeTiffExporter(TiffExporter):
-    name = "ome-tiff"
-    dtypes = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-    is_ome = True
+def _ome(image: Outgoing) -> dict[str, Any]:
+    sizes = dict(zip("ZYX", image.grid.spacing, strict=True))
+    said = {f"PhysicalSize{axis}": size for axis, size in sizes.items()}
+    units = {f"PhysicalSize{axis}Unit": _unit(image) for axis in sizes}
+    return {"axes": "CZYX"[-len(image.plain_shape) :], "Name": image.name, **said, **units}
+
+
+def _unit(image: Outgoing) -> str:
+    """As OME-XML and ImageJ write it."""
+    return _UNITS.get(image.grid.unit or "", "pixel")

@@ -117,5 +117,3 @@ def _require_classes(request: Request) -> None:
         return
     found = 'is "dicom-seg", and no target holds classes or a probability'
     raise TaskError(FORMAT, found, f"add a step that makes a mask (from {PROBABILITY} on)")
-
-
