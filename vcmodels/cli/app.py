@@ -20,6 +20,7 @@ from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.export import export
+from vcmodels.cli.imports import import_
 from vcmodels.cli.infer import infer, reproduce
 from vcmodels.cli.mesh import mesh
 from vcmodels.cli.objects import objects
@@ -179,6 +180,7 @@ def phantom(
     console.say(f"wrote {path}: ct, sheet, normals and wraps of {size} voxels")
 
 
+app.command("import")(import_)
 app.command()(patches)
 app.command()(infer)
 app.command()(reproduce)

@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats import file_stem, format_of
 from vcmodels.formats.aligning import ahead, aligned, chunk_shape
-from vcmodels.formats.base import ForeignImage, Format, Piece
+from vcmodels.formats.base import ForeignImage, Format, Header, Piece
 from vcmodels.formats.known import Known, content_of, remember, remembered, stamps_of
 from vcmodels.reporting import Advance, Reporter, Silent
 from vcmodels.volumes import (
@@ -37,11 +38,13 @@ from vcmodels.volumes.location import Origin, expand_location, split_inside
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import write_image
 from vcmodels.volumes.nodes import read_node
-from vcmodels.volumes.places import cache_folder, is_node, obstacle
+from vcmodels.volumes.places import cache_folder, is_node, obstacle, refuse_in_store
 from vcmodels.volumes.world import GEOMETRY, OURS, SOURCE, geometry_note
 
 VERSION = 1
 """Of what an import makes of a file; another one imports again."""
+AS_MANY = Pyramid()
+"""Coarser levels until one chunk holds a level."""
 _ELSEWHERE = "free some, or set XDG_CACHE_HOME to a folder with room"
 
 
@@ -143,6 +146,55 @@ def _import_once(
         write_import(image, place, source, reporter, pyramid=Pyramid(0))
     finally:
         lock.close(delete=True)
+
+
+def import_file(
+    location: str,
+    place: Path,
+    reporter: Reporter,
+    *,
+    pyramid: Pyramid = AS_MANY,
+    overwrite: bool = False,
+) -> Header:
+    """Write a file as OME-Zarr where it is wanted.
+
+    Args:
+        location: expanded, of a format that is known.
+        place: the group.
+        reporter: shows progress, and what one should know of how the file is read.
+        pyramid: its coarser levels; majorities also of a file that says itself that it is a label.
+        overwrite: replace an import that is there.
+
+    Raises:
+        VolumeError: the file is damaged, or of no format that is known.
+        OutputError: something else is there, or the disk is full.
+    """
+    kind = format_of(location)
+    if kind is None:
+        raise VolumeError(location, "is of no format that can be imported", "see docs/formats.md")
+    require_free(place, overwrite=overwrite)
+    image = kind.open(location, location)
+    known = examined(kind, image, location, location, reporter)
+    for note in image.header.notes:
+        reporter.say(f"note: {location}: {note}")
+    source = source_note(kind, image, location, known)
+    if image.header.is_label:
+        pyramid = replace(pyramid, values="mode")
+    write_import(image, place, source, reporter, pyramid=pyramid, overwrite=overwrite)
+    return image.header
+
+
+def require_free(place: Path, *, overwrite: bool) -> None:
+    """Refuse a place that is taken, but by an import that may be replaced, or lies in a store.
+
+    Raises:
+        OutputError: naming it.
+    """
+    refuse_in_store(str(place), place)
+    if (place.exists() or place.is_symlink()) and not (overwrite and is_import(place)):
+        is_ours = not overwrite and is_import(place)
+        remedy = "--overwrite replaces it" if is_ours else "choose another path or remove it"
+        raise OutputError(str(place), "exists already", remedy)
 
 
 def _sweep(folder: Path) -> None:
