@@ -63,7 +63,7 @@ def test_resampled_normals_are_unit_vectors_in_physical_space(store):
     # The field bends by up to a third of a turn within two voxels, over which it was averaged.
     cosine = (again * unit).sum(0)[inner[1:]]
     assert cosine.min() > 0.8
-    assert cosine.mean() > 0.98
+    assert cosine.mean() > 0.97
 
 
 @pytest.mark.parametrize(("units", "factor"), [("physical", 1.0), ("voxels", 0.5)])
