@@ -4,39 +4,19 @@ A label may be stored along other axes than its image, mirrored, or cut out of i
 a DICOM series often is. Its voxels then are copied to the image's grid once, into the cache.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from math import prod
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from vcmodels.errors import OutputError, VolumeError
+from vcmodels.errors import VolumeError
 from vcmodels.geometry.alignment import Alignment, align
-from vcmodels.geometry.boxes import Box, Shape, triple
-from vcmodels.geometry.grid import tiles
 from vcmodels.geometry.gridmap import GridMap
+from vcmodels.prepare.contents import Classes
+from vcmodels.prepare.derived import DerivedVolume, kept
 from vcmodels.reporting import Reporter
-from vcmodels.volumes import (
-    Blocks,
-    Description,
-    Grid,
-    Pyramid,
-    Volume,
-    expand_location,
-    open_volume,
-    write_volume,
-)
-from vcmodels.volumes.location import Origin
-from vcmodels.volumes.locks import FileLock
-from vcmodels.volumes.places import cache_folder, obstacle
-from vcmodels.volumes.world import GEOMETRY, OURS, geometry_note, world_affine
+from vcmodels.volumes import Volume
+from vcmodels.volumes.world import world_affine
 
 TOLERANCE = 0.1
 """Voxels that a label, or another input, may lie off at a corner: headers are rounded."""
-_CHUNK: Shape = (64, 64, 64)
 
 
 def placed_label(label: Volume, image: Volume, reporter: Reporter) -> Volume:
@@ -58,8 +38,8 @@ def placed_label(label: Volume, image: Volume, reporter: Reporter) -> Volume:
         return label
     _require_placeable(label, grid_map)
     text = _told(label, image, grid_map)
-    reporter.say(f"note: {label.shown} {text}: it is placed there")
-    return _copied(label, image, grid_map)
+    reporter.say(f"note: {label.shown} {text}: it is placed there, with 0 around it")
+    return kept(DerivedVolume.of(label, grid_map, Classes()), {}, reporter)
 
 
 def require_one_place(volumes: Sequence[Volume]) -> None:
@@ -110,53 +90,10 @@ def _require_placeable(label: Volume, grid_map: GridMap) -> None:
 
 
 def _told(volume: Volume, image: Volume, grid_map: GridMap) -> str:
-    turn = grid_map.symmetry
-    turned = "" if turn.is_identity else f"has its axes otherwise than {image.shown} ({turn})"
-    if prod(grid_map.shape) == prod(volume.extent) and turned:
-        return turned
-    covered = f"has {volume.extent} voxels, {image.shown} has {grid_map.shape}, 0 where it has none"
-    return f"{turned} and {covered}" if turned else covered
-
-
-def _copied(label: Volume, image: Volume, grid_map: GridMap) -> Volume:
-    """The label on the image's grid, as it is in the cache or is written there now."""
-    meaning = f"{label.fingerprint()} {label.channels} {json.dumps(grid_map.to_json())}"
-    digest = hashlib.sha256(meaning.encode()).hexdigest()[:40]
-    place = Path(expand_location(cache_folder())) / "placed" / f"{digest}.zarr"
-    if found := obstacle(place.parent):
-        raise OutputError(str(place.parent), found, "set XDG_CACHE_HOME to a folder of yours")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.with_suffix(".place"), waits=True)
-    try:
-        if not place.exists():
-            _write(label, image, grid_map, place)
-    finally:
-        lock.close(delete=True)
-    channels = label.channels if label.has_channel_axis else None
-    origin = Origin(label.shown, digest)
-    return open_volume(str(place), key=label.key, channels=channels, origin=origin)
-
-
-def _write(label: Volume, image: Volume, grid_map: GridMap, place: Path) -> None:
-    lead = (label.channels,) if label.has_channel_axis else ()
-    affine = world_affine(image)
-    assert affine is not None
-    write_volume(
-        str(place),
-        Blocks((*lead, *grid_map.shape), label.dtype, _blocks(label, grid_map)),
-        grid=Grid(image.spacing, image.offset, image.unit, is_known=image.has_spacing),
-        chunks=triple(min(pair) for pair in zip(_CHUNK, grid_map.shape, strict=True)),
-        pyramid=Pyramid(0),
-        description=Description("label", {OURS: {GEOMETRY: geometry_note(affine)}}),
-    )
-
-
-def _blocks(label: Volume, grid_map: GridMap) -> Iterator[tuple[Box, np.ndarray[Any, Any]]]:
-    """The voxels of the image's grid, block by block."""
-    turn = grid_map.symmetry
-    for box in tiles(Box((0, 0, 0), grid_map.shape), _CHUNK):
-        low, high = [0, 0, 0], [0, 0, 0]
-        for axis, (source, _, _) in enumerate(grid_map.axes):
-            at = grid_map.centres(axis, box.origin[axis], box.shape[axis])
-            low[source], high[source] = round(at.min()), round(at.max()) + 1
-        yield box, np.ascontiguousarray(turn(label.read(Box.between(low, high))))
+    """How a volume lies otherwise than its image, in words that follow its name."""
+    turn, covered = grid_map.symmetry, grid_map.holding(volume.box)
+    words = [] if turn.is_identity else [f"has its axes otherwise than {image.shown} ({turn})"]
+    if covered.shape != grid_map.shape:
+        part = [list(pair) for pair in zip(covered.origin, covered.end, strict=True)]
+        words.append(f"covers {part} of {image.shown} only")
+    return " and ".join(words) or f"reaches past {image.shown}"
