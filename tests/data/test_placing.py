@@ -65,7 +65,7 @@ def test_a_label_that_was_cut_out_has_zeros_around_it(tmp_path_factory, low, len
     np.testing.assert_array_equal(placed.read(placed.box)[0], expected)
 
 
-@pytest.mark.parametrize("off, is_taken", [(0.05, True), (0.5, False)])
+@pytest.mark.parametrize(("off", "is_taken"), [(0.05, True), (0.5, False)])
 def test_a_label_between_voxels_is_measured_and_refused(tmp_path, off, is_taken):
     moved = AFFINE.copy()
     moved[:3, 3] += off * moved[:3, 0]
@@ -90,7 +90,7 @@ def test_several_inputs_must_lie_at_one_place(tmp_path):
     other = GridMap.identity(SHAPE).turned(turn).affine(AFFINE)
     turned = stored(tmp_path / "other.zarr", np.zeros(turn.turned_shape(SHAPE), np.uint8), other)
     require_one_place([image, image])
-    with pytest.raises(VolumeError, match="has its axes otherwise than .*image.zarr"):
+    with pytest.raises(VolumeError, match=r"has its axes otherwise than .*image.zarr"):
         require_one_place([image, turned])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 
 from tests.formats.made_dicom import (
     ALONG_Y,
@@ -19,11 +19,14 @@ from tests.formats.made_dicom import (
     series_of,
     slice_of,
 )
+from vcmodels.cli import main
 from vcmodels.errors import VolumeError
 from vcmodels.formats import dicom_frames
 from vcmodels.formats.dicom import Dicom
 from vcmodels.formats.dicom_series import DicomImage
 from vcmodels.geometry.affine import flipped_world
+from vcmodels.volumes import open_volume
+from vcmodels.volumes.world import place_notes, source_note
 
 SHAPE = (5, 6, 8)
 
@@ -76,7 +79,7 @@ def test_slices_are_sorted_by_place_though_names_fall(tmp_path):
     np.testing.assert_array_equal(voxels(opened(folder)), 2 * values - 1024)
 
 
-@pytest.mark.parametrize("slope, intercept", [(None, None), (1, 0)])
+@pytest.mark.parametrize(("slope", "intercept"), [(None, None), (1, 0)])
 def test_what_is_not_rescaled_keeps_its_type(tmp_path, slope, intercept):
     values = numbers(SHAPE, "uint16")
     image = opened(save(series_of(values, slope=slope, intercept=intercept), tmp_path / "ct"))
@@ -131,7 +134,7 @@ def test_a_localizer_of_its_own_series_is_never_meant(tmp_path):
 def test_two_different_slices_at_one_place_are_refused(tmp_path):
     made = series_of(numbers(SHAPE))
     other = slice_of(numbers(SHAPE, seed=1)[2], positions(5)[2], uid=f"{SERIES}.9")
-    with pytest.raises(VolumeError, match="2 different slices lie at 42.5 mm"):
+    with pytest.raises(VolumeError, match=r"2 different slices lie at 42.5 mm"):
         opened(save([*made, other], tmp_path / "ct"))
 
 
@@ -148,7 +151,7 @@ def test_uneven_slices_are_refused_with_their_place(tmp_path):
     made = series_of(numbers(SHAPE))
     moved = positions(5)[3] + 0.3 * np.array((-1, 0, 0))
     made[3] = slice_of(numbers(SHAPE)[3], moved, uid=f"{SERIES}.4")
-    with pytest.raises(VolumeError, match="0.95 to 1.55 mm apart, as at"):
+    with pytest.raises(VolumeError, match=r"0.95 to 1.55 mm apart, as at"):
         opened(save(made, tmp_path / "ct"))
 
 
@@ -170,7 +173,7 @@ def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path):
         slice_of(v, p + n * lean, uid=f"{SERIES}.{n}")
         for n, (v, p) in enumerate(zip(values, positions(5), strict=True))
     ]
-    with pytest.raises(VolumeError, match="lean by 12.50 degrees"):
+    with pytest.raises(VolumeError, match=r"lean by 12.50 degrees"):
         opened(save(made, tmp_path / "ct"))
 
 
@@ -205,7 +208,7 @@ def test_one_slice_has_the_thickness_that_it_says(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key, value, match",
+    ("key", "value", "match"),
     [
         ("SamplesPerPixel", 3, "in colour"),
         ("ImagePositionPatient", None, "no ImagePositionPatient"),
@@ -255,14 +258,32 @@ def test_no_patient_is_in_header_or_messages_unless_asked_for(tmp_path):
     assert PATIENT not in str(refused.value)
 
 
+def test_an_import_names_the_patient_only_if_it_is_asked_to(tmp_path, capsys):
+    folder = save(series_of(numbers(SHAPE)), tmp_path / "ct")
+    for option in ([], ["--keep-header"]):
+        place = tmp_path / f"out{len(option)}.zarr"
+        assert main(["import", str(folder), str(place), *option]) == 0
+        texts = [
+            path.read_text() for path in place.rglob("*") if path.name in (".zattrs", "zarr.json")
+        ]
+        assert any(PATIENT in text for text in texts) == bool(option)
+        assert not any("011-0.dcm" in text for text in texts)
+    assert PATIENT not in "".join(capsys.readouterr())
+    image = open_volume(str(place), key="x")
+    assert source_note(image)["header"]["00080060"]["Value"] == ["CT"]
+    assert "header" not in place_notes(image)["source"]
+
+
 def test_only_dicom_is_recognised(tmp_path):
     folder = save(series_of(numbers((2, 6, 8))), tmp_path / "deep" / "inner", ["a", "b"])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x.tif").write_bytes(b"II*")
     recognises = Dicom().recognises
-    assert recognises(str(folder)) and recognises(str(tmp_path / "deep"))
+    assert recognises(str(folder))
+    assert recognises(str(tmp_path / "deep"))
     assert recognises(str(folder / "a"))
-    assert not recognises(str(tmp_path / "other")) and not recognises(str(tmp_path / "gone"))
+    assert not recognises(str(tmp_path / "other"))
+    assert not recognises(str(tmp_path / "gone"))
 
 
 def test_a_folder_without_images_says_so(tmp_path):

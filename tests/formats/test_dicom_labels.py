@@ -5,7 +5,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.sr.codedict import codes
@@ -73,7 +73,8 @@ def test_a_seg_lies_on_the_grid_of_its_image_and_has_the_numbers_of_its_segments
     np.testing.assert_allclose(
         image.header.affine, image_of(tmp_path / "ct").header.affine, atol=1e-6
     )
-    assert image.header.dtype == np.uint8 and image.header.is_label
+    assert image.header.dtype == np.uint8
+    assert image.header.is_label
     assert image.header.original == {"segments": {"1": "Liver", "2": "Spine"}}
 
 
@@ -184,7 +185,7 @@ def test_overlapping_regions_are_refused_and_read_one_by_one(tmp_path):
         (2, "Cord"): [contour(circle(10, 12, 3), 2)],
     }
     path = write_struct(tmp_path / "rtstruct.dcm", regions)
-    with pytest.raises(VolumeError, match="1 Body and 2 Cord overlap.*rtstruct.dcm#2"):
+    with pytest.raises(VolumeError, match=r"1 Body and 2 Cord overlap.*rtstruct.dcm#2"):
         voxels(opened(path))
     expected = (Z == 2) & (np.hypot(Y - 10, X - 12) <= 3)
     assert (voxels(opened(f"{path}#cord")) != expected).sum() <= 4  # corners that lie on the line
@@ -196,7 +197,7 @@ def test_points_are_left_out_with_a_word_and_contours_between_slices_refused(tmp
     path = write_struct(tmp_path / "rtstruct.dcm", {(1, "Cord"): [point]})
     assert opened(path).header.notes[1] == "1 contours that are points or open lines are left out"
     between = write_struct(tmp_path / "off.dcm", {(1, "Cord"): [contour(circle(10, 12, 3), 1.4)]})
-    with pytest.raises(VolumeError, match="1 Cord lies 0.4 slices off slice 1"):
+    with pytest.raises(VolumeError, match=r"1 Cord lies 0.4 slices off slice 1"):
         voxels(opened(between))
 
 

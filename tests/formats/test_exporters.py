@@ -8,7 +8,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -244,7 +244,7 @@ def test_a_seg_has_a_segment_for_each_class_on_the_slices_of_the_series(tmp_path
 
 
 @pytest.mark.parametrize(
-    "kept, match",
+    ("kept", "match"),
     [
         ({}, "holds values, and a SEG holds classes"),
         ({"is_label": True}, "none is named; name its folder: --like"),
@@ -266,7 +266,8 @@ def test_a_seg_of_nothing_is_refused_without_naming_the_patient(tmp_path):
 
 
 def test_endings_are_known_whatever_their_case():
-    assert written_stem("a/Case.NII.GZ") == "a/Case" and written_stem("x.ome.tif") == "x"
+    assert written_stem("a/Case.NII.GZ") == "a/Case"
+    assert written_stem("x.ome.tif") == "x"
     assert written_stem("x.zarr") == written_stem("x") == ""
     with pytest.raises(OutputError, match=r"ending of x.zarr is of no format .* one of .nii.gz"):
         exporter_of(Path("x.zarr"), "-o")
@@ -274,4 +275,5 @@ def test_endings_are_known_whatever_their_case():
 
 def test_gzip_holds_no_name(tmp_path):
     path = written(made(numbers(SHAPE)), tmp_path / "a.nii.gz")
-    assert path.read_bytes()[3] == 0 and gzip.decompress(path.read_bytes())[:1] == b"\x5c"
+    assert path.read_bytes()[3] == 0
+    assert gzip.decompress(path.read_bytes())[:1] == b"\x5c"

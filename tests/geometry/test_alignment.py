@@ -27,7 +27,8 @@ def test_a_grid_that_was_turned_and_cropped_is_found_again(turn, low, length):
     made = chain(turn, low, length)
     found = align(made.affine(OBLIQUE), made.shape, OBLIQUE, SHAPE)
     assert found.grid_map == made
-    assert found.voxels < 1e-9 and found.millimeters < 1e-9
+    assert found.voxels < 1e-9
+    assert found.millimeters < 1e-9
     box = Box(low, length).intersect(
         Box((0, 0, 0), GridMap.identity(SHAPE).turned(CUBE_SYMMETRIES[turn]).shape)
     )

@@ -91,7 +91,8 @@ def test_formats_that_say_no_scale_hold_the_values_unless_codes_are_wanted(case)
     predict_request(case.request(case.task()))
     path, reporter = exported(case, "out.npy")
     np.testing.assert_allclose(np.load(path), sigmoid(case.values), atol=0.5 / 255 + 1e-6)
-    assert np.load(path).dtype == np.float32 and not reporter.lines
+    assert np.load(path).dtype == np.float32
+    assert not reporter.lines
     path, reporter = exported(case, "codes.npy", dtype=np.dtype(np.uint8))
     np.testing.assert_array_equal(np.load(path), np.round(255 * sigmoid(case.values)))
     assert "a voxel v means 0.00392157 v +0" in reporter.lines[0]
@@ -112,7 +113,8 @@ def test_what_steps_make_is_exported_as_labels(case):
     read = nib.load(blobs)
     stored = open_volume(f"{case.result}/blobs/0", key="x")
     np.testing.assert_array_equal(np.asarray(read.dataobj).T, stored.read(stored.box)[0])
-    assert read.get_data_dtype() == np.uint8 and stored.dtype == np.uint64
+    assert read.get_data_dtype() == np.uint8
+    assert stored.dtype == np.uint64
     np.testing.assert_array_equal(read.affine, AFFINE)
     np.testing.assert_array_equal(world_affine(stored), AFFINE)
     with pytest.raises(OutputError, match="no lung; name one"):
@@ -150,7 +152,7 @@ def stored(path, values, **attributes):
 
 
 @pytest.mark.parametrize(
-    "dtype, low, high, expected",
+    ("dtype", "low", "high", "expected"),
     [
         ("uint64", 0, 200, "uint8"),
         ("int32", 0, 300, "uint16"),
@@ -170,7 +172,7 @@ def test_labels_get_the_smallest_type(tmp_path, dtype, low, high, expected):
 
 
 @pytest.mark.parametrize(
-    "stored_as, wanted, match",
+    ("stored_as", "wanted", "match"),
     [
         ("float32", "uint8", "values of float32 are no uint8"),
         ("int16", "uint8", "values of int16 are no uint8"),

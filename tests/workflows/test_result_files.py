@@ -12,12 +12,15 @@ from tests.formats.made_dicom import numbers, save, series_of
 from tests.inference.conftest import Identity
 from tests.workflows.test_export import AFFINE, SHAPE, STEPS, Case, sigmoid
 from vcmodels.blockwise import Crew
+from vcmodels.cli import infer as infer_command
+from vcmodels.cli import main
 from vcmodels.cli.infer import InferOptions, _with_steps
 from vcmodels.errors import OutputError, TaskError
 from vcmodels.formats.dicom import Dicom
 from vcmodels.inference import RunOptions, predict_request
 from vcmodels.reporting import Silent
-from vcmodels.workflows.result_files import require_result_files
+from vcmodels.volumes import open_volume
+from vcmodels.workflows.result_files import require_output_file, require_result_files
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_a_series_gets_a_seg_next_to_the_zarr(tmp_path):
 def test_what_is_in_the_way_is_said_before_anything_is_predicted(case):
     (case.folder / "out").mkdir()
     (case.folder / "out" / "net_value.nii.gz").write_text("mine")
-    with pytest.raises(OutputError, match="net_value.nii.gz is there already"):
+    with pytest.raises(OutputError, match=r"net_value.nii.gz is there already"):
         run(case, output_format="nifti")
     assert [path.name for path in (case.folder / "out").iterdir()] == ["net_value.nii.gz"]
     assert run(case, overwrite=True, output_format="nifti")[0] == ["net.zarr", "net_value.nii.gz"]
@@ -91,9 +94,7 @@ def test_what_is_in_the_way_is_said_before_anything_is_predicted(case):
 
 def test_a_seg_of_what_is_no_series_or_no_classes_is_refused(case, tmp_path):
     request = case.request(case.task(output_format="dicom-seg"))
-    with pytest.raises(
-        TaskError, match="case.nii.gz is no DICOM series; predict the series itself"
-    ):
+    with pytest.raises(TaskError, match=r"case.nii.gz is none; predict the series itself"):
         require_result_files(request, overwrite=False)
     save(series_of(numbers(SHAPE)), tmp_path / "ct")
     case.source = "ct"
@@ -103,8 +104,44 @@ def test_a_seg_of_what_is_no_series_or_no_classes_is_refused(case, tmp_path):
     logits = replace(
         request, targets={"value": distance}, params=request.params.changed(output_type="float32")
     )
-    with pytest.raises(TaskError, match="no target holds classes or a probability"):
+    with pytest.raises(TaskError, match="no target has classes or a probability"):
         require_result_files(
             replace(logits, networks=(replace(request.networks[0], targets={"value": distance}),)),
             overwrite=False,
         )
+
+
+def test_an_output_that_is_a_file_gets_what_the_last_step_makes(case, monkeypatch, capsys):
+    case.steps = tuple(STEPS)
+    task = case.task()
+    monkeypatch.setattr(
+        infer_command, "_of_checkpoint", lambda *_: lambda: (task, (case.trained(task),))
+    )
+    words = [
+        "infer",
+        "x.pth",
+        str(case.folder / "case.nii.gz"),
+        "-o",
+        str(case.folder / "seg.nii.gz"),
+    ]
+    assert main(words) == 0
+    read = nib.load(case.folder / "seg.nii.gz")
+    blobs = open_volume(str(case.folder / "seg.zarr" / "blobs" / "0"), key="x")
+    np.testing.assert_array_equal(np.asarray(read.dataobj).T, blobs.read(blobs.box)[0])
+    assert "blobs: " in capsys.readouterr().out
+    assert main(words) == 0  # the result is there: the file is made again
+
+
+def test_one_file_of_several_outputs_is_refused(case):
+    two = {"value": case.task().dataset_config.targets["value"]}
+    request = case.request(case.task())
+    network = replace(request.networks[0], targets={**two, "other": two["value"]})
+    request = replace(request, networks=(network,), targets=network.targets)
+    with pytest.raises(TaskError, match=r"seg.nii.gz holds one output, and there are value, other"):
+        require_output_file(request, case.folder / "seg.nii.gz", overwrite=False)
+    one = case.request(case.task())
+    (case.folder / "seg.nii.gz").write_text("mine")
+    with pytest.raises(OutputError, match="is there already"):
+        require_output_file(one, case.folder / "seg.nii.gz", overwrite=False)
+    with pytest.raises(TaskError, match="a SEG lies on a DICOM series"):
+        require_output_file(one, case.folder / "seg.dcm", overwrite=False)

@@ -68,6 +68,13 @@ class ForeignImage(ABC):
             VolumeError: the file is cut or damaged.
         """
 
+    def full_header(self) -> Mapping[str, Any]:
+        """All that the files say besides voxels, as JSON; it may name a patient.
+
+        {} of formats that say no more than `header` does.
+        """
+        return {}
+
 
 class Format(ABC):
     """A kind of files. The class stands for no state: formats are listed as objects."""

@@ -80,10 +80,7 @@ class DicomImage(ForeignImage):
             yield Box((z, 0, 0), (1, height, width)), values.astype(dtype)[None, None]
 
     def full_header(self) -> dict[str, Any]:
-        """All tags of the first slice but its voxels, as DICOM JSON: who wants them has asked.
-
-        They name the patient.
-        """
+        """All tags of the first slice but its voxels, as DICOM JSON; they name the patient."""
         first = self._stack.frames[0].path
         return pydicom.dcmread(first, stop_before_pixels=True).to_json_dict(
             suppress_invalid_tags=True

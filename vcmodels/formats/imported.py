@@ -39,7 +39,7 @@ from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import write_image
 from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import cache_folder, is_node, obstacle, refuse_in_store
-from vcmodels.volumes.world import GEOMETRY, OURS, SOURCE, geometry_note
+from vcmodels.volumes.world import GEOMETRY, HEADER, OURS, SOURCE, geometry_note
 
 VERSION = 1
 """Of what an import makes of a file; another one imports again."""
@@ -155,6 +155,7 @@ def import_file(
     *,
     pyramid: Pyramid = AS_MANY,
     overwrite: bool = False,
+    keep_header: bool = False,
 ) -> Header:
     """Write a file as OME-Zarr where it is wanted.
 
@@ -164,6 +165,7 @@ def import_file(
         reporter: shows progress, and what one should know of how the file is read.
         pyramid: its coarser levels; majorities also of a file that says itself that it is a label.
         overwrite: replace an import that is there.
+        keep_header: keep all that the file says in the attribute `source`, names of patients too.
 
     Raises:
         VolumeError: the file is damaged, or of no format that is known.
@@ -178,6 +180,8 @@ def import_file(
     for note in image.header.notes:
         reporter.say(f"note: {location}: {note}")
     source = source_note(kind, image, location, known)
+    if keep_header:
+        source[HEADER] = dict(image.full_header())
     if image.header.is_label:
         pyramid = replace(pyramid, values="mode")
     write_import(image, place, source, reporter, pyramid=pyramid, overwrite=overwrite)

@@ -16,6 +16,8 @@ from vcmodels.volumes.reader import Volume
 
 OURS = "vcmodels"
 GEOMETRY, SOURCE, AFFINE, MAP = "geometry", "source", "affine", "map"
+HEADER = "header"
+"""In `source`, all that a file says, where an import was asked to keep it: it may name a patient."""
 
 
 def geometry_note(affine: Affine) -> dict[str, Any]:
@@ -55,8 +57,12 @@ def source_note(volume: Volume) -> dict[str, Any]:
 
 
 def place_notes(volume: Volume) -> dict[str, Any]:
-    """What another image on the grid of this one is to say of its place, too; {} when nothing."""
-    notes = {name: _note(volume, name) for name in (GEOMETRY, SOURCE)}
+    """What another image on the grid of this one is to say of its place, too; {} when nothing.
+
+    A header that was kept stays with the import.
+    """
+    source = {name: value for name, value in source_note(volume).items() if name != HEADER}
+    notes = {GEOMETRY: _note(volume, GEOMETRY), SOURCE: source}
     return {name: note for name, note in notes.items() if note}
 
 

@@ -11,11 +11,11 @@ from vcmodels.inference.job import output_specs
 from vcmodels.inference.request import choose_targets
 from vcmodels.reporting import Reporter
 from vcmodels.results import our_attributes
-from vcmodels.volumes import LocalPlace, Place
-from vcmodels.workflows.export import PROBABILITY, Wanted, outgoing, require_file, write_file
+from vcmodels.volumes import LocalPlace, Place, open_volume
+from vcmodels.workflows.export import Wanted, outgoing, require_file, write_file
 from vcmodels.workflows.step_work import images_in
 
-FORMAT = "inference_params.output_format"
+FORMAT, OPTION = "inference_params.output_format", "--output"
 
 
 def result_file(root: Place, name: str, ending: str) -> Path:
@@ -51,8 +51,8 @@ def require_result_files(request: Request, *, overwrite: bool) -> None:
         raise TaskError(FORMAT, found, 'set it to "zarr", and export the result')
     exporter_of(PurePath(f"x{ending}"), FORMAT)
     if wanted == "dicom-seg":
-        _require_series(request)
-        _require_classes(request)
+        _require_series(request, FORMAT)
+        _require_classes(request, FORMAT)
     is_new = not our_attributes(request.output)
     for name in _names(request):
         require_file(
@@ -72,23 +72,61 @@ def export_result(request: Request, reporter: Reporter) -> list[Path]:
     wanted = request.params.output_format
     if wanted == "zarr":
         return []
-    ending, written = OUTPUT_ENDINGS[wanted], list[Path]()
-    origin = request.inputs[0].origin
-    like = origin.location if origin and wanted == "dicom-seg" else None
-    for name, volume in images_in(request.output):
-        path = result_file(request.output, name, ending)
-        exporter = exporter_of(path, FORMAT)
-        image, note = outgoing(volume, exporter, Wanted(like, overwrite=True))
-        if exporter.is_for_classes and not image.is_label:
-            reporter.say(f"note: {name} holds no classes: there is no {path.name}")
-            continue
-        exporter.check(image, FORMAT)
-        if note:
-            reporter.say(f"note: {path}: {note}")
-        write_file(image, exporter, path, reporter)
-        reporter.say(f"{name}: {path}")
-        written.append(path)
-    return written
+    ending = OUTPUT_ENDINGS[wanted]
+    files = {n: result_file(request.output, n, ending) for n, _ in images_in(request.output)}
+    return [path for n, path in files.items() if _write(request, n, path, reporter, FORMAT)]
+
+
+def require_output_file(request: Request, path: Path, *, overwrite: bool) -> None:
+    """Refuse a file for the whole result, as `require_result_files` does.
+
+    Raises:
+        TaskError: as there, or the result has several outputs.
+        OutputError: as there, or the ending is of no format that is written.
+    """
+    _main_output(request, path)
+    if exporter_of(path, OPTION).is_for_classes:
+        _require_series(request, OPTION)
+        _require_classes(request, OPTION)
+    require_file(path, OPTION, overwrite=overwrite or bool(our_attributes(request.output)))
+
+
+def export_output(request: Request, path: Path, reporter: Reporter) -> None:
+    """Write a complete result to one file: what the last step makes, or its only target.
+
+    Raises:
+        OutputError: the format cannot hold it.
+    """
+    _write(request, _main_output(request, path), path, reporter, OPTION)
+
+
+def _main_output(request: Request, path: Path) -> str:
+    if request.steps:
+        return request.steps[-1].output
+    names = [*_names(request)]
+    if len(names) == 1:
+        return names[0]
+    found = f"{path.name} holds one output, and there are {', '.join(names)}"
+    remedy = f"choose one with output_targets, or name a folder and set {FORMAT}"
+    raise TaskError(OPTION, found, remedy)
+
+
+def _write(request: Request, name: str, path: Path, reporter: Reporter, key: str) -> bool:
+    """Write the file of one output; False if it is no classes, which the format is for."""
+    exporter, origin = exporter_of(path, key), request.inputs[0].origin
+    like = origin.location if origin and exporter.is_for_classes else None
+    place = str(request.output / name / "0")
+    volume = open_volume(place, key=key, channels="any")
+    image, note = outgoing(volume, exporter, Wanted(like, overwrite=True))
+    if exporter.is_for_classes and not image.is_label:
+        reporter.say(f"note: {name} holds no classes: there is no {path.name}")
+        return False
+    exporter.check(image, key)
+    if note:
+        reporter.say(f"note: {path}: {note}")
+    write_file(image, exporter, path, reporter)
+    reporter.say(f"{name}: {path}")
+    return True
 
 
 def _names(request: Request) -> Iterator[str]:
@@ -98,22 +136,23 @@ def _names(request: Request) -> Iterator[str]:
     yield from (step.output for step in request.steps)
 
 
-def _require_series(request: Request) -> None:
+def _require_series(request: Request, key: str) -> None:
     origin = request.inputs[0].origin
     kind = format_of(origin.location) if origin else None
     if kind is None or kind.name != "dicom":
-        found = f'is "dicom-seg", and {request.inputs[0].shown} is no DICOM series'
-        raise TaskError(FORMAT, found, 'predict the series itself, or choose "nifti"')
+        found = f"a SEG lies on a DICOM series, and {request.inputs[0].shown} is none"
+        raise TaskError(key, found, "predict the series itself, or write a NIfTI file")
 
 
-def _require_classes(request: Request) -> None:
+def _require_classes(request: Request, key: str) -> None:
     """Refuse a request of which no output has segments: steps make masks and ids."""
-    targets = choose_targets(request.targets, request.networks[0], request.params)
-    encodings = [target.encoding(request.params.dtype) for target in targets.values()]
-    quantities = [code.get("quantity") for code in encodings]
-    is_one = [target.output_channels(request.params.dtype) is None for target in targets.values()]
-    pairs = zip(quantities, is_one, strict=True)
-    if request.steps or any(what in ("class", "probability") and one for what, one in pairs):
+    if request.steps:
         return
-    found = 'is "dicom-seg", and no target holds classes or a probability'
-    raise TaskError(FORMAT, found, f"add a step that makes a mask (from {PROBABILITY} on)")
+    dtype = request.params.dtype
+    targets = choose_targets(request.targets, request.networks[0], request.params)
+    for target in targets.values():
+        quantity = target.encoding(dtype).get("quantity")
+        if quantity in ("class", "probability") and target.output_channels(dtype) is None:
+            return
+    found = "a SEG holds classes, and no target has classes or a probability"
+    raise TaskError(key, found, "add a step that makes a mask to postprocess")
