@@ -215,8 +215,13 @@ def test_a_result_without_a_place_says_none(tmp_path):
     assert not {"geometry", "source"} & {*notes}
 
 
-@pytest.mark.parametrize("ending", ["nii.gz", "nii", "nrrd", "mha", "tif", "ome.tif", "h5", "npy"])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize(
+    ("ending", "dtype"),
+    [
+        *(("nii.gz", "uint8"), ("nii", "float32"), ("nrrd", "int16"), ("mha", "float32")),
+        *(("tif", "uint8"), ("tif", "int16"), ("h5", "float32"), ("npy", "int16")),
+    ],
+)
 def test_what_is_exported_is_imported_again_on_the_same_grid(tmp_path, ending, dtype):
     values = numbers(SHAPE, dtype)
     source = open_volume(
@@ -235,8 +240,7 @@ def test_what_is_exported_is_imported_again_on_the_same_grid(tmp_path, ending, d
 
 
 @pytest.mark.parametrize("ending", ["tif", "ome.tif", "h5"])
-@pytest.mark.parametrize("dtype", ["uint8", "int16"])
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 1), ("int16", 2)])
 def test_microscopes_keep_voxel_size_and_unit(tmp_path, ending, dtype, channels):
     values = np.squeeze(np.stack([numbers(SHAPE, dtype, n) for n in range(channels)]))
     write_volume(

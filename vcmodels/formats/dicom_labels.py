@@ -79,7 +79,7 @@ class _Labels(ForeignImage):
     def _notes(self) -> Iterator[str]:
         """What else a person should know."""
 
-    @cached_property
+    @property
     def header(self) -> Header:
         shape, affine = self._grid()
         listed = ", ".join(f"{number} {name}" for number, name in self._names.items())
@@ -244,7 +244,7 @@ class ContourLabels(_Labels):
     def _polygons(self) -> Mapping[int, Mapping[int, list[np.ndarray[Any, Any]]]]:
         """(n, 2) corners (y, x) in voxels, by slice and by number of the region."""
         found: dict[int, dict[int, list[np.ndarray[Any, Any]]]] = {}
-        to_index = np.linalg.inv(flipped_world(self._image.stack.affine))
+        to_index = np.asarray(np.linalg.inv(flipped_world(self._image.stack.affine)), np.float64)
         for region in self._facts.ROIContourSequence:
             for contour in region.get("ContourSequence", ()):
                 number = int(region.ReferencedROINumber)

@@ -59,20 +59,24 @@ class DicomImage(ForeignImage):
     def files(self) -> Sequence[Path]:
         return [path for path, _ in self._series.files]
 
-    @cached_property
+    @property
     def header(self) -> Header:
         affine = self._stack.affine
         return Header(
             shape=self._stack.shape,
-            dtype=_dtype_of(self._stack.frames, self._key),
+            dtype=self._dtype,
             grid=grid_of(affine),
             affine=affine,
             original={"modality": str(self._series.files[0][1].get("Modality", ""))},
             notes=tuple(self._notes()),
         )
 
+    @cached_property
+    def _dtype(self) -> np.dtype[Any]:
+        return _dtype_of(self._stack.frames, self._key)
+
     def pieces(self) -> Iterator[Piece]:
-        dtype, (_, height, width) = self.header.dtype, self._stack.shape
+        dtype, (_, height, width) = self._dtype, self._stack.shape
         for z, frame in enumerate(self._stack.frames):
             values = frame.read(self._key)
             if values.dtype.kind == "f" and dtype.kind != "f":

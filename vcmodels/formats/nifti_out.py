@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import ImageOpener
 
 from vcmodels.formats.base import ForeignImage
 from vcmodels.formats.outgoing import Exporter, Outgoing, channel_slabs
@@ -37,7 +38,7 @@ class NiftiExporter(Exporter):
 
     def kept_of(self, image: ForeignImage) -> Mapping[str, Any]:
         """The header as it is in the file, with its texts: the file is named by who has it."""
-        with nib.openers.ImageOpener(image.files[0]) as file:
+        with ImageOpener(image.files[0]) as file:
             raw = file.read(_SIZE_OF_2)
         is_second = raw[:4] in (struct.pack("<i", _SIZE_OF_2), struct.pack(">i", _SIZE_OF_2))
         return {"header": base64.b64encode(raw if is_second else raw[:_SIZE_OF_1]).decode()}
@@ -96,7 +97,7 @@ def _original(image: Outgoing, longest: int) -> Any:  # noqa: ANN401 - of nibabe
         return None
     header = nib.Nifti2Header(raw[:_SIZE_OF_2]) if is_second else nib.Nifti1Header(raw)
     unit = _MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    said = header.get_best_affine()
+    said = np.array(header.get_best_affine(), np.float64)
     said[:3] *= unit
     if image.affine is not None and not np.allclose(said, image.affine, rtol=1e-5, atol=1e-4):
         scaled = image.affine.copy()

@@ -84,7 +84,7 @@ def _segmentation(
     )
 
 
-def _sources(frames: Sequence[DicomSlice]) -> tuple[list[pydicom.Dataset], list[int]]:
+def _sources(frames: Sequence[DicomSlice]) -> tuple[Sequence[pydicom.Dataset], list[int]]:
     """The headers of the slices' files, each once, and the slices in the order in which they hold them."""
     order = sorted(range(len(frames)), key=lambda n: frames[n].index or 0)
     paths = dict.fromkeys(frames[n].path for n in order)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vcmodels.geometry.affine import Affine, index_affine
 from vcmodels.geometry.boxes import Shape, triple
@@ -44,7 +45,7 @@ def align(affine: Affine, shape: Shape, other: Affine, other_shape: Shape) -> Al
         other_shape: of that.
     """
     exact, steps = index_affine(other), index_affine(affine)
-    between = np.linalg.solve(exact, steps)
+    between = np.asarray(np.linalg.solve(exact, steps), np.float64)
     turn = _nearest_turn(between[:3, :3])
     centre = (np.array(shape) - 1) / 2
     shift = np.rint(between[:3, :3] @ centre + between[:3, 3] - turn.matrix @ centre)
@@ -58,7 +59,7 @@ def align(affine: Affine, shape: Shape, other: Affine, other_shape: Shape) -> Al
     return Alignment(grid_map, float(np.linalg.norm(off[:3], axis=0).max()), float(length))
 
 
-def _nearest_turn(linear: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> Symmetry:
+def _nearest_turn(linear: NDArray[np.float64]) -> Symmetry:
     """The exchange and mirroring of axes that is most like a linear map, the clearest axes first."""
     left, sources, flips = np.abs(linear), [0, 0, 0], [False, False, False]
     for _ in range(3):

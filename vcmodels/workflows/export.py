@@ -1,6 +1,6 @@
 """From a result, or any volume, to a file of another format on the grid of the original."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -162,7 +162,7 @@ def outgoing(volume: Volume, exporter: Exporter, wanted: Wanted) -> tuple[Outgoi
     return image, "; ".join(filter(None, (note, values.note)))
 
 
-def _reader(volume: Volume, values: FileValues) -> Any:  # noqa: ANN401
+def _reader(volume: Volume, values: FileValues) -> Callable[[Box], np.ndarray[Any, Any]]:
     def read(box: Box) -> np.ndarray[Any, Any]:
         return values.convert(volume.read(box))
 
@@ -188,9 +188,9 @@ def _says_label(volume: Volume) -> bool:
 
 
 def _name(volume: Volume, notes: Mapping[str, Any]) -> str:
-    parts = PurePosixPath(volume.shown).parts
-    last = parts[-2] if parts[-1].isdecimal() and len(parts) > 1 else parts[-1]
-    return str(notes.get("target") or file_stem(volume.shown) or last.removesuffix(".zarr"))
+    place = PurePosixPath(volume.shown)
+    image = place.parent if place.name.isdecimal() else place
+    return str(notes.get("target") or file_stem(volume.shown) or image.name.removesuffix(".zarr"))
 
 
 @dataclass(frozen=True)
