@@ -138,7 +138,8 @@ def _import_once(
         if is_node(place):
             return
         _sweep(folder)
-        reporter.say(f"importing {Path(location).name} (once, to {folder})")
+        file, _ = split_inside(location)
+        reporter.say(f"importing {Path(file).name}{location[len(file) :]} (once, to {folder})")
         for note in image.header.notes:
             reporter.say(f"note: {location}: {note}")
         source = source_note(kind, image, location, known)
