@@ -24,6 +24,7 @@ from vcmodels.errors import VolumeError
 from vcmodels.formats import dicom_frames
 from vcmodels.formats.dicom import Dicom
 from vcmodels.formats.dicom_series import DicomImage
+from vcmodels.formats.imported import open_located
 from vcmodels.geometry.affine import flipped_world
 from vcmodels.volumes import open_volume
 from vcmodels.volumes.world import place_notes, source_note
@@ -175,6 +176,33 @@ def test_a_tilted_gantry_is_refused_with_its_angle(tmp_path):
     ]
     with pytest.raises(VolumeError, match=r"lean by 12.50 degrees"):
         opened(save(made, tmp_path / "ct"))
+
+
+def test_a_lean_of_less_than_a_tenth_of_a_voxel_is_none(tmp_path):
+    values = numbers(SHAPE)
+    lean = np.array(ALONG_Y) * 0.01
+    made = [
+        slice_of(v, p + n * lean, uid=f"{SERIES}.{n}")
+        for n, (v, p) in enumerate(zip(values, positions(5), strict=True))
+    ]
+    affine = opened(save(made, tmp_path / "ct")).header.affine
+    np.testing.assert_allclose(affine[:3, :3].T @ affine[:3, :3], np.diag([0.5625, 0.25, 1.5625]))
+
+
+def test_a_slice_that_is_shifted_sideways_is_refused_with_its_place(tmp_path):
+    made = series_of(numbers(SHAPE))
+    moved = positions(5)[2] + 0.2 * np.array(ALONG_Y)
+    made[2] = slice_of(numbers(SHAPE)[2], moved, uid=f"{SERIES}.3")
+    with pytest.raises(VolumeError, match=r"\(-42.5, 12.5, 29.8\) is shifted sideways by 0.2 mm"):
+        opened(save(made, tmp_path / "ct"))
+
+
+def test_an_added_file_deep_in_a_folder_is_seen(tmp_path):
+    made = series_of(numbers(SHAPE))
+    save(made[:4], tmp_path / "a" / "b", ["0", "1", "2", "3"])
+    assert open_located(str(tmp_path / "a"), key="x").extent == (4, 6, 8)
+    save(made[4:], tmp_path / "a" / "b", ["4"])
+    assert open_located(str(tmp_path / "a"), key="x").extent == SHAPE
 
 
 def test_several_series_are_listed_and_chosen_by_number_or_uid(tmp_path):

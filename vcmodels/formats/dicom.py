@@ -5,6 +5,7 @@ folder: its number as in the message that lists them, or the end of its UID. Of 
 `#` chooses one segment by its number or name.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,8 +53,9 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _first_files(folder: Path) -> Iterator[Path]:
-    """A few files of a folder, and of the first folders in it: it may be a store of a million chunks."""
-    entries = sorted(folder.iterdir())[: 4 * _LOOKED_AT]
-    yield from [path for path in entries if path.is_file()][:_LOOKED_AT]
-    for inner in [path for path in entries if path.is_dir()][:_LOOKED_AT]:
-        yield from [path for path in sorted(inner.iterdir())[:_LOOKED_AT] if path.is_file()]
+    """A few files of a folder, and of the first folders in it: there may be millions that are none."""
+    for number, (place, inner, names) in enumerate(os.walk(folder)):
+        inner[:] = sorted(n for n in inner if n[0] != ".")[:_LOOKED_AT]
+        yield from (Path(place, name) for name in sorted(names)[:_LOOKED_AT])
+        if number == _LOOKED_AT:
+            return

@@ -5,6 +5,7 @@ Each segment, or region, has its number as its value. Where two overlap, one of 
 (contours).
 """
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,7 +20,7 @@ from skimage.draw import polygon2mask
 from vcmodels.errors import VolumeError
 from vcmodels.formats.base import ForeignImage, Header, Piece
 from vcmodels.formats.dicom_frames import FAULTY, read_facts
-from vcmodels.formats.dicom_series import DicomImage, find_series
+from vcmodels.formats.dicom_series import DicomImage, series_in
 from vcmodels.formats.nifti import grid_of
 from vcmodels.geometry.affine import Affine, flipped_world
 from vcmodels.geometry.boxes import Box
@@ -28,6 +29,8 @@ _SLAB = 16
 """Slices that are read together."""
 _OFF = 0.1
 """Part of the distance of slices by which a contour may lie off one."""
+_DEPTH = 2
+"""Folders below that of an RTSTRUCT, or the one above, in which its image is looked for."""
 _MOST = np.iinfo(np.uint16).max
 
 
@@ -140,7 +143,9 @@ class SegLabels(_Labels):
     def _read(self) -> Any:  # noqa: ANN401 - of highdicom
         from highdicom.seg import segread  # late: takes a second, and an image does not need it
 
-        return segread(self._place)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote names
+            return segread(self._place)
 
     def _named(self) -> Iterator[tuple[int, str]]:
         for one in self._seg.SegmentSequence:
@@ -234,7 +239,7 @@ class ContourLabels(_Labels):
             for series in study.get("RTReferencedSeriesSequence", ())
         }
         for folder in self._place.absolute().parents[:2]:
-            found = [one for one in find_series(folder, self._key, needed=False) if one.uid in uids]
+            found = [one for one in series_in(folder, _DEPTH) if one.uid in uids]
             if len(found) == 1:
                 return DicomImage(found[0], self._key)
         text = f"the image that {self._place} was drawn on is neither next to it nor in the folder above"

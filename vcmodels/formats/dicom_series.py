@@ -1,5 +1,6 @@
 """DICOM images: the series in a folder, and one of them as an image."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,20 +103,30 @@ class DicomImage(ForeignImage):
             yield "large values are dark (MONOCHROME1); values are kept as they are"
 
 
-def find_series(place: Path, key: str, *, needed: bool = True) -> list[Series]:
+def find_series(place: Path, key: str) -> list[Series]:
     """The series of images in a file or a folder, in the order of their number and UID.
 
     Raises:
-        VolumeError: there is no image, and one is needed.
+        VolumeError: there is no image.
+    """
+    if found := series_in(place):
+        return found
+    remedy = "name a file or folder of a scanner's images"
+    raise VolumeError(key, f"{place} holds no DICOM image that can be read", remedy)
+
+
+def series_in(place: Path, depth: int | None = None) -> list[Series]:
+    """The same, which may be none.
+
+    Args:
+        place: a file or a folder.
+        depth: how many folders deep is looked; all when None.
     """
     found: dict[str, list[tuple[Path, Dataset]]] = {}
-    for path in [place] if place.is_file() else dicom_files(place):
+    for path in [place] if place.is_file() else dicom_files(place, depth):
         facts = read_facts(path)
         if facts is not None and "Rows" in facts and facts.get("Modality") not in NO_IMAGES:
             found.setdefault(str(facts.get("SeriesInstanceUID", "")), []).append((path, facts))
-    if needed and not found:
-        remedy = "name a file or folder of a scanner's images"
-        raise VolumeError(key, f"{place} holds no DICOM image that can be read", remedy)
     ordered = sorted(found.items(), key=lambda item: (_number(item[1][0][1]), item[0]))
     return [_series(uid, n, files) for n, (uid, files) in enumerate(ordered, start=1)]
 
@@ -156,15 +167,17 @@ def choose_series(series: Sequence[Series], choice: str, place: str, key: str) -
     raise VolumeError(key, f"{found}: {listed}", remedy)
 
 
-def dicom_files(folder: Path) -> Iterator[Path]:
-    """All files in a folder and the folders in it, sorted; hidden ones are passed over."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from dicom_files(path)
-        elif path.is_file():
-            yield path
+def dicom_files(folder: Path, depth: int | None = None) -> Iterator[Path]:
+    """All files in a folder and the folders in it, sorted; hidden ones and links to folders are not.
+
+    Args:
+        folder: where to look.
+        depth: how many folders deep; all when None.
+    """
+    for place, inner, names in os.walk(folder):
+        level = len(Path(place).relative_to(folder).parts)
+        inner[:] = sorted(n for n in inner if n[0] != "." and (depth is None or level < depth))
+        yield from (Path(place, name) for name in sorted(names) if name[0] != ".")
 
 
 def _dtype_of(frames: Sequence[DicomSlice], key: str) -> np.dtype[Any]:

@@ -55,9 +55,7 @@ def stack_frames(frames: Sequence[DicomSlice], key: str) -> Stack:
     kept = list(_without_copies(ordered, normal, key))
     places = np.array([frame.position for frame in kept])
     _require_even(places @ normal, key)
-    affine = _affine(kept[0], _step(kept, places, normal))
-    if not is_square(affine):
-        _refuse_tilt(affine[:3, 2], normal, key)
+    affine = _affine(kept[0], _step(kept, places, normal, key))
     return Stack(tuple(kept), flipped_world(affine), len(frames) - len(kept))
 
 
@@ -129,12 +127,38 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _step(
-    kept: Sequence[DicomSlice], places: np.ndarray[Any, Any], normal: np.ndarray[Any, Any]
+    kept: Sequence[DicomSlice],
+    places: np.ndarray[Any, Any],
+    normal: np.ndarray[Any, Any],
+    key: str,
 ) -> np.ndarray[Any, Any]:
     """From one slice to the next, mm: by their places, as SliceThickness is often another length."""
-    if len(kept) > 1:
-        return np.round((places[-1] - places[0]) / (len(kept) - 1), 9)
-    return normal * (kept[0].thickness or 1.0)
+    if len(kept) == 1:
+        return normal * (kept[0].thickness or 1.0)
+    step = (places[-1] - places[0]) / (len(kept) - 1)
+    straight = normal * float(step @ normal)
+    slack = _UNEVEN * min(kept[0].spacing)
+    _require_aligned(places, step, slack, key)
+    if (len(kept) - 1) * np.linalg.norm(step - straight) <= slack:
+        return np.round(straight, 9)  # the last digits of texts
+    if not is_square(_affine(kept[0], step)):
+        _refuse_tilt(step, normal, key)
+    return np.round(step, 9)
+
+
+def _require_aligned(
+    places: np.ndarray[Any, Any], step: np.ndarray[Any, Any], slack: float, key: str
+) -> None:
+    """Refuse slices that are shifted against each other within their planes, by more than `slack` mm."""
+    line = places[0] + np.arange(len(places))[:, None] * step
+    off = places - line
+    along = step / np.linalg.norm(step)
+    within = np.linalg.norm(off - np.outer(off @ along, along), axis=1)
+    if within.max() > slack:
+        worst = int(within.argmax())
+        found = f"the slice at {shown(places[worst])} is shifted sideways by {within[worst]:.3g} mm"
+        remedy = "keep slices of one field of view in a folder of their own"
+        raise VolumeError(key, found, remedy)
 
 
 def _affine(first: DicomSlice, step: np.ndarray[Any, Any]) -> Affine:

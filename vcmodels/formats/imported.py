@@ -114,7 +114,8 @@ def examined(
     """
     place, inside = split_inside(location)
     try:
-        stamps = stamps_of(dict.fromkeys([place, *map(str, image.files)]))
+        folders = [path.parent for path in image.files] if Path(place).is_dir() else []
+        stamps = stamps_of(dict.fromkeys(map(str, [place, *folders, *image.files])))
         total = sum(path.stat().st_size for path in image.files)
         with reporter.bar(f"reading {Path(place).name}", total) as advance:
             sha256 = content_of(image.files, advance)
