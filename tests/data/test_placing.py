@@ -1,5 +1,8 @@
 """Labels on the grid of their image, with NumPy and nibabel as the other way to the same voxels."""
 
+import os
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -139,3 +142,17 @@ def image_affine(folder: object) -> np.ndarray:
 
 def label_index(affine: np.ndarray, label: nib.Nifti1Image) -> np.ndarray:
     return np.linalg.inv(affine) @ label.affine
+
+
+@pytest.mark.skipif("VCMODELS_DATA" not in os.environ, reason="needs the shared data")
+def test_the_shared_labels_lie_on_their_series_whatever_their_format():
+    folder = Path(os.environ["VCMODELS_DATA"]) / "dicom"
+    image = open_located(str(folder / "dcmqi_ct3slice"), key="x")
+    found = []
+    for name in ("liver_dicomseg.dcm", "liver_seg.nrrd"):
+        label = open_located(str(folder / "labels" / name), key="x")
+        placed = placed_label(label, image, Silent())
+        found.append(placed.read(image.box) > 0)
+    np.testing.assert_array_equal(*found)
+    inside = image.read(image.box)[found[0]]
+    assert 0 < np.median(inside) < 80  # a liver, in Hounsfield units

@@ -11,6 +11,7 @@ from vcmodels.reporting import Advance
 
 _LARGE = 2**32 - 2**26
 """Bytes from which on a file is a BigTIFF, which ImageJ's own form does not know."""
+_COMPRESSION = 4
 _IMAGEJ = ("uint8", "uint16", "float32")
 _UNITS = {
     "meter": "m", "centimeter": "cm", "millimeter": "mm", "micrometer": "µm", "nanometer": "nm",
@@ -36,6 +37,7 @@ class OmeTiffExporter(Exporter):
                 dtype=image.dtype,
                 photometric="minisblack",
                 compression="zlib",
+                compressionargs={"level": _COMPRESSION},
                 metadata=_ome(image),
             )
 
