@@ -83,6 +83,18 @@ def test_a_series_gets_a_seg_next_to_the_zarr(tmp_path):
     np.testing.assert_array_equal(found, np.round(255 * sigmoid(values * 0.01 - 10)) / 255 >= 0.5)
 
 
+def test_an_empty_mask_makes_no_seg_and_no_failure(tmp_path):
+    values = numbers(SHAPE)
+    case = Case(tmp_path, values, (8, 8, 8), Identity())
+    case.source = "ct"
+    save(series_of(values, slope=0.01, intercept=-100), tmp_path / "ct")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "net_value.seg.dcm").write_text("of an earlier result")
+    names, lines = run(case, overwrite=True, output_format="dicom-seg")
+    assert names == ["net.zarr"]
+    assert any("no net_value.seg.dcm: value has 0 values above 0" in line for line in lines)
+
+
 def test_what_is_in_the_way_is_said_before_anything_is_predicted(case):
     (case.folder / "out").mkdir()
     (case.folder / "out" / "net_value.nii.gz").write_text("mine")

@@ -12,7 +12,7 @@ from vcmodels.geometry.grid import tiles
 from vcmodels.volumes import Volume
 
 DTYPE, THRESHOLD = "--dtype", "--threshold"
-_CLOSEST = {"bool": "uint8", "float16": "float32", "float64": "float32"}
+_CLOSEST = {"bool": "uint8", "float16": "float32"}
 """What a format without a type has instead of it."""
 Convert = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 

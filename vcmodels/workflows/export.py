@@ -90,7 +90,7 @@ def require_file(path: Path, key: str, *, overwrite: bool) -> None:
     Raises:
         OutputError: saying what is in the way.
     """
-    if is_remote(str(path)) or path.as_posix().startswith(("s3:", "http:", "https:")):
+    if ":/" in path.as_posix():
         raise OutputError(key, f"{path} is a URL", "name a local file")
     refuse_in_store(key, path)
     if path.is_dir() or (path.exists() and not overwrite):

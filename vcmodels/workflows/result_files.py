@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from vcmodels.errors import TaskError
+from vcmodels.errors import OutputError, TaskError
 from vcmodels.formats import format_of
 from vcmodels.formats.exporters import OUTPUT_ENDINGS, exporter_of
 from vcmodels.inference import Request
@@ -112,19 +112,22 @@ def _main_output(request: Request, path: Path) -> str:
 
 
 def _write(request: Request, name: str, path: Path, reporter: Reporter, key: str) -> bool:
-    """Write the file of one output; False if it is no classes, which the format is for."""
+    """Write the file of one output; False if it holds no classes, or none at all, for a SEG."""
     exporter, origin = exporter_of(path, key), request.inputs[0].origin
     like = origin.location if origin and exporter.is_for_classes else None
-    place = str(request.output / name / "0")
-    volume = open_volume(place, key=key, channels="any")
-    image, note = outgoing(volume, exporter, Wanted(like, overwrite=True))
-    if exporter.is_for_classes and not image.is_label:
-        reporter.say(f"note: {name} holds no classes: there is no {path.name}")
+    volume = open_volume(str(request.output / name / "0"), key=key, channels="any")
+    try:
+        image, note = outgoing(volume, exporter, Wanted(like))
+        exporter.check(image, key)
+        if note:
+            reporter.say(f"note: {path}: {note}")
+        write_file(image, exporter, path, reporter)
+    except OutputError as error:
+        if not exporter.is_for_classes:
+            raise
+        path.unlink(missing_ok=True)  # of an earlier result
+        reporter.say(f"note: there is no {path.name}: {error.found}")
         return False
-    exporter.check(image, key)
-    if note:
-        reporter.say(f"note: {path}: {note}")
-    write_file(image, exporter, path, reporter)
     reporter.say(f"{name}: {path}")
     return True
 
