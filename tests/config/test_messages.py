@@ -69,7 +69,7 @@ def changed(task, path, value):
         ("inference_params.overlap", -0.1, "found -0.1; give a number from 0"),
         ("inference_params.overlap", [0.5, 0.5], "give a number from 0 to below 1, or a list of 3"),
         ("inference_params.overlap.1", 1, "overlap.1: found 1; give a number from 0 to below 1"),
-        ("inference_params.output_format", "tiff", 'found "tiff"; give "zarr"'),
+        ("inference_params.output_format", "png", 'found "png"; give one of "zarr", "nifti", "tiff"'),
         ("inference_params.output_targets", ["shet"], '"shet" is no target; targets are "sheet"'),
         ("inference_params.output_targets", ["sheet", "sheet"], "names a target twice"),
         ("inference_params.bbox", [[0, 4], [9, 4], [0, 4]], "[9, 4) is empty along y"),

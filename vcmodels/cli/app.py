@@ -19,6 +19,7 @@ from vcmodels.cli.audit import audit
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
+from vcmodels.cli.export import export
 from vcmodels.cli.imports import import_
 from vcmodels.cli.infer import infer, reproduce
 from vcmodels.cli.mesh import mesh
@@ -198,3 +199,4 @@ app.command()(mesh)
 app.command()(view)
 app.command()(overlay)
 app.command()(report)
+app.command()(export)

@@ -17,7 +17,7 @@ def import_(
         list[str],
         typer.Argument(
             metavar="SOURCE... DEST",
-            help="Files (NIfTI, TIFF, HDF5, NRRD, MetaImage, N5, npy), and a .zarr, or a folder for them.",
+            help="Files (NIfTI, DICOM, TIFF, HDF5, NRRD, MetaImage, N5, npy), and a .zarr, or a folder.",
         ),
     ],
     labels: Annotated[
@@ -33,6 +33,12 @@ def import_(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what import has written there before.")
     ] = False,
+    keep_header: Annotated[
+        bool,
+        typer.Option(
+            "--keep-header", help="Keep all tags of DICOM as attributes: they name the patient."
+        ),
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -47,7 +53,9 @@ def import_(
     places = _places(sources, destination, overwrite=overwrite)
     for source, place in places.items():
         pyramid = Pyramid(levels, "mode" if labels else "mean")
-        header = import_file(source, place, console, pyramid=pyramid, overwrite=overwrite)
+        header = import_file(
+            source, place, console, pyramid=pyramid, overwrite=overwrite, keep_header=keep_header
+        )
         console.say(f"wrote {place}: {header.shape} {header.dtype}")
 
 

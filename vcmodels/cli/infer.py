@@ -59,7 +59,7 @@ def infer(
             "--output",
             "-o",
             metavar="DIR",
-            help="Folder for the result; a name that ends in .zarr is the result itself.",
+            help="Folder for the result, the result itself (.zarr), or a file of it, as seg.nii.gz.",
         ),
     ] = None,
     checkpoint: Annotated[
@@ -132,7 +132,7 @@ def infer(
             console.log = stack.enter_context(JsonLines(log_json))
         stop = stack.enter_context(StopSignals(lambda: console.say(UNPREDICTED)))
         predict = stack.enter_context(engine.predicting(console, stop))
-        report = _predict(read, predict, output, console, stop)
+        report = _predict(read, predict, output, console, stop, overwrite=overwrite)
     code = _end(report, stop.exit_code, console)
     if report.is_complete and task is not None and _is_scorable(task) and not (inputs or output):
         scoring = command_line("evaluate", source, set_, fold)
@@ -231,19 +231,25 @@ class InferOptions:
 def _with_steps(
     options: InferOptions, crew: "Crew", predict: "Callable[[Request, str | None], InferenceReport]"
 ) -> "Predict":
-    """What predicts a request, and then does the steps that the task has for its result."""
+    """What predicts a request, then does the steps of the task and writes the files it asks for."""
 
     def predict_and_do(request: "Request", name: str | None = None) -> "InferenceReport":
         from vcmodels.workflows.ground import ground_of_request
         from vcmodels.workflows.postprocess import finish_request, require_steps
+        from vcmodels.workflows.result_files import export_result, require_result_files
 
+        require_result_files(request, overwrite=options.overwrite)
         if request.steps:
             require_steps(request.steps, ground_of_request(request))
         report = predict(request, name)
-        if not request.steps or not report.is_complete:
+        if not report.is_complete:
             return report
-        done = finish_request(request, crew, overwrite=options.overwrite)
-        return report if done.is_complete else replace(report, is_through=False, is_complete=False)
+        if request.steps:
+            done = finish_request(request, crew, overwrite=options.overwrite)
+            if not done.is_complete:
+                return replace(report, is_through=False, is_complete=False)
+        export_result(request, crew.reporter)
+        return report
 
     return predict_and_do
 
@@ -281,22 +287,58 @@ def _place_overrides(inputs: Sequence[str], output: str | None) -> Iterator[str]
         yield f"{INPUT_PATH}={json.dumps(inputs if len(inputs) > 1 else inputs[0])}"
         yield f"{VOLUMES}=null"
     if output:
-        folder = output.rstrip("/").rpartition("/")[0] or "." if _is_group(output) else output
+        folder = _group(output).rpartition("/")[0] or "." if _is_one(output) else output
         yield f"{OUTPUT_DIR}={json.dumps(folder)}"
 
 
-def _is_group(output: str) -> bool:
-    """Whether an output is named as the result itself, not as the folder for it."""
-    return output.rstrip("/").endswith(".zarr")
+def _is_one(output: str) -> bool:
+    """Whether an output is named as the result itself, or as a file of it, not as the folder for it."""
+    return output.rstrip("/").endswith(".zarr") or _is_file(output)
+
+
+def _is_file(output: str) -> bool:
+    """Whether an output is a file of another format."""
+    from vcmodels.formats.exporters import written_stem
+
+    return bool(written_stem(output))
+
+
+def _group(output: str) -> str:
+    """The group of a result that is named itself; next to a file, that of its name."""
+    from vcmodels.formats.exporters import written_stem
+
+    stem = written_stem(output)
+    return f"{stem}.zarr" if stem else output.rstrip("/")
 
 
 def _placed(request: "Request", output: str | None) -> "Request":
     """The request with the result itself at the output, if that is named so."""
     from vcmodels.results import group_place
 
-    if output is None or not _is_group(output):
+    if output is None or not _is_one(output):
         return request
-    return replace(request, output=group_place(output.rstrip("/")))
+    return replace(request, output=group_place(_group(output)))
+
+
+def _predict_one(
+    request: "Request", predict: "Predict", output: str | None, console: Console, *, overwrite: bool
+) -> "InferenceReport":
+    """Predict a request, and write the file that its output is named as.
+
+    Raises:
+        RefusedError, RunError: as from `_predict`.
+    """
+    from vcmodels.workflows.result_files import export_output, require_output_file
+
+    request = _placed(request, output)
+    if output is None or not _is_file(output):
+        return predict(request)
+    path = Path(output).expanduser()
+    require_output_file(request, path, overwrite=overwrite)
+    report = predict(request)
+    if report.is_complete:
+        export_output(request, path, console)
+    return report
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -371,6 +413,8 @@ def _predict(
     output: str | None,
     console: Console,
     stop: "StopSignals",
+    *,
+    overwrite: bool,
 ) -> "InferenceReport":
     """Predict the one volume of a task, or each of many.
 
@@ -383,8 +427,9 @@ def _predict(
 
     task, networks = read()
     if not task.inference_params.is_many:
-        return predict(_placed(inference.request_of(task, networks, reporter=console), output))
-    if output is not None and _is_group(output):
+        request = inference.request_of(task, networks, reporter=console)
+        return _predict_one(request, predict, output, console, overwrite=overwrite)
+    if output is not None and _is_one(output):
         found = f"{output} is one result, and there are those of many volumes"
         raise RefusedError("--output", found, "name a folder for them")
     inputs = named_inputs(task)

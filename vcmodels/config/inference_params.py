@@ -66,6 +66,8 @@ OutputType = Literal[
 ]  # fmt: skip
 
 
+OutputFormat = Literal["zarr", "nifti", "tiff", "dicom-seg", "hdf5"]
+
 OUTPUT_DTYPES = {
     prefix + dtype.name: dtype
     for prefix in ("", "np.")
@@ -121,8 +123,9 @@ class InferenceParams(Section):
     output_dir: Location | None = None
     """Folder for the result, local or `s3://`; it may not lie inside an input. The result is
     `<model_name>.zarr` in it; of many volumes, each is `<model_name>/<name of the volume>.zarr`."""
-    output_format: Literal["zarr"] = "zarr"
-    """Format of the output."""
+    output_format: OutputFormat = "zarr"
+    """Besides the Zarr, write each output as a file next to it, `<result>_<target>.nii.gz`, `.ome.tif`,
+    `.seg.dcm` or `.h5`, on the grid and with the header of the input: [export](export.md)."""
     output_type: OutputType = "np.uint8"
     """Stored type. Integers are scaled by one fixed rule for each kind, written as attributes."""
     output_targets: Literal["all"] | Annotated[list[str], Field(min_length=1)] = "all"

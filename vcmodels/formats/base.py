@@ -68,6 +68,13 @@ class ForeignImage(ABC):
             VolumeError: the file is cut or damaged.
         """
 
+    def full_header(self) -> Mapping[str, Any]:
+        """All that the files say besides voxels, as JSON; it may name a patient.
+
+        {} of formats that say no more than `header` does.
+        """
+        return {}
+
 
 class Format(ABC):
     """A kind of files. The class stands for no state: formats are listed as objects."""
@@ -76,6 +83,8 @@ class Format(ABC):
     """As in messages and in the attribute `source`."""
     endings: tuple[str, ...]
     """Of file names, in lower case, with their dot."""
+    is_private: bool = False
+    """Whether the names of files may name a patient: they are in no attribute then."""
 
     def recognises(self, location: str) -> bool:
         """Whether a local file, or folder, that exists is of this format.

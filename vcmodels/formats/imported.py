@@ -40,7 +40,7 @@ from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import write_image
 from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import cache_folder, is_node, obstacle, refuse_in_store
-from vcmodels.volumes.world import GEOMETRY, OURS, SOURCE, geometry_note
+from vcmodels.volumes.world import GEOMETRY, HEADER, OURS, SOURCE, geometry_note
 
 VERSION = 1
 """Of what an import makes of a file; another one imports again."""
@@ -165,6 +165,7 @@ def import_file(
     *,
     pyramid: Pyramid = AS_MANY,
     overwrite: bool = False,
+    keep_header: bool = False,
 ) -> Header:
     """Write a file as OME-Zarr where it is wanted.
 
@@ -174,6 +175,7 @@ def import_file(
         reporter: shows progress, and what one should know of how the file is read.
         pyramid: its coarser levels; majorities also of a file that says itself that it is a label.
         overwrite: replace an import that is there.
+        keep_header: keep all that the file says in the attribute `source`, names of patients too.
 
     Raises:
         VolumeError: the file is damaged, or of no format that is known.
@@ -188,6 +190,8 @@ def import_file(
     for note in image.header.notes:
         reporter.say(f"note: {location}: {note}")
     source = source_note(kind, image, location, known)
+    if keep_header:
+        source[HEADER] = dict(image.full_header())
     if image.header.is_label:
         pyramid = replace(pyramid, values="mode")
     with _room_told(place.parent, "write elsewhere"):
@@ -222,7 +226,7 @@ def source_note(kind: Format, image: ForeignImage, location: str, known: Known) 
     place, inside = split_inside(location)
     return {
         "format": kind.name,
-        "name": Path(place).name,
+        "name": kind.name if kind.is_private else Path(place).name,
         **({"inside": inside} if inside else {}),
         "sha256": known.sha256,
         **({"channels": list(image.header.channels)} if image.header.channels else {}),

@@ -80,7 +80,7 @@ def _chosen(task: Task) -> Iterator[NamedInput]:
         raise TaskError(f"{SECTION}.volumes", found, remedy)
     run = Run(task.run_dir, task.tr_params.model_name)
     chosen = choose_volumes(volumes, params.volumes, run, key=f"{SECTION}.volumes")
-    for volume in {names[one.volume.name]: one.volume for one in chosen}.values():
+    for volume in {names[v.name]: v.as_stored for v in (one.volume for one in chosen)}.values():
         name = names[volume.name]
         yield NamedInput(name, volume_root(_folder(task), name), input_keys(task, volume))
 

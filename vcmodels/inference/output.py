@@ -7,7 +7,7 @@ OME-NGFF 0.4 and 0.5: `omero` (https://ngff.openmicroscopy.org/0.4/#omero-md) an
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
@@ -75,6 +75,8 @@ class Layout:
     unit: str | None
     factors: tuple[Shape, ...] = ((1, 1, 1),)
     """Voxels of level 0 in one of each level, along (z, y, x)."""
+    place: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the input says of its place in the world, see `volumes.world`."""
 
     @property
     def block(self) -> Shape:
@@ -183,6 +185,7 @@ class Layout:
             "encoding": target.encoding(self.dtype),
             "complete": is_complete,
             "manifest_sha256": digest(manifest),
+            **self.place,
         }
         shown = display(target, self.dtype, self.extent[0], self.zarr_format)
         write_multiscale_group(

@@ -12,12 +12,15 @@ from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
 from vcmodels.data.intensities import measure, notes
 from vcmodels.data.normalization import contradiction, other_choice
+from vcmodels.data.placing import require_one_place
 from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
 from vcmodels.postprocess import AnyStep
 from vcmodels.postprocess.tuning import values_for, with_tuned
+from vcmodels.prepare.plan import KEY as PREPARE
+from vcmodels.prepare.section import Prepare
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
@@ -85,6 +88,8 @@ class Request:
     """The task as JSON, which the result keeps."""
     steps: tuple[AnyStep, ...] = ()
     """What is made of the predictions, once all of them are there."""
+    prepare: Prepare | None = None
+    """What is done to the inputs, which are as they are stored, and undone on the result."""
 
     def with_params(self, **changes: object) -> "Request":
         """The same with other `inference_params`, which the record then has, too."""
@@ -117,11 +122,41 @@ def request_of(
     """
     params, config = task.inference_params, task.dataset_config
     _refuse_other_normalization(config.normalization, networks[0])
+    prepare = prepare_of(networks)
+    _refuse_other_prepare(config.prepare, prepare)
     inputs = open_inputs(params.input_path, params, reporter)
     root = output or result_root(params.output_dir, task.tr_params.model_name)
     steps = with_tuned(task.postprocess, _tuned_values(task.postprocess, networks))
     record = {**task.to_json(), "postprocess": [one.model_dump(mode="json") for one in steps]}
-    return Request(networks, inputs, root, params, config.targets, record, steps)
+    record["dataset_config"]["prepare"] = prepare and prepare.model_dump(mode="json", by_alias=True)
+    return Request(networks, inputs, root, params, config.targets, record, steps, prepare)
+
+
+def prepare_of(networks: Sequence[TrainedNetwork]) -> Prepare | None:
+    """How the networks want their inputs to be made.
+
+    Raises:
+        TaskError: one wants them otherwise than another.
+    """
+    every = [network.task.dataset_config.prepare for network in networks]
+    if any(one != every[0] for one in every):
+        found = "the checkpoints were trained with different dataset_config.prepare"
+        remedy = "predict with each, or average networks of one task"
+        raise TaskError("inference_params.checkpoint_path", found, remedy)
+    return every[0]
+
+
+def _refuse_other_prepare(wanted: Prepare | None, trained: Prepare | None) -> None:
+    if wanted is None and trained is None:
+        return
+    remedy = "restore it: the network knows only volumes that were made like that"
+    if wanted is None or trained is None:
+        found = "is given" if wanted else "is not given"
+        how = "without" if wanted else "with"
+        raise TaskError(PREPARE, f"{found}, and the checkpoint was trained {how} it", remedy)
+    if key := wanted.contradiction(trained):
+        given, was = (one.model_dump(mode="json", by_alias=True)[key] for one in (wanted, trained))
+        raise TaskError(f"{PREPARE}.{key}", f"is {given}, the checkpoint has {was}", remedy)
 
 
 def _tuned_values(
@@ -149,7 +184,7 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
     """Refuse inputs that the network cannot take, and report another voxel size.
 
     Raises:
-        VolumeError: their shapes or channels do not fit.
+        VolumeError: their shapes, places or channels do not fit.
     """
     first, key = inputs[0], inputs[0].key
     if max(first.extent) > MOST_LENGTH:
@@ -162,6 +197,7 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
                 "give arrays of one shape; to predict each, quote a pattern such as 'scans/*.zarr'"
             )
             raise VolumeError(key, found, remedy)
+    require_one_place(inputs)
     for volume in inputs:
         for note in metadata_notes(volume):
             reporter.say(note)

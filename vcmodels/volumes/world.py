@@ -9,17 +9,37 @@ from typing import Any, cast
 import numpy as np
 
 from vcmodels.geometry.affine import Affine
+from vcmodels.geometry.gridmap import GridMap
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import Node, read_node
 from vcmodels.volumes.reader import Volume
 
 OURS = "vcmodels"
-GEOMETRY, SOURCE, AFFINE = "geometry", "source", "affine"
+GEOMETRY, SOURCE, AFFINE, MAP = "geometry", "source", "affine", "map"
+HEADER = "header"
+"""In `source`, all that a file says, where an import was asked to keep it: it may name a patient."""
 
 
 def geometry_note(affine: Affine) -> dict[str, Any]:
     """The attribute `geometry` of an image of which level 0 has this affine."""
     return {AFFINE: [[float(n) for n in row] for row in affine], "space": "RAS+ mm, of (x, y, z)"}
+
+
+def derived_note(affine: Affine | None, grid: GridMap) -> dict[str, Any]:
+    """The same of an image whose grid was derived: also how it lies in the one that it comes from.
+
+    Args:
+        affine: of the derived grid; None where the source has none.
+        grid: its map to the source.
+    """
+    note = {} if affine is None else geometry_note(affine)
+    return {**note, "source_shape": list(grid.source), MAP: grid.to_json()}
+
+
+def grid_map(volume: Volume) -> GridMap | None:
+    """How the grid of an array of level 0 lies in the one that it was derived from, if it was."""
+    note = _note(volume, GEOMETRY).get(MAP)
+    return None if note is None else GridMap.from_json(note)
 
 
 def world_affine(volume: Volume) -> Affine | None:
@@ -34,6 +54,16 @@ def world_affine(volume: Volume) -> Affine | None:
 def source_note(volume: Volume) -> dict[str, Any]:
     """What the image says of the file that it comes from; {} when nothing."""
     return _note(volume, SOURCE)
+
+
+def place_notes(volume: Volume) -> dict[str, Any]:
+    """What another image on the grid of this one is to say of its place, too; {} when nothing.
+
+    A header that was kept stays with the import.
+    """
+    source = {name: value for name, value in source_note(volume).items() if name != HEADER}
+    notes = {GEOMETRY: _note(volume, GEOMETRY), SOURCE: source}
+    return {name: note for name, note in notes.items() if note}
 
 
 def _note(volume: Volume, name: str) -> dict[str, Any]:

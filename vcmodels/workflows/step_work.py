@@ -45,6 +45,7 @@ from vcmodels.volumes import (
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import CoarserLevel, mean_of, most_frequent
+from vcmodels.volumes.world import place_notes
 from vcmodels.workflows.ground import Ground
 
 METADATA = {".zgroup", ".zattrs", ".zmetadata", "zarr.json"}
@@ -240,6 +241,7 @@ class StepWork:
             "identity_sha256": _digest(self.identity),
             "versions": _versions(),
             "complete": is_complete,
+            **place_notes(next(iter(ground.sources.values())).volume),
         }
         factors = ground.factors if is_complete else ground.factors[:1]
         if is_complete:

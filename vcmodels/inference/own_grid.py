@@ -1,0 +1,307 @@
+"""A prediction on a prepared grid, and its way back to the grid of the input.
+
+A network that was trained with `dataset_config.prepare` sees inputs as its training volumes were made.
+Its result lies on that grid in a hidden group next to the output while it is made; then each block of
+the output is interpolated from it. Both have journals, so that the same command continues after a
+kill, whatever it was at.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from vcmodels.blockwise import Threads
+from vcmodels.blockwise.engines import usable_cores
+from vcmodels.config import InferenceParams
+from vcmodels.errors import TaskError
+from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.grid import PatchGrid, tiles
+from vcmodels.geometry.gridmap import GridMap
+from vcmodels.inference.claim import claim, drop_lost
+from vcmodels.inference.job import checked_patch, layout_of, output_specs, region_of
+from vcmodels.inference.journal import Journal, Manifest
+from vcmodels.inference.locks import setting_up, working_on
+from vcmodels.inference.network import OutputSpec
+from vcmodels.inference.output import Layout, make_manifest, make_provenance
+from vcmodels.inference.pyramid import build_pyramid
+from vcmodels.inference.request import (
+    Request,
+    RunOptions,
+    check_inputs,
+    choose_targets,
+    require_storable,
+    with_section,
+)
+from vcmodels.inference.units import Mask, open_mask
+from vcmodels.inference.writing import Output
+from vcmodels.metrics.base import BlockPart
+from vcmodels.prepare.contents import Classes, turned_values, with_outside
+from vcmodels.prepare.derived import DerivedVolume, kept
+from vcmodels.prepare.kernels import pick, resample, window
+from vcmodels.prepare.plan import KEY, notes_of, plan_of
+from vcmodels.reporting import Reporter, Silent
+from vcmodels.targets import AnyTarget
+from vcmodels.targets.multiclass import MulticlassTarget
+from vcmodels.volumes import Place, Volume, open_volume, place_at
+
+READ_HERE = {"level": 0, "channel_axis": None, "axes": None, "channels": None, "index": {}}
+"""Keys that say how inputs are read, which has been done."""
+
+
+@dataclass(frozen=True)
+class OwnGrid:
+    """What is predicted on the prepared grid, and what is made of it."""
+
+    inner: Request
+    """The prediction on the prepared grid."""
+    back: GridMap
+    """From the grid of the input to the prepared one."""
+    region: Box
+    """What is wanted of the input's grid."""
+    layout: Layout
+    specs: Mapping[str, OutputSpec]
+    manifest: Manifest
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, request: Request, reporter: Reporter) -> "OwnGrid":
+        """Check a request, and prepare its inputs, which are kept in the cache.
+
+        Raises:
+            RefusedError: whatever a user can fix; nothing was written but to the cache.
+        """
+        params, prepare, network = request.params, request.prepare, request.networks[0]
+        assert prepare is not None, "there is nothing to undo"
+        targets = choose_targets(request.targets, network, params)
+        require_storable(targets, params.dtype)
+        layout, first = layout_of(request), request.inputs[0]
+        check_inputs(request.inputs, network, Silent())
+        region, mask = region_of(params, first), open_mask(params, first, reporter)
+        if params.on_missing == "error":
+            for volume in request.inputs:
+                volume.require_stored(region, "inference_params.on_missing")
+        plan = plan_of(prepare, request.inputs, network.unit)
+        notes = notes_of(prepare)
+        images = tuple(kept(one, notes, reporter) for one in plan.images(request.inputs))
+        back = plan.grid.inverse()
+        inner_params = params.changed(
+            **_on_prepared_grid(params, back, region),
+            skip=params.skip.changed(mask=_prepared_mask(mask, plan.grid, notes)),
+        )
+        inner = replace(
+            request,
+            inputs=images,
+            output=_beside(request.output),
+            params=inner_params,
+            targets={name: _in_shares(target) for name, target in request.targets.items()},
+            record=with_section(request.record, inner_params),
+            steps=(),
+            prepare=None,
+        )
+        specs = output_specs(targets, params)
+        patch = checked_patch(params.patch_size, network)
+        patches = PatchGrid.covering(plan.grid.shape, patch, params.overlaps)
+        manifest = make_manifest(params, network, request.inputs, specs, patches, layout, mask)
+        manifest |= {
+            "prepare": {**notes["prepare"], "grid": plan.grid.to_json()},
+            "prepared_input": [image.fingerprint() for image in images],
+            "averaged": _averaged(request),
+        }
+        provenance = make_provenance(request.record, request.networks)
+        return cls(inner, back, region, layout, specs, manifest, provenance)
+
+    @property
+    def root(self) -> Place:
+        """The output group."""
+        return self.layout.root
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """The group of each target."""
+        return {name: self.root / name for name in self.specs}
+
+    def find_complete(self, options: RunOptions) -> bool:
+        """Look at what stands at the output; whether it is this result, and whole.
+
+        Another one is deleted where `overwrite` says so.
+
+        Raises:
+            OutputError: another run's result, or something that is not ours.
+        """
+        if options.verify:
+            remedy = "use --overwrite, which makes the result again"
+            raise TaskError("--verify", f"goes with no {KEY}", remedy)
+        is_alone = options.part.count == 1
+        with (
+            working_on(self.root, alone=is_alone, reporter=options.reporter),
+            setting_up(self.root, options.reporter),
+        ):
+            state = claim(self.layout, self.specs, self.manifest, overwrite=options.overwrite)
+        if state == "complete":
+            options.reporter.say(f"{self.root}: already complete")
+            self.inner.output.remove()  # what a kill may have left
+        return state == "complete"
+
+    def write(self, options: RunOptions) -> bool:
+        """Make the output of the prediction, which is complete; whether that came to its end.
+
+        Raises:
+            RunError: the disk is full, or a chunk is damaged; the same command continues.
+        """
+        reporter, layout, specs = options.reporter, self.layout, self.specs
+        with working_on(self.root, alone=True, reporter=reporter) as hold:
+            journal = Journal(self.root, hold.check, layout.measure(specs))
+            with setting_up(self.root, reporter):
+                state = claim(layout, specs, self.manifest)
+                if state == "new":
+                    journal.begin(self.manifest)
+                layout.note(specs, self.manifest, self.provenance, is_complete=False)
+                layout.clean(specs)
+                outputs = layout.open_arrays(specs, self.manifest)
+                if state == "resume":
+                    drop_lost(layout, journal, specs, reporter)
+            if not self._fill(outputs, journal, options):
+                return False
+            stop, cores = options.should_stop, usable_cores()
+            if not build_pyramid(layout, specs, journal, cores, reporter, stop):
+                return False
+            with setting_up(self.root, reporter):
+                for name, spec in specs.items():
+                    layout.describe(name, spec, self.manifest, is_complete=True)
+                layout.note(specs, self.manifest, self.provenance, is_complete=True)
+                journal.remove()
+        self.inner.output.remove()
+        return True
+
+    def _fill(self, outputs: Mapping[str, Output], journal: Journal, options: RunOptions) -> bool:
+        """Write the blocks that are not there yet."""
+        every = list(tiles(self.region, self.layout.block))
+        blocks = sorted({*every} - {*journal.done()})
+        work = _Undoing(self._undone(), outputs)
+        with options.reporter.bar("to the input's grid", self.region.voxels) as advance:
+            advance(self.region.voxels - sum(box.voxels for box in blocks), "")
+            for box, _ in Threads().run(work, blocks, options.should_stop):
+                journal.mark(box)
+                advance(box.voxels, "")
+        return {*every} <= {*journal.done()}
+
+    def _undone(self) -> dict[str, "Undone"]:
+        """What each output is made of."""
+        request, dtype = self.inner, self.layout.dtype
+        targets = choose_targets(request.targets, request.networks[0], request.params)
+        inner, root = output_specs(targets, request.params), request.output
+        return {
+            name: Undone(spec, inner[name], _opened(root / name), self.back, dtype)
+            for name, spec in self.specs.items()
+        }
+
+
+@dataclass(frozen=True)
+class Undone:
+    """One output on the input's grid, made of a prediction on the prepared grid."""
+
+    spec: OutputSpec
+    """As it is written."""
+    inner: OutputSpec
+    """As it was predicted."""
+    stored: Volume
+    back: GridMap
+    dtype: np.dtype
+
+    def codes(self, box: Box) -> np.ndarray | None:
+        """(S, *box.shape), encoded; 0 outside of what was predicted. None: nothing was."""
+        near = window(self.back, box, "linear").intersect(self.stored.box)
+        if not near.voxels or not self.stored.is_stored(near):
+            return None
+        codes = self.spec.encode(self._prediction(box), self.dtype)
+        return with_outside(codes, self.back, box, 0)
+
+    def _prediction(self, box: Box) -> torch.Tensor:
+        """(P, *box.shape): averaged, decoded and turned."""
+
+        def averageable(part: Box) -> np.ndarray:
+            decoded = torch.from_numpy(self.inner.decode(self.stored.read(part)))
+            return self.inner.averageable(decoded).numpy()
+
+        if self.back.is_exact:
+            found = pick(averageable, self.back, box)
+        else:
+            found = resample(averageable, self.back, box, "linear", "edge")
+        values = self.inner.unblend(torch.from_numpy(found))
+        everywhere = torch.ones((1, *box.shape), dtype=torch.bool)
+        return turned_values(self.inner, values, everywhere, self.back)[0]
+
+
+@dataclass(frozen=True)
+class _Undoing:
+    """The work on a block of all outputs."""
+
+    undone: Mapping[str, Undone]
+    outputs: Mapping[str, Output]
+
+    def __call__(self, box: Box) -> BlockPart:
+        for name, one in self.undone.items():
+            codes = one.codes(box)
+            if codes is not None:
+                self.outputs[name].write(box, codes)
+                self.outputs[name].array.sync(box)
+        return {}
+
+
+def _opened(place: Place) -> Volume:
+    return open_volume(str(place / "0"), key=str(place), channels="any")
+
+
+def _beside(root: Place) -> Place:
+    """The hidden group next to a result, for its prediction on the prepared grid."""
+    folder, _, name = str(root).rpartition("/")
+    return place_at(f"{folder}/.{name}.prepared")
+
+
+def _on_prepared_grid(params: InferenceParams, back: GridMap, region: Box) -> dict[str, Any]:
+    """Keys of the prediction on the prepared grid."""
+    around = window(back, region, "linear").intersect(Box((0, 0, 0), back.source))
+    if not around.voxels:
+        found = "nothing of it is left by dataset_config.prepare.crop"
+        raise TaskError("inference_params.bbox", found, "give another")
+    is_fine = params.dtype.itemsize == 4 or params.dtype.name == "uint16"
+    return {
+        **READ_HERE,
+        "spacing": None,
+        "bbox": tuple(zip(around.origin, around.end, strict=True)),
+        "pyramid": 0,
+        "output_type": "float32" if is_fine else "float16",
+        "output_chunks": None,
+        "output_shards": None,
+        "on_missing": "fill",
+    }
+
+
+def _in_shares(target: AnyTarget) -> AnyTarget:
+    """The target with what can be interpolated: shares of classes, not the likeliest one."""
+    if isinstance(target, MulticlassTarget) and target.is_categorical:
+        return target.changed(output="probabilities")
+    return target
+
+
+def _prepared_mask(mask: Mask | None, grid: GridMap, notes: Mapping[str, Any]) -> str | None:
+    """Where the mask of what is wanted is on the prepared grid.
+
+    Raises:
+        TaskError: it is coarser than the input.
+    """
+    if mask is None:
+        return None
+    if mask.factor != (1, 1, 1):
+        found = f"{mask.volume.shown} is coarser than the input, which goes with no {KEY}"
+        raise TaskError("inference_params.skip.mask", found, "give one of the input's shape")
+    return kept(DerivedVolume.of(mask.volume, grid, Classes()), notes).location
+
+
+def _averaged(request: Request) -> dict[str, Any]:
+    """What is averaged, for the manifest."""
+    params = request.params.model_dump(mode="json", include={"tta", "ensemble"})
+    return {**params, "checkpoints": [network.sha256 for network in request.networks]}

@@ -1,0 +1,259 @@
+"""What a `prepare` block makes of one volume: its grid, its curves, its arrays."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vcmodels.errors import FaultError, TaskError, VolumeError
+from vcmodels.geometry.affine import axis_codes
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
+from vcmodels.geometry.gridmap import GridMap
+from vcmodels.geometry.symmetries import Symmetry
+from vcmodels.prepare.contents import Image
+from vcmodels.prepare.curves import (
+    Curve,
+    channels_of,
+    curves_of,
+    foreground_box,
+    landmarks_of,
+    learnt_landmarks,
+    spread_of,
+)
+from vcmodels.prepare.derived import DerivedVolume, affine_of, remembered
+from vcmodels.prepare.section import AXIS_PAIRS, NyulStandard, Prepare
+from vcmodels.reporting import Reporter
+from vcmodels.volumes import Volume
+from vcmodels.volumes.spacing import in_unit
+
+KEY = "dataset_config.prepare"
+_SAME = 1e-4
+"""Part by which a voxel size may differ from the wanted one and is not changed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to one volume."""
+
+    prepare: Prepare
+    grid: GridMap
+    """From the prepared grid to that of the inputs as they are stored."""
+    curves: tuple[Curve | None, ...]
+    """What is done to the values of each channel."""
+
+    def images(
+        self, inputs: Sequence[Volume], within: Volume | None = None, outside: float = 0.0
+    ) -> tuple[DerivedVolume, ...]:
+        """The inputs as they are prepared.
+
+        Args:
+            inputs: stacked as channels.
+            within: a mask on their grid; where it is 0 stands `outside`, as does past their ends.
+            outside: the value.
+        """
+        found, first = list[DerivedVolume](), 0
+        for volume in inputs:
+            curves = self.curves[first : first + volume.channels]  # none where there are none
+            first += volume.channels
+            content = Image(self.prepare.order.image, curves, outside)
+            found.append(DerivedVolume.of(volume, self.grid, content, within))
+        return tuple(found)
+
+
+def plan_of(
+    prepare: Prepare, inputs: Sequence[Volume], unit: str | None, crop: Box | None = None
+) -> Plan:
+    """What is done to a volume; voxels are read where `crop` or `standardize` depend on them.
+
+    Args:
+        prepare: settled.
+        inputs: stacked as channels, of one extent.
+        unit: that `spacing` is in; that of the inputs when it is not known.
+        crop: the part that is kept, in their voxels, instead of what `crop` says.
+
+    Raises:
+        VolumeError: an input says no orientation or voxel size and one is asked for, or its values
+            leave nothing to go by.
+        TaskError: the block does not fit the inputs.
+    """
+    first, channels = inputs[0], sum(volume.channels for volume in inputs)
+    try:
+        standards = prepare.standards(channels)
+    except FaultError as error:
+        raise TaskError(f"{KEY}.standardize", error.found, error.remedy) from error
+    box = crop or remembered_crop(prepare, first, unit)
+    grid = grid_of(prepare, first, unit, box)
+    if all(one is None for one in standards):
+        return Plan(prepare, grid, ())
+    inside = box.intersect(first.box)
+
+    def curves() -> list[object]:
+        found = curves_of(standards, inputs, inside, f"{KEY}.standardize")
+        return [curve and curve.to_json() for curve in found]
+
+    asked = [one and one.model_dump(mode="json") for one in standards]
+    question = ["curves", asked, _contents(inputs), inside.origin, inside.shape]
+    found = remembered(question, curves)
+    return Plan(prepare, grid, tuple(one and Curve.from_json(one) for one in found))
+
+
+def settled(
+    prepare: Prepare, trained: Sequence[Sequence[Volume]], unit: str | None, reporter: Reporter
+) -> Prepare:
+    """The block with the numbers that training volumes tell: the median voxel size, and landmarks.
+
+    Args:
+        prepare: as it was given.
+        trained: the inputs of each volume that is trained on.
+        unit: of the voxel size.
+        reporter: told what was found.
+
+    Raises:
+        VolumeError: a volume does not say what is needed, or has no values to go by.
+    """
+    if prepare.is_settled:
+        return prepare
+    if prepare.spacing == "median":
+        only_turned = prepare.changed(spacing=None)
+        sizes = [_turned_size(only_turned, inputs[0], unit) for inputs in trained]
+        middle = triple(float(f"{n:.6g}") for n in np.median(sizes, axis=0))
+        reporter.say(f"{KEY}.spacing: the median of {len(sizes)} volumes is {list(middle)}")
+        prepare = prepare.changed(spacing=middle)
+    standards = prepare.standards(sum(volume.channels for volume in trained[0]))
+    found = [
+        one.changed(landmarks=_learnt(prepare, one, channel, trained, unit))
+        if isinstance(one, NyulStandard) and one.landmarks is None
+        else one
+        for channel, one in enumerate(standards)
+    ]
+    return prepare if found == standards else prepare.changed(standardize=found)
+
+
+def _turned_size(prepare: Prepare, image: Volume, unit: str | None) -> Spacing:
+    """The voxel size of a volume once it is turned.
+
+    Raises:
+        VolumeError: it does not say one.
+    """
+    _require_size(image)
+    grid = grid_of(prepare, image, unit, image.box)
+    return grid.spacing(in_unit(image.spacing, image.unit, unit or image.unit))
+
+
+def _learnt(
+    prepare: Prepare,
+    standard: NyulStandard,
+    channel: int,
+    trained: Sequence[Sequence[Volume]],
+    unit: str | None,
+) -> list[float]:
+    """Where the landmarks of a channel lie in the mean of the training volumes."""
+    key = f"{KEY}.standardize"
+
+    def marks(inputs: Sequence[Volume], box: Box) -> list[float]:
+        volume, number = list(channels_of(inputs))[channel]
+        spread = spread_of(volume, number, box, standard.above, key)
+        return landmarks_of(spread, volume.shown, key)
+
+    every: list[list[float]] = []
+    for inputs in trained:
+        box = remembered_crop(prepare, inputs[0], unit)
+        asked = ["landmarks", standard.above, channel, _contents(inputs), box.origin, box.shape]
+        every.append(remembered(asked, partial(marks, inputs, box)))
+    return learnt_landmarks(every)
+
+
+def _contents(inputs: Sequence[Volume]) -> list[str]:
+    return [volume.fingerprint() for volume in inputs]
+
+
+def grid_of(prepare: Prepare, image: Volume, unit: str | None, crop: Box) -> GridMap:
+    """The prepared grid of a part of a volume: cut, then turned, then resampled.
+
+    Args:
+        prepare: settled.
+        image: the first input.
+        unit: that `spacing` is in.
+        crop: the part, in its voxels; what of it lies outside is padded.
+
+    Raises:
+        VolumeError: it says no orientation, or no voxel size, and one is asked for.
+    """
+    grid = GridMap.identity(image.extent).cropped(crop)
+    if prepare.codes is not None:
+        grid = grid.turned(turn_to(prepare.codes, image))
+    if (sides := prepare.sides) is not None:
+        grid = grid.resampled(_factors(sides, grid, image, unit))
+    return grid
+
+
+def turn_to(codes: str, image: Volume) -> Symmetry:
+    """The symmetry after which the axes (x, y, z) of an image point as `codes` say.
+
+    Raises:
+        VolumeError: it does not say how it lies in the world.
+    """
+    affine = affine_of(image)
+    if affine is None:
+        found = f"{image.shown} does not say how it lies (it has no vcmodels.geometry.affine)"
+        remedy = f"give the file it came from, such as a NIfTI, or leave {KEY}.orientation out"
+        raise VolumeError(image.key, found, remedy)
+    pairs = {letter: pair for pair in AXIS_PAIRS for letter in pair}
+    now = axis_codes(affine)[::-1]  # of (z, y, x)
+    wanted = codes[::-1]
+    sources = [next(n for n in range(3) if pairs[now[n]] == pairs[w]) for w in wanted]
+    flips = [now[n] != w for n, w in zip(sources, wanted, strict=True)]
+    return Symmetry(triple(sources), triple(flips))
+
+
+def _factors(sides: Spacing, grid: GridMap, image: Volume, unit: str | None) -> Spacing:
+    _require_size(image)
+    now = grid.spacing(in_unit(image.spacing, image.unit, unit or image.unit))
+    ratios = [side / size for side, size in zip(sides, now, strict=True)]
+    return triple(1.0 if abs(ratio - 1) <= _SAME else ratio for ratio in ratios)
+
+
+def _require_size(image: Volume) -> None:
+    if not image.has_spacing:
+        found = f"the voxel size of {image.shown} is unknown, and {KEY}.spacing asks for one"
+        raise VolumeError(image.key, found, 'give "spacing"')
+
+
+def remembered_crop(prepare: Prepare, image: Volume, unit: str | None) -> Box:
+    """The part that `crop` keeps of a volume, which is read once if that depends on its values."""
+    if prepare.crop is None or prepare.crop.foreground is None:
+        return _crop(prepare, image, unit)
+
+    def find() -> list[Shape]:
+        box = _crop(prepare, image, unit)
+        return [box.origin, box.shape]
+
+    asked = prepare.crop.model_dump(mode="json")
+    sizes = [image.spacing, image.unit, unit]
+    origin, shape = remembered(["crop", asked, image.fingerprint(), sizes], find)
+    return Box(triple(origin), triple(shape))
+
+
+def _crop(prepare: Prepare, image: Volume, unit: str | None) -> Box:
+    """The part that `crop` keeps of a volume."""
+    if prepare.crop is None:
+        return image.box
+    if (given := prepare.crop.given) is not None:
+        inside = given.intersect(image.box)
+        if not inside.voxels:
+            found = f"lies outside of {image.shown}, shape {image.extent}"
+            raise TaskError(f"{KEY}.crop.box", found, "give a box that all volumes reach into")
+        return inside
+    shown = prepare.crop.foreground
+    assert shown is not None, "one of the two is given"
+    box = foreground_box(image, shown.above, f"{KEY}.crop.foreground")
+    spacing = in_unit(image.spacing, image.unit, unit or image.unit)
+    margin = [round(shown.margin / side) for side in spacing]
+    return box.grow(margin).intersect(image.box)
+
+
+def notes_of(prepare: Prepare) -> Mapping[str, Any]:
+    """What a prepared image says of how it was made."""
+    return {"prepare": prepare.model_dump(mode="json", by_alias=True)}
