@@ -39,7 +39,7 @@ from vcmodels.inference.units import Mask, open_mask
 from vcmodels.inference.writing import Output
 from vcmodels.metrics.base import BlockPart
 from vcmodels.prepare.contents import Classes, turned_values, with_outside
-from vcmodels.prepare.derived import DerivedVolume, kept
+from vcmodels.prepare.derived import DerivedVolume, kept, report_making
 from vcmodels.prepare.kernels import pick, resample, window
 from vcmodels.prepare.plan import KEY, notes_of, plan_of
 from vcmodels.reporting import Reporter, Silent
@@ -84,8 +84,9 @@ class OwnGrid:
             for volume in request.inputs:
                 volume.require_stored(region, "inference_params.on_missing")
         plan = plan_of(prepare, request.inputs, network.unit)
-        notes = notes_of(prepare)
-        images = tuple(kept(one, notes, reporter) for one in plan.images(request.inputs))
+        notes, derived = notes_of(prepare), plan.images(request.inputs)
+        report_making(derived, reporter)
+        images = tuple(kept(one, notes, reporter) for one in derived)
         back = plan.grid.inverse()
         inner_params = params.changed(
             **_on_prepared_grid(params, back, region),
