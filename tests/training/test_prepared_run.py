@@ -71,3 +71,5 @@ def test_a_checkpoint_alone_makes_a_mask_on_the_grid_of_its_input(
     assert dice > 0.9
     assert main(command) == 0
     assert "already complete" in capsys.readouterr().out
+    assert main(["reproduce", "seg.zarr"]) == 0
+    assert "identical" in capsys.readouterr().out

@@ -43,10 +43,13 @@ from vcmodels.prepare.derived import DerivedVolume, kept, report_making
 from vcmodels.prepare.kernels import pick, resample, window
 from vcmodels.prepare.plan import KEY, notes_of, plan_of
 from vcmodels.reporting import Reporter, Silent
+from vcmodels.results import our_attributes
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import Place, Volume, open_volume, place_at
 
+ON_PREPARED_GRID = "prepared_grid"
+"""In the provenance, the manifest of the prediction on the prepared grid."""
 READ_HERE = {"level": 0, "channel_axis": None, "axes": None, "channels": None, "index": {}}
 """Keys that say how inputs are read, which has been done."""
 
@@ -159,7 +162,8 @@ class OwnGrid:
                 state = claim(layout, specs, self.manifest)
                 if state == "new":
                     journal.begin(self.manifest)
-                layout.note(specs, self.manifest, self.provenance, is_complete=False)
+                provenance = self._full_provenance()
+                layout.note(specs, self.manifest, provenance, is_complete=False)
                 layout.clean(specs)
                 outputs = layout.open_arrays(specs, self.manifest)
                 if state == "resume":
@@ -172,10 +176,15 @@ class OwnGrid:
             with setting_up(self.root, reporter):
                 for name, spec in specs.items():
                     layout.describe(name, spec, self.manifest, is_complete=True)
-                layout.note(specs, self.manifest, self.provenance, is_complete=True)
+                layout.note(specs, self.manifest, provenance, is_complete=True)
                 journal.remove()
         self.inner.output.remove()
         return True
+
+    def _full_provenance(self) -> dict[str, Any]:
+        """With what the prediction on the prepared grid was made from, and in which manner."""
+        inner = our_attributes(self.inner.output)["manifest"]
+        return {**self.provenance, ON_PREPARED_GRID: inner}
 
     def _fill(self, outputs: Mapping[str, Output], journal: Journal, options: RunOptions) -> bool:
         """Write the blocks that are not there yet."""
