@@ -45,6 +45,7 @@ from vcmodels.prepare.plan import KEY, notes_of, plan_of
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import our_attributes
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Target
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import Place, Volume, open_volume, place_at
 
@@ -241,6 +242,8 @@ class Undone:
         else:
             found = resample(averageable, self.back, box, "linear", "edge")
         values = self.inner.unblend(torch.from_numpy(found))
+        if not isinstance(self.inner, Target):  # an uncertainty has no direction
+            return values
         everywhere = torch.ones((1, *box.shape), dtype=torch.bool)
         return turned_values(self.inner, values, everywhere, self.back)[0]
 
