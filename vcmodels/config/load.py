@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from vcmodels.augment import AnyAugmentation
-from vcmodels.config.checks import check_task, output_notes, sampling_notes
+from vcmodels.augment.base import Axis
+from vcmodels.config.checks import check_task, output_notes, sampling_notes, slice_notes
 from vcmodels.config.effects import effect_notes
 from vcmodels.config.instances import spell_out
 from vcmodels.config.legacy import lift, modernise
@@ -40,6 +41,8 @@ from vcmodels.runs.run import TASK, Run, starting_folder
 from vcmodels.section import PatchShape, Section
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
+
+SLICE_AXES: tuple[Axis, Axis, Axis] = ("z", "y", "x")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def parse_task(
     if not is_record:  # of which every key is written, and some were planned
         notes += effect_notes(task)
     task = fill_in(task)
+    notes += slice_notes(task)
     faults = check_task(task, is_record=is_record)
     if faults:
         raise task_error(faults)
@@ -260,7 +264,7 @@ def _unknown(block: Block, path: KeyPath, names: list[str], sources: dict[str, s
 def fill_in(task: Task) -> Task:
     """The task with `tr_params`' label keys where targets use them, and its workers for inference.
 
-    Where the patch size is given, the batch size need not be planned either.
+    Its `slice_axis` is filled in where other keys tell it. Where the patch size is given, the batch size need not be planned either.
 
     Raises:
         TaskError: a target cannot take a value that `tr_params` gives it.
@@ -275,8 +279,18 @@ def fill_in(task: Task) -> Task:
     if workers is None:
         workers = settings.num_dataloader_workers
     return task.with_values(
-        inference_params={"num_dataloader_workers": workers}, dataset_config={"targets": targets}
+        inference_params={"num_dataloader_workers": workers},
+        dataset_config={"targets": targets, "slice_axis": _slice_axis(task)},
     )
+
+
+def _slice_axis(task: Task) -> Axis | None:
+    """The axis across which patches are slices: as given, that of `stack`, or of a patch size."""
+    config, patch = task.dataset_config, task.tr_params.given_patch_size or ()
+    if config.slice_axis is not None or config.stack is not None:
+        return config.slice_axis or (config.stack and config.stack.axis)
+    thin = [axis for axis, length in zip(SLICE_AXES, patch, strict=False) if length == 1]
+    return thin[0] if len(thin) == 1 else None
 
 
 def fill_sizes(task: Task, patch: PatchShape | None, batch: int | None) -> Task:

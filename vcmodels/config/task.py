@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
+from vcmodels.augment.base import Axis
+from vcmodels.augment.slices import in_plane
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.inference_params import InferenceParams
+from vcmodels.config.slices import SliceStack
 from vcmodels.config.train_params import TrainingParams, ValidationParams
 from vcmodels.config.values import (
     AxisIndex,
@@ -196,6 +199,12 @@ class DatasetConfig(Section):
     """Whether `min_labeled_ratio` is a share of that box or of the whole patch."""
     patch_stride: PatchShape | None = None
     """Step between the origins of candidate patches, (z, y, x); half a patch when null."""
+    slice_axis: Axis | None = None
+    """Learn from slices across this axis: patches are one voxel thick along it, and no layer of the
+    network mixes slices. Also meant by a `patch_size` that is 1 along one axis, and by `stack`; see
+    [slices](slices.md)."""
+    stack: SliceStack | None = None
+    """Neighbouring slices as channels next to each slice (2.5D); it alone when null."""
     on_missing: Literal["fill", "error"] = "fill"
     """What a chunk of an input that is not stored is: `fill`, read as the fill value, or an error."""
     use_cache: bool = True
@@ -245,6 +254,12 @@ class Task(Section):
     def heads(self) -> dict[str, int]:
         """Channels of the logits, by target."""
         return {name: target.channels for name, target in self.dataset_config.targets.items()}
+
+    @property
+    def augmentations(self) -> list[AnyAugmentation]:
+        """`augment` as patches get it: slices are mirrored and turned in their plane alone."""
+        axis = self.dataset_config.slice_axis
+        return self.augment if axis is None else in_plane(self.augment, axis)
 
     @property
     def run_dir(self) -> Path:

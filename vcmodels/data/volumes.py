@@ -17,6 +17,7 @@ from vcmodels.config.reading import (
     require_one_order,
     require_used,
 )
+from vcmodels.config.slices import SliceStack, depth_of
 from vcmodels.config.task import (
     GroupAttribute,
     PseudoLabel,
@@ -119,6 +120,8 @@ class TaskVolume:
     """Whether the voxel size is known."""
     own: frozenset[str] | None = None
     """Names of the labels that are not only pseudo-labels; all when None."""
+    stack: SliceStack | None = None
+    """Which slices are channels of the network."""
 
     def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
@@ -146,9 +149,14 @@ class TaskVolume:
         return share_voxels(region, extent, other_region, other_extent)
 
     @property
-    def channels(self) -> int:
-        """Input channels."""
+    def stored_channels(self) -> int:
+        """Of all inputs together."""
         return sum(volume.channels for volume in self.inputs)
+
+    @property
+    def channels(self) -> int:
+        """Those of the network: each stored one, or its slices."""
+        return self.stored_channels * depth_of(self.stack)
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,10 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             if lacking:
                 reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
     scans = number_scans([(*volume.inputs, *volume.own_labels) for volume in found])
-    found = [replace(volume, scan=scan) for volume, scan in zip(found, scans, strict=True)]
+    found = [
+        replace(volume, scan=scan, stack=config.stack)
+        for volume, scan in zip(found, scans, strict=True)
+    ]
     found = settle_groups(found)
     trained = trained_on(found)
     if config.on_missing == "error":
@@ -443,8 +454,9 @@ def _unique(name: str, used: dict[str, int]) -> str:
 def _check_alike(volumes: list[TaskVolume], first: TaskVolume, reporter: Reporter) -> None:
     """Refuse other numbers of channels than the first that trains has; report other voxel sizes."""
     for volume in volumes:
-        if volume.channels != first.channels:
-            found = f"{volume.name} has {volume.channels} channels, {first.name} {first.channels}"
+        there, wanted = volume.stored_channels, first.stored_channels
+        if there != wanted:
+            found = f"{volume.name} has {there} channels, {first.name} {wanted}"
             raise VolumeError(f"{volume.key}.input", found, "all inputs need equally many")
     differing = [
         v

@@ -14,6 +14,7 @@ from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
 from vcmodels.config.reading import idle_notes
+from vcmodels.config.slices import SliceStack, depth_of
 from vcmodels.data.statistics import VolumeStatistics
 from vcmodels.devices import (
     CompiledOrEager,
@@ -87,6 +88,8 @@ class Pipeline:
     """What normalising takes from the inputs themselves; None for what the checkpoint has."""
     below: float | None
     """Chunks of the first input below this are background."""
+    stack: SliceStack | None
+    """Slices that are channels of the networks."""
     mask: Mask | None
     forward: Forward | Averaged
     whole: UnitPlan
@@ -106,8 +109,8 @@ class Pipeline:
 
     @property
     def channels(self) -> int:
-        """Of all inputs together."""
-        return sum(volume.channels for volume in self.inputs)
+        """Those that a network takes: of all inputs together, or their slices."""
+        return sum(volume.channels for volume in self.inputs) * depth_of(self.stack)
 
     @cached_property
     def patches(self) -> int:
@@ -235,7 +238,8 @@ def make_pipeline(
     # How that is divided: into parts, and each into columns that fit the memory.
     device = choose_device(params.device, "inference_params.device")
     averaged = sum(spec.blend_channels for spec in specs.values())
-    memory = ColumnMemory(grid, block, inputs, averaged, stored_bytes)
+    stack = first.task.dataset_config.stack
+    memory = ColumnMemory(grid, block, inputs, averaged, stored_bytes, stack)
     budget = _budget(params, device)
     whole = _divide(grid, region, wanted, memory, budget)
     mine = _divide(grid, share(region, wanted, block, extent, part), wanted, memory, budget)
@@ -255,6 +259,7 @@ def make_pipeline(
         normalize=normalizer,
         measured=normalizer.measured,
         below=params.skip.below,
+        stack=stack,
         mask=mask,
         forward=_averaged(params, forwards, weighted, normalizer.image, views, spacing),
         whole=whole,

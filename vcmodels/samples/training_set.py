@@ -90,7 +90,7 @@ def augmented_set(
         seed,
         make_order(seed, weights, hard_share(config.sampling), draws_of_epoch(settings)),
         make_jitter(settings.patch_jitter, volumes, criteria, indexer),
-        tuple(task.augment),
+        tuple(task.augmentations),
         settings.image_interpolation,
     )
     cached = cached_volumes(volumes, worker_budget(settings, volumes))

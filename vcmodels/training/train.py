@@ -387,7 +387,10 @@ def open_run(
     report_missing(resolved.volumes, reporter)
     is_begun = origin.resumed is not None
     report_misfits(resolved.task, resolved.volumes, reporter, is_begun=is_begun)
-    for note in (*unkept(resolved.task), *foreseen(resolved.task, resolved.volumes[0].channels)):
+    for note in (
+        *unkept(resolved.task),
+        *foreseen(resolved.task, resolved.volumes[0].stored_channels),
+    ):
         reporter.say(note)
     data = compare_data(origin, resolved.volumes, reporter, accepts=accepts)
     if not accepts:
