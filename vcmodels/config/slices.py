@@ -93,3 +93,16 @@ class SliceStack(Section):
 def depth_of(stack: SliceStack | None) -> int:
     """How many channels of a network each channel of an input becomes."""
     return 1 if stack is None else stack.depth
+
+
+def reach_of(stack: SliceStack | None, box: Box, within: Box) -> Box:
+    """What is read for all patches of a box."""
+    return box if stack is None else stack.reach(box, within)
+
+
+def readers_of(stack: SliceStack | None, box: Box) -> Box:
+    """The voxels for whose patches something of a box is read; some may lie outside of the volume."""
+    if stack is None:
+        return box
+    a, offsets = stack.number, stack.offsets
+    return box.cut(a, box.origin[a] - offsets[-1], box.end[a] - offsets[0])

@@ -14,7 +14,7 @@ from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
 from vcmodels.config.reading import idle_notes
-from vcmodels.config.slices import SliceStack, depth_of
+from vcmodels.config.slices import SliceStack, depth_of, reach_of
 from vcmodels.data.statistics import VolumeStatistics
 from vcmodels.devices import (
     CompiledOrEager,
@@ -230,15 +230,16 @@ def make_pipeline(
     specs = output_specs(targets, params)
     # Where the patches lie, and what of the volume is wanted.
     grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
+    stack = first.task.dataset_config.stack
     region, mask = region_of(params, inputs[0]), open_mask(params, inputs[0])
     if params.on_missing == "error":
         for volume in inputs:
-            volume.require_stored(grid.hull(region), "inference_params.on_missing")
+            read = reach_of(stack, grid.hull(region), volume.box)
+            volume.require_stored(read, "inference_params.on_missing")
     wanted = wanted_boxes(inputs, region, params.skip, mask)
     # How that is divided: into parts, and each into columns that fit the memory.
     device = choose_device(params.device, "inference_params.device")
     averaged = sum(spec.blend_channels for spec in specs.values())
-    stack = first.task.dataset_config.stack
     memory = ColumnMemory(grid, block, inputs, averaged, stored_bytes, stack)
     budget = _budget(params, device)
     whole = _divide(grid, region, wanted, memory, budget)

@@ -13,7 +13,7 @@ from threading import Lock
 
 import numpy as np
 
-from vcmodels.config.slices import SliceStack
+from vcmodels.config.slices import SliceStack, reach_of
 from vcmodels.data.normalization import NotFiniteError, check_finite
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
@@ -197,9 +197,7 @@ class UnitInput:
 
     def _hull(self, volume: Volume) -> Box:
         """Whole chunks where they are judged: what is background may not depend on the unit."""
-        hull = self.grid.hull(self.unit.core)
-        if self.stack is not None:
-            hull = self.stack.reach(hull, volume.box)
+        hull = reach_of(self.stack, self.grid.hull(self.unit.core), volume.box)
         return hull if self.background is None else aligned(hull, volume.chunks, volume.extent)
 
     def _seen(self, is_first: bool) -> Seen:
