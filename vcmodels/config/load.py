@@ -1,7 +1,6 @@
 """From a task file to a `Task`: read, override, bring to today's form, validate, cross-check."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 
 from vcmodels.augment import AnyAugmentation
 from vcmodels.augment.base import Axis
+from vcmodels.config.cases import read_cases
 from vcmodels.config.checks import check_task, output_notes, sampling_notes, slice_notes
 from vcmodels.config.effects import effect_notes
 from vcmodels.config.instances import spell_out
@@ -40,7 +40,7 @@ from vcmodels.postprocess import AnyStep
 from vcmodels.runs.run import TASK, Run, starting_folder
 from vcmodels.section import PatchShape, Section
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes.location import expand_location, is_remote
+from vcmodels.volumes.location import counted_from, expand_location
 
 SLICE_AXES: tuple[Axis, Axis, Axis] = ("z", "y", "x")
 
@@ -96,6 +96,7 @@ def parse_task(
     if model is not None:
         model.setdefault("name", DEFAULT_MODEL)
     spell_out(document, task_schema)
+    notes += read_cases(document)
     faults = _fold_labels(document)
     if faults:
         raise task_error(faults)
@@ -200,10 +201,7 @@ def _places(document: Block) -> Iterator[tuple[Block, str]]:
 def _anchored(value: object, folder: Path) -> object:
     if not isinstance(value, str):
         return value
-    expanded = os.path.expandvars(value)  # only to look at: variables stay in the task
-    if is_remote(expanded) or expanded.startswith("~"):
-        return value
-    return value if Path(expanded).is_absolute() else f"{folder}/{value}"
+    return counted_from(value, str(folder))
 
 
 def _fold_labels(document: Block) -> list[Fault]:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
 from vcmodels.augment.base import Axis
 from vcmodels.augment.slices import in_plane
+from vcmodels.config.cases import CaseSource
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.slices import SliceStack
@@ -132,6 +133,9 @@ class VolumeEntry(Section):
     group: Annotated[str, Field(min_length=1, max_length=256)] | GroupAttribute | None = None
     """What the volume is of, such as a patient: all volumes of one group train, or all validate, or
     all test."""
+    cohort: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Where the volume is from, such as a site, a scanner or a disease: each has a row in the scores,
+    and `balance` draws alike from all. Unlike a group it may be on both sides of a split."""
     level: Annotated[int, Field(ge=0, le=32)] = 0
     """Which level of OME-Zarr groups is read."""
     channel_axis: Literal["first", "last"] | None = None
@@ -186,7 +190,8 @@ class DatasetConfig(Section):
     """`dataset_config`: the data, the targets and how patches are chosen."""
 
     volume_paths: Annotated[list[VolumeEntry], Field(min_length=1, max_length=100_000)]
-    """The labelled volumes."""
+    """The labelled volumes: a list of entries; or a table or folder of cases, see
+    [cohorts](cohorts.md), which may also stand in the list."""
     targets: Annotated[dict[TargetName, AnyTarget], Field(min_length=1, max_length=256)]
     """What is learnt, by name."""
     normalization: NormalizationConfig = NormalizationConfig()
@@ -211,6 +216,9 @@ class DatasetConfig(Section):
     """Keep the patch list and reuse it while nothing that determines it has changed."""
     cache_file: Location | None = None
     """Where the patch list is kept; `<run folder>/patches.json` when null."""
+    balance: Literal["cohort", "group"] | None = None
+    """Draw patches from each cohort, or each group, equally often, however many volumes and patches it
+    has; by the number of patches and the `weight` of volumes when null."""
     sampling: SamplingConfig | None = None
     """Draw patches with labels, of rare classes or with a high loss more often, see
     [patch finding](patch-finding.md)."""
@@ -249,6 +257,8 @@ class Task(Section):
     """What is scored, and by which metrics."""
     overrides: list[str] = Field(default_factory=list)
     """What `--set` changed, recorded here; the values above already have it."""
+    cases: list[CaseSource] = Field(default_factory=list)
+    """Tables and folders that `volume_paths` named, recorded here; the entries above are theirs."""
 
     @property
     def heads(self) -> dict[str, int]:
