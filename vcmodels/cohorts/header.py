@@ -94,6 +94,8 @@ def read_header(cells: Sequence[str], names: Sequence[str], place: str) -> Colum
 def _sort(found: _Found, number: int, cell: str, names: Sequence[str], place: str) -> None:
     """Note what one column means."""
     plain = re.sub(r"[\s\-]+", "_", cell.lower())
+    if not cell or plain in WRITTEN:
+        return
     if cell in names:
         _note(found.labels, cell, number, place)
     elif named := _NAMED.fullmatch(cell):
@@ -109,7 +111,7 @@ def _sort(found: _Found, number: int, cell: str, names: Sequence[str], place: st
         _note(found.others, key, number, place)
     else:
         _refuse_near(cell, plain, place)
-        found.unread += [cell] if cell and plain not in WRITTEN else []
+        found.unread.append(cell)
 
 
 def _note(columns: dict[str, int], key: str, number: int, place: str) -> None:
