@@ -67,6 +67,14 @@ def test_what_a_row_says_goes_before_what_all_rows_share(here):
     assert found == [("A", 2), ("B", 3)]
 
 
+def test_volumes_for_testing_do_not_share_what_only_training_takes(here):
+    (here / "data/cases.csv").write_text("Image,cord,Split\na,b,test\nc,d,\n")
+    task, notes = parsed({"cases": "data/cases.csv", "ref_label": "cord", "weight": 2, "level": 1})
+    found = [(v.ref_label, v.weight, v.level) for v in task.dataset_config.volume_paths]
+    assert found == [(None, 1, 1), ("cord", 2, 1)]
+    assert not any("ref_label" in note for note in notes)
+
+
 def test_the_label_is_what_the_only_target_is_derived_from(here):
     for targets in (
         {"far": {"kind": "distance", "derive": "ids", "clip": 4.0}},

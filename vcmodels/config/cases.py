@@ -32,6 +32,7 @@ from vcmodels.volumes.location import expand_location, is_remote
 MAX_TABLE_BYTES = 64 * 2**20
 OF_ONE = ("input", "name", "bbox")
 """Keys of an entry that are about one volume: those of a table or folder cannot share them."""
+OF_TRAINING = ("ref_label", "weight")
 SHARED = tuple(key for key in VOLUME_KEYS if key not in OF_ONE)
 """Keys that all cases of a table or folder may have in common."""
 
@@ -79,12 +80,20 @@ def read_cases(document: Block) -> list[str]:
             continue
         path: KeyPath = ("dataset_config", "volume_paths", *([] if items is None else [number]))
         source, found, shared = _read(block, path, label_names(targets))
-        entries += [{**shared, **entry} for entry in found.entries()]
+        entries += [_with_shared(entry, shared) for entry in found.entries()]
         count = len(found.cases)
         records.append({"source": source, "sha256": found.identity, "volumes": count})
         notes += [f"{dotted(path)}: {count} volumes from {source}", *found.notes]
     config["volume_paths"], document["cases"] = entries, records
     return notes
+
+
+def _with_shared(entry: Block, shared: Block) -> Block:
+    """An entry with what all have in common; of a volume for testing, without what training takes."""
+    found = {**shared, **entry}
+    if found.get("split") == "test":
+        found = {k: v for k, v in found.items() if k in entry or k not in OF_TRAINING}
+    return found
 
 
 def label_names(targets: Block) -> list[str]:
