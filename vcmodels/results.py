@@ -14,6 +14,7 @@ from vcmodels.config.reading import (
 )
 from vcmodels.devices import choose_device
 from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
+from vcmodels.formats import format_of
 from vcmodels.reporting import Reporter
 from vcmodels.runs.run import is_sealed
 from vcmodels.targets import AnyTarget
@@ -108,12 +109,19 @@ def _input_fault(task: Task, channels: int) -> None:
     if params.is_pattern:
         list(expand_together(params.input_paths, {}, "inference_params", "input_path"))
         return
+    if needs_import(params):
+        return
     inputs = open_inputs(params.input_path, params)
     if len({volume.extent for volume in inputs}) > 1:
         found = f"the arrays have shapes {', '.join(str(volume.extent) for volume in inputs)}"
         raise VolumeError(INPUT, found, "give arrays of one shape")
     if (found := sum(volume.channels for volume in inputs)) != channels:
         raise VolumeError(INPUT, f"{found} channels, {channels} are trained on", "give the same")
+
+
+def needs_import(params: InferenceParams) -> bool:
+    """Whether an input is a file, which is imported to look into it: not before it is predicted."""
+    return any(format_of(_expanded(path, INPUT)) for path in params.input_paths)
 
 
 def _checkpoint_fault(task: Task, _channels: int) -> None:

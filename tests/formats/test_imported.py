@@ -9,12 +9,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 
 import vcmodels
+from vcmodels.data.intensities import channel_names
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats import imported as module
 from vcmodels.formats.base import library
-from vcmodels.formats.imported import imported, open_located
+from vcmodels.formats.imported import imported, is_import, open_located
 from vcmodels.reporting import Silent
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.world import source_note
@@ -81,6 +83,27 @@ def test_the_same_file_imported_again_is_the_same_volume(cache, case):
     assert open_located(str(case)).fingerprint() == before
 
 
+def test_names_of_channels_are_kept(cache, tmp_path):
+    about = {"axes": "CZYX", "Channel": {"Name": ["nuclei", "membrane"]}}
+    values = np.zeros((2, 3, 6, 7), np.uint8)
+    tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata=about)
+    assert channel_names([open_located(str(tmp_path / "a.ome.tif"), channels="any")]) == [
+        "nuclei",
+        "membrane",
+    ]
+    np.save(tmp_path / "b.npy", values)
+    assert channel_names([open_located(str(tmp_path / "b.npy"), channels="any")]) == ["b:0", "b:1"]
+
+
+def test_a_file_more_in_a_folder_is_seen(cache, tmp_path):
+    (tmp_path / "slices").mkdir()
+    for name in "12":
+        tifffile.imwrite(tmp_path / f"slices/{name}.tif", VOXELS[0])
+    assert open_located(str(tmp_path / "slices")).extent == (2, 8, 70)
+    tifffile.imwrite(tmp_path / "slices/3.tif", VOXELS[0])
+    assert open_located(str(tmp_path / "slices")).extent == (3, 8, 70)
+
+
 def test_the_note_names_no_folder(cache, case):
     note = source_note(open_located(str(case)))
     assert note["format"] == "nifti"
@@ -110,12 +133,14 @@ def test_what_a_killed_import_left_goes_with_the_next(cache, case):
     left = cache / ".abc.zarr.partial"
     (left / "0").mkdir(parents=True)
     (cache / ".abc.zarr.lock").touch()
+    (cache / "abc.zarr.import").touch()
     running = cache / ".def.zarr.partial"
     running.mkdir()
     lock = FileLock(cache / ".def.zarr.lock")
     open_located(str(case))
     lock.close()
     assert not left.exists()
+    assert not list(cache.glob("*abc*"))
     assert running.exists()
 
 
@@ -157,6 +182,17 @@ def test_a_cache_folder_that_cannot_be_is_refused(case, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(OutputError, match="is a file; set XDG_CACHE_HOME"):
         open_located(str(case))
+
+
+def test_what_else_says_its_source_is_no_import(cache, case, tmp_path):
+    open_located(str(case))
+    (store,) = zarrs(cache)
+    assert is_import(store)
+    assert not is_import(tmp_path)
+    attributes = json.loads((store / ".zattrs").read_text())
+    attributes["vcmodels"]["encoding"] = {}  # as of a prediction
+    (store / ".zattrs").write_text(json.dumps(attributes))
+    assert not is_import(store)
 
 
 def test_a_library_that_is_not_there_is_named():

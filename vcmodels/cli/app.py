@@ -20,6 +20,7 @@ from vcmodels.cli.cases import cases
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
+from vcmodels.cli.imports import import_
 from vcmodels.cli.infer import infer, reproduce
 from vcmodels.cli.mesh import mesh
 from vcmodels.cli.objects import objects
@@ -180,6 +181,7 @@ def phantom(
 
 
 app.command()(cases)
+app.command("import")(import_)
 app.command()(patches)
 app.command()(infer)
 app.command()(reproduce)

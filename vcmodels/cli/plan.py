@@ -27,7 +27,7 @@ from vcmodels.patches.misfits import report_misfits, report_unlearnt
 from vcmodels.patches.resolve import gigabytes, plan_sizes, resolve
 from vcmodels.patches.split import refuse_shared, refuse_tested, require_room, split_patches
 from vcmodels.reporting import Silent
-from vcmodels.results import device_note, foreseen, open_inputs
+from vcmodels.results import device_note, foreseen, needs_import, open_inputs
 from vcmodels.runs.run import Run
 from vcmodels.scratch import scratch_folder
 from vcmodels.symmetry.findings import stored_findings
@@ -142,7 +142,8 @@ def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:
     inputs = ()
     if params.input_path and not params.is_many:
         with suppress(RefusedError):  # a prediction may be made elsewhere, or later
-            inputs = open_inputs(params.input_path, params)
+            if not needs_import(params):
+                inputs = open_inputs(params.input_path, params)
     fits = sum(volume.channels for volume in inputs) == volumes[0].stored_channels
     if fits and (line := other_choice(fitted, inputs)):
         yield line

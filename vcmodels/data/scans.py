@@ -59,7 +59,7 @@ def number_copies(inputs: Sequence[Sequence[Volume]], scans: Sequence[int]) -> l
 def _at_its_time(array: Volume, image: Volume) -> Hashable:
     """Where an array lies, and the time that is read of it: its own, or that of the image it labels."""
     times = array.axes.positions("t") or image.axes.positions("t")
-    return place_of(array.location), *times
+    return place_of(array.shown), *times
 
 
 def share_voxels(one: Box, extent: Shape, other: Box, other_extent: Shape) -> bool:

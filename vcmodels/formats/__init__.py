@@ -4,11 +4,16 @@ import os
 from pathlib import PurePath
 
 from vcmodels.formats.base import Format
+from vcmodels.formats.hdf5 import Hdf5
+from vcmodels.formats.itk import Itk
+from vcmodels.formats.n5 import N5
 from vcmodels.formats.nifti import Nifti
+from vcmodels.formats.npy import Npy
+from vcmodels.formats.tiff import Tiff
 from vcmodels.volumes.location import is_remote, split_inside
 from vcmodels.volumes.places import is_node
 
-FORMATS: tuple[Format, ...] = (Nifti(),)
+FORMATS: tuple[Format, ...] = (Nifti(), Tiff(), Hdf5(), Itk(), N5(), Npy())
 """The first that recognises a location reads it."""
 
 

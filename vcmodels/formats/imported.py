@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats import file_stem, format_of
 from vcmodels.formats.aligning import ahead, aligned, chunk_shape
-from vcmodels.formats.base import ForeignImage, Format, Piece
+from vcmodels.formats.base import ForeignImage, Format, Header, Piece
 from vcmodels.formats.known import Known, content_of, remember, remembered, stamps_of
 from vcmodels.reporting import Advance, Reporter, Silent
 from vcmodels.volumes import (
@@ -27,6 +28,7 @@ from vcmodels.volumes import (
     Description,
     Pyramid,
     Reading,
+    Storage,
     Volume,
     open_volume,
     whole_folder,
@@ -37,12 +39,15 @@ from vcmodels.volumes.location import Origin, expand_location, split_inside
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import write_image
 from vcmodels.volumes.nodes import read_node
-from vcmodels.volumes.places import cache_folder, is_node, obstacle
+from vcmodels.volumes.places import cache_folder, is_node, obstacle, refuse_in_store
 from vcmodels.volumes.world import GEOMETRY, OURS, SOURCE, geometry_note
 
 VERSION = 1
 """Of what an import makes of a file; another one imports again."""
-_ELSEWHERE = "free some, or set XDG_CACHE_HOME to a folder with room"
+AS_MANY = Pyramid()
+"""Coarser levels until one chunk holds a level."""
+FAST = Storage(zstd_level=1)
+"""Of the cache: one thread unpacks gzip, and compressing at level 3 takes more than twice its time."""
 
 
 def open_located(
@@ -97,7 +102,8 @@ def imported(location: str, key: str, reporter: Reporter) -> tuple[str, Origin |
         image = found.open(location, key)
         known = examined(found, image, location, key, reporter)
         _import_once(found, image, location, folder / f"{known.digest}.zarr", known, reporter)
-        remember(folder, location, known)
+        with suppress(OSError):  # only costs time: a full disk, or the folder is not ours
+            remember(folder, location, known)
     return str(folder / f"{known.digest}.zarr"), Origin(location, known.digest)
 
 
@@ -111,7 +117,9 @@ def examined(
     """
     place, inside = split_inside(location)
     try:
-        stamps = stamps_of(dict.fromkeys([place, *map(str, image.files)]))
+        # The time of a folder changes with the names in it: a file more is seen, too.
+        folders = {str(path.parent) for path in image.files} if Path(place).is_dir() else ()
+        stamps = stamps_of(dict.fromkeys([place, *sorted(folders), *map(str, image.files)]))
         total = sum(path.stat().st_size for path in image.files)
         with reporter.bar(f"reading {Path(place).name}", total) as advance:
             sha256 = content_of(image.files, advance)
@@ -135,22 +143,74 @@ def _import_once(
         if is_node(place):
             return
         _sweep(folder)
-        reporter.say(f"importing {Path(location).name} (once, to {folder})")
+        file, _ = split_inside(location)
+        reporter.say(f"importing {Path(file).name}{location[len(file) :]} (once, to {folder})")
         for note in image.header.notes:
             reporter.say(f"note: {location}: {note}")
         source = source_note(kind, image, location, known)
         # No coarser levels: whether they are means or majorities depends on what the values are.
-        write_import(image, place, source, reporter, pyramid=Pyramid(0))
+        with _room_told(folder, "set XDG_CACHE_HOME to a folder with room"):
+            write_import(image, place, source, reporter, pyramid=Pyramid(0), storage=FAST)
     finally:
         lock.close(delete=True)
 
 
+def import_file(
+    location: str,
+    place: Path,
+    reporter: Reporter,
+    *,
+    pyramid: Pyramid = AS_MANY,
+    overwrite: bool = False,
+) -> Header:
+    """Write a file as OME-Zarr where it is wanted.
+
+    Args:
+        location: expanded, of a format that is known.
+        place: the group.
+        reporter: shows progress, and what one should know of how the file is read.
+        pyramid: its coarser levels; majorities also of a file that says itself that it is a label.
+        overwrite: replace an import that is there.
+
+    Raises:
+        VolumeError: the file is damaged, or of no format that is known.
+        OutputError: something else is there, or the disk is full.
+    """
+    kind = format_of(location)
+    if kind is None:
+        raise VolumeError(location, "is of no format that can be imported", "see docs/formats.md")
+    require_free(place, overwrite=overwrite)
+    image = kind.open(location, location)
+    known = examined(kind, image, location, location, reporter)
+    for note in image.header.notes:
+        reporter.say(f"note: {location}: {note}")
+    source = source_note(kind, image, location, known)
+    if image.header.is_label:
+        pyramid = replace(pyramid, values="mode")
+    with _room_told(place.parent, "write elsewhere"):
+        write_import(image, place, source, reporter, pyramid=pyramid, overwrite=overwrite)
+    return image.header
+
+
+def require_free(place: Path, *, overwrite: bool) -> None:
+    """Refuse a place that is taken, but by an import that may be replaced, or lies in a store.
+
+    Raises:
+        OutputError: naming it.
+    """
+    refuse_in_store(str(place), place)
+    if (place.exists() or place.is_symlink()) and not (overwrite and is_import(place)):
+        is_ours = not overwrite and is_import(place)
+        remedy = "--overwrite replaces it" if is_ours else "choose another path or remove it"
+        raise OutputError(str(place), "exists already", remedy)
+
+
 def _sweep(folder: Path) -> None:
     """Remove what imports have left that were killed."""
-    for partial in folder.glob(".*.partial"):
-        with suppress(BlockingIOError):
-            lock = FileLock(partial.with_suffix(".lock"))
-            shutil.rmtree(partial, ignore_errors=True)
+    for path in (*folder.glob(".*.lock"), *folder.glob("*.import")):
+        with suppress(BlockingIOError):  # one that goes on
+            lock = FileLock(path)
+            shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
             lock.close(delete=True)
 
 
@@ -174,6 +234,7 @@ def write_import(
     reporter: Reporter,
     *,
     pyramid: Pyramid,
+    storage: Storage = PLAIN,
     overwrite: bool = False,
 ) -> None:
     """Write an image as OME-Zarr that nobody sees before it is whole; some slabs are in memory.
@@ -184,11 +245,13 @@ def write_import(
         source: from `source_note`.
         reporter: shows progress.
         pyramid: its coarser levels.
+        storage: how it is stored.
         overwrite: replace an import that is there.
 
     Raises:
         VolumeError: the file is cut or damaged.
-        OutputError: something is there, or the disk is full.
+        OutputError: something is there.
+        OSError: the disk is full.
     """
     header = image.header
     chunks = chunk_shape(header.shape, header.dtype.itemsize)
@@ -196,9 +259,7 @@ def write_import(
     notes = {SOURCE: dict(source)}
     if header.affine is not None:
         notes[GEOMETRY] = geometry_note(header.affine)
-    display = {"image-label": {"version": "0.4"}} if header.is_label else {}
     with (
-        _room_told(place.parent),
         whole_folder(place, replaces=is_import if overwrite else lambda _: False) as folder,
         reporter.bar(f"importing {name}", total) as advance,
     ):
@@ -209,10 +270,23 @@ def write_import(
             Blocks(header.shape, header.dtype, ahead(slabs)),
             grid=header.grid,
             chunks=chunks,
-            storage=PLAIN,
+            storage=storage,
             pyramid=pyramid,
-            description=Description(file_stem(name) or name, {OURS: notes}, display),
+            description=Description(file_stem(name) or name, {OURS: notes}, _display(header)),
         )
+
+
+def _display(header: Header) -> dict[str, Any]:
+    """What viewers ask for: that it is a label, or the names of channels (`omero` of NGFF)."""
+    if header.is_label:
+        return {"image-label": {"version": "0.4"}}
+    if not header.channels:
+        return {}
+    shown: dict[str, Any] = {"color": "FFFFFF", "active": True}
+    if header.dtype.kind in "ui":
+        low, high = int(np.iinfo(header.dtype).min), int(np.iinfo(header.dtype).max)
+        shown["window"] = {"min": low, "max": high, "start": low, "end": high}
+    return {"omero": {"channels": [{"label": name, **shown} for name in header.channels]}}
 
 
 def _counted(pieces: Iterator[Piece], dtype: np.dtype[Any], advance: Advance) -> Iterator[Piece]:
@@ -223,18 +297,23 @@ def _counted(pieces: Iterator[Piece], dtype: np.dtype[Any], advance: Advance) ->
 
 
 @contextmanager
-def _room_told(folder: Path) -> Iterator[None]:
+def _room_told(folder: Path, remedy: str) -> Iterator[None]:
     """Say in one line that a disk is full."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OutputError(str(folder), f"has no room ({error.strerror})", _ELSEWHERE) from error
+        raise OutputError(
+            str(folder), f"has no room ({error.strerror})", f"free some, or {remedy}"
+        ) from error
 
 
 def is_import(place: Path) -> bool:
-    """Whether a folder is what an import has written, so that another may replace it."""
+    """Whether a folder is what an import has written, so that another may replace it.
+
+    Predictions say where their input comes from, too, and more.
+    """
     node = read_node(str(place), str(place))
     ours = node.attributes.get(OURS) if node else None
-    return isinstance(ours, dict) and "sha256" in (ours.get(SOURCE) or {})
+    return isinstance(ours, dict) and SOURCE in ours and {*ours} <= {GEOMETRY, SOURCE}

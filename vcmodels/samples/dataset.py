@@ -247,7 +247,7 @@ class PatchDataset(Dataset[PatchItem]):
         box = crop if stack is None else stack.needed(crop, region)
         parts = [v.read(box, within=region, pad="reflect") for v in volume.inputs]
         for part, source in zip(parts, volume.inputs, strict=True):
-            check_finite(part, box, source.location, inside=region, is_nan_void=source.is_nan_void)
+            check_finite(part, box, source.shown, inside=region, is_nan_void=source.is_nan_void)
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
         image = self._normalization.apply(image, self._normalization.volumes.get(volume.name))
         return image if stack is None else stack.stacked(image, crop, region)

@@ -44,7 +44,7 @@ def content_of(volume: Volume) -> dict[str, Any]:
     if not is_whole:
         compared = [compared[n] for n in _spread(len(compared), SAMPLED_FILES)]
     return {
-        "location": volume.location,
+        "location": volume.shown,
         **{key: _plain(getattr(volume, key)) for key in _MEANING},
         "axes": [*volume.axes.names, volume.axes.choice],
         "encoding": _encoding(volume),

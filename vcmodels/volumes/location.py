@@ -21,7 +21,7 @@ _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
-_INSIDE = re.compile(r"(.*?[^/])(?::/+|#)([^#]+)")
+_INSIDE = re.compile(r"(?<=[^/])(?::/+|#)(?=.)")
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,10 @@ def split_inside(location: str) -> tuple[str, str]:
     for folder in Path(location).parents:
         if os.path.isfile(folder):  # noqa: PTH113
             return str(folder), location[len(str(folder)) + 1 :]
-    match = _INSIDE.fullmatch(location)
-    return (match[1], match[2]) if match else (location, "")
+    for match in (found := list(_INSIDE.finditer(location))):
+        if os.path.exists(location[: match.start()]) or match is found[-1]:  # noqa: PTH110
+            return location[: match.start()], location[match.end() :]
+    return location, ""
 
 
 def expand_pattern(location: str) -> list[tuple[str, str]]:

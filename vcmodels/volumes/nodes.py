@@ -192,6 +192,9 @@ def _unsupported(location: str, name: str, found: str, key: str) -> MetadataErro
     return MetadataError(key, found, "use zarr version 2 or 3")
 
 
+_FILE = "give a zarr folder, or a file of a format that docs/formats.md lists"
+
+
 def _not_zarr(location: str, key: str) -> VolumeError:
     if is_remote(location):
         for name in METADATA:  # a refusal is what is to be told, then
@@ -205,7 +208,7 @@ def _not_zarr(location: str, key: str) -> VolumeError:
     except OSError as error:
         return VolumeError(key, f"{location} cannot be opened ({error.strerror})")
     if not path.is_dir():
-        return VolumeError(key, f"{location} is a file, not a zarr array", "give a zarr folder")
+        return VolumeError(key, f"{location} is a file, not a zarr array", _FILE)
     if not any(path.iterdir()):
         return VolumeError(key, f"{location} is an empty folder", "give a zarr array")
     return VolumeError(key, f"{location} is a folder without zarr metadata", "give a zarr array")

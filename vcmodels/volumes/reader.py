@@ -134,9 +134,9 @@ class Volume:
 
     @property
     def identity(self) -> str:
-        """The location, and what sets the voxels apart from others that are read of the same array."""
+        """The location (of a file, its own), and what sets the voxels apart from others read of it."""
         choice = self.axes.choice
-        return f"{self.location} ({choice})" if choice else self.location
+        return f"{self.shown} ({choice})" if choice else self.shown
 
     @property
     def box(self) -> Box:

@@ -1,0 +1,93 @@
+"""The command `import`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vcmodels.cli.arguments import Debug, Quiet
+from vcmodels.cli.console import Console
+from vcmodels.errors import RefusedError
+
+
+def import_(
+    context: typer.Context,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE... DEST",
+            help="Files (NIfTI, TIFF, HDF5, NRRD, MetaImage, N5, npy), and a .zarr, or a folder for them.",
+        ),
+    ],
+    labels: Annotated[
+        bool,
+        typer.Option(
+            "--labels", help="Values are classes or ids: coarser levels take the most frequent."
+        ),
+    ] = False,
+    levels: Annotated[
+        int | None,
+        typer.Option(min=0, max=20, help="Coarser levels; as many as help viewers when left out."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what import has written there before.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write files of other formats as OME-Zarr; each as (z, y, x), with its voxel size and place."""
+    from vcmodels.formats.imported import import_file
+    from vcmodels.volumes import Pyramid
+
+    console = Console(is_quiet=quiet)
+    context.obj.begin()
+    *given, destination = paths
+    sources = _expanded(given)
+    places = _places(sources, destination, overwrite=overwrite)
+    for source, place in places.items():
+        pyramid = Pyramid(levels, "mode" if labels else "mean")
+        header = import_file(source, place, console, pyramid=pyramid, overwrite=overwrite)
+        console.say(f"wrote {place}: {header.shape} {header.dtype}")
+
+
+def _expanded(given: Sequence[str]) -> list[str]:
+    """The files that are named, those of patterns too.
+
+    Raises:
+        RefusedError: there is none, one is no file that can be imported.
+    """
+    from vcmodels.formats import FORMATS, format_of
+    from vcmodels.volumes import expand_location, expand_pattern
+
+    if not given:
+        raise RefusedError("SOURCE", "is missing", "give a file, and the .zarr to write")
+    found = [place for text in given for _, place in expand_pattern(expand_location(text))]
+    for place in found:
+        if format_of(place) is None:
+            endings = " ".join(ending for one in FORMATS for ending in one.endings)
+            text = "is not there, or of no format that is known"
+            raise RefusedError(place, text, f"give one of {endings}")
+    return found
+
+
+def _places(sources: Sequence[str], destination: str, *, overwrite: bool) -> dict[str, Path]:
+    """Where the import of each file goes: the destination, or a .zarr of the file's name in it.
+
+    Raises:
+        RefusedError: two would have one name, something is there, or a store is around it.
+    """
+    from vcmodels.formats import file_stem
+    from vcmodels.formats.imported import require_free
+    from vcmodels.volumes import expand_location
+
+    into = Path(expand_location(destination))
+    if len(sources) == 1 and into.suffix == ".zarr":
+        places = [into]
+    else:
+        places = [into / f"{file_stem(one) or Path(one).name}.zarr" for one in sources]
+    for place in places:
+        if places.count(place) > 1:
+            raise RefusedError(str(place), "would be written twice", "import one by one")
+        require_free(place, overwrite=overwrite)
+    return dict(zip(sources, places, strict=True))
