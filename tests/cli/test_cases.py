@@ -42,7 +42,7 @@ def test_the_table_is_what_a_training_reads_and_keeps(example, capsys):
         "max_steps_per_epoch=1",
         "max_val_steps_per_epoch=1",
         "device=cpu",
-        "amp=off",
+        "num_dataloader_workers=0",
     )
     given = [word for one in settings for word in ("--set", f"tr_params.{one}")]
     given += ["--set", "model_config.f_maps=[2,4]", "--set", "augment=[]"]
