@@ -25,6 +25,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from vcmodels.config import Task, parse_task
+from vcmodels.config.messages import as_list, as_object
+from vcmodels.config.slices import depth_of
 from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError, TaskError
@@ -257,14 +259,22 @@ def read_normalization(state: Mapping[str, Any], path: Path) -> Normalization:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _wrong(path, name, value, "it lacks keys, or has others") from error
     typed(_NORMALIZATION, asdict(found), path, name)
+    slices = _slices_of(state)
     for stats in (found.channels, *found.volumes.values()):
         if any(channel.sd < 0 or channel.clipped_sd < 0 for channel in stats):
             raise _wrong(path, name, value, "a standard deviation is negative")
-        if stats and len(stats) != state.get("in_channels", len(stats)):
+        if stats and len(stats) * slices != state.get("in_channels", len(stats) * slices):
             raise _wrong(path, name, value, f"it has statistics of {len(stats)} channels")
     if not found.channels and found.per == "global" and found.scheme != "none":
         raise _wrong(path, name, value, "it has no statistics")
     return found
+
+
+def _slices_of(state: Mapping[str, Any]) -> int:
+    """How many slices share the statistics of a channel, by a task that may not be valid."""
+    task = as_object(state.get("task")) or {}
+    stack = as_object((as_object(task.get("dataset_config")) or {}).get("stack")) or {}
+    return len(as_list(stack.get("offsets")) or [0])
 
 
 def _are_tensors(value: object) -> bool:
@@ -389,6 +399,11 @@ class TrainedNetwork:
     """What was chosen for "tuned" keys of post-processing, see `postprocess.tuning.values_for`."""
     symmetry: SymmetryFindings | None = None
     """Of what it was trained on; older checkpoints do not say."""
+
+    @property
+    def stored_channels(self) -> int:
+        """Channels of an input, which may each be seen as several slices."""
+        return self.in_channels // depth_of(self.task.dataset_config.stack)
 
     @property
     def has_spacing(self) -> bool:

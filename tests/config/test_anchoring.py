@@ -113,7 +113,9 @@ def test_every_path_of_a_task_is_anchored(tmp_path):
     schema = task_schema()
     listed = {(section, key) for section, keys in LOCATIONS.items() for key in keys}
     listed |= {("inference_params", "skip", "mask"), ("dataset_config", "volume_paths", "input")}
-    del schema["properties"]["volume_paths"]  # never there in a resolved task
+    del schema["properties"]["volume_paths"]  # never there in a resolved task, nor tables of cases
+    volumes = schema["$defs"]["DatasetConfig"]["properties"]["volume_paths"]
+    volumes["anyOf"] = [{"items": {"$ref": "#/$defs/VolumeEntry"}}]
     assert {place for place in locations_of(schema, schema) if "labels" not in place} == listed
     task = {"inference_params": {"skip": {"mask": "m.zarr"}}, "dataset_config": {}}
     task["dataset_config"]["volume_paths"] = [dict.fromkeys((*VOLUME_KEYS, "sheet"), "x")]

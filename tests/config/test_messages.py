@@ -96,7 +96,7 @@ def changed(task, path, value):
         (f"{VOLUMES}.1.ref_label", "normals", '"normals" is no label of this volume; give one of "sheet"'),
         (f"{VOLUMES}.1.name", "scroll", '"scroll" is also the name of volume_paths.0'),
         (f"{VOLUMES}.1", {"input": "x"}, "volume_paths.1: has no label (targets: "),
-        (f"{VOLUMES}.1", "x", 'found "x"; give an object with "input"'),
+        (f"{VOLUMES}.1", 7, 'found 7; give an object with "input", or a text, or an object with'),
         (f"{VOLUMES}.0.split", "trian", 'give one of "train", "val", "test", or an object with "attribute"'),
         (f"{VOLUMES}.1.split", {"atribute": "s"}, 'split.atribute: unknown key; did you mean "attr'),
         (VOLUMES, [], "found []; give a list of at least 1"),

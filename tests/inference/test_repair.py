@@ -131,7 +131,7 @@ class Pipe:
     """What a record is made of."""
 
     def __init__(self, volume, grid, scale=1.0):
-        self.inputs, self.grid, self.measured = (volume,), grid, (scale,)
+        self.inputs, self.grid, self.measured, self.stack = (volume,), grid, (scale,), None
 
 
 def test_a_record_survives_its_file_and_statistics_are_part_of_it(workplace):

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vcmodels.models import ResidualUNet
 from vcmodels.models.plan import Topology, plan_topology
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -173,3 +174,33 @@ def test_a_patch_that_does_not_fit_is_refused_with_the_remedy(patch, options, me
 def test_a_spacing_that_is_no_length_is_refused(spacing):
     with pytest.raises(ValueError, match="spacing must be positive"):
         plan_topology((32, 32, 32), spacing)
+
+
+@given(
+    st.integers(0, 2),
+    st.tuples(*[st.integers(3, 40)] * 3),
+    st.tuples(*[st.floats(0.1, 30)] * 3),
+)
+def test_a_slice_is_neither_pooled_nor_mixed_with_others(axis, quarters, spacing):
+    """Its own spacing has no say in the plan: a network for slices is that of their plane."""
+    patch = tuple(1 if a == axis else 8 * n for a, n in enumerate(quarters))
+    plain = plan_topology(patch, spacing, num_levels=2)
+    assert all(level.kernel[axis] == level.stride[axis] == 1 for level in plain.levels)
+    other = tuple(s * 100 if a == axis else s for a, s in enumerate(spacing))
+    assert plan_topology(patch, other, num_levels=2) == plain
+
+
+def test_slices_have_kernels_of_1_by_3_by_3():
+    levels = plan_topology((1, 64, 48), (1.0, 1.0, 1.0)).levels
+    assert {level.kernel for level in levels} == {(1, 3, 3)}
+    assert [level.stride for level in levels][:3] == [(1, 1, 1), (1, 2, 2), (1, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("patch", "planned"), [((2, 16, 16), (1, 16, 16)), ((1, 16, 16), (4, 16, 16))]
+)
+def test_several_slices_at_once_are_refused(patch, planned):
+    with pytest.raises(
+        ValueError, match=rf"is {patch[0]} along z, the network is planned for {planned[0]}"
+    ):
+        ResidualUNet().check_patch(patch, (1.0, 1.0, 1.0), planned=planned)

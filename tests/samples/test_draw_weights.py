@@ -8,7 +8,7 @@ from vcmodels.errors import TaskError
 from vcmodels.patches.find import PatchCriteria, search_patches
 from vcmodels.patches.index_build import Indexer
 from vcmodels.reporting import Silent
-from vcmodels.samples.order import DrawOrder, draw_weights
+from vcmodels.samples.order import DrawOrder, draw_weights, volume_weights
 
 
 @pytest.fixture
@@ -48,7 +48,8 @@ def make(make_task, store, organs):
 def weights_of(task, volumes, rows):
     config, indexer = task.dataset_config, Indexer(None, Silent())
     criteria = PatchCriteria.of(task)
-    return draw_weights(config.sampling, volumes, rows, config.targets, criteria, indexer)
+    base = volume_weights(volumes, rows, config.balance)
+    return draw_weights(config.sampling, base, volumes, rows, config.targets, criteria, indexer)
 
 
 def test_without_sampling_the_volumes_weigh(make):

@@ -21,6 +21,7 @@ from vcmodels.augment.base import (
     LinearAugmentation,
 )
 from vcmodels.augment.resample import read_nearest, read_smooth, turn_tensor
+from vcmodels.augment.slices import flat_lattice, flat_matrix
 from vcmodels.augment.transform import (
     ImageInterpolation,
     SpatialTransform,
@@ -148,7 +149,8 @@ def sample_spatial(
     """Draw the geometry of one sample from the geometric augmentations in the list.
 
     All maps of one kind are composed in the order of the list. Whatever the order of kinds, the
-    patch is resampled at most once, and mirrored and turned after that.
+    patch is resampled at most once, and mirrored and turned after that. A patch that is one voxel
+    thick is resampled in its plane.
 
     Args:
         augmentations: the task's list; those of other families are passed over.
@@ -165,10 +167,10 @@ def sample_spatial(
     matrix, lattices = None, []
     for free in augmentations:
         if isinstance(free, LinearAugmentation) and free.happens(rng):
-            drawn = free.sample_matrix(rng, shape, spacing)
+            drawn = flat_matrix(free.sample_matrix(rng, shape, spacing), shape)
             matrix = drawn if matrix is None else matrix @ drawn
         elif isinstance(free, ElasticAugmentation) and free.happens(rng):
-            lattices.append(free.sample_lattice(rng, shape, spacing))
+            lattices.append(flat_lattice(free.sample_lattice(rng, shape, spacing), shape))
     return SpatialTransform(symmetry, matrix, tuple(lattices), interpolation)
 
 

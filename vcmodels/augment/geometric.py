@@ -231,10 +231,15 @@ class Compress(ElasticAugmentation):
 
 
 def flat_planes(shape: Shape, spacing: Spacing) -> tuple[bool, ...]:
-    """Which of the planes across z, y and x have voxels or a patch over `FLAT` times longer one way."""
+    """Which of the planes across z, y and x have voxels or a patch over `FLAT` times longer one way.
+
+    Also those in which the patch is one voxel thick.
+    """
     ratios = [(spacing[a] / spacing[b], shape[a] / shape[b]) for a, b in PLANES]
     return tuple(
-        max(voxel, 1 / voxel, voxel * count, 1 / (voxel * count)) > FLAT for voxel, count in ratios
+        1 in (shape[a], shape[b])
+        or max(voxel, 1 / voxel, voxel * count, 1 / (voxel * count)) > FLAT
+        for (a, b), (voxel, count) in zip(PLANES, ratios, strict=True)
     )
 
 

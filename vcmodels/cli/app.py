@@ -16,6 +16,7 @@ from vcmodels.cli.arguments import (
     two_lengths,
 )
 from vcmodels.cli.audit import audit
+from vcmodels.cli.cases import cases
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
@@ -180,6 +181,7 @@ def phantom(
     console.say(f"wrote {path}: ct, sheet, normals and wraps of {size} voxels")
 
 
+app.command()(cases)
 app.command("import")(import_)
 app.command()(patches)
 app.command()(infer)

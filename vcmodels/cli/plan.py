@@ -52,7 +52,8 @@ def report_sizes(task: Task, console: Console) -> None:
     """
     volumes = trained_on(open_volumes(task, console))
     refuse_tested(volumes, ())
-    plan = plan_sizes(task.tr_params, task.model, task.heads, volumes)
+    axis = task.dataset_config.slice_axis
+    plan = plan_sizes(task.tr_params, task.model, task.heads, volumes, slice_axis=axis)
     if plan.tried:
         table = narrow_table("patch", "step", "")
         for tried in plan.tried[-MOST_TRIED:]:
@@ -108,7 +109,7 @@ def report_plan(task: Task, console: Console) -> None:
     for note in (
         *device_note(task.tr_params.device, "tr_params.device"),
         *unkept(task),
-        *foreseen(task, volumes[0].channels),
+        *foreseen(task, volumes[0].stored_channels),
     ):
         console.say(note)
 
@@ -143,7 +144,7 @@ def _normalization(task: Task, volumes: Sequence[TaskVolume]) -> Iterator[str]:
         with suppress(RefusedError):  # a prediction may be made elsewhere, or later
             if not needs_import(params):
                 inputs = open_inputs(params.input_path, params)
-    fits = sum(volume.channels for volume in inputs) == volumes[0].channels
+    fits = sum(volume.channels for volume in inputs) == volumes[0].stored_channels
     if fits and (line := other_choice(fitted, inputs)):
         yield line
 

@@ -61,7 +61,7 @@ def _said(found: "SymmetryFindings", resolved: "Resolved") -> Iterator[str]:
     if has_own_augment(task):
         yield "augment: as the task gives it"
     else:
-        moves = "; ".join(_moves(suited(task.augment, found.group, spacings)))
+        moves = "; ".join(_moves(suited(task.augmentations, found.group, spacings)))
         yield f"augment: the default list, with {moves or 'no flip and no quarter_turn'}"
     flips = ", ".join(found.mirrors)
     yield f'tta "auto": {f"flips {flips}" if flips else "no views"}'

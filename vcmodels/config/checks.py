@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from vcmodels.augment import AnyAugmentation
-from vcmodels.augment.base import ElasticAugmentation, LinearAugmentation
-from vcmodels.augment.geometric import Affine
+from vcmodels.augment.base import Axis, ElasticAugmentation, LinearAugmentation
+from vcmodels.augment.geometric import Affine, Compress
 from vcmodels.config.evaluation_params import MetricChoices
 from vcmodels.config.inference_params import InferenceParams
 from vcmodels.config.messages import Fault, KeyPath, fault_at, listed, nearest, shown
@@ -24,6 +24,7 @@ from vcmodels.config.task import (
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import check_new_name, check_target_name
 from vcmodels.errors import FaultError, OutputError, VolumeError
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.metrics.base import Metrics
 from vcmodels.metrics.choice import choose_metrics
 from vcmodels.metrics.registry import fitting_metrics
@@ -51,6 +52,7 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
     settings, config, targets = task.tr_params, task.dataset_config, task.dataset_config.targets
     return [
         *(() if is_record else _name_faults(task)),
+        *_slice_faults(task),
         *_patch_faults(task),
         *_target_faults(targets, task.inference_params),
         *_derive_faults(config),
@@ -150,6 +152,51 @@ def _patch_faults(task: Task) -> Iterator[Fault]:
     if stride and any(s > p for s, p in zip(stride, planned, strict=True)):
         found = f"{list(stride)} exceeds tr_params.patch_size {list(planned)}"
         yield Fault(("dataset_config", "patch_stride"), found, "give at most the patch size")
+
+
+def _slice_faults(task: Task) -> Iterator[Fault]:
+    """Keys that contradict that patches are slices."""
+    config, stack = task.dataset_config, task.dataset_config.stack
+    axis, section = config.slice_axis, ("dataset_config",)
+    if axis is None:
+        return
+    if stack is not None and stack.axis != axis:
+        found = f'"{stack.axis}" is not dataset_config.slice_axis, "{axis}"'
+        yield Fault((*section, "stack", "axis"), found, "leave slice_axis out, or give the same")
+    sizes = {
+        ("tr_params", "patch_size"): task.tr_params.given_patch_size,
+        ("inference_params", "patch_size"): task.inference_params.patch_size,
+        (*section, "patch_stride"): config.patch_stride,
+    }
+    for path, size in sizes.items():
+        if size is not None and (length := size[AXES.index(axis)]) != 1:
+            found = f"is {length} along {axis}, across which patches are slices"
+            yield Fault(path, found, "give 1 there, or leave dataset_config.slice_axis out")
+    yield from _leaving_faults(task.augment, axis)
+
+
+def _leaving_faults(augment: Sequence[AnyAugmentation], axis: Axis) -> Iterator[Fault]:
+    """Rotations and presses out of the plane of slices, which are asked for by name."""
+    for number, one in enumerate(augment):
+        path = ("augment", number)
+        if isinstance(one, Affine) and isinstance(one.rotation_degrees, tuple):
+            turned = zip(AXES, one.rotation_degrees, strict=True)
+            if any(degrees for about, degrees in turned if about != axis):
+                found = f"turns slices across {axis} about other axes than {axis}"
+                yield Fault((*path, "rotation_degrees"), found, "give 0 for these, or one number")
+        elif isinstance(one, Compress) and one.direction == axis:
+            found = f"is {axis}, along which slices are one voxel thick"
+            yield Fault((*path, "direction"), found, "give another")
+
+
+def slice_notes(task: Task) -> list[str]:
+    """What of a given `augment` slices do not get."""
+    axis = task.dataset_config.slice_axis
+    if axis is None or "augment" not in task.model_fields_set:
+        return []
+    if task.augmentations == task.augment:
+        return []
+    return [f"augment: slices across {axis} are mirrored and turned in their plane alone"]
 
 
 def _network_error(

@@ -92,6 +92,8 @@ def _reasons_between(task: Task) -> dict[KeyPath, str]:
         found["tr_params", "validation", "whole_volumes"] = reason
     if not any(target.predicts in ("masks", "classes") for target in config.targets.values()):
         found["tr_params", "calibrate"] = "no target is a mask or has classes"
+    if config.balance == "cohort" and len({v.cohort for v in volumes if v.split != "test"}) < 2:
+        found["dataset_config", "balance"] = "there is one cohort"
     drawn = [n for n, volume in enumerate(volumes) if volume.split != "test"]
     if len(drawn) == 1 and "*" not in volumes[drawn[0]].inputs[0]:
         path = ("dataset_config", "volume_paths", drawn[0], "weight")

@@ -1,7 +1,6 @@
 """From a task file to a `Task`: read, override, bring to today's form, validate, cross-check."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from vcmodels.augment import AnyAugmentation
-from vcmodels.config.checks import check_task, output_notes, sampling_notes
+from vcmodels.augment.base import Axis
+from vcmodels.config.cases import read_cases
+from vcmodels.config.checks import check_task, output_notes, sampling_notes, slice_notes
 from vcmodels.config.effects import effect_notes
 from vcmodels.config.instances import spell_out
 from vcmodels.config.legacy import lift, modernise
@@ -40,7 +41,9 @@ from vcmodels.prepare.section import Prepare
 from vcmodels.runs.run import TASK, Run, starting_folder
 from vcmodels.section import PatchShape, Section
 from vcmodels.targets import AnyTarget
-from vcmodels.volumes.location import expand_location, is_remote
+from vcmodels.volumes.location import counted_from, expand_location
+
+SLICE_AXES: tuple[Axis, Axis, Axis] = ("z", "y", "x")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def parse_task(
     if model is not None:
         model.setdefault("name", DEFAULT_MODEL)
     spell_out(document, task_schema)
+    notes += read_cases(document)
     faults = _fold_labels(document)
     if faults:
         raise task_error(faults)
@@ -104,6 +108,7 @@ def parse_task(
     if not is_record:  # of which every key is written, and some were planned
         notes += effect_notes(task)
     task = fill_in(task)
+    notes += slice_notes(task)
     faults = check_task(task, is_record=is_record)
     if faults:
         raise task_error(faults)
@@ -197,10 +202,7 @@ def _places(document: Block) -> Iterator[tuple[Block, str]]:
 def _anchored(value: object, folder: Path) -> object:
     if not isinstance(value, str):
         return value
-    expanded = os.path.expandvars(value)  # only to look at: variables stay in the task
-    if is_remote(expanded) or expanded.startswith("~"):
-        return value
-    return value if Path(expanded).is_absolute() else f"{folder}/{value}"
+    return counted_from(value, str(folder))
 
 
 def _fold_labels(document: Block) -> list[Fault]:
@@ -261,7 +263,7 @@ def _unknown(block: Block, path: KeyPath, names: list[str], sources: dict[str, s
 def fill_in(task: Task) -> Task:
     """The task with `tr_params`' label keys where targets use them, and its workers for inference.
 
-    Where the patch size is given, the batch size need not be planned either.
+    Its `slice_axis` is filled in where other keys tell it. Where the patch size is given, the batch size need not be planned either.
 
     Raises:
         TaskError: a target cannot take a value that `tr_params` gives it.
@@ -276,8 +278,18 @@ def fill_in(task: Task) -> Task:
     if workers is None:
         workers = settings.num_dataloader_workers
     return task.with_values(
-        inference_params={"num_dataloader_workers": workers}, dataset_config={"targets": targets}
+        inference_params={"num_dataloader_workers": workers},
+        dataset_config={"targets": targets, "slice_axis": _slice_axis(task)},
     )
+
+
+def _slice_axis(task: Task) -> Axis | None:
+    """The axis across which patches are slices: as given, that of `stack`, or of a patch size."""
+    config, patch = task.dataset_config, task.tr_params.given_patch_size or ()
+    if config.slice_axis is not None or config.stack is not None:
+        return config.slice_axis or (config.stack and config.stack.axis)
+    thin = [axis for axis, length in zip(SLICE_AXES, patch, strict=False) if length == 1]
+    return thin[0] if len(thin) == 1 else None
 
 
 def fill_sizes(task: Task, patch: PatchShape | None, batch: int | None) -> Task:

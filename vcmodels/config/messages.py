@@ -177,6 +177,7 @@ def wanted(schema: Schema, root: Schema) -> str:
     options = branches(schema, root)
     choices = [o["const"] for o in options if "const" in o]
     choices += [choice for o in options for choice in o.get("enum", ())]
+    choices = list(dict.fromkeys(choices))  # a key may be that of several blocks
     phrases = [_phrase(o, root) for o in options if "const" not in o and "enum" not in o]
     if choices:
         phrases.insert(0, f"one of {listed(choices)}" if len(choices) > 1 else shown(choices[0]))

@@ -35,7 +35,7 @@ def read_task_file(path: Path) -> Block:
         TaskError: the file cannot be read or is no such object; the message has line and column.
     """
     is_yaml = path.suffix.lower() in (".yaml", ".yml")
-    text = _decode(_read_bytes(path, MAX_YAML_BYTES if is_yaml else MAX_BYTES), path)
+    text = read_text(path, MAX_YAML_BYTES if is_yaml else MAX_BYTES)
     if not text.strip():
         raise TaskError(str(path), "the file is empty", "write a task into it")
     value = parse_yaml(text, str(path)) if is_yaml else parse_json(text, str(path))
@@ -44,6 +44,15 @@ def read_task_file(path: Path) -> Block:
             str(path), "this is no object", "put the sections of the task between { and }"
         )
     return cast(Block, value)
+
+
+def read_text(path: Path, most: int) -> str:
+    """A text file of so many bytes at most.
+
+    Raises:
+        TaskError: it cannot be read, is larger, or is not UTF-8.
+    """
+    return _decode(_read_bytes(path, most), path)
 
 
 def _read_bytes(path: Path, most: int) -> bytes:

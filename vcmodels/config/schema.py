@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, Augmentation
+from vcmodels.cohorts.bids import BidsCases
+from vcmodels.config.cases import OF_ONE, SHARED, CaseTable
 from vcmodels.config.instances import KIND as INSTANCES
 from vcmodels.config.instances import InstancesRecipe
 from vcmodels.config.messages import Schema, as_object, branches, wanted
@@ -50,6 +52,7 @@ def _schema(_models: tuple[type[Model], ...]) -> dict[str, Any]:
     normalization["anyOf"] = [by_name, {"$ref": normalization.pop("$ref")}]
     normalization["default"] = "zscore"
     _accept_instances(schema)
+    _accept_cases(definitions)
     _accept_names(schema)
     _describe_inherited(definitions)
     schema["required"] = ["tr_params"]
@@ -79,6 +82,20 @@ def _accept_instances(schema: dict[str, Any]) -> None:
     found = InstancesRecipe.model_json_schema(by_alias=True)
     assert "$defs" not in found, "its keys hold no sections"
     schema["$defs"][InstancesRecipe.__name__] = found
+
+
+def _accept_cases(definitions: dict[str, Any]) -> None:
+    """Add the tables and folders that are read before a task is validated."""
+    shared = {key: definitions["VolumeEntry"]["properties"][key] for key in SHARED}
+    sources: list[dict[str, Any]] = [{"type": "string", "minLength": 1, "maxLength": 4096}]
+    for block in (CaseTable, BidsCases):
+        found = block.model_json_schema(by_alias=True)
+        definitions[block.__name__] = {**found, "properties": {**found["properties"], **shared}}
+        sources.append({"$ref": f"#/$defs/{block.__name__}"})
+    volumes = definitions["DatasetConfig"]["properties"]["volume_paths"]
+    kept = {key: volumes.pop(key) for key in ("type", "minItems", "maxItems", "items")}
+    kept["items"] = {"anyOf": [kept["items"], *sources]}
+    volumes["anyOf"] = [kept, *sources]
 
 
 def _accept_names(schema: dict[str, Any]) -> None:
@@ -137,6 +154,7 @@ _LISTS = {
     "augment": ", ".join(a.name for a in DEFAULT_AUGMENTATIONS),
     "postprocess": "`[]`",
     "overrides": "`[]`",
+    "cases": "`[]`",
     "blocks_per_level": "`1`",
     "freeze": "`[]`",
 }
@@ -149,7 +167,7 @@ def task_page(schema: Schema) -> str:
     top = schema["properties"]
     parts = [_HEAD, *_sections(schema)]
     parts.append(
-        _table("Top level", _only(schema, ("augment", "postprocess", "overrides")), schema)
+        _table("Top level", _only(schema, ("augment", "postprocess", "overrides", "cases")), schema)
     )
     parts += _members("augment", top["augment"]["items"], "name", schema)
     parts += _members("postprocess", top["postprocess"]["items"], "name", schema)
@@ -169,6 +187,14 @@ def _sections(schema: Schema) -> Iterator[str]:
     about, entry = top["dataset_config"]["description"], definitions["VolumeEntry"]
     yield _table("`dataset_config`", definitions["DatasetConfig"], schema, about)
     yield _table("An entry of `volume_paths`", entry, schema, entry["description"])
+    for source, title in ((CaseTable, "a table or folder"), (BidsCases, "a BIDS data set")):
+        block = definitions[source.__name__]
+        own = {key: block["properties"][key] for key in source.model_fields}
+        about = (
+            f"{block['description']} Also the keys of an entry but {', '.join(OF_ONE)}, for all."
+        )
+        yield _table(f"`volume_paths` as {title}", {**block, "properties": own}, schema, about)
+    yield _table("`stack`", definitions["SliceStack"], schema)
     yield _table("A label of `pseudo` as an object", definitions["PseudoLabel"], schema)
     yield _table("`split` as an object", definitions["SplitAttribute"], schema)
     yield _table("`normalization` as an object", definitions["NormalizationConfig"], schema)

@@ -7,8 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator
 
 from vcmodels.augment import DEFAULT_AUGMENTATIONS, AnyAugmentation
+from vcmodels.augment.base import Axis
+from vcmodels.augment.slices import in_plane
+from vcmodels.config.cases import CaseSource
 from vcmodels.config.evaluation_params import EvaluationParams
 from vcmodels.config.inference_params import InferenceParams
+from vcmodels.config.slices import SliceStack
 from vcmodels.config.train_params import TrainingParams, ValidationParams
 from vcmodels.config.values import (
     AxisIndex,
@@ -132,6 +136,9 @@ class VolumeEntry(Section):
     group: Annotated[str, Field(min_length=1, max_length=256)] | GroupAttribute | None = None
     """What the volume is of, such as a patient: all volumes of one group train, or all validate, or
     all test."""
+    cohort: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Where the volume is from, such as a site, a scanner or a disease: each has a row in the scores,
+    and `balance` draws alike from all. Unlike a group it may be on both sides of a split."""
     level: Annotated[int, Field(ge=0, le=32)] = 0
     """Which level of OME-Zarr groups is read."""
     channel_axis: Literal["first", "last"] | None = None
@@ -186,7 +193,8 @@ class DatasetConfig(Section):
     """`dataset_config`: the data, the targets and how patches are chosen."""
 
     volume_paths: Annotated[list[VolumeEntry], Field(min_length=1, max_length=100_000)]
-    """The labelled volumes."""
+    """The labelled volumes: a list of entries; or a table or folder of cases, see
+    [cohorts](cohorts.md), which may also stand in the list."""
     targets: Annotated[dict[TargetName, AnyTarget], Field(min_length=1, max_length=256)]
     """What is learnt, by name."""
     normalization: NormalizationConfig = NormalizationConfig()
@@ -202,12 +210,21 @@ class DatasetConfig(Section):
     """Whether `min_labeled_ratio` is a share of that box or of the whole patch."""
     patch_stride: PatchShape | None = None
     """Step between the origins of candidate patches, (z, y, x); half a patch when null."""
+    slice_axis: Axis | None = None
+    """Learn from slices across this axis: patches are one voxel thick along it, and no layer of the
+    network mixes slices. Also meant by a `patch_size` that is 1 along one axis, and by `stack`; see
+    [slices](slices.md)."""
+    stack: SliceStack | None = None
+    """Neighbouring slices as channels next to each slice (2.5D); it alone when null."""
     on_missing: Literal["fill", "error"] = "fill"
     """What a chunk of an input that is not stored is: `fill`, read as the fill value, or an error."""
     use_cache: bool = True
     """Keep the patch list and reuse it while nothing that determines it has changed."""
     cache_file: Location | None = None
     """Where the patch list is kept; `<run folder>/patches.json` when null."""
+    balance: Literal["cohort", "group"] | None = None
+    """Draw patches from each cohort, or each group, equally often, however many volumes and patches it
+    has; by the number of patches and the `weight` of volumes when null."""
     sampling: SamplingConfig | None = None
     """Draw patches with labels, of rare classes or with a high loss more often, see
     [patch finding](patch-finding.md)."""
@@ -246,11 +263,19 @@ class Task(Section):
     """What is scored, and by which metrics."""
     overrides: list[str] = Field(default_factory=list)
     """What `--set` changed, recorded here; the values above already have it."""
+    cases: list[CaseSource] = Field(default_factory=list)
+    """Tables and folders that `volume_paths` named, recorded here; the entries above are theirs."""
 
     @property
     def heads(self) -> dict[str, int]:
         """Channels of the logits, by target."""
         return {name: target.channels for name, target in self.dataset_config.targets.items()}
+
+    @property
+    def augmentations(self) -> list[AnyAugmentation]:
+        """`augment` as patches get it: slices are mirrored and turned in their plane alone."""
+        axis = self.dataset_config.slice_axis
+        return self.augment if axis is None else in_plane(self.augment, axis)
 
     @property
     def run_dir(self) -> Path:

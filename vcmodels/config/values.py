@@ -19,7 +19,7 @@ AXES_PATTERN = "^[a-z]{3,8}$"
 AXES_RULE = 'a letter for each stored axis, such as "tczyx"'
 
 VOLUME_KEYS = (
-    "input", "pseudo", "ref_label", "bbox", "split", "weight", "name", "group", "level",
+    "input", "pseudo", "ref_label", "bbox", "split", "weight", "name", "group", "cohort", "level",
     "channel_axis", "axes", "channels", "index", "spacing",
 )  # fmt: skip
 """Keys of a volume entry that can therefore name no target."""
@@ -49,7 +49,16 @@ _MODULE_ATTRIBUTES = {
 
 Written out, so that a task file is read without torch.
 """
-_RESERVED_TARGETS = {*VOLUME_KEYS, "labels", "all", "zarr.json", "attributes", "metadata"}
+_RESERVED_TARGETS = {
+    *VOLUME_KEYS,
+    "labels",
+    "cases",
+    "bids",
+    "all",
+    "zarr.json",
+    "attributes",
+    "metadata",
+}
 
 
 def check_name(name: str) -> str:

@@ -1,11 +1,12 @@
 """The labelled volumes of a task: opened, expanded, grouped and checked against each other."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import PurePosixPath
-from typing import get_args
+from typing import Literal, get_args
 
 from vcmodels.config import Task
 from vcmodels.config.messages import fault_at, task_error
@@ -17,6 +18,7 @@ from vcmodels.config.reading import (
     require_one_order,
     require_used,
 )
+from vcmodels.config.slices import SliceStack, depth_of
 from vcmodels.config.task import (
     GroupAttribute,
     PseudoLabel,
@@ -31,6 +33,7 @@ from vcmodels.data.prepared import prepared_arrays
 from vcmodels.data.scans import number_copies, number_scans, share_voxels
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.formats import file_stem
+from vcmodels.formats.imported import imported
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.models import AnyModel
@@ -80,6 +83,7 @@ def units_of(volumes: "Sequence[TaskVolume]", numbers: Iterable[int]) -> list[li
     return list(units.values())
 
 
+OPENED_AT_ONCE = 16
 MOST_TOLD = 20
 MOST_SOURCE_VOXELS = 1 << 27
 """A patch with the margin that its derived labels need; 512 MiB of ids."""
@@ -125,6 +129,10 @@ class TaskVolume:
     """Whether the voxel size is known."""
     own: frozenset[str] | None = None
     """Names of the labels that are not only pseudo-labels; all when None."""
+    stack: SliceStack | None = None
+    """Which slices are channels of the network."""
+    cohort: str | None = None
+    """Where it is from; a cohort may be on both sides of a split."""
     preparation: "Preparation | None" = None
     """What was done to the arrays before anything else; None: they are as they are stored."""
 
@@ -167,9 +175,19 @@ class TaskVolume:
         return share_voxels(region, extent, other_region, other_extent)
 
     @property
-    def channels(self) -> int:
-        """Input channels."""
+    def scored_with(self) -> str | None:
+        """What its scores have a mean with: its cohort, or else its group."""
+        return self.cohort or self.group
+
+    @property
+    def stored_channels(self) -> int:
+        """Of all inputs together."""
         return sum(volume.channels for volume in self.inputs)
+
+    @property
+    def channels(self) -> int:
+        """Those of the network: each stored one, or its slices."""
+        return self.stored_channels * depth_of(self.stack)
 
 
 @dataclass(frozen=True)
@@ -193,6 +211,22 @@ class _Place:
     labels: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Opening:
+    """A volume that is to be opened."""
+
+    entry: VolumeEntry
+    place: _Place
+    name: str
+    key: str
+
+    @property
+    def locations(self) -> Iterator[tuple[str, str]]:
+        """The key inside of its entry, and the location, of each array."""
+        yield from ((INPUT, location) for location in self.place.inputs)
+        yield from self.place.labels.items()
+
+
 def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolume]:
     """Open all volumes of a task; only metadata is read, but where `prepare` asks for more.
 
@@ -208,24 +242,15 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
             out is not checked: see `vcmodels.patches.resolve`.
     """
     reporter, config = reporter or Silent(), task.dataset_config
-    found: list[TaskVolume] = []
-    names: dict[str, int] = {}
-    for number, entry in enumerate(config.volume_paths):
-        key = f"dataset_config.volume_paths.{number}"
-        for place in _places(entry, key):
-            name = _unique(_name(entry, place), names)
-            found.append(_open(entry, place, name, key, config.targets, reporter))
-            _report_labels(found[-1], entry, reporter)
-            arrays = (*found[-1].inputs, *found[-1].labels.values())
-            for note in idle_notes(entry, arrays, key):
-                reporter.say(note)
-            lacking = [t for t in entry.labels if t not in place.labels]
-            if lacking:
-                reporter.say(f"volume {name} has no {', '.join(lacking)}: no loss for it there")
+    found = open_each(task, reporter)
     scans = number_scans([(*volume.inputs, *volume.own_labels) for volume in found])
-    found = [replace(volume, scan=scan) for volume, scan in zip(found, scans, strict=True)]
+    found = [
+        replace(volume, scan=scan, stack=config.stack)
+        for volume, scan in zip(found, scans, strict=True)
+    ]
     found = settle_groups(found)
     trained = trained_on(found)
+    require_balance(trained, config.balance)
     if config.on_missing == "error":
         for array, region in ((array, v.region) for v in trained for array in v.inputs):
             array.require_stored(region, "dataset_config.on_missing")
@@ -290,9 +315,60 @@ def _prepared(
     )
 
 
+def open_each(task: Task, reporter: Reporter) -> list[TaskVolume]:
+    """The volumes of a task, not yet compared with each other; only metadata is read.
+
+    Args:
+        task: the resolved task.
+        reporter: told what is odd in one of them.
+
+    Raises:
+        VolumeError, TaskError: as from `open_volumes`.
+    """
+    config, names = task.dataset_config, dict[str, int]()
+    every = [
+        _Opening(entry, place, _unique(_name(entry, place), names), key)
+        for number, entry in enumerate(config.volume_paths)
+        for key in (f"dataset_config.volume_paths.{number}",)
+        for place in _places(entry, key)
+    ]
+    for one in every:  # files that are no Zarr, one after the other: each shows its progress
+        for array, location in one.locations:
+            imported(location, f"{one.key}.{array}", reporter)
+    with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:  # of 1,000 volumes, most of the time is waited
+        found = list(pool.map(lambda one: _open(one, config.targets, reporter), every))
+    for one, volume in zip(every, found, strict=True):
+        _report_opened(one, volume, reporter)
+    return found
+
+
+def _report_opened(one: "_Opening", volume: TaskVolume, reporter: Reporter) -> None:
+    """Report what is odd in one volume."""
+    _report_labels(volume, one.entry, reporter)
+    for note in idle_notes(one.entry, (*volume.inputs, *volume.labels.values()), one.key):
+        reporter.say(note)
+    lacking = [label for label in one.entry.labels if label not in one.place.labels]
+    if lacking:
+        reporter.say(f"volume {one.name} has no {', '.join(lacking)}: no loss for it there")
+
+
 def trained_on(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":
     """The volumes that a training sees, to train or to validate: all but those of `test`."""
     return [volume for volume in volumes if volume.split != "test"]
+
+
+def require_balance(
+    volumes: "Sequence[TaskVolume]", balance: Literal["cohort", "group"] | None
+) -> None:
+    """Refuse to draw alike from all cohorts, or groups, where a volume that may train is in none.
+
+    Raises:
+        TaskError: naming the volume.
+    """
+    for volume in volumes:
+        if balance and volume.split != "val" and getattr(volume, balance) is None:
+            found = f"is not set, and dataset_config.balance draws alike from each {balance}"
+            raise TaskError(f"{volume.key}.{balance}", found, "set it, or leave balance out")
 
 
 def with_copies(volumes: Sequence[TaskVolume]) -> list[TaskVolume]:
@@ -347,14 +423,8 @@ def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:
         yield _Place(stem, inputs, labels)
 
 
-def _open(
-    entry: VolumeEntry,
-    place: _Place,
-    name: str,
-    key: str,
-    targets: Mapping[str, AnyTarget],
-    reporter: Reporter,
-) -> TaskVolume:
+def _open(one: _Opening, targets: Mapping[str, AnyTarget], reporter: Reporter) -> TaskVolume:
+    entry, place, name, key = one.entry, one.place, one.name, one.key
     inputs = tuple(
         open_array(at, entry, INPUT, "any", key=f"{key}.input", number=number, reporter=reporter)
         for number, at in enumerate(place.inputs)
@@ -392,6 +462,7 @@ def _open(
         targets[about].ignored if about else (), targets[about].annotated if about else None,
         has_spacing=first.has_spacing,
         own=frozenset(targets[name].derive or name for name in has_own),
+        cohort=entry.cohort,
     )  # fmt: skip
 
 
@@ -534,8 +605,9 @@ def _unique(name: str, used: dict[str, int]) -> str:
 def _check_alike(volumes: list[TaskVolume], first: TaskVolume, reporter: Reporter) -> None:
     """Refuse other numbers of channels than the first that trains has; report other voxel sizes."""
     for volume in volumes:
-        if volume.channels != first.channels:
-            found = f"{volume.name} has {volume.channels} channels, {first.name} {first.channels}"
+        there, wanted = volume.stored_channels, first.stored_channels
+        if there != wanted:
+            found = f"{volume.name} has {there} channels, {first.name} {wanted}"
             raise VolumeError(f"{volume.key}.input", found, "all inputs need equally many")
     differing = [
         v

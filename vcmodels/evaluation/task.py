@@ -99,6 +99,7 @@ class ScoredPart:
     """The group of the result."""
     name: str
     group: str | None
+    """The cohort or group of the volume."""
     split: str | None
 
 
@@ -296,7 +297,7 @@ def _parts(
             ScoredRegion(one.volume, box),
             roots[inputs_of(one.volume)],
             one.volume.name,
-            one.volume.group,
+            one.volume.scored_with,
             one.split,
         )
         for one in chosen
@@ -339,7 +340,7 @@ def _of_input(
         regions, split = given_regions(mine, _box(bbox), predicted), None
     root = result_root(params.output_dir, task.tr_params.model_name)
     return [
-        ScoredPart(one, root, one.volume.name, one.volume.group, split or one.volume.split)
+        ScoredPart(one, root, one.volume.name, one.volume.scored_with, split or one.volume.split)
         for one in regions
     ]
 

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vcmodels.geometry.boxes import Box, Shape, coarse_extent
+from vcmodels.config.slices import SliceStack, reach_of
+from vcmodels.geometry.boxes import Box, Shape, coarse_extent, units_touching
 from vcmodels.geometry.grid import BoxSet, PatchGrid, live_patches
 from vcmodels.inference.blend import Blender
 from vcmodels.inference.job import Job, Pipeline
@@ -164,7 +165,7 @@ class Traffic:
 def count_traffic(job: Job, units: Iterable[Unit]) -> Traffic:
     """Count what predicting `units`, and building the levels, reads and writes."""
     units, layout, pipeline = list(units), job.layout, job.pipeline
-    read = [(volume, _chunks_read(pipeline.grid, volume, units)) for volume in pipeline.inputs]
+    read = [(volume, _chunks_read(pipeline, volume, units)) for volume in pipeline.inputs]
     levels = list(_levels(units, layout))
     sizes = [
         len(found) * prod(chunk) * pipeline.column_memory.stored_bytes for chunk, found in levels
@@ -181,18 +182,19 @@ def count_traffic(job: Job, units: Iterable[Unit]) -> Traffic:
     )
 
 
-def _chunks_read(grid: PatchGrid, volume: Volume, units: Iterable[Unit]) -> int:
+def _chunks_read(pipeline: Pipeline, volume: Volume, units: Iterable[Unit]) -> int:
     """Chunks of one input that are decoded, as `reading.RollingInput` reads it."""
     stored = BoxSet.of(volume.stored_blocks())
-    return sum(_chunks_of_unit(grid, volume, stored, unit) for unit in units)
+    return sum(_chunks_of_unit(pipeline, volume, stored, unit) for unit in units)
 
 
-def _chunks_of_unit(grid: PatchGrid, volume: Volume, stored: BoxSet, unit: Unit) -> int:
-    hull = grid.hull(unit.core)
+def _chunks_of_unit(pipeline: Pipeline, volume: Volume, stored: BoxSet, unit: Unit) -> int:
+    grid, stack = pipeline.grid, pipeline.stack
+    hull = reach_of(stack, grid.hull(unit.core), volume.box)
     # Chunks are read over the whole width of a tile: along (z, y) it matters which.
     counts = [-(-n // c) for n, c in zip(volume.extent, volume.chunks, strict=True)]
     is_read = np.zeros(counts[:2], np.bool_)
-    for z, y in _tiles(grid, unit, tile_shape(volume)):
+    for z, y in _tiles(grid, unit, tile_shape(volume), stack):
         part = [
             slice(max(i * t, low) // c, -(-min((i + 1) * t, high) // c))
             for i, t, low, high, c in zip(
@@ -211,17 +213,17 @@ def _chunks_of_unit(grid: PatchGrid, volume: Volume, stored: BoxSet, unit: Unit)
     return int((flat * (x1 - x0)).sum())
 
 
-def _tiles(grid: PatchGrid, unit: Unit, tile: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The tiles that the patches of a unit touch along (z, y); some more than once."""
-    ranges = grid.touching(unit.core)
+def _tiles(
+    grid: PatchGrid, unit: Unit, tile: tuple[int, int], stack: SliceStack | None
+) -> Iterator[tuple[int, int]]:
+    """The tiles that are read for the patches of a unit along (z, y); some more than once."""
+    ranges, whole = grid.touching(unit.core), Box((0, 0, 0), grid.extent)
     rows = live_patches(grid, ranges, unit.wanted).any(axis=2)
-    for row in np.argwhere(rows).tolist():
-        spans: list[range] = []
-        for axis, number in enumerate(row):
-            start = grid.origins[axis][ranges[axis].start + number]
-            end = min(start + grid.patch[axis], grid.extent[axis])
-            spans.append(range(start // tile[axis], -(-end // tile[axis])))
-        yield from product(spans[0], spans[1])
+    for z, y in np.argwhere(rows).tolist():
+        origin = grid.origin((ranges[0].start + z, ranges[1].start + y, ranges[2].start))
+        read = reach_of(stack, Box(origin, grid.patch).intersect(whole), whole)
+        rows_of, lines_of, _ = units_touching(read, (*tile, 1))
+        yield from product(rows_of, lines_of)
 
 
 Indices = npt.NDArray[np.int64]

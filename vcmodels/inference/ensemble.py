@@ -197,6 +197,8 @@ def _differences(
 ) -> Iterator[str]:
     if other.in_channels != first.in_channels:
         yield f"takes {other.in_channels} channels, the first checkpoint {first.in_channels}"
+    if other.task.dataset_config.stack != first.task.dataset_config.stack:
+        yield "sees other slices as channels than the first"
     pairs = zip(other.spacing, first.spacing, strict=True)
     if any(abs(a - b) > SPACING_TOLERANCE * max(a, b) for a, b in pairs):
         yield f"was trained on voxels of {other.spacing}, the first on {first.spacing}"

@@ -14,6 +14,7 @@ from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
 from vcmodels.config.reading import idle_notes
+from vcmodels.config.slices import SliceStack, depth_of, reach_of
 from vcmodels.data.statistics import VolumeStatistics
 from vcmodels.devices import (
     CompiledOrEager,
@@ -88,6 +89,8 @@ class Pipeline:
     """What normalising takes from the inputs themselves; None for what the checkpoint has."""
     below: float | None
     """Chunks of the first input below this are background."""
+    stack: SliceStack | None
+    """Slices that are channels of the networks."""
     mask: Mask | None
     forward: Forward | Averaged
     whole: UnitPlan
@@ -107,8 +110,8 @@ class Pipeline:
 
     @property
     def channels(self) -> int:
-        """Of all inputs together."""
-        return sum(volume.channels for volume in self.inputs)
+        """Those that a network takes: of all inputs together, or their slices."""
+        return sum(volume.channels for volume in self.inputs) * depth_of(self.stack)
 
     @cached_property
     def patches(self) -> int:
@@ -228,15 +231,17 @@ def make_pipeline(
     specs = output_specs(targets, params)
     # Where the patches lie, and what of the volume is wanted.
     grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
+    stack = first.task.dataset_config.stack
     region, mask = region_of(params, inputs[0]), open_mask(params, inputs[0], reporter)
     if params.on_missing == "error":
         for volume in inputs:
-            volume.require_stored(grid.hull(region), "inference_params.on_missing")
+            read = reach_of(stack, grid.hull(region), volume.box)
+            volume.require_stored(read, "inference_params.on_missing")
     wanted = wanted_boxes(inputs, region, params.skip, mask)
     # How that is divided: into parts, and each into columns that fit the memory.
     device = choose_device(params.device, "inference_params.device")
     averaged = sum(spec.blend_channels for spec in specs.values())
-    memory = ColumnMemory(grid, block, inputs, averaged, stored_bytes)
+    memory = ColumnMemory(grid, block, inputs, averaged, stored_bytes, stack)
     budget = _budget(params, device)
     whole = _divide(grid, region, wanted, memory, budget)
     mine = _divide(grid, share(region, wanted, block, extent, part), wanted, memory, budget)
@@ -256,6 +261,7 @@ def make_pipeline(
         normalize=normalizer,
         measured=normalizer.measured,
         below=params.skip.below,
+        stack=stack,
         mask=mask,
         forward=_averaged(params, forwards, weighted, normalizer.image, views, spacing),
         whole=whole,

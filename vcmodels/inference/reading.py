@@ -13,6 +13,7 @@ from threading import Lock
 
 import numpy as np
 
+from vcmodels.config.slices import SliceStack, reach_of
 from vcmodels.data.normalization import NotFiniteError, check_finite
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
@@ -174,6 +175,7 @@ class UnitInput:
         unit: the part of the volume.
         normalize: what turns stored values into the network's input.
         below: chunks of the first array that are below this are background; None: none is.
+        stack: slices that are channels of the network.
     """
 
     def __init__(
@@ -183,8 +185,10 @@ class UnitInput:
         unit: Unit,
         normalize: Normalize,
         below: float | None,
+        stack: SliceStack | None = None,
     ) -> None:
         self.grid, self.unit, self.normalize = grid, unit, normalize
+        self.stack, self.extent = stack, inputs[0].box
         self.background = None if below is None else BackgroundMap(inputs[0].chunks, below)
         self.arrays = [
             RollingInput(volume, self._hull(volume), self._seen(number == 0))
@@ -193,7 +197,7 @@ class UnitInput:
 
     def _hull(self, volume: Volume) -> Box:
         """Whole chunks where they are judged: what is background may not depend on the unit."""
-        hull = self.grid.hull(self.unit.core)
+        hull = reach_of(self.stack, self.grid.hull(self.unit.core), volume.box)
         return hull if self.background is None else aligned(hull, volume.chunks, volume.extent)
 
     def _seen(self, is_first: bool) -> Seen:
@@ -208,11 +212,13 @@ class UnitInput:
             PlaceError: a chunk is damaged, or a value is not finite.
             RunError: a server does not answer.
         """
-        box = Box(self.grid.origin(index), self.grid.patch)
-        parts = [array.patch(box) for array in self.arrays]
+        box, stack = Box(self.grid.origin(index), self.grid.patch), self.stack
+        read = box if stack is None else stack.needed(box, self.extent)
+        parts = [array.patch(read) for array in self.arrays]
         if self.background and not len(self.wanted(box)):
             return None
-        return self.normalize(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        image = self.normalize(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        return image if stack is None else stack.stacked(image, box, self.extent)
 
     def wanted(self, box: Box) -> BoxSet:
         """The parts of a box that get a prediction; all patches that touch it have been read."""
@@ -225,5 +231,6 @@ class UnitInput:
         layers = self.grid.origins[0]
         following = bisect_right(layers, z)
         after = layers[following] if following < len(layers) else self.grid.extent[0]
+        before_z, before_y, _ = self.stack.lowest if self.stack else (0, 0, 0)
         for array in self.arrays:
-            array.drop_before(z, y, after)
+            array.drop_before(z + before_z, y + before_y, after + before_z)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vcmodels.config.slices import readers_of
 from vcmodels.geometry.boxes import Box, unit_box
 from vcmodels.geometry.grid import BoxSet, PatchGrid
 from vcmodels.volumes import Volume, is_remote
@@ -113,15 +114,15 @@ def lets_continue(
         return False
     finished = BoxSet.of(done)
     return not any(
-        _has_read(finished, pipeline.grid, _chunk_box(volume, index))
+        _has_read(finished, pipeline.grid, readers_of(pipeline.stack, _chunk_box(volume, index)))
         for volume, indices in zip(pipeline.inputs, changed, strict=True)
         for index in indices
     )
 
 
-def _has_read(finished: BoxSet, grid: PatchGrid, chunk: Box) -> bool:
-    """Whether a patch that touches the chunk touches anything finished."""
-    return len(finished.within(grid.hull(chunk))) > 0
+def _has_read(finished: BoxSet, grid: PatchGrid, box: Box) -> bool:
+    """Whether a patch that touches the box touches anything finished."""
+    return len(finished.within(grid.hull(box.intersect(Box((0, 0, 0), grid.extent))))) > 0
 
 
 def _chunk_box(volume: Volume, index: _Index) -> Box:

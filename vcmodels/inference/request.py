@@ -10,6 +10,7 @@ import numpy as np
 from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
+from vcmodels.config.slices import SliceStack
 from vcmodels.data.intensities import measure, notes
 from vcmodels.data.normalization import contradiction, other_choice
 from vcmodels.data.placing import require_one_place
@@ -124,6 +125,7 @@ def request_of(
     _refuse_other_normalization(config.normalization, networks[0])
     prepare = prepare_of(networks)
     _refuse_other_prepare(config.prepare, prepare)
+    _refuse_other_stack(config.stack, networks[0])
     inputs = open_inputs(params.input_path, params, reporter)
     root = output or result_root(params.output_dir, task.tr_params.model_name)
     steps = with_tuned(task.postprocess, _tuned_values(task.postprocess, networks))
@@ -180,6 +182,17 @@ def _refuse_other_normalization(wanted: NormalizationConfig, network: TrainedNet
         raise TaskError("dataset_config.normalization", found, remedy)
 
 
+def _refuse_other_stack(wanted: SliceStack | None, network: TrainedNetwork) -> None:
+    trained = network.task.dataset_config.stack
+    if wanted != trained:
+        found = f"is {_in_json(wanted)}, the checkpoint was trained with {_in_json(trained)}"
+        raise TaskError("dataset_config.stack", found, "restore it: it says what the channels are")
+
+
+def _in_json(stack: SliceStack | None) -> str:
+    return "null" if stack is None else stack.model_dump_json()
+
+
 def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Reporter) -> None:
     """Refuse inputs that the network cannot take, and report another voxel size.
 
@@ -221,13 +234,13 @@ def _report_spacing(first: Volume, network: TrainedNetwork, reporter: Reporter) 
 
 def _check_channels(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Reporter) -> None:
     """Refuse another number of channels, and report those that were chosen in training only."""
-    channels = sum(volume.channels for volume in inputs)
+    channels, trained = sum(volume.channels for volume in inputs), network.stored_channels
     chosen = network.task.dataset_config.volume_paths[0].channels
-    if channels != network.in_channels:
-        found = f"{channels} channels, the network was trained with {network.in_channels}"
+    if channels != trained:
+        found = f"{channels} channels, the network was trained with {trained}"
         remedy = "give the same channels in the same order"
-        if chosen or channels > network.in_channels:
-            example = chosen or list(range(network.in_channels))
+        if chosen or channels > trained:
+            example = chosen or list(range(trained))
             remedy += f', as in "channels": {example}' + (", as in the training" if chosen else "")
         raise VolumeError(inputs[0].key, found, remedy)
     if chosen and all(volume.axes.chosen is None for volume in inputs):

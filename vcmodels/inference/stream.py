@@ -150,7 +150,9 @@ class UnitWork:
         grid = pipeline.grid
         self.pipeline, self.unit = pipeline, unit
         self.indices = unit.patches(grid)
-        self.input = UnitInput(pipeline.inputs, grid, unit, pipeline.normalize, pipeline.below)
+        self.input = UnitInput(
+            pipeline.inputs, grid, unit, pipeline.normalize, pipeline.below, pipeline.stack
+        )
         block, wanted = pipeline.mine.block, self.input.wanted
         self.output = UnitOutput(unit, outputs, block, wanted, pipeline.mask, mark, failures)
         self._blender: Blender | None = None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from vcmodels.blockwise import Part
 from vcmodels.config import InferenceParams, Skip
 from vcmodels.config.reading import MASK, open_array, require_one_order
+from vcmodels.config.slices import SliceStack
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape, coarse_box, fine_box
 from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, columns, live_patches
@@ -284,6 +285,8 @@ class ColumnMemory:
     averaged_channels: int
     stored_bytes: int
     """Bytes of one voxel of all outputs together."""
+    stack: SliceStack | None = None
+    """Slices that are read next to that of a patch."""
 
     def __call__(self, y: int, x: int) -> int:
         """Bytes for a column with these edges."""
@@ -306,7 +309,9 @@ class ColumnMemory:
 
     def _input(self, y: int, x: int) -> int:
         """Whole layers of tiles, but for the last, of which rows come as those of the first go."""
-        patch, extent = self.grid.patch, self.grid.extent
+        extent, patch = self.grid.extent, self.grid.patch
+        if self.stack is not None:
+            patch = self.stack.span(patch)
         width, height = min(x + 2 * patch[2], extent[2]), min(y + 2 * patch[1], extent[1])
         total = 0
         for volume in self.inputs:

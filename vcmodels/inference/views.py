@@ -70,7 +70,7 @@ def choose_views(
     """Every product of the mirrors and turns that are asked for, the patch as it is first.
 
     All of them keep the shape of the patch: the network sees none that it was not trained with, and
-    is compiled once. A plane is turned by 180 degrees only where its axes differ in length of the
+    is compiled once. Slices are mirrored and turned in their plane. A plane is turned by 180 degrees only where its axes differ in length of the
     patch, or in the voxel size of the volume or of the training, or where a target has `mirror_pairs`
     along one of them.
 
@@ -83,11 +83,12 @@ def choose_views(
     """
     if tta is None:
         return (IDENTITY,)
-    generators = [mirror(AXES.index(axis)) for axis in tta.flips]
-    every = tuple(combinations(AXES, 2))
+    thick = [axis for axis, length in zip(AXES, patch, strict=True) if length > 1]
+    generators = [mirror(AXES.index(axis)) for axis in tta.flips if axis in thick]
+    every = tuple(combinations(thick, 2))
     paired = {axis for target in (targets or {}).values() for axis in target.paired_axes}
     planes = tta.quarter_turns if isinstance(tta.quarter_turns, tuple) else every
-    for first, second in planes if tta.quarter_turns else ():
+    for first, second in (p for p in planes if tta.quarter_turns and {*p} <= {*thick}):
         a, b = AXES.index(first), AXES.index(second)
         turn = quarter_turn(a, b)
         why = _obstacle(a, b, patch, spacings, paired)

@@ -6,6 +6,7 @@ The rule is nnU-Net's (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, and
 - between two levels an axis is halved when at least `MIN_EDGE` voxels are left after it, and its
   spacing is less than twice the finest spacing among the axes that can still be halved;
 - a kernel is 3 along an axis once that axis has come within 2x of the finest, and 1 before;
+- along an axis of one voxel, that of a patch which is a slice, nothing is halved and kernels are 1;
 - features double from level to level up to a cap.
 
 So a thin or coarsely sampled z is neither pooled nor mixed until the other axes have caught up.
@@ -20,7 +21,7 @@ Which patches are tried does not depend on the budget, so more memory never make
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def plan_topology(
     check_divisible(patch, total_stride(strides))
     if features is None:
         features = [min(base_features * 2**i, max_features) for i in range(len(strides))]
-    kernels = plan_kernels(strides, spacing)
+    kernels = plan_kernels(strides, spacing, patch)
     shapes = [divide(patch, total_stride(strides[: i + 1])) for i in range(len(strides))]
     parts = zip(features, strides, kernels, shapes, strict=True)
     return Topology(tuple(Level(*part) for part in parts))
@@ -135,8 +136,12 @@ def next_stride(patch: Shape, spacing: Spacing, pooled: Shape, min_edge: int) ->
     )
 
 
-def plan_kernels(strides: Sequence[Shape], spacing: Spacing) -> list[Shape]:
-    """The kernel of every level: 3 along an axis from the level where it is within 2x of the finest."""
+def plan_kernels(strides: Sequence[Shape], spacing: Spacing, patch: Shape) -> list[Shape]:
+    """The kernel of every level: 3 along an axis from the level where it is within 2x of the finest.
+
+    An axis along which the patch is one voxel long has 1 throughout, and is not the finest.
+    """
+    spacing = triple(s if n > 1 else inf for s, n in zip(spacing, patch, strict=True))
     kernels: list[Shape] = []
     z = y = x = 1
     for i in range(len(strides)):
@@ -168,6 +173,20 @@ def check_divisible(patch: Shape, divisor: Shape) -> None:
             f"patch_size {list(patch)} does not fit the network: {'; '.join(faults)}",
             f"Use {good}, or fewer levels with model_config.num_levels",
         )
+
+
+def check_thickness(patch: Shape, planned: Shape) -> None:
+    """Refuse several slices at once for a network that was planned for single ones, or the reverse.
+
+    The norms of its blocks would take their statistics over other slices than in training.
+
+    Raises:
+        FaultError: naming the axis.
+    """
+    for axis, n, m in zip(AXES, patch, planned, strict=True):
+        if (n == 1) != (m == 1):
+            found = f"patch_size {list(patch)} is {n} along {axis}, the network is planned for {m}"
+            raise FaultError(found, "Give 1 for slices" if m == 1 else "Give more than one voxel")
 
 
 def multiples_around(n: int, divisor: int) -> list[int]:

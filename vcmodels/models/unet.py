@@ -31,6 +31,7 @@ from vcmodels.models.plan import (
     StepMemory,
     Topology,
     check_divisible,
+    check_thickness,
     plan_topology,
     step_memory,
 )
@@ -109,8 +110,10 @@ class UNet(Model):
         )
 
     def check_patch(self, patch: Shape, spacing: Spacing, planned: Shape | None = None) -> None:
-        topology = self.plan(planned or patch, spacing)
+        planned = planned or patch
+        topology = self.plan(planned, spacing)
         self.blocks(len(topology.levels))
+        check_thickness(patch, planned)
         check_divisible(patch, topology.divisor)
 
     def build(

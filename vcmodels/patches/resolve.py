@@ -80,6 +80,7 @@ def plan_sizes(
     heads: Mapping[str, int],
     volumes: Sequence[TaskVolume],
     sharing: int = 1,
+    slice_axis: str | None = None,
 ) -> Plan:
     """Patch and batch size by what the network estimates for a step; what the settings give is kept.
 
@@ -89,6 +90,7 @@ def plan_sizes(
         heads: channels of the logits, by target.
         volumes: all volumes of the task.
         sharing: how many trainings are to divide the memory of the device.
+        slice_axis: along which a patch is one voxel thick.
 
     Raises:
         TaskError: the network takes none of the patches, or a step with none of them fits.
@@ -103,7 +105,7 @@ def plan_sizes(
     least, tried = settings.given_batch_size or BATCH_SIZE, list[PatchTrial]()
     patch = settings.given_patch_size
     if patch is None:
-        longest, room = _longest(settings, volumes)
+        longest, room = _longest(settings, volumes, slice_axis)
         tried = _try_patches(estimate, first.spacing, longest, budget, least)
         patch = tried[-1].patch
         largest = f"{list(longest)}, which {room}"
@@ -141,10 +143,15 @@ def _budget(settings: TrainingParams, target_gb: float, sharing: int) -> Budget:
     return Budget(min(shared, target), value, f"{reason}, {precision}")
 
 
-def _longest(settings: TrainingParams, volumes: Sequence[TaskVolume]) -> tuple[Shape, str]:
+def _longest(
+    settings: TrainingParams, volumes: Sequence[TaskVolume], slice_axis: str | None
+) -> tuple[Shape, str]:
     """The lengths that a patch may have at most, and what sets them, in words."""
     extent = [median_high(volume.region.shape[axis] for volume in volumes) for axis in range(3)]
     longest, why = [length_at_least(n) for n in extent], f"covers {tuple(extent)} voxels"
+    if slice_axis is not None:  # a volume is cut between slices: there is room
+        longest[AXES.index(slice_axis)] = 1
+        return triple(longest), f"covers a slice across {slice_axis} of {tuple(extent)} voxels"
     axis = extent.index(max(extent))
     room = length_at_most(_room(settings, volumes, extent[axis]))
     if MIN_EDGE <= room < longest[axis]:
@@ -311,7 +318,8 @@ def _with_sizes(
         sizes, origin = recorded.tr_params, "as the run has them"
         full = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
     else:
-        plan = plan_sizes(task.tr_params, task.model, task.heads, volumes, sharing)
+        axis = task.dataset_config.slice_axis
+        plan = plan_sizes(task.tr_params, task.model, task.heads, volumes, sharing, axis)
         origin = "planned, `vcmodels plan` says why"
         full = fill_sizes(task, plan.patch, plan.batch)
     patch, batch = full.tr_params.patch_size, full.tr_params.batch_size

@@ -80,7 +80,7 @@ class PatchSource:
         if not has_own_augment(task):
             findings = findings_of(resolved, self.rows, self.regions)
             task = followed(task, findings, self.volumes, reporter)
-        self.augment: Sequence[AnyAugmentation] = task.augment
+        self.augment: Sequence[AnyAugmentation] = task.augmentations
         """Of a training of the task."""
 
     def patch(self, row: int, augmentations: Sequence[AnyAugmentation], draw: int = 0) -> Patch:

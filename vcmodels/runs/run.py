@@ -19,12 +19,13 @@ from vcmodels.volumes.places import read_json, write_json
 TASK, LOG, LOCK = "task.json", "log.jsonl", ".lock"
 SYMMETRY = "symmetry.json"
 ENVIRONMENT, SPLITS, PATCHES = "environment.json", "splits.json", "patches.json"
-CHECKPOINTS = "checkpoints.json"
+CHECKPOINTS, CASES = "checkpoints.json", "cases.csv"
 WATCH, SCORED, BESTS = "watch", "scored.json", "best.json"
 """The folder of a watcher in that of a run, what it has scored, and which are the best."""
 OWN = (
     TASK, LOG, ENVIRONMENT, SPLITS, PATCHES, CHECKPOINTS, "patches.png", "tensorboard", "preview",
     "validation", "held_out", "evaluation", "wandb", "wandb.json", WATCH, SYMMETRY,
+    CASES,
 )  # fmt: skip
 """What a run folder holds, next to checkpoints, folds and what was moved aside."""
 SCHEMA = 1
@@ -97,6 +98,8 @@ class Run:
         """Where the division into training and validation is kept."""
         self.symmetry = self.folder / SYMMETRY
         """What was found about the symmetry of the training volumes."""
+        self.cases = self.folder / CASES
+        """The volumes of the run as a table, and which of them validated."""
         self.task_file = self.folder / TASK
         """Where the resolved task is kept."""
 

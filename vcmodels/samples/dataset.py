@@ -242,12 +242,15 @@ class PatchDataset(Dataset[PatchItem]):
         return transform, Box((z, y, x), patch.shape)
 
     def _image(self, volume: TaskVolume, region: Box, crop: Box) -> np.ndarray:
-        """The normalised crop (C, Z, Y, X) float32."""
-        parts = [v.read(crop, within=region, pad="reflect") for v in volume.inputs]
+        """The normalised crop (C, Z, Y, X) float32; slices are stacked once they are normalised."""
+        stack = volume.stack
+        box = crop if stack is None else stack.needed(crop, region)
+        parts = [v.read(box, within=region, pad="reflect") for v in volume.inputs]
         for part, source in zip(parts, volume.inputs, strict=True):
-            check_finite(part, crop, source.shown, inside=region, is_nan_void=source.is_nan_void)
+            check_finite(part, box, source.shown, inside=region, is_nan_void=source.is_nan_void)
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return self._normalization.apply(image, self._normalization.volumes.get(volume.name))
+        image = self._normalization.apply(image, self._normalization.volumes.get(volume.name))
+        return image if stack is None else stack.stacked(image, crop, region)
 
     def _label(
         self,

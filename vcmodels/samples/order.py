@@ -237,8 +237,28 @@ def hardness(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
 KEY = "dataset_config.sampling"
 
 
+def volume_weights(
+    volumes: Sequence[TaskVolume], rows: np.ndarray, balance: Literal["cohort", "group"] | None
+) -> np.ndarray:
+    """A weight for each row by its volume, (n,) float64 that sum to 1.
+
+    Args:
+        volumes: all volumes of the task.
+        rows: (n, 4) patches to draw from: volume number, z, y, x.
+        balance: of what all have the same sum; every volume with a row is in one.
+    """
+    base = np.array([volume.weight for volume in volumes])[rows[:, 0]]
+    if balance is not None:
+        names = [getattr(volume, balance) for volume in volumes]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        own = np.array([numbers[name] for name in names])[rows[:, 0]]
+        base /= np.bincount(own, base)[own]
+    return base / base.sum()
+
+
 def draw_weights(
     config: SamplingConfig | None,
+    base: np.ndarray,
     volumes: Sequence[TaskVolume],
     rows: np.ndarray,
     targets: Mapping[str, AnyTarget],
@@ -249,6 +269,7 @@ def draw_weights(
 
     Args:
         config: what is drawn more often than its volume's weight says; nothing when None.
+        base: from `volume_weights`.
         volumes: all volumes of the task.
         rows: (n, 4) patches to draw from: volume number, z, y, x.
         targets: say which values of a label are ignored.
@@ -258,8 +279,6 @@ def draw_weights(
     Raises:
         TaskError: no patch holds what is to be drawn, or a label's values are not counted.
     """
-    base = np.array([volume.weight for volume in volumes])[rows[:, 0]]
-    base /= base.sum()
     if config is None or config.foreground == 0:
         return base
     held = voxels_held(config, volumes, rows, targets, criteria, indexer)

@@ -23,7 +23,14 @@ from vcmodels.samples.dataset import (
     make_sample,
     worker_budget,
 )
-from vcmodels.samples.order import draw_weights, draws_of_epoch, hard_share, make_jitter, make_order
+from vcmodels.samples.order import (
+    draw_weights,
+    draws_of_epoch,
+    hard_share,
+    make_jitter,
+    make_order,
+    volume_weights,
+)
 from vcmodels.symmetry.follow import findings_of, followed
 
 
@@ -85,12 +92,13 @@ def augmented_set(
     settings, config = task.tr_params, task.dataset_config
     seed = settings.seed if seed is None else seed
     criteria, indexer = PatchCriteria.of(task), Indexer.of(task, Silent())
-    weights = draw_weights(config.sampling, volumes, rows, config.targets, criteria, indexer)
+    base = volume_weights(volumes, rows, config.balance)
+    weights = draw_weights(config.sampling, base, volumes, rows, config.targets, criteria, indexer)
     variation = Variation(
         seed,
         make_order(seed, weights, hard_share(config.sampling), draws_of_epoch(settings)),
         make_jitter(settings.patch_jitter, volumes, criteria, indexer),
-        tuple(task.augment),
+        tuple(task.augmentations),
         settings.image_interpolation,
     )
     cached = cached_volumes(volumes, worker_budget(settings, volumes))

@@ -101,7 +101,7 @@ def followed(
     spacings = [volume.spacing for volume in volumes]
     for note in notes(task, findings, spacings):
         reporter.say(note)
-    return fill_augment(task, suited(task.augment, findings.group, spacings))
+    return fill_augment(task, suited(task.augmentations, findings.group, spacings))
 
 
 def suited(
@@ -144,7 +144,7 @@ def notes(
         spacings: of these.
         remedy: for an `augment` of its own that does what the data refute.
     """
-    moves = {move for spacing in spacings for move in exact_moves(task.augment, spacing)}
+    moves = {move for one in {*spacings} for move in exact_moves(task.augmentations, one)}
     refuted = findings.refuted(moves)
     is_own = has_own_augment(task)
     if refuted and is_own:
@@ -186,7 +186,8 @@ def refuse_turned_pairs(task: Task, volumes: Sequence[TaskVolume]) -> None:
     """
     if not has_own_augment(task):
         return
-    moves = {m for v in volumes for m in exact_moves(task.augment, v.spacing)}
+    spacings = {volume.spacing for volume in volumes}
+    moves = {move for one in spacings for move in exact_moves(task.augmentations, one)}
     for name, target in task.dataset_config.targets.items():
         for axis in sorted(target.paired_axes):
             if any(move.permutation[axis] != axis for move in moves):

@@ -45,6 +45,7 @@ MAY_CHANGE = (
     "inference_params",
     "evaluation",
     "overrides",
+    "cases",
     "dataset_config.cache_file",
     "dataset_config.use_cache",
     "dataset_config.on_missing",

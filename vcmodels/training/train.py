@@ -17,6 +17,7 @@ from vcmodels.checkpoint import Checkpoint
 from vcmodels.config import NormalizationConfig, Task
 from vcmodels.config.load import fill_augment
 from vcmodels.config.train_params import TrainingParams
+from vcmodels.data.cases import Row, case_rows, used_sides, write_cases
 from vcmodels.data.intensities import measure
 from vcmodels.data.normalization import (
     Normalization,
@@ -289,6 +290,7 @@ def train(
             used = {"normalization": summary.normalization.summary, "validation_batch": fewer}
             if symmetry is not None:
                 write_findings(run.symmetry, symmetry)
+            write_cases(run.cases, used_cases(resolved, summary.split))
             run.begin(session(learner) | used | data_facts(data))
             run.write_task(document)  # last: without the record it would seem to be a user's
         if compile_pays(learner):
@@ -306,6 +308,13 @@ def train(
                 learner, counters, feed, run, board, stop, reporter, facts, volumes, deadline
             )
             return loop.train()
+
+
+def used_cases(resolved: Resolved, split: Split) -> list[Row]:
+    """The volumes of a run, each with the side of the split that it is on."""
+    volumes, tested = resolved.volumes, resolved.tested
+    sides = used_sides(volumes, split.train_regions, split.val_regions, tested)
+    return case_rows([*volumes, *tested], sides)
 
 
 def volume_validation(
@@ -387,7 +396,10 @@ def open_run(
     report_missing(resolved.volumes, reporter)
     is_begun = origin.resumed is not None
     report_misfits(resolved.task, resolved.volumes, reporter, is_begun=is_begun)
-    for note in (*unkept(resolved.task), *foreseen(resolved.task, resolved.volumes[0].channels)):
+    for note in (
+        *unkept(resolved.task),
+        *foreseen(resolved.task, resolved.volumes[0].stored_channels),
+    ):
         reporter.say(note)
     data = compare_data(origin, resolved.volumes, reporter, accepts=accepts)
     if not accepts:

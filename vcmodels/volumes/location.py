@@ -76,6 +76,17 @@ def expand_location(text: str) -> str:
     return os.path.normpath(Path.cwd() / Path(expanded).expanduser())
 
 
+def counted_from(text: str, folder: str) -> str:
+    """A location as it is to be read elsewhere: a relative path counts from a folder.
+
+    What is absolute, a URL, or begins with `~` or a variable that makes it so, stays.
+    """
+    expanded = os.path.expandvars(text)  # only to look at: variables stay in it
+    if is_remote(expanded) or expanded.startswith("~") or Path(expanded).is_absolute():
+        return text
+    return text if folder in ("", ".") else f"{folder.rstrip('/')}/{text}"
+
+
 def refuse_secrets(url: str) -> None:
     """Refuse a URL that holds what nobody else may know: it would be written into results.
 

@@ -6,6 +6,7 @@ file, and opening a group as an array only fails after the fact.
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -45,6 +46,8 @@ def read_node(location: str, key: str) -> Node | None:
     Raises:
         VolumeError: the metadata is damaged, or of a version that this reader does not know.
     """
+    if _is_absent(location):
+        return None
     raw = read_bytes(location, "zarr.json", key)
     if raw is not None:
         document = _parse(raw, join(location, "zarr.json"), key)
@@ -56,6 +59,18 @@ def read_node(location: str, key: str) -> Node | None:
             raise _unsupported(location, "zarr.json", "storage_transformers", key)
         return Node(location, kind, 3, document, _mapping(document.get("attributes")), raw)
     return _read_v2_node(location, key)
+
+
+def _is_absent(location: str) -> bool:
+    """Whether there is no such local folder: one look in the place of one for each metadata file."""
+    if is_remote(location):
+        return False
+    try:
+        return not stat.S_ISDIR(Path(location).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):  # whoever reads in it says what is wrong
+        return False
 
 
 def group_attributes(location: str) -> dict[str, Any]:

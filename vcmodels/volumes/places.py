@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,24 @@ MARK = ".vcmodels-"
 _NODE_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
-def store_around(place: str | Path) -> Path | None:
+def _is_store(folder: Path) -> bool:
+    return folder.suffix == ".zarr" or is_node(folder)
+
+
+def store_around(place: str | Path, is_store: Callable[[Path], bool] = _is_store) -> Path | None:
     """The outermost Zarr store that a local place is, or lies in; None if it is in none.
 
     A store is known by its files, or by a name that ends in `.zarr`. Links are followed.
     """
     real = Path(os.path.realpath(place))
-    around = [f for f in (real, *real.parents) if f.suffix == ".zarr" or is_node(f)]
+    around = [folder for folder in (real, *real.parents) if is_store(folder)]
     return around[-1] if around else None
 
 
 def is_node(folder: str | Path) -> bool:
     """Whether a local folder has the files of a Zarr group or array."""
     # Unlike Path.is_file, this is false, and no error, for a name that is too long.
-    return any(os.path.isfile(Path(folder, name)) for name in _NODE_FILES)  # noqa: PTH113
+    return any(os.path.isfile(f"{folder}/{name}") for name in _NODE_FILES)  # noqa: PTH113
 
 
 def input_stores(inputs: Iterable[tuple[str, str]]) -> dict[Path, str]:
@@ -51,9 +56,10 @@ def input_stores(inputs: Iterable[tuple[str, str]]) -> dict[Path, str]:
             one that is remote or cannot be expanded is passed over.
     """
     found: dict[Path, str] = {}
+    is_store = cache(_is_store)  # many volumes lie in one folder
     for key, given in inputs:
-        for location in _local_places(given):
-            store = store_around(location) or Path(os.path.realpath(location))
+        for location in dict.fromkeys(_local_places(given)):
+            store = store_around(location, is_store) or Path(os.path.realpath(location))
             found.setdefault(store, key)
     return found
 

@@ -63,7 +63,7 @@ class PredictedPart:
     def scored(self, folder: Path) -> ScoredPart:
         """The part and the result that is scored, which lies in `folder`."""
         root = volume_root(group_place(str(folder)), self.volume.name)
-        return ScoredPart(self.region, root, self.volume.name, self.volume.group, self.split)
+        return ScoredPart(self.region, root, self.volume.name, self.volume.scored_with, self.split)
 
     def request(
         self, task: Task, network: TrainedNetwork, device: torch.device, folder: Path

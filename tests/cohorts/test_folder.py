@@ -1,0 +1,69 @@
+import pytest
+
+from vcmodels.cohorts.folder import is_paired, read_folder
+from vcmodels.errors import TaskError
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_an_nnunet_data_set_has_channels_and_volumes_for_testing(tmp_path):
+    touch(
+        tmp_path,
+        *(f"imagesTr/a_{n:03}_{c:04}.nii.gz" for n in (1, 2) for c in (0, 1)),
+        *(f"labelsTr/a_{n:03}.nii.gz" for n in (1, 2)),
+        "imagesTr/a_003_0000.nii.gz", "imagesTr/a_003_0001.nii.gz", "imagesTr/._a_001_0000.nii.gz",
+        "imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz", "labelsTs/t.nii.gz", "dataset.json",
+    )  # fmt: skip
+    found = read_folder(tmp_path, "data", ["organ"])
+    assert found.entries() == [
+        {
+            "input": [f"{tmp_path}/images{side}/{case}_000{c}.nii.gz" for c in (0, 1)],
+            "organ": f"{tmp_path}/labels{side}/{case}.nii.gz",
+            "name": case,
+            **more,
+        }
+        for side, case, more in (
+            ("Tr", "a_001", {}), ("Tr", "a_002", {}), ("Ts", "t", {"split": "test"}),
+        )
+    ]  # fmt: skip
+    assert found.notes == ("data: images without a label, left out: 1",)
+
+
+def test_images_may_be_called_as_their_labels_and_have_another_ending(tmp_path):
+    touch(
+        tmp_path,
+        "images/b_0001.tif",
+        "images/c.ome.zarr/.zattrs",
+        "labels/b_0001.nii",
+        "labels/c.zarr/.zattrs",
+    )
+    found = read_folder(tmp_path, "data", ["organ"]).entries()
+    assert [(one["input"], one["organ"], one["name"]) for one in found] == [
+        (f"{tmp_path}/images/b_0001.tif", f"{tmp_path}/labels/b_0001.nii", "b_0001"),
+        (f"{tmp_path}/images/c.ome.zarr", f"{tmp_path}/labels/c.zarr", "c"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "names", "match"),
+    [
+        (["imagesTr/a_0000.nii", "labelsTr/b.nii"], ["organ"], "b.nii: has no image in"),
+        (["imagesTr/a_0001.nii", "labelsTr/a.nii"], ["organ"], r"a.nii: has channels \[1\] in"),
+        (["imagesTr/a_0000.nii"], ["organ"], "data: holds no label"),
+        (["imagesTr/a.nii", "labelsTr/a.nii"], ["organ", "vessel"], "the task has organ, vessel"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, files, names, match):
+    touch(tmp_path, *files)
+    with pytest.raises(TaskError, match=match):
+        read_folder(tmp_path, "data", names)
+
+
+def test_a_folder_is_known_by_its_images(tmp_path):
+    assert not is_paired(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert is_paired(tmp_path)

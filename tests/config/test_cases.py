@@ -1,0 +1,147 @@
+"""Tables and folders of cases in the place of `volume_paths`."""
+
+import hashlib
+import json
+
+import pytest
+
+from vcmodels.config import load_task, parse_task
+from vcmodels.errors import TaskError
+
+TABLE = "SubjectID,Image,Label\np1,a.zarr,b.zarr\np2,c.zarr,d.zarr\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/cases.csv").write_text(TABLE, encoding="utf-8-sig")
+    return tmp_path
+
+
+def parsed(volumes, targets=None, **dataset):
+    document = {
+        "tr_params": {"model_name": "net", "patch_size": [16, 16, 16]},
+        "dataset_config": {
+            "volume_paths": volumes,
+            "targets": targets or {"cord": {"kind": "binary"}},
+            **dataset,
+        },
+    }
+    return parse_task(document, "test")
+
+
+FIRST = {"input": "data/a.zarr", "cord": "data/b.zarr", "name": "p1"}
+SECOND = {"input": "data/c.zarr", "cord": "data/d.zarr", "name": "p2"}
+
+
+@pytest.mark.parametrize(
+    ("volumes", "entries"),
+    [
+        ("data/cases.csv", [FIRST, SECOND]),
+        ({"cases": "data/cases.csv"}, [FIRST, SECOND]),
+        (
+            {"cases": "data/cases.csv", "ref_label": "cord", "level": 1, "cohort": "A"},
+            [{**one, "ref_label": "cord", "level": 1, "cohort": "A"} for one in (FIRST, SECOND)],
+        ),
+        (
+            [{"input": "x.zarr", "cord": "y.zarr"}, "data/cases.csv"],
+            [{"input": "x.zarr", "cord": "y.zarr"}, FIRST, SECOND],
+        ),
+    ],
+)
+def test_a_table_gives_the_entries_that_could_stand_in_the_file(here, volumes, entries):
+    task, notes = parsed(volumes)
+    assert task.dataset_config == parsed(entries)[0].dataset_config
+    (record,) = task.cases
+    text = hashlib.sha256(TABLE.encode()).hexdigest()
+    assert (record.source, record.sha256, record.volumes) == ("data/cases.csv", text, 2)
+    assert any("2 volumes from data/cases.csv" in note for note in notes)
+    assert parse_task(task.to_json(), "test")[0] == task
+
+
+def test_what_a_row_says_goes_before_what_all_rows_share(here):
+    (here / "data/cases.csv").write_text("Image,cord,Cohort,Weight\na,b,,2\nc,d,B,\n")
+    task, _ = parsed({"cases": "data/cases.csv", "cohort": "A", "weight": 3})
+    found = [(one.cohort, one.weight) for one in task.dataset_config.volume_paths]
+    assert found == [("A", 2), ("B", 3)]
+
+
+def test_volumes_for_testing_do_not_share_what_only_training_takes(here):
+    (here / "data/cases.csv").write_text("Image,cord,Split\na,b,test\nc,d,\n")
+    task, notes = parsed({"cases": "data/cases.csv", "ref_label": "cord", "weight": 2, "level": 1})
+    found = [(v.ref_label, v.weight, v.level) for v in task.dataset_config.volume_paths]
+    assert found == [(None, 1, 1), ("cord", 2, 1)]
+    assert not any("ref_label" in note for note in notes)
+
+
+def test_the_label_is_what_the_only_target_is_derived_from(here):
+    for targets in (
+        {"far": {"kind": "distance", "derive": "ids", "clip": 4.0}},
+        {"ids": {"kind": "instances"}},
+    ):
+        task, _ = parsed("data/cases.csv", targets)
+        assert task.dataset_config.volume_paths[0].labels == {"ids": "data/b.zarr"}
+
+
+def test_a_task_file_names_a_table(here):
+    document = {
+        "tr_params": {"model_name": "net"},
+        "volume_paths": "data/cases.csv",
+        "targets": {"cord": {}},
+    }
+    (here / "task.json").write_text(json.dumps(document))
+    loaded = load_task("task.json")
+    assert len(loaded.task.dataset_config.volume_paths) == 2
+    (here / "data/other.csv").write_text("Image,Label\ne.zarr,f.zarr\n")
+    loaded = load_task("task.json", ["volume_paths=data/other.csv"])
+    assert [one.input for one in loaded.task.dataset_config.volume_paths] == ["data/e.zarr"]
+
+
+def test_folders_and_bids_data_sets_are_read(here):
+    for name in ("imagesTr/a_0000.nii", "labelsTr/a.nii"):
+        (here / "nn" / name).parent.mkdir(parents=True)
+        (here / "nn" / name).touch()
+    task, _ = parsed("nn")
+    assert task.dataset_config.volume_paths[0].input == "nn/imagesTr/a_0000.nii"
+    labels = "derivatives/labels/sub-1/anat/sub-1_T2w_seg.nii"
+    for name in ("dataset_description.json", "sub-1/anat/sub-1_T2w.nii", labels):
+        (here / "bids" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "bids" / name).touch()
+    source = {"bids": "bids", "input": "T2w", "labels": {"cord": "seg"}, "split": "test"}
+    task, _ = parsed([source, "nn"])
+    first, second = task.dataset_config.volume_paths
+    assert (first.labels["cord"], first.split, second.split) == (f"bids/{labels}", "test", None)
+    assert [one.source for one in task.cases] == ["bids", "nn"]
+    with pytest.raises(TaskError, match="bids is a BIDS data set, and does not say which"):
+        parsed("bids")
+
+
+@pytest.mark.parametrize(
+    ("volumes", "match"),
+    [
+        ("absent.csv", r"^dataset_config.volume_paths: absent.csv is not there"),
+        (["absent.csv"], r"^dataset_config.volume_paths.0: absent.csv is not there"),
+        ("s3://bucket/cases.csv", "is a URL; copy the table"),
+        ("$NOT_SET_HERE/cases.csv", r"volume_paths: \$NOT_SET_HERE is not set"),
+        ("data", "data is a folder without imagesTr"),
+        ({"cases": "data/cases.csv", "levle": 1}, r'volume_paths.levle: .* did you mean "level"'),
+        ({"cases": "data/cases.csv", "name": "x"}, r"volume_paths.name: is no key of a table"),
+        ({"cases": ["a.csv", "b.csv"]}, "volume_paths.cases: "),
+        ({"bids": "data", "input": "T2w"}, "volume_paths.labels: "),
+        (
+            {"bids": "data", "input": "T2w", "labels": {"chord": "seg"}},
+            r'volume_paths.labels.chord: is no label of the task \(it has "cord"\)',
+        ),
+        ({"cases": "data/cases.csv", "level": "x"}, r"volume_paths.0.level: "),
+    ],
+)
+def test_what_is_no_source_is_refused_with_its_key(here, volumes, match):
+    with pytest.raises(TaskError, match=match):
+        parsed(volumes)
+
+
+def test_a_table_that_is_not_utf8_is_refused(here):
+    (here / "data/cases.csv").write_bytes("Image,Label\nä,b\n".encode("latin-1"))
+    with pytest.raises(TaskError, match="in line 2 is not UTF-8"):
+        parsed("data/cases.csv")

@@ -1,0 +1,46 @@
+"""The command `cases`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vcmodels.cli.arguments import Debug, Overrides, TaskFile, load
+from vcmodels.cli.console import Console, narrow_table, write_table
+
+MOST_SHOWN = 200
+SHOWN = ("Split", "Group", "Cohort", "Shape", "Spacing", "Unit", "DType", "Channels")
+
+
+def cases(
+    context: typer.Context,
+    task: TaskFile,
+    set_: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="CSV", help="Also write the table, with all paths."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the volumes of a task as they are read: labels, split, groups, shape, voxel size, type."""
+    from vcmodels.data.cases import case_rows, mixtures, write_cases
+    from vcmodels.data.volumes import open_each
+
+    console = Console()
+    context.obj.begin()
+    loaded = load(task, set_, console)
+    volumes = open_each(loaded, console)
+    rows = case_rows(volumes, {})
+    used = [name for name in SHOWN if any(row[name] for row in rows)]
+    table = narrow_table("volume", "labels", *(name.lower() for name in used))
+    for volume, row in list(zip(volumes, rows, strict=True))[:MOST_SHOWN]:
+        table.add_row(volume.name, ", ".join(volume.labels), *(row[name] for name in used))
+    write_table(table, console)
+    if len(rows) > MOST_SHOWN:
+        console.say(f"... and {len(rows) - MOST_SHOWN} more; -o writes all")
+    console.say(f"{len(rows)} volumes")
+    for line in mixtures(volumes):
+        console.say(line)
+    if output is not None:
+        write_cases(output, rows)
+        console.say(f"table written to {output}")

@@ -1,0 +1,102 @@
+"""A case: the arrays that belong to one volume, and what is said of them."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vcmodels.errors import TaskError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table, or what stands for it in a folder."""
+
+    inputs: tuple[str, ...]
+    """Locations of the channels, in order."""
+    labels: Mapping[str, str]
+    """Locations by the name of a label; those that the case has."""
+    subject: str | None = None
+    """Who or what it is of; it becomes the name of the volume."""
+    group: str | None = None
+    """What must stay on one side of a split."""
+    cohort: str | None = None
+    """Where it is from."""
+    split: str | None = None
+    """`train`, `val` or `test`."""
+    weight: float | None = None
+    """How often it is drawn, relative to others."""
+
+    def entry(self, name: str | None) -> dict[str, Any]:
+        """The case as an entry of `volume_paths`, without what is not said."""
+        first, *others = self.inputs
+        said = {
+            "name": name, "group": self.group, "cohort": self.cohort, "split": self.split,
+            "weight": self.weight,
+        }  # fmt: skip
+        known = {key: value for key, value in said.items() if value is not None}
+        return {"input": [first, *others] if others else first, **self.labels, **known}
+
+
+@dataclass(frozen=True)
+class CaseList:
+    """The cases of one table or folder."""
+
+    cases: tuple[Case, ...]
+    identity: str
+    """A sha256 of what says which cases there are."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how they were found; a line each."""
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Entries of `volume_paths`: named by subject, those of one subject in one group."""
+        subjects = [case.subject for case in self.cases]
+        several = {s for s in subjects if s is not None and subjects.count(s) > 1}
+        names, used = list[str | None](), set[str]()
+        for subject in subjects:
+            names.append(None if subject is None else _free_name(subject, used))
+        grouped = (
+            replace(case, group=case.group or case.subject) if case.subject in several else case
+            for case in self.cases
+        )
+        return [case.entry(name) for case, name in zip(grouped, names, strict=True)]
+
+
+def _free_name(subject: str, used: set[str]) -> str:
+    """A subject as a name of a volume, with a number where an earlier one has it."""
+    plain = re.sub(r"[^A-Za-z0-9_.\-]+", "_", subject).lstrip(".-")[:56].rstrip(".") or "case"
+    name, number = plain, 1
+    while name.lower() in used:
+        number += 1
+        name = f"{plain}_{number}"
+    used.add(name.lower())
+    return name
+
+
+def only_label(names: Iterable[str], subject: str, remedy: str) -> str:
+    """The label that is meant where none is named.
+
+    Raises:
+        TaskError: there are several, or none.
+    """
+    listed = list(names)
+    if len(listed) != 1:
+        found = f"names no label, and the task has {', '.join(listed) or 'none'}"
+        raise TaskError(subject, found, remedy)
+    return listed[0]
+
+
+_ENDING = re.compile(r"(\.ome)?\.zarr$|(\.ome)?\.tiff?$|\.nii(\.gz)?$|\.[A-Za-z0-9]{1,8}$", re.I)
+
+
+def stem_of(name: str) -> str:
+    """A file name without its ending: `case_1` of `case_1.nii.gz`."""
+    return _ENDING.sub("", name)
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; hidden entries left out, [] where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
