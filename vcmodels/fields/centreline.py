@@ -73,6 +73,15 @@ class Trace:
     """Share of the slices whose middle is more than a width of the object away from the line."""
     gap: float
     """The longest stretch along the axis in which nothing was found, in physical units."""
+    low: Lengths
+    high: Lengths
+    """The outermost voxels of what it follows, their centres."""
+
+    @classmethod
+    def given(cls, line: Centreline) -> "Trace":
+        """Of a line that somebody gave."""
+        low, high = (_place(end(line.points, axis=0)) for end in (np.min, np.max))
+        return cls(line, share=1.0, strays=0.0, gap=0.0, low=low, high=high)
 
     def defect(self, least_length: float, least_share: float, unit: str) -> str | None:
         """Why it is no line to rely on; None if it is.
@@ -156,7 +165,19 @@ def trace(
     line = Centreline(axis, points if len(points) > 1 else _straight(points, axis, step))
     off = np.linalg.norm(points[at - at[0]] - middles, axis=1) > max(width, step)
     gaps = np.diff(at).max(initial=1) - 1
-    return Trace(line, float(mass.sum() / masses.sum()), float(off.mean()), float(gaps * step))
+    return Trace(
+        line,
+        share=float(mass.sum() / masses.sum()),
+        strays=float(off.mean()),
+        gap=float(gaps * step),
+        low=_place(spots[kept].min(axis=0)),
+        high=_place(spots[kept].max(axis=0)),
+    )
+
+
+def _place(position: NDArray[np.float64]) -> Lengths:
+    z, y, x = position.tolist()
+    return z, y, x
 
 
 def _long_axis(spots: Positions) -> int:

@@ -1,0 +1,108 @@
+"""A region: the box of a volume that holds it, and which of its voxels are of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcmodels.fields.centreline import Centreline, Trace
+from vcmodels.fields.tube import Tube
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
+from vcmodels.regions.section import RegionConfig
+
+
+@dataclass(frozen=True)
+class Region:
+    """Part of a volume; voxels and positions are those of its own grid."""
+
+    source: str
+    """What found it, in words."""
+    box: Box
+    """Inside of the volume."""
+    tube: Tube | None = None
+    """Which of the box's voxels are of it, in mm; all of them when None."""
+
+    @classmethod
+    def around(
+        cls, found: Trace, config: RegionConfig, source: str, extent: Shape, spacing: Spacing
+    ) -> "Region":
+        """The tube or the box around an object.
+
+        Args:
+            found: the object, in mm.
+            config: shape, radius and margins.
+            source: what found it.
+            extent: of the volume.
+            spacing: length of its voxels, in mm.
+
+        Raises:
+            ValueError: nothing of it lies in the volume.
+        """
+        tube, (low, high) = None, (np.array(found.low), np.array(found.high))
+        if config.shape == "tube":
+            margin = config.margins[0]
+            tube = Tube(found.line.extended((margin, margin)), config.radius_mm)
+            low, high = tube.reach()
+        else:
+            low, high = low - config.margins, high + config.margins
+        start = [floor(a / s + 0.5) for a, s in zip(low.tolist(), spacing, strict=True)]
+        end = [ceil(a / s - 0.5) + 1 for a, s in zip(high.tolist(), spacing, strict=True)]
+        box = Box.between(start, end).intersect(Box((0, 0, 0), extent))
+        if not box.voxels:
+            raise ValueError(f"nothing of it lies in the volume of {extent} voxels")
+        return cls(source, box, tube)
+
+    @classmethod
+    def whole(cls, extent: Shape) -> "Region":
+        """All of a volume."""
+        return cls("the whole volume", Box((0, 0, 0), extent))
+
+    def mask(self, box: Box, spacing: Spacing) -> NDArray[np.bool_]:
+        """(Z, Y, X): which voxels of a box are of it.
+
+        Args:
+            box: on the volume's grid, or on a finer or coarser one that begins at the same corner.
+            spacing: length of that grid's voxels, in mm.
+        """
+        assert self.tube is not None, "a box has no mask"
+        return self.tube.mask(box.origin, box.shape, spacing)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values that `from_json` reads."""
+        found: dict[str, Any] = {"source": self.source, "box": [*self.box.origin, *self.box.end]}
+        if self.tube is not None:
+            found |= {"line": line_to_json(self.tube.line), "radius_mm": self.tube.radius}
+        return found
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Region":
+        """Undo `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no region.
+        """
+        ends = [int(n) for n in stored["box"]]
+        box, tube = Box.between(triple(ends[:3]), triple(ends[3:])), None
+        if "line" in stored:
+            tube = Tube(line_from_json(stored["line"]), float(stored["radius_mm"]))
+        return cls(str(stored["source"]), box, tube)
+
+
+def line_to_json(line: Centreline) -> dict[str, Any]:
+    """Axis and points, to a thousandth of a unit."""
+    return {"axis": line.axis, "points": [[round(n, 3) for n in p] for p in line.points.tolist()]}
+
+
+def line_from_json(stored: Mapping[str, Any]) -> Centreline:
+    """Undo `line_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no line.
+    """
+    points = np.asarray(stored["points"], np.float64)
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) < 2:
+        raise ValueError(f"points of shape {points.shape} are no line")
+    return Centreline(int(stored["axis"]), points)
