@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vcmodels.fields.centreline import Centreline, Trace
 from vcmodels.fields.tube import Tube
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
+from vcmodels.geometry.gridmap import GridMap
 from vcmodels.regions.section import RegionConfig
 
 
@@ -22,6 +23,8 @@ class Region:
     """What found it, in words."""
     box: Box
     """Inside of the volume."""
+    spacing: Spacing
+    """Length of the voxels along (z, y, x), in mm."""
     tube: Tube | None = None
     """Which of the box's voxels are of it, in mm; all of them when None."""
 
@@ -53,26 +56,50 @@ class Region:
         box = Box.between(start, end).intersect(Box((0, 0, 0), extent))
         if not box.voxels:
             raise ValueError(f"nothing of it lies in the volume of {extent} voxels")
-        return cls(source, box, tube)
+        return cls(source, box, spacing, tube)
 
     @classmethod
-    def whole(cls, extent: Shape) -> "Region":
+    def whole(cls, extent: Shape, spacing: Spacing) -> "Region":
         """All of a volume."""
-        return cls("the whole volume", Box((0, 0, 0), extent))
+        return cls("the whole volume", Box((0, 0, 0), extent), spacing)
 
-    def mask(self, box: Box, spacing: Spacing) -> NDArray[np.bool_]:
-        """(Z, Y, X): which voxels of a box are of it.
+    def mask(self, box: Box) -> NDArray[np.bool_]:
+        """(Z, Y, X): which voxels of a box are of it."""
+        if self.tube is not None:
+            return self.tube.mask(box.origin, box.shape, self.spacing)
+        inside = np.zeros(box.shape, bool)
+        inside[self.box.intersect(box).slices(box)] = True
+        return inside
 
-        Args:
-            box: on the volume's grid, or on a finer or coarser one that begins at the same corner.
-            spacing: length of that grid's voxels, in mm.
+    def on(self, grid: GridMap) -> "Region":
+        """The same region on a grid that is derived from the volume's: turned, resampled, cropped.
+
+        Raises:
+            ValueError: no voxel of that grid lies in its box.
         """
-        assert self.tube is not None, "a box has no mask"
-        return self.tube.mask(box.origin, box.shape, spacing)
+        box = grid.holding(self.box)
+        if not box.voxels:
+            raise ValueError(f"no voxel of a grid of {grid.shape} lies in {self.box}")
+        tube = None
+        if self.tube is not None:
+            sources = [source for source, _, _ in grid.axes]
+            points = np.stack(
+                [
+                    np.sign(factor) * (self.tube.line.points[:, axis] - shift * self.spacing[axis])
+                    for axis, factor, shift in grid.axes
+                ],
+                axis=1,
+            )
+            along = sources.index(self.tube.line.axis)
+            is_falling = grid.axes[along][1] < 0
+            line = Centreline(along, points[::-1] if is_falling else points)
+            tube = Tube(line, self.tube.radius)
+        return Region(self.source, box, grid.spacing(self.spacing), tube)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads."""
-        found: dict[str, Any] = {"source": self.source, "box": [*self.box.origin, *self.box.end]}
+        ends = [*self.box.origin, *self.box.end]
+        found: dict[str, Any] = {"source": self.source, "box": ends, "spacing_mm": [*self.spacing]}
         if self.tube is not None:
             found |= {"line": line_to_json(self.tube.line), "radius_mm": self.tube.radius}
         return found
@@ -88,7 +115,8 @@ class Region:
         box, tube = Box.between(triple(ends[:3]), triple(ends[3:])), None
         if "line" in stored:
             tube = Tube(line_from_json(stored["line"]), float(stored["radius_mm"]))
-        return cls(str(stored["source"]), box, tube)
+        spacing = triple(float(n) for n in stored["spacing_mm"])
+        return cls(str(stored["source"]), box, spacing, tube)
 
 
 def line_to_json(line: Centreline) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def symmetry_scores(image: NDArray[np.floating], radii: tuple[float, float]) -> 
     mean, square, product_ = mean / count, square / count, product_ / count
     variance = square - mean * mean
     is_plain = variance < 0.01 * values.var()
-    scores = np.where(is_plain, 0, (product_ - mean * mean) / np.where(is_plain, 1, variance))
+    scores = np.where(is_plain, 0, (product_ - mean * mean) / np.where(is_plain, 1, variance + 0.25 * values.var()))
     scores[:, :height] = scores[:, -height or None :] = 0
     scores[:, :, :width] = scores[:, :, -width or None :] = 0
     return scores.astype(np.float32)
