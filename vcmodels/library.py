@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vcmodels import config, training, volumes
+from vcmodels import config, training
 from vcmodels.config import Task
+from vcmodels.formats.imported import open_located
 from vcmodels.patches.cache import load_or_find_patches
 from vcmodels.patches.find import PatchList
 from vcmodels.patches.resolve import resolve
-from vcmodels.reporting import Lines, Reporter, Silent
+from vcmodels.reporting import Lines, Notes, Reporter, Silent
 from vcmodels.runs.run import Run
 from vcmodels.samples import training_set as samples
 from vcmodels.samples.dataset import PatchDataset
@@ -98,7 +99,8 @@ def open_volume(
     """A volume to read boxes from; nothing but metadata is read.
 
     Args:
-        location: an array or an OME-Zarr group, v2 or v3, by path or URL.
+        location: an array or an OME-Zarr group, v2 or v3, by path or URL; or a file of another
+            format, which is imported once.
         level: which level of an OME-Zarr group.
         channel_axis: where the channels are, when the store does not say.
         axes: what the stored axes are, a letter each, such as `tczyx`.
@@ -111,13 +113,14 @@ def open_volume(
     place = expand_location(str(location))
     chosen = tuple(channels) if channels is not None else None
     reading = Reading(axes, is_general=False, channels=chosen, index=dict(index or {}))
-    return volumes.open_volume(
+    return open_located(
         place,
         key=str(location),
         level=level,
         channels="any",
         channel_axis=channel_axis,
         reading=reading,
+        reporter=Notes(),
     )
 
 

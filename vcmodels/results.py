@@ -14,6 +14,7 @@ from vcmodels.config.reading import (
 )
 from vcmodels.devices import choose_device
 from vcmodels.errors import OutputError, RefusedError, TaskError, VolumeError
+from vcmodels.reporting import Reporter
 from vcmodels.runs.run import is_sealed
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.stored import KEY as KEY
@@ -37,13 +38,16 @@ DEFAULTS = InferenceParams()
 
 
 def open_inputs(
-    inputs: Input | Sequence[Input] | None, params: InferenceParams = DEFAULTS
+    inputs: Input | Sequence[Input] | None,
+    params: InferenceParams = DEFAULTS,
+    reporter: Reporter | None = None,
 ) -> tuple[Volume, ...]:
     """The arrays that `input_path` names, in its order; only metadata is read.
 
     Args:
         inputs: one or several, as paths, as URLs or already opened.
         params: how those that are not opened are read; their paths are not.
+        reporter: told when a file is imported.
 
     Raises:
         TaskError: nothing is named, a variable in a path is not set, or a key fits no array.
@@ -54,7 +58,7 @@ def open_inputs(
     if not inputs:
         raise TaskError(INPUT, "is not set", "name the volume to predict")
     found = tuple(
-        one if isinstance(one, Volume) else _open_input(str(one), params, number)
+        one if isinstance(one, Volume) else _open_input(str(one), params, number, reporter)
         for number, one in enumerate(inputs)
     )
     named = {f"input {number}": one for number, one in enumerate(found)}
@@ -65,9 +69,11 @@ def open_inputs(
     return found
 
 
-def _open_input(path: str, params: InferenceParams, number: int) -> Volume:
+def _open_input(
+    path: str, params: InferenceParams, number: int, reporter: Reporter | None
+) -> Volume:
     location = _expanded(path, INPUT)
-    return open_array(location, params, "input", "any", key=INPUT, number=number)
+    return open_array(location, params, "input", "any", key=INPUT, number=number, reporter=reporter)
 
 
 def foreseen(task: Task, channels: int) -> Iterator[str]:

@@ -139,7 +139,7 @@ def audit_prediction(
                 pass
     findings = {"empty": [_of_empty(prediction, counts, emptiness)]}
     findings["support"] = list(_supported(prediction, image, rule, counts, samples, reporter))
-    return Audit(prediction.location, 1, findings, TITLES)
+    return Audit(prediction.shown, 1, findings, TITLES)
 
 
 def _above_zero(prediction: Volume) -> ForegroundRule:
@@ -152,7 +152,7 @@ def _above_zero(prediction: Volume) -> ForegroundRule:
     if len(found) > FEW or any(not float(value).is_integer() for value in found):
         shown = f"holds many values, such as {', '.join(f'{v:g}' for v in sorted(found)[:4])}"
         remedy = 'give --foreground, such as ">= 0.5" or ">= 128", or "> 0" if they are ids'
-        raise RefusedError("--foreground", f"{prediction.location} {shown}", remedy)
+        raise RefusedError("--foreground", f"{prediction.shown} {shown}", remedy)
     return ForegroundRule.parse("> 0")
 
 
@@ -217,8 +217,8 @@ def _write(
 ) -> None:
     """Write the masked prediction; what is not stored stays so."""
     notes = {
-        "masked": prediction.location.split("?")[0],  # a URL's query may hold a key to it
-        "image": image.location.split("?")[0],
+        "masked": prediction.shown.split("?")[0],  # a URL's query may hold a key to it
+        "image": image.shown.split("?")[0],
         "empty_where_image": str(emptiness),
         "source_content": prediction.fingerprint(),
         "vcmodels": vcmodels.__version__,

@@ -6,23 +6,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from vcmodels.cli.console import Console
 from vcmodels.errors import RefusedError, VcmodelsError
 
 if TYPE_CHECKING:
     from vcmodels.geometry.boxes import Box
 
 
-def image_location(text: str) -> str:
-    """Where an image for the pictures is.
+def image_location(text: str, console: Console) -> str:
+    """Where an image for the pictures is, or the import of a file.
 
     Raises:
         VolumeError: it is missing or damaged.
     """
-    from vcmodels.volumes import expand_location, open_volume
+    from vcmodels.formats.imported import open_located
+    from vcmodels.volumes import expand_location
 
-    location = expand_location(text)
-    open_volume(location, key="--image", channels="any")
-    return location
+    place = expand_location(text)
+    return open_located(place, key="--image", channels="any", reporter=console).location
 
 
 @contextmanager

@@ -99,7 +99,8 @@ def _of_prediction(
     console: Console,
 ) -> "Audit":
     from vcmodels.audit.prediction import audit_prediction
-    from vcmodels.volumes import expand_location, open_volume
+    from vcmodels.formats.imported import open_located
+    from vcmodels.volumes import expand_location
     from vcmodels.volumes.places import refuse_in_store
 
     if mask is not None:
@@ -107,8 +108,8 @@ def _of_prediction(
     # A path loses one of two slashes, which a URL needs.
     place = re.sub(r"^(\w+):/(?!/)", r"\1://", prediction)
     return audit_prediction(
-        open_volume(expand_location(place), channels=1),
-        open_volume(expand_location(image), key="--image", channels=1),
+        open_located(expand_location(place), channels=1, reporter=console),
+        open_located(expand_location(image), key="--image", channels=1, reporter=console),
         foreground=_rule("--foreground", foreground),
         empty=_rule("--empty", empty),
         mask=None if mask is None else expand_location(mask),

@@ -186,7 +186,7 @@ def init(
     if output.exists():
         raise RefusedError(str(output), "is there already", "choose another --output")
     first = FirstVolume(volume, _by_name(labels), _reading_keys(set_ or []))
-    image, opened = _open(first)
+    image, opened = _open(first, console)
     for note in metadata_notes(image):
         console.say(note)
     guesses = {label.key: guess_targets(label.key, label) for label in opened}
@@ -225,10 +225,10 @@ def _said(guess: "Guess") -> Iterator[str]:
     yield from (f"  {hint}" for hint in guess.hints)
 
 
-def _open(first: "FirstVolume") -> "tuple[Volume, list[Volume]]":
+def _open(first: "FirstVolume", console: Console) -> "tuple[Volume, list[Volume]]":
     """The image and the labels; a key that a message names is given by `--set` here."""
     try:
-        return first.open()
+        return first.open(console)
     except VolumeError as error:
         key = re.search(r'"(\w+)": (\{"(\w+)": )?"?(\w+)', error.remedy)
         if key is None:

@@ -245,7 +245,7 @@ def evaluate(
         tuple(numbers("--tolerance", tolerance, may_be_zero=True)),
         volume_name(label),
     )
-    under = () if image is None else (image_location(image),)
+    under = () if image is None else (image_location(image, console),)
     return _score_arrays(request, under, output, fail_under or (), workers, dask, console, as_json)
 
 

@@ -383,14 +383,14 @@ def _predict(
 
     task, networks = read()
     if not task.inference_params.is_many:
-        return predict(_placed(inference.request_of(task, networks), output))
+        return predict(_placed(inference.request_of(task, networks, reporter=console), output))
     if output is not None and _is_group(output):
         found = f"{output} is one result, and there are those of many volumes"
         raise RefusedError("--output", found, "name a folder for them")
     inputs = named_inputs(task)
 
     def predict_one(one: NamedInput) -> "InferenceReport":
-        return predict(one.request(task, networks), one.name)
+        return predict(one.request(task, networks, console), one.name)
 
     every = predict_each(task, inputs, predict_one, console, stop.is_stopped)
     every.require_all()

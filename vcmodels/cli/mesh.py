@@ -43,10 +43,10 @@ def mesh(
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
-    volume = open_ids(ids, level)
+    volume = open_ids(ids, level, console)
     request = MeshRequest(volume, output, form, _ids(chosen), min_size, simplify)
     if not request.check() and form == "precomputed" and volume.unit not in SYMBOLS:
-        console.say(f"note: {volume.location} says no unit; neuroglancer takes nanometers")
+        console.say(f"note: {volume.shown} says no unit; neuroglancer takes nanometers")
     written = run(lambda crew: write_meshes(request, crew), workers, console)
     if written.table is None:
         console.say(f"{output} is complete already")

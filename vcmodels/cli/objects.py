@@ -59,9 +59,9 @@ def objects(
     context.obj.begin()
     require_table_file("-o", output, overwrite=overwrite)
     arrays = ObjectArrays(
-        open_ids(ids, level),
-        None if values is None else _values(values, level),
-        None if classes is None else open_ids(classes, level, "--classes"),
+        open_ids(ids, level, console),
+        None if values is None else _values(values, level, console),
+        None if classes is None else open_ids(classes, level, console, "--classes"),
     )
     record = output.with_name(f".{output.name}.unfinished")
     table = run(lambda crew: measure_objects(arrays, record, crew), workers, console)
@@ -70,37 +70,39 @@ def objects(
     console.say(f"wrote {output}: {len(table.ids)} objects")
 
 
-def open_ids(text: str, level: int, key: str | None = None) -> "Volume":
-    """An array of whole numbers; of a group the level, of an array itself.
+def open_ids(text: str, level: int, console: Console, key: str | None = None) -> "Volume":
+    """An array of whole numbers; of a group the level, of an array or a file itself.
 
     Raises:
         VolumeError: it is missing, or damaged.
     """
-    from vcmodels.volumes import expand_location, open_volume
+    from vcmodels.formats.imported import open_located
+    from vcmodels.volumes import expand_location
 
-    location = expand_location(text)
-    return open_volume(location, key=key or location, level=level, channels=1)
+    return open_located(expand_location(text), key=key, level=level, channels=1, reporter=console)
 
 
-def _values(text: str, level: int) -> "Source":
+def _values(text: str, level: int, console: Console) -> "Source":
     """What the mean is taken of: a prediction of ours by its encoding, other arrays as they are.
 
     Raises:
         VolumeError: it is a prediction that holds no probabilities.
     """
     from vcmodels.data.predictions import prediction_notes, writer_of
+    from vcmodels.formats.imported import open_located
     from vcmodels.postprocess import Source
     from vcmodels.postprocess.base import PROBABILITIES
-    from vcmodels.volumes import expand_location, open_volume
+    from vcmodels.volumes import expand_location
 
-    volume = open_volume(expand_location(text), key="--values", level=level, channels="any")
+    place = expand_location(text)
+    volume = open_located(place, key="--values", level=level, channels="any", reporter=console)
     notes = prediction_notes(volume)
     if notes is None:
         return Source("values", volume, "regression")
     encoding = notes["encoding"]
     kind, quantity = encoding.get("kind"), encoding.get("quantity")
     if kind not in PROBABILITIES or quantity == "logit":
-        found = f"{volume.location} holds {quantity or kind}, not one probability for each voxel"
+        found = f"{volume.shown} holds {quantity or kind}, not one probability for each voxel"
         raise VolumeError("--values", found, f"give one of {', '.join(sorted(PROBABILITIES))}")
     writer = writer_of(encoding, volume)
     return Source("values", volume, kind, writer.decode, encoding)

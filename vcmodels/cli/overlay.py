@@ -152,7 +152,7 @@ def _subject(
     if foreground is not None and kind != "binary":
         raise RefusedError("--foreground", "is for --kind binary", "leave it out, or give that")
     order = read_channel_axis(channel_axis)
-    return subject_of_array(location, image, _by_name(labels), kind, foreground, order)
+    return subject_of_array(location, image, _by_name(labels), kind, foreground, console, order)
 
 
 def _by_name(labels: Sequence[str] | None) -> dict[str | None, str]:

@@ -129,7 +129,7 @@ def _jobs(
     if given is None:
         remedy = "give a JSON file with a list of them, as a task has under postprocess"
         raise RefusedError("--steps", "is missing", remedy)
-    yield _ground_of_array(location, output, kind), given
+    yield _ground_of_array(location, output, kind, console), given
 
 
 def _require_some(steps: "Sequence[AnyStep]", source: str) -> None:
@@ -164,17 +164,19 @@ def _recorded_steps(location: str) -> "tuple[AnyStep, ...]":
     return parse_steps(task.get(KEY, []))
 
 
-def _ground_of_array(location: str, output: str | None, kind: str | None) -> "Ground":
+def _ground_of_array(
+    location: str, output: str | None, kind: str | None, console: Console
+) -> "Ground":
     """A plain array, and the group for what is made of it.
 
     Raises:
         RefusedError: it is not said what it holds, or where the result goes.
     """
+    from vcmodels.formats.imported import open_located
     from vcmodels.results import group_place
-    from vcmodels.volumes import open_volume
     from vcmodels.workflows.ground import ground_of_array
 
-    volume = open_volume(location, key="SOURCE", channels="any")
+    volume = open_located(location, key="SOURCE", channels="any", reporter=console)
     if output is None:
         raise RefusedError(
             "--output", "is missing", "name the group for what is made, as in out.zarr"

@@ -18,7 +18,6 @@ from vcmodels.config.task import (
     DatasetConfig,
     PseudoLabel,
     Task,
-    default_index_dir,
     epoch_curves,
     volume_curves,
 )
@@ -34,7 +33,7 @@ from vcmodels.postprocess.base import IDS
 from vcmodels.section import PatchShape
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location
-from vcmodels.volumes.places import input_stores, refuse_in_stores
+from vcmodels.volumes.places import cache_folder, input_stores, refuse_in_stores
 
 MAX_PATCH_VOXELS = 2**30
 _SPACINGS = ((1.0, 1.0, 1.0), (4.0, 1.0, 1.0), (1.0, 4.0, 1.0), (1.0, 1.0, 4.0))
@@ -372,7 +371,7 @@ def _output_faults(task: Task, *, is_record: bool) -> Iterator[Fault]:
             ("tr_params", "tensorboard_log_dir"): settings.tensorboard_log_dir,
             ("inference_params", "tensorboard_log_dir"): given.tensorboard_log_dir,
             ("dataset_config", "cache_file"): config.cache_file,
-            ("dataset_config", "index_dir"): config.index_dir or default_index_dir(),
+            ("dataset_config", "index_dir"): config.index_dir or cache_folder(),
         }
     stores = input_stores(read_places(task))
     for path, text in outputs.items():

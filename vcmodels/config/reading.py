@@ -6,14 +6,9 @@ from typing import Any, Protocol
 from vcmodels.config.messages import Fault, KeyPath, listed
 from vcmodels.config.values import AxisIndex, ChannelChoice, StoredAxes, VoxelSize
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.volumes import (
-    ChannelAxis,
-    Reading,
-    Volume,
-    expand_location,
-    expand_pattern,
-    open_volume,
-)
+from vcmodels.formats.imported import open_located
+from vcmodels.reporting import Reporter
+from vcmodels.volumes import ChannelAxis, Reading, Volume, expand_location, expand_pattern
 from vcmodels.volumes.axes import Channels
 
 INPUT, MASK = "input", "mask"
@@ -38,9 +33,16 @@ class ArrayKeys(Protocol):
 
 
 def open_array(
-    location: str, keys: ArrayKeys, name: str, channels: Channels, *, key: str, number: int = 0
+    location: str,
+    keys: ArrayKeys,
+    name: str,
+    channels: Channels,
+    *,
+    key: str,
+    number: int = 0,
+    reporter: Reporter | None = None,
 ) -> Volume:
-    """Open an array as the keys say; only metadata is read.
+    """Open an array as the keys say; only metadata is read, but of a file that is not imported yet.
 
     Args:
         location: expanded.
@@ -49,17 +51,19 @@ def open_array(
         channels: as for `open_volume`.
         key: the dotted task key, for messages.
         number: of the input, where there are several.
+        reporter: told when a file is imported.
 
     Raises:
-        VolumeError: as from `open_volume`.
+        VolumeError, OutputError: as from `open_located`.
     """
-    return open_volume(
+    return open_located(
         location,
         key=key,
         level=keys.level,
         channels=channels,
         channel_axis=keys.channel_axis,
         reading=_reading(keys, name, number),
+        reporter=reporter,
     )
 
 
@@ -192,7 +196,7 @@ def require_one_order(arrays: Mapping[str, Volume]) -> None:
     for name, array in arrays.items():
         if turned and not array.axes.is_named:
             names = ", ".join(arrays[turned[0]].axes.names)
-            found = f"{array.location} does not name its axes, those of {turned[0]} are ({names})"
+            found = f"{array.shown} does not name its axes, those of {turned[0]} are ({names})"
             remedy = f'say what they are: "axes": {{"{name.split()[0]}": "{array.axes.letters}"}}'
             raise VolumeError(array.key, found, remedy)
 

@@ -1,6 +1,5 @@
 """The task file: one JSON object that says what is learnt from what, and predicted where."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
@@ -32,6 +31,7 @@ from vcmodels.runs.run import Run, fold_name
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import expand_location, is_remote
+from vcmodels.volumes.places import cache_folder
 
 Scheme = Literal["zscore", "ct", "minmax", "percentile", "none"]
 Percentile = Annotated[float, Field(ge=0, le=100)]
@@ -275,7 +275,7 @@ class Task(Section):
         given = self.dataset_config.index_dir
         if given:
             return _local("dataset_config.index_dir", given)
-        return _local("XDG_CACHE_HOME", default_index_dir())
+        return _local("XDG_CACHE_HOME", cache_folder())
 
     def with_values(self, **sections: Mapping[str, Any]) -> Self:
         """The task with other values of some keys, by section; they are not validated again."""
@@ -331,11 +331,6 @@ class Task(Section):
         for volume in task["dataset_config"]["volume_paths"]:
             volume.update(volume.pop("labels"))
         return task
-
-
-def default_index_dir() -> str:
-    """Where label indexes are kept when `index_dir` says nothing, not expanded."""
-    return f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/vcmodels"
 
 
 def _inside(folder: str | None, name: str) -> str | None:

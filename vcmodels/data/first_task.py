@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,7 @@ from vcmodels.config.reading import (
 )
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, cut_block
+from vcmodels.reporting import Reporter
 from vcmodels.targets.normals import LINEAR_CODES
 from vcmodels.volumes import Volume, expand_location
 from vcmodels.volumes.axes import Channels
@@ -88,17 +89,22 @@ class FirstVolume:
         """The entry as JSON values."""
         return {"input": self.image, **self.labels, **copy.deepcopy(self.keys)}
 
-    def open(self) -> tuple[Volume, list[Volume]]:
+    def open(self, reporter: Reporter | None = None) -> tuple[Volume, list[Volume]]:
         """The image and the labels, of which each has its name as key.
+
+        Args:
+            reporter: told when a file is imported.
 
         Raises:
             VolumeError: one cannot be opened, or their extents differ.
             TaskError: a key has a value that it cannot take, or that fits no array.
         """
         entry = self.entry
-        image = open_array(expand_location(self.image), entry, INPUT, "any", key="VOLUME")
+        opened = partial(open_array, keys=entry, reporter=reporter)
+        place = expand_location(self.image)
+        image = opened(place, name=INPUT, channels="any", key="VOLUME")
         labels = [
-            open_array(expand_location(at), entry, name, self._channels(name), key=name)
+            opened(expand_location(at), name=name, channels=self._channels(name), key=name)
             for name, at in self.labels.items()
         ]
         arrays = {INPUT: image} | {label.key: label for label in labels}
@@ -106,7 +112,7 @@ class FirstVolume:
         require_one_order(arrays)
         for label in labels:
             if label.extent != image.extent:
-                found = f"{label.location} has extent {label.extent}, the image {image.extent}"
+                found = f"{label.shown} has extent {label.extent}, the image {image.extent}"
                 raise VolumeError(label.key, found, "give a label on the voxels of the image")
         return image, labels
 
@@ -176,7 +182,7 @@ def guess_targets(name: str, label: Volume) -> Guess:
         return _guess_values(name, label, boxes, is_all)
     if label.channels == 3:
         return _guess_vectors(name, label, boxes)
-    found = f"{label.location} has {label.channels} channels"
+    found = f"{label.shown} has {label.channels} channels"
     raise VolumeError(name, found, "give labels of one channel, or vectors of three")
 
 
@@ -197,7 +203,7 @@ def _guess_values(name: str, label: Volume, boxes: Sequence[Box], is_all: bool) 
     for box in boxes:
         values.add(label.read(box))
     if not np.any(values.distinct):
-        found = f"{label.location} holds no labelled voxel in what was read"
+        found = f"{label.shown} holds no labelled voxel in what was read"
         raise VolumeError(name, found, "check the path: 0 is the background")
     is_many = len(values.distinct) > MOST_CLASSES
     if not values.are_whole or (is_many and values.equal_share < LEAST_EQUAL):
@@ -286,7 +292,7 @@ def _guess_vectors(name: str, label: Volume, boxes: Sequence[Box]) -> Guess:
     """Unit vectors, as floats or in the usual codes of their dtype."""
     lengths = np.concatenate([np.zeros(0), *(_lengths(label, box) for box in boxes)])
     if not lengths.size:
-        found = f"{label.location} holds no vector in what was read"
+        found = f"{label.shown} holds no vector in what was read"
         raise VolumeError(name, found, "check the path: zero vectors are not labelled")
     error = float(np.abs(lengths - 1).mean())
     if error > LENGTH_TOLERANCE:

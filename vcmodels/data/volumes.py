@@ -28,6 +28,7 @@ from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.predictions import PredictedLabel, prediction_notes
 from vcmodels.data.scans import number_copies, number_scans, share_voxels
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.formats import file_stem
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.models import AnyModel
 from vcmodels.reporting import Reporter, Silent
@@ -181,7 +182,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
         key = f"dataset_config.volume_paths.{number}"
         for place in _places(entry, key):
             name = _unique(_name(entry, place), names)
-            found.append(_open(entry, place, name, key, config.targets))
+            found.append(_open(entry, place, name, key, config.targets, reporter))
             _report_labels(found[-1], entry, reporter)
             arrays = (*found[-1].inputs, *found[-1].labels.values())
             for note in idle_notes(entry, arrays, key):
@@ -264,15 +265,20 @@ def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:
 
 
 def _open(
-    entry: VolumeEntry, place: _Place, name: str, key: str, targets: Mapping[str, AnyTarget]
+    entry: VolumeEntry,
+    place: _Place,
+    name: str,
+    key: str,
+    targets: Mapping[str, AnyTarget],
+    reporter: Reporter,
 ) -> TaskVolume:
     inputs = tuple(
-        open_array(at, entry, INPUT, "any", key=f"{key}.input", number=number)
+        open_array(at, entry, INPUT, "any", key=f"{key}.input", number=number, reporter=reporter)
         for number, at in enumerate(place.inputs)
     )
     labels = {
         label: _open_label(
-            partial(open_array, at, entry, label, key=f"{key}.{label}"),
+            partial(open_array, at, entry, label, key=f"{key}.{label}", reporter=reporter),
             reader_of(label, targets),
             entry.pseudo_label(label),
         )
@@ -285,8 +291,8 @@ def _open(
     for other in (*inputs[1:], *labels.values()):
         if other.extent != first.extent:
             found = (
-                f"{other.location} has shape {_extent_text(other)}, but {first.key} "
-                f"({first.location}) has {_extent_text(first)}"
+                f"{other.shown} has shape {_extent_text(other)}, but {first.key} "
+                f"({first.shown}) has {_extent_text(first)}"
             )
             raise VolumeError(other.key, found, "the arrays of a volume must have equal shapes")
     ref = labels[entry.ref_label] if entry.ref_label is not None else None
@@ -431,7 +437,7 @@ def _name(entry: VolumeEntry, place: _Place) -> str:
     if entry.name is not None:
         return f"{entry.name}-{place.stem}" if place.stem else entry.name
     parts = PurePosixPath(place.inputs[0]).parts
-    return place.stem or "/".join(parts[-2:]).lstrip("/")
+    return place.stem or file_stem(place.inputs[0]) or "/".join(parts[-2:]).lstrip("/")
 
 
 def _unique(name: str, used: dict[str, int]) -> str:
@@ -483,14 +489,14 @@ def _report_metadata(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
         for image in volume.inputs:
             found |= dict.fromkeys(metadata_notes(image))
         for label in volume.labels.values():
-            found |= dict.fromkeys(f"note: {label.location}: {note}" for note in label.axes_notes)
+            found |= dict.fromkeys(f"note: {label.shown}: {note}" for note in label.axes_notes)
     for note in [*found][:MOST_TOLD]:
         reporter.say(note)
 
 
 def metadata_notes(image: Volume) -> list[str]:
     """What the store of an input says and is not understood, or is read in an unexpected way."""
-    return [f"note: {image.location}: {n}" for n in (*image.axes_notes, *image.spacing_notes)]
+    return [f"note: {image.shown}: {n}" for n in (*image.axes_notes, *image.spacing_notes)]
 
 
 def _report_lengths(

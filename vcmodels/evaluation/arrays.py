@@ -20,6 +20,7 @@ from vcmodels.evaluation.meaning import (
 )
 from vcmodels.evaluation.pairs import InstancePair, ScoredPair, TargetPair
 from vcmodels.evaluation.scoring import ScoredTarget, ScoredVolume, default_metrics
+from vcmodels.formats import file_stem
 from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import AnyMetric, Metrics
 from vcmodels.metrics.registry import fitting_metrics
@@ -63,7 +64,7 @@ def scored_volume(request: ArrayRequest, reporter: Reporter) -> ScoredVolume:
         RefusedError: they cannot be opened, do not show the same voxels, or may mean several things.
         RunError: a chunk is damaged.
     """
-    prediction, label, mask = open_arrays(request)
+    prediction, label, mask = open_arrays(request, reporter)
     any_place = request.keys.get("spacing") is not None
     require_one_grid(prediction, label, any_place=any_place)
     box = request.box or label.box
@@ -104,13 +105,15 @@ def _pair(
 
 
 def volume_name(location: str) -> str:
-    """The last part of a path that is no number, without `.zarr`."""
+    """The last part of a path that is no number, without `.zarr`, or the ending of a file."""
+    if stem := file_stem(location):
+        return stem
     parts = [part for part in location.rstrip("/").split("/") if part and not part.isdecimal()]
     return parts[-1].removesuffix(".zarr").removesuffix(".ome") if parts else location
 
 
-def open_arrays(request: ArrayRequest) -> tuple[Volume, Volume, Volume | None]:
-    """Prediction, label and mask; only metadata is read.
+def open_arrays(request: ArrayRequest, reporter: Reporter) -> tuple[Volume, Volume, Volume | None]:
+    """Prediction, label and mask; only metadata is read, but of files that are not imported yet.
 
     Raises:
         VolumeError: one is missing, damaged or read otherwise than the keys say.
@@ -134,6 +137,7 @@ def open_arrays(request: ArrayRequest) -> tuple[Volume, Volume, Volume | None]:
             name,
             None if is_one and name != INPUT else "any",
             key=_SHOWN[name],
+            reporter=reporter,
         )
     require_used(entry, opened, "--set")
     require_one_order(opened)

@@ -325,7 +325,7 @@ def _of_input(
 ) -> list[ScoredPart]:
     """What is scored of the one input of a task."""
     params = task.inference_params
-    inputs = open_inputs(params.input_path, params)
+    inputs = open_inputs(params.input_path, params, reporter)
     mine = volumes_of_inputs(volumes, [image.identity for image in inputs])
     if bbox is None:
         held_out = held_out_boxes(Run(task.run_dir), volumes, reporter)

@@ -1,1 +1,35 @@
 """Extension point: files that are no Zarr, one file a format. Everything reads Zarr; these become one first."""
+
+import os
+from pathlib import PurePath
+
+from vcmodels.formats.base import Format
+from vcmodels.formats.nifti import Nifti
+from vcmodels.volumes.location import is_remote, split_inside
+from vcmodels.volumes.places import is_node
+
+FORMATS: tuple[Format, ...] = (Nifti(),)
+"""The first that recognises a location reads it."""
+
+
+def format_of(location: str) -> Format | None:
+    """The format of a local file, or folder of files.
+
+    None for Zarr, a URL, what does not exist and what nothing here reads: whoever opens it says so.
+
+    Args:
+        location: expanded; may choose something inside the file.
+    """
+    if is_remote(location):
+        return None
+    place, _ = split_inside(location)
+    if not os.path.exists(place) or is_node(place):  # noqa: PTH110 - as in split_inside
+        return None
+    return next((one for one in FORMATS if one.recognises(place)), None)
+
+
+def file_stem(location: str) -> str:
+    """The name of a file without its ending, `case` of `a/case.nii.gz`; "" of what is no such name."""
+    name = PurePath(split_inside(location)[0]).name
+    endings = [e for one in FORMATS for e in one.endings if name.lower().endswith(e)]
+    return name[: -len(max(endings, key=len))] if endings else ""

@@ -5,6 +5,7 @@ field, and gives voxels as the file means them: rescaled where the file says so,
 (C, Z, Y, X), in pieces of bounded size in the order in which they are stored.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vcmodels.errors import VolumeError
 from vcmodels.geometry.affine import Affine
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import Grid
@@ -76,7 +78,11 @@ class Format(ABC):
     """Of file names, in lower case, with their dot."""
 
     def recognises(self, location: str) -> bool:
-        """Whether a local location that exists is of this format; by its name, or a look at a folder."""
+        """Whether a local file, or folder, that exists is of this format.
+
+        By its name, or a look at a folder. What is chosen inside is not part of the location here,
+        see `volumes.location.split_inside`.
+        """
         return location.lower().endswith(self.endings)
 
     @abstractmethod
@@ -84,9 +90,44 @@ class Format(ABC):
         """Read the header.
 
         Args:
-            location: local, expanded, and recognised.
+            location: local, expanded, and recognised; with what is chosen inside.
             key: the dotted task key, or the option, for messages.
 
         Raises:
             VolumeError: it is damaged, holds no image, or holds several and none is chosen.
         """
+
+
+def library(name: str, location: str, key: str) -> Any:  # noqa: ANN401 - a module
+    """The library that reads a format, imported when a file of it is opened.
+
+    Args:
+        name: of the module; that of its package is the first part.
+        location: of the file, and `key`: for the message.
+        key: as for `Format.open`.
+
+    Raises:
+        VolumeError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        found = f"{location} needs the package {name.split('.')[0]}, which is not installed"
+        raise VolumeError(key, found, 'pip install "vcmodels[formats]"') from error
+
+
+def stored_type(dtype: np.dtype[Any], location: str, key: str) -> np.dtype[Any]:
+    """The type of pieces of stored voxels: native, and one that Zarr and networks know.
+
+    Raises:
+        VolumeError: colours, complex numbers or texts.
+    """
+    if dtype.kind not in "biuf":
+        kind = {"V": "colours, or other records", "c": "complex numbers"}.get(
+            dtype.kind, "no numbers"
+        )
+        remedy = (
+            "write one number for each voxel (colours as channels along an axis), and give that"
+        )
+        raise VolumeError(key, f"{location} holds {kind} ({dtype})", remedy)
+    return np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")

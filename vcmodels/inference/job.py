@@ -136,7 +136,7 @@ class Job:
         pipeline = self.pipeline
         for volume in pipeline.inputs:
             if oddity := volume.oddity:
-                reporter.say(f"note: {volume.location} {oddity}")
+                reporter.say(f"note: {volume.shown} {oddity}")
         report_values(pipeline.inputs, pipeline.whole.region, self.network, reporter)
 
     @property
@@ -227,7 +227,7 @@ def make_pipeline(
     specs = output_specs(targets, params)
     # Where the patches lie, and what of the volume is wanted.
     grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
-    region, mask = region_of(params, inputs[0]), open_mask(params, inputs[0])
+    region, mask = region_of(params, inputs[0]), open_mask(params, inputs[0], reporter)
     if params.on_missing == "error":
         for volume in inputs:
             volume.require_stored(grid.hull(region), "inference_params.on_missing")

@@ -34,14 +34,16 @@ class NamedInput:
     changes: dict[str, Any]
     """`inference_params` that name it alone."""
 
-    def request(self, task: Task, networks: tuple[TrainedNetwork, ...]) -> Request:
-        """What is to be predicted; metadata of the volume is read.
+    def request(
+        self, task: Task, networks: tuple[TrainedNetwork, ...], reporter: Reporter | None = None
+    ) -> Request:
+        """What is to be predicted; metadata of the volume is read, and a file is imported.
 
         Raises:
             RefusedError: as for `request_of`.
         """
         one = task.with_values(inference_params={"volumes": None, **self.changes})
-        return request_of(one, networks, self.output)
+        return request_of(one, networks, self.output, reporter)
 
 
 def named_inputs(task: Task) -> list[NamedInput]:
@@ -89,7 +91,7 @@ def input_keys(task: Task, volume: TaskVolume) -> dict[str, Any]:
     reset = {key: InferenceParams.model_fields[key].get_default() for key in READING}
     keys = keys_of_input(entry, volume.inputs[0])
     # The path names the array itself.
-    own = {"level": 0, "input_path": _one_or_all([image.location for image in volume.inputs])}
+    own = {"level": 0, "input_path": _one_or_all([image.shown for image in volume.inputs])}
     return {**reset, "index": {}, **keys, **own}
 
 
@@ -123,12 +125,13 @@ def run_inference(
     options = options or RunOptions()
     networks = load_networks(choose_checkpoints(task, checkpoint, reporter=options.reporter))
     if not task.inference_params.is_many:
-        return predict_request(request_of(task, networks), options)
+        return predict_request(request_of(task, networks, reporter=options.reporter), options)
     inputs = named_inputs(task)
 
     def predict(one: NamedInput) -> InferenceReport:
         preview = options.preview and preview_path(options.preview, one.name)
-        return predict_request(one.request(task, networks), replace(options, preview=preview))
+        request = one.request(task, networks, options.reporter)
+        return predict_request(request, replace(options, preview=preview))
 
     every = predict_each(task, inputs, predict, options.reporter, options.should_stop)
     every.require_all()

@@ -360,7 +360,7 @@ def make_manifest(
     dtype, choices = layout.dtype, [volume.axes.choice for volume in inputs]
     return {
         "schema": 1,
-        "input": [redacted(volume.location) for volume in inputs],
+        "input": [redacted(volume.shown) for volume in inputs],
         "input_content": [volume.fingerprint() for volume in inputs],
         "input_choice": choices if any(choices) else None,
         "input_spacing": params.spacing and list(params.spacing),
@@ -377,7 +377,7 @@ def make_manifest(
         "patch_size": list(grid.patch),
         "overlap": list(params.overlaps),
         "bbox": None if params.bbox is None else [list(pair) for pair in params.bbox],
-        "skip": params.skip.model_dump() | {"mask": mask and redacted(mask.volume.location)},
+        "skip": params.skip.model_dump() | {"mask": mask and redacted(mask.volume.shown)},
         "mask_content": mask and mask.volume.fingerprint(),
         "torch": torch.__version__,
         "vcmodels": version("vcmodels"),

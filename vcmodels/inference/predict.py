@@ -77,8 +77,8 @@ def predict_volume(
         RefusedError, RunError: as for `predict_request`.
     """
     params, options = params or predictor.params, options or RunOptions(reporter=Notes())
-    opened = open_inputs(inputs, params)
-    made = params.changed(input_path=[volume.location for volume in opened])
+    opened = open_inputs(inputs, params, options.reporter)
+    made = params.changed(input_path=[volume.shown for volume in opened])
     request = Request(
         networks=predictor.networks,
         inputs=opened,

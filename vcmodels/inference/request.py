@@ -98,7 +98,10 @@ def with_section(record: Mapping[str, Any], params: InferenceParams) -> dict[str
 
 
 def request_of(
-    task: Task, networks: tuple[TrainedNetwork, ...], output: Place | None = None
+    task: Task,
+    networks: tuple[TrainedNetwork, ...],
+    output: Place | None = None,
+    reporter: Reporter | None = None,
 ) -> Request:
     """What a task asks for, with the networks of its checkpoints.
 
@@ -106,6 +109,7 @@ def request_of(
         task: of one volume.
         networks: whose predictions are averaged.
         output: the group of the result; `<output_dir>/<model_name>.zarr` when None.
+        reporter: told when a file is imported.
 
     Raises:
         TaskError: no input or output is named, or the task contradicts the checkpoint.
@@ -113,7 +117,7 @@ def request_of(
     """
     params, config = task.inference_params, task.dataset_config
     _refuse_other_normalization(config.normalization, networks[0])
-    inputs = open_inputs(params.input_path, params)
+    inputs = open_inputs(params.input_path, params, reporter)
     root = output or result_root(params.output_dir, task.tr_params.model_name)
     steps = with_tuned(task.postprocess, _tuned_values(task.postprocess, networks))
     record = {**task.to_json(), "postprocess": [one.model_dump(mode="json") for one in steps]}
@@ -149,11 +153,11 @@ def check_inputs(inputs: Sequence[Volume], network: TrainedNetwork, reporter: Re
     """
     first, key = inputs[0], inputs[0].key
     if max(first.extent) > MOST_LENGTH:
-        found = f"{first.location} has shape {first.extent}"
+        found = f"{first.shown} has shape {first.extent}"
         raise VolumeError(key, found, f"correct its metadata; at most {MOST_LENGTH} along an axis")
     for volume in inputs[1:]:
         if volume.extent != first.extent:
-            found = f"{volume.location} has shape {volume.extent}, the first {first.extent}"
+            found = f"{volume.shown} has shape {volume.extent}, the first {first.extent}"
             remedy = (
                 "give arrays of one shape; to predict each, quote a pattern such as 'scans/*.zarr'"
             )
@@ -172,10 +176,10 @@ def _report_spacing(first: Volume, network: TrainedNetwork, reporter: Reporter) 
     trained = f"{network.spacing}{unit}" if network.has_spacing else "unknown"
     if first.has_spacing and not all(0.8 < ratio < 1.25 for ratio in ratios):
         reporter.say(
-            f"note: voxels of {first.location} are {spacing}{unit}, those of the training were {trained}"
+            f"note: voxels of {first.shown} are {spacing}{unit}, those of the training were {trained}"
         )
     elif network.has_spacing and not first.has_spacing:
-        found = f"the voxel size of {first.location} is unknown, that of the training was {trained}"
+        found = f"the voxel size of {first.shown} is unknown, that of the training was {trained}"
         reporter.say(f'note: {found}; give "spacing"')
 
 
@@ -193,7 +197,7 @@ def _check_channels(inputs: Sequence[Volume], network: TrainedNetwork, reporter:
     if chosen and all(volume.axes.chosen is None for volume in inputs):
         reporter.say(
             f"note: the training chose channels {chosen}; all {channels} of "
-            f"{inputs[0].location} are used, in their order"
+            f"{inputs[0].shown} are used, in their order"
         )
 
 
@@ -207,7 +211,7 @@ def report_values(
     trained = network.intensities
     found = measure([(inputs, region)]) if trained else ()
     if len(found) == len(trained):
-        for line in notes(found, trained, network.normalization, inputs[0].location):
+        for line in notes(found, trained, network.normalization, inputs[0].shown):
             reporter.say(line)
     if line := other_choice(network.normalization, inputs):
         reporter.say(line)

@@ -14,6 +14,7 @@ from vcmodels.config.reading import MASK, open_array, require_one_order
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box, Shape, coarse_box, fine_box
 from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, columns, live_patches
+from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume, expand_location
 
 
@@ -103,12 +104,15 @@ class Mask:
         return found
 
 
-def open_mask(params: InferenceParams, first: Volume) -> Mask | None:
+def open_mask(
+    params: InferenceParams, first: Volume, reporter: Reporter | None = None
+) -> Mask | None:
     """The mask that a task names.
 
     Args:
         params: with the keys that say how it is read.
         first: the first input.
+        reporter: told when a file is imported.
 
     Raises:
         VolumeError: it does not exist, or its shape is not the input's divided by whole factors.
@@ -116,7 +120,8 @@ def open_mask(params: InferenceParams, first: Volume) -> Mask | None:
     if params.skip.mask is None:
         return None
     keys = params.changed(level=0)  # that of the input is none of the mask
-    volume = open_array(expand_location(params.skip.mask), keys, MASK, None, key=KEY)
+    place = expand_location(params.skip.mask)
+    volume = open_array(place, keys, MASK, None, key=KEY, reporter=reporter)
     require_one_order({"input": first, MASK: volume})
     extent = first.extent
     z, y, x = (max(1, round(n / m)) for n, m in zip(extent, volume.extent, strict=True))

@@ -12,6 +12,8 @@ from vcmodels.config import InferenceParams, Task
 from vcmodels.data.predictions import PredictedLabel, prediction_notes, writer_of
 from vcmodels.data.volumes import TaskVolume, open_volumes, reader_of
 from vcmodels.errors import RefusedError, VcmodelsError, VolumeError
+from vcmodels.formats import file_stem
+from vcmodels.formats.imported import open_located
 from vcmodels.geometry.boxes import Box, triple
 from vcmodels.patches.cache import UnusableListError, stored_patches
 from vcmodels.pictures.slices import Colour, window_of
@@ -89,7 +91,9 @@ def scene_of_result(location: str, images: Sequence[str], reporter: Reporter) ->
         RefusedError: the group holds no prediction.
     """
     root = place_at(location)
-    inputs = [open_any(image, IMAGE) for image in images] or recorded_inputs(root, reporter)
+    inputs = [open_any(image, IMAGE, reporter) for image in images] or recorded_inputs(
+        root, reporter
+    )
     first = next(stored_predictions(root), None)
     if first is None:
         raise RefusedError(str(root), "holds no prediction yet", "wait until infer has begun")
@@ -118,12 +122,12 @@ def scene_of_arrays(
     Raises:
         VolumeError: an array is missing or damaged, or lies on another grid than the first.
     """
-    main = open_any(location, SOURCE, channel_axis)
-    under = [open_any(image, IMAGE, channel_axis) for image in images]
+    main = open_any(location, SOURCE, reporter, channel_axis)
+    under = [open_any(image, IMAGE, reporter, channel_axis) for image in images]
     frame = Frame.of((under or [main])[0])
     layers = [*_images(under, frame, None), _layer(main, frame, reporter)]
     for place in labels:
-        array = open_any(place, "--labels", channel_axis)
+        array = open_any(place, "--labels", reporter, channel_axis)
         _require_whole_numbers(array)
         layers.append(_placed(_name(array), stored_levels(array), Ids(), frame))
     return Scene(_name(main), tuple(_named_once(layers)))
@@ -167,7 +171,7 @@ def predicted_inputs(task: Task, reporter: Reporter) -> tuple[Volume, ...]:
 
 def _opened_inputs(params: InferenceParams, reporter: Reporter) -> tuple[Volume, ...]:
     try:
-        return open_inputs(params.input_path, params)
+        return open_inputs(params.input_path, params, reporter)
     except VcmodelsError as error:
         reporter.say(f"note: the input of the prediction is not shown: {error}")
         return ()
@@ -254,7 +258,7 @@ def _layer(array: Volume, frame: Frame, reporter: Reporter) -> Layer:
     levels = stored_levels(array)
     look = _look(levels, None)
     if isinstance(look, Image) and array.dtype.kind in "ui" and array.dtype.itemsize == 2:
-        reporter.say(f"{array.location} is shown as an image; --labels shows it as ids")
+        reporter.say(f"{array.shown} is shown as an image; --labels shows it as ids")
     return _placed(_name(array), levels, look, frame)
 
 
@@ -295,20 +299,26 @@ def _placed(name: str, levels: tuple[StoredLevel, ...], look: ArrayLook, frame: 
     return Layer(name, levels, look, replace(own, unit=own.unit or frame.unit))
 
 
-def open_any(text: str, key: str, channel_axis: ChannelAxis | None = None) -> Volume:
-    """An array, or the finest level of a group."""
+def open_any(
+    text: str, key: str, reporter: Reporter, channel_axis: ChannelAxis | None = None
+) -> Volume:
+    """An array, the finest level of a group, or a file, whose import the reporter is told of."""
     location = expand_location(text)
-    return open_volume(location, key=key, channels="any", channel_axis=channel_axis)
+    return open_located(
+        location, key=key, channels="any", channel_axis=channel_axis, reporter=reporter
+    )
 
 
 def _require_whole_numbers(array: Volume) -> None:
     if array.dtype.kind not in "uib" or array.channels > 1:
-        found = f"{array.location} holds {array.channels} x {array.dtype}, which are no ids"
+        found = f"{array.shown} holds {array.channels} x {array.dtype}, which are no ids"
         raise VolumeError("--labels", found, "give an array (z, y, x) of whole numbers")
 
 
 def _name(array: Volume) -> str:
     """The last part of a location that is no number of a level."""
+    if array.origin and (stem := file_stem(array.origin.location)):
+        return stem
     parts = [part for part in array.location.split("/") if not part.isdecimal()]
     return parts[-1] if parts else array.location
 

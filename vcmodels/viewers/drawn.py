@@ -8,6 +8,7 @@ from vcmodels.config import Task
 from vcmodels.data.predictions import prediction_notes, writer_of
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RefusedError, VolumeError
+from vcmodels.formats import file_stem
 from vcmodels.geometry.boxes import Box
 from vcmodels.pictures.layers import (
     IDS,
@@ -105,9 +106,10 @@ def subject_of_result(
     names = _named(wanted, list(found))
     places = _by_target(labels, names)
     layers = [
-        _own_layer(name, found[name], _truth(places.get(name), found[name])) for name in names
+        _own_layer(name, found[name], _truth(places.get(name), found[name], reporter))
+        for name in names
     ]
-    inputs = [open_any(image, "--image")] if image else recorded_inputs(root, reporter)
+    inputs = [open_any(image, "--image", reporter)] if image else recorded_inputs(root, reporter)
     first = next(iter(found.values()), None)
     if first is None:
         raise RefusedError(str(root), "holds no prediction", "name a result of infer")
@@ -121,6 +123,7 @@ def subject_of_array(
     labels: Mapping[str | None, str],
     kind: str | None,
     foreground: str | None,
+    reporter: Reporter,
     channel_axis: ChannelAxis | None = None,
 ) -> Subject:
     """One array or OME-Zarr group: a prediction of ours, or what it is said to be.
@@ -131,16 +134,17 @@ def subject_of_array(
         labels: one at most.
         kind: one of `PLAIN_KINDS`, for an array that does not say itself.
         foreground: which values of a mask are foreground, as in a task file.
+        reporter: told when a file is imported.
         channel_axis: of arrays of 4 axes that do not say it.
 
     Raises:
         RefusedError: nothing says what the values are, or the kind does not fit.
         VolumeError: an array is missing or damaged, or of another extent.
     """
-    array = open_any(location, "PREDICTION", channel_axis)
-    name = array.location.rstrip("/").rsplit("/", 1)[-1]
-    under = open_any(image, "--image", channel_axis) if image else None
-    truth = _truth(_by_target(labels, [name]).get(name), array, channel_axis)
+    array = open_any(location, "PREDICTION", reporter, channel_axis)
+    name = file_stem(location) or array.location.rstrip("/").rsplit("/", 1)[-1]
+    under = open_any(image, "--image", reporter, channel_axis) if image else None
+    truth = _truth(_by_target(labels, [name]).get(name), array, reporter, channel_axis)
     if kind is None and prediction_notes(array) is not None:
         layer = _own_layer(name, array, truth)
     else:
@@ -186,7 +190,10 @@ def _can_be_drawn(array: Volume) -> bool:
 
 
 def _truth(
-    label: str | None, array: Volume, channel_axis: ChannelAxis | None = None
+    label: str | None,
+    array: Volume,
+    reporter: Reporter,
+    channel_axis: ChannelAxis | None = None,
 ) -> Volume | None:
     """The label of a prediction, where one is given.
 
@@ -195,7 +202,7 @@ def _truth(
     """
     if label is None:
         return None
-    stored = open_any(label, "--label", channel_axis)
+    stored = open_any(label, "--label", reporter, channel_axis)
     _require_extent(stored, array)
     return stored
 
@@ -214,12 +221,12 @@ def _plain_layer(
     name: str, array: Volume, truth: Volume | None, kind: str | None, foreground: str | None
 ) -> DrawnLayer:
     if kind is None:
-        found = f"nothing next to {array.location} says what its values are"
+        found = f"nothing next to {array.shown} says what its values are"
         raise RefusedError("--kind", found, f"give one of {', '.join(PLAIN_KINDS)}")
     if kind == "instances":
         for one in (array, *((truth,) if truth else ())):
             if one.dtype.kind not in "uib" or one.channels > 1:
-                found = f"{one.location} holds {one.channels} x {one.dtype}, which are no ids"
+                found = f"{one.shown} holds {one.channels} x {one.dtype}, which are no ids"
                 raise RefusedError("--kind", found, "give another kind")
         return DrawnLayer(name, IDS, ids(array), ids(truth) if truth else None)
     target = _target(kind, array, foreground)
@@ -238,13 +245,13 @@ def _target(kind: str, array: Volume, foreground: str | None) -> Target:
         return KINDS[kind].model_validate({k: v for k, v in keys.items() if v is not None})
     except ValidationError as error:
         said = error.errors()[0]["msg"]
-        found = f"{array.location} with {array.channels} channels is no {kind}: {said}"
+        found = f"{array.shown} with {array.channels} channels is no {kind}: {said}"
         raise RefusedError("--kind", found, "give another kind, or correct --foreground") from error
 
 
 def _require_extent(array: Volume, like: Volume) -> None:
     if array.extent != like.extent:
-        found = f"{array.location} has shape {array.extent}, {like.location} {like.extent}"
+        found = f"{array.shown} has shape {array.extent}, {like.shown} {like.extent}"
         raise VolumeError(array.key, found, "give arrays of one shape")
 
 

@@ -5,6 +5,7 @@ A location stays a string: a `Path` would turn `s3://b//x` into `s3:/b/x`.
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from vcmodels.errors import VolumeError
@@ -18,6 +19,19 @@ _KEY = re.compile(
 )
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+
+
+_INSIDE = re.compile(r"(.*?[^/])(?::/+|#)([^#]+)")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file, or folder of files, that a volume was imported from."""
+
+    location: str
+    """As it was given, expanded."""
+    digest: str
+    """Changes when the files do, or what is read of them."""
 
 
 def is_remote(location: str) -> bool:
@@ -77,12 +91,27 @@ def refuse_secrets(url: str) -> None:
         raise VolumeError(_QUERY.sub("", url), "the URL holds a key behind its ?", remedy)
 
 
+def split_inside(location: str) -> tuple[str, str]:
+    """A local file and what is chosen of it: `a.h5:/raw`, `a.h5/raw`, `a.tif#1`; "" where nothing is.
+
+    What exists by the whole name is that.
+    """
+    if os.path.exists(location):  # noqa: PTH110 - false, and no error, for a name that is too long
+        return location, ""
+    for folder in Path(location).parents:
+        if os.path.isfile(folder):  # noqa: PTH113
+            return str(folder), location[len(str(folder)) + 1 :]
+    match = _INSIDE.fullmatch(location)
+    return (match[1], match[2]) if match else (location, "")
+
+
 def expand_pattern(location: str) -> list[tuple[str, str]]:
     """All local locations that a pattern with one `*` stands for.
 
-    The `*` stands for (a piece of) one path part: `store.zarr/*/raw`, `folder/*.zarr/0`. Only
-    matches for which the whole path exists are returned. Without a `*`, the location itself with
-    an empty stem.
+    The `*` stands for (a piece of) one path part: `store.zarr/*/raw`, `folder/*.zarr/0`,
+    `scans/*.nii.gz`, `scans/*.h5:/raw`. Only matches for which the whole path exists are returned;
+    files only where the pattern says how they end. Without a `*`, the location itself with an empty
+    stem.
 
     Args:
         location: an expanded location, as from `expand_location`.
@@ -99,25 +128,27 @@ def expand_pattern(location: str) -> list[tuple[str, str]]:
         raise VolumeError(location, "'*' works for local paths only", "list the URLs one by one")
     if location.count("*") > 1:
         raise VolumeError(location, "more than one '*'", "use a single '*' for one path part")
-    before, after = location.split("*")
+    outside, _ = split_inside(location)
+    before, after = outside.split("*") if "*" in outside else location.split("*")
+    inside = location[len(before) + 1 + len(after) :]
     folder, prefix = os.path.split(before)
     suffix, _, rest = after.partition("/")
-    stems = _matching_stems(Path(folder), prefix, suffix)
+    stems = _matching_stems(Path(folder), prefix, suffix, takes_files="." in suffix and not rest)
     found = [(stem, f"{before}{stem}{after}") for stem in sorted(stems)]
-    found = [(stem, place) for stem, place in found if not rest or Path(place).exists()]
+    found = [(stem, place + inside) for stem, place in found if not rest or Path(place).exists()]
     if not found:
         raise VolumeError(location, "nothing matches the '*'", f"look what is in {folder or '.'}")
     return found
 
 
-def _matching_stems(folder: Path, prefix: str, suffix: str) -> list[str]:
+def _matching_stems(folder: Path, prefix: str, suffix: str, *, takes_files: bool) -> list[str]:
     """What `*` stands for in `prefix*suffix` among the visible names of a folder."""
     if not folder.is_dir():
         return []
     least = len(prefix) + len(suffix) + 1
     return [
         name[len(prefix) : len(name) - len(suffix)]
-        for name in (entry.name for entry in folder.iterdir() if entry.is_dir())
+        for name in (entry.name for entry in folder.iterdir() if takes_files or entry.is_dir())
         if len(name) >= least
         and name.startswith(prefix)
         and name.endswith(suffix)

@@ -33,13 +33,14 @@ def store_around(place: str | Path) -> Path | None:
     A store is known by its files, or by a name that ends in `.zarr`. Links are followed.
     """
     real = Path(os.path.realpath(place))
-    around = [f for f in (real, *real.parents) if f.suffix == ".zarr" or _is_node(f)]
+    around = [f for f in (real, *real.parents) if f.suffix == ".zarr" or is_node(f)]
     return around[-1] if around else None
 
 
-def _is_node(folder: Path) -> bool:
+def is_node(folder: str | Path) -> bool:
+    """Whether a local folder has the files of a Zarr group or array."""
     # Unlike Path.is_file, this is false, and no error, for a name that is too long.
-    return any(os.path.isfile(folder / name) for name in _NODE_FILES)  # noqa: PTH113
+    return any(os.path.isfile(Path(folder, name)) for name in _NODE_FILES)  # noqa: PTH113
 
 
 def input_stores(inputs: Iterable[tuple[str, str]]) -> dict[Path, str]:
@@ -84,7 +85,7 @@ def refuse_in_store(key: str, place: str | Path) -> None:
         OutputError: the local place lies in one.
     """
     real = Path(os.path.realpath(place))
-    node = next((folder for folder in real.parents if _is_node(folder)), None)
+    node = next((folder for folder in real.parents if is_node(folder)), None)
     if node is not None:
         raise OutputError(key, f"{real} lies in the Zarr store {node}", "write elsewhere")
 
@@ -198,6 +199,11 @@ def read_json(path: str | Path) -> Any:  # noqa: ANN401 - JSON is anything
         RecursionError: it is nested absurdly deep.
     """
     return json.loads(Path(path).read_bytes())
+
+
+def cache_folder() -> str:
+    """Where vcmodels keeps what it can make again, label indexes and imports; not expanded."""
+    return f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/vcmodels"
 
 
 def obstacle(folder: Path) -> str | None:

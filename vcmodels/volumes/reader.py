@@ -30,7 +30,7 @@ from vcmodels.volumes.listing import (
     probe_chunks,
     silent_damage,
 )
-from vcmodels.volumes.location import is_remote, join, parent
+from vcmodels.volumes.location import Origin, is_remote, join, parent
 from vcmodels.volumes.ngff import Told, find_told, level_location, read_multiscale, with_own
 from vcmodels.volumes.nodes import (
     MetadataError,
@@ -124,6 +124,13 @@ class Volume:
     """What one may not expect of how the axes are read; a line each."""
     on_damage: str | None = field(default=None, repr=False, compare=False)
     """What to do about a damaged chunk, for messages; by default to restore or to delete it."""
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+    """The file that it was imported from; None of what is stored as Zarr."""
+
+    @property
+    def shown(self) -> str:
+        """What people know it by: the file that it comes from, or its location."""
+        return self.origin.location if self.origin else self.location
 
     @property
     def identity(self) -> str:
@@ -244,8 +251,11 @@ class Volume:
         return next(self.stored_blocks(box), None) is not None
 
     def missing_blocks(self) -> int:
-        """How many storage units do not exist and read as the fill value; 0 if unlistable."""
-        if self.listing is None:
+        """How many storage units do not exist and read as the fill value; 0 if unlistable.
+
+        Of an imported file none are missing: what is not stored is 0 there.
+        """
+        if self.listing is None or self.origin is not None:
             return 0
         every = units_touching(self.box, self.storage_unit)
         return prod(map(len, every)) * self._files_of_unit - len(self.listing.files)
@@ -263,6 +273,8 @@ class Volume:
             VolumeError: names the first chunk.
             RunError: a server answers neither yes nor no.
         """
+        if self.origin is not None:
+            return  # the file is whole, and chunks of zeros are not stored
         spans, files = self._units(within), self._files_of_unit
         stored = Counter(unit for unit, _ in self.stored_files(spans))
         count = prod(map(len, spans)) * files - stored.total()
@@ -295,8 +307,11 @@ class Volume:
         """A sha256 that changes when the array does, from its metadata and the listing.
 
         Two arrays with equal metadata, chunk names, sizes and times (in ns; the ETag of a remote
-        object) have the same. A store that cannot be listed gives one of its metadata.
+        object) have the same. A store that cannot be listed gives one of its metadata. An imported
+        file has that of its content, whenever it is imported again.
         """
+        if self.origin is not None:
+            return fingerprint(self.origin.digest.encode(), self.axes.choice, None)
         files = self.listing.files if self.listing else None
         return fingerprint(self.node.raw, self.axes.choice, files)
 
@@ -427,6 +442,7 @@ def open_volume(
     channel_axis: ChannelAxis | None = None,
     on_damage: str | None = None,
     reading: Reading = AS_STORED,
+    origin: Origin | None = None,
 ) -> Volume:
     """Open one array for reading; nothing but metadata, and coordinates of xarray, is read.
 
@@ -439,6 +455,7 @@ def open_volume(
         on_damage: what messages advise about a damaged chunk, if not to restore or to delete it.
         channel_axis: where the channels of an array of 4 axes are, when the store does not say.
         reading: what else is said of its axes, and which of its channels and positions are read.
+        origin: the file that the array was imported from.
 
     Raises:
         VolumeError: the location is missing, damaged, of an unsupported kind, or does not have the
@@ -484,6 +501,7 @@ def open_volume(
         on_damage=on_damage,
         spacing_notes=grid.notes,
         axes_notes=tuple(_axes_notes(axes, shape, told)),
+        origin=origin,
     )
 
 
