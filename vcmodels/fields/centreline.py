@@ -7,7 +7,7 @@ fills a thousandth of it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 
@@ -82,6 +82,12 @@ class Trace:
         """Of a line that somebody gave."""
         low, high = (_place(end(line.points, axis=0)) for end in (np.min, np.max))
         return cls(line, share=1.0, strays=0.0, gap=0.0, low=low, high=high)
+
+    def moved(self, shift: Lengths) -> "Trace":
+        """The same, elsewhere."""
+        line = Centreline(self.line.axis, self.line.points + shift)
+        low, high = (_place(np.add(place, shift)) for place in (self.low, self.high))
+        return replace(self, line=line, low=low, high=high)
 
     def defect(self, least_length: float, least_share: float, unit: str) -> str | None:
         """Why it is no line to rely on; None if it is.

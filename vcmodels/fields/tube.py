@@ -38,9 +38,6 @@ class Tube:
             shape: of the box.
             spacing: length of a voxel along (z, y, x).
         """
-        # Late: slow to import.
-        from scipy.spatial import KDTree
-
         inside = np.zeros(shape, bool)
         places = [np.arange(o, o + n) * s for o, n, s in zip(origin, shape, spacing, strict=True)]
         points = self._near(places, min(spacing) * _FINE)
@@ -53,9 +50,19 @@ class Tube:
         )
         chosen = (at[where] for at, where in zip(places, part, strict=True))
         grid = np.stack(np.meshgrid(*chosen, indexing="ij"), axis=-1)
-        distance, _ = KDTree(points).query(grid, distance_upper_bound=self.radius * (1 + 1e-9))
-        inside[part] = np.isfinite(distance)
+        inside[part] = self._is_near(grid, points)
         return inside
+
+    def holds(self, positions: Positions) -> NDArray[np.bool_]:
+        """(n,): whether positions, (n, 3) in physical units, lie in the tube."""
+        return self._is_near(positions, _dense(self.line.points, self.radius / 100))
+
+    def _is_near(self, positions: NDArray[np.float64], points: Positions) -> NDArray[np.bool_]:
+        # Late: slow to import.
+        from scipy.spatial import KDTree
+
+        most = self.radius * (1 + 1e-9)
+        return np.isfinite(KDTree(points).query(positions, distance_upper_bound=most)[0])
 
     def _near(self, places: list[NDArray[np.float64]], step: float) -> Positions:
         """Points of the line, `step` apart, that may be within the radius of a box."""

@@ -71,6 +71,29 @@ class Region:
         inside[self.box.intersect(box).slices(box)] = True
         return inside
 
+    def borders(self, extent: Shape, index: NDArray[np.integer]) -> list[str]:
+        """In words, where voxels come to a border of the region that is no border of the volume.
+
+        Args:
+            extent: of the volume.
+            index: (n, 3) of voxels in the region.
+        """
+        if self.tube is None:
+            found = [
+                (f"the {end} {letter} face", index[index[:, axis] == at])
+                for axis, letter in enumerate("zyx")
+                for end, at in (("low", self.box.origin[axis]), ("high", self.box.end[axis] - 1))
+                if 0 < at < extent[axis] - 1
+            ]
+        else:
+            inner = Tube(self.tube.line, max(self.tube.radius - max(self.spacing), 1e-6))
+            found = [("the wall of the tube", index[~inner.holds(index * self.spacing)])]
+        return [
+            f"{where}, about voxel {tuple(np.median(on, axis=0).astype(int).tolist())}"
+            for where, on in found
+            if len(on)
+        ]
+
     def on(self, grid: GridMap) -> "Region":
         """The same region on a grid that is derived from the volume's: turned, resampled, cropped.
 
@@ -101,7 +124,7 @@ class Region:
         ends = [*self.box.origin, *self.box.end]
         found: dict[str, Any] = {"source": self.source, "box": ends, "spacing_mm": [*self.spacing]}
         if self.tube is not None:
-            found |= {"line": line_to_json(self.tube.line), "radius_mm": self.tube.radius}
+            found |= {"line": _line_to_json(self.tube.line), "radius_mm": self.tube.radius}
         return found
 
     @classmethod
@@ -114,17 +137,36 @@ class Region:
         ends = [int(n) for n in stored["box"]]
         box, tube = Box.between(triple(ends[:3]), triple(ends[3:])), None
         if "line" in stored:
-            tube = Tube(line_from_json(stored["line"]), float(stored["radius_mm"]))
+            tube = Tube(_line_from_json(stored["line"]), float(stored["radius_mm"]))
         spacing = triple(float(n) for n in stored["spacing_mm"])
         return cls(str(stored["source"]), box, spacing, tube)
 
 
-def line_to_json(line: Centreline) -> dict[str, Any]:
-    """Axis and points, to a thousandth of a unit."""
-    return {"axis": line.axis, "points": [[round(n, 3) for n in p] for p in line.points.tolist()]}
+def trace_to_json(found: Trace) -> dict[str, Any]:
+    """JSON values that `trace_from_json` reads."""
+    numbers = {name: getattr(found, name) for name in _NUMBERS}
+    return {"line": _line_to_json(found.line), **numbers, "low": found.low, "high": found.high}
 
 
-def line_from_json(stored: Mapping[str, Any]) -> Centreline:
+_NUMBERS = ("share", "strays", "gap")
+
+
+def trace_from_json(stored: Mapping[str, Any]) -> Trace:
+    """Undo `trace_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    low, high = (triple(float(n) for n in stored[name]) for name in ("low", "high"))
+    numbers = {name: float(stored[name]) for name in _NUMBERS}
+    return Trace(_line_from_json(stored["line"]), **numbers, low=low, high=high)
+
+
+def _line_to_json(line: Centreline) -> dict[str, Any]:
+    return {"axis": line.axis, "points": line.points.tolist()}
+
+
+def _line_from_json(stored: Mapping[str, Any]) -> Centreline:
     """Undo `line_to_json`.
 
     Raises:

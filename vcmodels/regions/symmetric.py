@@ -41,18 +41,22 @@ def symmetry_scores(image: NDArray[np.floating], radii: tuple[float, float]) -> 
     mean, square, product_ = mean / count, square / count, product_ / count
     variance = square - mean * mean
     is_plain = variance < 0.01 * values.var()
-    scores = np.where(is_plain, 0, (product_ - mean * mean) / np.where(is_plain, 1, variance + 0.25 * values.var()))
+    scores = np.where(
+        is_plain,
+        0,
+        (product_ - mean * mean) / np.where(is_plain, 1, variance + 0.25 * values.var()),
+    )
     scores[:, :height] = scores[:, -height or None :] = 0
     scores[:, :, :width] = scores[:, :, -width or None :] = 0
     return scores.astype(np.float32)
 
 
-def _moved(padded: NDArray[np.float32], dy: int, dx: int, radii: tuple[float, float]) -> NDArray[np.float32]:
+def _moved(
+    padded: NDArray[np.float32], dy: int, dx: int, radii: tuple[float, float]
+) -> NDArray[np.float32]:
     height, width = (int(r) for r in radii)
     _, rows, columns = padded.shape
-    return padded[
-        :, height + dy : rows - height + dy, width + dx : columns - width + dx
-    ]
+    return padded[:, height + dy : rows - height + dy, width + dx : columns - width + dx]
 
 
 def best_path(scores: NDArray[np.float32]) -> NDArray[np.int64]:
