@@ -83,7 +83,8 @@ def test_the_tube_around_a_mask(scan, tmp_path):
 def test_the_box_around_a_mask(scan, tmp_path):
     region = found(scan, tmp_path, {"mask": "cord"}, shape="box", margin_mm=[0, 3, 1.6])
     index = np.argwhere(CORD)
-    low, high = index.min(axis=0) - (0, 3, 1), index.max(axis=0) + (0, 3, 1)
+    margin = np.array([0, 3, 1])
+    low, high = index.min(axis=0) - margin, index.max(axis=0) + margin
     assert region.box.origin == tuple(low)
     assert region.box.end == tuple(high + 1)
     assert region.tube is None
