@@ -174,7 +174,7 @@ class GridMap:
             (length,) in voxels of the source; falling on an axis that is mirrored.
         """
         _, factor, shift = self.axes[axis]
-        return np.arange(start, start + length) * factor + shift
+        return np.arange(start, start + length, dtype=np.float64) * factor + shift
 
     def spacing(self, source: Spacing) -> Spacing:
         """The voxel size of the derived grid, for that of the source."""

@@ -9,17 +9,35 @@ from typing import Any, cast
 import numpy as np
 
 from vcmodels.geometry.affine import Affine
+from vcmodels.geometry.gridmap import GridMap
 from vcmodels.volumes.location import parent
 from vcmodels.volumes.nodes import Node, read_node
 from vcmodels.volumes.reader import Volume
 
 OURS = "vcmodels"
-GEOMETRY, SOURCE, AFFINE = "geometry", "source", "affine"
+GEOMETRY, SOURCE, AFFINE, MAP = "geometry", "source", "affine", "map"
 
 
 def geometry_note(affine: Affine) -> dict[str, Any]:
     """The attribute `geometry` of an image of which level 0 has this affine."""
     return {AFFINE: [[float(n) for n in row] for row in affine], "space": "RAS+ mm, of (x, y, z)"}
+
+
+def derived_note(affine: Affine | None, grid: GridMap) -> dict[str, Any]:
+    """The same of an image whose grid was derived: also how it lies in the one that it comes from.
+
+    Args:
+        affine: of the derived grid; None where the source has none.
+        grid: its map to the source.
+    """
+    note = {} if affine is None else geometry_note(affine)
+    return {**note, "source_shape": list(grid.source), MAP: grid.to_json()}
+
+
+def grid_map(volume: Volume) -> GridMap | None:
+    """How the grid of an array of level 0 lies in the one that it was derived from, if it was."""
+    note = _note(volume, GEOMETRY).get(MAP)
+    return None if note is None else GridMap.from_json(note)
 
 
 def world_affine(volume: Volume) -> Affine | None:

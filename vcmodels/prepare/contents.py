@@ -1,0 +1,196 @@
+"""What the voxels of an array are, and hence how those of another grid are made from them."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.gridmap import GridMap
+from vcmodels.prepare.curves import Curve
+from vcmodels.prepare.kernels import Floats, Read, outside, pick, resample, vote
+from vcmodels.targets.base import Target
+from vcmodels.volumes import Volume
+
+FLOAT = np.dtype(np.float32)
+
+
+class Content(ABC):
+    """How the voxels of one array are made."""
+
+    outside: float
+    """What stands where the derived grid lies past its source."""
+
+    @abstractmethod
+    def dtype(self, source: np.dtype[Any], grid: GridMap) -> np.dtype[Any]:
+        """Of what is made."""
+
+    @abstractmethod
+    def make(self, read: Read, grid: GridMap, box: Box) -> np.ndarray:
+        """The voxels of a box of the derived grid, (C, *box.shape)."""
+
+    @property
+    @abstractmethod
+    def rules(self) -> dict[str, Any]:
+        """JSON: all that decides what is made, besides the source and the grid."""
+
+    @property
+    def keeps_zero(self) -> bool:
+        """Whether 0 comes of 0, so that what is not stored stays so."""
+        return self.outside == 0
+
+
+@dataclass(frozen=True)
+class Image(Content):
+    """Intensities: interpolated, then made comparable. Where voxels only move, they stay what they are."""
+
+    order: Literal["cubic", "linear"] = "cubic"
+    curves: tuple[Curve | None, ...] = ()
+    """Of each channel; none when empty."""
+    outside: float = 0.0
+
+    def dtype(self, source: np.dtype[Any], grid: GridMap) -> np.dtype[Any]:
+        stays = grid.is_exact and not any(self.curves)
+        return source if stays else FLOAT
+
+    def make(self, read: Read, grid: GridMap, box: Box) -> np.ndarray:
+        if grid.is_exact:
+            found = pick(read, grid, box)
+        else:
+            found = resample(read, grid, box, self.order)
+        if any(self.curves):
+            each = zip(self.curves, found, strict=True)
+            found = np.stack([c(v) if c else v.astype(FLOAT) for c, v in each])
+        return with_outside(found, grid, box, self.outside)
+
+    @property
+    def keeps_zero(self) -> bool:
+        return super().keeps_zero and not any(self.curves)
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        curves = [c and [c.x, c.y, c.goes_on] for c in self.curves]
+        return {"image": self.order, "curves": curves, "outside": self.outside}
+
+
+@dataclass(frozen=True)
+class Classes(Content):
+    """Masks, classes, ids: no value comes out that was not there."""
+
+    order: Literal["nearest", "linear"] = "nearest"
+    outside: float = 0.0
+
+    def dtype(self, source: np.dtype[Any], grid: GridMap) -> np.dtype[Any]:
+        del grid
+        return source
+
+    def make(self, read: Read, grid: GridMap, box: Box) -> np.ndarray:
+        is_voted = self.order == "linear" and not grid.is_exact
+        found = (vote if is_voted else pick)(read, grid, box)
+        return with_outside(found, grid, box, self.outside)
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        return {"classes": self.order, "outside": self.outside}
+
+
+@dataclass(frozen=True)
+class Values(Content):
+    """A label of values or vectors, as its target reads it: NaN where it does not count.
+
+    What comes out is a plain float32 label, of which the target's own keys say what it means. A voxel
+    counts if half of what it is made from does.
+    """
+
+    target: Target
+    outside: float = float("nan")
+
+    def dtype(self, source: np.dtype[Any], grid: GridMap) -> np.dtype[Any]:
+        del source, grid
+        return FLOAT
+
+    def make(self, read: Read, grid: GridMap, box: Box) -> np.ndarray:
+        spread, valid = self._spread(read, grid, box)
+        turned, valid = turned_values(self.target, self.target.settle(spread), valid, grid)
+        prediction = self.target.as_prediction(turned[None])[0].numpy()
+        plain = self.target.plain_label(prediction, self.target).astype(FLOAT)
+        plain[:, ~valid.all(0).numpy()] = np.nan
+        return with_outside(plain, grid, box, self.outside)
+
+    def _spread(self, read: Read, grid: GridMap, box: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """What of the label is averaged, in the derived voxels, and which count."""
+        reader = self.target.changed(loss_only_on_label=None)
+
+        def channels(part: Box) -> np.ndarray:
+            label, valid = reader.read_label(read(part))
+            counts = valid.all(0, keepdims=True)
+            spread = reader.spread(torch.from_numpy(label)).numpy() * counts
+            return np.concatenate([spread, counts])
+
+        if grid.is_exact or self.target.interpolation == "nearest":
+            found: Floats = pick(channels, grid, box)
+        else:
+            found = resample(channels, grid, box, "linear", "edge")
+        share = found[-1:]
+        counts = share >= 0.5
+        values = np.where(counts, found[:-1] / np.maximum(share, 0.5), 0).astype(FLOAT)
+        return torch.from_numpy(values), torch.from_numpy(counts)
+
+    @property
+    def keeps_zero(self) -> bool:
+        return False
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        return {"values": self.target.model_dump(mode="json"), "outside": str(self.outside)}
+
+
+def turned_values(
+    target: Target, values: torch.Tensor, valid: torch.Tensor, grid: GridMap
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values whose voxels were moved, as they are on the derived grid: components turn with the axes.
+
+    Args:
+        target: whose label, or logits, they are.
+        values: (L, Z, Y, X) float32.
+        valid: (V, Z, Y, X) bool.
+        grid: the map; lengths in physical units do not change, those in voxels do.
+
+    Returns:
+        values and valid on the derived grid.
+    """
+    if grid.symmetry.is_identity and getattr(target, "units", None) != "voxels":
+        return values, valid
+    if getattr(target, "units", None) == "voxels":
+        jacobian, reader = grid.linear, target.changed(units="physical")
+    else:
+        jacobian, reader = grid.symmetry.matrix, target
+    matrix = torch.as_tensor(jacobian, dtype=torch.float32)
+    return reader.turn(values, valid, matrix, (1.0, 1.0, 1.0))
+
+
+def with_outside(values: np.ndarray, grid: GridMap, box: Box, value: float) -> np.ndarray:
+    """The same with a value where a box of the derived grid lies outside of its source."""
+    for axis, (start, length) in enumerate(zip(box.origin, box.shape, strict=True)):
+        is_outside = outside(grid, axis, start, length)
+        if is_outside.any():
+            where = [slice(None)] * 4
+            where[axis + 1] = is_outside  # pyright: ignore[reportCallIssue, reportArgumentType]
+            values[tuple(where)] = value
+    return values
+
+
+def content_of(label: Volume, reader: Target, order: Literal["nearest", "linear"]) -> Content:
+    """How a label is made.
+
+    Args:
+        label: as it is stored.
+        reader: the target that reads it.
+        order: of masks, classes and ids. Those in floats are `nearest`: they may hold thousands of
+            values, as a map of probabilities does.
+    """
+    if reader.derive is not None or reader.predicts in ("masks", "classes"):
+        return Classes("nearest" if label.dtype.kind == "f" else order)
+    return Values(reader)

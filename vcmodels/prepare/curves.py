@@ -1,0 +1,240 @@
+"""How values of an input become comparable: a line of straight pieces for each channel of a volume."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcmodels.blockwise import Threads
+from vcmodels.errors import VolumeError
+from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.grid import tiles
+from vcmodels.metrics.base import BlockPart
+from vcmodels.prepare.section import (
+    Above,
+    Standard,
+    WindowStandard,
+    ZScoreStandard,
+)
+from vcmodels.volumes import Volume
+
+PERCENTILES = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
+SCALE = (0.0, 100.0)
+"""Where the first and the last landmark of each training volume are put before the mean is taken."""
+BINS = 1 << 16
+PIECE = (64, 256, 256)
+"""Voxels that are looked at together."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A function of a value: straight lines between points."""
+
+    x: tuple[float, ...]
+    """Rising."""
+    y: tuple[float, ...]
+    goes_on: bool
+    """Whether the outer pieces go on past the ends; else the ends are kept."""
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Any shape and type -> float32."""
+        v = np.asarray(values, np.float64)
+        found = np.interp(v, self.x, self.y)
+        if self.goes_on:
+            for end, nearer, is_past in ((0, 1, v < self.x[0]), (-1, -2, v > self.x[-1])):
+                slope = (self.y[nearer] - self.y[end]) / (self.x[nearer] - self.x[end])
+                found = np.where(is_past, self.y[end] + slope * (v - self.x[end]), found)
+        return found.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The values of one channel that count: mean, deviation and a fine histogram."""
+
+    mean: float
+    deviation: float
+    counts: NDArray[np.int64]
+    """(BINS,), of equal width from `low` to `high`."""
+    low: float
+    high: float
+
+    def percentile(self, percent: float) -> float:
+        """The value below which so much lies, to a bin of 1/65536 of the range."""
+        total = np.cumsum(self.counts)
+        rank = percent / 100 * total[-1]
+        number = min(bisect_right(total, rank), BINS - 1)
+        before = total[number - 1] if number else 0
+        share = (rank - before) / max(self.counts[number], 1)
+        return self.low + self.width * (number + min(max(float(share), 0.0), 1.0))
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return (self.high - self.low) / BINS
+
+
+def curves_of(
+    standards: Sequence[Standard | None], inputs: Sequence[Volume], within: Box, key: str
+) -> tuple[Curve | None, ...]:
+    """What is done to the values of each channel of a volume; voxels are read where that depends on them.
+
+    Args:
+        standards: for each channel of all inputs.
+        inputs: stacked as channels.
+        within: the part of the volume that counts.
+        key: for messages.
+
+    Raises:
+        VolumeError: a channel has no values that differ.
+    """
+    return tuple(
+        None if one is None else _curve(one, volume, channel, within, key)
+        for one, (volume, channel) in zip(standards, _channels(inputs), strict=True)
+    )
+
+
+def _channels(inputs: Sequence[Volume]) -> Iterator[tuple[Volume, int]]:
+    for volume in inputs:
+        for channel in range(volume.channels):
+            yield volume, channel
+
+
+def _curve(standard: Standard, volume: Volume, channel: int, within: Box, key: str) -> Curve:
+    if isinstance(standard, WindowStandard):
+        ends = (standard.low, standard.high)
+        return Curve(ends, ends, goes_on=False)
+    spread = spread_of(volume, channel, within, standard.above, key)
+    if isinstance(standard, ZScoreStandard):
+        ends = (spread.mean, spread.mean + spread.deviation)
+        return Curve(ends, (0.0, 1.0), goes_on=True)
+    assert standard.landmarks is not None, "not settled yet"
+    marks = landmarks_of(spread, volume.location, key)
+    return Curve(*_rising(marks, standard.landmarks), goes_on=True)
+
+
+def landmarks_of(spread: Spread, location: str, key: str) -> list[float]:
+    """The percentiles that are brought to others.
+
+    Raises:
+        VolumeError: nearly all voxels have one value.
+    """
+    found = [spread.percentile(percent) for percent in PERCENTILES]
+    if found[-1] - found[0] <= spread.width:
+        remedy = 'give another "above", or leave the volume out'
+        raise VolumeError(key, f"nearly all of {location} is {found[0]:.4g}", remedy)
+    return found
+
+
+def learnt_landmarks(every: Sequence[Sequence[float]]) -> list[float]:
+    """Where landmarks lie in the mean, each volume on a scale from 0 to 100.
+
+    Args:
+        every: `landmarks_of` each training volume.
+    """
+    scaled = [np.interp(marks, (marks[0], marks[-1]), SCALE) for marks in every]
+    found = [float(n) for n in np.mean(scaled, axis=0)]
+    for n in range(1, len(found)):  # where half of the voxels of a volume have one value
+        found[n] = max(found[n], found[n - 1] + 1e-3)
+    return [round(n, 6) for n in found]
+
+
+def _rising(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Points without those whose x does not rise: percentiles that many voxels share."""
+    kept = [0]
+    for number in range(1, len(x)):
+        if x[number] > x[kept[-1]]:
+            kept.append(number)
+    return tuple(x[n] for n in kept), tuple(y[n] for n in kept)
+
+
+def spread_of(volume: Volume, channel: int, within: Box, above: Above | None, key: str) -> Spread:
+    """How the voxels of a channel that count are distributed; all are read, a block at a time.
+
+    Raises:
+        VolumeError: fewer than two different values count.
+    """
+    limit = _mean(volume, channel, within) if above == "mean" else above
+
+    def counts(values: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.isfinite(values) & (values != 0 if limit is None else values > limit)
+
+    sums = _sums(volume, channel, within, counts)
+    low, high, count = sums["low"], sums["high"], sums["count"]
+    if not low < high:
+        rule = "are not 0" if limit is None else f"are above {limit:g}"
+        found = f"{volume.location} has no different values among the voxels that {rule}"
+        raise VolumeError(key, found, 'give another "above", or leave the volume out')
+    mean = sums["total"] / count
+
+    def part(box: Box) -> BlockPart:
+        values = volume.read(box)[channel].astype(np.float64)
+        values = values[counts(values)]
+        bins = np.minimum(((values - low) / (high - low) * BINS).astype(np.int64), BINS - 1)
+        return BlockPart(
+            counts=np.bincount(bins, minlength=BINS),
+            square=np.array(np.square(values - mean).sum()),
+        )
+
+    found = _parts(part, within)
+    deviation = float(np.sqrt(sum(float(p["square"]) for p in found) / count))
+    histogram = np.stack([p["counts"] for p in found]).sum(0)
+    return Spread(mean, deviation, histogram, low, high)
+
+
+def _mean(volume: Volume, channel: int, within: Box) -> float:
+    sums = _sums(volume, channel, within, np.isfinite)
+    return sums["total"] / max(sums["count"], 1)
+
+
+def _sums(
+    volume: Volume, channel: int, within: Box, counts: Callable[[NDArray[Any]], NDArray[np.bool_]]
+) -> dict[str, float]:
+    def part(box: Box) -> BlockPart:
+        values = volume.read(box)[channel].astype(np.float64)
+        values = values[counts(values)]
+        ends = (values.min(), values.max()) if values.size else (np.inf, -np.inf)
+        return BlockPart(sums=np.array([values.size, values.sum(), *ends]))
+
+    found = np.stack([p["sums"] for p in _parts(part, within)])
+    return {
+        "count": float(found[:, 0].sum()),
+        "total": float(found[:, 1].sum()),
+        "low": float(found[:, 2].min()),
+        "high": float(found[:, 3].max()),
+    }
+
+
+def _parts(work: Callable[[Box], BlockPart], within: Box) -> list[BlockPart]:
+    """What is made of all blocks, in their order: sums come out the same on any number of threads."""
+    made = Threads().run(work, list(tiles(within, PIECE)), lambda: False)
+    return [part for _, part in sorted(made, key=lambda one: one[0])]
+
+
+def foreground_box(volume: Volume, above: Above, key: str) -> Box:
+    """The box around all voxels of a volume that are above a value in its first channel.
+
+    Raises:
+        VolumeError: there is none.
+    """
+    limit = _mean(volume, 0, volume.box) if above == "mean" else above
+
+    def part(box: Box) -> BlockPart:
+        is_shown = volume.read(box)[0] > limit
+        if not is_shown.any():
+            return BlockPart(ends=np.zeros((0, 6), np.int64))
+        ends = [
+            (np.flatnonzero(is_shown.any(others))[[0, -1]]) for others in ((1, 2), (0, 2), (0, 1))
+        ]
+        low, high = zip(*ends, strict=True)
+        corner = np.array(box.origin)
+        return BlockPart(ends=np.concatenate([corner + low, corner + high + 1])[None])
+
+    found = np.concatenate([p["ends"] for p in _parts(part, volume.box)])
+    if not len(found):
+        remedy = "lower above, or leave crop out"
+        raise VolumeError(key, f"{volume.location} has no voxel above {limit:g}", remedy)
+    low, high = found[:, :3].min(0), found[:, 3:].max(0)
+    return Box.between([int(n) for n in low], [int(n) for n in high])
