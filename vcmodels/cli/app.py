@@ -23,6 +23,7 @@ from vcmodels.cli.objects import objects
 from vcmodels.cli.overlay import overlay
 from vcmodels.cli.phantom import phantom
 from vcmodels.cli.postprocess import postprocess
+from vcmodels.cli.region import region
 from vcmodels.cli.report import report
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
@@ -132,6 +133,7 @@ app.add_typer(cv, name="cv")
 app.command()(submit)
 app.command()(derive)
 app.command()(preview)
+app.command()(region)
 app.command()(audit)
 app.command()(symmetry)
 app.command()(postprocess)
