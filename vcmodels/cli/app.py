@@ -25,6 +25,7 @@ from vcmodels.cli.phantom import phantom
 from vcmodels.cli.postprocess import postprocess
 from vcmodels.cli.region import region
 from vcmodels.cli.report import report
+from vcmodels.cli.roi import roi
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.symmetry import symmetry
@@ -134,6 +135,7 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(region)
+app.command()(roi)
 app.command()(audit)
 app.command()(symmetry)
 app.command()(postprocess)

@@ -20,9 +20,7 @@ def region(
         raise RefusedError("dataset_config.region", "is not set", "see docs/cascade.md")
     table = narrow_table("volume", "from", "box [z, y, x]", "line, mm")
     for name, found in find_regions(loaded, console).items():
-        box = "x".join(
-            f"[{a}, {b}]" for a, b in zip(found.box.origin, found.box.end, strict=True)
-        )
+        box = "x".join(f"[{a}, {b}]" for a, b in zip(found.box.origin, found.box.end, strict=True))
         length = f"{found.tube.line.length:.0f}" if found.tube else ""
         table.add_row(name, found.source, box, length)
     write_table(table, console)

@@ -51,9 +51,7 @@ def find_regions(
     plain = task.with_values(dataset_config={"region": None, "prepare": None})
     segment = Segmenter(carriers, task.inference_params.device, reporter)
     return {
-        volume.name: region_of(
-            config, volume.name, volume.inputs, volume.labels, reporter, segment
-        )
+        volume.name: region_of(config, volume.name, volume.inputs, volume.labels, reporter, segment)
         for volume in open_volumes(plain, Silent())
     }
 
