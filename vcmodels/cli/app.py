@@ -14,6 +14,7 @@ from vcmodels.cli.arguments import (
     load,
 )
 from vcmodels.cli.audit import audit
+from vcmodels.cli.compare import compare
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
@@ -134,6 +135,7 @@ app.add_typer(cv, name="cv")
 app.command()(submit)
 app.command()(derive)
 app.command()(preview)
+app.command()(compare)
 app.command()(region)
 app.command()(roi)
 app.command()(audit)

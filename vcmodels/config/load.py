@@ -130,7 +130,7 @@ def parse_steps(data: object) -> tuple[AnyStep, ...]:
 
 
 LOCATIONS = {
-    "tr_params": ("ckpt_out_base", "checkpoint_path", "tensorboard_log_dir"),
+    "tr_params": ("ckpt_out_base", "checkpoint_path", "tensorboard_log_dir", "split_from"),
     "dataset_config": ("cache_file", "index_dir"),
     "inference_params": ("input_path", "output_dir", "checkpoint_path", "tensorboard_log_dir"),
 }
