@@ -10,7 +10,7 @@ from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES, Symmetry
 from vcmodels.prepare import derived
 from vcmodels.prepare.contents import Classes, Image, Values, content_of
-from vcmodels.prepare.derived import DerivedVolume, cache_folder, kept
+from vcmodels.prepare.derived import DerivedVolume, kept, prepared_folder
 from vcmodels.targets import (
     BinaryTarget,
     DistanceTarget,
@@ -146,9 +146,9 @@ def test_the_cache_knows_what_it_holds(store):
         for content in (Image(), Image(outside=1), Classes())
     }
     assert len(places) == 6
-    before = {p: p.stat().st_mtime_ns for p in cache_folder().rglob("*") if p.is_file()}
+    before = {p: p.stat().st_mtime_ns for p in prepared_folder().rglob("*") if p.is_file()}
     kept(DerivedVolume.of(first, grid, Image()), {})
-    assert before == {p: p.stat().st_mtime_ns for p in cache_folder().rglob("*") if p.is_file()}
+    assert before == {p: p.stat().st_mtime_ns for p in prepared_folder().rglob("*") if p.is_file()}
 
 
 def test_a_killed_preparation_goes_on(store, monkeypatch):
@@ -167,7 +167,7 @@ def test_a_killed_preparation_goes_on(store, monkeypatch):
         patch.setattr(BlockRecord, "add", add)
         with pytest.raises(KeyboardInterrupt):
             kept(volume, {})
-    assert not list(cache_folder().glob(f"{volume.fingerprint()[:32]}.zarr"))
+    assert not list(prepared_folder().glob(f"{volume.fingerprint()[:32]}.zarr"))
     read_boxes = []
     writing = derived._Writing.__call__
 
@@ -180,4 +180,4 @@ def test_a_killed_preparation_goes_on(store, monkeypatch):
     assert not set(done) & set(read_boxes)
     assert len(read_boxes) == 9 - 3
     np.testing.assert_array_equal(read(found), read(volume))
-    assert not list(cache_folder().glob(".*"))
+    assert not list(prepared_folder().glob(".*"))

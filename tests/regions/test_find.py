@@ -184,15 +184,27 @@ def test_a_region_on_a_derived_grid_holds_the_same_places(scan, tmp_path, flips)
     assert mask.any()
 
 
-def test_what_comes_to_the_border_is_said_with_its_place(scan, tmp_path):
-    region = Region("x", Box((0, 10, 10), (40, 20, 30)), SPACING)
-    assert region.borders(SHAPE, np.array([[0, 15, 15], [39, 20, 20]])) == []
-    (said,) = region.borders(SHAPE, np.array([[5, 10, 20], [7, 10, 22], [9, 15, 15]]))
-    assert said == "the low y face, about voxel (6, 10, 21)"
+def border_voxels(region):
+    return {where: mask for where, mask in region.borders(Box((0, 0, 0), SHAPE), SHAPE)}
+
+
+def test_borders_are_where_the_region_ends_and_the_volume_does_not(scan, tmp_path):
+    region = Region("x", Box((0, 10, 10), (40, 20, 34)), SPACING)
+    faces = border_voxels(region)
+    assert list(faces) == ["the low y face", "the high y face", "the low x face"]
+    expected = np.zeros(SHAPE, bool)
+    expected[:, 29, 10:] = True
+    np.testing.assert_array_equal(faces["the high y face"], expected)
+    part = Box((3, 9, 12), (4, 5, 6))
+    (cut,) = region.borders(part, SHAPE)
+    np.testing.assert_array_equal(cut[1], faces["the low y face"][part.slices()])
+
     tube = found(scan, tmp_path, {"mask": "cord"}, radius_mm=8)
-    assert tube.borders(SHAPE, np.argwhere(CORD)) == []
-    (said,) = tube.borders(SHAPE, np.argwhere(tube.mask(scan.inputs[0].box)))
-    assert said.startswith("the wall of the tube, about voxel")
+    ((where, wall),) = border_voxels(tube).items()
+    assert where == "the wall of the tube"
+    assert not (wall & CORD)[3:-3].any()
+    assert not (wall & ~tube.mask(Box((0, 0, 0), SHAPE))).any()
+    assert wall.any()
 
 
 def test_an_unknown_voxel_size_is_refused(tmp_path):

@@ -31,7 +31,7 @@ from vcmodels.models import AnyModel
 from vcmodels.postprocess import AnyStep, kinds_of_outputs
 from vcmodels.postprocess.base import IDS
 from vcmodels.section import PatchShape
-from vcmodels.targets import AnyTarget
+from vcmodels.targets import AffinitiesTarget, AnyTarget
 from vcmodels.volumes.location import expand_location
 from vcmodels.volumes.places import cache_folder, input_stores, refuse_in_stores
 
@@ -54,6 +54,7 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_patch_faults(task),
         *_target_faults(targets, task.inference_params),
         *_derive_faults(config),
+        *_prepare_faults(config),
         *_turn_faults(targets, task.augment),
         *_volume_faults(config),
         *_sampling_faults(config),
@@ -222,6 +223,18 @@ def _stored_too(name: str, target: AnyTarget, config: DatasetConfig) -> Iterator
             found = f"dataset_config.targets.{name} is derived from {shown(target.derive)}"
             remedy = "remove this path, or that derive"
             yield Fault(("dataset_config", "volume_paths", index, name), found, remedy)
+
+
+def _prepare_faults(config: DatasetConfig) -> Iterator[Fault]:
+    """Targets whose predictions cannot be brought back from another grid."""
+    prepare = config.prepare
+    if prepare is None or not (prepare.orientation or prepare.spacing):
+        return
+    for name, target in config.targets.items():
+        if isinstance(target, AffinitiesTarget):
+            found = "is of pairs of voxels, which dataset_config.prepare changes"
+            remedy = "leave orientation and spacing out of prepare"
+            yield Fault(("dataset_config", "targets", name), found, remedy)
 
 
 def _turn_faults(

@@ -27,6 +27,7 @@ from vcmodels.metrics.choice import measured_metrics
 from vcmodels.metrics.registry import volume_senses
 from vcmodels.models import AnyModel
 from vcmodels.postprocess import AnyStep
+from vcmodels.prepare.section import Prepare
 from vcmodels.regions.section import RegionConfig
 from vcmodels.runs.run import Run, fold_name
 from vcmodels.section import Fraction, PatchShape, Section
@@ -189,6 +190,9 @@ class DatasetConfig(Section):
     """What is learnt, by name."""
     normalization: NormalizationConfig = NormalizationConfig()
     """A scheme by name, or an object."""
+    prepare: Prepare | None = None
+    """Bring all volumes to one orientation, voxel size, part and scale of values before anything
+    else, and results of `infer` back, see [prepare](prepare.md); as they are stored when null."""
     min_bbox_percent: Fraction = 0.95
     """Least share of a patch that the bounding box of its labelled voxels fills (0 to 1)."""
     min_labeled_ratio: Fraction = 0.05

@@ -22,6 +22,11 @@ class ChosenVolume:
     split: str | None
     """`val` for what was held out of training, else the volume's own; None for what is divided."""
 
+    def as_stored(self) -> "ChosenVolume":
+        """The same in the volume as it is stored, before it was prepared."""
+        volume = self.volume
+        return ChosenVolume(volume.as_stored, volume.box_as_stored(self.box), self.split)
+
 
 def choose_volumes(
     volumes: Sequence[TaskVolume],

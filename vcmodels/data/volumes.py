@@ -26,11 +26,18 @@ from vcmodels.config.task import (
 )
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.predictions import PredictedLabel, prediction_notes
+from vcmodels.data.prepared import prepared_arrays
+from vcmodels.data.regions import region_of
 from vcmodels.data.scans import number_copies, number_scans, share_voxels
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.formats import file_stem
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
+from vcmodels.geometry.gridmap import GridMap
 from vcmodels.models import AnyModel
+from vcmodels.prepare.plan import settled
+from vcmodels.prepare.section import AS_IT_IS, Prepare
+from vcmodels.regions.base import Region
+from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget, BinaryTarget
 from vcmodels.targets.base import Target
@@ -120,6 +127,21 @@ class TaskVolume:
     """Whether the voxel size is known."""
     own: frozenset[str] | None = None
     """Names of the labels that are not only pseudo-labels; all when None."""
+    preparation: "Preparation | None" = None
+    """What was done to the arrays before anything else; None: they are as they are stored."""
+
+    @property
+    def as_stored(self) -> "TaskVolume":
+        """The volume before it was prepared."""
+        return self.preparation.stored if self.preparation else self
+
+    def box_as_stored(self, box: Box) -> Box:
+        """A box of this volume in voxels as they are stored; all of it stands for all that is used."""
+        if self.preparation is None:
+            return box
+        if box == self.region:
+            return self.preparation.stored.region
+        return self.preparation.grid.inverse().holding(box)
 
     def label(self, name: str, target: AnyTarget, region: Box) -> Label | None:
         """The label of a target, as far as a region goes; None if this volume lacks it."""
@@ -153,6 +175,18 @@ class TaskVolume:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """What was done to the arrays of a volume."""
+
+    stored: TaskVolume
+    """The volume before."""
+    grid: GridMap
+    """To its grid."""
+    prepare: Prepare
+    """Settled."""
+
+
+@dataclass(frozen=True)
 class _Place:
     """Where the arrays of one volume are, with every pattern expanded."""
 
@@ -162,7 +196,7 @@ class _Place:
 
 
 def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolume]:
-    """Open all volumes of a task; only metadata is read.
+    """Open all volumes of a task; only metadata is read, but where `prepare` asks for more.
 
     Args:
         task: the resolved task.
@@ -197,7 +231,10 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     if config.on_missing == "error":
         for array, region in ((array, v.region) for v in trained for array in v.inputs):
             array.require_stored(region, "dataset_config.on_missing")
-    first = [*trained, *found][0]
+    if config.prepare is not None or config.region is not None:
+        prepare = AS_IT_IS if config.prepare is None else config.prepare
+        found = _prepare_all(found, prepare, config.region, config.targets, reporter)
+    first = [*trained_on(found), *found][0]
     found = in_one_unit(found, first.unit)
     _check_alike(found, first, reporter)
     _report_metadata(found, reporter)
@@ -205,6 +242,59 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     if (trained := trained_on(found)) and (patch := task.tr_params.given_patch_size) is not None:
         check_patch(patch, task.model, config.targets, trained, reporter)
     return found
+
+
+def _prepare_all(
+    volumes: "Sequence[TaskVolume]",
+    prepare: Prepare,
+    wanted: RegionConfig | None,
+    targets: Mapping[str, AnyTarget],
+    reporter: Reporter,
+) -> "list[TaskVolume]":
+    """The volumes on their prepared grids; what `prepare` leaves open is learnt from those that train.
+
+    Raises:
+        VolumeError, TaskError: as `settled`, `region_of` and `prepared_arrays`.
+    """
+    trained = [*trained_on(volumes), *volumes]
+    learnt = [v for v in trained_on(volumes) if v.split != "val"] or trained
+    unit = trained[0].unit
+    prepare = settled(prepare, [volume.inputs for volume in learnt], unit, reporter)
+    regions = [wanted and region_of(wanted, v.name, v.inputs, v.labels, reporter) for v in volumes]
+    pairs = zip(volumes, regions, strict=True)
+    return [_prepared(v, prepare, region, targets, unit, reporter) for v, region in pairs]
+
+
+def _prepared(
+    volume: "TaskVolume",
+    prepare: Prepare,
+    wanted: Region | None,
+    targets: Mapping[str, AnyTarget],
+    unit: str | None,
+    reporter: Reporter,
+) -> "TaskVolume":
+    """A volume with its arrays on the prepared grid; see `prepared_arrays`.
+
+    Raises:
+        TaskError: nothing of its bbox is left.
+    """
+    readers = {name: reader_of(name, targets) for name in volume.labels}
+    made = prepared_arrays(prepare, volume.inputs, volume.labels, readers, unit, reporter, wanted)
+    region, first = made.grid.holding(volume.region), made.inputs[0]
+    if not region.voxels:
+        found = f"nothing of it is left by the crop or the region of {volume.name}"
+        raise TaskError(f"{volume.key}.bbox", found, "leave one of them out")
+    ref = next((made.labels[n] for n, label in volume.labels.items() if label is volume.ref), None)
+    return replace(
+        volume,
+        inputs=made.inputs,
+        labels=made.labels,
+        ref=ref,
+        region=region,
+        spacing=first.spacing,
+        unit=first.unit,
+        preparation=Preparation(volume, made.grid, prepare),
+    )
 
 
 def trained_on(volumes: "Sequence[TaskVolume]") -> "list[TaskVolume]":

@@ -288,8 +288,9 @@ def _parts(
     if _is_of_input(choice, params):
         return _of_input(task, volumes, bbox, predicted, reporter)
     run = Run(task.run_dir, task.tr_params.model_name)
-    chosen = choose_volumes(volumes, choice or "val", run, key=VOLUMES, reporter=reporter)
-    roots = _result_roots(task, volumes)
+    every = choose_volumes(volumes, choice or "val", run, key=VOLUMES, reporter=reporter)
+    chosen = [one.as_stored() for one in every]
+    roots = _result_roots(task, [volume.as_stored for volume in volumes])
     found = [
         ScoredPart(
             ScoredRegion(one.volume, box),
@@ -326,9 +327,12 @@ def _of_input(
     """What is scored of the one input of a task."""
     params = task.inference_params
     inputs = open_inputs(params.input_path, params, reporter)
-    mine = volumes_of_inputs(volumes, [image.identity for image in inputs])
+    stored = [volume.as_stored for volume in volumes]
+    mine = volumes_of_inputs(stored, [image.identity for image in inputs])
     if bbox is None:
-        held_out = held_out_boxes(Run(task.run_dir), volumes, reporter)
+        found = held_out_boxes(Run(task.run_dir), volumes, reporter)
+        known = {volume.name: volume for volume in volumes}
+        held_out = {name: known[name].box_as_stored(box) for name, box in found.items()}
         regions = held_out_regions(mine, held_out, predicted)
         split = "val"
     else:

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -29,7 +30,14 @@ from vcmodels.inference.devices import Progress, RemoteReporter
 from vcmodels.inference.job import Job, auto_memory, prepare
 from vcmodels.inference.journal import Journal, Manifest
 from vcmodels.inference.locks import working_on
-from vcmodels.inference.predict import InferenceReport, begin, claim_for_parts, finish, warm_up
+from vcmodels.inference.predict import (
+    InferenceReport,
+    begin,
+    claim_for_parts,
+    finish,
+    on_own_grid,
+    warm_up,
+)
 from vcmodels.inference.preview import previewing, require_places
 from vcmodels.inference.request import Request, RunOptions
 from vcmodels.inference.stream import predict_units
@@ -139,7 +147,11 @@ def predict_on_cluster(
         RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
         RunError: the cluster is gone, or places could not be predicted; the same command continues.
     """
-    options = options or RunOptions()
+    predict = partial(_predict_by, client)
+    return on_own_grid(request, options or RunOptions(), predict)
+
+
+def _predict_by(client: Any, request: Request, options: RunOptions) -> InferenceReport:  # noqa: ANN401
     require_places(request, options)
     reporter, begun = options.reporter, time.monotonic()
     workers = _again(lambda: _workers(client), reporter)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -15,7 +16,12 @@ import torch
 from vcmodels.blockwise import Part
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.inference.job import auto_memory, prepare
-from vcmodels.inference.predict import InferenceReport, claim_for_parts, predict_request
+from vcmodels.inference.predict import (
+    InferenceReport,
+    claim_for_parts,
+    on_own_grid,
+    predict_request,
+)
 from vcmodels.inference.preview import previewing, require_places, without_boards
 from vcmodels.inference.request import Request, RunOptions
 from vcmodels.reporting import Advance, Record, StopSignals
@@ -51,7 +57,13 @@ def predict_on(
         RefusedError: the task, input, checkpoint or output do not fit; nothing was written.
         RunError: a worker failed, or was killed; the same command continues.
     """
-    options = options or RunOptions()
+    predict = partial(_predict_divided, devices=devices)
+    return on_own_grid(request, options or RunOptions(), predict)
+
+
+def _predict_divided(
+    request: Request, options: RunOptions, devices: Sequence[str | int]
+) -> InferenceReport:
     reporter = options.reporter
     # By value, before `prepare` moves them to a device; the inputs are compared here, and only here.
     networks = pickle.dumps([replace(one, intensities=()) for one in request.networks])

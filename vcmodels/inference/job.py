@@ -164,7 +164,7 @@ def prepare(request: Request, reporter: Reporter, part: Part = WHOLE) -> Job:
     targets = choose_targets(request.targets, networks[0], params)
     require_storable(targets, params.dtype)
     specs = output_specs(targets, params)
-    layout = _layout(request)
+    layout = layout_of(request)
     stored = sum(spec.output_channels(layout.dtype) or 1 for spec in specs.values())
     pipeline = make_pipeline(
         networks, inputs, targets, params,
@@ -316,8 +316,12 @@ def output_chunks(params: InferenceParams, extent: Shape) -> tuple[Shape, Shape 
     return chunks, shards
 
 
-def _layout(request: Request) -> Layout:
-    """Where the result goes, and how it is stored: on the grid of the first input."""
+def layout_of(request: Request) -> Layout:
+    """Where the result goes, and how it is stored: on the grid of the first input.
+
+    Raises:
+        RefusedError: it cannot be written there, or chunks and shards do not fit.
+    """
     params, first, root = request.params, request.inputs[0], request.output
     refuse_inside_input(root, [volume.location for volume in request.inputs])
     require_writable(root)

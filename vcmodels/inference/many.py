@@ -43,7 +43,7 @@ class NamedInput:
             RefusedError: as for `request_of`.
         """
         one = task.with_values(inference_params={"volumes": None, **self.changes})
-        return request_of(one, networks, self.output, reporter)
+        return request_of(one, networks, self.output, reporter, name=self.name)
 
 
 def named_inputs(task: Task) -> list[NamedInput]:
@@ -80,7 +80,7 @@ def _chosen(task: Task) -> Iterator[NamedInput]:
         raise TaskError(f"{SECTION}.volumes", found, remedy)
     run = Run(task.run_dir, task.tr_params.model_name)
     chosen = choose_volumes(volumes, params.volumes, run, key=f"{SECTION}.volumes")
-    for volume in {names[one.volume.name]: one.volume for one in chosen}.values():
+    for volume in {names[v.name]: v.as_stored for v in (one.volume for one in chosen)}.values():
         name = names[volume.name]
         yield NamedInput(name, volume_root(_folder(task), name), input_keys(task, volume))
 

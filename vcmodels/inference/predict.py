@@ -1,7 +1,7 @@
 """Prediction of one volume, from the first check to the last attribute."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,13 @@ from vcmodels.inference.cost import Estimate, Meter, estimate
 from vcmodels.inference.job import Job, prepare
 from vcmodels.inference.journal import Journal
 from vcmodels.inference.locks import Hold, setting_up, working_on
+from vcmodels.inference.own_grid import OwnGrid
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.preview import previewing, require_places
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.repair import InputRecord, lets_continue
-from vcmodels.inference.request import Request, RunOptions, with_section
+from vcmodels.inference.request import Request, RunOptions, prepare_of, with_section
+from vcmodels.inference.segment import Segmenter
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
 from vcmodels.reporting import Notes, Reporter
@@ -86,6 +88,8 @@ def predict_volume(
         params=params,
         targets=predictor.targets,
         record=with_section(predictor.networks[0].task.to_json(), made),
+        prepare=prepare_of(predictor.networks),
+        region=predictor.networks[0].task.dataset_config.region,
     )
     return predict_request(request, options)
 
@@ -98,8 +102,51 @@ def predict_request(request: Request, options: RunOptions | None = None) -> Infe
         RunError: a failure on the way; the same command continues. Places that cannot be predicted
             are left out and named at the end, when all others are.
     """
-    options = options or RunOptions()
+    return on_own_grid(request, options or RunOptions(), _predict_as_is)
+
+
+def on_own_grid(
+    request: Request,
+    options: RunOptions,
+    predict: Callable[[Request, RunOptions], InferenceReport],
+) -> InferenceReport:
+    """Predict a request of a region, or of inputs to prepare, by whoever predicts those of neither.
+
+    Args:
+        request: what is predicted.
+        options: how.
+        predict: makes a result on the grid of its inputs, or continues it.
+
+    Raises:
+        RefusedError, RunError: as for `predict_request`.
+    """
     options.require_whole()
+    if request.prepare is None and request.region is None:
+        return predict(request, options)
+    carriers = [network.path for network in request.networks]
+
+    def find(inner: Request, how: RunOptions) -> InferenceReport:
+        return on_own_grid(inner, how, predict)
+
+    segment = Segmenter(carriers, request.params.device, find, options)
+    own = OwnGrid.of(request, options.reporter, segment)
+    if options.dry_run:
+        return predict(own.inner, options)
+    if own.find_complete(options):
+        return InferenceReport(own.root, own.places, was_complete=True)
+    report = predict(own.inner, options)
+    is_through = report.is_complete and own.write(options)
+    return replace(
+        report,
+        root=own.root,
+        outputs=own.places,
+        is_through=is_through if report.is_complete else report.is_through,
+        is_complete=is_through,
+        was_complete=False,
+    )
+
+
+def _predict_as_is(request: Request, options: RunOptions) -> InferenceReport:
     require_places(request, options)
     reporter, is_alone = options.reporter, options.part == WHOLE
     job = prepare(request, reporter, options.part)

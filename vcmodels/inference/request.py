@@ -14,10 +14,15 @@ from vcmodels.data.intensities import measure, notes
 from vcmodels.data.normalization import contradiction, other_choice
 from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.formats import file_stem
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
 from vcmodels.postprocess import AnyStep
 from vcmodels.postprocess.tuning import values_for, with_tuned
+from vcmodels.prepare.plan import KEY as PREPARE
+from vcmodels.prepare.section import Prepare
+from vcmodels.regions.find import KEY as REGION
+from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
@@ -85,6 +90,21 @@ class Request:
     """The task as JSON, which the result keeps."""
     steps: tuple[AnyStep, ...] = ()
     """What is made of the predictions, once all of them are there."""
+    prepare: Prepare | None = None
+    """What is done to the inputs, which are as they are stored, and undone on the result."""
+    region: RegionConfig | None = None
+    """Which part of the inputs is predicted; it is found first."""
+    name: str = ""
+    """Of the input, for messages and for `{name}` in `region`; taken from its location if empty."""
+
+    @property
+    def shown(self) -> str:
+        """What the input is called."""
+        if self.name:
+            return self.name
+        place = self.inputs[0].shown.rstrip("/")
+        parts = [part for part in place.split("/") if not part.isdecimal()]
+        return file_stem(place) or parts[-1].removesuffix(".zarr").removesuffix(".ome")
 
     def with_params(self, **changes: object) -> "Request":
         """The same with other `inference_params`, which the record then has, too."""
@@ -102,6 +122,7 @@ def request_of(
     networks: tuple[TrainedNetwork, ...],
     output: Place | None = None,
     reporter: Reporter | None = None,
+    name: str = "",
 ) -> Request:
     """What a task asks for, with the networks of its checkpoints.
 
@@ -110,6 +131,7 @@ def request_of(
         networks: whose predictions are averaged.
         output: the group of the result; `<output_dir>/<model_name>.zarr` when None.
         reporter: told when a file is imported.
+        name: of the volume, if it has one.
 
     Raises:
         TaskError: no input or output is named, or the task contradicts the checkpoint.
@@ -117,11 +139,59 @@ def request_of(
     """
     params, config = task.inference_params, task.dataset_config
     _refuse_other_normalization(config.normalization, networks[0])
+    prepare = prepare_of(networks)
+    _refuse_other_prepare(config.prepare, prepare)
     inputs = open_inputs(params.input_path, params, reporter)
     root = output or result_root(params.output_dir, task.tr_params.model_name)
     steps = with_tuned(task.postprocess, _tuned_values(task.postprocess, networks))
     record = {**task.to_json(), "postprocess": [one.model_dump(mode="json") for one in steps]}
-    return Request(networks, inputs, root, params, config.targets, record, steps)
+    record["dataset_config"]["prepare"] = prepare and prepare.model_dump(mode="json", by_alias=True)
+    region = config.region
+    _refuse_other_region(region, networks)
+    return Request(
+        networks, inputs, root, params, config.targets, record, steps, prepare, region, name
+    )
+
+
+def prepare_of(networks: Sequence[TrainedNetwork]) -> Prepare | None:
+    """How the networks want their inputs to be made.
+
+    Raises:
+        TaskError: one wants them otherwise than another.
+    """
+    every = [network.task.dataset_config.prepare for network in networks]
+    if any(one != every[0] for one in every):
+        found = "the checkpoints were trained with different dataset_config.prepare"
+        remedy = "predict with each, or average networks of one task"
+        raise TaskError("inference_params.checkpoint_path", found, remedy)
+    return every[0]
+
+
+def _refuse_other_region(wanted: RegionConfig | None, networks: Sequence[TrainedNetwork]) -> None:
+    """Refuse a region of another make than a network was trained in; its sources may be others."""
+    remedy = "restore it: the network knows only such regions"
+    for network in networks:
+        trained = network.task.dataset_config.region
+        if (wanted is None) != (trained is None):
+            found, how = ("is given", "without") if wanted else ("is not given", "with")
+            raise TaskError(REGION, f"{found}, and the checkpoint was trained {how} it", remedy)
+        if wanted is not None and trained is not None and (key := wanted.contradiction(trained)):
+            now, before = getattr(wanted, key), getattr(trained, key)
+            found = f"is {now}, the checkpoint was trained with {before}"
+            raise TaskError(f"{REGION}.{key}", found, remedy)
+
+
+def _refuse_other_prepare(wanted: Prepare | None, trained: Prepare | None) -> None:
+    if wanted is None and trained is None:
+        return
+    remedy = "restore it: the network knows only volumes that were made like that"
+    if wanted is None or trained is None:
+        found = "is given" if wanted else "is not given"
+        how = "without" if wanted else "with"
+        raise TaskError(PREPARE, f"{found}, and the checkpoint was trained {how} it", remedy)
+    if key := wanted.contradiction(trained):
+        given, was = (one.model_dump(mode="json", by_alias=True)[key] for one in (wanted, trained))
+        raise TaskError(f"{PREPARE}.{key}", f"is {given}, the checkpoint has {was}", remedy)
 
 
 def _tuned_values(

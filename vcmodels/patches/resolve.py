@@ -259,6 +259,7 @@ def resolve(
         if recorded == "run":
             recorded = recorded_task(Run(task.run_dir))
         task = _with_sizes(task, volumes, recorded, sharing, reporter)
+    task = _with_prepare(task, every)
     folds = task.tr_params.folds
     if folds is None or not reads_labels:
         return Resolved(task, volumes, tested=tested)
@@ -266,6 +267,14 @@ def resolve(
     divided = all_folds(task.tr_params, volumes, PatchCriteria.of(task), indexer)
     chosen = volumes if folds.index is None else divided[folds.index]
     return Resolved(task, chosen, divided, tested)
+
+
+def _with_prepare(task: Task, volumes: Sequence[TaskVolume]) -> Task:
+    """The task with what the volumes told of `prepare`."""
+    done = volumes[0].preparation
+    if done is None or task.dataset_config.prepare is None:  # only a region was taken
+        return task
+    return task.with_values(dataset_config={"prepare": done.prepare})
 
 
 def _counted(volumes: Sequence[TaskVolume]) -> str:

@@ -71,7 +71,7 @@ class Image(Content):
 
     @property
     def rules(self) -> dict[str, Any]:
-        curves = [c and [c.x, c.y, c.goes_on] for c in self.curves]
+        curves = [curve and curve.to_json() for curve in self.curves]
         return {"image": self.order, "curves": curves, "outside": self.outside}
 
 

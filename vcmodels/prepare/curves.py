@@ -39,6 +39,16 @@ class Curve:
     goes_on: bool
     """Whether the outer pieces go on past the ends; else the ends are kept."""
 
+    @classmethod
+    def from_json(cls, stored: Sequence[Any]) -> "Curve":
+        """Undo `to_json`."""
+        x, y, goes_on = stored
+        return cls(tuple(x), tuple(y), goes_on)
+
+    def to_json(self) -> list[Any]:
+        """JSON values."""
+        return [list(self.x), list(self.y), self.goes_on]
+
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Any shape and type -> float32."""
         v = np.asarray(values, np.float64)
@@ -92,11 +102,12 @@ def curves_of(
     """
     return tuple(
         None if one is None else _curve(one, volume, channel, within, key)
-        for one, (volume, channel) in zip(standards, _channels(inputs), strict=True)
+        for one, (volume, channel) in zip(standards, channels_of(inputs), strict=True)
     )
 
 
-def _channels(inputs: Sequence[Volume]) -> Iterator[tuple[Volume, int]]:
+def channels_of(inputs: Sequence[Volume]) -> Iterator[tuple[Volume, int]]:
+    """Each channel of volumes that are stacked: the volume, and its number there."""
     for volume in inputs:
         for channel in range(volume.channels):
             yield volume, channel
@@ -111,7 +122,7 @@ def _curve(standard: Standard, volume: Volume, channel: int, within: Box, key: s
         ends = (spread.mean, spread.mean + spread.deviation)
         return Curve(ends, (0.0, 1.0), goes_on=True)
     assert standard.landmarks is not None, "not settled yet"
-    marks = landmarks_of(spread, volume.location, key)
+    marks = landmarks_of(spread, volume.shown, key)
     return Curve(*_rising(marks, standard.landmarks), goes_on=True)
 
 
@@ -165,7 +176,7 @@ def spread_of(volume: Volume, channel: int, within: Box, above: Above | None, ke
     low, high, count = sums["low"], sums["high"], sums["count"]
     if not low < high:
         rule = "are not 0" if limit is None else f"are above {limit:g}"
-        found = f"{volume.location} has no different values among the voxels that {rule}"
+        found = f"{volume.shown} has no different values among the voxels that {rule}"
         raise VolumeError(key, found, 'give another "above", or leave the volume out')
     mean = sums["total"] / count
 
@@ -235,6 +246,6 @@ def foreground_box(volume: Volume, above: Above, key: str) -> Box:
     found = np.concatenate([p["ends"] for p in _parts(part, volume.box)])
     if not len(found):
         remedy = "lower above, or leave crop out"
-        raise VolumeError(key, f"{volume.location} has no voxel above {limit:g}", remedy)
+        raise VolumeError(key, f"{volume.shown} has no voxel above {limit:g}", remedy)
     low, high = found[:, :3].min(0), found[:, 3:].max(0)
     return Box.between([int(n) for n in low], [int(n) for n in high])

@@ -7,9 +7,9 @@ that changes gets another. Nothing is lost when the folder is deleted.
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,9 @@ from vcmodels.volumes import (
 )
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.listing import Listing
+from vcmodels.volumes.location import Origin, expand_location
 from vcmodels.volumes.locks import FileLock
+from vcmodels.volumes.places import cache_folder, write_atomic
 from vcmodels.volumes.world import OURS, derived_note, world_affine
 
 CHUNK = 64
@@ -155,17 +157,40 @@ def _offset(source: Volume, grid: GridMap) -> Spacing:
     )
 
 
-def cache_folder() -> Path:
-    """Where prepared arrays are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "vcmodels" / "prepared"
+def prepared_folder() -> Path:
+    """Where prepared arrays are kept, and what was found out about volumes."""
+    return Path(expand_location(cache_folder())) / "prepared"
+
+
+def remembered(question: object, answer: Callable[[], object]) -> Any:  # noqa: ANN401 - JSON
+    """What was found out before, or is now, and is kept.
+
+    Args:
+        question: JSON: all that decides the answer.
+        answer: finds a JSON value.
+
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    text = json.dumps([SCHEMA, question], sort_keys=True)
+    place = prepared_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError):
+        return json.loads(place.read_bytes())
+    found = json.dumps(answer())
+    try:
+        write_atomic(place, found.encode())
+    except OSError as error:
+        raise _unwritable(place.parent, error) from error
+    return json.loads(found)
+
+
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    found = f"cannot be written ({error.strerror})"
+    return OutputError(str(folder), found, "set XDG_CACHE_HOME to another folder")
 
 
 def kept(
-    volume: DerivedVolume,
-    notes: Mapping[str, Any],
-    reporter: Reporter | None = None,
-    folder: Path | None = None,
+    volume: DerivedVolume, notes: Mapping[str, Any], reporter: Reporter | None = None
 ) -> Volume:
     """The array as an OME-Zarr image in the cache, which is made if it is not there.
 
@@ -175,25 +200,24 @@ def kept(
     Args:
         volume: what is kept.
         notes: JSON, for the attribute `vcmodels` of the image.
-        reporter: gets a bar.
-        folder: of the cache, if another.
+        reporter: told that it is made, with a bar.
 
     Raises:
         OutputError: the cache cannot be written.
         RunError: the source is damaged, or the disk is full.
     """
-    folder = folder or cache_folder()
+    folder, reporter = prepared_folder(), reporter or Silent()
     key = volume.fingerprint()[:32]
     place, partial = folder / f"{key}.zarr", folder / f".{key}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f".{key}.lock", waits=True)
     except OSError as error:
-        found = f"cannot be written ({error.strerror})"
-        raise OutputError(str(folder), found, "set XDG_CACHE_HOME to another folder") from error
+        raise _unwritable(folder, error) from error
     try:
         if not place.exists():
-            _make(volume, partial, notes, reporter or Silent())
+            reporter.say(f"preparing {volume.source.shown} (once, to {folder})")
+            _make(volume, partial, notes, reporter)
             (partial / "image").rename(place)
         shutil.rmtree(partial, ignore_errors=True)
     finally:
@@ -204,8 +228,10 @@ def kept(
 def _opened(volume: DerivedVolume, place: Path) -> Volume:
     remedy = "delete it: it is made again"
     found = open_volume(str(place / "0"), key=volume.key, channels="any", on_damage=remedy)
+    # As an imported file, it is known by what it is made of, whenever that is.
+    origin = Origin(volume.source.shown, volume.fingerprint())
     own = {"spacing": volume.spacing, "unit": volume.unit, "has_spacing": volume.has_spacing}
-    return replace(found, **own)
+    return replace(found, origin=origin, **own)
 
 
 def _make(

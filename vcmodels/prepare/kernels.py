@@ -63,8 +63,8 @@ def resample(read: Read, grid: GridMap, box: Box, order: Order, extend: Extend =
     Returns:
         (C, *box.shape) float32.
     """
-    window, weights = _plan(grid, box, order)
-    values = _extended(read, window, grid, extend)
+    around, weights = _plan(grid, box, order)
+    values = _extended(read, around, grid, extend)
     for axis, matrix in weights.items():
         values = np.moveaxis(np.tensordot(matrix, values, (1, axis + 1)), 0, axis + 1)
     return np.ascontiguousarray(values.transpose(0, *(1 + s for s, _, _ in grid.axes)))
@@ -96,7 +96,7 @@ def vote(read: Read, grid: GridMap, box: Box) -> np.ndarray:
     Returns:
         (C, *box.shape) of the source's dtype, whole numbers.
     """
-    inner = _plan(grid, box, "linear")[0].intersect(_whole(grid))
+    inner = window(grid, box, "linear").intersect(_whole(grid))
     stored, nearest = read(inner), pick(read, grid, box)
     voted = [_voted(c, n, inner, grid, box) for c, n in zip(stored, nearest, strict=True)]
     return np.stack(voted)
@@ -132,22 +132,40 @@ def _whole(grid: GridMap) -> Box:
     return Box((0, 0, 0), grid.source)
 
 
-def _plan(grid: GridMap, box: Box, order: Order) -> tuple[Box, dict[int, Floats]]:
-    """The box of the source that counts, which may reach past its end, and weights by its axes."""
+def window(grid: GridMap, box: Box, order: Order) -> Box:
+    """The voxels of the source that have a say in a box; they may reach past its end."""
     low, high = [0, 0, 0], [0, 0, 0]
+    for axis, (source, factor, _) in enumerate(grid.axes):
+        start, last = box.origin[axis], box.end[axis] - 1
+        ends = [_inside(grid, axis, at, 1)[0] for at in (start, last)]
+        far = reach(_order_along(grid, axis, order), abs(factor))
+        low[source], high[source] = floor(min(ends) - far), ceil(max(ends) + far) + 1
+    return Box.between(low, high)
+
+
+def _inside(grid: GridMap, axis: int, start: int, length: int) -> NDArray[np.float64]:
+    """The centres of voxels, moved to the border where they are outside."""
+    last = grid.source[grid.axes[axis][0]] - 1
+    return np.clip(grid.centres(axis, start, length), 0, last)
+
+
+def _order_along(grid: GridMap, axis: int, order: Order) -> Order:
+    """Nearest along an axis on which voxels lie on voxels: then only one of them counts."""
+    _, factor, shift = grid.axes[axis]
+    is_exact = abs(abs(factor) - 1) <= _NEAR and abs(shift - round(shift)) <= _NEAR
+    return "nearest" if is_exact else order
+
+
+def _plan(grid: GridMap, box: Box, order: Order) -> tuple[Box, dict[int, Floats]]:
+    """The window of a box, and the weights of its voxels along each of the source's axes."""
+    around = window(grid, box, order)
     weights: dict[int, Floats] = {}
     for axis, (source, factor, _) in enumerate(grid.axes):
-        centres = grid.centres(axis, box.origin[axis], box.shape[axis])
-        centres = np.clip(centres, 0, grid.source[source] - 1)
-        stretch, here = abs(factor), order
-        if abs(stretch - 1) <= _NEAR and np.abs(centres - np.round(centres)).max() <= _NEAR:
-            here = "nearest"
-        far = reach(here, stretch)
-        low[source] = floor(centres.min() - far)
-        high[source] = ceil(centres.max() + far) + 1
-        places = np.arange(low[source], high[source])
-        weights[source] = _weights(centres, places, here, stretch)
-    return Box.between(low, high), weights
+        centres = _inside(grid, axis, box.origin[axis], box.shape[axis])
+        places = np.arange(around.origin[source], around.end[source])
+        here = _order_along(grid, axis, order)
+        weights[source] = _weights(centres, places, here, abs(factor))
+    return around, weights
 
 
 def _weights(
@@ -198,14 +216,14 @@ def _spline(t: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def _extended(read: Read, window: Box, grid: GridMap, extend: Extend) -> Floats:
-    """(C, *window.shape) float32: the source, and what stands past its border."""
-    inner = window.intersect(_whole(grid))
+def _extended(read: Read, around: Box, grid: GridMap, extend: Extend) -> Floats:
+    """(C, *around.shape) float32: the source, and what stands past its border."""
+    inner = around.intersect(_whole(grid))
     values = np.asarray(read(inner), np.float32)
     pads = [
         (i - w, w_end - i_end)
         for w, i, w_end, i_end in zip(
-            window.origin, inner.origin, window.end, inner.end, strict=True
+            around.origin, inner.origin, around.end, inner.end, strict=True
         )
     ]
     if not any(map(any, pads)):

@@ -2,17 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from vcmodels.errors import FaultError, TaskError, VolumeError
 from vcmodels.geometry.affine import axis_codes
-from vcmodels.geometry.boxes import Box, Spacing, triple
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.prepare.contents import Image
-from vcmodels.prepare.curves import Curve, curves_of, foreground_box
-from vcmodels.prepare.derived import DerivedVolume, affine_of
-from vcmodels.prepare.section import AXIS_PAIRS, Prepare
+from vcmodels.prepare.curves import (
+    Curve,
+    channels_of,
+    curves_of,
+    foreground_box,
+    landmarks_of,
+    learnt_landmarks,
+    spread_of,
+)
+from vcmodels.prepare.derived import DerivedVolume, affine_of, remembered
+from vcmodels.prepare.section import AXIS_PAIRS, NyulStandard, Prepare
+from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume
 from vcmodels.volumes.spacing import in_unit
 
@@ -43,7 +55,7 @@ class Plan:
         """
         found, first = list[DerivedVolume](), 0
         for volume in inputs:
-            curves = self.curves[first : first + volume.channels]
+            curves = self.curves[first : first + volume.channels]  # none where there are none
             first += volume.channels
             content = Image(self.prepare.order.image, curves, outside)
             found.append(DerivedVolume.of(volume, self.grid, content, within))
@@ -59,22 +71,107 @@ def plan_of(
         prepare: settled.
         inputs: stacked as channels, of one extent.
         unit: that `spacing` is in; that of the inputs when it is not known.
-        crop: the part that is kept, in their voxels, instead of what `crop` says.
+        crop: a part, in their voxels: no more than that of what `crop` says is kept. How values are
+            made comparable does not depend on it.
 
     Raises:
         VolumeError: an input says no orientation or voxel size and one is asked for, or its values
             leave nothing to go by.
         TaskError: the block does not fit the inputs.
     """
-    first = inputs[0]
-    box = crop or _crop(prepare, first, unit)
-    grid = grid_of(prepare, first, unit, box)
+    first, channels = inputs[0], sum(volume.channels for volume in inputs)
     try:
-        standards = prepare.standards(sum(volume.channels for volume in inputs))
+        standards = prepare.standards(channels)
     except FaultError as error:
         raise TaskError(f"{KEY}.standardize", error.found, error.remedy) from error
-    inside = box.intersect(first.box)
-    return Plan(prepare, grid, curves_of(standards, inputs, inside, f"{KEY}.standardize"))
+    part = remembered_crop(prepare, first, unit)
+    box = part if crop is None else crop.intersect(part)
+    if not box.voxels:
+        found = f"leaves nothing of the region of {first.shown}"
+        raise TaskError(f"{KEY}.crop", found, "leave one of them out")
+    grid = grid_of(prepare, first, unit, box)
+    if all(one is None for one in standards):
+        return Plan(prepare, grid, ())
+    inside = part.intersect(first.box)
+
+    def curves() -> list[object]:
+        found = curves_of(standards, inputs, inside, f"{KEY}.standardize")
+        return [curve and curve.to_json() for curve in found]
+
+    asked = [one and one.model_dump(mode="json") for one in standards]
+    question = ["curves", asked, _contents(inputs), inside.origin, inside.shape]
+    found = remembered(question, curves)
+    return Plan(prepare, grid, tuple(one and Curve.from_json(one) for one in found))
+
+
+def settled(
+    prepare: Prepare, trained: Sequence[Sequence[Volume]], unit: str | None, reporter: Reporter
+) -> Prepare:
+    """The block with the numbers that training volumes tell: the median voxel size, and landmarks.
+
+    Args:
+        prepare: as it was given.
+        trained: the inputs of each volume that is trained on.
+        unit: of the voxel size.
+        reporter: told what was found.
+
+    Raises:
+        VolumeError: a volume does not say what is needed, or has no values to go by.
+    """
+    if prepare.is_settled:
+        return prepare
+    if prepare.spacing == "median":
+        only_turned = prepare.changed(spacing=None)
+        sizes = [_turned_size(only_turned, inputs[0], unit) for inputs in trained]
+        middle = triple(float(f"{n:.6g}") for n in np.median(sizes, axis=0))
+        reporter.say(f"{KEY}.spacing: the median of {len(sizes)} volumes is {list(middle)}")
+        prepare = prepare.changed(spacing=middle)
+    standards = prepare.standards(sum(volume.channels for volume in trained[0]))
+    found = [
+        one.changed(landmarks=_learnt(prepare, one, channel, trained, unit))
+        if isinstance(one, NyulStandard) and one.landmarks is None
+        else one
+        for channel, one in enumerate(standards)
+    ]
+    return prepare if found == standards else prepare.changed(standardize=found)
+
+
+def _turned_size(prepare: Prepare, image: Volume, unit: str | None) -> Spacing:
+    """The voxel size of a volume once it is turned.
+
+    Raises:
+        VolumeError: it does not say one.
+    """
+    _require_size(image)
+    grid = grid_of(prepare, image, unit, image.box)
+    return grid.spacing(in_unit(image.spacing, image.unit, unit or image.unit))
+
+
+def _learnt(
+    prepare: Prepare,
+    standard: NyulStandard,
+    channel: int,
+    trained: Sequence[Sequence[Volume]],
+    unit: str | None,
+) -> list[float]:
+    """Where the landmarks of a channel lie in the mean of the training volumes."""
+    key = f"{KEY}.standardize"
+
+    def marks(inputs: Sequence[Volume], box: Box) -> list[float]:
+        volume, number = list(channels_of(inputs))[channel]
+        spread = spread_of(volume, number, box, standard.above, key)
+        return landmarks_of(spread, volume.shown, key)
+
+    every: list[list[float]] = []
+    for inputs in trained:
+        box = remembered_crop(prepare, inputs[0], unit)
+        asked = ["landmarks", standard.above, channel, _contents(inputs), box.origin, box.shape]
+        every.append(remembered(asked, partial(marks, inputs, box)))
+    return learnt_landmarks(every)
+
+
+def _contents(inputs: Sequence[Volume]) -> list[str]:
+    return [volume.fingerprint() for volume in inputs]
 
 
 def grid_of(prepare: Prepare, image: Volume, unit: str | None, crop: Box) -> GridMap:
@@ -105,7 +202,7 @@ def turn_to(codes: str, image: Volume) -> Symmetry:
     """
     affine = affine_of(image)
     if affine is None:
-        found = f"{image.location} does not say how it lies (it has no vcmodels.geometry.affine)"
+        found = f"{image.shown} does not say how it lies (it has no vcmodels.geometry.affine)"
         remedy = f"give the file it came from, such as a NIfTI, or leave {KEY}.orientation out"
         raise VolumeError(image.key, found, remedy)
     pairs = {letter: pair for pair in AXIS_PAIRS for letter in pair}
@@ -117,12 +214,31 @@ def turn_to(codes: str, image: Volume) -> Symmetry:
 
 
 def _factors(sides: Spacing, grid: GridMap, image: Volume, unit: str | None) -> Spacing:
-    if not image.has_spacing:
-        found = f"the voxel size of {image.location} is unknown, and {KEY}.spacing asks for one"
-        raise VolumeError(image.key, found, 'give "spacing"')
+    _require_size(image)
     now = grid.spacing(in_unit(image.spacing, image.unit, unit or image.unit))
     ratios = [side / size for side, size in zip(sides, now, strict=True)]
     return triple(1.0 if abs(ratio - 1) <= _SAME else ratio for ratio in ratios)
+
+
+def _require_size(image: Volume) -> None:
+    if not image.has_spacing:
+        found = f"the voxel size of {image.shown} is unknown, and {KEY}.spacing asks for one"
+        raise VolumeError(image.key, found, 'give "spacing"')
+
+
+def remembered_crop(prepare: Prepare, image: Volume, unit: str | None) -> Box:
+    """The part that `crop` keeps of a volume, which is read once if that depends on its values."""
+    if prepare.crop is None or prepare.crop.foreground is None:
+        return _crop(prepare, image, unit)
+
+    def find() -> list[Shape]:
+        box = _crop(prepare, image, unit)
+        return [box.origin, box.shape]
+
+    asked = prepare.crop.model_dump(mode="json")
+    sizes = [image.spacing, image.unit, unit]
+    origin, shape = remembered(["crop", asked, image.fingerprint(), sizes], find)
+    return Box(triple(origin), triple(shape))
 
 
 def _crop(prepare: Prepare, image: Volume, unit: str | None) -> Box:
@@ -132,7 +248,7 @@ def _crop(prepare: Prepare, image: Volume, unit: str | None) -> Box:
     if (given := prepare.crop.given) is not None:
         inside = given.intersect(image.box)
         if not inside.voxels:
-            found = f"lies outside of {image.location}, shape {image.extent}"
+            found = f"lies outside of {image.shown}, shape {image.extent}"
             raise TaskError(f"{KEY}.crop.box", found, "give a box that all volumes reach into")
         return inside
     shown = prepare.crop.foreground

@@ -1,6 +1,6 @@
 """A region: the box of a volume that holds it, and which of its voxels are of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
@@ -71,28 +71,28 @@ class Region:
         inside[self.box.intersect(box).slices(box)] = True
         return inside
 
-    def borders(self, extent: Shape, index: NDArray[np.integer]) -> list[str]:
-        """In words, where voxels come to a border of the region that is no border of the volume.
+    def borders(self, box: Box, extent: Shape) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Where it ends, but for where the volume does: each border in words, and which voxels are on it.
 
         Args:
+            box: what is looked at.
             extent: of the volume.
-            index: (n, 3) of voxels in the region.
+
+        Yields:
+            Words, and (Z, Y, X) of the box.
         """
-        if self.tube is None:
-            found = [
-                (f"the {end} {letter} face", index[index[:, axis] == at])
-                for axis, letter in enumerate("zyx")
-                for end, at in (("low", self.box.origin[axis]), ("high", self.box.end[axis] - 1))
-                if 0 < at < extent[axis] - 1
-            ]
-        else:
+        if self.tube is not None:
             inner = Tube(self.tube.line, max(self.tube.radius - max(self.spacing), 1e-6))
-            found = [("the wall of the tube", index[~inner.holds(index * self.spacing)])]
-        return [
-            f"{where}, about voxel {tuple(np.median(on, axis=0).astype(int).tolist())}"
-            for where, on in found
-            if len(on)
-        ]
+            inside = inner.mask(box.origin, box.shape, self.spacing)
+            yield "the wall of the tube", self.mask(box) & ~inside
+            return
+        for axis, letter in enumerate("zyx"):
+            for end, at in (("low", self.box.origin[axis]), ("high", self.box.end[axis] - 1)):
+                if 0 < at < extent[axis] - 1 and box.origin[axis] <= at < box.end[axis]:
+                    face = self.box.cut(axis, at, at + 1).intersect(box)
+                    on_it = np.zeros(box.shape, bool)
+                    on_it[face.slices(box)] = True
+                    yield f"the {end} {letter} face", on_it
 
     def on(self, grid: GridMap) -> "Region":
         """The same region on a grid that is derived from the volume's: turned, resampled, cropped.

@@ -106,5 +106,11 @@ class RegionConfig(Section):
             raise FaultError(f"margin_mm has three numbers: {found}", "give one number")
         return self
 
+    def contradiction(self, other: "RegionConfig") -> str | None:
+        """The key by which the same object gets another region here; None where it gets the same."""
+        keys = ("shape", "radius_mm", "margin_mm") if self.shape == "tube" else ("shape", "margins")
+        found = (key for key in keys if getattr(self, key) != getattr(other, key))
+        return next(("margin_mm" if key == "margins" else key for key in found), None)
+
     def idle_keys(self) -> Mapping[str, str]:
         return {} if self.shape == "tube" else {"radius_mm": "the region is a box"}

@@ -1,0 +1,81 @@
+"""The arrays of one labelled volume on its prepared grid."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vcmodels.errors import TaskError
+from vcmodels.geometry.gridmap import GridMap
+from vcmodels.prepare.contents import content_of
+from vcmodels.prepare.derived import DerivedVolume, kept
+from vcmodels.prepare.plan import KEY, notes_of, plan_of
+from vcmodels.prepare.section import Prepare
+from vcmodels.regions.base import Region
+from vcmodels.regions.mask import RegionMask
+from vcmodels.reporting import Reporter
+from vcmodels.targets.base import Target
+from vcmodels.volumes import Volume
+
+
+@dataclass(frozen=True)
+class PreparedArrays:
+    """What becomes of the arrays of a volume."""
+
+    grid: GridMap
+    """To the grid on which they are stored."""
+    inputs: tuple[Volume, ...]
+    labels: Mapping[str, Volume]
+
+
+def prepared_arrays(
+    prepare: Prepare,
+    inputs: Sequence[Volume],
+    labels: Mapping[str, Volume],
+    readers: Mapping[str, Target],
+    unit: str | None,
+    reporter: Reporter,
+    region: Region | None = None,
+) -> PreparedArrays:
+    """The arrays in the cache, which are made where they are not there.
+
+    Args:
+        prepare: settled.
+        inputs: stacked as channels.
+        labels: by name, of the same extent.
+        readers: what reads each label.
+        unit: that the voxel size of `prepare` is in.
+        reporter: told what is made.
+        region: all that is kept, on the grid of the arrays; what of its box is not of it reads 0 in
+            inputs, as background in labels of masks and classes, and does not count in others.
+
+    Raises:
+        VolumeError, TaskError: as `plan_of`; a label cannot be brought to another grid.
+        OutputError: the cache cannot be written.
+    """
+    plan = plan_of(prepare, inputs, unit, region and region.box)
+    within = mask_of(region, inputs[0])
+    for name, reader in readers.items():
+        _require_movable(name, reader, plan.grid)
+    contents = {
+        name: content_of(label, readers[name], prepare.order.labels)
+        for name, label in labels.items()
+    }
+    notes = notes_of(prepare)
+    images = tuple(kept(image, notes, reporter) for image in plan.images(inputs, within))
+    made = {
+        name: kept(DerivedVolume.of(label, plan.grid, contents[name], within), notes, reporter)
+        for name, label in labels.items()
+    }
+    return PreparedArrays(plan.grid, images, made)
+
+
+def mask_of(region: Region | None, image: Volume) -> RegionMask | None:
+    """The mask of a region that is less than its box; else None."""
+    return RegionMask.of(region, image) if region is not None and region.tube else None
+
+
+def _require_movable(name: str, reader: Target, grid: GridMap) -> None:
+    if reader.turns_freely or (grid.is_exact and grid.symmetry.is_identity):
+        return
+    found = f"labels of kind {reader.kind_name} are of pairs of voxels, which another grid has not"
+    remedy = f"derive them from ids, or leave orientation and spacing out of {KEY}"
+    raise TaskError(f"dataset_config.targets.{name}", found, remedy)
