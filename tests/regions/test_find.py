@@ -118,7 +118,7 @@ def test_the_next_source_is_taken_where_one_fails_and_that_is_said(scan, tmp_pat
     sources = [
         {"points": f"{tmp_path}/none-of-{{name}}.json"},
         {"mask": f"{tmp_path}/no/{{name}}.zarr"},
-        {"checkpoint": "a.pth"},
+        {"checkpoint": "a.pth", "sha256": "0" * 64},
         {"mask": "cord"},
     ]
     region = found(scan, tmp_path, *sources, segment=empty, heard=heard)
@@ -150,9 +150,11 @@ def test_a_network_runs_once_for_the_same_voxels(scan, tmp_path):
         calls.append(source.threshold)
         yield scan.inputs[0].box, np.where(CORD, 0.8, 0.3)
 
-    source = {"checkpoint": "a.pth"}
+    source = {"checkpoint": "a.pth", "sha256": "0" * 64}
     with pytest.raises(NotFoundYetError, match="run vcmodels region"):
         found(scan, tmp_path, source)
+    with pytest.raises(VolumeError, match=r"there is no checkpoint b\.pth.*train it first"):
+        found(scan, tmp_path, {"checkpoint": "b.pth"}, segment=segment)
     first = found(scan, tmp_path, source, segment=segment, radius_mm=7)
     again = found(scan, tmp_path, source, radius_mm=7)
     assert first.box == again.box
@@ -185,7 +187,7 @@ def test_a_region_on_a_derived_grid_holds_the_same_places(scan, tmp_path, flips)
 
 
 def border_voxels(region):
-    return {where: mask for where, mask in region.borders(Box((0, 0, 0), SHAPE), SHAPE)}
+    return dict(region.borders(Box((0, 0, 0), SHAPE), SHAPE))
 
 
 def test_borders_are_where_the_region_ends_and_the_volume_does_not(scan, tmp_path):

@@ -13,8 +13,10 @@ KEY = "dataset_config.region.from"
 def fill_networks(task: Task) -> Task:
     """The task with the sha256 of each checkpoint that finds regions, where it is not written yet.
 
+    A checkpoint that is not there, as it is not trained yet, is missed where it is needed.
+
     Raises:
-        TaskError: there is no such checkpoint.
+        TaskError: a location holds a variable that is not set, or a file cannot be read.
     """
     region = task.dataset_config.region
     if region is None:
@@ -28,17 +30,13 @@ def fill_networks(task: Task) -> Task:
     return task.with_values(dataset_config={"region": region.changed(sources=sources)})
 
 
-def _sha256(named: str, key: str) -> str:
+def _sha256(named: str, key: str) -> str | None:
     try:
-        path = network_file(named)
-        found = seal(path)
+        return seal(network_file(named))
     except VolumeError as error:
         raise TaskError(key, error.found, error.remedy) from error
     except OSError as error:
         raise TaskError(key, f"{named} cannot be read ({error.strerror})", "check it") from error
-    if found is None:
-        raise TaskError(key, f"{path} is no checkpoint, or not there", "train it first")
-    return found
 
 
 def network_file(named: str) -> Path:

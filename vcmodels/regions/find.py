@@ -133,6 +133,9 @@ def _found(
         found = guess(source, config, scan.inputs[0], scan.spacing)
     elif mask is not None:
         found = _traced(_of_mask(mask), 0.0, config, scan)
+    elif source.sha256 is None:
+        found = f"there is no checkpoint {source.checkpoint}, which is to find its region"
+        raise VolumeError(scan.key, found, "train it first, or name another")
     elif segment is None:
         text = f"its region is to be found by {source}, which has not run on it yet"
         raise NotFoundYetError(scan.key, text, "run vcmodels region TASK")
