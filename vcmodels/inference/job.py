@@ -66,6 +66,7 @@ from vcmodels.results import require_writable
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.base import Spacing
 from vcmodels.volumes import Place, Volume
+from vcmodels.volumes.world import world_affine
 
 CHUNK = 128
 WORTH_COMPILING = 200 * 64**3
@@ -330,7 +331,7 @@ def layout_of(request: Request) -> Layout:
     factors = level_factors(first.extent, first.spacing, chunks, levels)
     return Layout(
         root, first.extent, chunks, shards, params.dtype, params.output_zarr_format,
-        first.spacing, first.offset, first.unit, factors,
+        first.spacing, first.offset, first.unit, factors, world_affine(first),
     )  # fmt: skip
 
 

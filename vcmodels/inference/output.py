@@ -7,7 +7,7 @@ OME-NGFF 0.4 and 0.5: `omero` (https://ngff.openmicroscopy.org/0.4/#omero-md) an
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import torch
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
 from vcmodels.errors import OutputError
+from vcmodels.geometry.affine import Affine
 from vcmodels.geometry.boxes import Box, Shape, coarse_extent
 from vcmodels.geometry.grid import PatchGrid
 from vcmodels.inference.journal import Manifest, StoredSize, digest
@@ -48,6 +49,7 @@ from vcmodels.volumes import (
 )
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.location import is_remote, parent
+from vcmodels.volumes.world import GEOMETRY, geometry_note
 from vcmodels.volumes.writer import Rgba
 
 METADATA = (".zgroup", ".zattrs", ".zmetadata", "zarr.json")
@@ -75,6 +77,8 @@ class Layout:
     unit: str | None
     factors: tuple[Shape, ...] = ((1, 1, 1),)
     """Voxels of level 0 in one of each level, along (z, y, x)."""
+    affine: Affine | None = field(default=None, compare=False)
+    """Where the voxels lie in the world, if the input says it."""
 
     @property
     def block(self) -> Shape:
@@ -184,6 +188,8 @@ class Layout:
             "complete": is_complete,
             "manifest_sha256": digest(manifest),
         }
+        if self.affine is not None:
+            notes[GEOMETRY] = geometry_note(self.affine)
         shown = display(target, self.dtype, self.extent[0], self.zarr_format)
         write_multiscale_group(
             str(self.root / name),

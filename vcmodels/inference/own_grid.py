@@ -42,17 +42,21 @@ from vcmodels.inference.units import Mask, open_mask
 from vcmodels.inference.writing import Output
 from vcmodels.metrics.base import BlockPart
 from vcmodels.prepare.contents import Classes, turned_values, with_outside
-from vcmodels.prepare.derived import DerivedVolume, kept
+from vcmodels.prepare.derived import DerivedVolume, kept, report_making
 from vcmodels.prepare.kernels import pick, resample, window
 from vcmodels.prepare.plan import KEY, notes_of, plan_of
 from vcmodels.prepare.section import AS_IT_IS
 from vcmodels.regions.base import Region
 from vcmodels.regions.find import Segment
 from vcmodels.reporting import Reporter, Silent
+from vcmodels.results import our_attributes
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Target
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import Place, Volume, open_volume, place_at
 
+ON_PREPARED_GRID = "prepared_grid"
+"""In the provenance, the manifest of the prediction on the prepared grid."""
 READ_HERE = {"level": 0, "channel_axis": None, "axes": None, "channels": None, "index": {}}
 """Keys that say how inputs are read, which has been done."""
 
@@ -101,8 +105,9 @@ class OwnGrid:
         )
         plan = plan_of(prepare, request.inputs, network.unit, region and region.box)
         notes, within = notes_of(prepare), mask_of(region, first)
-        made = plan.images(request.inputs, within)
-        images = tuple(kept(one, notes, reporter) for one in made)
+        derived = plan.images(request.inputs, within)
+        report_making(derived, reporter)
+        images = tuple(kept(one, notes, reporter) for one in derived)
         back = plan.grid.inverse()
         inner_params = params.changed(
             **_on_prepared_grid(params, back, wanted),
@@ -178,7 +183,8 @@ class OwnGrid:
                 state = claim(layout, specs, self.manifest)
                 if state == "new":
                     journal.begin(self.manifest)
-                layout.note(specs, self.manifest, self.provenance, is_complete=False)
+                provenance = self._full_provenance()
+                layout.note(specs, self.manifest, provenance, is_complete=False)
                 layout.clean(specs)
                 outputs = layout.open_arrays(specs, self.manifest)
                 if state == "resume":
@@ -191,7 +197,7 @@ class OwnGrid:
             with setting_up(self.root, reporter):
                 for name, spec in specs.items():
                     layout.describe(name, spec, self.manifest, is_complete=True)
-                layout.note(specs, self.manifest, self.provenance, is_complete=True)
+                layout.note(specs, self.manifest, provenance, is_complete=True)
                 journal.remove()
         self._warn(reporter)
         self.inner.output.remove()
@@ -203,6 +209,11 @@ class OwnGrid:
             if spec.kind in ("binary", "multiclass"):
                 for line in _touched(self.region, _opened(self.root / name), spec):
                     reporter.say(f"note: {name} comes to the border of the region: {line}")
+
+    def _full_provenance(self) -> dict[str, Any]:
+        """With what the prediction on the prepared grid was made from, and in which manner."""
+        inner = our_attributes(self.inner.output)["manifest"]
+        return {**self.provenance, ON_PREPARED_GRID: inner}
 
     def _fill(self, outputs: Mapping[str, Output], journal: Journal, options: RunOptions) -> bool:
         """Write the blocks that are not there yet."""
@@ -263,6 +274,8 @@ class Undone:
         else:
             found = resample(averageable, self.back, box, "linear", "edge")
         values = self.inner.unblend(torch.from_numpy(found))
+        if not isinstance(self.inner, Target):  # an uncertainty has no direction
+            return values
         everywhere = torch.ones((1, *box.shape), dtype=torch.bool)
         return turned_values(self.inner, values, everywhere, self.back)[0]
 

@@ -161,7 +161,7 @@ def turned_values(
     Returns:
         values and valid on the derived grid.
     """
-    if grid.symmetry.is_identity and getattr(target, "units", None) != "voxels":
+    if target.predicts not in ("vectors", "directions"):
         return values, valid
     if getattr(target, "units", None) == "voxels":
         jacobian, reader = grid.linear, target.changed(units="physical")

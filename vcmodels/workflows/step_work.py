@@ -45,6 +45,7 @@ from vcmodels.volumes import (
 from vcmodels.volumes.backend import ArrayHandle
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import CoarserLevel, mean_of, most_frequent
+from vcmodels.volumes.world import GEOMETRY, geometry_note, world_affine
 from vcmodels.workflows.ground import Ground
 
 METADATA = {".zgroup", ".zattrs", ".zmetadata", "zarr.json"}
@@ -241,6 +242,9 @@ class StepWork:
             "versions": _versions(),
             "complete": is_complete,
         }
+        affine = world_affine(next(iter(ground.sources.values())).volume)
+        if affine is not None:
+            notes[GEOMETRY] = geometry_note(affine)
         factors = ground.factors if is_complete else ground.factors[:1]
         if is_complete:
             notes["stored_chunks"] = {
