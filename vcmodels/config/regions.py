@@ -49,5 +49,7 @@ def network_file(named: str) -> Path:
     if not path.is_dir():
         return path
     run = Run(path)
-    watched = run.watched_best()
-    return run.best if watched is None else watched.path
+    watched, found = run.watched_best(), list(path.glob("*_best.pth"))
+    if watched is not None:
+        return watched.path
+    return found[0] if len(found) == 1 else run.best
