@@ -17,6 +17,7 @@ from vcmodels.samples import training_set as samples
 from vcmodels.samples.dataset import PatchDataset
 from vcmodels.volumes import Volume, expand_location
 from vcmodels.volumes.axes import ChannelAxis, Reading
+from vcmodels.workflows.cascade import find_regions
 from vcmodels.workflows.whole_volumes import WholeVolumes
 
 
@@ -76,10 +77,11 @@ def train(
         RefusedError: the task, a volume or the run folder does not allow it; nothing was changed.
         RunError: a failure on the way; the last checkpoint is whole and the same call continues.
     """
-    task = _loaded(task)
+    task, reporter = _loaded(task), reporter or Lines()
+    find_regions(task, reporter)
     training.train(
         task,
-        reporter=reporter or Lines(),
+        reporter=reporter,
         restart=restart,
         accept_changed_data=accept_changed_data,
         whole_volumes=WholeVolumes,

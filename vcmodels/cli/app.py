@@ -1,7 +1,7 @@
 """The commands. Each imports what it needs itself, so that `--help` is there at once."""
 
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -12,11 +12,10 @@ from vcmodels.cli.arguments import (
     Overrides,
     TaskFile,
     load,
-    three_numbers,
-    two_lengths,
 )
 from vcmodels.cli.audit import audit
 from vcmodels.cli.cases import cases
+from vcmodels.cli.compare import compare
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
 from vcmodels.cli.evaluate import evaluate
@@ -26,15 +25,18 @@ from vcmodels.cli.infer import infer, reproduce
 from vcmodels.cli.mesh import mesh
 from vcmodels.cli.objects import objects
 from vcmodels.cli.overlay import overlay
+from vcmodels.cli.phantom import phantom
 from vcmodels.cli.postprocess import postprocess
+from vcmodels.cli.region import region
 from vcmodels.cli.report import report
+from vcmodels.cli.roi import roi
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.submit import submit
 from vcmodels.cli.symmetry import symmetry
 from vcmodels.cli.train import train
 from vcmodels.cli.tune import tune
 from vcmodels.cli.view import view
-from vcmodels.errors import FaultError, RefusedError
+from vcmodels.errors import RefusedError
 
 # Typer carries its own copy of click; this is the base of all errors in the arguments.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -127,60 +129,7 @@ def schema(
     Console().write(loss_page() if losses else task_page(task_schema()))
 
 
-@app.command()
-def phantom(
-    context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="The store to write.")],
-    shape: Annotated[str, typer.Option(metavar="Z,Y,X", help="Voxels.")] = "160,224,224",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    spacing: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOW,HIGH",
-            help="Voxels between neighbouring wraps: 2,6 are pressed and touch in places. "
-            "About 8 to 17 when left out.",
-        ),
-    ] = None,
-    chunks: Annotated[str, typer.Option(metavar="Z,Y,X", help="Chunk shape.")] = "64,64,64",
-    zarr_format: Annotated[int, typer.Option(min=2, max=3, help="Version of Zarr.")] = 2,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the same phantom as it is if it is there.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Write a made-up scroll scan with its sheet, normals and numbered wraps, to try things on."""
-    from vcmodels.phantom import require_phantom, write_phantom
-    from vcmodels.phantom.scroll import PressedWinding
-
-    console = Console()
-    context.obj.begin()
-    size, chunk = three_numbers("--shape", shape), three_numbers("--chunks", chunks)
-    pressed = None if spacing is None else two_lengths("--spacing", spacing)
-    if pressed is not None:
-        try:
-            PressedWinding.between(*pressed)
-        except FaultError as error:
-            raise RefusedError("--spacing", error.found, error.remedy) from error
-    if keep and path.exists():
-        require_phantom(str(path), shape=size, seed=seed, spacing=pressed)
-        console.say(f"{path} is there already")
-        return
-    with console.bar("phantom", size[0] * size[1] * size[2]) as advance:
-        done = 0
-
-        def progress(voxels: int, total: int) -> None:
-            nonlocal done
-            advance(voxels - done, "")
-            done = voxels
-
-        version: Literal[2, 3] = 2 if zarr_format == 2 else 3
-        write_phantom(
-            str(path), shape=size, seed=seed, spacing=pressed, chunks=chunk, zarr_format=version,
-            progress=progress,
-        )  # fmt: skip
-    console.say(f"wrote {path}: ct, sheet, normals and wraps of {size} voxels")
-
-
+app.command()(phantom)
 app.command()(cases)
 app.command("import")(import_)
 app.command()(patches)
@@ -191,6 +140,9 @@ app.add_typer(cv, name="cv")
 app.command()(submit)
 app.command()(derive)
 app.command()(preview)
+app.command()(compare)
+app.command()(region)
+app.command()(roi)
 app.command()(audit)
 app.command()(symmetry)
 app.command()(postprocess)

@@ -49,6 +49,7 @@ def train(
     """Train, or continue the run that the run folder holds; with folds, one run for each."""
     from vcmodels import training
     from vcmodels.runs.run import Run
+    from vcmodels.workflows.cascade import find_regions
     from vcmodels.workflows.postprocess import foresee_steps
     from vcmodels.workflows.tuning import judges_of, needs_tuning
     from vcmodels.workflows.whole_volumes import WholeVolumes
@@ -57,6 +58,7 @@ def train(
     context.obj.begin()
     overrides = with_folds(set_, folds)
     loaded = load(task, overrides, console)
+    find_regions(loaded, console)  # all that opens the volumes knows them then
     if fold is None and loaded.is_cross_validation:
         words = ["train", str(task.absolute()), *(w for o in overrides for w in ("--set", o))]
         words += ["--quiet"] if quiet else []

@@ -29,6 +29,7 @@ from vcmodels.config.messages import (
     unknown_key,
 )
 from vcmodels.config.read import apply_overrides, checked, read_task_file
+from vcmodels.config.regions import fill_networks
 from vcmodels.config.schema import task_schema
 from vcmodels.config.task import NormalizationConfig, Task
 from vcmodels.config.train_params import TrainingParams
@@ -107,7 +108,7 @@ def parse_task(
         raise task_error(faults_of(error, document, task_schema())) from error
     if not is_record:  # of which every key is written, and some were planned
         notes += effect_notes(task)
-    task = fill_in(task)
+    task = fill_networks(fill_in(task))
     notes += slice_notes(task)
     faults = check_task(task, is_record=is_record)
     if faults:
@@ -135,7 +136,7 @@ def parse_steps(data: object) -> tuple[AnyStep, ...]:
 
 
 LOCATIONS = {
-    "tr_params": ("ckpt_out_base", "checkpoint_path", "tensorboard_log_dir"),
+    "tr_params": ("ckpt_out_base", "checkpoint_path", "tensorboard_log_dir", "split_from"),
     "dataset_config": ("cache_file", "index_dir"),
     "inference_params": ("input_path", "output_dir", "checkpoint_path", "tensorboard_log_dir"),
 }
@@ -194,6 +195,12 @@ def _places(document: Block) -> Iterator[tuple[Block, str]]:
     skip = as_object(sections["inference_params"].get("skip")) or {}
     named = [(sections[name], key) for name, keys in LOCATIONS.items() for key in keys]
     yield from ((block, key) for block, key in [*named, (skip, "mask")] if key in block)
+    region = as_object(sections["dataset_config"].get("region")) or {}
+    for source in map(as_object, as_list(region.get("from")) or []):
+        # The mask may be the name of a label, which is no path.
+        yield from (
+            (source or {}, key) for key in ("points", "checkpoint") if (source or {}).get(key)
+        )
     for entry in as_list(sections["dataset_config"].get("volume_paths")) or []:
         volume = as_object(entry) or {}
         yield from ((volume, key) for key in volume if key == "input" or key not in VOLUME_KEYS)

@@ -32,6 +32,7 @@ from vcmodels.metrics.registry import volume_senses
 from vcmodels.models import AnyModel
 from vcmodels.postprocess import AnyStep
 from vcmodels.prepare.section import Prepare
+from vcmodels.regions.section import RegionConfig
 from vcmodels.runs.run import Run, fold_name
 from vcmodels.section import Fraction, PatchShape, Section
 from vcmodels.targets import AnyTarget
@@ -218,6 +219,9 @@ class DatasetConfig(Section):
     """Neighbouring slices as channels next to each slice (2.5D); it alone when null."""
     on_missing: Literal["fill", "error"] = "fill"
     """What a chunk of an input that is not stored is: `fill`, read as the fill value, or an error."""
+    region: RegionConfig | None = None
+    """Train and predict in a part of each volume, which is found first: around points, a mask, what
+    another network finds, or by a heuristic; see [cascades](cascade.md). All of it when null."""
     use_cache: bool = True
     """Keep the patch list and reuse it while nothing that determines it has changed."""
     cache_file: Location | None = None

@@ -151,6 +151,9 @@ class TrainingParams(Section):
     split_guard: Annotated[int, Field(ge=0, le=65536)] | None = None
     """Width of the guard band in voxels, strictly; when null, one patch length where it fits, else a
     half or a quarter of one, or none."""
+    split_from: Location | None = None
+    """Divide the volumes as another run does: its folder, or its `splits.json`, where volumes of
+    these names are divided."""
     folds: FoldConfig | None = None
     """Cross-validation, see [cross-validation](cross-validation.md)."""
     patch_jitter: bool | Literal["qualifying"] = True
@@ -264,7 +267,11 @@ class TrainingParams(Section):
         if self.given_patch_size is not None:
             found["memory_gb"] = "patch_size is given; it is for a step that is planned"
         if self.folds is not None:
-            found |= dict.fromkeys(("tr_val_split", "split_mode"), "folds divide the volumes")
+            keys = ("tr_val_split", "split_mode", "split_from")
+            found |= dict.fromkeys(keys, "folds divide the volumes")
+        elif self.split_from is not None:
+            keys = ("tr_val_split", "split_mode", "split_guard")
+            found |= dict.fromkeys(keys, "split_from divides the volumes")
         elif self.split_mode == "random":
             found["split_guard"] = 'it is for split_mode "spatial"'
         return found

@@ -9,6 +9,8 @@ from vcmodels.prepare.contents import content_of
 from vcmodels.prepare.derived import DerivedVolume, kept, report_making
 from vcmodels.prepare.plan import KEY, notes_of, plan_of
 from vcmodels.prepare.section import Prepare
+from vcmodels.regions.base import Region
+from vcmodels.regions.mask import RegionMask
 from vcmodels.reporting import Reporter
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
@@ -31,6 +33,7 @@ def prepared_arrays(
     readers: Mapping[str, Target],
     unit: str | None,
     reporter: Reporter,
+    region: Region | None = None,
 ) -> PreparedArrays:
     """The arrays in the cache, which are made where they are not there.
 
@@ -41,18 +44,21 @@ def prepared_arrays(
         readers: what reads each label.
         unit: that the voxel size of `prepare` is in.
         reporter: told what is made.
+        region: all that is kept, on the grid of the arrays; what of its box is not of it reads 0 in
+            inputs, as background in labels of masks and classes, and does not count in others.
 
     Raises:
         VolumeError, TaskError: as `plan_of`; a label cannot be brought to another grid.
         OutputError: the cache cannot be written.
     """
-    plan = plan_of(prepare, inputs, unit)
+    plan = plan_of(prepare, inputs, unit, region and region.box)
+    within = mask_of(region, inputs[0])
     for name, reader in readers.items():
         _require_movable(name, reader, plan.grid)
-    images = plan.images(inputs)
+    images = plan.images(inputs, within)
     moved = {
         name: DerivedVolume.of(
-            label, plan.grid, content_of(label, readers[name], prepare.order.labels)
+            label, plan.grid, content_of(label, readers[name], prepare.order.labels), within
         )
         for name, label in labels.items()
     }
@@ -63,6 +69,11 @@ def prepared_arrays(
         tuple(kept(image, notes, reporter) for image in images),
         {name: kept(label, notes, reporter) for name, label in moved.items()},
     )
+
+
+def mask_of(region: Region | None, image: Volume) -> RegionMask | None:
+    """The mask of a region that is less than its box; else None."""
+    return RegionMask.of(region, image) if region is not None and region.tube else None
 
 
 def _require_movable(name: str, reader: Target, grid: GridMap) -> None:

@@ -30,6 +30,7 @@ from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.data.placing import placed_label, require_one_place
 from vcmodels.data.predictions import PredictedLabel, prediction_notes
 from vcmodels.data.prepared import prepared_arrays
+from vcmodels.data.regions import region_of
 from vcmodels.data.scans import number_copies, number_scans, share_voxels
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.formats import file_stem
@@ -38,7 +39,9 @@ from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.models import AnyModel
 from vcmodels.prepare.plan import settled
-from vcmodels.prepare.section import Prepare
+from vcmodels.prepare.section import AS_IT_IS, Prepare
+from vcmodels.regions.base import Region
+from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.targets import AnyTarget, BinaryTarget
 from vcmodels.targets.base import Target
@@ -254,8 +257,9 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     if config.on_missing == "error":
         for array, region in ((array, v.region) for v in trained for array in v.inputs):
             array.require_stored(region, "dataset_config.on_missing")
-    if config.prepare is not None:
-        found = _prepare_all(found, config.prepare, config.targets, reporter)
+    if config.prepare is not None or config.region is not None:
+        prepare = AS_IT_IS if config.prepare is None else config.prepare
+        found = _prepare_all(found, prepare, config.region, config.targets, reporter)
     first = [*trained_on(found), *found][0]
     found = in_one_unit(found, first.unit)
     _check_alike(found, first, reporter)
@@ -269,24 +273,28 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
 def _prepare_all(
     volumes: "Sequence[TaskVolume]",
     prepare: Prepare,
+    wanted: RegionConfig | None,
     targets: Mapping[str, AnyTarget],
     reporter: Reporter,
 ) -> "list[TaskVolume]":
     """The volumes on their prepared grids; what `prepare` leaves open is learnt from those that train.
 
     Raises:
-        VolumeError, TaskError: as `settled` and `prepared_arrays`.
+        VolumeError, TaskError: as `settled`, `region_of` and `prepared_arrays`.
     """
     trained = [*trained_on(volumes), *volumes]
     learnt = [v for v in trained_on(volumes) if v.split != "val"] or trained
     unit = trained[0].unit
     prepare = settled(prepare, [volume.inputs for volume in learnt], unit, reporter)
-    return [_prepared(volume, prepare, targets, unit, reporter) for volume in volumes]
+    regions = [wanted and region_of(wanted, v.name, v.inputs, v.labels, reporter) for v in volumes]
+    pairs = zip(volumes, regions, strict=True)
+    return [_prepared(v, prepare, region, targets, unit, reporter) for v, region in pairs]
 
 
 def _prepared(
     volume: "TaskVolume",
     prepare: Prepare,
+    wanted: Region | None,
     targets: Mapping[str, AnyTarget],
     unit: str | None,
     reporter: Reporter,
@@ -297,10 +305,10 @@ def _prepared(
         TaskError: nothing of its bbox is left.
     """
     readers = {name: reader_of(name, targets) for name in volume.labels}
-    made = prepared_arrays(prepare, volume.inputs, volume.labels, readers, unit, reporter)
+    made = prepared_arrays(prepare, volume.inputs, volume.labels, readers, unit, reporter, wanted)
     region, first = made.grid.holding(volume.region), made.inputs[0]
     if not region.voxels:
-        found = f"nothing of it is left by dataset_config.prepare.crop of {volume.name}"
+        found = f"nothing of it is left by the crop or the region of {volume.name}"
         raise TaskError(f"{volume.key}.bbox", found, "leave one of them out")
     ref = next((made.labels[n] for n, label in volume.labels.items() if label is volume.ref), None)
     return replace(

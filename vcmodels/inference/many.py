@@ -43,7 +43,7 @@ class NamedInput:
             RefusedError: as for `request_of`.
         """
         one = task.with_values(inference_params={"volumes": None, **self.changes})
-        return request_of(one, networks, self.output, reporter)
+        return request_of(one, networks, self.output, reporter, name=self.name)
 
 
 def named_inputs(task: Task) -> list[NamedInput]:

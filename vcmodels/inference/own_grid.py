@@ -6,7 +6,8 @@ the output is interpolated from it. Both have journals, so that the same command
 kill, whatever it was at.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from vcmodels.blockwise import Threads
 from vcmodels.blockwise.engines import usable_cores
 from vcmodels.config import InferenceParams
+from vcmodels.data.prepared import mask_of
+from vcmodels.data.regions import region_of as find_region_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import PatchGrid, tiles
@@ -42,6 +45,9 @@ from vcmodels.prepare.contents import Classes, turned_values, with_outside
 from vcmodels.prepare.derived import DerivedVolume, kept, report_making
 from vcmodels.prepare.kernels import pick, resample, window
 from vcmodels.prepare.plan import KEY, notes_of, plan_of
+from vcmodels.prepare.section import AS_IT_IS
+from vcmodels.regions.base import Region
+from vcmodels.regions.find import Segment
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import our_attributes
 from vcmodels.targets import AnyTarget
@@ -63,38 +69,49 @@ class OwnGrid:
     """The prediction on the prepared grid."""
     back: GridMap
     """From the grid of the input to the prepared one."""
-    region: Box
-    """What is wanted of the input's grid."""
+    wanted: Box
+    """What is asked for of the input's grid."""
+    region: Region | None
+    """On the input's grid; nothing is predicted outside of it."""
     layout: Layout
     specs: Mapping[str, OutputSpec]
     manifest: Manifest
     provenance: Mapping[str, Any]
 
     @classmethod
-    def of(cls, request: Request, reporter: Reporter) -> "OwnGrid":
-        """Check a request, and prepare its inputs, which are kept in the cache.
+    def of(cls, request: Request, reporter: Reporter, segment: Segment) -> "OwnGrid":
+        """Check a request, find its region, and prepare its inputs, which are kept in the cache.
+
+        Args:
+            request: with `prepare`, `region` or both.
+            reporter: told what is found and made.
+            segment: runs the networks that find regions.
 
         Raises:
             RefusedError: whatever a user can fix; nothing was written but to the cache.
         """
-        params, prepare, network = request.params, request.prepare, request.networks[0]
-        assert prepare is not None, "there is nothing to undo"
+        params, network = request.params, request.networks[0]
+        prepare = request.prepare or AS_IT_IS
         targets = choose_targets(request.targets, network, params)
         require_storable(targets, params.dtype)
         layout, first = layout_of(request), request.inputs[0]
         check_inputs(request.inputs, network, Silent())
-        region, mask = region_of(params, first), open_mask(params, first, reporter)
+        wanted, mask = region_of(params, first), open_mask(params, first, reporter)
         if params.on_missing == "error":
             for volume in request.inputs:
-                volume.require_stored(region, "inference_params.on_missing")
-        plan = plan_of(prepare, request.inputs, network.unit)
-        notes, derived = notes_of(prepare), plan.images(request.inputs)
+                volume.require_stored(wanted, "inference_params.on_missing")
+        region = request.region and find_region_of(
+            request.region, request.shown, request.inputs, {}, reporter, segment
+        )
+        plan = plan_of(prepare, request.inputs, network.unit, region and region.box)
+        notes, within = notes_of(prepare), mask_of(region, first)
+        derived = plan.images(request.inputs, within)
         report_making(derived, reporter)
         images = tuple(kept(one, notes, reporter) for one in derived)
         back = plan.grid.inverse()
         inner_params = params.changed(
-            **_on_prepared_grid(params, back, region),
-            skip=params.skip.changed(mask=_prepared_mask(mask, plan.grid, notes)),
+            **_on_prepared_grid(params, back, wanted),
+            skip=params.skip.changed(mask=_prepared_mask(mask, within, plan.grid, notes)),
         )
         inner = replace(
             request,
@@ -105,6 +122,7 @@ class OwnGrid:
             record=with_section(request.record, inner_params),
             steps=(),
             prepare=None,
+            region=None,
         )
         specs = output_specs(targets, params)
         patch = checked_patch(params.patch_size, network)
@@ -115,8 +133,10 @@ class OwnGrid:
             "prepared_input": [image.fingerprint() for image in images],
             "averaged": _averaged(request),
         }
+        if region is not None:
+            manifest["region"] = region.to_json()
         provenance = make_provenance(request.record, request.networks)
-        return cls(inner, back, region, layout, specs, manifest, provenance)
+        return cls(inner, back, wanted, region, layout, specs, manifest, provenance)
 
     @property
     def root(self) -> Place:
@@ -179,8 +199,16 @@ class OwnGrid:
                     layout.describe(name, spec, self.manifest, is_complete=True)
                 layout.note(specs, self.manifest, provenance, is_complete=True)
                 journal.remove()
+        self._warn(reporter)
         self.inner.output.remove()
         return True
+
+    def _warn(self, reporter: Reporter) -> None:
+        """Say where what was found comes to the border of the region: it may go on there."""
+        for name, spec in self.specs.items() if self.region else ():
+            if spec.kind in ("binary", "multiclass"):
+                for line in _touched(self.region, _opened(self.root / name), spec):
+                    reporter.say(f"note: {name} comes to the border of the region: {line}")
 
     def _full_provenance(self) -> dict[str, Any]:
         """With what the prediction on the prepared grid was made from, and in which manner."""
@@ -189,11 +217,11 @@ class OwnGrid:
 
     def _fill(self, outputs: Mapping[str, Output], journal: Journal, options: RunOptions) -> bool:
         """Write the blocks that are not there yet."""
-        every = list(tiles(self.region, self.layout.block))
+        every = list(tiles(self.wanted, self.layout.block))
         blocks = sorted({*every} - {*journal.done()})
         work = _Undoing(self._undone(), outputs)
-        with options.reporter.bar("to the input's grid", self.region.voxels) as advance:
-            advance(self.region.voxels - sum(box.voxels for box in blocks), "")
+        with options.reporter.bar("to the input's grid", self.wanted.voxels) as advance:
+            advance(self.wanted.voxels - sum(box.voxels for box in blocks), "")
             for box, _ in Threads().run(work, blocks, options.should_stop):
                 journal.mark(box)
                 advance(box.voxels, "")
@@ -205,7 +233,7 @@ class OwnGrid:
         targets = choose_targets(request.targets, request.networks[0], request.params)
         inner, root = output_specs(targets, request.params), request.output
         return {
-            name: Undone(spec, inner[name], _opened(root / name), self.back, dtype)
+            name: Undone(spec, inner[name], _opened(root / name), self.back, dtype, self.region)
             for name, spec in self.specs.items()
         }
 
@@ -221,6 +249,7 @@ class Undone:
     stored: Volume
     back: GridMap
     dtype: np.dtype
+    region: Region | None = None
 
     def codes(self, box: Box) -> np.ndarray | None:
         """(S, *box.shape), encoded; 0 outside of what was predicted. None: nothing was."""
@@ -228,7 +257,10 @@ class Undone:
         if not near.voxels or not self.stored.is_stored(near):
             return None
         codes = self.spec.encode(self._prediction(box), self.dtype)
-        return with_outside(codes, self.back, box, 0)
+        codes = with_outside(codes, self.back, box, 0)
+        if self.region is not None:
+            codes[:, ~self.region.mask(box)] = 0
+        return codes
 
     def _prediction(self, box: Box) -> torch.Tensor:
         """(P, *box.shape): averaged, decoded and turned."""
@@ -262,6 +294,22 @@ class _Undoing:
                 self.outputs[name].write(box, codes)
                 self.outputs[name].array.sync(box)
         return {}
+
+
+def _touched(region: Region, stored: Volume, spec: OutputSpec) -> Iterator[str]:
+    """In words, the borders of a region that a mask comes to, and where."""
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
+    for box in tiles(region.box, stored.chunks):
+        for where, on_it in region.borders(box, stored.extent):
+            if on_it.any():
+                values = spec.decode(stored.read(box))
+                share = values[0] if spec.kind == "binary" else 1 - values[0]
+                index = np.argwhere(on_it & (share >= 0.5))
+                found[where] += [index + box.origin] if len(index) else []
+    for where, parts in found.items():
+        if parts:
+            middle = np.median(np.concatenate(parts), axis=0).astype(int)
+            yield f"{where}, about voxel {tuple(middle.tolist())}"
 
 
 def _opened(place: Place) -> Volume:
@@ -300,14 +348,16 @@ def _in_shares(target: AnyTarget) -> AnyTarget:
     return target
 
 
-def _prepared_mask(mask: Mask | None, grid: GridMap, notes: Mapping[str, Any]) -> str | None:
-    """Where the mask of what is wanted is on the prepared grid.
+def _prepared_mask(
+    mask: Mask | None, within: Volume | None, grid: GridMap, notes: Mapping[str, Any]
+) -> str | None:
+    """Where the mask of what is wanted is on the prepared grid; that of the region if none is given.
 
     Raises:
         TaskError: it is coarser than the input.
     """
     if mask is None:
-        return None
+        return within and kept(DerivedVolume.of(within, grid, Classes()), notes).location
     if mask.factor != (1, 1, 1):
         found = f"{mask.volume.shown} is coarser than the input, which goes with no {KEY}"
         raise TaskError("inference_params.skip.mask", found, "give one of the input's shape")

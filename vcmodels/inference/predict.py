@@ -29,6 +29,7 @@ from vcmodels.inference.preview import previewing, require_places
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.repair import InputRecord, lets_continue
 from vcmodels.inference.request import Request, RunOptions, prepare_of, with_section
+from vcmodels.inference.segment import Segmenter
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
 from vcmodels.reporting import Notes, Reporter
@@ -88,6 +89,7 @@ def predict_volume(
         targets=predictor.targets,
         record=with_section(predictor.networks[0].task.to_json(), made),
         prepare=prepare_of(predictor.networks),
+        region=predictor.networks[0].task.dataset_config.region,
     )
     return predict_request(request, options)
 
@@ -108,7 +110,7 @@ def on_own_grid(
     options: RunOptions,
     predict: Callable[[Request, RunOptions], InferenceReport],
 ) -> InferenceReport:
-    """Predict a request whose inputs may have to be prepared, by whoever predicts those that need not.
+    """Predict a request of a region, or of inputs to prepare, by whoever predicts those of neither.
 
     Args:
         request: what is predicted.
@@ -119,9 +121,15 @@ def on_own_grid(
         RefusedError, RunError: as for `predict_request`.
     """
     options.require_whole()
-    if request.prepare is None:
+    if request.prepare is None and request.region is None:
         return predict(request, options)
-    own = OwnGrid.of(request, options.reporter)
+    carriers = [network.path for network in request.networks]
+
+    def find(inner: Request, how: RunOptions) -> InferenceReport:
+        return on_own_grid(inner, how, predict)
+
+    segment = Segmenter(carriers, request.params.device, find, options)
+    own = OwnGrid.of(request, options.reporter, segment)
     if options.dry_run:
         return predict(own.inner, options)
     if own.find_complete(options):

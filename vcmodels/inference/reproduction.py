@@ -138,6 +138,7 @@ def _request(
         targets=made.dataset_config.targets,
         record=with_section(made.to_json(), exact),
         prepare=prepare_of(networks) if "prepare" in manifest else None,
+        region=made.dataset_config.region if "region" in manifest else None,
     )
 
 

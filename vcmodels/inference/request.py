@@ -16,12 +16,15 @@ from vcmodels.data.normalization import contradiction, other_choice
 from vcmodels.data.placing import require_one_place
 from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.formats import file_stem
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
 from vcmodels.postprocess import AnyStep
 from vcmodels.postprocess.tuning import values_for, with_tuned
 from vcmodels.prepare.plan import KEY as PREPARE
 from vcmodels.prepare.section import Prepare
+from vcmodels.regions.find import KEY as REGION
+from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
@@ -91,6 +94,19 @@ class Request:
     """What is made of the predictions, once all of them are there."""
     prepare: Prepare | None = None
     """What is done to the inputs, which are as they are stored, and undone on the result."""
+    region: RegionConfig | None = None
+    """Which part of the inputs is predicted; it is found first."""
+    name: str = ""
+    """Of the input, for messages and for `{name}` in `region`; taken from its location if empty."""
+
+    @property
+    def shown(self) -> str:
+        """What the input is called."""
+        if self.name:
+            return self.name
+        place = self.inputs[0].shown.rstrip("/")
+        parts = [part for part in place.split("/") if not part.isdecimal()]
+        return file_stem(place) or parts[-1].removesuffix(".zarr").removesuffix(".ome")
 
     def with_params(self, **changes: object) -> "Request":
         """The same with other `inference_params`, which the record then has, too."""
@@ -108,6 +124,7 @@ def request_of(
     networks: tuple[TrainedNetwork, ...],
     output: Place | None = None,
     reporter: Reporter | None = None,
+    name: str = "",
 ) -> Request:
     """What a task asks for, with the networks of its checkpoints.
 
@@ -116,6 +133,7 @@ def request_of(
         networks: whose predictions are averaged.
         output: the group of the result; `<output_dir>/<model_name>.zarr` when None.
         reporter: told when a file is imported.
+        name: of the volume, if it has one.
 
     Raises:
         TaskError: no input or output is named, or the task contradicts the checkpoint.
@@ -131,7 +149,11 @@ def request_of(
     steps = with_tuned(task.postprocess, _tuned_values(task.postprocess, networks))
     record = {**task.to_json(), "postprocess": [one.model_dump(mode="json") for one in steps]}
     record["dataset_config"]["prepare"] = prepare and prepare.model_dump(mode="json", by_alias=True)
-    return Request(networks, inputs, root, params, config.targets, record, steps, prepare)
+    region = config.region
+    _refuse_other_region(region, networks)
+    return Request(
+        networks, inputs, root, params, config.targets, record, steps, prepare, region, name
+    )
 
 
 def prepare_of(networks: Sequence[TrainedNetwork]) -> Prepare | None:
@@ -146,6 +168,20 @@ def prepare_of(networks: Sequence[TrainedNetwork]) -> Prepare | None:
         remedy = "predict with each, or average networks of one task"
         raise TaskError("inference_params.checkpoint_path", found, remedy)
     return every[0]
+
+
+def _refuse_other_region(wanted: RegionConfig | None, networks: Sequence[TrainedNetwork]) -> None:
+    """Refuse a region of another make than a network was trained in; its sources may be others."""
+    remedy = "restore it: the network knows only such regions"
+    for network in networks:
+        trained = network.task.dataset_config.region
+        if (wanted is None) != (trained is None):
+            found, how = ("is given", "without") if wanted else ("is not given", "with")
+            raise TaskError(REGION, f"{found}, and the checkpoint was trained {how} it", remedy)
+        if wanted is not None and trained is not None and (key := wanted.contradiction(trained)):
+            now, before = getattr(wanted, key), getattr(trained, key)
+            found = f"is {now}, the checkpoint was trained with {before}"
+            raise TaskError(f"{REGION}.{key}", found, remedy)
 
 
 def _refuse_other_prepare(wanted: Prepare | None, trained: Prepare | None) -> None:

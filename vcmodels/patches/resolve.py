@@ -289,7 +289,9 @@ def _leaves_open(task: Task) -> bool:
 def _with_prepare(task: Task, volumes: Sequence[TaskVolume]) -> Task:
     """The task with what the volumes told of `prepare`."""
     done = volumes[0].preparation
-    return task if done is None else task.with_values(dataset_config={"prepare": done.prepare})
+    if done is None or task.dataset_config.prepare is None:  # only a region was taken
+        return task
+    return task.with_values(dataset_config={"prepare": done.prepare})
 
 
 def _counted(volumes: Sequence[TaskVolume]) -> str:

@@ -17,6 +17,7 @@ from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.geometry.symmetries import AXES
 from vcmodels.models.plan import length_at_most
 from vcmodels.patches.find import PatchList
+from vcmodels.patches.split_from import taken_regions
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.runs.run import Run, Splits
 
@@ -84,7 +85,8 @@ def require_room(settings: TrainingParams, volumes: Sequence[TaskVolume], patch:
         TaskError: the only volume that is to be cut holds no two patches next to each other.
     """
     undecided = [volume for volume in volumes if volume.split is None]
-    is_cut = settings.split_mode == "spatial" and settings.tr_val_split < 1 and not settings.folds
+    is_cut = settings.split_mode == "spatial" and settings.tr_val_split < 1
+    is_cut = is_cut and not settings.folds and settings.split_from is None
     if not is_cut or len(undecided) != 1 or any(volume.split == "val" for volume in volumes):
         return
     (volume,) = undecided
@@ -292,6 +294,13 @@ def split_patches(
             voxels with a validation region.
     """
     reporter = reporter or Silent()
+    if settings.split_from is not None:
+        train, val = taken_regions(settings.split_from, volumes)
+        reporter.say(f"volumes are divided as in {settings.split_from}")
+        _refuse_overlap(volumes, train, val)
+        split = _assemble(settings, volumes, patches, train, val)
+        _refuse_empty(split, settings)
+        return split
     train: Regions = [v.region if v.split == "train" else None for v in volumes]
     val: Regions = [v.region if v.split == "val" else None for v in volumes]
     undecided = [n for n, v in enumerate(volumes) if v.split is None]
@@ -362,6 +371,7 @@ def _describe(
         "split_mode": settings.split_mode,
         "tr_val_split": settings.tr_val_split,
         "split_guard": settings.split_guard,
+        **({"split_from": settings.split_from} if settings.split_from else {}),
         **({"folds": settings.folds.model_dump()} if settings.folds else {}),
         "volumes": [volume.name for volume in volumes],
         "split": [volume.split for volume in volumes],

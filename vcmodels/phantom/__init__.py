@@ -1,4 +1,4 @@
-"""A made-up scroll scan with exact labels: the data of the demo, the tests and the benchmarks."""
+"""Made-up scans with exact labels, a scroll or necks: data of demos, tests and benchmarks."""
 
 from vcmodels.phantom.write import make_phantom, require_phantom, write_phantom
 

@@ -71,7 +71,8 @@ def plan_of(
         prepare: settled.
         inputs: stacked as channels, of one extent.
         unit: that `spacing` is in; that of the inputs when it is not known.
-        crop: the part that is kept, in their voxels, instead of what `crop` says.
+        crop: a part, in their voxels: no more than that of what `crop` says is kept. How values are
+            made comparable does not depend on it.
 
     Raises:
         VolumeError: an input says no orientation or voxel size and one is asked for, or its values
@@ -83,11 +84,15 @@ def plan_of(
         standards = prepare.standards(channels)
     except FaultError as error:
         raise TaskError(f"{KEY}.standardize", error.found, error.remedy) from error
-    box = crop or remembered_crop(prepare, first, unit)
+    part = remembered_crop(prepare, first, unit)
+    box = part if crop is None else crop.intersect(part)
+    if not box.voxels:
+        found = f"leaves nothing of the region of {first.shown}"
+        raise TaskError(f"{KEY}.crop", found, "leave one of them out")
     grid = grid_of(prepare, first, unit, box)
     if all(one is None for one in standards):
         return Plan(prepare, grid, ())
-    inside = box.intersect(first.box)
+    inside = part.intersect(first.box)
 
     def curves() -> list[object]:
         found = curves_of(standards, inputs, inside, f"{KEY}.standardize")

@@ -233,6 +233,10 @@ class Prepare(Section):
         return next((k for k in same if getattr(self, k) != getattr(settled, k)), None)
 
 
+AS_IT_IS = Prepare.model_construct()
+"""Asks for nothing, as no task may: for volumes of which only a region is taken."""
+
+
 def _listed(given: Standard | list[Standard | None] | None) -> Sequence[Standard | None]:
     return given if isinstance(given, list) else [given]
 

@@ -36,6 +36,7 @@ from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter, list_some
+from vcmodels.stages import STAGES, carried_stages
 from vcmodels.symmetry.findings import SymmetryFindings, as_findings
 from vcmodels.targets import AnyTarget
 from vcmodels.training.curves import main_metrics
@@ -124,6 +125,7 @@ def lasting_facts(resolved: Resolved, learner: Learner) -> dict[str, Any]:
         "spacing": list(first.spacing),
         "unit": first.unit,
         "versions": versions(learner),
+        **({STAGES: stages} if (stages := carried_stages(task)) else {}),
     }
 
 

@@ -146,7 +146,7 @@ def cross_validate(
     given = task.tr_params
     assert given.folds is not None
     begun = None if restart else next((one for _, _, one in begun_folds(task.run_dir)), None)
-    environments = _environments(given.device, jobs)
+    environments, shares = training_shares(given, jobs)
     sharing = environments.count(environments[0])
     resolved = resolve(task, reporter, recorded=begun, sharing=sharing)
     full = resolved.task
@@ -156,7 +156,7 @@ def cross_validate(
     folds = [full.fold(index) for index in range(given.folds.count)]
     if restart:
         _move_aside([one.run_dir for one in folds], given.model_name, reporter)
-    lines = [*_planned_sizes(given, full.tr_params), *_shares(given, jobs)]
+    lines = [*_planned_sizes(given, full.tr_params), *shares]
     words = [*words, *(word for line in lines for word in ("--set", f"tr_params.{line}"))]
 
     def start(index: int) -> Callable[[int], Child]:
@@ -207,6 +207,19 @@ def _planned_sizes(given: TrainingParams, planned: TrainingParams) -> Iterator[s
         yield f"patch_size={json.dumps(planned.patch_size)}"
     if given.given_batch_size is None:
         yield f"batch_size={planned.batch_size}"
+
+
+def training_shares(given: TrainingParams, jobs: int) -> tuple[list[Mapping[str, str]], list[str]]:
+    """How trainings at once divide the machine.
+
+    Args:
+        given: of the task.
+        jobs: how many run at once.
+
+    Returns:
+        Variables for the environment of each place, and overrides `key=value` of `tr_params`.
+    """
+    return _environments(given.device, jobs), list(_shares(given, jobs))
 
 
 def _shares(given: TrainingParams, jobs: int) -> Iterator[str]:

@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pytest
+
+from vcmodels.data.volumes import open_volumes
+from vcmodels.errors import TaskError
+from vcmodels.patches.find import search_patches
+from vcmodels.patches.split import load_or_split, split_patches
+from vcmodels.runs.run import Run
+
+
+@pytest.fixture
+def opened(make_task, store):
+    place = store("raw", np.zeros((20, 25, 64), np.uint8), chunks=(8, 8, 8))
+
+    def build(name="v", bbox=None, **settings):
+        entry = {"input": place, "sheet": place, "name": name, "bbox": bbox}
+        task = make_task([entry], targets={"sheet": {"kind": "binary"}}, **settings)
+        volumes = open_volumes(task)
+        return task.tr_params, volumes, search_patches(task, volumes)
+
+    return build
+
+
+@pytest.fixture
+def other(opened, tmp_path):
+    settings, volumes, patches = opened(patch_size=[8, 8, 8], split_guard=2, seed=1)
+    return load_or_split(Run(tmp_path / "other"), settings, volumes, patches)
+
+
+def test_volumes_are_divided_as_in_another_run_whatever_patch_seed_and_share(
+    opened, other, tmp_path
+):
+    for named in (tmp_path / "other", tmp_path / "other" / "splits.json"):
+        settings, volumes, patches = opened(
+            patch_size=[8, 12, 4], seed=9, tr_val_split=0.5, split_from=str(named)
+        )
+        split = split_patches(settings, volumes, patches)
+        assert split.train_regions == other.train_regions
+        assert split.val_regions == other.val_regions
+        assert len(split.train) > len(split.val) > 0
+    saved = load_or_split(Run(tmp_path / "mine"), settings, volumes, patches)
+    again = load_or_split(Run(tmp_path / "mine"), settings, volumes, patches)
+    assert saved.to_dict() == again.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"name": "w"}, "knows no volume w; its volumes are v"),
+        ({"bbox": [[0, 20], [0, 25], [0, 32]]}, "reaches out of what is used here"),
+    ],
+)
+def test_other_volumes_are_refused(opened, other, tmp_path, keys, message):
+    settings, volumes, patches = opened(
+        **keys, patch_size=[8, 8, 8], split_from=str(tmp_path / "other")
+    )
+    with pytest.raises(TaskError, match=message):
+        split_patches(settings, volumes, patches)
+
+
+def test_no_split_and_a_random_one_are_refused(opened, other, tmp_path):
+    settings, volumes, patches = opened(patch_size=[8, 8, 8], split_from=str(tmp_path / "none"))
+    with pytest.raises(TaskError, match=r"splits\.json is not there"):
+        split_patches(settings, volumes, patches)
+    place = tmp_path / "other" / "splits.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"split_mode": "random"}))
+    with pytest.raises(TaskError, match="divides patches at random"):
+        split_patches(settings.changed(split_from=str(place)), volumes, patches)

@@ -1,0 +1,178 @@
+"""A region: the box of a volume that holds it, and which of its voxels are of it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcmodels.fields.centreline import Centreline, Trace
+from vcmodels.fields.tube import Tube
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
+from vcmodels.geometry.gridmap import GridMap
+from vcmodels.regions.section import RegionConfig
+
+
+@dataclass(frozen=True)
+class Region:
+    """Part of a volume; voxels and positions are those of its own grid."""
+
+    source: str
+    """What found it, in words."""
+    box: Box
+    """Inside of the volume."""
+    spacing: Spacing
+    """Length of the voxels along (z, y, x), in mm."""
+    tube: Tube | None = None
+    """Which of the box's voxels are of it, in mm; all of them when None."""
+
+    @classmethod
+    def around(
+        cls, found: Trace, config: RegionConfig, source: str, extent: Shape, spacing: Spacing
+    ) -> "Region":
+        """The tube or the box around an object.
+
+        Args:
+            found: the object, in mm.
+            config: shape, radius and margins.
+            source: what found it.
+            extent: of the volume.
+            spacing: length of its voxels, in mm.
+
+        Raises:
+            ValueError: nothing of it lies in the volume.
+        """
+        tube, (low, high) = None, (np.array(found.low), np.array(found.high))
+        if config.shape == "tube":
+            margin = config.margins[0]
+            tube = Tube(found.line.extended((margin, margin)), config.radius_mm)
+            low, high = tube.reach()
+        else:
+            low, high = low - config.margins, high + config.margins
+        start = [floor(a / s + 0.5) for a, s in zip(low.tolist(), spacing, strict=True)]
+        end = [ceil(a / s - 0.5) + 1 for a, s in zip(high.tolist(), spacing, strict=True)]
+        box = Box.between(start, end).intersect(Box((0, 0, 0), extent))
+        if not box.voxels:
+            raise ValueError(f"nothing of it lies in the volume of {extent} voxels")
+        return cls(source, box, spacing, tube)
+
+    @classmethod
+    def whole(cls, extent: Shape, spacing: Spacing) -> "Region":
+        """All of a volume."""
+        return cls("the whole volume", Box((0, 0, 0), extent), spacing)
+
+    def mask(self, box: Box) -> NDArray[np.bool_]:
+        """(Z, Y, X): which voxels of a box are of it."""
+        if self.tube is not None:
+            return self.tube.mask(box.origin, box.shape, self.spacing)
+        inside = np.zeros(box.shape, bool)
+        inside[self.box.intersect(box).slices(box)] = True
+        return inside
+
+    def borders(self, box: Box, extent: Shape) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Where it ends, but for where the volume does: each border in words, and which voxels are on it.
+
+        Args:
+            box: what is looked at.
+            extent: of the volume.
+
+        Yields:
+            Words, and (Z, Y, X) of the box.
+        """
+        if self.tube is not None:
+            inner = Tube(self.tube.line, max(self.tube.radius - max(self.spacing), 1e-6))
+            inside = inner.mask(box.origin, box.shape, self.spacing)
+            yield "the wall of the tube", self.mask(box) & ~inside
+            return
+        for axis, letter in enumerate("zyx"):
+            for end, at in (("low", self.box.origin[axis]), ("high", self.box.end[axis] - 1)):
+                if 0 < at < extent[axis] - 1 and box.origin[axis] <= at < box.end[axis]:
+                    face = self.box.cut(axis, at, at + 1).intersect(box)
+                    on_it = np.zeros(box.shape, bool)
+                    on_it[face.slices(box)] = True
+                    yield f"the {end} {letter} face", on_it
+
+    def on(self, grid: GridMap) -> "Region":
+        """The same region on a grid that is derived from the volume's: turned, resampled, cropped.
+
+        Raises:
+            ValueError: no voxel of that grid lies in its box.
+        """
+        box = grid.holding(self.box)
+        if not box.voxels:
+            raise ValueError(f"no voxel of a grid of {grid.shape} lies in {self.box}")
+        tube = None
+        if self.tube is not None:
+            sources = [source for source, _, _ in grid.axes]
+            points = np.stack(
+                [
+                    np.sign(factor) * (self.tube.line.points[:, axis] - shift * self.spacing[axis])
+                    for axis, factor, shift in grid.axes
+                ],
+                axis=1,
+            )
+            along = sources.index(self.tube.line.axis)
+            is_falling = grid.axes[along][1] < 0
+            line = Centreline(along, points[::-1] if is_falling else points)
+            tube = Tube(line, self.tube.radius)
+        return Region(self.source, box, grid.spacing(self.spacing), tube)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values that `from_json` reads."""
+        ends = [*self.box.origin, *self.box.end]
+        found: dict[str, Any] = {"source": self.source, "box": ends, "spacing_mm": [*self.spacing]}
+        if self.tube is not None:
+            found |= {"line": _line_to_json(self.tube.line), "radius_mm": self.tube.radius}
+        return found
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Region":
+        """Undo `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no region.
+        """
+        ends = [int(n) for n in stored["box"]]
+        box, tube = Box.between(triple(ends[:3]), triple(ends[3:])), None
+        if "line" in stored:
+            tube = Tube(_line_from_json(stored["line"]), float(stored["radius_mm"]))
+        spacing = triple(float(n) for n in stored["spacing_mm"])
+        return cls(str(stored["source"]), box, spacing, tube)
+
+
+def trace_to_json(found: Trace) -> dict[str, Any]:
+    """JSON values that `trace_from_json` reads."""
+    numbers = {name: getattr(found, name) for name in _NUMBERS}
+    return {"line": _line_to_json(found.line), **numbers, "low": found.low, "high": found.high}
+
+
+_NUMBERS = ("share", "strays", "gap")
+
+
+def trace_from_json(stored: Mapping[str, Any]) -> Trace:
+    """Undo `trace_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    low, high = (triple(float(n) for n in stored[name]) for name in ("low", "high"))
+    numbers = {name: float(stored[name]) for name in _NUMBERS}
+    return Trace(_line_from_json(stored["line"]), **numbers, low=low, high=high)
+
+
+def _line_to_json(line: Centreline) -> dict[str, Any]:
+    return {"axis": line.axis, "points": line.points.tolist()}
+
+
+def _line_from_json(stored: Mapping[str, Any]) -> Centreline:
+    """Undo `line_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no line.
+    """
+    points = np.asarray(stored["points"], np.float64)
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) < 2:
+        raise ValueError(f"points of shape {points.shape} are no line")
+    return Centreline(int(stored["axis"]), points)
