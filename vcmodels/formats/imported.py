@@ -20,7 +20,7 @@ from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats import file_stem, format_of
 from vcmodels.formats.aligning import ahead, aligned, chunk_shape
 from vcmodels.formats.base import ForeignImage, Format, Header, Piece
-from vcmodels.formats.known import Known, content_of, remember, remembered, stamps_of
+from vcmodels.formats.known import VERSION, Known, content_of, remember, remembered, stamps_of
 from vcmodels.reporting import Advance, Reporter, Silent
 from vcmodels.volumes import (
     Blocks,
@@ -42,8 +42,6 @@ from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import cache_folder, is_node, obstacle, refuse_in_store
 from vcmodels.volumes.world import GEOMETRY, HEADER, OURS, SOURCE, geometry_note
 
-VERSION = 1
-"""Of what an import makes of a file; another one imports again."""
 AS_MANY = Pyramid()
 """Coarser levels until one chunk holds a level."""
 FAST = Storage(zstd_level=1)
