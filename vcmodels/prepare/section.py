@@ -67,7 +67,7 @@ class Orders(Section):
     `linear` either way, but for axes."""
 
 
-class Foreground(Section):
+class ForegroundBox(Section):
     """`foreground`: the box around all voxels of the first input that are above a value."""
 
     above: Above = "mean"
@@ -79,7 +79,7 @@ class Foreground(Section):
 class Crop(Section):
     """`crop`: which part of each volume there is; what lies outside is 0 in a result."""
 
-    foreground: Foreground | None = None
+    foreground: ForegroundBox | None = None
     """What the first input shows, found in each volume by itself."""
     box: tuple[tuple[Edge, Edge], tuple[Edge, Edge], tuple[Edge, Edge]] | None = None
     """[[z0, z1], [y0, y1], [x0, x1]] of every volume, in voxels as it is stored."""
