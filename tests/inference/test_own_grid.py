@@ -18,9 +18,16 @@ from vcmodels.data.normalization import Normalization
 from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
-from vcmodels.inference import RunOptions, predict_on, predict_request, request_of
+from vcmodels.inference import (
+    Predictor,
+    RunOptions,
+    predict_on,
+    predict_request,
+    request_of,
+)
 from vcmodels.inference.own_grid import _Undoing
 from vcmodels.prepare.derived import prepared_folder
+from vcmodels.reporting import Silent
 from vcmodels.results import is_complete, our_attributes
 from vcmodels.volumes import Description, Grid, Pyramid, open_volume, write_volume
 from vcmodels.volumes.places import place_at
@@ -314,6 +321,22 @@ def test_a_task_may_leave_open_what_the_checkpoint_found(bench):
     assert request.record["dataset_config"]["prepare"]["spacing"] == [1.2, 1.2, 1.2]
 
 
+def test_an_array_is_taken_as_prepared_and_that_is_said(bench):
+    lines = Silent()
+    predictor = Predictor((bench.trained(bench.task(ISO)),))
+    array = scene((20, 22, 24))
+    found = predictor.predict(array, reporter=lines)["value"]
+    np.testing.assert_allclose(found, array, rtol=1e-5)
+    assert any("is taken as prepared" in line for line in lines.lines)
+
+
+def test_the_manner_of_the_inner_prediction_is_recorded(bench):
+    report = bench.run(LAS)
+    provenance = our_attributes(report.root)["provenance"]
+    assert provenance["prepared_grid"]["precision"] == "float32"
+    assert provenance["prepared_grid"]["output_type"] == "float32"
+
+
 def test_networks_that_want_other_inputs_are_not_averaged(bench):
     one, other = (bench.trained(bench.task(prepare)) for prepare in (ISO, LAS))
     with pytest.raises(TaskError, match=r"different dataset_config\.prepare"):
@@ -332,9 +355,19 @@ def test_inputs_that_cannot_be_prepared_are_refused_before_anything_is_written(t
 
 
 def test_uncertainty_comes_back_too(bench):
-    bench.run(LAS, uncertainty=True, tta={"flips": ["x"]}, overlap=0)
-    assert bench.read("value_uncertainty")[0].extent == SHAPE
-    np.testing.assert_allclose(bench.read()[1][0], bench.values, atol=1e-4)
+    class Slanted(Identity):
+        def forward(self, image, targets):
+            slope = torch.arange(image.shape[-1]) - 7.5
+            return dict.fromkeys(targets, (image[:, :1] + slope,))
+
+    bench.run(LAS, Slanted(), uncertainty=True, tta={"flips": ["x"]}, overlap=0)
+    found, values = bench.read("value_uncertainty")
+    assert found.extent == SHAPE
+    # The x of the network is the stored axis that runs from left to right: z. Its views differ by
+    # twice the slope.
+    profile = np.abs(15 - np.arange(SHAPE[0]) - 7.5)
+    assert np.abs(np.sort(values[0].mean((1, 2))) - np.sort(profile)).max() < 2
+    assert values.min() > 0
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vcmodels.errors import TaskError
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.prepare.contents import content_of
-from vcmodels.prepare.derived import DerivedVolume, kept
+from vcmodels.prepare.derived import DerivedVolume, kept, report_making
 from vcmodels.prepare.plan import KEY, notes_of, plan_of
 from vcmodels.prepare.section import Prepare
 from vcmodels.reporting import Reporter
@@ -49,17 +49,20 @@ def prepared_arrays(
     plan = plan_of(prepare, inputs, unit)
     for name, reader in readers.items():
         _require_movable(name, reader, plan.grid)
-    contents = {
-        name: content_of(label, readers[name], prepare.order.labels)
+    images = plan.images(inputs)
+    moved = {
+        name: DerivedVolume.of(
+            label, plan.grid, content_of(label, readers[name], prepare.order.labels)
+        )
         for name, label in labels.items()
     }
+    report_making([*images, *moved.values()], reporter)
     notes = notes_of(prepare)
-    images = tuple(kept(image, notes, reporter) for image in plan.images(inputs))
-    made = {
-        name: kept(DerivedVolume.of(label, plan.grid, contents[name]), notes, reporter)
-        for name, label in labels.items()
-    }
-    return PreparedArrays(plan.grid, images, made)
+    return PreparedArrays(
+        plan.grid,
+        tuple(kept(image, notes, reporter) for image in images),
+        {name: kept(label, notes, reporter) for name, label in moved.items()},
+    )
 
 
 def _require_movable(name: str, reader: Target, grid: GridMap) -> None:

@@ -16,6 +16,7 @@ import torch
 from vcmodels.blockwise import Threads
 from vcmodels.blockwise.engines import usable_cores
 from vcmodels.config import InferenceParams
+from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import PatchGrid, tiles
@@ -39,14 +40,18 @@ from vcmodels.inference.units import Mask, open_mask
 from vcmodels.inference.writing import Output
 from vcmodels.metrics.base import BlockPart
 from vcmodels.prepare.contents import Classes, turned_values, with_outside
-from vcmodels.prepare.derived import DerivedVolume, kept
+from vcmodels.prepare.derived import DerivedVolume, kept, report_making
 from vcmodels.prepare.kernels import pick, resample, window
 from vcmodels.prepare.plan import KEY, notes_of, plan_of
 from vcmodels.reporting import Reporter, Silent
+from vcmodels.results import our_attributes
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.base import Target
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import Place, Volume, open_volume, place_at
 
+ON_PREPARED_GRID = "prepared_grid"
+"""In the provenance, the manifest of the prediction on the prepared grid."""
 READ_HERE = {"level": 0, "channel_axis": None, "axes": None, "channels": None, "index": {}}
 """Keys that say how inputs are read, which has been done."""
 
@@ -79,13 +84,16 @@ class OwnGrid:
         require_storable(targets, params.dtype)
         layout, first = layout_of(request), request.inputs[0]
         check_inputs(request.inputs, network, Silent())
+        for note in (note for volume in request.inputs for note in metadata_notes(volume)):
+            reporter.say(note)
         region, mask = region_of(params, first), open_mask(params, first, reporter)
         if params.on_missing == "error":
             for volume in request.inputs:
                 volume.require_stored(region, "inference_params.on_missing")
         plan = plan_of(prepare, request.inputs, network.unit)
-        notes = notes_of(prepare)
-        images = tuple(kept(one, notes, reporter) for one in plan.images(request.inputs))
+        notes, derived = notes_of(prepare), plan.images(request.inputs)
+        report_making(derived, reporter)
+        images = tuple(kept(one, notes, reporter) for one in derived)
         back = plan.grid.inverse()
         inner_params = params.changed(
             **_on_prepared_grid(params, back, region),
@@ -158,7 +166,8 @@ class OwnGrid:
                 state = claim(layout, specs, self.manifest)
                 if state == "new":
                     journal.begin(self.manifest)
-                layout.note(specs, self.manifest, self.provenance, is_complete=False)
+                provenance = self._full_provenance()
+                layout.note(specs, self.manifest, provenance, is_complete=False)
                 layout.clean(specs)
                 outputs = layout.open_arrays(specs, self.manifest)
                 if state == "resume":
@@ -171,10 +180,15 @@ class OwnGrid:
             with setting_up(self.root, reporter):
                 for name, spec in specs.items():
                     layout.describe(name, spec, self.manifest, is_complete=True)
-                layout.note(specs, self.manifest, self.provenance, is_complete=True)
+                layout.note(specs, self.manifest, provenance, is_complete=True)
                 journal.remove()
         self.inner.output.remove()
         return True
+
+    def _full_provenance(self) -> dict[str, Any]:
+        """With what the prediction on the prepared grid was made from, and in which manner."""
+        inner = our_attributes(self.inner.output)["manifest"]
+        return {**self.provenance, ON_PREPARED_GRID: inner}
 
     def _fill(self, outputs: Mapping[str, Output], journal: Journal, options: RunOptions) -> bool:
         """Write the blocks that are not there yet."""
@@ -231,6 +245,8 @@ class Undone:
         else:
             found = resample(averageable, self.back, box, "linear", "edge")
         values = self.inner.unblend(torch.from_numpy(found))
+        if not isinstance(self.inner, Target):  # an uncertainty has no direction
+            return values
         everywhere = torch.ones((1, *box.shape), dtype=torch.bool)
         return turned_values(self.inner, values, everywhere, self.back)[0]
 

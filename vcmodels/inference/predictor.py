@@ -16,7 +16,13 @@ from vcmodels.inference.cost import Meter
 from vcmodels.inference.ensemble import find_checkpoints, load_networks
 from vcmodels.inference.job import make_pipeline, output_chunks, output_specs
 from vcmodels.inference.network import OutputSpec
-from vcmodels.inference.request import choose_targets, report_values, require_storable
+from vcmodels.inference.request import (
+    PREPARE,
+    choose_targets,
+    prepare_of,
+    report_values,
+    require_storable,
+)
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
 from vcmodels.reporting import Notes, Reporter
@@ -93,7 +99,7 @@ class Predictor:
 
         Args:
             array: (Z, Y, X), or (C, Z, Y, X) if the networks take several channels; numbers of any
-                type, as in the volumes that were trained on.
+                type, as in the volumes that were trained on, on their prepared grid if they had one.
             spacing: voxel size along (z, y, x), in the unit of the training; that of the training
                 when None.
             params: how; by default as the checkpoint's task says. `output_targets` chooses targets;
@@ -113,6 +119,9 @@ class Predictor:
             RunError: the array holds NaN or infinity, a network gave them, or the memory is too small.
         """
         params, reporter = params or self.params, reporter or Notes()
+        if prepare_of(self.networks) is not None:
+            how = "an array says no orientation: it is taken as prepared; predict_volume prepares files"
+            reporter.say(f"note: the network was trained with {PREPARE}; {how}")
         if not encoded:
             params = params.changed(output_type="float32")
         volume = ArrayVolume.of(_numbers(array), spacing or self.spacing, "array")

@@ -13,9 +13,10 @@ from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.job import prepare
 from vcmodels.inference.journal import Manifest, differences, of_today
+from vcmodels.inference.own_grid import ON_PREPARED_GRID, OwnGrid
 from vcmodels.inference.predict import predict_request
 from vcmodels.inference.predictor import load_predictor
-from vcmodels.inference.request import Request, RunOptions, with_section
+from vcmodels.inference.request import Request, RunOptions, prepare_of, with_section
 from vcmodels.reporting import Reporter, Silent, list_some
 from vcmodels.results import VERIFY, is_complete, open_inputs, our_attributes, result_root
 from vcmodels.volumes import Place, Volume, open_volume, place_at
@@ -59,7 +60,7 @@ def reproduce(
     manifest, provenance = _read(old)
     moved = [checkpoint] if checkpoint else _paths(provenance["checkpoint"])
     request = _request(manifest, provenance, load_predictor(*moved).networks, str(folder))
-    now = prepare(request, Silent()).manifest
+    now = _manifest_of(request)
     for line in differences({k: manifest.get(k) for k in VERSIONS}, {k: now[k] for k in VERSIONS}):
         reporter.say(f"note: {line}")
     changed = differences(manifest, now | {k: manifest.get(k) for k in VERSIONS})
@@ -77,6 +78,13 @@ def reproduce(
     ]
     compared = [_compare(old / array, report.root / array) for array in arrays]
     return Comparison(True, [line for line in compared if line])
+
+
+def _manifest_of(request: Request) -> Manifest:
+    """What would determine the voxels."""
+    if request.prepare is not None:
+        return OwnGrid.of(request, Silent()).manifest
+    return prepare(request, Silent()).manifest
 
 
 def _read(output: Place) -> tuple[Manifest, dict[str, Any]]:
@@ -107,6 +115,7 @@ def _request(
     """What a result was asked for, with what `auto` stood for, and the inputs by their full paths."""
     made, _ = parse_task(provenance["task"], "the attributes", is_record=True)
     params = made.inference_params
+    manner = provenance.get(ON_PREPARED_GRID, manifest)
     changes = {
         "input_path": manifest["input"],
         "level": 0,  # the path names the array itself
@@ -114,11 +123,11 @@ def _request(
         "skip": params.skip.changed(mask=manifest["skip"]["mask"]),
         "pyramid": manifest["pyramid"],
         "patch_size": tuple(manifest["patch_size"]),
-        "amp": _AMP[manifest["precision"]],
-        "compile": manifest["compiled"],
-        "threads": manifest.get("threads", params.threads),
+        "amp": _AMP[manner["precision"]],
+        "compile": manner["compiled"],
+        "threads": manner.get("threads", params.threads),
     }
-    if manifest["device"] == "cpu":
+    if manner["device"] == "cpu":
         changes["device"] = "cpu"
     exact = params.changed(**changes)
     return Request(
@@ -128,6 +137,7 @@ def _request(
         params=exact,
         targets=made.dataset_config.targets,
         record=with_section(made.to_json(), exact),
+        prepare=prepare_of(networks) if "prepare" in manifest else None,
     )
 
 

@@ -8,7 +8,7 @@ that changes gets another. Nothing is lost when the folder is deleted.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -189,6 +189,19 @@ def _unwritable(folder: Path, error: OSError) -> OutputError:
     return OutputError(str(folder), found, "set XDG_CACHE_HOME to another folder")
 
 
+def report_making(volumes: Sequence[DerivedVolume], reporter: Reporter) -> None:
+    """Say in a line that arrays will be made and kept, unless they are there."""
+    if any(not kept_at(volume).exists() for volume in volumes):
+        shown = volumes[0].source.shown
+        more = f" and {len(volumes) - 1} more" if len(volumes) > 1 else ""
+        reporter.say(f"preparing {shown}{more} (once, to {prepared_folder()})")
+
+
+def kept_at(volume: DerivedVolume) -> Path:
+    """Where an array is kept, once it is."""
+    return prepared_folder() / f"{volume.fingerprint()[:32]}.zarr"
+
+
 def kept(
     volume: DerivedVolume, notes: Mapping[str, Any], reporter: Reporter | None = None
 ) -> Volume:
@@ -200,15 +213,15 @@ def kept(
     Args:
         volume: what is kept.
         notes: JSON, for the attribute `vcmodels` of the image.
-        reporter: told that it is made, with a bar.
+        reporter: gets a bar.
 
     Raises:
         OutputError: the cache cannot be written.
         RunError: the source is damaged, or the disk is full.
     """
-    folder, reporter = prepared_folder(), reporter or Silent()
-    key = volume.fingerprint()[:32]
-    place, partial = folder / f"{key}.zarr", folder / f".{key}.partial"
+    place = kept_at(volume)
+    folder, key = place.parent, place.stem
+    partial = folder / f".{key}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f".{key}.lock", waits=True)
@@ -216,8 +229,7 @@ def kept(
         raise _unwritable(folder, error) from error
     try:
         if not place.exists():
-            reporter.say(f"preparing {volume.source.shown} (once, to {folder})")
-            _make(volume, partial, notes, reporter)
+            _make(volume, partial, notes, reporter or Silent())
             (partial / "image").rename(place)
         shutil.rmtree(partial, ignore_errors=True)
     finally:
