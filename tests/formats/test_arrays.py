@@ -41,7 +41,7 @@ def test_axes_in_any_order_are_brought_to_channels_z_y_x(letters, lengths, chunk
     ("shape", "letters"),
     [
         ((7, 8), "yx"), ((7, 8, 9), "zyx"), ((1, 8, 9), "zyx"), ((3, 7, 8, 9), "czyx"),
-        ((7, 8, 9, 2), "zyxc"), ((1, 7, 8, 9), "-zyx"), ((1, 1, 3, 7, 8, 9), "--czyx"),
+        ((7, 8, 9, 2), "zyxc"), ((2, 3, 6, 7), "czyx"), ((1, 1, 1), "zyx"), ((1, 1, 1, 1), "-zyx"), ((1, 7, 8, 9), "-zyx"), ((1, 1, 3, 7, 8, 9), "--czyx"),
     ],
 )  # fmt: skip
 def test_axes_without_names_are_guessed_where_nothing_else_can_be_meant(shape, letters):
@@ -50,7 +50,9 @@ def test_axes_without_names_are_guessed_where_nothing_else_can_be_meant(shape, l
 
 @pytest.mark.parametrize("shape", [(7,), (7, 8, 9, 10), (3, 7, 8, 3), (2, 5, 7, 8, 9)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(VolumeError, match="does not name its axes; write an array"):
+    with pytest.raises(
+        VolumeError, match=r"does not name its axes; write \(z, y, x\), a file for each"
+    ):
         guessed_axes(shape, "a.npy", "input")
 
 

@@ -23,7 +23,7 @@ def placed(values: np.ndarray, *, is_vector: bool = False):
     return image
 
 
-@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd"])
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz"])
 @pytest.mark.parametrize("compresses", [False, True])
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
 def test_voxels_and_place_are_those_of_itk(tmp_path, ending, compresses, dtype, monkeypatch):

@@ -46,7 +46,7 @@ class ChannelLook:
         at_top = float((finite == finite.max()).mean()) if len(finite) else 0.0
         rest = len(values) - nan - len(finite)
         levels = len(np.unique(finite))
-        place = volume.location
+        place = volume.shown
         return cls(
             name, place, len(values), nan, rest, found, levels, at_top, volume.is_nan_void
         )  # fmt: skip

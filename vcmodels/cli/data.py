@@ -281,8 +281,13 @@ def _named(label: str) -> tuple[str, str]:
         RefusedError: the name is none that a target can have.
     """
     from vcmodels.config.values import check_target_name
+    from vcmodels.formats import file_stem
+    from vcmodels.volumes.location import split_inside
 
     name, _, location = label.rpartition("=") if re.match(r"[^/:]+=", label) else ("", "", label)
+    if not name:
+        _, inside = split_inside(location)
+        name = inside.rpartition("/")[2] or file_stem(location)
     if not name:
         parts = [re.sub(r"\.(ome\.)?zarr$", "", part) for part in location.rstrip("/").split("/")]
         name = next((part for part in reversed(parts) if not part.isdecimal()), "label")

@@ -84,14 +84,15 @@ class Skip(Section):
     below: Annotated[float, Field(ge=-1e12, le=1e12)] | None = None
     """Chunks of the first input all of whose stored values, in every channel, are below this."""
     mask: Location | None = None
-    """A volume that is 0 where nothing is wanted; of the input's shape, or coarser by whole factors."""
+    """A volume, or file, that is 0 where nothing is wanted; of the input's shape, or coarser by whole
+    factors."""
 
 
 class InferenceParams(Section):
     """`inference_params`: what is predicted, and where the result goes."""
 
     input_path: Locations | None = None
-    """The volume to predict; a list is stacked as channels, like the `input` of a volume. A `*`
+    """The volume, or file, to predict; a list is stacked as channels, like the `input` of a volume. A `*`
     expands to many volumes, which get a result each, as for `volume_paths`."""
     volumes: VolumeChoice | None = None
     """Predict labelled volumes of the task instead, each as its entry says and into a result of its

@@ -110,9 +110,11 @@ class VolumeEntry(Section):
     """
 
     input: Locations
-    """The image: a path or URL of an array or OME-Zarr group; a list is stacked as channels."""
+    """The image: a path or URL of an array or OME-Zarr group, or a file of another format, such as
+    NIfTI, TIFF or HDF5; a list is stacked as channels."""
     labels: dict[str, Location] = Field(default_factory=dict)
-    """Label array of each target that this volume has, or of what targets are derived from."""
+    """Label array, or file, of each target that this volume has, or of what targets are derived
+    from."""
     pseudo: dict[str, PseudoWeight | PseudoLabel] = Field(default_factory=dict)
     """Which of these labels a network made, and how much each counts in the loss (0 to 1), or an
     object; none of them is validated against."""

@@ -25,6 +25,7 @@ import numpy as np
 
 from vcmodels.data.normalization import CUBE, Normalization, cubes, varies
 from vcmodels.errors import RunError, VcmodelsError
+from vcmodels.formats import file_stem
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import Volume
 from vcmodels.volumes.location import parent
@@ -156,7 +157,7 @@ def channel_names(inputs: Sequence[Volume]) -> list[str]:
     names: list[str] = []
     for volume in inputs:
         labels = _labels(volume)
-        name = _array_name(volume.location)
+        name = file_stem(volume.shown) or _array_name(volume.location)
         chosen = volume.axes.chosen or range(volume.channels)
         many = [f"{name}:{n}" for n in chosen] if volume.channels > 1 else [name]
         names += labels if len(labels) == volume.channels else many

@@ -104,7 +104,7 @@ def _add_cube(
     """Count a cube; where NaN is the fill value, it says that there is no value."""
     is_sparse = volume.is_nan_void
     if image is not None:
-        check_finite(image, cube, volume.location, is_nan_void=is_sparse)
+        check_finite(image, cube, volume.shown, is_nan_void=is_sparse)
     for number, channel in enumerate(channels):
         if image is None:
             if isfinite(volume.fill_value):
@@ -391,7 +391,7 @@ def other_choice(used: Normalization, inputs: Sequence[Volume]) -> str | None:
     if now.per == used.per:
         return None
     return (
-        f"note: {inputs[0].location}: among the training volumes it would have made normalization "
+        f"note: {inputs[0].shown}: among the training volumes it would have made normalization "
         f'"per": "{now.per}", and it is "{used.per}": {now.reason}'
     )
 

@@ -214,7 +214,7 @@ def require_one_grid(prediction: Volume, label: Volume, *, any_place: bool = Fal
     if prediction.extent != label.extent:
         found = f"has extent {label.extent}, the prediction {prediction.extent}"
         remedy = "give arrays of the same voxels; of OME-Zarr groups another --level"
-        raise VolumeError(LABEL, f"{label.location} {found}", remedy)
+        raise VolumeError(LABEL, f"{label.shown} {found}", remedy)
     if not any_place:
         _require_one_place(LABEL, label, prediction, "the prediction")
 
@@ -226,7 +226,7 @@ def _require_mask_of(label: Volume, prediction: Volume, mask: Volume, *, any_pla
         VolumeError: it is of another extent, of several channels, or at another place.
     """
     if mask.extent != label.extent or mask.channels != 1:
-        found = f"{mask.location} has extent {mask.extent} and {mask.channels} channels"
+        found = f"{mask.shown} has extent {mask.extent} and {mask.channels} channels"
         raise VolumeError("--mask", found, f"give one of a channel and extent {label.extent}")
     if not any_place:
         _require_one_place("--mask", mask, label, "the label")
@@ -244,14 +244,14 @@ def _require_one_place(key: str, volume: Volume, other: Volume, name: str) -> No
     remedy = "give arrays of one grid, or --spacing to compare them voxel by voxel"
     if volume.unit and other.unit and volume.unit != other.unit:
         found = f"its lengths are in {volume.unit}, those of {name} in {other.unit}"
-        raise VolumeError(key, f"{volume.location}: {found}", remedy)
+        raise VolumeError(key, f"{volume.shown}: {found}", remedy)
     if not np.allclose(other.spacing, volume.spacing, rtol=SAME_SPACING, atol=0):
         found = f"has spacing {_numbers(volume.spacing)}, {name} {_numbers(other.spacing)}"
-        raise VolumeError(key, f"{volume.location} {found}", remedy)
+        raise VolumeError(key, f"{volume.shown} {found}", remedy)
     away = np.abs(np.subtract(other.offset, volume.offset))
     if (away > np.multiply(volume.spacing, 0.5)).any():
         found = f"begins at {_numbers(volume.offset)}, {name} at {_numbers(other.offset)}"
-        raise VolumeError(key, f"{volume.location} {found}", remedy)
+        raise VolumeError(key, f"{volume.shown} {found}", remedy)
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -101,7 +101,7 @@ def meaning_of(prediction: Volume, label: Volume, options: ArrayOptions, box: Bo
     if notes is not None:
         return _of_ours(prediction, label, options, notes, box)
     if of_label is not None:
-        found = f"{label.location} is a prediction, {prediction.location} is none"
+        found = f"{label.shown} is a prediction, {prediction.shown} is none"
         raise RefusedError(LABEL, found, "give the prediction first, then its label")
     values = Values(prediction, label, options, box)
     kind = options.kind or _kind_of(values)
@@ -114,7 +114,7 @@ def _of_ours(
 ) -> Meaning:
     """By the encoding that stands next to a prediction."""
     if notes.get("complete") is False:
-        found = f"{prediction.location} is not finished"
+        found = f"{prediction.shown} is not finished"
         raise VolumeError(PREDICTION, found, "run infer again")
     encoding = notes["encoding"]
     assert isinstance(encoding, dict), "as prediction_notes says"
@@ -392,7 +392,7 @@ def _normals(values: Values) -> Meaning:
         try:
             target.encoding(one.dtype)
         except KeyError as error:
-            found = f"{one.location} is of {one.dtype}, which normals have no codes in"
+            found = f"{one.shown} is of {one.dtype}, which normals have no codes in"
             raise RefusedError(name, found, "convert it to floats") from error
     how = "n and -n are the same" if values.options.is_axial else "with a sign (else --axial)"
     return Meaning(f"comparing as normals, {how}", target)
@@ -425,7 +425,7 @@ def _require_channels(values: Values, predicted: int, labelled: int) -> None:
         (LABEL, values.label, labelled),
     ):
         if one.channels != wanted:
-            found = f"{one.location} has {one.channels} channels, expected {wanted}"
+            found = f"{one.shown} has {one.channels} channels, expected {wanted}"
             raise VolumeError(name, found, "choose another --kind, or channels")
 
 

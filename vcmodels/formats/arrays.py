@@ -13,7 +13,7 @@ from vcmodels.volumes import Grid
 from vcmodels.volumes.axes import AxisMap
 from vcmodels.volumes.spacing import AxisLengths
 
-_PIECE_BYTES = 1 << 26
+_PIECE_BYTES = 1 << 24
 FEW = 4
 """Lengths up to this are of channels, in arrays that do not name their axes."""
 ZYX = AxisMap(("z", "y", "x"), (0, 1, 2), None)
@@ -54,23 +54,18 @@ def guessed_axes(shape: Sequence[int], location: str, key: str) -> tuple[str, tu
     """The letters of an array that does not name its axes, and a note if they are not plain.
 
     Raises:
-        VolumeError: it has 4 axes, and not one of few voxels at one end, or more.
+        VolumeError: it has 4 axes of which not one end alone is short, or more.
     """
-    lead = "-" * max(next((n for n, length in enumerate(shape) if length != 1), 0), 0)
-    lead = lead[: max(len(shape) - 3, 0)]
+    ones = next((n for n, length in enumerate(shape) if length != 1), len(shape))
+    lead = "-" * min(ones, max(len(shape) - 3, 0))
     rest = tuple(shape[len(lead) :])
     if len(rest) in (2, 3):
         return lead + "zyx"[-len(rest) :], ()
-    if len(rest) == 4:
-        for letters, few, others in (("czyx", rest[0], rest[1:]), ("zyxc", rest[3], rest[:3])):
-            if few <= FEW < min(others):
-                return lead + letters, (
-                    f"its axes {tuple(shape)} are read as {', '.join(letters)}",
-                )
+    if len(rest) == 4 and (rest[0] <= FEW) != (rest[3] <= FEW):
+        letters = "czyx" if rest[0] <= FEW else "zyxc"
+        return lead + letters, (f"its axes {tuple(shape)} are read as {', '.join(letters)}",)
     found = f"{location} has the shape {tuple(shape)} and does not name its axes"
-    raise VolumeError(
-        key, found, "write an array (z, y, x), or with the channels in front, and give that"
-    )
+    raise VolumeError(key, found, "write (z, y, x), a file for each channel")
 
 
 def array_pieces(

@@ -85,7 +85,7 @@ class Hdf5Image(ForeignImage):
         """The paths of all arrays that may be images."""
         found: list[str] = []
 
-        def look(path: str, node: object) -> None:
+        def look(path: str, node: Any) -> None:  # noqa: ANN401 - of h5py
             if isinstance(node, self._h5py.Dataset) and node.ndim > 1:
                 found.append(path)
 
@@ -97,9 +97,7 @@ class Hdf5Image(ForeignImage):
         try:
             with self._h5py.File(self._file, "r") as file:
                 yield file
-        except (
-            OSError
-        ) as error:  # what h5py raises for damage, and for a file that is being written
+        except OSError as error:  # for damage, and for a file that is being written
             found = f"{self._file} cannot be read ({' '.join(str(error).split())})"
             raise VolumeError(
                 self._key, found, "it is cut, damaged or in use: restore it"

@@ -20,7 +20,7 @@ from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats import file_stem, format_of
 from vcmodels.formats.aligning import ahead, aligned, chunk_shape
 from vcmodels.formats.base import ForeignImage, Format, Header, Piece
-from vcmodels.formats.known import Known, content_of, remember, remembered, stamps_of
+from vcmodels.formats.known import VERSION, Known, content_of, remember, remembered, stamps_of
 from vcmodels.reporting import Advance, Reporter, Silent
 from vcmodels.volumes import (
     Blocks,
@@ -28,24 +28,24 @@ from vcmodels.volumes import (
     Description,
     Pyramid,
     Reading,
+    Storage,
     Volume,
     open_volume,
     whole_folder,
 )
 from vcmodels.volumes.axes import AS_STORED, Channels
 from vcmodels.volumes.backend import PLAIN
-from vcmodels.volumes.location import Origin, expand_location, split_inside
+from vcmodels.volumes.location import Origin, expand_location, is_remote, split_inside
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import write_image
 from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import cache_folder, is_node, obstacle, refuse_in_store
 from vcmodels.volumes.world import GEOMETRY, HEADER, OURS, SOURCE, geometry_note
 
-VERSION = 1
-"""Of what an import makes of a file; another one imports again."""
 AS_MANY = Pyramid()
 """Coarser levels until one chunk holds a level."""
-_ELSEWHERE = "free some, or set XDG_CACHE_HOME to a folder with room"
+FAST = Storage(zstd_level=1)
+"""Of the cache: one thread unpacks gzip, and compressing at level 3 takes more than twice its time."""
 
 
 def open_located(
@@ -91,6 +91,9 @@ def imported(location: str, key: str, reporter: Reporter) -> tuple[str, Origin |
     Raises:
         VolumeError, OutputError: as for `open_located`.
     """
+    if is_remote(location) and file_stem(location):
+        text = f"{location} is a file of a format that is read from disks only"
+        raise VolumeError(key, text, "download it, and give its path")
     found = format_of(location)
     if found is None:
         return location, None
@@ -100,7 +103,8 @@ def imported(location: str, key: str, reporter: Reporter) -> tuple[str, Origin |
         image = found.open(location, key)
         known = examined(found, image, location, key, reporter)
         _import_once(found, image, location, folder / f"{known.digest}.zarr", known, reporter)
-        remember(folder, location, known)
+        with suppress(OSError):  # only costs time: a full disk, or the folder is not ours
+            remember(folder, location, known)
     return str(folder / f"{known.digest}.zarr"), Origin(location, known.digest)
 
 
@@ -114,8 +118,9 @@ def examined(
     """
     place, inside = split_inside(location)
     try:
-        folders = [path.parent for path in image.files] if Path(place).is_dir() else []
-        stamps = stamps_of(dict.fromkeys(map(str, [place, *folders, *image.files])))
+        # The time of a folder changes with the names in it: a file more is seen, too.
+        folders = {str(path.parent) for path in image.files} if Path(place).is_dir() else ()
+        stamps = stamps_of(dict.fromkeys([place, *sorted(folders), *map(str, image.files)]))
         total = sum(path.stat().st_size for path in image.files)
         with reporter.bar(f"reading {Path(place).name}", total) as advance:
             sha256 = content_of(image.files, advance)
@@ -145,7 +150,8 @@ def _import_once(
             reporter.say(f"note: {location}: {note}")
         source = source_note(kind, image, location, known)
         # No coarser levels: whether they are means or majorities depends on what the values are.
-        write_import(image, place, source, reporter, pyramid=Pyramid(0))
+        with _room_told(folder, "set XDG_CACHE_HOME to a folder with room"):
+            write_import(image, place, source, reporter, pyramid=Pyramid(0), storage=FAST)
     finally:
         lock.close(delete=True)
 
@@ -186,7 +192,8 @@ def import_file(
         source[HEADER] = dict(image.full_header())
     if image.header.is_label:
         pyramid = replace(pyramid, values="mode")
-    write_import(image, place, source, reporter, pyramid=pyramid, overwrite=overwrite)
+    with _room_told(place.parent, "write elsewhere"):
+        write_import(image, place, source, reporter, pyramid=pyramid, overwrite=overwrite)
     return image.header
 
 
@@ -205,10 +212,10 @@ def require_free(place: Path, *, overwrite: bool) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what imports have left that were killed."""
-    for partial in folder.glob(".*.partial"):
-        with suppress(BlockingIOError):
-            lock = FileLock(partial.with_suffix(".lock"))
-            shutil.rmtree(partial, ignore_errors=True)
+    for path in (*folder.glob(".*.lock"), *folder.glob("*.import")):
+        with suppress(BlockingIOError):  # one that goes on
+            lock = FileLock(path)
+            shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
             lock.close(delete=True)
 
 
@@ -232,6 +239,7 @@ def write_import(
     reporter: Reporter,
     *,
     pyramid: Pyramid,
+    storage: Storage = PLAIN,
     overwrite: bool = False,
 ) -> None:
     """Write an image as OME-Zarr that nobody sees before it is whole; some slabs are in memory.
@@ -242,11 +250,13 @@ def write_import(
         source: from `source_note`.
         reporter: shows progress.
         pyramid: its coarser levels.
+        storage: how it is stored.
         overwrite: replace an import that is there.
 
     Raises:
         VolumeError: the file is cut or damaged.
-        OutputError: something is there, or the disk is full.
+        OutputError: something is there.
+        OSError: the disk is full.
     """
     header = image.header
     chunks = chunk_shape(header.shape, header.dtype.itemsize)
@@ -254,9 +264,7 @@ def write_import(
     notes = {SOURCE: dict(source)}
     if header.affine is not None:
         notes[GEOMETRY] = geometry_note(header.affine)
-    display = {"image-label": {"version": "0.4"}} if header.is_label else {}
     with (
-        _room_told(place.parent),
         whole_folder(place, replaces=is_import if overwrite else lambda _: False) as folder,
         reporter.bar(f"importing {name}", total) as advance,
     ):
@@ -267,10 +275,23 @@ def write_import(
             Blocks(header.shape, header.dtype, ahead(slabs)),
             grid=header.grid,
             chunks=chunks,
-            storage=PLAIN,
+            storage=storage,
             pyramid=pyramid,
-            description=Description(file_stem(name) or name, {OURS: notes}, display),
+            description=Description(file_stem(name) or name, {OURS: notes}, _display(header)),
         )
+
+
+def _display(header: Header) -> dict[str, Any]:
+    """What viewers ask for: that it is a label, or the names of channels (`omero` of NGFF)."""
+    if header.is_label:
+        return {"image-label": {"version": "0.4"}}
+    if not header.channels:
+        return {}
+    shown: dict[str, Any] = {"color": "FFFFFF", "active": True}
+    if header.dtype.kind in "ui":
+        low, high = int(np.iinfo(header.dtype).min), int(np.iinfo(header.dtype).max)
+        shown["window"] = {"min": low, "max": high, "start": low, "end": high}
+    return {"omero": {"channels": [{"label": name, **shown} for name in header.channels]}}
 
 
 def _counted(pieces: Iterator[Piece], dtype: np.dtype[Any], advance: Advance) -> Iterator[Piece]:
@@ -281,18 +302,23 @@ def _counted(pieces: Iterator[Piece], dtype: np.dtype[Any], advance: Advance) ->
 
 
 @contextmanager
-def _room_told(folder: Path) -> Iterator[None]:
+def _room_told(folder: Path, remedy: str) -> Iterator[None]:
     """Say in one line that a disk is full."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OutputError(str(folder), f"has no room ({error.strerror})", _ELSEWHERE) from error
+        raise OutputError(
+            str(folder), f"has no room ({error.strerror})", f"free some, or {remedy}"
+        ) from error
 
 
 def is_import(place: Path) -> bool:
-    """Whether a folder is what an import has written, so that another may replace it."""
+    """Whether a folder is what an import has written, so that another may replace it.
+
+    Predictions say where their input comes from, too, and more.
+    """
     node = read_node(str(place), str(place))
     ours = node.attributes.get(OURS) if node else None
-    return isinstance(ours, dict) and "sha256" in (ours.get(SOURCE) or {})
+    return isinstance(ours, dict) and SOURCE in ours and {*ours} <= {GEOMETRY, SOURCE}

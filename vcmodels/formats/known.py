@@ -10,6 +10,8 @@ from pathlib import Path
 from vcmodels.reporting import Advance
 from vcmodels.volumes.places import read_json, write_json
 
+VERSION = 1
+"""Of what an import makes of a file; another one imports again."""
 _READ_BYTES = 1 << 22
 Stamp = list[str | int]
 """Path, bytes, and the time of the last change in ns."""
@@ -70,6 +72,5 @@ def remember(folder: Path, location: str, known: Known) -> None:
 
 
 def _note(folder: Path, location: str) -> Path:
-    return (
-        folder / "known" / f"{hashlib.blake2b(location.encode(), digest_size=16).hexdigest()}.json"
-    )
+    name = hashlib.blake2b(f"{VERSION} {location}".encode(), digest_size=16).hexdigest()
+    return folder / "known" / f"{name}.json"

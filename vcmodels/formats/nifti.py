@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ class NiftiImage(ForeignImage):
             yield
         except self._damage as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise  # of the disk that a compressed file is unpacked to
+                found = f"there is no room to unpack {self._location} in {gettempdir()}"
+                raise VolumeError(self._key, found, "set TMPDIR to a folder with room") from error
             said = " ".join(str(error).split()) or type(error).__name__
             found = f"{self._location} cannot be read ({said})"
             raise VolumeError(self._key, found, "it is cut or damaged: restore it") from error

@@ -72,9 +72,10 @@ class TiffSeries(ForeignImage):
                 stored = self._tifffile.memmap(self._file, series=self._number, mode="r")
                 yield from array_pieces(stored, self._letters, dtype)
                 return
-            for z in range(self._header.shape[-3]):
+            depth, height, width = self._header.shape[-3:]
+            for z in range(depth):
                 plane = _planes(series, self._letters, z)[:, None]
-                box = Box((z, 0, 0), (1, *self._header.shape[-2:]))
+                box = Box((z, 0, 0), (1, height, width))
                 yield box, plane.astype(dtype, copy=False)
 
     def _chosen(self, tif: Any, inside: str) -> int:  # noqa: ANN401 - of tifffile

@@ -299,5 +299,5 @@ def _measured(
     if normalization.per != "volume" or normalization.scheme == "none":
         return None
     found = normalization.of_volume(inputs, inputs[0].box)
-    say_some(odd_statistics(normalization.scheme, found, inputs[0].location), reporter)
+    say_some(odd_statistics(normalization.scheme, found, inputs[0].shown), reporter)
     return found

@@ -126,7 +126,7 @@ class RollingInput:
 
     def _read_whole(self, box: Box) -> np.ndarray:
         volume, voxels = self.volume, self.volume.read(box)
-        check_finite(voxels, box, volume.location, is_nan_void=volume.is_nan_void)
+        check_finite(voxels, box, volume.shown, is_nan_void=volume.is_nan_void)
         self.seen(voxels, box)
         return voxels
 

@@ -111,7 +111,7 @@ class ObjectArrays:
         if self.values is not None:
             _require_same("--values", self.values.volume, self.ids)
             if self.is_whole and self.values.volume.dtype.itemsize > 4:
-                found = f"{self.values.volume.location} holds {self.values.volume.dtype}"
+                found = f"{self.values.volume.shown} holds {self.values.volume.dtype}"
                 raise VolumeError("--values", found, "give values of at most 32 bits")
             if not self.is_whole and self.values.decode is as_stored:
                 for box in _spread(self.values.volume):
@@ -153,7 +153,7 @@ class ObjectArrays:
         try:
             return probability_codes(values)
         except ValueError as error:
-            found = f"{self.values.volume.location} has {error}, which are no probabilities"
+            found = f"{self.values.volume.shown} has {error}, which are no probabilities"
             remedy = "give values from 0 to 1, or whole numbers"
             raise refused("--values", found, remedy) from error
 
@@ -228,16 +228,16 @@ def require_ids(ids: Volume) -> None:
     """
     remedy = "give an array (z, y, x) of whole numbers"
     if ids.channels != 1:
-        raise VolumeError(ids.key, f"{ids.location} has {ids.channels} channels", remedy)
+        raise VolumeError(ids.key, f"{ids.shown} has {ids.channels} channels", remedy)
     _require_whole(ids, remedy)
 
 
 def _require_whole(volume: Volume, remedy: str) -> None:
     if volume.dtype.kind not in "uib":
-        raise VolumeError(volume.key, f"{volume.location} holds {volume.dtype}", remedy)
+        raise VolumeError(volume.key, f"{volume.shown} holds {volume.dtype}", remedy)
 
 
 def _require_same(key: str, volume: Volume, ids: Volume) -> None:
     if volume.extent != ids.extent or volume.channels != 1:
-        found = f"{volume.location} has {volume.channels} x {volume.extent}"
+        found = f"{volume.shown} has {volume.channels} x {volume.extent}"
         raise VolumeError(key, found, f"give one channel of the voxels of the ids, {ids.extent}")

@@ -245,7 +245,7 @@ class PatchDataset(Dataset[PatchItem]):
         """The normalised crop (C, Z, Y, X) float32."""
         parts = [v.read(crop, within=region, pad="reflect") for v in volume.inputs]
         for part, source in zip(parts, volume.inputs, strict=True):
-            check_finite(part, crop, source.location, inside=region, is_nan_void=source.is_nan_void)
+            check_finite(part, crop, source.shown, inside=region, is_nan_void=source.is_nan_void)
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return self._normalization.apply(image, self._normalization.volumes.get(volume.name))
 

@@ -96,7 +96,8 @@ def split_inside(location: str) -> tuple[str, str]:
 
     What exists by the whole name is that.
     """
-    if os.path.exists(location):  # noqa: PTH110 - false, and no error, for a name that is too long
+    # Unlike Path.exists, this is false, and no error, for a name that is too long.
+    if is_remote(location) or os.path.exists(location):  # noqa: PTH110
         return location, ""
     for folder in Path(location).parents:
         if os.path.isfile(folder):  # noqa: PTH113
