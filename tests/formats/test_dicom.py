@@ -118,8 +118,8 @@ def test_localizers_and_copies_are_left_out_with_a_word(tmp_path):
     image = opened(save([*made, overview, made[1], again], tmp_path / "ct"))
     np.testing.assert_array_equal(voxels(image), 2 * values - 1024)
     assert image.header.notes == (
-        "1 localizers of the series are left out",
-        "2 slices that are there twice are left out",
+        "localizers left out: 1",
+        "slices that are there twice, left out: 2",
     )
 
 
@@ -143,7 +143,7 @@ def test_a_missing_slice_is_named_by_its_neighbours(tmp_path):
     made = series_of(numbers(SHAPE))
     folder = save(made[:2] + made[3:], tmp_path / "ct")
     with pytest.raises(
-        VolumeError, match=r"1 slices are missing, 1.25 mm apart: between .* and .* mm"
+        VolumeError, match=r"slices are missing: 1, 1.25 mm apart, between .* and .* mm"
     ):
         opened(folder)
 

@@ -22,6 +22,7 @@ from tests.formats.made_dicom import (
     series_of,
 )
 from vcmodels.errors import VolumeError
+from vcmodels.formats import dicom_labels
 from vcmodels.formats.base import ForeignImage
 from vcmodels.formats.dicom import Dicom
 
@@ -66,7 +67,10 @@ def image_of(folder: Path) -> ForeignImage:
     return opened(save(series_of(numbers(SHAPE)), folder))
 
 
-def test_a_seg_lies_on_the_grid_of_its_image_and_has_the_numbers_of_its_segments(tmp_path):
+def test_a_seg_lies_on_the_grid_of_its_image_and_has_the_numbers_of_its_segments(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dicom_labels, "_SLAB", 2)
     masks = np.stack([(X < 9) & (Z > 0), (X > 20) & (Y > 5) & (Z < 4)], -1)
     image = opened(write_seg(tmp_path / "seg.dcm", masks, ("Liver", "Spine")))
     np.testing.assert_array_equal(voxels(image), masks[..., 0] + 2 * masks[..., 1])
@@ -195,7 +199,7 @@ def test_points_are_left_out_with_a_word_and_contours_between_slices_refused(tmp
     save(series_of(numbers(SHAPE)), tmp_path / "ct")
     point = contour(np.array([[1.0, 1.0]]), 2, "POINT")
     path = write_struct(tmp_path / "rtstruct.dcm", {(1, "Cord"): [point]})
-    assert opened(path).header.notes[1] == "1 contours that are points or open lines are left out"
+    assert opened(path).header.notes[1] == "contours that are points or open lines, left out: 1"
     between = write_struct(tmp_path / "off.dcm", {(1, "Cord"): [contour(circle(10, 12, 3), 1.4)]})
     with pytest.raises(VolumeError, match=r"1 Cord lies 0.4 slices off slice 1"):
         voxels(opened(between))

@@ -228,7 +228,7 @@ class ContourLabels(_Labels):
     def _notes(self) -> Iterator[str]:
         list(self._polygons)
         if self._skipped:
-            yield f"{self._skipped} contours that are points or open lines are left out"
+            yield f"contours that are points or open lines, left out: {self._skipped}"
 
     def _referenced(self) -> DicomImage:
         """The image whose slices the contours were drawn in."""

@@ -94,9 +94,9 @@ class DicomImage(ForeignImage):
     def _notes(self) -> Iterator[str]:
         frames, series = self._stack.frames, self._series
         if series.localizers:
-            yield f"{series.localizers} localizers of the series are left out"
+            yield f"localizers left out: {series.localizers}"
         if self._stack.copies:
-            yield f"{self._stack.copies} slices that are there twice are left out"
+            yield f"slices that are there twice, left out: {self._stack.copies}"
         if len(frames) == 1 and frames[0].thickness is None:
             yield "one slice that says no thickness: 1 mm is taken"
         if series.files[0][1].get("PhotometricInterpretation") == "MONOCHROME1":
@@ -111,7 +111,7 @@ def find_series(place: Path, key: str) -> list[Series]:
     """
     if found := series_in(place):
         return found
-    remedy = "name a file or folder of a scanner's images"
+    remedy = "name images of a scanner, or the very file of a SEG or RTSTRUCT"
     raise VolumeError(key, f"{place} holds no DICOM image that can be read", remedy)
 
 

@@ -114,7 +114,7 @@ def _require_even(places: np.ndarray[Any, Any], key: str) -> None:
     if wide and np.allclose(gaps / usual, np.round(gaps / usual), atol=_UNEVEN):
         listed = _listed([f"{a:g} and {b:g}" for a, b in wide])
         count = round(float((gaps / usual).sum())) - len(gaps)
-        found = f"{count} slices are missing, {usual:g} mm apart: between {listed} mm"
+        found = f"slices are missing: {count}, {usual:g} mm apart, between {listed} mm"
         raise VolumeError(key, found, remedy)
     off = [f"{n:g}" for n, m in zip(places, even, strict=True) if abs(n - m) > _UNEVEN * usual]
     found = f"slices are {gaps.min():g} to {gaps.max():g} mm apart, as at {_listed(off)} mm"

@@ -38,7 +38,7 @@ class NiftiExporter(Exporter):
 
     def kept_of(self, image: ForeignImage) -> Mapping[str, Any]:
         """The header as it is in the file, with its texts: the file is named by who has it."""
-        with ImageOpener(image.files[0]) as file:
+        with ImageOpener(str(image.files[0])) as file:
             raw = file.read(_SIZE_OF_2)
         is_second = raw[:4] in (struct.pack("<i", _SIZE_OF_2), struct.pack(">i", _SIZE_OF_2))
         return {"header": base64.b64encode(raw if is_second else raw[:_SIZE_OF_1]).decode()}

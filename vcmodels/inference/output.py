@@ -75,7 +75,7 @@ class Layout:
     unit: str | None
     factors: tuple[Shape, ...] = ((1, 1, 1),)
     """Voxels of level 0 in one of each level, along (z, y, x)."""
-    place: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    place: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
     """What the input says of its place in the world, see `volumes.world`."""
 
     @property

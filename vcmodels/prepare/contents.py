@@ -9,7 +9,7 @@ import torch
 
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
-from vcmodels.prepare.curves import Curve
+from vcmodels.prepare.curves import ValueCurve
 from vcmodels.prepare.kernels import Floats, Read, outside, pick, resample, vote
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
@@ -43,11 +43,11 @@ class Content(ABC):
 
 
 @dataclass(frozen=True)
-class Image(Content):
+class ImageContent(Content):
     """Intensities: interpolated, then made comparable. Where voxels only move, they stay what they are."""
 
     order: Literal["cubic", "linear"] = "cubic"
-    curves: tuple[Curve | None, ...] = ()
+    curves: tuple[ValueCurve | None, ...] = ()
     """Of each channel; none when empty."""
     outside: float = 0.0
 
@@ -97,7 +97,7 @@ class Classes(Content):
 
 
 @dataclass(frozen=True)
-class Values(Content):
+class ValueContent(Content):
     """A label of values or vectors, as its target reads it: NaN where it does not count.
 
     What comes out is a plain float32 label, of which the target's own keys say what it means. A voxel
@@ -193,4 +193,4 @@ def content_of(label: Volume, reader: Target, order: Literal["nearest", "linear"
     """
     if reader.derive is not None or reader.predicts in ("masks", "classes"):
         return Classes("nearest" if label.dtype.kind == "f" else order)
-    return Values(reader)
+    return ValueContent(reader)
