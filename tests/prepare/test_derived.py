@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vcmodels.blockwise import BlockRecord
+from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES, Symmetry
@@ -13,11 +14,13 @@ from vcmodels.prepare.contents import Classes, ImageContent, ValueContent, conte
 from vcmodels.prepare.derived import DerivedVolume, kept, prepared_folder
 from vcmodels.targets import (
     BinaryTarget,
+    CentresTarget,
     DistanceTarget,
     NormalsTarget,
     RegressionTarget,
     VectorTarget,
 )
+from vcmodels.volumes import WritableArray
 
 SHAPE = (11, 17, 20)
 TURN = Symmetry((2, 0, 1), (True, False, True))
@@ -181,3 +184,51 @@ def test_a_killed_preparation_goes_on(store, monkeypatch):
     assert len(read_boxes) == 9 - 3
     np.testing.assert_array_equal(read(found), read(volume))
     assert not list(prepared_folder().glob(".*"))
+
+
+def test_nan_has_no_place_between_voxels(store):
+    array = field()
+    array[3, 4, 5] = np.nan
+    volume = store("a", array)
+    moved = read(DerivedVolume.of(volume, GridMap.identity(SHAPE).turned(TURN), ImageContent()))
+    np.testing.assert_array_equal(moved[0], TURN(array))
+    finer = DerivedVolume.of(volume, GridMap.identity(SHAPE).resampled((0.5, 1, 1)), ImageContent())
+    with pytest.raises(VolumeError, match="holds NaN or infinity"):
+        kept(finer, {})
+
+
+def test_a_value_that_a_label_cannot_have_is_named(store):
+    label = store("c", np.full(SHAPE, 3, np.float32))
+    derived_label = DerivedVolume.of(label, GridMap.identity(SHAPE), ValueContent(CentresTarget()))
+    with pytest.raises(VolumeError, match="holds 3, which is no value of this label"):
+        read(derived_label)
+
+
+def test_a_full_disk_is_told_and_what_was_made_stays(store, monkeypatch):
+    volume = DerivedVolume.of(
+        store("a", np.tile(field(), (12, 1, 8))), GridMap.identity((132, 17, 160)), ImageContent()
+    )
+    write, count = WritableArray.write, []
+
+    def full(self, box, data):
+        count.append(box)
+        if len(count) > 4:
+            raise OSError(28, "No space left on device")
+        write(self, box, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WritableArray, "write", full)
+        with pytest.raises(RunError, match=r"No space left.*the same command continues"):
+            kept(volume, {})
+    np.testing.assert_array_equal(read(kept(volume, {})), read(volume))
+
+
+def test_large_voxels_are_made_piece_by_piece(store, monkeypatch):
+    volume = DerivedVolume.of(
+        store("a", np.tile(field(), (3, 2, 2))), GridMap.identity((33, 34, 40)).resampled((3, 2.5, 4)),
+        ImageContent(),
+    )  # fmt: skip
+    whole = read(volume)
+    monkeypatch.setattr(derived, "MOST_VOXELS", 2000)
+    assert np.prod(volume._piece()) * 3 * 2.5 * 4 <= 2000
+    np.testing.assert_allclose(read(volume), whole, atol=1e-5)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.prepare.curves import ValueCurve
@@ -59,7 +60,7 @@ class ImageContent(Content):
         if grid.is_exact:
             found = pick(read, grid, box)
         else:
-            found = resample(read, grid, box, self.order)
+            found = resample(lambda part: _finite(read(part)), grid, box, self.order)
         if any(self.curves):
             each = zip(self.curves, found, strict=True)
             found = np.stack([c(v) if c else v.astype(FLOAT) for c, v in each])
@@ -73,6 +74,18 @@ class ImageContent(Content):
     def rules(self) -> dict[str, Any]:
         curves = [curve and curve.to_json() for curve in self.curves]
         return {"image": self.order, "curves": curves, "outside": self.outside}
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """The same values.
+
+    Raises:
+        FaultError: one is not finite, which would spread over all around it.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        found = "holds NaN or infinity, and there is no value between that and others"
+        raise FaultError(found, "fill it, or leave spacing out of dataset_config.prepare")
+    return values
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,12 @@ class ValueContent(Content):
 
     @property
     def rules(self) -> dict[str, Any]:
-        return {"values": self.target.model_dump(mode="json"), "outside": str(self.outside)}
+        keys = self.target.model_dump(mode="json", exclude=_OF_LOSSES)
+        return {"values": keys, "outside": str(self.outside)}
+
+
+_OF_LOSSES = {"weight", "loss", "label_smoothing", "dilate_label", "loss_only_on_label"}
+"""Keys of a target that do not change how its stored label is read here."""
 
 
 def turned_values(
