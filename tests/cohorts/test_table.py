@@ -138,6 +138,8 @@ def test_columns_that_are_not_read_are_named():
         ("Chanel_1,cord\na,b\n", 'is "channel" meant'),
         ("Image,cord,Split\na,b,holdout\n", 'line 2: "holdout" is no split'),
         ("Image,cord,Weight\na,b,heavy\n", 'line 2: "heavy" is no weight'),
+        ("Image,cord,Weight\na,b,-1\n", 'line 2: "-1" is no weight'),
+        ("Image,cord,Weight\na,b,nan\n", 'line 2: "nan" is no weight'),
         ("Image,cord\na,b\na,c\n", "line 3: has the input of line 2"),
         ("Image,cord\na\n", "line 2: has 1 cells, the header 2"),
         ("Image,cord\na,b,c\n", "line 2: has 3 cells, the header 2"),

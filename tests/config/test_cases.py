@@ -141,6 +141,15 @@ def test_what_is_no_source_is_refused_with_its_key(here, volumes, match):
         parsed(volumes)
 
 
+def test_a_url_with_a_password_in_a_table_is_refused(here):
+    (here / "data/cases.csv").write_text("Image,Label\nhttps://me:secret@host/a.zarr,b\n")
+    with pytest.raises(
+        TaskError, match=r"volume_paths.0.input: the URL holds a password"
+    ) as caught:
+        parsed("data/cases.csv")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_table_that_is_not_utf8_is_refused(here):
     (here / "data/cases.csv").write_bytes("Image,Label\nä,b\n".encode("latin-1"))
     with pytest.raises(TaskError, match="in line 2 is not UTF-8"):

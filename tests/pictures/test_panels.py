@@ -128,3 +128,13 @@ def test_small_patches_are_enlarged_by_a_whole_factor():
     valid = torch.ones(1, 2, 30, 41, dtype=torch.bool)
     picture = draw_row(BinaryTarget(), *arrays, valid, arrays[0])
     assert picture.shape == (4 * 30 + GAP, 4 * (4 * 41 + GAP), 3)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_patch_that_is_a_slice_is_shown_in_its_plane(axis):
+    rng = torch.Generator().manual_seed(0)
+    image, label, prediction = (torch.rand(1, 1, 18, 20, generator=rng) for _ in range(3))
+    arrays = image, (label > 0.5).float(), label > 0.1, prediction
+    target = BinaryTarget(activation="sigmoid")
+    turned = [array.movedim(1, 1 + axis).contiguous() for array in arrays]
+    np.testing.assert_array_equal(draw_row(target, *turned), draw_row(target, *arrays))

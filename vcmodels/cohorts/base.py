@@ -1,6 +1,7 @@
 """A case: the arrays that belong to one volume, and what is said of them."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ class CaseList:
     def entries(self) -> list[dict[str, Any]]:
         """Entries of `volume_paths`: named by subject, those of one subject in one group."""
         subjects = [case.subject for case in self.cases]
-        several = {s for s in subjects if s is not None and subjects.count(s) > 1}
+        several = {s for s, count in Counter(subjects).items() if s is not None and count > 1}
         names, used = list[str | None](), set[str]()
         for subject in subjects:
             names.append(None if subject is None else _free_name(subject, used))

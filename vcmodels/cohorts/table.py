@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from vcmodels.cohorts.base import Case, CaseList
 from vcmodels.cohorts.header import Columns, read_header
@@ -125,7 +126,12 @@ def _split(text: str | None, place: str) -> str | None:
 
 
 def _weight(text: str | None, place: str) -> float | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text)
-    except ValueError as error:
-        raise TaskError(place, f'"{text}" is no weight', "give a number above 0") from error
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < inf:
+        raise TaskError(place, f'"{text}" is no weight', "give a number above 0")
+    return weight

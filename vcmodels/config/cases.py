@@ -23,7 +23,7 @@ from vcmodels.config.messages import (
     shown,
     task_error,
 )
-from vcmodels.config.read import read_text
+from vcmodels.config.read import checked, read_text
 from vcmodels.config.values import VOLUME_KEYS, Location
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.section import Section
@@ -84,7 +84,8 @@ def read_cases(document: Block) -> list[str]:
         count = len(found.cases)
         records.append({"source": source, "sha256": found.identity, "volumes": count})
         notes += [f"{dotted(path)}: {count} volumes from {source}", *found.notes]
-    config["volume_paths"], document["cases"] = entries, records
+    config["volume_paths"] = checked(entries, ("dataset_config", "volume_paths"))
+    document["cases"] = records
     return notes
 
 

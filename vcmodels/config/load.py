@@ -293,8 +293,10 @@ def fill_in(task: Task) -> Task:
 def _slice_axis(task: Task) -> Axis | None:
     """The axis across which patches are slices: as given, that of `stack`, or of a patch size."""
     config, patch = task.dataset_config, task.tr_params.given_patch_size or ()
-    if config.slice_axis is not None or config.stack is not None:
-        return config.slice_axis or (config.stack and config.stack.axis)
+    if config.slice_axis is not None:
+        return config.slice_axis
+    if config.stack is not None:
+        return config.stack.axis
     thin = [axis for axis, length in zip(SLICE_AXES, patch, strict=False) if length == 1]
     return thin[0] if len(thin) == 1 else None
 

@@ -267,7 +267,7 @@ class Task(Section):
     """What is scored, and by which metrics."""
     overrides: list[str] = Field(default_factory=list)
     """What `--set` changed, recorded here; the values above already have it."""
-    cases: list[CaseSource] = Field(default_factory=list)
+    cases: list[CaseSource] = Field(default_factory=list[CaseSource])
     """Tables and folders that `volume_paths` named, recorded here; the entries above are theirs."""
 
     @property

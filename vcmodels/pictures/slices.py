@@ -231,6 +231,8 @@ def draw_row(
 ) -> np.ndarray:
     """One slice of one patch: the input, the label, the prediction, and both over the input.
 
+    Across z, or across the axis along which the patch is one voxel thick.
+
     Args:
         target: of the head.
         image: (C, Z, Y, X) float32.
@@ -241,6 +243,10 @@ def draw_row(
     Returns:
         (H, W, 3) float32 in [0, 1].
     """
+    across = next((axis for axis, n in enumerate(image.shape) if axis and n == 1), 1)
+    image, label, valid, prediction = (
+        a.movedim(across, 1) for a in (image, label, valid, prediction)
+    )
     z = telling_slice(valid)
     grey, wanted, found = (a[:, z].float().cpu().numpy() for a in (image[:1], label, prediction))
     pair = pair_of(target, wanted, found, valid[:, z].any(0).cpu().numpy())
