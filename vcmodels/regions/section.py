@@ -29,7 +29,7 @@ class RegionSource(Section):
     heuristic: Literal["symmetry", "intensity"] | None = None
     """No network: `intensity` takes the thinnest long thing of what is bright, such as the spinal
     fluid, `symmetry` what looks alike from both sides in every slice across its long axis."""
-    target: Text | None = None
+    target: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Target of the checkpoint that is the object; its only one when null."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Probability from which on a voxel is of the object."""
