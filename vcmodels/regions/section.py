@@ -55,11 +55,12 @@ class RegionSource(Section):
         return self
 
     def idle_keys(self) -> Mapping[str, str]:
-        of_network = ("target", "threshold", "sha256") if self.checkpoint is None else ()
-        of_heuristic = ("width_mm",) if self.heuristic is None else ()
-        return dict.fromkeys(of_network, "there is no checkpoint") | dict.fromkeys(
-            of_heuristic, "there is no heuristic"
-        )
+        found: dict[str, str] = {}
+        if self.checkpoint is None:
+            found |= dict.fromkeys(("target", "threshold", "sha256"), "there is no checkpoint")
+        if self.heuristic is None:
+            found["width_mm"] = "there is no heuristic"
+        return found
 
 
 KINDS = ("points", "mask", "checkpoint", "heuristic")
