@@ -6,7 +6,7 @@ import pytest
 from vcmodels.errors import VolumeError
 from vcmodels.prepare.curves import (
     PERCENTILES,
-    Curve,
+    ValueCurve,
     curves_of,
     foreground_box,
     landmarks_of,
@@ -80,8 +80,8 @@ def test_landmarks_rise_even_where_values_are_shared():
 
 def test_a_curve_goes_on_past_its_ends_or_stays():
     x, y = (0.0, 1.0, 3.0), (0.0, 10.0, 20.0)
-    np.testing.assert_allclose(Curve(x, y, True)(np.array([-1, 0.5, 5])), [-10, 5, 30])
-    np.testing.assert_allclose(Curve(x, y, False)(np.array([-1, 0.5, 5])), [0, 5, 20])
+    np.testing.assert_allclose(ValueCurve(x, y, True)(np.array([-1, 0.5, 5])), [-10, 5, 30])
+    np.testing.assert_allclose(ValueCurve(x, y, False)(np.array([-1, 0.5, 5])), [0, 5, 20])
 
 
 def test_volumes_without_different_values_are_refused(store):

@@ -5,19 +5,22 @@ import pytest
 import torch
 
 from vcmodels.blockwise import BlockRecord
+from vcmodels.errors import RunError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES, Symmetry
 from vcmodels.prepare import derived
-from vcmodels.prepare.contents import Classes, Image, Values, content_of
+from vcmodels.prepare.contents import Classes, ImageContent, ValueContent, content_of
 from vcmodels.prepare.derived import DerivedVolume, kept, prepared_folder
 from vcmodels.targets import (
     BinaryTarget,
+    CentresTarget,
     DistanceTarget,
     NormalsTarget,
     RegressionTarget,
     VectorTarget,
 )
+from vcmodels.volumes import WritableArray
 
 SHAPE = (11, 17, 20)
 TURN = Symmetry((2, 0, 1), (True, False, True))
@@ -40,7 +43,7 @@ def test_turned_normals_are_those_of_the_turned_field(store, symmetry):
     stored = target.encode(torch.from_numpy(gradient), np.dtype(np.uint16))
     label = store("n", stored)
     grid = GridMap.identity(SHAPE).turned(symmetry)
-    found, valid = target.read_label(read(DerivedVolume.of(label, grid, Values(target))))
+    found, valid = target.read_label(read(DerivedVolume.of(label, grid, ValueContent(target))))
     expected = np.stack(np.gradient(symmetry(field())))
     expected /= np.linalg.norm(expected, axis=0)
     assert valid.all()
@@ -53,11 +56,11 @@ def test_resampled_normals_are_unit_vectors_in_physical_space(store):
     gradient = np.stack(np.gradient(field(), *spacing)).astype(np.float32)
     label = store("n", target.encode(torch.from_numpy(gradient), np.dtype(np.float32)), spacing)
     grid = GridMap.identity(SHAPE).resampled((0.5, 1, 2))
-    found, valid = target.read_label(read(DerivedVolume.of(label, grid, Values(target))))
+    found, valid = target.read_label(read(DerivedVolume.of(label, grid, ValueContent(target))))
     assert valid.all()
     np.testing.assert_allclose(np.linalg.norm(found, axis=0), 1, atol=1e-5)
-    back = DerivedVolume.of(label, grid, Values(target))
-    again = read(DerivedVolume.of(back, grid.inverse(), Values(target)))
+    back = DerivedVolume.of(label, grid, ValueContent(target))
+    again = read(DerivedVolume.of(back, grid.inverse(), ValueContent(target)))
     unit = gradient / np.linalg.norm(gradient, axis=0)
     inner = (slice(None), *[slice(2, -2)] * 3)
     # The field bends by up to a third of a turn within two voxels, over which it was averaged.
@@ -71,7 +74,7 @@ def test_displacements_keep_their_length_in_the_world(store, units, factor):
     target = VectorTarget(units=units, vector_order="zyx")
     vectors = np.broadcast_to(np.float32([[[[4]]], [[[2]]], [[[6]]]]), (3, *SHAPE)).copy()
     grid = GridMap.identity(SHAPE).resampled((2, 2, 2)).turned(TURN)
-    found = read(DerivedVolume.of(store("v", vectors), grid, Values(target)))
+    found = read(DerivedVolume.of(store("v", vectors), grid, ValueContent(target)))
     expected = TURN.matrix.T @ np.float32([4, 2, 6]) * factor
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None, None, None], found.shape))
 
@@ -81,7 +84,7 @@ def test_values_that_do_not_count_are_not_mixed_with_others(store):
     array = field()
     array[:, :, 9:] = -1
     grid = GridMap.identity(SHAPE).resampled((1, 1, 0.5))
-    found = read(DerivedVolume.of(store("r", array), grid, Values(target)))[0]
+    found = read(DerivedVolume.of(store("r", array), grid, ValueContent(target)))[0]
     assert np.isnan(found[:, :, 18:]).all()
     assert np.isfinite(found[:, :, :18]).all()
     assert (found[:, :, 17] > array[:, :, 8] - 0.5).all()
@@ -91,7 +94,7 @@ def test_labels_that_count_only_where_marked_still_count_elsewhere(store):
     target = DistanceTarget(clip=5, loss_only_on_label=True)
     array = field() * 0
     found = DerivedVolume.of(
-        store("d", array), GridMap.identity(SHAPE).turned(TURN), Values(target)
+        store("d", array), GridMap.identity(SHAPE).turned(TURN), ValueContent(target)
     )
     np.testing.assert_array_equal(read(found)[0], TURN(array))
 
@@ -102,7 +105,7 @@ def test_codes_are_undone_once(store):
     )
     codes = (np.random.default_rng(0).integers(0, 50, SHAPE)).astype(np.uint8)
     grid = GridMap.identity(SHAPE).turned(TURN)
-    plain = read(DerivedVolume.of(store("r", codes), grid, Values(target)))
+    plain = read(DerivedVolume.of(store("r", codes), grid, ValueContent(target)))
     np.testing.assert_allclose(target.read_label(plain)[0][0], TURN(codes) * 0.5 - 10, atol=1e-5)
 
 
@@ -112,16 +115,16 @@ def test_a_label_is_made_as_its_target_asks(store):
     shares = store("f", np.ones(SHAPE, np.float32))
     assert content_of(shares, BinaryTarget(), "linear") == Classes("nearest")
     assert content_of(mask, BinaryTarget(), "nearest") == Classes("nearest")
-    assert isinstance(content_of(shares, RegressionTarget(), "linear"), Values)
+    assert isinstance(content_of(shares, RegressionTarget(), "linear"), ValueContent)
     assert isinstance(content_of(mask, DistanceTarget(clip=3, derive="m"), "linear"), Classes)
 
 
 def test_padding_is_what_is_outside(store):
     grid = GridMap.identity(SHAPE).cropped(Box((-2, 0, 0), (5, 4, 4)))
-    image = DerivedVolume.of(store("a", field()), grid, Image(outside=-3))
+    image = DerivedVolume.of(store("a", field()), grid, ImageContent(outside=-3))
     assert (read(image)[0, :2] == -3).all()
     np.testing.assert_array_equal(read(image)[0, 2:], field()[:3, :4, :4])
-    label = DerivedVolume.of(store("b", field()), grid, Values(RegressionTarget()))
+    label = DerivedVolume.of(store("b", field()), grid, ValueContent(RegressionTarget()))
     assert np.isnan(read(label)[0, :2]).all()
 
 
@@ -143,17 +146,17 @@ def test_the_cache_knows_what_it_holds(store):
     places = {
         kept(DerivedVolume.of(volume, grid, content), {}).location
         for volume in (first, second)
-        for content in (Image(), Image(outside=1), Classes())
+        for content in (ImageContent(), ImageContent(outside=1), Classes())
     }
     assert len(places) == 6
     before = {p: p.stat().st_mtime_ns for p in prepared_folder().rglob("*") if p.is_file()}
-    kept(DerivedVolume.of(first, grid, Image()), {})
+    kept(DerivedVolume.of(first, grid, ImageContent()), {})
     assert before == {p: p.stat().st_mtime_ns for p in prepared_folder().rglob("*") if p.is_file()}
 
 
 def test_a_killed_preparation_goes_on(store, monkeypatch):
     volume = DerivedVolume.of(
-        store("a", np.tile(field(), (12, 1, 8))), GridMap.identity((132, 17, 160)), Image()
+        store("a", np.tile(field(), (12, 1, 8))), GridMap.identity((132, 17, 160)), ImageContent()
     )
     done = []
 
@@ -181,3 +184,51 @@ def test_a_killed_preparation_goes_on(store, monkeypatch):
     assert len(read_boxes) == 9 - 3
     np.testing.assert_array_equal(read(found), read(volume))
     assert not list(prepared_folder().glob(".*"))
+
+
+def test_nan_has_no_place_between_voxels(store):
+    array = field()
+    array[3, 4, 5] = np.nan
+    volume = store("a", array)
+    moved = read(DerivedVolume.of(volume, GridMap.identity(SHAPE).turned(TURN), ImageContent()))
+    np.testing.assert_array_equal(moved[0], TURN(array))
+    finer = DerivedVolume.of(volume, GridMap.identity(SHAPE).resampled((0.5, 1, 1)), ImageContent())
+    with pytest.raises(VolumeError, match="holds NaN or infinity"):
+        kept(finer, {})
+
+
+def test_a_value_that_a_label_cannot_have_is_named(store):
+    label = store("c", np.full(SHAPE, 3, np.float32))
+    derived_label = DerivedVolume.of(label, GridMap.identity(SHAPE), ValueContent(CentresTarget()))
+    with pytest.raises(VolumeError, match="holds 3, which is no value of this label"):
+        read(derived_label)
+
+
+def test_a_full_disk_is_told_and_what_was_made_stays(store, monkeypatch):
+    volume = DerivedVolume.of(
+        store("a", np.tile(field(), (12, 1, 8))), GridMap.identity((132, 17, 160)), ImageContent()
+    )
+    write, count = WritableArray.write, []
+
+    def full(self, box, data):
+        count.append(box)
+        if len(count) > 4:
+            raise OSError(28, "No space left on device")
+        write(self, box, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WritableArray, "write", full)
+        with pytest.raises(RunError, match=r"No space left.*the same command continues"):
+            kept(volume, {})
+    np.testing.assert_array_equal(read(kept(volume, {})), read(volume))
+
+
+def test_large_voxels_are_made_piece_by_piece(store, monkeypatch):
+    volume = DerivedVolume.of(
+        store("a", np.tile(field(), (3, 2, 2))), GridMap.identity((33, 34, 40)).resampled((3, 2.5, 4)),
+        ImageContent(),
+    )  # fmt: skip
+    whole = read(volume)
+    monkeypatch.setattr(derived, "MOST_VOXELS", 2000)
+    assert np.prod(volume._piece()) * 3 * 2.5 * 4 <= 2000
+    np.testing.assert_allclose(read(volume), whole, atol=1e-5)

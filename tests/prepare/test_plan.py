@@ -137,6 +137,9 @@ def test_a_contradiction_is_named_and_what_is_open_is_none():
     open_ = prepare(orientation="RPI", spacing="median", standardize={"method": "nyul"})
     assert open_.contradiction(settled) is None
     assert settled.contradiction(settled) is None
+    both = settled.changed(standardize=[settled.standardize] * 2)
+    assert open_.contradiction(both) is None, "one for all channels"
+    assert open_.changed(standardize=[None, None]).contradiction(both) == "standardize"
     assert not open_.is_settled
     assert settled.is_settled
     for key, value in {

@@ -1,6 +1,7 @@
 """From scans of two orientations to a checkpoint, and from it alone to a mask on a third scan's grid."""
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -44,9 +45,26 @@ def run(folder):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_a_checkpoint_alone_makes_a_mask_on_the_grid_of_its_input(
-    run, tmp_path, monkeypatch, capsys
-):
+def test_results_lie_on_the_grid_of_their_input(run, tmp_path, monkeypatch, capsys):
+    require_scored_as_stored(run, capsys)
+    require_checkpoint_is_enough(run, tmp_path, monkeypatch, capsys)
+
+
+def require_scored_as_stored(run, capsys):
+    settings = ['volumes="all"', f'output_dir="{run}/out"', "device=cpu"]
+    options = [part for one in settings for part in ("--set", f"inference_params.{one}")]
+    capsys.readouterr()
+    assert main(["infer", str(run / "task.json"), *options]) == 0
+    assert "preparing" not in capsys.readouterr().out, "as they were for the training"
+    found = open_volume(str(run / "out/net/b.zarr/cord/0"), channels="any")
+    assert found.extent == (12, 50, 44)
+    choice = ["--set", 'evaluation.volumes="all"']
+    assert main(["evaluate", str(run / "task.json"), *options, *choice]) == 0
+    lines = capsys.readouterr().out
+    assert float(re.search(r"cord: dice ([\d.]+)", lines)[1]) > 0.9
+
+
+def require_checkpoint_is_enough(run, tmp_path, monkeypatch, capsys):
     checkpoint = next((run / "run").rglob("net_last.pth"))
     recorded = load_checkpoint(checkpoint).state["task"]["dataset_config"]["prepare"]
     assert recorded["spacing"] == [2.0, 0.9, 0.9]

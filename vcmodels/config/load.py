@@ -37,6 +37,7 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
 from vcmodels.postprocess import AnyStep
+from vcmodels.prepare.section import Prepare
 from vcmodels.runs.run import TASK, Run, starting_folder
 from vcmodels.section import PatchShape, Section
 from vcmodels.targets import AnyTarget
@@ -308,6 +309,14 @@ def fill_normalization(task: Task, used: NormalizationConfig) -> Task:
     """The task with what it leaves open of its normalisation as it was used."""
     wanted = task.dataset_config.normalization
     return task.with_values(dataset_config={"normalization": wanted.completed(used)})
+
+
+def fill_prepare(task: Task, used: Prepare | None) -> Task:
+    """The task with what its `prepare` leaves to the training volumes as it was found."""
+    wanted = task.dataset_config.prepare
+    if wanted is None or used is None or wanted.contradiction(used):
+        return task
+    return task.with_values(dataset_config={"prepare": used})
 
 
 def has_own_augment(task: Task) -> bool:

@@ -237,7 +237,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     first = [*trained_on(found), *found][0]
     found = in_one_unit(found, first.unit)
     _check_alike(found, first, reporter)
-    _report_metadata(found, reporter)
+    _report_metadata([volume.as_stored for volume in found], reporter)
     _report_lengths(config.targets, found, reporter)
     if (trained := trained_on(found)) and (patch := task.tr_params.given_patch_size) is not None:
         check_patch(patch, task.model, config.targets, trained, reporter)
@@ -334,7 +334,7 @@ def report_missing(volumes: Sequence[TaskVolume], reporter: Reporter) -> None:
 
     And what else is odd: stored chunks that hold nothing, a store that cannot be listed.
     """
-    for volume in volumes[:MOST_TOLD]:
+    for volume in (one.as_stored for one in volumes[:MOST_TOLD]):
         arrays = [("input", image) for image in volume.inputs] + list(volume.labels.items())
         missing = [(name, array, array.missing_blocks()) for name, array in arrays]
         lines = [f"{name} {n} of {prod(a.names.counts)}" for name, a, n in missing if n]

@@ -19,6 +19,7 @@ from vcmodels.blockwise.engines import usable_cores
 from vcmodels.config import InferenceParams
 from vcmodels.data.prepared import mask_of
 from vcmodels.data.regions import region_of as find_region_of
+from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import PatchGrid, tiles
@@ -96,6 +97,8 @@ class OwnGrid:
         require_storable(targets, params.dtype)
         layout, first = layout_of(request), request.inputs[0]
         check_inputs(request.inputs, network, Silent())
+        for note in (note for volume in request.inputs for note in metadata_notes(volume)):
+            reporter.say(note)
         wanted, mask = region_of(params, first), open_mask(params, first, reporter)
         if params.on_missing == "error":
             for volume in request.inputs:

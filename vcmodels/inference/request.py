@@ -264,7 +264,8 @@ def _check_channels(inputs: Sequence[Volume], network: TrainedNetwork, reporter:
             example = chosen or list(range(network.in_channels))
             remedy += f', as in "channels": {example}' + (", as in the training" if chosen else "")
         raise VolumeError(inputs[0].key, found, remedy)
-    if chosen and all(volume.axes.chosen is None for volume in inputs):
+    is_prepared = network.task.dataset_config.prepare is not None  # what was chosen is gone then
+    if chosen and not is_prepared and all(volume.axes.chosen is None for volume in inputs):
         reporter.say(
             f"note: the training chose channels {chosen}; all {channels} of "
             f"{inputs[0].shown} are used, in their order"

@@ -9,7 +9,7 @@ from typing import Literal
 
 from vcmodels.config import Task, TrainingParams, parse_task
 from vcmodels.config.checks import check_task
-from vcmodels.config.load import fill_sizes
+from vcmodels.config.load import fill_prepare, fill_sizes
 from vcmodels.config.messages import task_error
 from vcmodels.data.volumes import (
     TaskVolume,
@@ -239,8 +239,8 @@ def resolve(
     Args:
         task: as it was loaded.
         reporter: shows what `open_volumes` finds odd, and sizes that are filled in.
-        recorded: a task with sizes, which are taken where this one leaves them out; "run" is the one
-            that the run folder holds, if it does; None plans them.
+        recorded: a task with sizes, which are taken where this one leaves them out, as is what was
+            found for `prepare`; "run" is the one that the run folder holds, if it does; None plans them.
         reads_labels: divide the volumes into `folds`, by their labels; all volumes are given else.
         sharing: how many trainings are to divide the memory of the device, if sizes are planned.
 
@@ -250,14 +250,17 @@ def resolve(
             `test` shows voxels of another, or there is no other.
     """
     reporter = reporter or Silent()
+    if recorded == "run" and _leaves_open(task):
+        recorded = recorded_task(Run(task.run_dir))
+    if isinstance(recorded, Task):
+        task = fill_prepare(task, recorded.dataset_config.prepare)
     every = with_copies(open_volumes(task, reporter))
     volumes, tested = trained_on(every), [v for v in every if v.split == "test"]
     refuse_tested(volumes, tested)
     if tested:
         reporter.say(f"kept for testing, in no training: {_counted(tested)}")
     if task.tr_params.given_patch_size is None:
-        if recorded == "run":
-            recorded = recorded_task(Run(task.run_dir))
+        assert recorded != "run", "it was read above"
         task = _with_sizes(task, volumes, recorded, sharing, reporter)
     task = _with_prepare(task, every)
     folds = task.tr_params.folds
@@ -267,6 +270,13 @@ def resolve(
     divided = all_folds(task.tr_params, volumes, PatchCriteria.of(task), indexer)
     chosen = volumes if folds.index is None else divided[folds.index]
     return Resolved(task, chosen, divided, tested)
+
+
+def _leaves_open(task: Task) -> bool:
+    """Whether a run may have found what the task leaves out."""
+    prepare = task.dataset_config.prepare
+    has_open = prepare is not None and not prepare.is_settled
+    return has_open or task.tr_params.given_patch_size is None
 
 
 def _with_prepare(task: Task, volumes: Sequence[TaskVolume]) -> Task:

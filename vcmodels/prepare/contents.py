@@ -7,9 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
-from vcmodels.prepare.curves import Curve
+from vcmodels.prepare.curves import ValueCurve
 from vcmodels.prepare.kernels import Floats, Read, outside, pick, resample, vote
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
@@ -43,11 +44,11 @@ class Content(ABC):
 
 
 @dataclass(frozen=True)
-class Image(Content):
+class ImageContent(Content):
     """Intensities: interpolated, then made comparable. Where voxels only move, they stay what they are."""
 
     order: Literal["cubic", "linear"] = "cubic"
-    curves: tuple[Curve | None, ...] = ()
+    curves: tuple[ValueCurve | None, ...] = ()
     """Of each channel; none when empty."""
     outside: float = 0.0
 
@@ -59,7 +60,7 @@ class Image(Content):
         if grid.is_exact:
             found = pick(read, grid, box)
         else:
-            found = resample(read, grid, box, self.order)
+            found = resample(lambda part: _finite(read(part)), grid, box, self.order)
         if any(self.curves):
             each = zip(self.curves, found, strict=True)
             found = np.stack([c(v) if c else v.astype(FLOAT) for c, v in each])
@@ -73,6 +74,18 @@ class Image(Content):
     def rules(self) -> dict[str, Any]:
         curves = [curve and curve.to_json() for curve in self.curves]
         return {"image": self.order, "curves": curves, "outside": self.outside}
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """The same values.
+
+    Raises:
+        FaultError: one is not finite, which would spread over all around it.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        found = "holds NaN or infinity, and there is no value between that and others"
+        raise FaultError(found, "fill it, or leave spacing out of dataset_config.prepare")
+    return values
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class Classes(Content):
 
 
 @dataclass(frozen=True)
-class Values(Content):
+class ValueContent(Content):
     """A label of values or vectors, as its target reads it: NaN where it does not count.
 
     What comes out is a plain float32 label, of which the target's own keys say what it means. A voxel
@@ -144,7 +157,12 @@ class Values(Content):
 
     @property
     def rules(self) -> dict[str, Any]:
-        return {"values": self.target.model_dump(mode="json"), "outside": str(self.outside)}
+        keys = self.target.model_dump(mode="json", exclude=_OF_LOSSES)
+        return {"values": keys, "outside": str(self.outside)}
+
+
+_OF_LOSSES = {"weight", "loss", "label_smoothing", "dilate_label", "loss_only_on_label"}
+"""Keys of a target that do not change how its stored label is read here."""
 
 
 def turned_values(
@@ -193,4 +211,4 @@ def content_of(label: Volume, reader: Target, order: Literal["nearest", "linear"
     """
     if reader.derive is not None or reader.predicts in ("masks", "classes"):
         return Classes("nearest" if label.dtype.kind == "f" else order)
-    return Values(reader)
+    return ValueContent(reader)

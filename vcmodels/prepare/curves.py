@@ -30,7 +30,7 @@ PIECE = (64, 256, 256)
 
 
 @dataclass(frozen=True)
-class Curve:
+class ValueCurve:
     """A function of a value: straight lines between points."""
 
     x: tuple[float, ...]
@@ -40,7 +40,7 @@ class Curve:
     """Whether the outer pieces go on past the ends; else the ends are kept."""
 
     @classmethod
-    def from_json(cls, stored: Sequence[Any]) -> "Curve":
+    def from_json(cls, stored: Sequence[Any]) -> "ValueCurve":
         """Undo `to_json`."""
         x, y, goes_on = stored
         return cls(tuple(x), tuple(y), goes_on)
@@ -61,7 +61,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Spread:
+class ValueSpread:
     """The values of one channel that count: mean, deviation and a fine histogram."""
 
     mean: float
@@ -88,7 +88,7 @@ class Spread:
 
 def curves_of(
     standards: Sequence[Standard | None], inputs: Sequence[Volume], within: Box, key: str
-) -> tuple[Curve | None, ...]:
+) -> tuple[ValueCurve | None, ...]:
     """What is done to the values of each channel of a volume; voxels are read where that depends on them.
 
     Args:
@@ -113,20 +113,20 @@ def channels_of(inputs: Sequence[Volume]) -> Iterator[tuple[Volume, int]]:
             yield volume, channel
 
 
-def _curve(standard: Standard, volume: Volume, channel: int, within: Box, key: str) -> Curve:
+def _curve(standard: Standard, volume: Volume, channel: int, within: Box, key: str) -> ValueCurve:
     if isinstance(standard, WindowStandard):
         ends = (standard.low, standard.high)
-        return Curve(ends, ends, goes_on=False)
+        return ValueCurve(ends, ends, goes_on=False)
     spread = spread_of(volume, channel, within, standard.above, key)
     if isinstance(standard, ZScoreStandard):
         ends = (spread.mean, spread.mean + spread.deviation)
-        return Curve(ends, (0.0, 1.0), goes_on=True)
+        return ValueCurve(ends, (0.0, 1.0), goes_on=True)
     assert standard.landmarks is not None, "not settled yet"
     marks = landmarks_of(spread, volume.shown, key)
-    return Curve(*_rising(marks, standard.landmarks), goes_on=True)
+    return ValueCurve(*_rising(marks, standard.landmarks), goes_on=True)
 
 
-def landmarks_of(spread: Spread, location: str, key: str) -> list[float]:
+def landmarks_of(spread: ValueSpread, location: str, key: str) -> list[float]:
     """The percentiles that are brought to others.
 
     Raises:
@@ -161,7 +161,9 @@ def _rising(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], 
     return tuple(x[n] for n in kept), tuple(y[n] for n in kept)
 
 
-def spread_of(volume: Volume, channel: int, within: Box, above: Above | None, key: str) -> Spread:
+def spread_of(
+    volume: Volume, channel: int, within: Box, above: Above | None, key: str
+) -> ValueSpread:
     """How the voxels of a channel that count are distributed; all are read, a block at a time.
 
     Raises:
@@ -192,7 +194,7 @@ def spread_of(volume: Volume, channel: int, within: Box, above: Above | None, ke
     found = _parts(part, within)
     deviation = float(np.sqrt(sum(float(p["square"]) for p in found) / count))
     histogram = np.stack([p["counts"] for p in found]).sum(0)
-    return Spread(mean, deviation, histogram, low, high)
+    return ValueSpread(mean, deviation, histogram, low, high)
 
 
 def _mean(volume: Volume, channel: int, within: Box) -> float:

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vcmodels.blockwise import BlockRecord, map_blocks
-from vcmodels.errors import OutputError, VolumeError
+from vcmodels.errors import FaultError, OutputError, RunError, VolumeError
 from vcmodels.geometry.affine import Affine, offset_of
-from vcmodels.geometry.boxes import Box, Spacing, triple
+from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.grid import tiles
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.metrics.base import BlockPart
@@ -31,10 +32,12 @@ from vcmodels.targets.stored import LabelError
 from vcmodels.volumes import (
     Description,
     Grid,
+    LocalPlace,
     Storage,
     Volume,
     WritableArray,
     create_array,
+    is_array,
     open_volume,
     write_multiscale_group,
 )
@@ -46,6 +49,8 @@ from vcmodels.volumes.places import cache_folder, write_atomic
 from vcmodels.volumes.world import OURS, derived_note, world_affine
 
 CHUNK = 64
+MOST_VOXELS = 1 << 25
+"""Of a source, about, that one thread holds at a time."""
 SCHEMA = 1
 """Of what is kept; another one makes all of it anew."""
 
@@ -129,11 +134,28 @@ class DerivedVolume(Volume):
         return not self.source.is_stored(Box.between(low, high))
 
     def _read_inside(self, box: Box) -> np.ndarray[Any, Any]:
+        found = np.empty((self.channels, *box.shape), self.dtype)
+        for part in tiles(box, self._piece()):
+            found[(slice(None), *part.slices(box))] = self._made(part)
+        return found
+
+    def _piece(self) -> Shape:
+        """What is made at once: where voxels get much larger, it comes from many."""
+        shape, each = [*self.chunks], self.channels * prod(self.grid.factors)
+        while prod(shape) * each > MOST_VOXELS and max(shape) > 1:
+            axis = shape.index(max(shape))
+            shape[axis] = -(-shape[axis] // 2)
+        return triple(shape)
+
+    def _made(self, box: Box) -> np.ndarray[Any, Any]:
+        shown = self.source.shown
         try:
             found = self.content.make(self.source.read, self.grid, box)
+        except FaultError as error:
+            raise VolumeError(self.key, f"{shown} {error.found}", error.remedy) from error
         except LabelError as error:
-            found, remedy = f"{self.source.location}: {error.value}", error.remedy
-            raise VolumeError(self.key, f"{found} is no value of this label", remedy) from error
+            told = f"{shown} holds {error.value:g}, which is no value of this label"
+            raise VolumeError(self.key, told, error.remedy) from error
         if self.within is not None:
             found[:, pick(self.within.read, self.grid, box)[0] == 0] = self.content.outside
         return found.astype(self.dtype, copy=False)
@@ -231,6 +253,11 @@ def kept(
         if not place.exists():
             _make(volume, partial, notes, reporter or Silent())
             (partial / "image").rename(place)
+    except OSError as error:
+        found = f"cannot be written ({error.strerror or error})"
+        remedy = "free some space, or set XDG_CACHE_HOME to a folder with room"
+        raise RunError(str(folder), found, f"{remedy}; the same command continues") from error
+    else:
         shutil.rmtree(partial, ignore_errors=True)
     finally:
         lock.close(delete=True)
@@ -254,7 +281,7 @@ def _make(
     lead = (volume.channels,) if volume.channels > 1 else ()
     axes = ("c", "z", "y", "x") if lead else ("z", "y", "x")
     grid = Grid(volume.spacing, volume.offset, volume.unit, axes)
-    if not (partial / "image" / "0").exists():
+    if not is_array(LocalPlace(partial / "image" / "0")):
         create_array(
             image, "0", shape=(*lead, *volume.extent), chunks=(*lead, *volume.chunks),
             dtype=volume.dtype, grid=grid, storage=Storage(3),

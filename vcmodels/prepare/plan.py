@@ -12,9 +12,9 @@ from vcmodels.geometry.affine import axis_codes
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import Symmetry
-from vcmodels.prepare.contents import Image
+from vcmodels.prepare.contents import ImageContent
 from vcmodels.prepare.curves import (
-    Curve,
+    ValueCurve,
     channels_of,
     curves_of,
     foreground_box,
@@ -34,13 +34,13 @@ _SAME = 1e-4
 
 
 @dataclass(frozen=True)
-class Plan:
+class VolumePlan:
     """What is done to one volume."""
 
     prepare: Prepare
     grid: GridMap
     """From the prepared grid to that of the inputs as they are stored."""
-    curves: tuple[Curve | None, ...]
+    curves: tuple[ValueCurve | None, ...]
     """What is done to the values of each channel."""
 
     def images(
@@ -57,14 +57,14 @@ class Plan:
         for volume in inputs:
             curves = self.curves[first : first + volume.channels]  # none where there are none
             first += volume.channels
-            content = Image(self.prepare.order.image, curves, outside)
+            content = ImageContent(self.prepare.order.image, curves, outside)
             found.append(DerivedVolume.of(volume, self.grid, content, within))
         return tuple(found)
 
 
 def plan_of(
     prepare: Prepare, inputs: Sequence[Volume], unit: str | None, crop: Box | None = None
-) -> Plan:
+) -> VolumePlan:
     """What is done to a volume; voxels are read where `crop` or `standardize` depend on them.
 
     Args:
@@ -91,7 +91,7 @@ def plan_of(
         raise TaskError(f"{KEY}.crop", found, "leave one of them out")
     grid = grid_of(prepare, first, unit, box)
     if all(one is None for one in standards):
-        return Plan(prepare, grid, ())
+        return VolumePlan(prepare, grid, ())
     inside = part.intersect(first.box)
 
     def curves() -> list[object]:
@@ -101,7 +101,7 @@ def plan_of(
     asked = [one and one.model_dump(mode="json") for one in standards]
     question = ["curves", asked, _contents(inputs), inside.origin, inside.shape]
     found = remembered(question, curves)
-    return Plan(prepare, grid, tuple(one and Curve.from_json(one) for one in found))
+    return VolumePlan(prepare, grid, tuple(one and ValueCurve.from_json(one) for one in found))
 
 
 def settled(

@@ -67,7 +67,7 @@ class Orders(Section):
     `linear` either way, but for axes."""
 
 
-class Foreground(Section):
+class ForegroundBox(Section):
     """`foreground`: the box around all voxels of the first input that are above a value."""
 
     above: Above = "mean"
@@ -79,7 +79,7 @@ class Foreground(Section):
 class Crop(Section):
     """`crop`: which part of each volume there is; what lies outside is 0 in a result."""
 
-    foreground: Foreground | None = None
+    foreground: ForegroundBox | None = None
     """What the first input shows, found in each volume by itself."""
     box: tuple[tuple[Edge, Edge], tuple[Edge, Edge], tuple[Edge, Edge]] | None = None
     """[[z0, z1], [y0, y1], [x0, x1]] of every volume, in voxels as it is stored."""
@@ -221,13 +221,7 @@ class Prepare(Section):
             return "orientation"
         if self.spacing not in ("median", settled.spacing):
             return "spacing"
-        if _without_landmarks(self.standardize) != _without_landmarks(settled.standardize) or any(
-            mine.landmarks not in (None, other.landmarks)
-            for mine, other in zip(
-                _listed(self.standardize), _listed(settled.standardize), strict=True
-            )
-            if isinstance(mine, NyulStandard) and isinstance(other, NyulStandard)
-        ):
+        if not _agree(self.standardize, settled.standardize):
             return "standardize"
         same = ("crop", "order")
         return next((k for k in same if getattr(self, k) != getattr(settled, k)), None)
@@ -241,8 +235,18 @@ def _listed(given: Standard | list[Standard | None] | None) -> Sequence[Standard
     return given if isinstance(given, list) else [given]
 
 
-def _without_landmarks(given: Standard | list[Standard | None] | None) -> list[Standard | None]:
-    return [
-        one.changed(landmarks=None) if isinstance(one, NyulStandard) else one
-        for one in _listed(given)
-    ]
+def _agree(
+    given: Standard | list[Standard | None] | None,
+    settled: Standard | list[Standard | None] | None,
+) -> bool:
+    """Whether what is given says nothing else than what was settled, but for landmarks it leaves open."""
+    theirs = _listed(settled)
+    own = given if isinstance(given, list) else [given] * len(theirs)
+    return len(own) == len(theirs) and all(
+        mine.changed(landmarks=their.landmarks) == their
+        if isinstance(mine, NyulStandard)
+        and isinstance(their, NyulStandard)
+        and mine.landmarks is None
+        else mine == their
+        for mine, their in zip(own, theirs, strict=True)
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vcmodels.config import Task, parse_task
-from vcmodels.config.load import fill_augment, fill_normalization, fill_sizes
+from vcmodels.config.load import fill_augment, fill_normalization, fill_prepare, fill_sizes
 from vcmodels.data.volumes import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
@@ -64,6 +64,7 @@ def require_alike(task: Task, others: Sequence[BegunFold]) -> None:
         now = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
         now = fill_normalization(now, other.task.dataset_config.normalization)
         now = fill_augment(now, other.task.augment)
+        now = fill_prepare(now, other.task.dataset_config.prepare)
         changed = changed_keys(other.task.to_json(), now.to_json(), other.folder)
         free = is_place if data_identity(other) else "".__eq__  # see `require_same_data`
         changed = [c for c in changed if c[0] != "tr_params.folds.index" and not free(c[0])]

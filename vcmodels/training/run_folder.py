@@ -13,7 +13,13 @@ from typing import Any
 
 from vcmodels.checkpoint import Checkpoint, load_checkpoint, previous_generation
 from vcmodels.config import Task, parse_task
-from vcmodels.config.load import anchor, fill_augment, fill_normalization, fill_sizes
+from vcmodels.config.load import (
+    anchor,
+    fill_augment,
+    fill_normalization,
+    fill_prepare,
+    fill_sizes,
+)
 from vcmodels.config.messages import as_object
 from vcmodels.config.task import OF_VOLUMES
 from vcmodels.config.values import VOLUME_KEYS
@@ -323,6 +329,7 @@ def newest_checkpoint(run: Run, task: Task) -> Checkpoint | None:
         task = fill_sizes(task, sizes.given_patch_size, sizes.given_batch_size)
         task = fill_normalization(task, before.dataset_config.normalization)
         task = fill_augment(task, before.augment)
+        task = fill_prepare(task, before.dataset_config.prepare)
     changed = changes_since(checkpoint, task.to_json(), run.folder)
     if "data" in checkpoint.state:  # what lies at other places is compared with it
         changed = [found for found in changed if not is_place(found[0])]
