@@ -116,6 +116,8 @@ def test_every_path_of_a_task_is_anchored(tmp_path):
     del schema["properties"]["volume_paths"]  # never there in a resolved task, nor tables of cases
     volumes = schema["$defs"]["DatasetConfig"]["properties"]["volume_paths"]
     volumes["anyOf"] = [{"items": {"$ref": "#/$defs/VolumeEntry"}}]
+    listed |= {("dataset_config", "region", "from", k) for k in ("points", "mask", "checkpoint")}
+    del schema["properties"]["volume_paths"]  # never there in a resolved task
     assert {place for place in locations_of(schema, schema) if "labels" not in place} == listed
     task = {"inference_params": {"skip": {"mask": "m.zarr"}}, "dataset_config": {}}
     task["dataset_config"]["volume_paths"] = [dict.fromkeys((*VOLUME_KEYS, "sheet"), "x")]
@@ -123,3 +125,19 @@ def test_every_path_of_a_task_is_anchored(tmp_path):
     assert task["inference_params"]["skip"]["mask"] == f"{tmp_path}/m.zarr"
     changed = task["dataset_config"]["volume_paths"][0].items()
     assert {key for key, value in changed if value != "x"} == {"input", "sheet"}
+
+
+def test_a_mask_that_is_a_label_of_the_volumes_is_no_path(tmp_path):
+    sources = [{"mask": "cord"}, {"mask": "cords.zarr"}, {"heuristic": "symmetry"}]
+    sources += [{"points": "p/{name}.json"}, {"checkpoint": "/abs.pth"}]
+    document = {
+        "dataset_config": {
+            "region": {"from": sources},
+            "volume_paths": [{"input": "a.zarr", "cord": "b.zarr"}],
+        }
+    }
+    anchor(document, tmp_path)
+    masks = [source.get("mask") for source in sources[:2]]
+    assert masks == ["cord", f"{tmp_path}/cords.zarr"]
+    assert sources[3]["points"] == f"{tmp_path}/p/{{name}}.json"
+    assert sources[4]["checkpoint"] == "/abs.pth"

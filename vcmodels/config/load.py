@@ -195,15 +195,23 @@ def _places(document: Block) -> Iterator[tuple[Block, str]]:
     skip = as_object(sections["inference_params"].get("skip")) or {}
     named = [(sections[name], key) for name, keys in LOCATIONS.items() for key in keys]
     yield from ((block, key) for block, key in [*named, (skip, "mask")] if key in block)
-    region = as_object(sections["dataset_config"].get("region")) or {}
-    for source in map(as_object, as_list(region.get("from")) or []):
-        # The mask may be the name of a label, which is no path.
-        yield from (
-            (source or {}, key) for key in ("points", "checkpoint") if (source or {}).get(key)
-        )
-    for entry in as_list(sections["dataset_config"].get("volume_paths")) or []:
-        volume = as_object(entry) or {}
+    volumes = [
+        as_object(one) or {}
+        for one in as_list(sections["dataset_config"].get("volume_paths")) or []
+    ]
+    yield from _region_places(as_object(sections["dataset_config"].get("region")) or {}, volumes)
+    for volume in volumes:
         yield from ((volume, key) for key in volume if key == "input" or key not in VOLUME_KEYS)
+
+
+def _region_places(region: Block, volumes: Sequence[Block]) -> Iterator[tuple[Block, str]]:
+    """Those of what finds regions; a mask may be a label of the volumes, which is none."""
+    labels = {name for volume in volumes for name in volume}
+    for source in as_list(region.get("from")) or []:
+        block = as_object(source) or {}
+        for key in ("points", "mask", "checkpoint"):
+            if block.get(key) is not None and not (key == "mask" and block[key] in labels):
+                yield block, key
 
 
 def _anchored(value: object, folder: Path) -> object:

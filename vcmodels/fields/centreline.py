@@ -12,11 +12,10 @@ from functools import partial
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vcmodels.fields.distance import Lengths
 
-Positions = NDArray[np.float64]
+Positions = np.ndarray
 """(n, 3): along (z, y, x), in physical units."""
 
 MOST_PARTS = 64
@@ -39,7 +38,7 @@ class Centreline:
         """Along the line, in physical units."""
         return float(np.linalg.norm(np.diff(self.points, axis=0), axis=1).sum())
 
-    def at(self, along: NDArray[np.float64]) -> Positions:
+    def at(self, along: np.ndarray) -> Positions:
         """Where the line is at places along its axis; straight on beyond its ends."""
         far = 1.0 + float(np.abs(along).max()) + float(np.abs(self.points).max())
         line = self.extended((far, far)).points
@@ -132,8 +131,8 @@ def line_through(points: Positions, axis: int | None = None) -> Centreline:
 
 
 def trace(
-    index: NDArray[np.integer],
-    weights: NDArray[np.floating],
+    index: np.ndarray,
+    weights: np.ndarray,
     spacing: Lengths,
     *,
     axis: int | None = None,
@@ -181,7 +180,7 @@ def trace(
     )
 
 
-def _place(position: NDArray[np.float64]) -> Lengths:
+def _place(position: np.ndarray) -> Lengths:
     z, y, x = position.tolist()
     return z, y, x
 
@@ -197,7 +196,7 @@ def _straight(points: Positions, axis: int, step: float) -> Positions:
     return np.concatenate([points - half, points + half])
 
 
-def _parts(index: NDArray[np.integer]) -> NDArray[np.int32]:
+def _parts(index: np.ndarray) -> np.ndarray:
     """The connected piece of each voxel, by faces, edges and corners; (n,), from 0 on."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -215,21 +214,21 @@ def _parts(index: NDArray[np.integer]) -> NDArray[np.int32]:
     return parts
 
 
-def _half_neighbours(stride: NDArray[np.int64]) -> Iterator[int]:
+def _half_neighbours(stride: np.ndarray) -> Iterator[int]:
     """How far the 13 later neighbours of a voxel are in the order of keys."""
     for shift in product((-1, 0, 1), repeat=3):
         if shift > (0, 0, 0):
             yield int(np.dot(shift, stride))
 
 
-def _pairs(keys: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+def _pairs(keys: np.ndarray, step: int) -> np.ndarray:
     """(2, m): the places of keys that are `step` apart."""
     at = np.minimum(np.searchsorted(keys, keys + step), len(keys) - 1)
     here = np.flatnonzero(keys[at] == keys + step)
     return np.stack([here, at[here]])
 
 
-def _width(index: NDArray[np.integer], axis: int, spacing: Lengths) -> float:
+def _width(index: np.ndarray, axis: int, spacing: Lengths) -> float:
     """The diameter of a circle as large as the median slice."""
     counts = np.bincount(index[:, axis] - index[:, axis].min())
     area = float(np.median(counts[counts > 0])) * np.prod(spacing) / spacing[axis]
@@ -238,10 +237,10 @@ def _width(index: NDArray[np.integer], axis: int, spacing: Lengths) -> float:
 
 def _following(
     spots: Positions,
-    slices: NDArray[np.integer],
-    weights: NDArray[np.floating],
-    parts: NDArray[np.int32],
-    masses: NDArray[np.float64],
+    slices: np.ndarray,
+    weights: np.ndarray,
+    parts: np.ndarray,
+    masses: np.ndarray,
     width: float,
     most_gap: float,
     axis: int,
@@ -283,8 +282,8 @@ def _between(a: Positions, b: Positions, axis: int) -> tuple[float, float]:
 
 
 def _middles(
-    spots: Positions, slices: NDArray[np.integer], weights: NDArray[np.floating]
-) -> tuple[NDArray[np.integer], Positions, NDArray[np.float64]]:
+    spots: Positions, slices: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, Positions, np.ndarray]:
     """The slices that hold something, ascending, the middle of each, and its weight."""
     at, number = np.unique(slices, return_inverse=True)
     mass = np.bincount(number, weights)
@@ -293,10 +292,10 @@ def _middles(
 
 
 def _smoothed(
-    at: NDArray[np.integer],
+    at: np.ndarray,
     middles: Positions,
-    mass: NDArray[np.float64],
-    every: NDArray[np.integer],
+    mass: np.ndarray,
+    every: np.ndarray,
     smooth: float,
 ) -> Positions:
     """A smooth line through the middles, at all slices.

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vcmodels.fields.centreline import Centreline, Positions
 from vcmodels.fields.distance import Lengths, Voxels
@@ -30,7 +29,7 @@ class Tube:
         points = self.line.points
         return points.min(axis=0) - self.radius, points.max(axis=0) + self.radius
 
-    def mask(self, origin: Voxels, shape: Voxels, spacing: Lengths) -> NDArray[np.bool_]:
+    def mask(self, origin: Voxels, shape: Voxels, spacing: Lengths) -> np.ndarray:
         """(Z, Y, X): whether the centre of each voxel of a box lies in the tube.
 
         Args:
@@ -53,18 +52,18 @@ class Tube:
         inside[part] = self._is_near(grid, points)
         return inside
 
-    def holds(self, positions: Positions) -> NDArray[np.bool_]:
+    def holds(self, positions: Positions) -> np.ndarray:
         """(n,): whether positions, (n, 3) in physical units, lie in the tube."""
         return self._is_near(positions, _dense(self.line.points, self.radius / 100))
 
-    def _is_near(self, positions: NDArray[np.float64], points: Positions) -> NDArray[np.bool_]:
+    def _is_near(self, positions: np.ndarray, points: Positions) -> np.ndarray:
         # Late: slow to import.
         from scipy.spatial import KDTree
 
         most = self.radius * (1 + 1e-9)
         return np.isfinite(KDTree(points).query(positions, distance_upper_bound=most)[0])
 
-    def _near(self, places: list[NDArray[np.float64]], step: float) -> Positions:
+    def _near(self, places: list[np.ndarray], step: float) -> Positions:
         """Points of the line, `step` apart, that may be within the radius of a box."""
         axis = self.line.axis
         along = places[axis]

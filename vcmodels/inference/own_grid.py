@@ -208,8 +208,8 @@ class OwnGrid:
 
     def _warn(self, reporter: Reporter) -> None:
         """Say where what was found comes to the border of the region: it may go on there."""
-        for name, spec in self.specs.items() if self.region else ():
-            if spec.kind in ("binary", "multiclass"):
+        for name, spec in self.specs.items():
+            if self.region is not None and spec.kind in ("binary", "multiclass"):
                 for line in _touched(self.region, _opened(self.root / name), spec):
                     reporter.say(f"note: {name} comes to the border of the region: {line}")
 

@@ -4,7 +4,7 @@ Positions are (right, front, top) in mm, RAS+, with 0 in the middle of the body;
 broadcast against each other. Each number follows from a seed by a hash, as those of the scroll do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,10 @@ _WIDTH, _DEPTH = 6.4, 4.4  # half axes of the cord, mm
 _FLUID = (3.2, 2.6)  # thickness of the fluid around it
 _VERTEBRA = 17.0  # from one to the next
 _SKIN = 4.0
+
+
+Place = Callable[[float, float, float], tuple[float, float, float]]
+"""A height, and two numbers in [0, 1) -> a position."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,15 @@ class Neck:
         """Four to nine, around the spine."""
         return tuple(self._spots(2, 4 + int(6 * self._draw(2)), self._beside))
 
-    def _spots(self, kind: int, count: int, place) -> Iterator[Spot]:  # noqa: ANN001
+    def _spots(self, kind: int, count: int, place: Place) -> Iterator[Spot]:
         for n in range(count):
             u = [self._draw(kind, n, k) for k in range(5)]
             top = 0.8 * (u[0] - 0.5) * self.size[0]
             yield Spot(place(top, u[1], u[2]), 1.7 + 1.1 * u[3], 3 + 5 * u[4])
 
     def _in_cord(self, top: float, turn: float, away: float) -> tuple[float, float, float]:
-        right, front = self.middle(np.float64(top))
-        width, depth = self.half_axes(np.float64(top))
+        right, front = self.middle(np.array(top))
+        width, depth = self.half_axes(np.array(top))
         angle, share = 2 * np.pi * turn, 0.7 * np.sqrt(away)
         return (
             float(right + share * width * np.cos(angle)),
@@ -90,7 +94,7 @@ class Neck:
         )
 
     def _beside(self, top: float, turn: float, away: float) -> tuple[float, float, float]:
-        right, front = self.middle(np.float64(top))
+        right, front = self.middle(np.array(top))
         angle, reach = 2 * np.pi * turn, 15 + 9 * away
         return float(right + reach * np.cos(angle)), float(front + reach * np.sin(angle)), top
 

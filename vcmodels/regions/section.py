@@ -29,7 +29,7 @@ class RegionSource(Section):
     heuristic: Literal["symmetry", "intensity"] | None = None
     """No network: `intensity` takes the thinnest long thing of what is bright, such as the spinal
     fluid, `symmetry` what looks alike from both sides in every slice across its long axis."""
-    target: Text | None = None
+    target: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Target of the checkpoint that is the object; its only one when null."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Probability from which on a voxel is of the object."""
@@ -55,11 +55,12 @@ class RegionSource(Section):
         return self
 
     def idle_keys(self) -> Mapping[str, str]:
-        of_network = ("target", "threshold", "sha256") if self.checkpoint is None else ()
-        of_heuristic = ("width_mm",) if self.heuristic is None else ()
-        return dict.fromkeys(of_network, "there is no checkpoint") | dict.fromkeys(
-            of_heuristic, "there is no heuristic"
-        )
+        found: dict[str, str] = {}
+        if self.checkpoint is None:
+            found |= dict.fromkeys(("target", "threshold", "sha256"), "there is no checkpoint")
+        if self.heuristic is None:
+            found["width_mm"] = "there is no heuristic"
+        return found
 
 
 KINDS = ("points", "mask", "checkpoint", "heuristic")

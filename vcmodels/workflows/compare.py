@@ -58,7 +58,7 @@ def variants_of(
     """
     choices = [_choices(line) for line in over]
     found: dict[str, Variant] = {}
-    for task, *chosen in product(tasks, *choices):
+    for task, chosen in product(tasks, product(*choices)):
         stems = [Path(task).stem] if len(tasks) > 1 or not over else []
         name = ",".join([*stems, *(f"{key.rpartition('.')[2]}={value}" for key, value in chosen)])
         name = _file_name(name)
