@@ -290,9 +290,8 @@ def _ome(text: str, number: int, depth: int) -> tuple[Grid, tuple[str, ...]]:
     names = tuple(c.get("Name", "") for c in one.findall("{*}Channel"))
     sizes = {a: one.get(f"PhysicalSize{a.upper()}") for a in "zyx"}
     units = {a: one.get(f"PhysicalSize{a.upper()}Unit", "µm") for a in "zyx"}
-    return _grid_of({a: float(n) for a, n in sizes.items() if n}, units, depth), names if any(
-        names
-    ) else ()
+    grid = _grid_of({a: float(n) for a, n in sizes.items() if n}, units, depth)
+    return grid, names if any(names) else ()
 
 
 def _imagej(told: Mapping[str, Any], tags: Any, depth: int) -> Grid:  # noqa: ANN401
