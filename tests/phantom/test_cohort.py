@@ -6,14 +6,14 @@ from vcmodels.cli import main
 from vcmodels.errors import OutputError
 from vcmodels.fields.centreline import trace
 from vcmodels.geometry.affine import axis_codes, is_square, spacing_of
-from vcmodels.phantom.cohort import Cohort, require_cohort, write_cohort
+from vcmodels.phantom.cohort import NeckScans, require_cohort, write_cohort
 from vcmodels.phantom.magnet import CONTRASTS, Slices, scan
 from vcmodels.phantom.neck import LESION, Neck
 from vcmodels.volumes import group_attributes, open_volume
 from vcmodels.volumes.world import world_affine
 
 SIZE = (60.0, 56.0, 52.0)
-SMALL = Cohort(2, 3, SIZE)
+SMALL = NeckScans(2, 3, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_command_writes_it_and_keeps_it(tmp_path, capsys):
     assert main([*words, "--keep", "--seed", "1"]) == 2
     assert "is a phantom of seed 0, not 1" in capsys.readouterr().err
     with pytest.raises(OutputError, match="of size_mm"):
-        require_cohort(path, Cohort(1, 0, SIZE))
+        require_cohort(path, NeckScans(1, 0, SIZE))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.regions.base import Region
-from vcmodels.regions.find import NotFoundYetError, Scan, find_region
+from vcmodels.regions.find import NotFoundYetError, SearchedVolume, find_region
 from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Silent
 from vcmodels.volumes import Grid, open_volume, write_volume
@@ -44,7 +44,7 @@ def scan(tmp_path):
         name: open_volume(str(tmp_path / f"{name}.zarr"), key=name, channels="any")
         for name in ("image", "cord")
     }
-    return Scan("case", "image", (opened["image"],), {"cord": opened["cord"]})
+    return SearchedVolume("case", "image", (opened["image"],), {"cord": opened["cord"]})
 
 
 def config(*sources, **keys):
@@ -213,7 +213,7 @@ def test_an_unknown_voxel_size_is_refused(tmp_path):
     place = write_volume(str(tmp_path / "a.zarr"), CORD.astype(np.uint8), chunks=(16, 16, 16))
     bare = open_volume(str(place), key="a", channels="any")
     with pytest.raises(VolumeError, match='unknown, and a region has a size in mm; give "spacing"'):
-        found(Scan("a", "a", (bare,), {"cord": bare}), tmp_path, {"mask": "cord"})
+        found(SearchedVolume("a", "a", (bare,), {"cord": bare}), tmp_path, {"mask": "cord"})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from vcmodels.cli.console import Console
 from vcmodels.errors import FaultError, RefusedError
 
 if TYPE_CHECKING:
-    from vcmodels.phantom.cohort import Cohort
+    from vcmodels.phantom.cohort import NeckScans
 
 
 def phantom(
@@ -65,17 +65,17 @@ def phantom(
         )
 
 
-def _cohort(subjects: int, seed: int, size: str) -> "Cohort":
-    from vcmodels.phantom.cohort import LEAST_MM, MOST_MM, Cohort
+def _cohort(subjects: int, seed: int, size: str) -> "NeckScans":
+    from vcmodels.phantom.cohort import LEAST_MM, MOST_MM, NeckScans
 
     lengths = three_numbers("--size", size)
     if not all(LEAST_MM <= length <= MOST_MM for length in lengths):
         remedy = f"give lengths from {LEAST_MM:g} to {MOST_MM:g} mm"
         raise RefusedError("--size", f"found {size}", remedy)
-    return Cohort(subjects, seed, (float(lengths[0]), float(lengths[1]), float(lengths[2])))
+    return NeckScans(subjects, seed, (float(lengths[0]), float(lengths[1]), float(lengths[2])))
 
 
-def _write_cords(path: Path, cohort: "Cohort", version: Literal[2, 3], *, keep: bool) -> None:
+def _write_cords(path: Path, cohort: "NeckScans", version: Literal[2, 3], *, keep: bool) -> None:
     from vcmodels.phantom.cohort import require_cohort, write_cohort
 
     console = Console()

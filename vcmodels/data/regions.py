@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vcmodels.regions.base import Region
-from vcmodels.regions.find import Scan, Segment, find_region
+from vcmodels.regions.find import SearchedVolume, Segment, find_region
 from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume, expand_location
@@ -37,5 +37,5 @@ def region_of(
     Raises:
         RefusedError: as for `find_region`.
     """
-    scan = Scan(name, inputs[0].key, inputs, labels)
+    scan = SearchedVolume(name, inputs[0].key, inputs, labels)
     return find_region(config, scan, known=regions_folder(), reporter=reporter, segment=segment)

@@ -16,7 +16,7 @@ from vcmodels.errors import RunError, TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.request import Request, RunOptions, with_section
-from vcmodels.regions.find import Scan
+from vcmodels.regions.find import SearchedVolume
 from vcmodels.regions.section import RegionSource
 from vcmodels.results import group_place
 from vcmodels.stages import stage_network
@@ -46,7 +46,9 @@ class Segmenter:
     """Its reporter and `should_stop` are used."""
     _loaded: dict[str, TrainedNetwork] = field(default_factory=dict, repr=False)
 
-    def __call__(self, source: RegionSource, scan: Scan) -> Iterator[tuple[Box, np.ndarray]]:
+    def __call__(
+        self, source: RegionSource, scan: SearchedVolume
+    ) -> Iterator[tuple[Box, np.ndarray]]:
         """The probability of the object, block by block, where anything was predicted.
 
         The prediction lies in the cache while it is made, so that the same call continues after a
@@ -78,7 +80,9 @@ class Segmenter:
             self._loaded[key] = stage_network(source, self.carriers)
         return self._loaded[key]
 
-    def _request(self, network: TrainedNetwork, name: str, scan: Scan, folder: Path) -> Request:
+    def _request(
+        self, network: TrainedNetwork, name: str, scan: SearchedVolume, folder: Path
+    ) -> Request:
         """The prediction of one target, as its own task predicts."""
         params = Predictor((network,)).params.changed(
             output_targets=[name],

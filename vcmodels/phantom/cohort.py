@@ -10,7 +10,7 @@ import numpy as np
 from vcmodels.errors import OutputError
 from vcmodels.geometry.affine import axis_codes, offset_of, spacing_of
 from vcmodels.geometry.boxes import Spacing
-from vcmodels.phantom.magnet import CONTRASTS, Contrast, Slices, scan
+from vcmodels.phantom.magnet import CONTRASTS, MrContrast, Slices, scan
 from vcmodels.phantom.neck import Neck
 from vcmodels.volumes import (
     Description,
@@ -33,7 +33,7 @@ LEAST_MM, MOST_MM = 48.0, 320.0
 
 
 @dataclass(frozen=True)
-class Cohort:
+class NeckScans:
     """Which scans are made."""
 
     subjects: int
@@ -41,7 +41,7 @@ class Cohort:
     size: Spacing
     """Of the field of view along (top, front, right), in mm."""
 
-    def scans(self) -> Iterator[tuple[str, int, Contrast]]:
+    def scans(self) -> Iterator[tuple[str, int, MrContrast]]:
         """Name, subject and contrast of each scan, in order."""
         for subject in range(self.subjects):
             for n in range(2):
@@ -59,7 +59,7 @@ class Cohort:
 
 def write_cohort(
     path: str,
-    cohort: Cohort,
+    cohort: NeckScans,
     *,
     zarr_format: ZarrFormat = 2,
     advance: Callable[[int], None] = lambda _: None,
@@ -101,7 +101,7 @@ def write_cohort(
 def _write_scan(
     folder: Path,
     neck: Neck,
-    contrast: Contrast,
+    contrast: MrContrast,
     seed: int,
     about: Mapping[str, Any],
     zarr_format: ZarrFormat,
@@ -133,7 +133,7 @@ def _write(
     )
 
 
-def require_cohort(path: str, cohort: Cohort) -> None:
+def require_cohort(path: str, cohort: NeckScans) -> None:
     """Refuse what is at a path unless it is this cohort.
 
     Raises:

@@ -18,7 +18,7 @@ _NOISE = 7.0
 
 
 @dataclass(frozen=True)
-class Contrast:
+class MrContrast:
     """A kind of image."""
 
     name: str
@@ -28,8 +28,8 @@ class Contrast:
     """By tissue; 0 where it is not named."""
 
 
-def _contrast(name: str, spacing: Spacing, *values: float) -> Contrast:
-    return Contrast(name, spacing, MappingProxyType(dict(enumerate(values))))
+def _contrast(name: str, spacing: Spacing, *values: float) -> MrContrast:
+    return MrContrast(name, spacing, MappingProxyType(dict(enumerate(values))))
 
 
 CONTRASTS = (
@@ -48,7 +48,7 @@ class Slices:
     affine: Affine
 
     @classmethod
-    def of(cls, contrast: Contrast, size: Spacing, seed: int) -> "Slices":
+    def of(cls, contrast: MrContrast, size: Spacing, seed: int) -> "Slices":
         """A grid about as large as the field of view, its axes in any order, and a little oblique."""
         draws = [draw(seed, 5, n) for n in range(8)]
         order = np.argsort(draws[:3])  # which axis of the world each of (x, y, z) runs along
@@ -99,7 +99,7 @@ class Scanned:
     """uint8, likewise."""
 
 
-def scan(of: Neck, contrast: Contrast, slices: Slices, seed: int) -> Scanned:
+def scan(of: Neck, contrast: MrContrast, slices: Slices, seed: int) -> Scanned:
     """Take an image.
 
     A voxel is the mean of its samples, so that thick slices blur; noise is that of a magnitude

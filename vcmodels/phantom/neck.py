@@ -22,7 +22,7 @@ _VERTEBRA = 17.0  # from one to the next
 _SKIN = 4.0
 
 
-Place = Callable[[float, float, float], tuple[float, float, float]]
+Placing = Callable[[float, float, float], tuple[float, float, float]]
 """A height, and two numbers in [0, 1) -> a position."""
 
 
@@ -77,7 +77,7 @@ class Neck:
         """Four to nine, around the spine."""
         return tuple(self._spots(2, 4 + int(6 * self._draw(2)), self._beside))
 
-    def _spots(self, kind: int, count: int, place: Place) -> Iterator[Spot]:
+    def _spots(self, kind: int, count: int, place: Placing) -> Iterator[Spot]:
         for n in range(count):
             u = [self._draw(kind, n, k) for k in range(5)]
             top = 0.8 * (u[0] - 0.5) * self.size[0]

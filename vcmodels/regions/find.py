@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vcmodels.errors import VolumeError
+from vcmodels.errors import OutputError, VolumeError
 from vcmodels.fields.centreline import Trace, line_through, trace
 from vcmodels.formats.imported import open_located
 from vcmodels.geometry.boxes import Box, Spacing
@@ -21,6 +21,7 @@ from vcmodels.regions.points import read_points
 from vcmodels.regions.section import NAME, RegionConfig, RegionSource
 from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume, expand_location
+from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.places import read_json, write_json
 from vcmodels.volumes.spacing import in_unit
 
@@ -30,12 +31,12 @@ VERSION = 1
 MOST_VOXELS = 1 << 24
 """Of an object: what is more is no thing to crop around."""
 
-Blocks = Iterable[tuple[Box, NDArray[Any]]]
+Probabilities = Iterable[tuple[Box, NDArray[Any]]]
 """Boxes and their (Z, Y, X) probabilities, or 0 and 1."""
 
 
 @dataclass(frozen=True)
-class Scan:
+class SearchedVolume:
     """A volume in which a region is looked for."""
 
     name: str
@@ -58,7 +59,7 @@ class Scan:
         return in_unit(first.spacing, first.unit, "millimeter")
 
 
-Segment = Callable[[RegionSource, Scan], Blocks]
+Segment = Callable[[RegionSource, SearchedVolume], Probabilities]
 """Predicts the object with the network of a source."""
 
 
@@ -68,7 +69,7 @@ class NotFoundYetError(VolumeError):
 
 def find_region(
     config: RegionConfig,
-    scan: Scan,
+    scan: SearchedVolume,
     *,
     known: Path,
     reporter: Reporter,
@@ -107,7 +108,7 @@ def find_region(
     raise VolumeError(f"{KEY} of {scan.name}", f"nothing was found: {'; '.join(reasons)}", remedy)
 
 
-def _defect(found: Trace, config: RegionConfig, scan: Scan) -> str | None:
+def _defect(found: Trace, config: RegionConfig, scan: SearchedVolume) -> str | None:
     size = np.array(scan.inputs[0].extent) * scan.spacing
     if (np.array(found.high) < 0).any() or (np.array(found.low) > size).any():
         return "it lies outside of the volume"
@@ -115,7 +116,11 @@ def _defect(found: Trace, config: RegionConfig, scan: Scan) -> str | None:
 
 
 def _found(
-    source: RegionSource, config: RegionConfig, scan: Scan, known: Path, segment: Segment | None
+    source: RegionSource,
+    config: RegionConfig,
+    scan: SearchedVolume,
+    known: Path,
+    segment: Segment | None,
 ) -> Trace | str:
     """The object by one source, or why it finds none."""
     if source.points is not None:
@@ -126,27 +131,63 @@ def _found(
         if mask is None:
             return "there is none"
     place = known / f"{_digest(source, config, scan, mask)}.json"
+    if (before := _kept(place)) is not None:
+        return before
+    if source.checkpoint is not None:
+        _require_network(source, scan, segment)
+    try:
+        known.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(known / f".{place.stem}.lock", waits=True)
+    except OSError as error:
+        found = f"cannot be written ({error.strerror})"
+        raise OutputError(str(known), found, "set XDG_CACHE_HOME to another folder") from error
+    try:  # of several processes one looks for it
+        return _kept(place) or _looked_for(source, config, scan, mask, segment, place)
+    finally:
+        lock.close(delete=True)
+
+
+def _require_network(source: RegionSource, scan: SearchedVolume, segment: Segment | None) -> None:
+    """Refuse a network that is not trained yet, or that may not run here."""
+    if source.sha256 is None:
+        found = f"there is no checkpoint {source.checkpoint}, which is to find its region"
+        raise VolumeError(scan.key, found, "train it first, or name another")
+    if segment is None:
+        text = f"its region is to be found by {source}, which has not run on it yet"
+        raise NotFoundYetError(scan.key, text, "run vcmodels region TASK")
+
+
+def _kept(place: Path) -> Trace | str | None:
+    """What a source found before, or why it found nothing; None where it has not looked."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored = read_json(place)
-        return stored["reason"] if "reason" in stored else trace_from_json(stored)
+        return str(stored["reason"]) if "reason" in stored else trace_from_json(stored)
+    return None
+
+
+def _looked_for(
+    source: RegionSource,
+    config: RegionConfig,
+    scan: SearchedVolume,
+    mask: Volume | None,
+    segment: Segment | None,
+    place: Path,
+) -> Trace | str:
+    """What a source finds now, which is kept."""
     if source.heuristic is not None:
         found = guess(source, config, scan.inputs[0], scan.spacing)
     elif mask is not None:
         found = _traced(_of_mask(mask), 0.0, config, scan)
-    elif source.sha256 is None:
-        found = f"there is no checkpoint {source.checkpoint}, which is to find its region"
-        raise VolumeError(scan.key, found, "train it first, or name another")
-    elif segment is None:
-        text = f"its region is to be found by {source}, which has not run on it yet"
-        raise NotFoundYetError(scan.key, text, "run vcmodels region TASK")
     else:
+        assert segment is not None, "it was asked for"
         found = _traced(segment(source, scan), source.threshold, config, scan)
-    place.parent.mkdir(parents=True, exist_ok=True)
     write_json(place, {"reason": found} if isinstance(found, str) else trace_to_json(found))
     return found
 
 
-def _digest(source: RegionSource, config: RegionConfig, scan: Scan, mask: Volume | None) -> str:
+def _digest(
+    source: RegionSource, config: RegionConfig, scan: SearchedVolume, mask: Volume | None
+) -> str:
     """Of all that decides what a source finds."""
     seen = scan.inputs if mask is None else (mask,)
     how = {"threshold", "target", "sha256", "heuristic", "width_mm"}
@@ -160,7 +201,7 @@ def _digest(source: RegionSource, config: RegionConfig, scan: Scan, mask: Volume
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def _by_points(location: str, config: RegionConfig, scan: Scan) -> Trace | str:
+def _by_points(location: str, config: RegionConfig, scan: SearchedVolume) -> Trace | str:
     path = Path(expand_location(location.replace(NAME, scan.name)))
     if not path.exists():
         return f"there is no {path}"
@@ -171,7 +212,7 @@ def _by_points(location: str, config: RegionConfig, scan: Scan) -> Trace | str:
         return str(error)
 
 
-def _mask(named: str, scan: Scan) -> Volume | None:
+def _mask(named: str, scan: SearchedVolume) -> Volume | None:
     """The label of that name, or the volume at that location; None if there is none.
 
     Raises:
@@ -189,13 +230,15 @@ def _mask(named: str, scan: Scan) -> Volume | None:
     return mask
 
 
-def _of_mask(mask: Volume) -> Blocks:
+def _of_mask(mask: Volume) -> Probabilities:
     for box in mask.stored_blocks():
         values = mask.read(box)
         yield box, (values != 0).any(axis=0) & ~np.isnan(values).any(axis=0)
 
 
-def _traced(blocks: Blocks, above: float, config: RegionConfig, scan: Scan) -> Trace | str:
+def _traced(
+    blocks: Probabilities, above: float, config: RegionConfig, scan: SearchedVolume
+) -> Trace | str:
     """The line of the voxels that are more than `above`, each by its value."""
     index: list[NDArray[np.int32]] = []
     weights: list[NDArray[np.float32]] = []

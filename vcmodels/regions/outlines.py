@@ -16,7 +16,7 @@ from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import tiles
 from vcmodels.section import Section
 
-Axis = Literal["z", "y", "x"]
+SliceAxis = Literal["z", "y", "x"]
 Corner = tuple[float, float]
 _SHAPES = "Marker Text Line CurvedLine OpenSpline Rectangular Elliptical Spline Hollow Irregular"
 _FORM = 'give {"polygons": [{"slice": 3, "points": [[y, x], ...]}, ...]}, or a .roi of Jim'
@@ -38,14 +38,14 @@ class Outlines(Section):
 
     polygons: Annotated[list[Outline], Field(min_length=1)]
     """In the order in which they are drawn: a later value lies over an earlier one."""
-    axis: Axis = "z"
+    axis: SliceAxis = "z"
     """Across which the slices lie."""
     unit: Literal["voxel", "mm"] = "voxel"
     """Of the points: voxels, or mm, from the centre of the first voxel."""
 
 
 def read_outlines(
-    path: Path, extent: Shape, spacing: Spacing, axis: Axis = "z", mirrored: str = ""
+    path: Path, extent: Shape, spacing: Spacing, axis: SliceAxis = "z", mirrored: str = ""
 ) -> Outlines:
     """The outlines of a file, their points in voxels.
 

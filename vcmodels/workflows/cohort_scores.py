@@ -30,7 +30,7 @@ _PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
-class Cohort:
+class HeldOutCohort:
     """What one task holds out."""
 
     name: str
@@ -38,7 +38,7 @@ class Cohort:
     parts: tuple[PredictedPart, ...]
 
     @classmethod
-    def of(cls, path: str, overrides: Sequence[str], reporter: Reporter) -> "Cohort":
+    def of(cls, path: str, overrides: Sequence[str], reporter: Reporter) -> "HeldOutCohort":
         """The volumes that `evaluation.volumes` of a task chooses; what its run held out when null.
 
         Raises:
@@ -103,7 +103,7 @@ def score_cohorts(
         RunError: a prediction failed; the same call continues.
     """
     networks = {name: _one_network(name) for name in checkpoints}
-    cohorts = [Cohort.of(path, overrides, reporter) for path in tasks]
+    cohorts = [HeldOutCohort.of(path, overrides, reporter) for path in tasks]
     found: list[CohortScore] = []
     for name, network in networks.items():
         for cohort in cohorts:
@@ -125,7 +125,7 @@ def _one_network(named: str) -> TrainedNetwork:
 def _scored(
     name: str,
     network: TrainedNetwork,
-    cohort: Cohort,
+    cohort: HeldOutCohort,
     output: Path,
     reporter: Reporter,
     should_stop: Callable[[], bool],
@@ -158,7 +158,7 @@ def _scored(
     return score
 
 
-def _identity(network: TrainedNetwork, cohort: Cohort) -> str:
+def _identity(network: TrainedNetwork, cohort: HeldOutCohort) -> str:
     """Of all that determines the figures."""
     task = cohort.task.to_json()
     parts = [
