@@ -123,13 +123,7 @@ def on_own_grid(
     options.require_whole()
     if request.prepare is None and request.region is None:
         return predict(request, options)
-    carriers = [network.path for network in request.networks]
-
-    def find(inner: Request, how: RunOptions) -> InferenceReport:
-        return on_own_grid(inner, how, predict)
-
-    segment = Segmenter(carriers, request.params.device, find, options)
-    own = OwnGrid.of(request, options.reporter, segment)
+    own = own_grid_of(request, options, predict)
     if options.dry_run:
         return predict(own.inner, options)
     if own.find_complete(options):
@@ -144,6 +138,25 @@ def on_own_grid(
         is_complete=is_through,
         was_complete=False,
     )
+
+
+def own_grid_of(
+    request: Request,
+    options: RunOptions,
+    predict: Callable[[Request, RunOptions], InferenceReport],
+) -> OwnGrid:
+    """What is made of a request of a region, or of inputs to prepare; args as of `on_own_grid`.
+
+    Raises:
+        RefusedError: as from `OwnGrid.of`.
+    """
+
+    def find(inner: Request, how: RunOptions) -> InferenceReport:
+        return on_own_grid(inner, how, predict)
+
+    carriers = [network.path for network in request.networks]
+    segment = Segmenter(carriers, request.params.device, find, options)
+    return OwnGrid.of(request, options.reporter, segment)
 
 
 def _predict_as_is(request: Request, options: RunOptions) -> InferenceReport:

@@ -13,8 +13,8 @@ from vcmodels.errors import OutputError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.job import prepare
 from vcmodels.inference.journal import Manifest, differences, of_today
-from vcmodels.inference.own_grid import ON_PREPARED_GRID, OwnGrid
-from vcmodels.inference.predict import predict_request
+from vcmodels.inference.own_grid import ON_PREPARED_GRID
+from vcmodels.inference.predict import own_grid_of, predict_request
 from vcmodels.inference.predictor import load_predictor
 from vcmodels.inference.request import Request, RunOptions, prepare_of, with_section
 from vcmodels.reporting import Reporter, Silent, list_some
@@ -82,8 +82,8 @@ def reproduce(
 
 def _manifest_of(request: Request) -> Manifest:
     """What would determine the voxels."""
-    if request.prepare is not None:
-        return OwnGrid.of(request, Silent()).manifest
+    if request.prepare is not None or request.region is not None:
+        return own_grid_of(request, RunOptions(), predict_request).manifest
     return prepare(request, Silent()).manifest
 
 
