@@ -155,4 +155,3 @@ def test_a_line_goes_straight_on_beyond_its_ends():
     line = Centreline(0, np.array([[0.0, 0, 0], [1, 1, 0], [2, 2, 0], [3, 3, 1]]))
     np.testing.assert_allclose(line.extended((2.0, 0.0)).points[0], [-2, -2, 0])
     np.testing.assert_allclose(line.extended((0.0, 1.0)).points[-1], [4, 4, 2])
-    np.testing.assert_allclose(line.at(np.array([0.5, 1.5])), [[0.5, 0.5, 0], [1.5, 1.5, 0]])

@@ -3,6 +3,7 @@
 The networks are functions of the voxel, so that each value of a result is known.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
 from vcmodels.volumes import Description, Grid, Pyramid, open_volume, write_volume
 from vcmodels.volumes.places import place_at
-from vcmodels.volumes.world import geometry_note
+from vcmodels.volumes.world import geometry_note, world_affine
 
 SHAPE, SPACING = (30, 40, 36), (2.0, 1.0, 1.0)
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])
@@ -220,3 +221,32 @@ def test_nothing_found_is_said_and_nothing_is_written(bench):
     assert not (bench.folder / "out").exists()
     assert bench.run(bench.task("spots", source, keys=[("fallback", "whole")])).is_complete
     assert (bench.read()[SPOTS] > 0.5).all()
+
+
+@pytest.mark.skipif("VCMODELS_DATA" not in os.environ, reason="needs the shared scans")
+def test_a_scan_of_a_hospital_goes_to_its_tube_and_back(bench):
+    """NIfTI stored as PSR with 0.8 mm -> RPI with 0.5 mm, a tube around its cord -> its own grid."""
+    import nibabel
+
+    folder = Path(os.environ["VCMODELS_DATA"]) / "nifti"
+    scan = nibabel.load(folder / "t2_fake_lesion.nii.gz")
+    image = np.asarray(scan.dataobj).T.astype(float)
+    mask = np.asarray(nibabel.load(folder / "t2_fake_lesion_sc_seg.nii.gz").dataobj).T > 0
+    source = {"mask": f"{folder}/{{name}}_sc_seg.nii.gz"}
+    task = bench.task(
+        "spots", source, prepare={"orientation": "RPI", "spacing": [0.5, 0.5, 0.5]},
+        keys=[("radius_mm", 12.0), ("axis", "y")], patch_size=[32, 32, 32],
+        input_path=str(folder / "t2_fake_lesion.nii.gz"),
+    )  # fmt: skip
+    value = float(np.percentile(image[mask], 50))
+    bench.spots.value = value
+    assert bench.run(task).is_complete
+    found, region = bench.read(), bench.region
+    assert found.shape == image.shape == scan.shape[::-1]
+    inside = region.mask(Box((0, 0, 0), image.shape))
+    assert (inside & mask).sum() > 0.97 * mask.sum()
+    assert not found[~inside].any()
+    sure = inside & (np.abs(image - value) > 60)
+    assert ((found > 0.5) == (image > value))[sure].mean() > 0.99
+    stored = open_volume(str(bench.folder / "out/spots.zarr/spots/0"), key="x")
+    np.testing.assert_allclose(world_affine(stored), scan.affine, atol=1e-5)

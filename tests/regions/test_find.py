@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial import KDTree
 
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box
@@ -180,9 +181,11 @@ def test_a_region_on_a_derived_grid_holds_the_same_places(scan, tmp_path, flips)
     there = region.on(grid)
     index = np.argwhere(np.ones(grid.shape, bool))
     source = index @ grid.linear.T + np.array(grid.matrix)[:, 3]
-    expected = region.tube.holds(source * SPACING).reshape(grid.shape)
+    far, _ = KDTree(region.tube.line.points).query(source * SPACING)  # points a slice apart
+    expected = (far < 8).reshape(grid.shape)
     mask = there.mask(Box((0, 0, 0), grid.shape))
-    assert (mask != expected).mean() < 1e-3  # at the wall, to a percent of a voxel
+    near_the_wall = (np.abs(far - 8) < 0.15).reshape(grid.shape)
+    np.testing.assert_array_equal(mask[~near_the_wall], expected[~near_the_wall])
     assert mask.any()
 
 

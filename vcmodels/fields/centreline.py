@@ -38,17 +38,10 @@ class Centreline:
         """Along the line, in physical units."""
         return float(np.linalg.norm(np.diff(self.points, axis=0), axis=1).sum())
 
-    def at(self, along: np.ndarray) -> Positions:
-        """Where the line is at places along its axis; straight on beyond its ends."""
-        far = 1.0 + float(np.abs(along).max()) + float(np.abs(self.points).max())
-        line = self.extended((far, far)).points
-        return np.stack([np.interp(along, line[:, self.axis], line[:, a]) for a in range(3)], 1)
-
     def extended(self, margins: tuple[float, float]) -> "Centreline":
         """The line that goes straight on beyond its low and its high end, so far along its axis."""
-        low, high = margins
-        first, last = (_beyond(line, self.axis, m) for line, m in (
-            (self.points, low), (self.points[::-1], high)))  # fmt: skip
+        first = _beyond(self.points, self.axis, margins[0])
+        last = _beyond(self.points[::-1], self.axis, margins[1])
         return Centreline(self.axis, np.concatenate([first, self.points, last]))
 
 

@@ -52,10 +52,6 @@ class Tube:
         inside[part] = self._is_near(grid, points)
         return inside
 
-    def holds(self, positions: Positions) -> np.ndarray:
-        """(n,): whether positions, (n, 3) in physical units, lie in the tube."""
-        return self._is_near(positions, _dense(self.line.points, self.radius / 100))
-
     def _is_near(self, positions: np.ndarray, points: Positions) -> np.ndarray:
         # Late: slow to import.
         from scipy.spatial import KDTree

@@ -85,7 +85,9 @@ def plan_of(
     except FaultError as error:
         raise TaskError(f"{KEY}.standardize", error.found, error.remedy) from error
     part = remembered_crop(prepare, first, unit)
-    box = part if crop is None else crop.intersect(part)
+    box = crop or part
+    if crop is not None and prepare.crop is not None:
+        box = crop.intersect(part)
     if not box.voxels:
         found = f"leaves nothing of the region of {first.shown}"
         raise TaskError(f"{KEY}.crop", found, "leave one of them out")
