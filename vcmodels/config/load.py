@@ -305,7 +305,7 @@ def _slice_axis(task: Task) -> Axis | None:
         return config.slice_axis
     if config.stack is not None:
         return config.stack.axis
-    thin = [axis for axis, length in zip(SLICE_AXES, patch, strict=False) if length == 1]
+    thin: list[Axis] = [a for a, n in zip(SLICE_AXES, patch, strict=False) if n == 1]
     return thin[0] if len(thin) == 1 else None
 
 
