@@ -146,7 +146,9 @@ def replace_prediction(monkeypatch, predict_request):
     monkeypatch.setattr(
         vcmodels.inference,
         "request_of",
-        lambda task, _: SimpleNamespace(output_dir=task.inference_params.output_dir, steps=()),
+        lambda task, *_, **__: SimpleNamespace(
+            output_dir=task.inference_params.output_dir, steps=()
+        ),
     )
     monkeypatch.setattr(vcmodels.inference, "predict_request", predict_request)
     return loaded
