@@ -147,7 +147,7 @@ def replace_prediction(monkeypatch, predict_request):
         vcmodels.inference,
         "request_of",
         lambda task, *_, **__: SimpleNamespace(
-            output_dir=task.inference_params.output_dir, steps=()
+            output_dir=task.inference_params.output_dir, params=task.inference_params, steps=()
         ),
     )
     monkeypatch.setattr(vcmodels.inference, "predict_request", predict_request)
