@@ -4,6 +4,7 @@ import pytest
 
 from vcmodels.geometry.affine import (
     axis_codes,
+    edge_codes,
     flipped_world,
     index_affine,
     is_square,
@@ -56,3 +57,9 @@ def test_a_sheared_grid_is_not_square():
     assert is_square(affine)
     affine[:3, 1] += 0.01 * affine[:3, 0]
     assert not is_square(affine)
+
+
+@pytest.mark.parametrize(("axis", "edges"), [(0, "PARL"), (1, "ISRL"), (2, "ISPA")])
+def test_the_edges_of_a_slice_are_named_as_the_axes_run(axis, edges):
+    affine = np.diag([-1.0, 2, 3, 1])  # LAS: x runs to the left, y to the front, z up
+    assert "".join(edge_codes(affine, axis)) == edges

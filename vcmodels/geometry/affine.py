@@ -62,6 +62,18 @@ def opposite_codes(codes: str) -> str:
     return "".join(other[code] for code in codes)
 
 
+def edge_codes(affine: Affine, axis: int) -> tuple[str, str, str, str]:
+    """What lies above, below, left and right of a slice: a code of one letter each.
+
+    Args:
+        affine: of the volume.
+        axis: 0, 1 or 2: across z, y or x; of the other two the first runs down, the second right.
+    """
+    codes = axis_codes(affine)[::-1]
+    down, right = (codes[other] for other in range(3) if other != axis)
+    return opposite_codes(down), down, opposite_codes(right), right
+
+
 def is_square(affine: Affine) -> bool:
     """Whether the axes are perpendicular to each other: those of a sheared grid are not."""
     steps = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)

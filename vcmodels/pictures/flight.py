@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vcmodels.errors import OutputError, RefusedError, RunError
 from vcmodels.geometry.symmetries import AXES
 from vcmodels.pictures.layers import DrawnLayer, SliceSource, SliceValues, Subject
-from vcmodels.pictures.overlay import compose
+from vcmodels.pictures.overlay import compose, edges_of
 from vcmodels.pictures.planes import View, level_for, read_planes, readable_levels
 from vcmodels.pictures.slices import (
     LABEL_COLOUR,
@@ -74,7 +74,7 @@ def write_slices(path: Path, subject: Subject, view: View, at: Sequence[int]) ->
     else:
         titles.insert(0, places)
         captions.insert(0, f"{AXES[down]} down, {AXES[right]} to the right")
-    sheet = compose(rows, titles, captions)
+    sheet = compose(rows, titles, captions, edges_of(subject.image, view.axis))
     with whole_file(path) as file:
         sheet.save(file, "PNG")
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vcmodels.data.labels import Label
+from vcmodels.geometry.affine import edge_codes
 from vcmodels.geometry.boxes import Box
 from vcmodels.pictures.slices import (
     Panel,
@@ -23,8 +24,9 @@ from vcmodels.pictures.slices import (
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
 from vcmodels.volumes.places import write_atomic
+from vcmodels.volumes.world import world_affine
 
-LINE_HEIGHT, FONT_SIZE, GAP = 18, 13, 6
+LINE_HEIGHT, FONT_SIZE, GAP, MARGIN = 18, 13, 6, 3
 MIN_PANEL = 240
 """Small panels are enlarged by a whole factor to at least this many pixels along their long edge."""
 MAX_PANEL = 512
@@ -76,7 +78,13 @@ def write_overlay(
         titles += [f"{name}: label", f"{name}: prediction"]
         captions += [_legend(drawn.label.target), drawn.caption]
     path.parent.mkdir(parents=True, exist_ok=True)
-    compose(rows, titles, captions).save(path)
+    compose(rows, titles, captions, edges_of(image, 0)).save(path)
+
+
+def edges_of(image: Volume | None, axis: int) -> tuple[str, str, str, str] | None:
+    """What lies above, below, left and right of its slices, where it says how it lies in the world."""
+    affine = None if image is None else world_affine(image)
+    return None if affine is None else edge_codes(affine, axis)
 
 
 SLICES = 3
@@ -151,8 +159,20 @@ def _read_pairs(drawn: DrawnTarget, boxes: Sequence[Box]) -> list[PicturePair]:
     return [pair_of(target, *each) for each in found]
 
 
-def compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> Image.Image:
-    """Lay the panels out under their titles."""
+def compose(
+    rows: list[list[Panel]],
+    titles: list[str],
+    captions: list[str],
+    edges: tuple[str, str, str, str] | None = None,
+) -> Image.Image:
+    """Lay the panels out under their titles.
+
+    Args:
+        rows: of panels.
+        titles: of the columns.
+        captions: under the titles.
+        edges: letters above, below, left and right in the first panel of each row, such as P, A, R, L.
+    """
     drawn = [draw_panels(row, MIN_PANEL) for row in rows]
     height, width = drawn[0][0].shape[:2]
     header = 2 * LINE_HEIGHT + GAP
@@ -170,7 +190,29 @@ def compose(rows: list[list[Panel]], titles: list[str], captions: list[str]) -> 
         for i, pixels in enumerate(row):
             picture = Image.fromarray(np.round(255 * pixels).astype(np.uint8))
             sheet.paste(picture, (GAP + i * column, header + j * (height + GAP)))
+        if edges is not None:
+            _draw_edges(draw, edges, (GAP, header + j * (height + GAP)), (width, height))
     return sheet
+
+
+def _draw_edges(
+    draw: ImageDraw.ImageDraw,
+    edges: tuple[str, str, str, str],
+    corner: tuple[int, int],
+    size: tuple[int, int],
+) -> None:
+    """Write a letter in the middle of each edge of a panel."""
+    (left, top), (width, height) = corner, size
+    x, y = left + width // 2, top + height // 2
+    places = {
+        "mt": (x, top + MARGIN),
+        "mb": (x, top + height - MARGIN),
+        "lm": (left + MARGIN, y),
+        "rm": (left + width - MARGIN, y),
+    }
+    font = ImageFont.load_default(FONT_SIZE)
+    for letter, (anchor, place) in zip(edges, places.items(), strict=True):
+        draw.text(place, letter, "white", font, anchor, stroke_width=2, stroke_fill="black")
 
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
