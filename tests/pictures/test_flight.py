@@ -178,7 +178,7 @@ def test_layers_without_image_or_without_prediction_are_drawn(store, tmp_path, m
 
 
 def test_without_an_image_the_places_stand_over_the_first_layer(store, tmp_path, monkeypatch):
-    def keep(rows, titles, captions):
+    def keep(rows, titles, captions, edges):
         kept.extend(zip(titles, captions, strict=True))
         return compose(rows, titles, captions)
 

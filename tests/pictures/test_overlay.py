@@ -5,7 +5,7 @@ from PIL import Image
 from vcmodels.data.labels import Label, StoredLabel
 from vcmodels.geometry.boxes import Box
 from vcmodels.pictures import overlay
-from vcmodels.pictures.overlay import DrawnTarget, write_overlay
+from vcmodels.pictures.overlay import DrawnTarget, compose, write_overlay
 from vcmodels.pictures.slices import Panel, draw_panel
 from vcmodels.targets.binary import BinaryTarget
 from vcmodels.targets.normals import NormalsTarget
@@ -99,3 +99,16 @@ def test_a_value_has_one_grey_in_all_rows(store, tmp_path, monkeypatch):
     write_overlay(tmp_path / "o.png", image, depth, Box((0, 0, 0), EXTENT), slices=[2, 5])
     greys = [[np.median(panel.background) for panel in row[1:]] for row in rows]
     np.testing.assert_allclose(greys, [[1 / 3, 2 / 3], [0, 2 / 3]], atol=1e-6)
+
+
+def test_letters_stand_at_the_edges_of_the_first_panel_alone():
+    grey = np.full((40, 60, 3), 0.5, np.float32)
+    rows = [[Panel(grey), Panel(grey)]]
+    plain, marked = (
+        np.asarray(compose(rows, ["a", "b"], ["", ""], edges)) for edges in (None, tuple("PARL"))
+    )
+    rows, columns = np.nonzero((plain != marked).any(axis=-1))
+    panel = marked.shape[1] // 2
+    assert columns.max() < panel
+    assert np.ptp(columns) > 0.9 * panel - 20
+    assert np.ptp(rows) > 140  # of the 160 of the panel
