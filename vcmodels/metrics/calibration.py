@@ -1,7 +1,7 @@
 """Whether probabilities are what they say, and the temperature that makes them so."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ def fit_temperature(logits: Tensor, label: Tensor) -> Calibration:
     wanted = label.double() if is_masks else label[:, 0].long()
     loss = F.binary_cross_entropy_with_logits if is_masks else F.cross_entropy
     low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(  # convex in 1 / T, so that there is one minimum
+    found: Any = minimize_scalar(  # convex in 1 / T, so that there is one minimum
         lambda t: float(loss(logits / np.exp(t), wanted)), bounds=(low, high), method="bounded"
     )
     temperature = float(np.exp(found.x))
