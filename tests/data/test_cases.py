@@ -8,7 +8,8 @@ import pytest
 
 from vcmodels.config import parse_task
 from vcmodels.data.cases import case_rows, mixtures, used_sides, write_cases
-from vcmodels.data.volumes import open_each, open_volumes
+from vcmodels.data.opening import open_each
+from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Silent

@@ -4,7 +4,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vcmodels.config.train_params import FoldConfig
-from vcmodels.data.volumes import TaskVolume, open_volumes, settle_groups, units_of
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import open_volumes, settle_groups, units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches.find import PatchCriteria, search_patches

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.symmetry.find import find_symmetries
 from vcmodels.targets import BinaryTarget
 from vcmodels.volumes import ArrayVolume

@@ -17,7 +17,7 @@ from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
 from vcmodels.volumes import Description, Grid, open_volume, place_at, write_volume
 from vcmodels.volumes.world import geometry_note, world_affine
-from vcmodels.workflows.export import Wanted, export
+from vcmodels.workflows.export import ExportOptions, export
 from vcmodels.workflows.postprocess import finish_request
 
 SHAPE = (12, 21, 17)
@@ -63,7 +63,7 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 def exported(case, name, target=None, **wanted):
     path = case.folder / name
     reporter = Silent()
-    export(case.result, target, path, Wanted(**wanted), reporter)
+    export(case.result, target, path, ExportOptions(**wanted), reporter)
     return path, reporter
 
 
@@ -165,7 +165,7 @@ def test_labels_get_the_smallest_type(tmp_path, dtype, low, high, expected):
     values[0, 0, :2] = low, high
     values[4:] = 0
     source = stored(tmp_path / "a.zarr", values, **{"image-label": {}})
-    export(source, None, tmp_path / "a.nii", Wanted(), Silent())
+    export(source, None, tmp_path / "a.nii", ExportOptions(), Silent())
     read = np.asarray(nib.load(tmp_path / "a.nii").dataobj).T
     assert read.dtype == expected
     np.testing.assert_array_equal(read, values)
@@ -182,12 +182,12 @@ def test_labels_get_the_smallest_type(tmp_path, dtype, low, high, expected):
 def test_a_type_that_loses_values_is_refused(tmp_path, stored_as, wanted, match):
     source = stored(tmp_path / "a.zarr", np.full((5, 6, 7), 300, stored_as))
     with pytest.raises(OutputError, match=match):
-        export(source, None, tmp_path / "a.nii", Wanted(dtype=np.dtype(wanted)), Silent())
+        export(source, None, tmp_path / "a.nii", ExportOptions(dtype=np.dtype(wanted)), Silent())
 
 
 def test_a_type_that_the_format_lacks_becomes_the_closest(tmp_path):
     values = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float16)
-    export(stored(tmp_path / "a.zarr", values), None, tmp_path / "a.nii", Wanted(), Silent())
+    export(stored(tmp_path / "a.zarr", values), None, tmp_path / "a.nii", ExportOptions(), Silent())
     read = np.asarray(nib.load(tmp_path / "a.nii").dataobj)
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read.T, values)
@@ -230,7 +230,7 @@ def test_what_is_exported_is_imported_again_on_the_same_grid(tmp_path, ending, d
     image = place_at(str(tmp_path / "a.zarr"))
     assert our_attributes(image)
     path = tmp_path / f"out.{ending}"
-    export(str(tmp_path / "a.zarr"), None, path, Wanted(), Silent())
+    export(str(tmp_path / "a.zarr"), None, path, ExportOptions(), Silent())
     again = open_located(str(path), key="x", channels="any")
     np.testing.assert_array_equal(again.read(again.box)[0], values)
     assert again.dtype == np.dtype(dtype)
@@ -250,7 +250,7 @@ def test_microscopes_keep_voxel_size_and_unit(tmp_path, ending, dtype, channels)
         grid=Grid((2.0, 0.75, 0.5), unit="micrometer"),
     )
     path = tmp_path / f"out.{ending}"
-    export(str(tmp_path / "a.zarr"), None, path, Wanted(), Silent())
+    export(str(tmp_path / "a.zarr"), None, path, ExportOptions(), Silent())
     again = open_located(str(path), key="x", channels="any")
     np.testing.assert_array_equal(np.squeeze(again.read(again.box)), values)
     np.testing.assert_allclose(again.spacing, (2.0, 0.75, 0.5))

@@ -8,7 +8,7 @@ from typing import Any
 from vcmodels.audit.base import SEVERITIES, AuditScene, Finding, Severity
 from vcmodels.audit.checks import CHECKS
 from vcmodels.config import Task
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.resolve import resolve
 from vcmodels.reporting import Reporter, Silent

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from vcmodels.audit.looks import VolumeLook, look_at
 from vcmodels.config import Task
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.patches.index_build import Indexer
 from vcmodels.patches.misfits import CensusPlan, TaskCensuses, task_censuses
 from vcmodels.reporting import Reporter, list_some

@@ -16,7 +16,7 @@ from itertools import combinations, islice, product
 import numpy as np
 
 from vcmodels.audit.base import AuditScene, Check, Finding
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import triple
 

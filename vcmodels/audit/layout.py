@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from math import prod
 
 from vcmodels.audit.base import AuditScene, Check, Finding, listed
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.geometry.boxes import Shape, triple
 from vcmodels.volumes import Volume
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from vcmodels.data.intensities import ChannelValues, channel_names
 from vcmodels.data.normalization import CUBE, cubes, varies
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import Volume

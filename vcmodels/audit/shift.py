@@ -22,7 +22,8 @@ import numpy as np
 
 from vcmodels.audit.base import AuditScene, Check, Finding
 from vcmodels.data.normalization import CUBE, cubes
-from vcmodels.data.volumes import TaskVolume, reader_of
+from vcmodels.data.opening import reader_of
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.targets.base import Target

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from vcmodels.audit.base import AuditScene, Check, Finding
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.geometry.boxes import Box, cut_block
 from vcmodels.volumes import Volume
 

@@ -24,7 +24,7 @@ def cases(
 ) -> None:
     """List the volumes of a task as they are read: labels, split, groups, shape, voxel size, type."""
     from vcmodels.data.cases import case_rows, mixtures, write_cases
-    from vcmodels.data.volumes import open_each
+    from vcmodels.data.opening import open_each
 
     console = Console()
     context.obj.begin()

@@ -56,12 +56,12 @@ def export(
     import numpy as np
 
     from vcmodels.reporting import StopSignals
-    from vcmodels.workflows.export import Wanted
+    from vcmodels.workflows.export import ExportOptions
     from vcmodels.workflows.export import export as write
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
-    wanted = Wanted(like, None if dtype is None else np.dtype(dtype), threshold, overwrite)
+    wanted = ExportOptions(like, None if dtype is None else np.dtype(dtype), threshold, overwrite)
     with StopSignals():
         write(source, target, output.expanduser(), wanted, console)
     console.say(f"wrote {output}")

@@ -11,13 +11,8 @@ from vcmodels.config import Task
 from vcmodels.config.load import fill_sizes
 from vcmodels.data.normalization import fit_normalization, other_choice
 from vcmodels.data.record import identity_of, record_of
-from vcmodels.data.volumes import (
-    TaskVolume,
-    open_volumes,
-    report_missing,
-    spacing_text,
-    trained_on,
-)
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import open_volumes, report_missing, spacing_text, trained_on
 from vcmodels.errors import RefusedError
 from vcmodels.patches.cache import UnusableListError, fingerprint, read_list
 from vcmodels.patches.find import PatchCriteria, PatchList, are_few, choose_patches, survey

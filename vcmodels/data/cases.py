@@ -5,7 +5,8 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vcmodels.data.volumes import TaskVolume, spacing_text
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import spacing_text
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import list_some
 from vcmodels.volumes.places import write_atomic

@@ -21,7 +21,7 @@ from vcmodels.data.statistics import (
     VolumeStatistics,
     of_patch,
 )
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, cut_block, unit_box, units_touching
 from vcmodels.reporting import Reporter, Silent

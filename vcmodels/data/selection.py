@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vcmodels.config.values import VolumeChoice
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import Reporter, Silent, list_some

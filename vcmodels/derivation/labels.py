@@ -18,7 +18,8 @@ import vcmodels
 from vcmodels.config import Task
 from vcmodels.config.checks import read_places
 from vcmodels.data.labels import Label
-from vcmodels.data.volumes import TaskVolume, open_volumes
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import open_volumes
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, grow_shape

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from vcmodels.data.labels import Label, StoredLabel
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.evaluation.pairs import TargetPair
 from vcmodels.evaluation.scoring import (

@@ -22,7 +22,8 @@ from vcmodels.data.selection import (
     inputs_of,
     result_names,
 )
-from vcmodels.data.volumes import TaskVolume, open_volumes
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.evaluation.evaluate import (
     ScoredRegion,

@@ -18,7 +18,7 @@ Convert = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
-class StoredValues:
+class StoredOutput:
     """What is known of the values of a volume."""
 
     volume: Volume
@@ -54,7 +54,7 @@ class FileValues:
     """What a person may not expect."""
 
 
-def stored_meaning(volume: Volume, notes: Mapping[str, Any], *, is_label: bool) -> StoredValues:
+def stored_meaning(volume: Volume, notes: Mapping[str, Any], *, is_label: bool) -> StoredOutput:
     """What is known of the values of a volume by what was noted when it was written.
 
     Args:
@@ -65,10 +65,10 @@ def stored_meaning(volume: Volume, notes: Mapping[str, Any], *, is_label: bool) 
     encoding = notes.get("encoding") or {}
     kind = encoding.get("kind", notes.get("kind"))
     if "step" in notes and kind == "binary":
-        return StoredValues(volume, is_label=True, is_mask=True)
+        return StoredOutput(volume, is_label=True, is_mask=True)
     scale = (float(encoding.get("scale", 1)), float(encoding.get("offset", 0)))
     is_class = kind == "instances" or encoding.get("quantity") == "class"
-    return StoredValues(
+    return StoredOutput(
         volume,
         None if scale == (1, 0) else scale,
         encoding.get("zero_code"),
@@ -78,7 +78,7 @@ def stored_meaning(volume: Volume, notes: Mapping[str, Any], *, is_label: bool) 
 
 
 def given_values(
-    stored: StoredValues, exporter: Exporter, dtype: np.dtype[Any] | None, threshold: float | None
+    stored: StoredOutput, exporter: Exporter, dtype: np.dtype[Any] | None, threshold: float | None
 ) -> FileValues:
     """What a file gets of a volume.
 
@@ -104,7 +104,7 @@ def given_values(
     return _plain(stored.volume, exporter, dtype)
 
 
-def _mask(stored: StoredValues, threshold: float, dtype: np.dtype[Any] | None) -> FileValues:
+def _mask(stored: StoredOutput, threshold: float, dtype: np.dtype[Any] | None) -> FileValues:
     if stored.is_label or stored.zero_code is not None:
         remedy = "leave it out"
         raise OutputError(THRESHOLD, "what is exported holds classes, ids or vectors", remedy)
@@ -116,7 +116,7 @@ def _mask(stored: StoredValues, threshold: float, dtype: np.dtype[Any] | None) -
     return FileValues(wanted, convert, is_label=True)
 
 
-def _labels(stored: StoredValues, exporter: Exporter, dtype: np.dtype[Any] | None) -> FileValues:
+def _labels(stored: StoredOutput, exporter: Exporter, dtype: np.dtype[Any] | None) -> FileValues:
     low, high = (0, 1) if stored.is_mask else value_range(stored.volume)
     wanted = dtype or _smallest(low, high)
     _require_type(wanted, exporter)
@@ -140,7 +140,7 @@ def _smallest(low: int, high: int) -> np.dtype[Any]:
 
 
 def _codes(
-    stored: StoredValues,
+    stored: StoredOutput,
     scale: tuple[float, float],
     exporter: Exporter,
     dtype: np.dtype[Any] | None,

@@ -8,7 +8,8 @@ from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, Task
 from vcmodels.config.reading import expand_together, keys_of_input
 from vcmodels.data.selection import choose_volumes, result_names
-from vcmodels.data.volumes import TaskVolume, open_volumes
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RefusedError, RunError, TaskError, VcmodelsError
 from vcmodels.inference.cost import Estimate, add_estimates
 from vcmodels.inference.ensemble import choose_checkpoints, load_networks

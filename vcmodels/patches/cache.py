@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vcmodels.config import Task
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.patches.find import (
     Candidates,

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.geometry.boxes import Box, cut_block
 from vcmodels.patches.index import LONGEST_CELL
 from vcmodels.patches.index_build import Indexer, Wanted

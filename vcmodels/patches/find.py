@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from vcmodels.config import Task
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.devices import machine_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape, triple

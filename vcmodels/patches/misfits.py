@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from vcmodels.config import Task
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, cut_block, triple
 from vcmodels.patches.density import patch_grid

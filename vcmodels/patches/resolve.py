@@ -11,13 +11,8 @@ from vcmodels.config import Task, TrainingParams, parse_task
 from vcmodels.config.checks import check_task
 from vcmodels.config.load import fill_prepare, fill_sizes
 from vcmodels.config.messages import task_error
-from vcmodels.data.volumes import (
-    TaskVolume,
-    check_patch,
-    open_volumes,
-    trained_on,
-    with_copies,
-)
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import check_patch, open_volumes, trained_on, with_copies
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape, Spacing, triple

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from vcmodels.config import TrainingParams
-from vcmodels.data.volumes import TaskVolume, units_of
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import units_of
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.geometry.symmetries import AXES

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.runs.run import SPLITS, Run, Splits

@@ -36,7 +36,7 @@ from vcmodels.data.labels import (
 )
 from vcmodels.data.normalization import Normalization, check_finite
 from vcmodels.data.predictions import PredictedLabel
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple

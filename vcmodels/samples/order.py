@@ -30,7 +30,7 @@ from torch import Tensor
 
 from vcmodels.config import TrainingParams
 from vcmodels.config.task import SamplingConfig
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape
 from vcmodels.patches.density import CandidateGrid, patch_density, patch_grid

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
 from vcmodels.augment.resample import turn_tensor
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.symmetry.signs import Directions, directions

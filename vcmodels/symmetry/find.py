@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vcmodels.augment.resample import turn_tensor
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.symmetries import (
     CUBE_SYMMETRIES,

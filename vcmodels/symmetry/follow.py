@@ -12,7 +12,7 @@ from vcmodels.augment.geometric import Flip, QuarterTurn
 from vcmodels.config import Task
 from vcmodels.config.load import fill_augment, has_own_augment
 from vcmodels.data.record import identity_of, record_of
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.geometry.symmetries import Symmetry, have_equal_spacing, mirror, quarter_turn

@@ -5,7 +5,7 @@ from itertools import chain, product, zip_longest
 
 import numpy as np
 
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.symmetries import have_equal_spacing
 from vcmodels.symmetry.trial import FEWEST

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from vcmodels.config import Task
 from vcmodels.config.task import volume_curves
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.metrics.base import Sums
 from vcmodels.metrics.registry import add_sums

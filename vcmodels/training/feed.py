@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vcmodels.config import TrainingParams
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import CheckpointError, TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches.class_counts import count_classes

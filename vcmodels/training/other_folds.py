@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from vcmodels.config import Task, parse_task
 from vcmodels.config.load import fill_augment, fill_normalization, fill_prepare, fill_sizes
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.runs.run import Run, read_starts

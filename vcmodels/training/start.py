@@ -31,7 +31,7 @@ from vcmodels.config.messages import as_object
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.normalization import Normalization, contradiction
 from vcmodels.data.record import Change, DataRecord, changes, count_moved, record_of, with_names
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.patches.resolve import Resolved

@@ -27,7 +27,8 @@ from vcmodels.data.normalization import (
     report_lost,
 )
 from vcmodels.data.record import identity_of
-from vcmodels.data.volumes import TaskVolume, report_missing
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import report_missing
 from vcmodels.devices import choose_amp, choose_device, memory_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box

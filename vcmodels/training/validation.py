@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vcmodels.config import Task
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import Sums
 from vcmodels.metrics.calibration import Calibration

@@ -9,8 +9,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from vcmodels.config import InferenceParams, Task
+from vcmodels.data.opening import reader_of
 from vcmodels.data.predictions import PredictedLabel, prediction_notes, writer_of
-from vcmodels.data.volumes import TaskVolume, open_volumes, reader_of
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RefusedError, VcmodelsError, VolumeError
 from vcmodels.formats import file_stem
 from vcmodels.formats.imported import open_located

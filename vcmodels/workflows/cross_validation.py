@@ -14,7 +14,7 @@ import torch
 
 import vcmodels
 from vcmodels.config import Task, TrainingParams
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import RefusedError
 from vcmodels.patches.misfits import report_misfits
 from vcmodels.patches.resolve import resolve

@@ -34,7 +34,7 @@ PROBABILITY = 0.5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportOptions:
     """What a file shall have, besides the voxels."""
 
     like: str | None = None
@@ -47,7 +47,9 @@ class Wanted:
     """Replace a file that is there."""
 
 
-def export(source: str, target: str | None, path: Path, wanted: Wanted, reporter: Reporter) -> None:
+def export(
+    source: str, target: str | None, path: Path, wanted: ExportOptions, reporter: Reporter
+) -> None:
     """Write a volume to a file of the format that its name says; nothing is there before it is whole.
 
     Args:
@@ -122,7 +124,7 @@ def _located(location: str, target: str | None) -> str:
     raise OutputError(TARGET, found, f"name one, as {TARGET} {names[0] if names else 'NAME'}")
 
 
-def outgoing(volume: Volume, exporter: Exporter, wanted: Wanted) -> tuple[Outgoing, str]:
+def outgoing(volume: Volume, exporter: Exporter, wanted: ExportOptions) -> tuple[Outgoing, str]:
     """A volume as it is exported, and what a person may not expect of it.
 
     Args:

@@ -11,7 +11,8 @@ from typing import Any
 
 from vcmodels.config import Task
 from vcmodels.config.train_params import FoldConfig
-from vcmodels.data.volumes import TaskVolume, open_volumes
+from vcmodels.data.task_volume import TaskVolume
+from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RefusedError
 from vcmodels.evaluation.evaluate import ScoredRegion, wanted_targets
 from vcmodels.evaluation.report import Report

@@ -12,7 +12,7 @@ from vcmodels.inference.request import choose_targets
 from vcmodels.reporting import Reporter
 from vcmodels.results import our_attributes
 from vcmodels.volumes import LocalPlace, Place, open_volume
-from vcmodels.workflows.export import Wanted, outgoing, require_file, write_file
+from vcmodels.workflows.export import ExportOptions, outgoing, require_file, write_file
 from vcmodels.workflows.step_work import images_in
 
 FORMAT, OPTION = "inference_params.output_format", "--output"
@@ -117,7 +117,7 @@ def _write(request: Request, name: str, path: Path, reporter: Reporter, key: str
     like = origin.location if origin and exporter.is_for_classes else None
     volume = open_volume(str(request.output / name / "0"), key=key, channels="any")
     try:
-        image, note = outgoing(volume, exporter, Wanted(like))
+        image, note = outgoing(volume, exporter, ExportOptions(like))
         exporter.check(image, key)
         if note:
             reporter.say(f"note: {path}: {note}")

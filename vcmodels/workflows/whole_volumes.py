@@ -16,7 +16,7 @@ from vcmodels.checkpoint import Checkpoint, TrainedNetwork, build_network
 from vcmodels.config import InferenceParams, Task
 from vcmodels.config.inference_params import EnsembleParams
 from vcmodels.config.task import OF_VOLUMES, volume_metrics
-from vcmodels.data.volumes import TaskVolume
+from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import RefusedError, RunError
 from vcmodels.evaluation.evaluate import ScoredRegion
 from vcmodels.evaluation.report import Report
