@@ -68,7 +68,9 @@ def with_tuned(
         for key in tuned_keys(step):
             if key not in found.get(step.output, {}):
                 text = 'is "tuned", and no value was chosen yet for these steps'
-                remedy = "run vcmodels tune TASK and predict with the best checkpoint, or give a number"
+                remedy = (
+                    "run vcmodels tune TASK and predict with the best checkpoint, or give a number"
+                )
                 raise TaskError(f"postprocess.{at}.{key}", text, remedy)
     return tuple(with_values(step, found.get(step.output, {})) for step in given)
 
