@@ -75,7 +75,7 @@ def series_of(values: np.ndarray, **kept: object) -> list[Dataset]:
     """(Z, Y, X) as one slice each, in the order of z."""
     places = positions(len(values))
     return [
-        slice_of(one, place, uid=f"{kept.get('series', SERIES)}.{n + 1}", **kept)  # type: ignore[arg-type]
+        slice_of(one, place, uid=f"{kept.get('series', SERIES)}.{n + 1}", **kept)
         for n, (one, place) in enumerate(zip(values, places, strict=True))
     ]
 
