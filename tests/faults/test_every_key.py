@@ -66,10 +66,11 @@ MANNER = {
     "tr_params": {"num_dataloader_workers", "chunk_cache_gb", "device", "compile", "threads", "amp",
                   "max_minutes", "wandb"},
     "inference_params": {"num_dataloader_workers", "device", "compile", "threads", "memory", "amp",
-                         "on_missing", "wandb"},
+                         "on_missing", "wandb", "output_format"},
     "dataset_config": {"use_cache", "index_dir", "cache_file", "on_missing"},
 }  # fmt: skip
-"""Keys by which the same result is reached in another manner, or not at all here."""
+"""Keys by which the same result is reached in another manner, or not at all here: files are written by
+the command, `tests/workflows/test_result_files.py`."""
 FIXED = {"kind", "name", "input", "labels", "targets", "volume_paths", "channels"}
 """What makes another task of a task."""
 ALREADY = {"normals": {"loss_only_on_label"}}
@@ -121,6 +122,8 @@ VALUES: dict[str, list[Any]] = {
     "dataset_config.volume_paths.0.group": ["one"],
     "dataset_config.volume_paths.0.cohort": ["one"],
     "dataset_config.slice_axis": ["y"],
+    "dataset_config.prepare": [{"spacing": [2.0, 1.0, 1.0]}],
+    "dataset_config.region": [{"from": [{"mask": "STORE/sheet"}], "shape": "box"}],
     "dataset_config.stack": [{"axis": "z"}],
     "dataset_config.targets.t.loss": [{"LOSS": 0.5}],
     "dataset_config.targets.t.derive": ["cells", "absent"],

@@ -99,7 +99,7 @@ def test_every_file_of_a_run_folder_is_explained(run_folder):
 def test_every_key_of_a_checkpoint_is_explained_and_there_is_no_other(run_folder):
     explained = [key for row in rows("What a checkpoint holds") for key in codes(row[0])]
     state = load_checkpoint(run_folder / "m_last.pth").state
-    assert sorted(explained) == sorted([*state, "hard"])
+    assert sorted(explained) == sorted([*state, "hard", "tuned", "untuned_sha256", "stages"])
 
 
 def test_the_keys_that_may_change_are_listed():

@@ -292,9 +292,10 @@ def test_two_processes_release_frozen_parts_and_stop_early_as_one(sheet_task, tm
     assert running.returncode == 0, err
     assert out.count("stopped early after epoch 3: val/dice_sheet has not improved") == 1
     assert last(two)["epoch"] == last(one)["epoch"] == 3
+    # Adam makes a tenth of a step (1e-4) of what rounding leaves of a gradient that is nearly 0.
     for part in ("model", "ema"):
         for name, value in last(one)[part].items():
-            torch.testing.assert_close(last(two)[part][name], value, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(last(two)[part][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_a_start_that_a_run_has_no_use_for_is_reported(sheet_task, tmp_path, source):

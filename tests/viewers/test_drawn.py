@@ -80,7 +80,9 @@ def test_a_label_is_given_by_the_name_of_its_target(result):
 
 
 def test_a_prediction_of_ours_says_itself_what_it_is(result):
-    subject = subject_of_array(str(result.folder / "out/net.zarr/sheet"), None, {}, None, None)
+    subject = subject_of_array(
+        str(result.folder / "out/net.zarr/sheet"), None, {}, None, None, Silent()
+    )
     (layer,) = subject.layers
     assert isinstance(layer.drawing, BinaryTarget)
     np.testing.assert_allclose(drawn(layer.prediction).values[0], result.probability[4] / 255)
@@ -89,12 +91,14 @@ def test_a_prediction_of_ours_says_itself_what_it_is(result):
 def test_any_other_array_is_what_it_is_said_to_be(world):
     path = str(world.folder / "data.zarr/raw")
     with pytest.raises(RefusedError, match="says what its values are; give one of binary"):
-        subject_of_array(path, None, {}, None, None)
-    (layer,) = subject_of_array(path, None, {}, "binary", ">= 128").layers
+        subject_of_array(path, None, {}, None, None, Silent())
+    (layer,) = subject_of_array(path, None, {}, "binary", ">= 128", Silent()).layers
     raw = world.store("copy", world.probability)
-    (layer,) = subject_of_array(raw.location, path, {}, "binary", ">= 128").layers
+    (layer,) = subject_of_array(raw.location, path, {}, "binary", ">= 128", Silent()).layers
     np.testing.assert_array_equal(drawn(layer.prediction).values[0], world.probability[4] >= 128)
-    (layer,) = subject_of_array(raw.location, None, {None: path}, "instances", None).layers
+    (layer,) = subject_of_array(
+        raw.location, None, {None: path}, "instances", None, Silent()
+    ).layers
     np.testing.assert_array_equal(drawn(layer.prediction).values[0], world.probability[4])
     assert layer.label is not None
 
@@ -102,14 +106,16 @@ def test_any_other_array_is_what_it_is_said_to_be(world):
 def test_what_does_not_fit_is_refused(world):
     path = str(world.folder / "data.zarr/raw")
     with pytest.raises(RefusedError, match="with 1 channels is no normals"):
-        subject_of_array(path, None, {}, "normals", None)
+        subject_of_array(path, None, {}, "normals", None, Silent())
     with pytest.raises(RefusedError, match="which are no ids; give another kind"):
-        subject_of_array(str(world.folder / "data.zarr/normals"), None, {}, "instances", None)
+        subject_of_array(
+            str(world.folder / "data.zarr/normals"), None, {}, "instances", None, Silent()
+        )
     small = world.store("small", np.zeros((3, 4, 5), np.uint8))
     with pytest.raises(VolumeError, match=r"has shape \(3, 4, 5\)"):
-        subject_of_array(path, small.location, {}, "instances", None)
+        subject_of_array(path, small.location, {}, "instances", None, Silent())
     with pytest.raises(VolumeError, match="give arrays of one shape"):
-        subject_of_array(path, None, {None: small.location}, "binary", None)
+        subject_of_array(path, None, {None: small.location}, "binary", None, Silent())
 
 
 def _write_task(folder):
