@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 import zarr
 
 from vcmodels.data.scans import number_copies, number_scans, share_voxels
+from vcmodels.data.task_volume import Preparation
 from vcmodels.data.volumes import open_volumes, with_copies
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
+from vcmodels.geometry.gridmap import GridMap
 from vcmodels.patches.find import search_patches
 from vcmodels.patches.resolve import resolve
 from vcmodels.patches.split import split_patches
+from vcmodels.prepare.plan import VolumePlan
+from vcmodels.prepare.section import AS_IT_IS
 from vcmodels.volumes import open_volume
 
 SHAPE = (20, 24, 64)
@@ -114,6 +119,35 @@ def test_boxes_of_two_levels_meet_where_they_show_the_same():
     assert share_voxels(one, whole, Box((0, 0, 15), (10, 12, 17)), half)
     assert not share_voxels(one, whole, Box((0, 0, 16), (10, 12, 16)), half)
     assert not share_voxels(one, whole, Box((0, 0, 32), (20, 24, 32)), whole)
+
+
+def cropped(volume, x, length):
+    """A volume of which only a part along x is taken: its boxes count from there."""
+    box = Box((0, 0, x), (20, 24, length))
+    grid = GridMap.identity(SHAPE).cropped(box)
+    inputs = VolumePlan(AS_IT_IS, grid, ()).images(volume.inputs)
+    preparation = Preparation(volume, grid, AS_IT_IS)
+    return replace(volume, inputs=inputs, region=inputs[0].box, preparation=preparation)
+
+
+@pytest.mark.parametrize("alias", ["a link", "a copy"])
+def test_two_crops_meet_where_they_show_the_same(task_of, alias):
+    volumes = open_volumes(task_of(alias, {}, {}))
+    left, right, far = (
+        cropped(volumes[0], 0, 40),
+        cropped(volumes[1], 30, 20),
+        cropped(volumes[1], 50, 14),
+    )
+    left, right, far = with_copies([left, right, far])
+    assert left.scan == right.scan
+    assert left.meets(left.region, right, right.region)
+    assert not left.meets(left.region, far, far.region)
+    assert not left.meets(Box((0, 0, 0), (20, 24, 30)), right, right.region)
+    assert right.meets(Box((0, 0, 0), (20, 24, 5)), left, Box((0, 0, 34), (20, 24, 6)))
+    # Of one grid: parts next to each other share nothing, and equal ones are twins.
+    assert not left.meets(Box((0, 0, 0), (20, 24, 8)), left, Box((0, 0, 8), (20, 24, 8)))
+    assert left.is_twin(cropped(volumes[0], 0, 40))
+    assert not left.is_twin(cropped(volumes[0], 10, 40))
 
 
 @pytest.fixture

@@ -171,8 +171,7 @@ def _marks(name: str, volume: TaskVolume) -> str:
 
 
 def _span(volume: TaskVolume) -> str:
-    pairs = zip(volume.region.origin, volume.region.end, strict=True)
-    return " ".join(f"{start}:{end}" for start, end in pairs)
+    return " ".join(f"{start}:{end}" for start, end in volume.region.pairs)
 
 
 def _array_cells(volume: Volume) -> tuple[str, str, str]:

@@ -94,6 +94,6 @@ def _told(volume: Volume, image: Volume, grid_map: GridMap) -> str:
     turn, covered = grid_map.symmetry, grid_map.holding(volume.box)
     words = [] if turn.is_identity else [f"has its axes otherwise than {image.shown} ({turn})"]
     if covered.shape != grid_map.shape:
-        part = [list(pair) for pair in zip(covered.origin, covered.end, strict=True)]
+        part = covered.pairs
         words.append(f"covers {part} of {image.shown} only")
     return " and ".join(words) or f"reaches past {image.shown}"

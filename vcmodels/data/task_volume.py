@@ -90,16 +90,28 @@ class TaskVolume:
             label for name, label in self.labels.items() if self.own is None or name in self.own
         ]
 
+    @property
+    def grid(self) -> GridMap:
+        """From the grid of its arrays to that on which they are stored."""
+        if self.preparation is None:
+            return GridMap.identity(self.inputs[0].extent)
+        return self.preparation.grid
+
     def is_twin(self, other: "TaskVolume") -> bool:
         """Whether it shows the very voxels of another."""
-        return self.scan == other.scan >= 0 and self.region == other.region
+        same = self.scan == other.scan >= 0 and self.grid == other.grid
+        return same and self.region == other.region
 
     def meets(self, region: Box, other: "TaskVolume", other_region: Box) -> bool:
         """Whether a region of this volume shares voxels with one of another."""
         if not self.scan == other.scan >= 0:
             return False
-        extent, other_extent = self.inputs[0].extent, other.inputs[0].extent
-        return share_voxels(region, extent, other_region, other_extent)
+        one, two = self, other
+        if self.grid != other.grid:  # such as two crops of one scan: only what is stored compares
+            region = self.grid.inverse().holding(region)
+            other_region = other.grid.inverse().holding(other_region)
+            one, two = self.as_stored, other.as_stored
+        return share_voxels(region, one.inputs[0].extent, other_region, two.inputs[0].extent)
 
     @property
     def scored_with(self) -> str | None:

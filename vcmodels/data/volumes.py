@@ -181,7 +181,7 @@ def with_copies(volumes: Sequence[TaskVolume]) -> list[TaskVolume]:
 
     Copies that have pseudo-labels alone may be trained on: validation compares with none of them.
     """
-    inputs = [volume.inputs if volume.own_labels else () for volume in volumes]
+    inputs = [volume.as_stored.inputs if volume.own_labels else () for volume in volumes]
     scans = number_copies(inputs, [volume.scan for volume in volumes])
     return [replace(volume, scan=scan) for volume, scan in zip(volumes, scans, strict=True)]
 

@@ -222,5 +222,4 @@ def _require_some(regions: list[ScoredRegion]) -> list[ScoredRegion]:
 
 
 def _text(box: Box) -> str:
-    pairs = zip(box.origin, box.end, strict=True)
-    return "[" + ", ".join(f"{start}:{end}" for start, end in pairs) + "]"
+    return "[" + ", ".join(f"{start}:{end}" for start, end in box.pairs) + "]"

@@ -487,5 +487,4 @@ def _box(bbox: Sequence[tuple[int, int]]) -> Box:
 
 
 def _text(box: Box) -> str:
-    pairs = zip(box.origin, box.end, strict=True)
-    return "[" + ", ".join(f"{start}:{end}" for start, end in pairs) + "]"
+    return "[" + ", ".join(f"{start}:{end}" for start, end in box.pairs) + "]"

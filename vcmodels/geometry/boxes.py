@@ -48,6 +48,11 @@ class Box:
         return z + depth, y + height, x + width
 
     @property
+    def pairs(self) -> list[list[int]]:
+        """[start, end) along each axis, as a `bbox` in JSON."""
+        return [list(pair) for pair in zip(self.origin, self.end, strict=True)]
+
+    @property
     def voxels(self) -> int:
         """How many voxels the box holds."""
         return prod(self.shape)

@@ -110,7 +110,7 @@ class Meter:
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "worker": self.worker,
-                "unit": [list(pair) for pair in zip(unit.origin, unit.end, strict=True)],
+                "unit": unit.pairs,
                 "finished": is_finished,
                 "patches": int(counted["patches"]),
                 "seconds": round(seconds, 6),

@@ -18,7 +18,7 @@ from vcmodels.geometry.boxes import Box, Shape, triple
 from vcmodels.geometry.symmetries import AXES
 from vcmodels.models.plan import length_at_most
 from vcmodels.patches.find import PatchList
-from vcmodels.patches.split_from import taken_regions
+from vcmodels.patches.split_from import grid_note, taken_regions
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.runs.run import Run, Splits
 
@@ -244,8 +244,8 @@ class Split:
             **self.description,
             "train_patches": len(self.train),
             "val_patches": len(self.val),
-            "train_regions": [_box_to_json(box) for box in self.train_regions],
-            "val_regions": [_box_to_json(box) for box in self.val_regions],
+            "train_regions": [box and box.pairs for box in self.train_regions],
+            "val_regions": [box and box.pairs for box in self.val_regions],
         }
 
 
@@ -369,13 +369,14 @@ def _describe(
     return {
         "schema": SCHEMA,
         "seed": settings.seed,
-        "split_mode": settings.split_mode,
+        "split_mode": "spatial" if settings.split_from else settings.split_mode,
         "tr_val_split": settings.tr_val_split,
         "split_guard": settings.split_guard,
         **({"split_from": settings.split_from} if settings.split_from else {}),
         **({"folds": settings.folds.model_dump()} if settings.folds else {}),
         "volumes": [volume.name for volume in volumes],
         "split": [volume.split for volume in volumes],
+        "grids": [grid_note(volume) for volume in volumes],
         "patches": {"count": len(patches.rows), "sha256": patches.digest()},
     }
 
@@ -484,12 +485,15 @@ def _checked(
         _OtherSplitError: it was made from others, or with other settings.
         TaskError: a side is empty.
     """
-    document = saved.document
-    for key, value in _describe(settings, volumes, patches).items():
+    description = _describe(settings, volumes, patches)
+    document = {"grids": description["grids"], **saved.document}  # earlier ones lack them
+    for key, value in description.items():
         if document.get(key) != value and not (changed and key == "patches"):
             if key == "patches":
                 found = f"made from another patch list ({document.get(key)}, now {value})"
                 raise _OtherSplitError(found)
+            if key == "grids":
+                raise _OtherSplitError("made on other grids of the volumes")
             raise _OtherSplitError(f"made with {key} {document.get(key)}, now {value}")
     train, val = list(saved.train_regions), list(saved.val_regions)
     split = _assemble(settings, volumes, patches, train, val)
@@ -497,7 +501,3 @@ def _checked(
         raise _OtherSplitError("was changed by hand")
     _refuse_empty(split, settings)
     return split
-
-
-def _box_to_json(box: Box | None) -> list[list[int]] | None:
-    return None if box is None else [list(pair) for pair in zip(box.origin, box.end, strict=True)]

@@ -234,7 +234,7 @@ class HeldOutScore:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what is not finite is null."""
-        region = [list(pair) for pair in zip(self.box.origin, self.box.end, strict=True)]
+        region = self.box.pairs
         scores = {
             target: {key: value if isfinite(value) else None for key, value in values.items()}
             for target, values in self.scores.items()
