@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,11 @@ import pytest
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.cli import main
 from vcmodels.errors import OutputError, RefusedError
+from vcmodels.inference.ensemble import load_networks
+from vcmodels.prepare.section import Prepare
 from vcmodels.reporting import Silent
 from vcmodels.workflows import compare as workflow
+from vcmodels.workflows.cohort_scores import HeldOutCohort
 from vcmodels.workflows.compare import compare, plan_trainings, variants_of
 
 
@@ -73,6 +77,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(tiny, tmp
         run([])
     with pytest.raises(RefusedError, match="only one of them has folds"):
         run(['tr_params.folds=null,{"count": 3}'])
+    both = ["tr_params.initial_lr=1e-3,1e-2"]
+    with pytest.raises(RefusedError, match="--seeds: is 2, and the tasks have folds"):
+        run(both, ["tr_params.folds.count=3"], seeds=2)
+    with pytest.raises(RefusedError, match='split_mode: is "random"'):
+        run(both, ["tr_params.split_mode=random"])
     with pytest.raises(RefusedError, match="initial_lr"):
         run(["tr_params.initial_lr=1e-3,-1"])
     assert not out.exists()
@@ -146,3 +155,15 @@ def forgotten(tiny, places, tmp_path, capsys):
     ]
     assert " on old: " not in output.err
     assert main([*words, "--jobs", "2"]) == 2
+    assert main([*words, "--on", str(tmp_path / "old.json")]) == 2
+    assert "old.json is given twice" in capsys.readouterr().err
+    assert main([*words, "--set", "dataset_config.prepare.spacing=[1,1,1]"]) == 2
+    assert "prepare: is given, and the checkpoint was trained without" in capsys.readouterr().err
+    (network,) = load_networks([places[0] / "tiny_best.pth"])
+    cohort = json.loads((tmp_path / "new.json").read_text())
+    cohort["dataset_config"] |= {"prepare": {"spacing": "median"}}
+    (tmp_path / "median.json").write_text(json.dumps(cohort))
+    trained = Prepare(spacing=(2.0, 1.0, 1.0))
+    learnt = replace(network, task=network.task.with_values(dataset_config={"prepare": trained}))
+    made = HeldOutCohort.of(str(tmp_path / "median.json"), [], learnt, Silent())
+    assert made.parts[0].volume.spacing == pytest.approx((2, 1, 1))

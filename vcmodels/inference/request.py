@@ -11,6 +11,7 @@ from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, NormalizationConfig, Task
 from vcmodels.config.slices import SliceStack
+from vcmodels.config.task import DatasetConfig
 from vcmodels.data.intensities import measure, notes
 from vcmodels.data.normalization import contradiction, other_choice
 from vcmodels.data.placing import require_one_place
@@ -140,20 +141,32 @@ def request_of(
         VolumeError: an input does not exist.
     """
     params, config = task.inference_params, task.dataset_config
-    _refuse_other_normalization(config.normalization, networks[0])
-    prepare = prepare_of(networks)
-    _refuse_other_prepare(config.prepare, prepare)
-    _refuse_other_stack(config.stack, networks[0])
+    prepare = require_same_inputs(config, networks)
     inputs = open_inputs(params.input_path, params, reporter)
     root = output or result_root(params.output_dir, task.tr_params.model_name)
     steps = with_tuned(task.postprocess, _tuned_values(task.postprocess, networks))
     record = {**task.to_json(), "postprocess": [one.model_dump(mode="json") for one in steps]}
     record["dataset_config"]["prepare"] = prepare and prepare.model_dump(mode="json", by_alias=True)
-    region = config.region
-    _refuse_other_region(region, networks)
     return Request(
-        networks, inputs, root, params, config.targets, record, steps, prepare, region, name
+        networks, inputs, root, params, config.targets, record, steps, prepare, config.region, name
     )
+
+
+def require_same_inputs(
+    config: DatasetConfig, networks: Sequence[TrainedNetwork]
+) -> Prepare | None:
+    """How the networks want their inputs to be made, which is as the task makes them.
+
+    Raises:
+        TaskError: a network was trained with another `normalization`, `prepare`, `stack` or `region`
+            than the task gives.
+    """
+    _refuse_other_normalization(config.normalization, networks[0])
+    prepare = prepare_of(networks)
+    _refuse_other_prepare(config.prepare, prepare)
+    _refuse_other_stack(config.stack, networks[0])
+    _refuse_other_region(config.region, networks)
+    return prepare
 
 
 def prepare_of(networks: Sequence[TrainedNetwork]) -> Prepare | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import Task, load_task
+from vcmodels.config.load import fill_prepare
 from vcmodels.config.task import volume_metrics
 from vcmodels.data.selection import choose_volumes
 from vcmodels.data.volumes import open_volumes
@@ -19,10 +20,12 @@ from vcmodels.errors import RefusedError, TaskError
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.task import VOLUMES, about_task
 from vcmodels.inference.ensemble import find_checkpoints, load_networks
+from vcmodels.inference.request import require_same_inputs
 from vcmodels.reporting import Reporter
 from vcmodels.results import file_name
 from vcmodels.runs.run import Run
 from vcmodels.volumes.places import read_json, write_json
+from vcmodels.workflows.cascade import find_regions
 from vcmodels.workflows.fold_report import Figures
 from vcmodels.workflows.whole_volumes import PredictedPart, score_network
 
@@ -38,13 +41,22 @@ class HeldOutCohort:
     parts: tuple[PredictedPart, ...]
 
     @classmethod
-    def of(cls, path: str, overrides: Sequence[str], reporter: Reporter) -> "HeldOutCohort":
+    def of(
+        cls, path: str, overrides: Sequence[str], network: TrainedNetwork, reporter: Reporter
+    ) -> "HeldOutCohort":
         """The volumes that `evaluation.volumes` of a task chooses; what its run held out when null.
 
+        They are made as the network learnt them, as `prepare` and `region` of its task said.
+
         Raises:
-            RefusedError: the task is not valid, holds out nothing, or what it does has no label.
+            RefusedError: the task is not valid, holds out nothing, what it does has no label, or the
+                network was trained on volumes that were made otherwise.
+            RunError: a network that finds regions failed.
         """
         task = load_task(path, overrides).task
+        task = fill_prepare(task, network.task.dataset_config.prepare)
+        require_same_inputs(task.dataset_config, [network])
+        find_regions(task, reporter, [network.path])
         volumes = open_volumes(task, reporter)
         run = Run(task.run_dir, task.tr_params.model_name)
         choice = task.evaluation.volumes or "val"
@@ -102,16 +114,35 @@ def score_cohorts(
         RefusedError: a task, a volume or a checkpoint does not fit.
         RunError: a prediction failed; the same call continues.
     """
+    _require_names(tasks)
     networks = {name: _one_network(name) for name in checkpoints}
-    cohorts = [HeldOutCohort.of(path, overrides, reporter) for path in tasks]
+    pairs = [
+        (name, network, HeldOutCohort.of(path, overrides, network, reporter))
+        for name, network in networks.items()
+        for path in tasks
+    ]
     found: list[CohortScore] = []
-    for name, network in networks.items():
-        for cohort in cohorts:
-            score = _scored(name, network, cohort, output, reporter, should_stop)
-            if score is None:
-                return None
-            found.append(score)
+    for name, network, cohort in pairs:
+        score = _scored(name, network, cohort, output, reporter, should_stop)
+        if score is None:
+            return None
+        found.append(score)
     return found
+
+
+def _require_names(tasks: Sequence[str]) -> None:
+    """Cohorts are told apart by the names of their task files.
+
+    Raises:
+        RefusedError: two have one name.
+    """
+    known: dict[str, str] = {}
+    for path in tasks:
+        if (first := known.setdefault(Path(path).stem, path)) != path or tasks.count(path) > 1:
+            found = (
+                f"{first} and {path} have one name" if first != path else f"{path} is given twice"
+            )
+            raise RefusedError("--on", found, "give task files of different names")
 
 
 def _one_network(named: str) -> TrainedNetwork:
@@ -166,7 +197,8 @@ def _identity(network: TrainedNetwork, cohort: HeldOutCohort) -> str:
         for one in cohort.parts
         for arrays in ([*one.volume.inputs, *one.volume.labels.values()],)
     ]
-    text = json.dumps([network.sha256, task["inference_params"], task["evaluation"], parts])
+    sections = [task[name] for name in ("dataset_config", "inference_params", "evaluation")]
+    text = json.dumps([network.sha256, *sections, parts])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vcmodels.reporting import Reporter, StopSignals
 from vcmodels.runs.run import SPLITS, Run, fold_name
 from vcmodels.runs.survey import RunStatus, read_status
 from vcmodels.volumes.places import read_json, write_json
+from vcmodels.workflows.cascade import find_regions
 from vcmodels.workflows.cross_validation import Child, run_all, training_shares
 from vcmodels.workflows.fold_report import Figures
 
@@ -34,8 +36,17 @@ class Variant:
     overrides: tuple[str, ...]
     """`dotted.key=value` lines."""
 
-    def loaded(self, more: Sequence[str] = ()) -> Task:
+    @cached_property
+    def loaded(self) -> Task:
         """Its task.
+
+        Raises:
+            TaskError: it is not valid.
+        """
+        return self.with_lines()
+
+    def with_lines(self, *more: str) -> Task:
+        """Its task with more overrides.
 
         Raises:
             TaskError: it is not valid.
@@ -127,7 +138,7 @@ def plan_trainings(
     """
     found: list[tuple[int, Training]] = []
     for variant in variants:
-        task, home = variant.loaded(), output / variant.name
+        task, home = variant.loaded, output / variant.name
         folds = task.tr_params.folds
         lines = list(variant.overrides)
         if folds is not None:
@@ -171,11 +182,11 @@ def compare(
     Raises:
         RefusedError: a task or its volumes are not valid, or the folder holds something else.
     """
-    _require_comparable(variants)
+    _require_comparable(variants, seeds)
     _claim(output, variants, seeds)
     split = _split_of(variants[0], output, reporter)
     waiting = [t for t in plan_trainings(variants, seeds, output, split) if not t.is_complete]
-    environments, shares = training_shares(variants[0].loaded().tr_params, jobs)
+    environments, shares = training_shares(variants[0].loaded.tr_params, jobs)
 
     def start(training: Training) -> Callable[[int], Child]:
         def begin(place: int) -> Child:
@@ -200,8 +211,8 @@ def compare(
     return 1 if failed else 0
 
 
-def _require_comparable(variants: Sequence[Variant]) -> None:
-    """Refuse one variant, and variants that are held out differently.
+def _require_comparable(variants: Sequence[Variant], seeds: int) -> None:
+    """Refuse one variant, variants that are held out differently, and seeds of folds.
 
     Raises:
         RefusedError: naming what.
@@ -209,9 +220,15 @@ def _require_comparable(variants: Sequence[Variant]) -> None:
     if len(variants) < 2:
         remedy = "give two task files, or --over KEY=VALUE,VALUE"
         raise RefusedError("compare", "there is nothing to compare", remedy)
-    first = variants[0].loaded()
+    first = variants[0].loaded
+    if first.tr_params.folds is not None and seeds > 1:
+        found = f"is {seeds}, and the tasks have folds: each is trained once"
+        raise RefusedError("--seeds", found, "leave it out, or set tr_params.folds to null")
+    if first.tr_params.folds is None and first.tr_params.split_mode == "random":
+        found = f'is "random" in {variants[0].name}: training and validation share voxels'
+        raise RefusedError("tr_params.split_mode", found, 'use "spatial"')
     for variant in variants[1:]:
-        task = variant.loaded()
+        task = variant.loaded
         if (task.tr_params.folds is None) != (first.tr_params.folds is None):
             found = f"{variant.name} and {variants[0].name}: only one of them has folds"
             raise RefusedError("tr_params.folds", found, "give both the same, or none")
@@ -246,10 +263,11 @@ def _claim(output: Path, variants: Sequence[Variant], seeds: int) -> None:
 def _split_of(variant: Variant, output: Path, reporter: Reporter) -> Path:
     """The `splits.json` for all runs; made of a variant where there is none."""
     run = Run(output, "split")
-    task = variant.loaded()
+    task = variant.loaded
     if run.splits() is None and task.tr_params.folds is None:
+        find_regions(task, reporter)
         cache = f'dataset_config.cache_file="{output / "patches.json"}"'
-        resolved = resolve(variant.loaded([cache]), reporter)
+        resolved = resolve(variant.with_lines(cache), reporter)
         patches = load_or_find_patches(resolved.task, resolved.volumes, reporter)
         split = split_patches(resolved.task.tr_params, resolved.volumes, patches, reporter)
         run.write_splits(split.to_dict())
@@ -262,7 +280,7 @@ class ComparedRow:
 
     name: str
     runs: int
-    """That have a checkpoint, of all that there are to be."""
+    """That have begun."""
     figures: Mapping[str, Figures]
     """At the best epoch, by target and metric, such as `sheet dice`."""
     minutes: Figures
