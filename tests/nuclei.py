@@ -1,45 +1,7 @@
-"""A phantom of touching ellipsoids, and what a network might say of it."""
+"""What a network might say of a phantom of touching nuclei."""
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-
-
-def touching_ellipsoids(shape, count, radii, seed):
-    """(Z, Y, X) int32: ids of ellipsoids that touch; a voxel belongs to the nearest by radius.
-
-    Each one is placed next to one before, so that most touch another; those that would overlap by
-    more than a fifth of the way between their centres are drawn again.
-    """
-    rng = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).astype(np.float32)
-    ids, best = np.zeros(shape, np.int32), np.full(shape, 1, np.float32)
-    centres, axes = [], []
-    while len(centres) < count:
-        size = rng.uniform(*radii, 3)
-        if centres:
-            at = rng.integers(len(centres))
-            way = rng.normal(size=3)
-            way /= np.linalg.norm(way)
-            reach = 1 / np.linalg.norm(way / axes[at]) + 1 / np.linalg.norm(way / size)
-            centre = centres[at] + 0.95 * reach * way
-        else:
-            centre = np.array(shape) / 2
-        apart = [
-            np.linalg.norm((centre - other) / (size + length))
-            for other, length in zip(centres, axes, strict=True)
-        ]
-        if (
-            np.any(centre < 3)
-            or np.any(centre > np.array(shape) - 4)
-            or min(apart, default=1) < 0.9
-        ):
-            continue
-        centres.append(centre)
-        axes.append(size)
-        far = np.sqrt((((grid - centre) / size) ** 2).sum(-1))
-        closer = far < best
-        ids[closer], best[closer] = len(centres), far[closer]
-    return ids
 
 
 def boundaries(ids):

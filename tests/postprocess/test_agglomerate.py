@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.forests import in_order, kruskal
-from tests.nuclei import touching_ellipsoids
 from tests.postprocess.places import run_step, source_of, step_of
 from vcmodels.errors import TaskError
 from vcmodels.fields.agglomeration import FULL, PairSums, join_by_mean, join_by_mutex, join_small
 from vcmodels.fields.forest import by_depth
 from vcmodels.fields.instances import affinities
+from vcmodels.phantom.nuclei import touching_ellipsoids
 from vcmodels.postprocess.agglomerate import AgglomerateStep
 from vcmodels.postprocess.landscape import UNIT, Boundaries
 from vcmodels.postprocess.links import LinkChannels, NearBoundary

@@ -9,13 +9,13 @@ from tests.nuclei import (
     predicted_boundary,
     predicted_distance,
     predicted_mask,
-    touching_ellipsoids,
 )
 from tests.postprocess.places import run_step, source_of, step_of
 from vcmodels.blockwise import Crew
 from vcmodels.errors import TaskError
 from vcmodels.fields.forest import by_depth, by_seeds
 from vcmodels.geometry.boxes import Box
+from vcmodels.phantom.nuclei import touching_ellipsoids
 from vcmodels.postprocess.landscape import UNIT, Above, Boundaries, OneChannel, Terrain
 from vcmodels.postprocess.watershed import WatershedStep
 from vcmodels.reporting import Silent

@@ -11,17 +11,30 @@ from vcmodels.errors import FaultError, RefusedError
 
 if TYPE_CHECKING:
     from vcmodels.phantom.cohort import NeckScans
+    from vcmodels.phantom.nuclei import NucleiScan
+
+_OPTIONS = {
+    "scroll": ("--shape", "--spacing", "--chunks"),
+    "cord": ("--subjects", "--size"),
+    "nuclei": ("--shape", "--objects"),
+}
+"""Which options a kind takes, besides those of all."""
 
 
 def phantom(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="The store to write.")],
     kind: Annotated[
-        Literal["scroll", "cord"],
-        typer.Option(help="A CT scan of a scroll, or MR scans of necks with a lesioned cord."),
+        Literal["scroll", "cord", "nuclei"],
+        typer.Option(
+            help="A CT scan of a scroll, MR scans of necks with a lesioned cord, or touching nuclei."
+        ),
     ] = "scroll",
     shape: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="Voxels of a scroll; 160,224,224.")
+        str | None,
+        typer.Option(
+            metavar="Z,Y,X", help="Voxels of a scroll, 160,224,224, or of nuclei, 128,128,128."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     spacing: Annotated[
@@ -42,6 +55,7 @@ def phantom(
         str | None,
         typer.Option(metavar="S,A,R", help="Field of view of a neck: height, depth, width; mm."),
     ] = None,
+    objects: Annotated[int | None, typer.Option(min=1, help="How many nuclei; 40.")] = None,
     zarr_format: Annotated[int, typer.Option(min=2, max=3, help="Version of Zarr.")] = 2,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the same phantom as it is if it is there.")
@@ -51,18 +65,49 @@ def phantom(
     """Write made-up scans with exact labels, to try things on."""
     context.obj.begin()
     version: Literal[2, 3] = 2 if zarr_format == 2 else 3
-    of_scroll = {"--shape": shape, "--spacing": spacing, "--chunks": chunks}
-    of_cord = {"--subjects": subjects, "--size": size}
-    for option, value in (of_cord if kind == "scroll" else of_scroll).items():
-        if value is not None:
+    given = {
+        "--shape": shape, "--spacing": spacing, "--chunks": chunks, "--subjects": subjects,
+        "--size": size, "--objects": objects,
+    }  # fmt: skip
+    for option, value in given.items():
+        if value is not None and option not in _OPTIONS[kind]:
             raise RefusedError(option, f"has no effect with --kind {kind}", "leave it out")
     if kind == "cord":
         cohort = _cohort(5 if subjects is None else subjects, seed, size or "96,80,64")
         _write_cords(path, cohort, version, keep=keep)
+    elif kind == "nuclei":
+        scan = _nuclei(shape or "128,128,128", 40 if objects is None else objects, seed)
+        _write_nuclei(path, scan, version, keep=keep)
     else:
         _write_scroll(
             path, shape or "160,224,224", seed, spacing, chunks or "64,64,64", version, keep=keep
         )
+
+
+def _nuclei(shape: str, objects: int, seed: int) -> "NucleiScan":
+    from vcmodels.phantom.nuclei import LONGEST, MOST_OBJECTS, NucleiScan
+
+    lengths = three_numbers("--shape", shape)
+    if max(lengths) > LONGEST:
+        raise RefusedError("--shape", f"found {shape}", f"give at most {LONGEST} along an axis")
+    if objects > MOST_OBJECTS:
+        raise RefusedError("--objects", f"found {objects}", f"give at most {MOST_OBJECTS}")
+    return NucleiScan(lengths, objects, seed)
+
+
+def _write_nuclei(path: Path, scan: "NucleiScan", version: Literal[2, 3], *, keep: bool) -> None:
+    from vcmodels.phantom.nuclei import require_nuclei, write_nuclei
+
+    console = Console()
+    if keep and path.exists():
+        require_nuclei(str(path), scan)
+        console.say(f"{path} is there already")
+        return
+    try:
+        write_nuclei(str(path), scan, zarr_format=version)
+    except FaultError as error:
+        raise RefusedError("--objects", error.found, error.remedy) from error
+    console.say(f"wrote {path}: raw and ids of {scan.objects} nuclei in {scan.shape} voxels")
 
 
 def _cohort(subjects: int, seed: int, size: str) -> "NeckScans":

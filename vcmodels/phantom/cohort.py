@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vcmodels.errors import OutputError
 from vcmodels.geometry.affine import axis_codes, offset_of, spacing_of
 from vcmodels.geometry.boxes import Spacing
+from vcmodels.phantom.kept import require_about
 from vcmodels.phantom.magnet import CONTRASTS, MrContrast, Slices, scan
 from vcmodels.phantom.neck import Neck
 from vcmodels.volumes import (
@@ -22,7 +22,6 @@ from vcmodels.volumes import (
 )
 from vcmodels.volumes.backend import ZarrFormat
 from vcmodels.volumes.multiscale import write_image
-from vcmodels.volumes.nodes import read_node
 from vcmodels.volumes.places import refuse_in_store
 from vcmodels.volumes.world import GEOMETRY, OURS, geometry_note
 
@@ -139,10 +138,4 @@ def require_cohort(path: str, cohort: NeckScans) -> None:
     Raises:
         OutputError: it is another one, or none.
     """
-    node, remedy = read_node(path, path), "remove it, or name another store"
-    there = {} if node is None else node.attributes
-    if there.get("phantom") != _KIND:
-        raise OutputError(path, "is there already and is no phantom of cords", remedy)
-    for key, wanted in cohort.about().items():
-        if there.get(key) != wanted:
-            raise OutputError(path, f"is a phantom of {key} {there.get(key)}, not {wanted}", remedy)
+    require_about(path, cohort.about(), "cords")
