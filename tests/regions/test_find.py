@@ -14,7 +14,8 @@ from vcmodels.regions.base import Region
 from vcmodels.regions.find import NotFoundYetError, SearchedVolume, find_region
 from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Silent
-from vcmodels.volumes import Grid, open_volume, write_volume
+from vcmodels.volumes import Description, Grid, Pyramid, open_volume, write_volume
+from vcmodels.volumes.world import geometry_note
 
 SPACING = (2.0, 1.0, 1.5)
 SHAPE = (40, 56, 44)
@@ -108,6 +109,29 @@ def test_points_are_voxels_or_a_curve_of_slicer(scan, tmp_path):
     (tmp_path / "curve.json").write_text('{"markups": [{}]}')
     with pytest.raises(VolumeError, match="does not say where it lies"):
         found(scan, tmp_path, {"points": f"{tmp_path}/curve.json"})
+
+
+def placed(place, values, flips=(1, 1, 1)):
+    """A volume that says where it lies, mirrored along (x, y, z) about the middle of SHAPE."""
+    affine = np.diag([*np.array(SPACING[::-1]) * flips, 1.0])
+    ends = (np.array(SHAPE[::-1]) - 1) * SPACING[::-1]
+    affine[:3, 3] = np.where(np.array(flips) < 0, ends, 0)
+    note = {"vcmodels": {"geometry": geometry_note(affine)}}
+    where = write_volume(
+        str(place), values.astype(np.uint8), grid=Grid(SPACING, unit="millimeter"),
+        chunks=(16, 16, 16), pyramid=Pyramid(levels=0), description=Description("a", note),
+    )  # fmt: skip
+    return open_volume(str(where), key="image", channels="any")
+
+
+def test_a_mask_that_lies_elsewhere_is_refused(tmp_path):
+    image = placed(tmp_path / "image.zarr", CORD)
+    scan = SearchedVolume("case", "image", (image,), {})
+    placed(tmp_path / "there.zarr", CORD)
+    placed(tmp_path / "mirrored.zarr", CORD[:, :, ::-1], flips=(-1, 1, 1))
+    assert found(scan, tmp_path, {"mask": f"{tmp_path}/there.zarr"}).tube
+    with pytest.raises(VolumeError, match=r"mirrored.* lies elsewhere .* on the grid of the input"):
+        found(scan, tmp_path, {"mask": f"{tmp_path}/mirrored.zarr"})
 
 
 def test_the_next_source_is_taken_where_one_fails_and_that_is_said(scan, tmp_path):

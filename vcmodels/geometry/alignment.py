@@ -12,6 +12,10 @@ from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import Symmetry
 
 
+TOLERANCE = 0.1
+"""Voxels that a grid may lie off another at a corner: headers are rounded."""
+
+
 @dataclass(frozen=True)
 class Alignment:
     """The whole-voxel map that comes nearest, and what is left."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.fields.centreline import Trace, line_through, trace
 from vcmodels.formats.imported import open_located
+from vcmodels.geometry.alignment import TOLERANCE, align
 from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.regions.base import Region, trace_from_json, trace_to_json
 from vcmodels.regions.heuristics import guess
@@ -24,6 +25,7 @@ from vcmodels.volumes import Volume, expand_location
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.places import read_json, write_json
 from vcmodels.volumes.spacing import in_unit
+from vcmodels.volumes.world import world_affine
 
 KEY = "dataset_config.region"
 VERSION = 1
@@ -216,7 +218,7 @@ def _mask(named: str, scan: SearchedVolume) -> Volume | None:
     """The label of that name, or the volume at that location; None if there is none.
 
     Raises:
-        VolumeError: it is damaged, or of another shape than the input.
+        VolumeError: it is damaged, or not on the grid of the input.
     """
     if named in scan.labels:
         return scan.labels[named]
@@ -227,7 +229,20 @@ def _mask(named: str, scan: SearchedVolume) -> Volume | None:
     if mask.extent != scan.inputs[0].extent:
         found = f"{mask.shown} has shape {mask.extent}, {scan.name} has {scan.inputs[0].extent}"
         raise VolumeError(mask.key, found, "give a mask on the grid of the input")
+    _require_same_place(mask, scan)
     return mask
+
+
+def _require_same_place(mask: Volume, scan: SearchedVolume) -> None:
+    """Refuse a mask of which its affine says that its voxels are not those of the input."""
+    image = scan.inputs[0]
+    here, there = world_affine(image), world_affine(mask)
+    if here is None or there is None:
+        return
+    aligned = align(here, image.extent, there, mask.extent)
+    if aligned.voxels > TOLERANCE or not aligned.grid_map.is_identity:
+        found = f"{mask.shown} lies elsewhere in the world than {scan.name}, by the affines of both"
+        raise VolumeError(mask.key, found, "give a mask on the grid of the input")
 
 
 def _of_mask(mask: Volume) -> Probabilities:
