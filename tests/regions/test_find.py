@@ -134,6 +134,12 @@ def test_a_mask_that_lies_elsewhere_is_refused(tmp_path):
         found(scan, tmp_path, {"mask": f"{tmp_path}/mirrored.zarr"})
 
 
+def test_a_mask_may_be_a_url(scan, tmp_path, s3):
+    s3.upload(tmp_path / "cord.zarr", f"{s3.bucket}/case.zarr")
+    region = found(scan, tmp_path, {"mask": f"s3://{s3.bucket}/{{name}}.zarr"}, radius_mm=8)
+    assert off(region) < 0.4
+
+
 def test_the_next_source_is_taken_where_one_fails_and_that_is_said(scan, tmp_path):
     heard = Heard()
 

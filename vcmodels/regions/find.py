@@ -21,7 +21,7 @@ from vcmodels.regions.heuristics import guess
 from vcmodels.regions.points import read_points
 from vcmodels.regions.section import NAME, RegionConfig, RegionSource
 from vcmodels.reporting import Reporter
-from vcmodels.volumes import Volume, expand_location
+from vcmodels.volumes import Volume, expand_location, is_remote
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.places import read_json, write_json
 from vcmodels.volumes.spacing import in_unit
@@ -223,7 +223,7 @@ def _mask(named: str, scan: SearchedVolume) -> Volume | None:
     if named in scan.labels:
         return scan.labels[named]
     location = expand_location(named.replace(NAME, scan.name))
-    if not Path(location).exists():
+    if not is_remote(location) and not Path(location).exists():
         return None
     mask = open_located(location, key=f"{KEY}.from.mask", channels="any")
     if mask.extent != scan.inputs[0].extent:
