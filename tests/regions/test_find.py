@@ -239,7 +239,13 @@ def test_borders_are_where_the_region_ends_and_the_volume_does_not(scan, tmp_pat
     assert where == "the wall of the tube"
     assert not (wall & CORD)[3:-3].any()
     assert not (wall & ~tube.mask(Box((0, 0, 0), SHAPE))).any()
-    assert wall.any()
+    inside = np.pad(tube.mask(Box((0, 0, 0), SHAPE)), 1, mode="edge")  # goes on past the volume
+    nearby = [np.roll(inside, shift, axis) for axis in range(3) for shift in (-1, 1)]
+    expected = (inside & ~np.logical_and.reduce(nearby))[1:-1, 1:-1, 1:-1]
+    np.testing.assert_array_equal(wall, expected)  # one voxel thick, however long its voxels are
+    part = Box((3, 9, 12), (14, 25, 21))
+    ((_, cut),) = tube.borders(part, SHAPE)
+    np.testing.assert_array_equal(cut, expected[part.slices()])
 
 
 def test_an_unknown_voxel_size_is_refused(tmp_path):

@@ -82,9 +82,7 @@ class Region:
             Words, and (Z, Y, X) of the box.
         """
         if self.tube is not None:
-            inner = Tube(self.tube.line, max(self.tube.radius - max(self.spacing), 1e-6))
-            inside = inner.mask(box.origin, box.shape, self.spacing)
-            yield "the wall of the tube", self.mask(box) & ~inside
+            yield "the wall of the tube", self._wall(box, extent)
             return
         for axis, letter in enumerate("zyx"):
             for end, at in (("low", self.box.origin[axis]), ("high", self.box.end[axis] - 1)):
@@ -93,6 +91,16 @@ class Region:
                     on_it = np.zeros(box.shape, bool)
                     on_it[face.slices(box)] = True
                     yield f"the {end} {letter} face", on_it
+
+    def _wall(self, box: Box, extent: Shape) -> NDArray[np.bool_]:
+        """(Z, Y, X): its voxels that share a face with one that is not of it, in the volume."""
+        # Late: slow to import.
+        from scipy.ndimage import binary_erosion
+
+        around = box.grow((1, 1, 1)).intersect(Box((0, 0, 0), extent))
+        inside = self.mask(around)
+        wall = inside & ~binary_erosion(inside, border_value=1)
+        return wall[box.slices(around)]
 
     def on(self, grid: GridMap) -> "Region":
         """The same region on a grid that is derived from the volume's: turned, resampled, cropped.
