@@ -19,6 +19,8 @@ from vcmodels.geometry.boxes import Box
 from vcmodels.inference import RunOptions, predict_request, request_of
 from vcmodels.inference import segment as segmenting
 from vcmodels.regions.base import Region
+from vcmodels.regions.find import SearchedVolume
+from vcmodels.regions.section import RegionSource
 from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
 from vcmodels.volumes import Description, Grid, Pyramid, open_volume, write_volume
@@ -182,6 +184,32 @@ def test_a_network_finds_the_region_once_and_a_stopped_one_continues(bench, monk
     assert bench.run(again).is_complete
     assert bench.cord.voxels == looked
     assert not [place for place in regions_folder().iterdir() if place.suffix == ".zarr"]
+
+
+def test_what_was_begun_otherwise_is_left_and_what_is_not_wanted_goes(bench, monkeypatch):
+    cord = bench.task("cord")
+    monkeypatch.setattr(
+        segmenting, "stage_network", lambda *_: bench.trained(cord, bench.cord, "a")
+    )
+    source = {"checkpoint": "a.pth", "sha256": "a" * 64}
+    asked = iter([False, True])
+    with pytest.raises(RunError, match="stopped"):
+        bench.run(bench.task("spots", source), RunOptions(should_stop=lambda: next(asked, True)))
+    (left,) = regions_folder().glob("*.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenting, "version", lambda _: "another")
+        assert bench.run(bench.task("spots", source)).is_complete
+    assert [*regions_folder().glob("*.zarr")] == [left]
+
+    request = request_of(bench.task("cord", input_path=str(bench.folder / "case.zarr")),
+                         (bench.trained(cord, bench.cord, "a"),))  # fmt: skip
+    segment = segmenting.Segmenter((), "cpu", predict_request, RunOptions())
+    scan = SearchedVolume("case", "case", request.inputs, {})
+    blocks = segment(RegionSource(**source), scan)
+    next(blocks)
+    assert [*regions_folder().glob(".*.lock")]
+    blocks.close()
+    assert not [*regions_folder().glob("*.zarr"), *regions_folder().glob(".*.lock")]
 
 
 def test_what_a_source_finds_must_be_one_of_its_masks(bench, monkeypatch):
