@@ -224,6 +224,15 @@ def test_outside_of_a_crop_nothing_is_predicted(bench):
     assert (shown.max(0) <= [10, 26, 22]).all()
 
 
+def test_a_bbox_that_a_crop_leaves_nothing_of_is_refused(bench):
+    crop = {"crop": {"box": [[0, 8], [0, 20], [0, 30]]}}
+    with pytest.raises(
+        TaskError, match=r"bbox: nothing of it is left by dataset_config\.prepare\.crop"
+    ):
+        bench.run(crop, bbox=[[10, 14], [0, 20], [0, 30]])
+    assert not (bench.folder / "out").exists()
+
+
 def test_a_bbox_counts_in_the_voxels_of_the_input(bench):
     bench.run(ISO, bbox=[[3, 9], [10, 30], [5, 25]])
     box = Box((3, 10, 5), (6, 20, 20))

@@ -18,12 +18,13 @@ from vcmodels.errors import RunError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference import RunOptions, predict_request, request_of
 from vcmodels.inference import segment as segmenting
+from vcmodels.inference.own_grid import Undone, _touched
 from vcmodels.regions.base import Region
 from vcmodels.regions.find import SearchedVolume
 from vcmodels.regions.section import RegionSource
 from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
-from vcmodels.volumes import Description, Grid, Pyramid, open_volume, write_volume
+from vcmodels.volumes import Description, Grid, Pyramid, Volume, open_volume, write_volume
 from vcmodels.volumes.places import place_at
 from vcmodels.volumes.world import geometry_note, world_affine
 
@@ -124,6 +125,31 @@ def test_what_lies_in_the_region_is_predicted_on_the_grid_of_the_input(bench, ma
     looked, bench.spots.voxels = bench.spots.voxels, 0
     bench.run(bench.task("spots", output_dir=str(bench.folder / "whole")))
     assert looked < bench.spots.voxels / 2  # few patches reach into the tube
+
+
+def test_blocks_outside_of_the_region_are_not_computed(bench, mask, monkeypatch):
+    made, prediction = [], Undone._prediction
+
+    def noted(one, box):
+        made.append(box)
+        return prediction(one, box)
+
+    monkeypatch.setattr(Undone, "_prediction", noted)
+    bench.run(bench.task("spots", mask, prepare={"spacing": [1.6, 1.0, 1.0]}))
+    assert 0 < len(made) < 30 * 40 * 36 / (8 * 16 * 16)
+    assert all(bench.region.mask(box).any() for box in made)
+
+
+def test_a_border_is_looked_for_where_something_is_stored(bench, mask, monkeypatch):
+    bench.run(bench.task("spots", mask))
+    place = bench.folder / "out/spots.zarr/spots/0"
+    stored = open_volume(str(place), channels="any", key="x")
+    read, seen = Volume.read, []
+    monkeypatch.setattr(Volume, "read", lambda one, box: seen.append(box) or read(one, box))
+    spec = bench.task("spots").dataset_config.targets["spots"]
+    assert not [*_touched(bench.region, stored, spec)]
+    assert seen
+    assert all(stored.is_stored(box) for box in seen)
 
 
 def test_the_region_is_of_the_input_and_what_is_done_to_it_comes_after(bench, mask):
