@@ -11,7 +11,6 @@ from vcmodels.geometry.boxes import Shape, triple
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import Symmetry
 
-
 TOLERANCE = 0.1
 """Voxels that a grid may lie off another at a corner: headers are rounded."""
 
