@@ -296,7 +296,7 @@ def test_another_result_is_refused_and_made_again_when_asked(bench):
         bench.run(LAS)
     assert bench.run(LAS, options=RunOptions(overwrite=True), overlap=0).is_complete
     assert_moved(bench.read()[1][0], bench.values)
-    with pytest.raises(TaskError, match="--verify: goes with no"):
+    with pytest.raises(TaskError, match=r"--verify: goes with no dataset_config\.prepare"):
         bench.run(LAS, options=RunOptions(verify=True))
 
 

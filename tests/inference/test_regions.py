@@ -212,6 +212,24 @@ def test_a_network_finds_the_region_once_and_a_stopped_one_continues(bench, monk
     assert not [place for place in regions_folder().iterdir() if place.suffix == ".zarr"]
 
 
+def test_a_network_runs_for_no_dry_run_and_for_nothing_that_is_refused(bench, monkeypatch):
+    cord = bench.task("cord")
+    monkeypatch.setattr(
+        segmenting, "stage_network", lambda *_: bench.trained(cord, bench.cord, "a")
+    )
+    task = bench.task("spots", {"checkpoint": "a.pth", "sha256": "a" * 64})
+    with pytest.raises(TaskError, match=r"--verify: goes with no dataset_config\.region"):
+        bench.run(task, RunOptions(verify=True))
+    with pytest.raises(VolumeError, match=r"has not run on it yet.*leave --dry-run out once"):
+        bench.run(task, RunOptions(dry_run=True))
+    assert not bench.cord.voxels
+    assert not (bench.folder / "out").exists()
+    assert bench.run(task).is_complete
+    looked = bench.cord.voxels
+    assert bench.run(task, RunOptions(dry_run=True)).estimate is not None
+    assert bench.cord.voxels == looked
+
+
 def test_what_was_begun_otherwise_is_left_and_what_is_not_wanted_goes(bench, monkeypatch):
     cord = bench.task("cord")
     monkeypatch.setattr(

@@ -81,13 +81,13 @@ class OwnGrid:
     provenance: Mapping[str, Any]
 
     @classmethod
-    def of(cls, request: Request, reporter: Reporter, segment: Segment) -> "OwnGrid":
+    def of(cls, request: Request, reporter: Reporter, segment: Segment | None) -> "OwnGrid":
         """Check a request, find its region, and prepare its inputs, which are kept in the cache.
 
         Args:
             request: with `prepare`, `region` or both.
             reporter: told what is found and made.
-            segment: runs the networks that find regions.
+            segment: runs the networks that find regions; None takes what they found before.
 
         Raises:
             RefusedError: whatever a user can fix; nothing was written but to the cache.
@@ -160,9 +160,6 @@ class OwnGrid:
         Raises:
             OutputError: another run's result, or something that is not ours.
         """
-        if options.verify:
-            remedy = "use --overwrite, which makes the result again"
-            raise TaskError("--verify", f"goes with no {KEY}", remedy)
         is_alone = options.part.count == 1
         with (
             working_on(self.root, alone=is_alone, reporter=options.reporter),
