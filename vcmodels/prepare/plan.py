@@ -20,10 +20,10 @@ from vcmodels.prepare.curves import (
     foreground_box,
     landmarks_of,
     learnt_landmarks,
-    spread_of,
+    spreads_of,
 )
 from vcmodels.prepare.derived import DerivedVolume, affine_of, remembered
-from vcmodels.prepare.section import AXIS_PAIRS, NyulStandard, Prepare, Standard
+from vcmodels.prepare.section import AXIS_PAIRS, Above, NyulStandard, Prepare, Standard
 from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume
 from vcmodels.volumes.spacing import in_unit
@@ -144,10 +144,14 @@ def settled(
         if len(_standards(prepare, inputs)) != len(standards):
             found = f"{inputs[0].shown} has another number of channels than {trained[0][0].shown}"
             raise VolumeError(inputs[0].key, found, "give all volumes the same channels")
-    found = [
-        one.changed(landmarks=_learnt(prepare, one, channel, trained, unit))
+    above: dict[int, Above | None] = {
+        channel: one.above
+        for channel, one in enumerate(standards)
         if isinstance(one, NyulStandard) and one.landmarks is None
-        else one
+    }
+    learnt = _learnt(prepare, above, trained, unit) if above else {}
+    found = [
+        one.changed(landmarks=learnt[channel]) if one and channel in learnt else one
         for channel, one in enumerate(standards)
     ]
     return prepare if found == standards else prepare.changed(standardize=found)
@@ -166,25 +170,31 @@ def _turned_size(prepare: Prepare, image: Volume, unit: str | None) -> Spacing:
 
 def _learnt(
     prepare: Prepare,
-    standard: NyulStandard,
-    channel: int,
+    above: Mapping[int, Above | None],
     trained: Sequence[Sequence[Volume]],
     unit: str | None,
-) -> list[float]:
-    """Where the landmarks of a channel lie in the mean of the training volumes."""
+) -> dict[int, list[float]]:
+    """Where the landmarks of channels lie in the mean of the training volumes.
+
+    Args:
+        prepare: for the crop.
+        above: by the number of a channel, which voxels of it count.
+        trained: the inputs of each volume that is trained on.
+        unit: of the voxel size.
+    """
     key = f"{KEY}.standardize"
 
-    def marks(inputs: Sequence[Volume], box: Box) -> list[float]:
-        volume, number = list(channels_of(inputs))[channel]
-        spread = spread_of(volume, number, box, standard.above, key)
-        return landmarks_of(spread, volume.shown, key)
+    def marks(inputs: Sequence[Volume], box: Box) -> list[list[float]]:
+        places, spreads = list(channels_of(inputs)), spreads_of(inputs, above, box, key)
+        return [landmarks_of(spreads[n], places[n][0].shown, key) for n in above]
 
-    every: list[list[float]] = []
+    every: list[list[list[float]]] = []
     for inputs in trained:
         box = remembered_crop(prepare, inputs[0], unit)
-        asked = ["landmarks", standard.above, channel, _contents(inputs), box.origin, box.shape]
+        asked = ["landmarks", [*above.items()], _contents(inputs), box.origin, box.shape]
         every.append(remembered(asked, partial(marks, inputs, box)))
-    return learnt_landmarks(every)
+    by_channel = zip(above, zip(*every, strict=True), strict=True)
+    return {channel: learnt_landmarks(found) for channel, found in by_channel}
 
 
 def _contents(inputs: Sequence[Volume]) -> list[str]:
