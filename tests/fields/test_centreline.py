@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -155,3 +157,16 @@ def test_a_line_goes_straight_on_beyond_its_ends():
     line = Centreline(0, np.array([[0.0, 0, 0], [1, 1, 0], [2, 2, 0], [3, 3, 1]]))
     np.testing.assert_allclose(line.extended((2.0, 0.0)).points[0], [-2, -2, 0])
     np.testing.assert_allclose(line.extended((0.0, 1.0)).points[-1], [4, 4, 2])
+
+
+def test_a_large_object_takes_little_memory():
+    index = np.argwhere(np.ones((60, 40, 30), bool)).astype(np.int32)
+    weights = np.ones(len(index), np.float32)
+    traced(tube())  # what is imported late does not count
+    tracemalloc.start()
+    try:
+        trace(index, weights, (1.0, 1.0, 1.0), most_gap=20.0)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 250 * len(index)

@@ -200,10 +200,15 @@ def _parts(index: np.ndarray) -> np.ndarray:
     keys = (index - index.min(axis=0)) @ stride
     order = np.argsort(keys)
     keys = keys[order]
-    pairs = np.concatenate([_pairs(keys, step) for step in _half_neighbours(stride)], axis=1)
-    links = coo_array((np.ones(pairs.shape[1], np.int8), tuple(pairs)), (len(keys), len(keys)))
-    parts = np.empty(len(keys), np.int32)
-    parts[order] = connected_components(links, directed=False)[1]
+    count, joined = len(keys), np.arange(len(keys), dtype=np.int32)
+    for step in _half_neighbours(stride):  # one by one: all pairs at once take 600 bytes a voxel
+        here, there = joined[_pairs(keys, step)]
+        apart = here != there
+        links = coo_array((apart[apart], (here[apart], there[apart])), (count, count))
+        count, parts = connected_components(links, directed=False)
+        joined = parts[joined]
+    parts = np.empty_like(joined)
+    parts[order] = joined
     return parts
 
 

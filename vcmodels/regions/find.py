@@ -30,8 +30,8 @@ from vcmodels.volumes.world import world_affine
 KEY = "dataset_config.region"
 VERSION = 1
 """Of how lines are found: another one finds them again."""
-MOST_VOXELS = 1 << 24
-"""Of an object: what is more is no thing to crop around."""
+MOST_VOXELS = 1 << 23
+"""Of an object: what is more is no thing to crop around. So many take about 1 GB."""
 
 Probabilities = Iterable[tuple[Box, NDArray[Any]]]
 """Boxes and their (Z, Y, X) probabilities, or 0 and 1."""
