@@ -15,6 +15,8 @@ from vcmodels.config import parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.regions import regions_folder
 from vcmodels.errors import RunError, TaskError, VolumeError
+from vcmodels.fields.centreline import Centreline
+from vcmodels.fields.tube import Tube
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference import RunOptions, predict_request, request_of
 from vcmodels.inference import segment as segmenting
@@ -99,7 +101,12 @@ class Bench:
     @property
     def region(self):
         noted = our_attributes(place_at(str(self.folder / "out/spots.zarr")))
-        return Region.from_json(noted["manifest"]["region"])
+        region = noted["manifest"]["region"]
+        box, tube = Box.between(region["box"][:3], region["box"][3:]), None
+        if "line" in region:
+            line = Centreline(region["line"]["axis"], np.array(region["line"]["points"]))
+            tube = Tube(line, region["radius_mm"])
+        return Region(region["source"], box, tuple(region["spacing_mm"]), tube)
 
 
 @pytest.fixture

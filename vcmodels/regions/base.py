@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from vcmodels.fields.centreline import Centreline, Trace
 from vcmodels.fields.tube import Tube
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
-from vcmodels.geometry.gridmap import GridMap
 from vcmodels.regions.section import RegionConfig
 
 
@@ -102,52 +101,13 @@ class Region:
         wall = inside & ~binary_erosion(inside, border_value=1)
         return wall[box.slices(around)]
 
-    def on(self, grid: GridMap) -> "Region":
-        """The same region on a grid that is derived from the volume's: turned, resampled, cropped.
-
-        Raises:
-            ValueError: no voxel of that grid lies in its box.
-        """
-        box = grid.holding(self.box)
-        if not box.voxels:
-            raise ValueError(f"no voxel of a grid of {grid.shape} lies in {self.box}")
-        tube = None
-        if self.tube is not None:
-            sources = [source for source, _, _ in grid.axes]
-            points = np.stack(
-                [
-                    np.sign(factor) * (self.tube.line.points[:, axis] - shift * self.spacing[axis])
-                    for axis, factor, shift in grid.axes
-                ],
-                axis=1,
-            )
-            along = sources.index(self.tube.line.axis)
-            is_falling = grid.axes[along][1] < 0
-            line = Centreline(along, points[::-1] if is_falling else points)
-            tube = Tube(line, self.tube.radius)
-        return Region(self.source, box, grid.spacing(self.spacing), tube)
-
     def to_json(self) -> dict[str, Any]:
-        """JSON values that `from_json` reads."""
+        """JSON values, for the attributes of a result."""
         ends = [*self.box.origin, *self.box.end]
         found: dict[str, Any] = {"source": self.source, "box": ends, "spacing_mm": [*self.spacing]}
         if self.tube is not None:
             found |= {"line": _line_to_json(self.tube.line), "radius_mm": self.tube.radius}
         return found
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Region":
-        """Undo `to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is no region.
-        """
-        ends = [int(n) for n in stored["box"]]
-        box, tube = Box.between(triple(ends[:3]), triple(ends[3:])), None
-        if "line" in stored:
-            tube = Tube(_line_from_json(stored["line"]), float(stored["radius_mm"]))
-        spacing = triple(float(n) for n in stored["spacing_mm"])
-        return cls(str(stored["source"]), box, spacing, tube)
 
 
 def trace_to_json(found: Trace) -> dict[str, Any]:
@@ -156,7 +116,7 @@ def trace_to_json(found: Trace) -> dict[str, Any]:
     return {"line": _line_to_json(found.line), **numbers, "low": found.low, "high": found.high}
 
 
-_NUMBERS = ("share", "strays", "gap")
+_NUMBERS = ("share", "strays")
 
 
 def trace_from_json(stored: Mapping[str, Any]) -> Trace:
