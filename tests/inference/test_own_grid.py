@@ -224,6 +224,15 @@ def test_outside_of_a_crop_nothing_is_predicted(bench):
     assert (shown.max(0) <= [10, 26, 22]).all()
 
 
+def test_a_bbox_that_a_crop_leaves_nothing_of_is_refused(bench):
+    crop = {"crop": {"box": [[0, 8], [0, 20], [0, 30]]}}
+    with pytest.raises(
+        TaskError, match=r"bbox: nothing of it is left by dataset_config\.prepare\.crop"
+    ):
+        bench.run(crop, bbox=[[10, 14], [0, 20], [0, 30]])
+    assert not (bench.folder / "out").exists()
+
+
 def test_a_bbox_counts_in_the_voxels_of_the_input(bench):
     bench.run(ISO, bbox=[[3, 9], [10, 30], [5, 25]])
     box = Box((3, 10, 5), (6, 20, 20))
@@ -287,7 +296,7 @@ def test_another_result_is_refused_and_made_again_when_asked(bench):
         bench.run(LAS)
     assert bench.run(LAS, options=RunOptions(overwrite=True), overlap=0).is_complete
     assert_moved(bench.read()[1][0], bench.values)
-    with pytest.raises(TaskError, match="--verify: goes with no"):
+    with pytest.raises(TaskError, match=r"--verify: goes with no dataset_config\.prepare"):
         bench.run(LAS, options=RunOptions(verify=True))
 
 

@@ -15,13 +15,18 @@ from vcmodels.config import parse_task
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.regions import regions_folder
 from vcmodels.errors import RunError, TaskError, VolumeError
+from vcmodels.fields.centreline import Centreline
+from vcmodels.fields.tube import Tube
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference import RunOptions, predict_request, request_of
 from vcmodels.inference import segment as segmenting
+from vcmodels.inference.own_grid import Undone, _touched
 from vcmodels.regions.base import Region
+from vcmodels.regions.find import SearchedVolume
+from vcmodels.regions.section import RegionSource
 from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
-from vcmodels.volumes import Description, Grid, Pyramid, open_volume, write_volume
+from vcmodels.volumes import Description, Grid, Pyramid, Volume, open_volume, write_volume
 from vcmodels.volumes.places import place_at
 from vcmodels.volumes.world import geometry_note, world_affine
 
@@ -96,7 +101,12 @@ class Bench:
     @property
     def region(self):
         noted = our_attributes(place_at(str(self.folder / "out/spots.zarr")))
-        return Region.from_json(noted["manifest"]["region"])
+        region = noted["manifest"]["region"]
+        box, tube = Box.between(region["box"][:3], region["box"][3:]), None
+        if "line" in region:
+            line = Centreline(region["line"]["axis"], np.array(region["line"]["points"]))
+            tube = Tube(line, region["radius_mm"])
+        return Region(region["source"], box, tuple(region["spacing_mm"]), tube)
 
 
 @pytest.fixture
@@ -122,6 +132,31 @@ def test_what_lies_in_the_region_is_predicted_on_the_grid_of_the_input(bench, ma
     looked, bench.spots.voxels = bench.spots.voxels, 0
     bench.run(bench.task("spots", output_dir=str(bench.folder / "whole")))
     assert looked < bench.spots.voxels / 2  # few patches reach into the tube
+
+
+def test_blocks_outside_of_the_region_are_not_computed(bench, mask, monkeypatch):
+    made, prediction = [], Undone._prediction
+
+    def noted(one, box):
+        made.append(box)
+        return prediction(one, box)
+
+    monkeypatch.setattr(Undone, "_prediction", noted)
+    bench.run(bench.task("spots", mask, prepare={"spacing": [1.6, 1.0, 1.0]}))
+    assert 0 < len(made) < 30 * 40 * 36 / (8 * 16 * 16)
+    assert all(bench.region.mask(box).any() for box in made)
+
+
+def test_a_border_is_looked_for_where_something_is_stored(bench, mask, monkeypatch):
+    bench.run(bench.task("spots", mask))
+    place = bench.folder / "out/spots.zarr/spots/0"
+    stored = open_volume(str(place), channels="any", key="x")
+    read, seen = Volume.read, []
+    monkeypatch.setattr(Volume, "read", lambda one, box: seen.append(box) or read(one, box))
+    spec = bench.task("spots").dataset_config.targets["spots"]
+    assert not [*_touched(bench.region, stored, spec)]
+    assert seen
+    assert all(stored.is_stored(box) for box in seen)
 
 
 def test_the_region_is_of_the_input_and_what_is_done_to_it_comes_after(bench, mask):
@@ -182,6 +217,50 @@ def test_a_network_finds_the_region_once_and_a_stopped_one_continues(bench, monk
     assert bench.run(again).is_complete
     assert bench.cord.voxels == looked
     assert not [place for place in regions_folder().iterdir() if place.suffix == ".zarr"]
+
+
+def test_a_network_runs_for_no_dry_run_and_for_nothing_that_is_refused(bench, monkeypatch):
+    cord = bench.task("cord")
+    monkeypatch.setattr(
+        segmenting, "stage_network", lambda *_: bench.trained(cord, bench.cord, "a")
+    )
+    task = bench.task("spots", {"checkpoint": "a.pth", "sha256": "a" * 64})
+    with pytest.raises(TaskError, match=r"--verify: goes with no dataset_config\.region"):
+        bench.run(task, RunOptions(verify=True))
+    with pytest.raises(VolumeError, match=r"has not run on it yet.*leave --dry-run out once"):
+        bench.run(task, RunOptions(dry_run=True))
+    assert not bench.cord.voxels
+    assert not (bench.folder / "out").exists()
+    assert bench.run(task).is_complete
+    looked = bench.cord.voxels
+    assert bench.run(task, RunOptions(dry_run=True)).estimate is not None
+    assert bench.cord.voxels == looked
+
+
+def test_what_was_begun_otherwise_is_left_and_what_is_not_wanted_goes(bench, monkeypatch):
+    cord = bench.task("cord")
+    monkeypatch.setattr(
+        segmenting, "stage_network", lambda *_: bench.trained(cord, bench.cord, "a")
+    )
+    source = {"checkpoint": "a.pth", "sha256": "a" * 64}
+    asked = iter([False, True])
+    with pytest.raises(RunError, match="stopped"):
+        bench.run(bench.task("spots", source), RunOptions(should_stop=lambda: next(asked, True)))
+    (left,) = regions_folder().glob("*.zarr")
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenting, "version", lambda _: "another")
+        assert bench.run(bench.task("spots", source)).is_complete
+    assert [*regions_folder().glob("*.zarr")] == [left]
+
+    request = request_of(bench.task("cord", input_path=str(bench.folder / "case.zarr")),
+                         (bench.trained(cord, bench.cord, "a"),))  # fmt: skip
+    segment = segmenting.Segmenter((), "cpu", predict_request, RunOptions())
+    scan = SearchedVolume("case", "case", request.inputs, {})
+    blocks = segment(RegionSource(**source), scan)
+    next(blocks)
+    assert [*regions_folder().glob(".*.lock")]
+    blocks.close()
+    assert not [*regions_folder().glob("*.zarr"), *regions_folder().glob(".*.lock")]
 
 
 def test_what_a_source_finds_must_be_one_of_its_masks(bench, monkeypatch):

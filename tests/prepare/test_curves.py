@@ -1,9 +1,12 @@
 """Curves of values against NumPy's percentiles and means of the whole volume."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from vcmodels.errors import VolumeError
+from vcmodels.prepare import curves
 from vcmodels.prepare.curves import (
     PERCENTILES,
     ValueCurve,
@@ -11,11 +14,16 @@ from vcmodels.prepare.curves import (
     foreground_box,
     landmarks_of,
     learnt_landmarks,
-    spread_of,
+    spreads_of,
 )
 from vcmodels.prepare.section import NyulStandard, WindowStandard, ZScoreStandard
+from vcmodels.volumes import Volume
 
 SHAPE = (40, 31, 50)
+
+
+def spread_of(volume, channel, above):
+    return spreads_of([volume], {channel: above}, volume.box, "key")[channel]
 
 
 def tissue(seed=0, scale=1.0, shift=0.0):
@@ -34,7 +42,7 @@ def tissue(seed=0, scale=1.0, shift=0.0):
 def test_a_spread_is_that_of_the_voxels_that_count(store, above, rule):
     array = tissue()
     volume = store("a", np.stack([array, -array]), chunks=(16, 16, 16))
-    found = spread_of(volume, 0, volume.box, above, "key")
+    found = spread_of(volume, 0, above)
     values = array[rule(array)].astype(np.float64)
     assert found.mean == pytest.approx(values.mean())
     assert found.deviation == pytest.approx(values.std())
@@ -43,6 +51,38 @@ def test_a_spread_is_that_of_the_voxels_that_count(store, above, rule):
         assert found.percentile(percent) == pytest.approx(
             np.percentile(values, percent), abs=3 * width
         )
+
+
+def test_blocks_are_decoded_once_for_all_channels_of_their_volume(store, monkeypatch):
+    array = tissue()
+    pair = [store("a", np.stack([array, 2 * array, array])), store("b", 3 * array)]
+    alone = {n: spread_of(pair[n // 3], n % 3, None) for n in (0, 1, 3)}
+    seen, read = [], Volume.read
+    monkeypatch.setattr(Volume, "read", lambda one, box: seen.append(one) or read(one, box))
+    monkeypatch.setattr(curves, "PIECE", (16, 16, 32))
+    above = {0: None, 1: "mean", 3: None}
+    found = spreads_of(pair, above, pair[0].box, "key")
+    blocks = 3 * 2 * 2
+    assert (seen.count(pair[0]), seen.count(pair[1])) == (3 * blocks, 2 * blocks)
+    assert found.keys() == above.keys()
+    for n in (0, 3):
+        assert found[n].mean == pytest.approx(alone[n].mean)
+        assert found[n].deviation == pytest.approx(alone[n].deviation)
+        np.testing.assert_array_equal(found[n].counts, alone[n].counts)
+    assert found[1].mean == pytest.approx(2 * array[array > array.mean()].mean(dtype=np.float64))
+
+
+def test_histograms_of_blocks_are_not_kept(store, monkeypatch):
+    volume = store("a", tissue())
+    monkeypatch.setattr(curves, "PIECE", (8, 8, 8))
+    blocks = 5 * 4 * 7
+    tracemalloc.start()
+    try:
+        spread_of(volume, 0, None)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < blocks * curves.BINS * 8 / 3
 
 
 def test_zscore_and_window(store):
@@ -59,7 +99,7 @@ def test_zscore_and_window(store):
 def test_two_rescaled_copies_are_the_same_after_standardisation(store):
     first, second = tissue(), tissue(scale=7.5, shift=200)
     volumes = [store("a", first), store("b", second)]
-    marks = [landmarks_of(spread_of(v, 0, v.box, None, "key"), v.location, "key") for v in volumes]
+    marks = [landmarks_of(spread_of(v, 0, None), v.location, "key") for v in volumes]
     standard = NyulStandard(above=None, landmarks=learnt_landmarks(marks))
     found = []
     for volume, array in zip(volumes, (first, second), strict=True):
@@ -87,12 +127,12 @@ def test_a_curve_goes_on_past_its_ends_or_stays():
 def test_volumes_without_different_values_are_refused(store):
     flat = store("a", np.full(SHAPE, 7, np.int16))
     with pytest.raises(VolumeError, match="no different values"):
-        spread_of(flat, 0, flat.box, None, "key")
+        spread_of(flat, 0, None)
     array = np.full(SHAPE, 7, np.int16)
     array[0, 0, 0] = 9
     nearly = store("b", array)
     with pytest.raises(VolumeError, match=r"nearly all of .* is 7"):
-        landmarks_of(spread_of(nearly, 0, nearly.box, None, "key"), nearly.location, "key")
+        landmarks_of(spread_of(nearly, 0, None), nearly.location, "key")
 
 
 def test_the_foreground_is_the_box_around_what_is_above(store):

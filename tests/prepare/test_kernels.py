@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
-from vcmodels.geometry.symmetries import CUBE_SYMMETRIES
+from vcmodels.geometry.symmetries import CUBE_SYMMETRIES, mirror
+from vcmodels.prepare import kernels
 from vcmodels.prepare.kernels import outside, pick, resample, vote
 
 SHAPE = (17, 24, 30)
@@ -174,6 +175,26 @@ def test_votes_are_the_largest_of_the_interpolated_one_hot():
     expected = np.unique(array)[shares.argmax(0)]
     np.testing.assert_array_equal(found[0][clear], expected[clear])
     assert clear.mean() > 0.8
+
+
+@pytest.mark.parametrize("factors", [(0.5, 0.8, 0.7), (2, 1.5, 1)])
+def test_a_value_votes_where_it_lies(factors, monkeypatch):
+    array = np.zeros((1, 16, 20, 24), np.int32)
+    for number, (z, y, x) in enumerate(np.ndindex(4, 5, 6)):
+        array[0, 4 * z : 4 * z + 3, 4 * y : 4 * y + 3, 4 * x : 4 * x + 2] = number + 1
+    grid = GridMap.identity(array.shape[1:]).resampled(factors).turned(mirror(1))
+    seen, real = [], kernels.resample
+
+    def resampled(read, grid, box, *how):
+        seen.append(box.voxels)
+        return real(read, grid, box, *how)
+
+    monkeypatch.setattr(kernels, "resample", resampled)
+    found = vote(reader(array), grid, whole(grid))
+    assert len(seen) == 121
+    assert sum(seen) < 8 * whole(grid).voxels
+    monkeypatch.setattr(kernels, "_touched", lambda held, grid, box: box)
+    np.testing.assert_array_equal(found, vote(reader(array), grid, whole(grid)))
 
 
 @pytest.mark.parametrize("factors", [(0.6, 0.8, 0.9), (1.5, 2, 1.2)])

@@ -11,8 +11,9 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.affine import axis_codes
 from vcmodels.geometry.boxes import Box
 from vcmodels.prepare.derived import kept
-from vcmodels.prepare.plan import plan_of
+from vcmodels.prepare.plan import plan_of, settled
 from vcmodels.prepare.section import Prepare
+from vcmodels.reporting import Silent
 from vcmodels.volumes.world import grid_map, world_affine
 
 SHAPE = (11, 17, 20)
@@ -108,6 +109,16 @@ def test_what_a_volume_does_not_say_is_refused(store):
         plan_of(prepare(crop={"box": [[50, 60], [0, 5], [3, 9]]}), (plain,), None)
     with pytest.raises(TaskError, match="is a list of 2, and there are 1 channels"):
         plan_of(prepare(standardize=[None, {"method": "zscore"}]), (plain,), None)
+
+
+def test_what_is_learnt_is_refused_where_channels_do_not_fit(store):
+    one, two = store("one", blobs()), store("two", np.stack([blobs(), blobs(seed=1)]))
+    nyul = {"method": "nyul", "above": None}
+    with pytest.raises(TaskError, match=r"standardize: is a list of 2, and there are 1 channels"):
+        settled(prepare(standardize=[None, nyul]), [(two,), (one,)], None, Silent())
+    for first, second in ((one, two), (two, one)):
+        with pytest.raises(VolumeError, match="another number of channels than"):
+            settled(prepare(standardize=nyul), [(first,), (second,)], None, Silent())
 
 
 @pytest.mark.parametrize(

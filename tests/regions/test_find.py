@@ -4,17 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from scipy.spatial import KDTree
 
 from vcmodels.errors import VolumeError
 from vcmodels.geometry.boxes import Box
-from vcmodels.geometry.gridmap import GridMap
-from vcmodels.geometry.symmetries import Symmetry
 from vcmodels.regions.base import Region
 from vcmodels.regions.find import NotFoundYetError, SearchedVolume, find_region
 from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Silent
-from vcmodels.volumes import Grid, open_volume, write_volume
+from vcmodels.volumes import Description, Grid, Pyramid, open_volume, write_volume
+from vcmodels.volumes.world import geometry_note
 
 SPACING = (2.0, 1.0, 1.5)
 SHAPE = (40, 56, 44)
@@ -110,6 +108,35 @@ def test_points_are_voxels_or_a_curve_of_slicer(scan, tmp_path):
         found(scan, tmp_path, {"points": f"{tmp_path}/curve.json"})
 
 
+def placed(place, values, flips=(1, 1, 1)):
+    """A volume that says where it lies, mirrored along (x, y, z) about the middle of SHAPE."""
+    affine = np.diag([*np.array(SPACING[::-1]) * flips, 1.0])
+    ends = (np.array(SHAPE[::-1]) - 1) * SPACING[::-1]
+    affine[:3, 3] = np.where(np.array(flips) < 0, ends, 0)
+    note = {"vcmodels": {"geometry": geometry_note(affine)}}
+    where = write_volume(
+        str(place), values.astype(np.uint8), grid=Grid(SPACING, unit="millimeter"),
+        chunks=(16, 16, 16), pyramid=Pyramid(levels=0), description=Description("a", note),
+    )  # fmt: skip
+    return open_volume(str(where), key="image", channels="any")
+
+
+def test_a_mask_that_lies_elsewhere_is_refused(tmp_path):
+    image = placed(tmp_path / "image.zarr", CORD)
+    scan = SearchedVolume("case", "image", (image,), {})
+    placed(tmp_path / "there.zarr", CORD)
+    placed(tmp_path / "mirrored.zarr", CORD[:, :, ::-1], flips=(-1, 1, 1))
+    assert found(scan, tmp_path, {"mask": f"{tmp_path}/there.zarr"}).tube
+    with pytest.raises(VolumeError, match=r"mirrored.* lies elsewhere .* on the grid of the input"):
+        found(scan, tmp_path, {"mask": f"{tmp_path}/mirrored.zarr"})
+
+
+def test_a_mask_may_be_a_url(scan, tmp_path, s3):
+    s3.upload(tmp_path / "cord.zarr", f"{s3.bucket}/case.zarr")
+    region = found(scan, tmp_path, {"mask": f"s3://{s3.bucket}/{{name}}.zarr"}, radius_mm=8)
+    assert off(region) < 0.4
+
+
 def test_the_next_source_is_taken_where_one_fails_and_that_is_said(scan, tmp_path):
     heard = Heard()
 
@@ -166,27 +193,13 @@ def test_a_network_runs_once_for_the_same_voxels(scan, tmp_path):
     assert calls == [0.5, 0.2]
 
 
-def test_a_region_goes_through_json(scan, tmp_path):
+def test_a_region_is_noted_as_json(scan, tmp_path):
     region = found(scan, tmp_path, {"mask": "cord"}, radius_mm=8)
-    back = Region.from_json(json.loads(json.dumps(region.to_json())))
-    assert (back.box, back.source, back.spacing) == (region.box, region.source, region.spacing)
-    np.testing.assert_array_equal(back.mask(region.box), region.mask(region.box))
-
-
-@pytest.mark.parametrize("flips", [(False, True, False), (True, False, True)])
-def test_a_region_on_a_derived_grid_holds_the_same_places(scan, tmp_path, flips):
-    region = found(scan, tmp_path, {"mask": "cord"}, radius_mm=8)
-    grid = GridMap.identity(SHAPE).turned(Symmetry((2, 0, 1), flips)).resampled((1.5, 0.8, 2.0))
-    grid = grid.cropped(Box((2, -3, 1), (15, 50, 22)))
-    there = region.on(grid)
-    index = np.argwhere(np.ones(grid.shape, bool))
-    source = index @ grid.linear.T + np.array(grid.matrix)[:, 3]
-    far, _ = KDTree(region.tube.line.points).query(source * SPACING)  # points a slice apart
-    expected = (far < 8).reshape(grid.shape)
-    mask = there.mask(Box((0, 0, 0), grid.shape))
-    near_the_wall = (np.abs(far - 8) < 0.15).reshape(grid.shape)
-    np.testing.assert_array_equal(mask[~near_the_wall], expected[~near_the_wall])
-    assert mask.any()
+    noted = json.loads(json.dumps(region.to_json()))
+    assert (noted["source"], noted["spacing_mm"]) == (region.source, [*SPACING])
+    assert noted["box"] == [*region.box.origin, *region.box.end]
+    np.testing.assert_array_equal(noted["line"]["points"], region.tube.line.points)
+    assert (noted["line"]["axis"], noted["radius_mm"]) == (region.tube.line.axis, 8)
 
 
 def border_voxels(region):
@@ -209,7 +222,13 @@ def test_borders_are_where_the_region_ends_and_the_volume_does_not(scan, tmp_pat
     assert where == "the wall of the tube"
     assert not (wall & CORD)[3:-3].any()
     assert not (wall & ~tube.mask(Box((0, 0, 0), SHAPE))).any()
-    assert wall.any()
+    inside = np.pad(tube.mask(Box((0, 0, 0), SHAPE)), 1, mode="edge")  # goes on past the volume
+    nearby = [np.roll(inside, shift, axis) for axis in range(3) for shift in (-1, 1)]
+    expected = (inside & ~np.logical_and.reduce(nearby))[1:-1, 1:-1, 1:-1]
+    np.testing.assert_array_equal(wall, expected)  # one voxel thick, however long its voxels are
+    part = Box((3, 9, 12), (14, 25, 21))
+    ((_, cut),) = tube.borders(part, SHAPE)
+    np.testing.assert_array_equal(cut, expected[part.slices()])
 
 
 def test_an_unknown_voxel_size_is_refused(tmp_path):

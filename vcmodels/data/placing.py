@@ -7,16 +7,13 @@ a DICOM series often is. Its voxels then are copied to the image's grid once, in
 from collections.abc import Sequence
 
 from vcmodels.errors import VolumeError
-from vcmodels.geometry.alignment import Alignment, align
+from vcmodels.geometry.alignment import TOLERANCE, Alignment, align
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.prepare.contents import Classes
 from vcmodels.prepare.derived import DerivedVolume, kept
 from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume
 from vcmodels.volumes.world import world_affine
-
-TOLERANCE = 0.1
-"""Voxels that a label, or another input, may lie off at a corner: headers are rounded."""
 
 
 def placed_label(label: Volume, image: Volume, reporter: Reporter) -> Volume:

@@ -63,8 +63,6 @@ class Trace:
     """Of all that was found, the part that the line follows; the rest lies elsewhere."""
     strays: float
     """Share of the slices whose middle is more than a width of the object away from the line."""
-    gap: float
-    """The longest stretch along the axis in which nothing was found, in physical units."""
     low: Lengths
     high: Lengths
     """The outermost voxels of what it follows, their centres."""
@@ -73,7 +71,7 @@ class Trace:
     def given(cls, line: Centreline) -> "Trace":
         """Of a line that somebody gave."""
         low, high = (_place(end(line.points, axis=0)) for end in (np.min, np.max))
-        return cls(line, share=1.0, strays=0.0, gap=0.0, low=low, high=high)
+        return cls(line, share=1.0, strays=0.0, low=low, high=high)
 
     def moved(self, shift: Lengths) -> "Trace":
         """The same, elsewhere."""
@@ -162,12 +160,10 @@ def trace(
     points[:, axis] = every * step
     line = Centreline(axis, points if len(points) > 1 else _straight(points, axis, step))
     off = np.linalg.norm(points[at - at[0]] - middles, axis=1) > max(width, step)
-    gaps = np.diff(at).max(initial=1) - 1
     return Trace(
         line,
         share=float(mass.sum() / masses.sum()),
         strays=float(off.mean()),
-        gap=float(gaps * step),
         low=_place(spots[kept].min(axis=0)),
         high=_place(spots[kept].max(axis=0)),
     )
@@ -200,10 +196,15 @@ def _parts(index: np.ndarray) -> np.ndarray:
     keys = (index - index.min(axis=0)) @ stride
     order = np.argsort(keys)
     keys = keys[order]
-    pairs = np.concatenate([_pairs(keys, step) for step in _half_neighbours(stride)], axis=1)
-    links = coo_array((np.ones(pairs.shape[1], np.int8), tuple(pairs)), (len(keys), len(keys)))
-    parts = np.empty(len(keys), np.int32)
-    parts[order] = connected_components(links, directed=False)[1]
+    count, joined = len(keys), np.arange(len(keys), dtype=np.int32)
+    for step in _half_neighbours(stride):  # one by one: all pairs at once take 600 bytes a voxel
+        here, there = joined[_pairs(keys, step)]
+        apart = here != there
+        links = coo_array((apart[apart], (here[apart], there[apart])), (count, count))
+        count, parts = connected_components(links, directed=False)
+        joined = parts[joined]
+    parts = np.empty_like(joined)
+    parts[order] = joined
     return parts
 
 

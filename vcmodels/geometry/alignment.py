@@ -11,6 +11,9 @@ from vcmodels.geometry.boxes import Shape, triple
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import Symmetry
 
+TOLERANCE = 0.1
+"""Voxels that a grid may lie off another at a corner: headers are rounded."""
+
 
 @dataclass(frozen=True)
 class Alignment:

@@ -185,9 +185,10 @@ class GridMap:
         return index_affine(index_affine(source) @ self._square)
 
     def holding(self, box: Box) -> Box:
-        """The voxels of the derived grid whose centres lie in a box of the source, faces included.
+        """The voxels of the derived grid whose centres lie in a box of the source.
 
-        It may be empty, and is cut at the grid's end.
+        Of two boxes that share a face, one has the centres on it: that of the higher voxels of the
+        derived grid. It may be empty, and is cut at the grid's end.
         """
         low, high = [0, 0, 0], [0, 0, 0]
         for axis, (source, factor, shift) in enumerate(self.axes):

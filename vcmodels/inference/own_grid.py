@@ -44,10 +44,11 @@ from vcmodels.inference.writing import Output
 from vcmodels.metrics.base import BlockPart
 from vcmodels.prepare.contents import Classes, turned_values, with_outside
 from vcmodels.prepare.derived import DerivedVolume, kept, report_making
-from vcmodels.prepare.kernels import pick, resample, window
+from vcmodels.prepare.kernels import outside, pick, resample, window
 from vcmodels.prepare.plan import KEY, notes_of, plan_of
 from vcmodels.prepare.section import AS_IT_IS
 from vcmodels.regions.base import Region
+from vcmodels.regions.find import KEY as REGION
 from vcmodels.regions.find import Segment
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import our_attributes
@@ -80,13 +81,13 @@ class OwnGrid:
     provenance: Mapping[str, Any]
 
     @classmethod
-    def of(cls, request: Request, reporter: Reporter, segment: Segment) -> "OwnGrid":
+    def of(cls, request: Request, reporter: Reporter, segment: Segment | None) -> "OwnGrid":
         """Check a request, find its region, and prepare its inputs, which are kept in the cache.
 
         Args:
             request: with `prepare`, `region` or both.
             reporter: told what is found and made.
-            segment: runs the networks that find regions.
+            segment: runs the networks that find regions; None takes what they found before.
 
         Raises:
             RefusedError: whatever a user can fix; nothing was written but to the cache.
@@ -159,9 +160,6 @@ class OwnGrid:
         Raises:
             OutputError: another run's result, or something that is not ours.
         """
-        if options.verify:
-            remedy = "use --overwrite, which makes the result again"
-            raise TaskError("--verify", f"goes with no {KEY}", remedy)
         is_alone = options.part.count == 1
         with (
             working_on(self.root, alone=is_alone, reporter=options.reporter),
@@ -256,13 +254,18 @@ class Undone:
 
     def codes(self, box: Box) -> np.ndarray | None:
         """(S, *box.shape), encoded; 0 outside of what was predicted. None: nothing was."""
+        if not _reaches(self.back, box):
+            return None
+        inside = None if self.region is None else self.region.mask(box)
+        if inside is not None and not inside.any():
+            return None
         near = window(self.back, box, "linear").intersect(self.stored.box)
         if not near.voxels or not self.stored.is_stored(near):
             return None
         codes = self.spec.encode(self._prediction(box), self.dtype)
         codes = with_outside(codes, self.back, box, 0)
-        if self.region is not None:
-            codes[:, ~self.region.mask(box)] = 0
+        if inside is not None:
+            codes[:, ~inside] = 0
         return codes
 
     def _prediction(self, box: Box) -> torch.Tensor:
@@ -302,7 +305,7 @@ class _Undoing:
 def _touched(region: Region, stored: Volume, spec: OutputSpec) -> Iterator[str]:
     """In words, the borders of a region that a mask comes to, and where."""
     found: dict[str, list[np.ndarray]] = defaultdict(list)
-    for box in tiles(region.box, stored.chunks):
+    for box in filter(stored.is_stored, tiles(region.box, stored.chunks)):
         for where, on_it in region.borders(box, stored.extent):
             if on_it.any():
                 values = spec.decode(stored.read(box))
@@ -327,10 +330,10 @@ def _beside(root: Place) -> Place:
 
 def _on_prepared_grid(params: InferenceParams, back: GridMap, region: Box) -> dict[str, Any]:
     """Keys of the prediction on the prepared grid."""
-    around = window(back, region, "linear").intersect(Box((0, 0, 0), back.source))
-    if not around.voxels:
-        found = "nothing of it is left by dataset_config.prepare.crop"
+    if not _reaches(back, region):
+        found = f"nothing of it is left by {KEY}.crop or {REGION}"
         raise TaskError("inference_params.bbox", found, "give another")
+    around = window(back, region, "linear").intersect(Box((0, 0, 0), back.source))
     is_fine = params.dtype.itemsize == 4 or params.dtype.name == "uint16"
     return {
         **READ_HERE,
@@ -342,6 +345,12 @@ def _on_prepared_grid(params: InferenceParams, back: GridMap, region: Box) -> di
         "output_shards": None,
         "on_missing": "fill",
     }
+
+
+def _reaches(back: GridMap, box: Box) -> bool:
+    """Whether anything of a box of the input's grid lies in the prepared one."""
+    ends = enumerate(zip(box.origin, box.shape, strict=True))
+    return not any(outside(back, axis, *end).all() for axis, end in ends)
 
 
 def _in_shares(target: AnyTarget) -> AnyTarget:

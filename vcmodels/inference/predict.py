@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 from vcmodels.blockwise import WHOLE
 from vcmodels.config import InferenceParams
-from vcmodels.errors import OutputError
+from vcmodels.errors import OutputError, TaskError
 from vcmodels.inference.claim import (
     OutputState,
     claim,
@@ -32,6 +32,9 @@ from vcmodels.inference.request import Request, RunOptions, prepare_of, with_sec
 from vcmodels.inference.segment import Segmenter
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
+from vcmodels.prepare.plan import KEY as PREPARE
+from vcmodels.regions.find import KEY as REGION
+from vcmodels.regions.find import NotFoundYetError
 from vcmodels.reporting import Notes, Reporter
 from vcmodels.results import group_place, open_inputs
 from vcmodels.volumes import Place, Volume
@@ -123,6 +126,9 @@ def on_own_grid(
     options.require_whole()
     if request.prepare is None and request.region is None:
         return predict(request, options)
+    if options.verify:
+        key = PREPARE if request.prepare is not None else REGION
+        raise TaskError("--verify", f"goes with no {key}", "use --overwrite, which starts again")
     own = own_grid_of(request, options, predict)
     if options.dry_run:
         return predict(own.inner, options)
@@ -147,6 +153,8 @@ def own_grid_of(
 ) -> OwnGrid:
     """What is made of a request of a region, or of inputs to prepare; args as of `on_own_grid`.
 
+    A dry run takes the region that a network found before, and runs none.
+
     Raises:
         RefusedError: as from `OwnGrid.of`.
     """
@@ -156,7 +164,11 @@ def own_grid_of(
 
     carriers = [network.path for network in request.networks]
     segment = Segmenter(carriers, request.params.device, find, options)
-    return OwnGrid.of(request, options.reporter, segment)
+    try:
+        return OwnGrid.of(request, options.reporter, None if options.dry_run else segment)
+    except NotFoundYetError as error:
+        remedy = "leave --dry-run out once: what is found is kept"
+        raise NotFoundYetError(error.subject, error.found, remedy) from error
 
 
 def _predict_as_is(request: Request, options: RunOptions) -> InferenceReport:

@@ -1,17 +1,22 @@
 """The network of a region's source, run on a volume: where its object is."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config.regions import KEY
 from vcmodels.data.predictions import prediction_notes, writer_of
 from vcmodels.data.regions import regions_folder
+from vcmodels.devices import choose_amp, choose_device
 from vcmodels.errors import RunError, TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.predictor import Predictor
@@ -22,6 +27,7 @@ from vcmodels.results import group_place
 from vcmodels.stages import stage_network
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Place, open_volume
+from vcmodels.volumes.locks import FileLock
 
 
 class Predicted(Protocol):
@@ -52,7 +58,7 @@ class Segmenter:
         """The probability of the object, block by block, where anything was predicted.
 
         The prediction lies in the cache while it is made, so that the same call continues after a
-        kill.
+        kill; it goes once it is read, or not wanted any more. Of several processes one makes it.
 
         Raises:
             RefusedError: the volume does not fit the network.
@@ -61,18 +67,33 @@ class Segmenter:
         network = self._network(source)
         name = object_of(source, network)
         self.options.reporter.say(f"{scan.name}: looking for {name} with {source.checkpoint}")
-        inputs = "-".join(volume.fingerprint()[:16] for volume in scan.inputs)
-        folder = regions_folder() / f"{inputs}-{str(source.sha256)[:16]}.zarr"
-        report = self.predict(self._request(network, name, scan, folder), self._own_options())
-        if not report.is_complete:
-            raise RunError(scan.name, "stopped", "the same command continues")
-        volume = open_volume(f"{report.outputs[name]}/0", key=name, channels="any")
-        notes = prediction_notes(volume)
-        assert notes is not None, "we wrote it"
-        target = writer_of(notes["encoding"], volume)
-        for box in volume.stored_blocks():
-            yield box, _probability(target, volume.read(box))
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = regions_folder() / f"{self._digest(source, network, name, scan)}.zarr"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f".{folder.stem}.lock"), waits=True)
+        try:
+            report = self.predict(self._request(network, name, scan, folder), self._own_options())
+            if not report.is_complete:
+                raise RunError(scan.name, "stopped", "the same command continues")
+            try:
+                yield from _read(report.outputs[name], name)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            lock.close(delete=True)
+
+    def _digest(
+        self, source: RegionSource, network: TrainedNetwork, name: str, scan: SearchedVolume
+    ) -> str:
+        """Of all by which a prediction is continued, or refused as another one."""
+        device = choose_device(self.device, "inference_params.device")
+        amp = Predictor((network,)).params.amp
+        parts = [
+            [source.sha256, name],
+            [[volume.fingerprint(), volume.shown] for volume in scan.inputs],
+            [device.type, str(choose_amp(amp, device)), torch.get_num_threads()],
+            [torch.__version__, version("vcmodels")],
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
     def _network(self, source: RegionSource) -> TrainedNetwork:
         key = str(source.sha256)
@@ -122,6 +143,16 @@ def object_of(source: RegionSource, network: TrainedNetwork) -> str:
         known = ", ".join(masks) or "none"
         raise TaskError(f"{KEY}.target", f"{found} of {source}", f"its masks are {known}")
     return name
+
+
+def _read(place: Place, name: str) -> Iterator[tuple[Box, np.ndarray]]:
+    """The probability in each stored block of a prediction."""
+    volume = open_volume(f"{place}/0", key=name, channels="any")
+    notes = prediction_notes(volume)
+    assert notes is not None, "we wrote it"
+    target = writer_of(notes["encoding"], volume)
+    for box in volume.stored_blocks():
+        yield box, _probability(target, volume.read(box))
 
 
 def _probability(target: Target, stored: np.ndarray) -> np.ndarray:

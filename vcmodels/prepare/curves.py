@@ -1,8 +1,9 @@
 """How values of an input become comparable: a line of straight pieces for each channel of a volume."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,17 @@ def curves_of(
     Raises:
         VolumeError: a channel has no values that differ.
     """
+    above: dict[int, Above | None] = {
+        number: one.above
+        for number, one in enumerate(standards)
+        if one is not None and not isinstance(one, WindowStandard)
+    }
+    spreads = spreads_of(inputs, above, within, key)
     return tuple(
-        None if one is None else _curve(one, volume, channel, within, key)
-        for one, (volume, channel) in zip(standards, channels_of(inputs), strict=True)
+        None if one is None else _curve(one, spreads.get(number), volume.shown, key)
+        for number, (one, (volume, _)) in enumerate(
+            zip(standards, channels_of(inputs), strict=True)
+        )
     )
 
 
@@ -113,16 +122,16 @@ def channels_of(inputs: Sequence[Volume]) -> Iterator[tuple[Volume, int]]:
             yield volume, channel
 
 
-def _curve(standard: Standard, volume: Volume, channel: int, within: Box, key: str) -> ValueCurve:
+def _curve(standard: Standard, spread: ValueSpread | None, location: str, key: str) -> ValueCurve:
     if isinstance(standard, WindowStandard):
         ends = (standard.low, standard.high)
         return ValueCurve(ends, ends, goes_on=False)
-    spread = spread_of(volume, channel, within, standard.above, key)
+    assert spread is not None, "all others depend on the values"
     if isinstance(standard, ZScoreStandard):
         ends = (spread.mean, spread.mean + spread.deviation)
         return ValueCurve(ends, (0.0, 1.0), goes_on=True)
     assert standard.landmarks is not None, "not settled yet"
-    marks = landmarks_of(spread, volume.shown, key)
+    marks = landmarks_of(spread, location, key)
     return ValueCurve(*_rising(marks, standard.landmarks), goes_on=True)
 
 
@@ -161,69 +170,130 @@ def _rising(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], 
     return tuple(x[n] for n in kept), tuple(y[n] for n in kept)
 
 
-def spread_of(
-    volume: Volume, channel: int, within: Box, above: Above | None, key: str
-) -> ValueSpread:
-    """How the voxels of a channel that count are distributed; all are read, a block at a time.
+def spreads_of(
+    inputs: Sequence[Volume], above: Mapping[int, Above | None], within: Box, key: str
+) -> dict[int, ValueSpread]:
+    """How the voxels that count are distributed, of some channels; all are read, a block at a time.
+
+    Args:
+        inputs: stacked as channels.
+        above: by the number of a channel, which voxels of it count.
+        within: the part of the volume that counts.
+        key: for messages.
 
     Raises:
-        VolumeError: fewer than two different values count.
+        VolumeError: fewer than two different values of a channel count.
     """
-    limit = _mean(volume, channel, within) if above == "mean" else above
+    found, first = dict[int, ValueSpread](), 0
+    for volume in inputs:
+        own: dict[int, Above | None] = {
+            n: above[first + n] for n in range(volume.channels) if first + n in above
+        }
+        spreads = _spreads(volume, own, within, key)
+        found |= {first + n: spread for n, spread in spreads.items()}
+        first += volume.channels
+    return found
 
-    def counts(values: NDArray[Any]) -> NDArray[np.bool_]:
-        return np.isfinite(values) & (values != 0 if limit is None else values > limit)
 
-    sums = _sums(volume, channel, within, counts)
-    low, high, count = sums["low"], sums["high"], sums["count"]
-    if not low < high:
-        rule = "are not 0" if limit is None else f"are above {limit:g}"
-        found = f"{volume.shown} has no different values among the voxels that {rule}"
-        raise VolumeError(key, found, 'give another "above", or leave the volume out')
-    mean = sums["total"] / count
+def _spreads(
+    volume: Volume, above: Mapping[int, Above | None], within: Box, key: str
+) -> dict[int, ValueSpread]:
+    """Of channels of one volume: each block is decoded once for all of them, in each of the passes."""
+    everything = {n: np.isfinite for n, rule in above.items() if rule == "mean"}
+    means = {n: sums.mean for n, sums in _sums(volume, everything, within).items()}
+    limits = {n: means[n] if rule == "mean" else rule for n, rule in above.items()}
+    counts = {n: partial(_counts, limit=limit) for n, limit in limits.items()}
+    sums = _sums(volume, counts, within)
+    for n, one in sums.items():
+        if not one.low < one.high:
+            rule = "are not 0" if limits[n] is None else f"are above {limits[n]:g}"
+            found = f"{volume.shown} has no different values among the voxels that {rule}"
+            raise VolumeError(key, found, 'give another "above", or leave the volume out')
+    return _histograms(volume, counts, sums, within)
+
+
+def _counts(values: NDArray[Any], limit: float | None) -> NDArray[np.bool_]:
+    return np.isfinite(values) & (values != 0 if limit is None else values > limit)
+
+
+Rules = Mapping[int, Callable[[NDArray[Any]], NDArray[np.bool_]]]
+"""By the number of a channel, which of its values count."""
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of the values of a channel that count."""
+
+    count: float
+    total: float
+    low: float
+    high: float
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(self.count, 1)
+
+
+def _counted(volume: Volume, rules: Rules, box: Box) -> Iterator[NDArray[np.float64]]:
+    """The values of a block that count, of each channel."""
+    stored = volume.read(box)
+    for channel, counts in rules.items():
+        values = stored[channel].astype(np.float64)
+        yield values[counts(values)]
+
+
+def _sums(volume: Volume, rules: Rules, within: Box) -> dict[int, _Sums]:
+    if not rules:
+        return {}
 
     def part(box: Box) -> BlockPart:
-        values = volume.read(box)[channel].astype(np.float64)
-        values = values[counts(values)]
-        bins = np.minimum(((values - low) / (high - low) * BINS).astype(np.int64), BINS - 1)
-        return BlockPart(
-            counts=np.bincount(bins, minlength=BINS),
-            square=np.array(np.square(values - mean).sum()),
-        )
-
-    found = _parts(part, within)
-    deviation = float(np.sqrt(sum(float(p["square"]) for p in found) / count))
-    histogram = np.stack([p["counts"] for p in found]).sum(0)
-    return ValueSpread(mean, deviation, histogram, low, high)
-
-
-def _mean(volume: Volume, channel: int, within: Box) -> float:
-    sums = _sums(volume, channel, within, np.isfinite)
-    return sums["total"] / max(sums["count"], 1)
-
-
-def _sums(
-    volume: Volume, channel: int, within: Box, counts: Callable[[NDArray[Any]], NDArray[np.bool_]]
-) -> dict[str, float]:
-    def part(box: Box) -> BlockPart:
-        values = volume.read(box)[channel].astype(np.float64)
-        values = values[counts(values)]
-        ends = (values.min(), values.max()) if values.size else (np.inf, -np.inf)
-        return BlockPart(sums=np.array([values.size, values.sum(), *ends]))
+        sums = [
+            (v.size, v.sum(), *((v.min(), v.max()) if v.size else (np.inf, -np.inf)))
+            for v in _counted(volume, rules, box)
+        ]
+        return BlockPart(sums=np.array(sums))
 
     found = np.stack([p["sums"] for p in _parts(part, within)])
+    count, total = found[..., :2].sum(0).T
+    low, high = found[..., 2].min(0), found[..., 3].max(0)
+    columns = (column.tolist() for column in (count, total, low, high))
+    return {n: _Sums(*row) for n, row in zip(rules, zip(*columns, strict=True), strict=True)}
+
+
+def _histograms(
+    volume: Volume, rules: Rules, sums: Mapping[int, _Sums], within: Box
+) -> dict[int, ValueSpread]:
+    if not rules:
+        return {}
+
+    def part(box: Box) -> BlockPart:
+        histograms, squares = [], []
+        for values, one in zip(_counted(volume, rules, box), sums.values(), strict=True):
+            bins = ((values - one.low) / (one.high - one.low) * BINS).astype(np.int64)
+            histograms.append(np.bincount(np.minimum(bins, BINS - 1), minlength=BINS))
+            squares.append(np.square(values - one.mean).sum())
+        return BlockPart(counts=np.stack(histograms), squares=np.array(squares))
+
+    # Whole numbers are added as they come: 512 KB for each block and channel are too much to keep.
+    histograms, squares = np.zeros((len(rules), BINS), np.int64), dict[Box, np.ndarray]()
+    for box, made in _made(part, within):
+        histograms += made["counts"]
+        squares[box] = made["squares"]
+    square = np.stack([squares[box] for box in sorted(squares)]).sum(0).tolist()
     return {
-        "count": float(found[:, 0].sum()),
-        "total": float(found[:, 1].sum()),
-        "low": float(found[:, 2].min()),
-        "high": float(found[:, 3].max()),
+        n: ValueSpread(one.mean, (square[k] / one.count) ** 0.5, histograms[k], one.low, one.high)
+        for k, (n, one) in enumerate(sums.items())
     }
+
+
+def _made(work: Callable[[Box], BlockPart], within: Box) -> Iterator[tuple[Box, BlockPart]]:
+    """What is made of all blocks, as they end."""
+    return Threads().run(work, list(tiles(within, PIECE)), lambda: False)
 
 
 def _parts(work: Callable[[Box], BlockPart], within: Box) -> list[BlockPart]:
     """What is made of all blocks, in their order: sums come out the same on any number of threads."""
-    made = Threads().run(work, list(tiles(within, PIECE)), lambda: False)
-    return [part for _, part in sorted(made, key=lambda one: one[0])]
+    return [part for _, part in sorted(_made(work, within), key=lambda one: one[0])]
 
 
 def foreground_box(volume: Volume, above: Above, key: str) -> Box:
@@ -232,7 +302,8 @@ def foreground_box(volume: Volume, above: Above, key: str) -> Box:
     Raises:
         VolumeError: there is none.
     """
-    limit = _mean(volume, 0, volume.box) if above == "mean" else above
+    is_mean = above == "mean"
+    limit = _sums(volume, {0: np.isfinite}, volume.box)[0].mean if is_mean else above
 
     def part(box: Box) -> BlockPart:
         is_shown = volume.read(box)[0] > limit

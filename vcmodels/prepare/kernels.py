@@ -105,18 +105,41 @@ def vote(read: Read, grid: GridMap, box: Box) -> np.ndarray:
 def _voted(
     channel: np.ndarray, nearest: np.ndarray, inner: Box, grid: GridMap, box: Box
 ) -> np.ndarray:
+    # Late: slow to import.
+    from scipy.ndimage import find_objects
+
     best, most = nearest.copy(), np.zeros(box.shape, np.float32)
-    values = np.unique(channel)
-    for value in values if len(values) > 1 else ():
-        is_value = (channel == value)[None]
+    values, numbers = np.unique(channel, return_inverse=True)
+    if len(values) == 1:
+        return best
+    for value, found in zip(values, find_objects(numbers.reshape(inner.shape) + 1), strict=True):
+        ends = [(s.start + o, s.stop + o) for s, o in zip(found, inner.origin, strict=True)]
+        part = _touched(Box.between(*zip(*ends, strict=True)), grid, box)
+        if not part.voxels:
+            continue
 
-        def read(part: Box, held: np.ndarray = is_value) -> np.ndarray:
-            return held[(slice(None), *part.slices(inner))]
+        def read(around: Box, value: np.generic = value) -> np.ndarray:
+            return (channel[around.slices(inner)] == value)[None]
 
-        share = resample(read, grid, box, "linear", "edge")[0] + _DRAW * (nearest == value)
-        wins = share > most
-        best[wins], most = value, np.maximum(most, share)
+        at = part.slices(box)
+        share = resample(read, grid, part, "linear", "edge")[0] + _DRAW * (nearest[at] == value)
+        wins = share > most[at]
+        best[at][wins] = value
+        most[at] = np.maximum(most[at], share)
     return best
+
+
+def _touched(held: Box, grid: GridMap, box: Box) -> Box:
+    """The part of a box of the derived grid in which those of the source may have a linear weight."""
+    low, high = [0, 0, 0], [0, 0, 0]
+    for axis, (source, factor, _) in enumerate(grid.axes):
+        centres = _inside(grid, axis, box.origin[axis], box.shape[axis])
+        far = reach("linear", abs(factor))
+        is_near = (centres >= held.origin[source] - far) & (centres < held.end[source] + far)
+        places = np.flatnonzero(is_near) + box.origin[axis]
+        if len(places):
+            low[axis], high[axis] = int(places[0]), int(places[-1]) + 1
+    return Box.between(low, high)
 
 
 def reach(order: Order, stretch: float) -> float:

@@ -20,10 +20,10 @@ from vcmodels.prepare.curves import (
     foreground_box,
     landmarks_of,
     learnt_landmarks,
-    spread_of,
+    spreads_of,
 )
 from vcmodels.prepare.derived import DerivedVolume, affine_of, remembered
-from vcmodels.prepare.section import AXIS_PAIRS, NyulStandard, Prepare
+from vcmodels.prepare.section import AXIS_PAIRS, Above, NyulStandard, Prepare, Standard
 from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume
 from vcmodels.volumes.spacing import in_unit
@@ -79,11 +79,7 @@ def plan_of(
             leave nothing to go by.
         TaskError: the block does not fit the inputs.
     """
-    first, channels = inputs[0], sum(volume.channels for volume in inputs)
-    try:
-        standards = prepare.standards(channels)
-    except FaultError as error:
-        raise TaskError(f"{KEY}.standardize", error.found, error.remedy) from error
+    first, standards = inputs[0], _standards(prepare, inputs)
     part = remembered_crop(prepare, first, unit)
     box = crop or part
     if crop is not None and prepare.crop is not None:
@@ -106,6 +102,19 @@ def plan_of(
     return VolumePlan(prepare, grid, tuple(one and ValueCurve.from_json(one) for one in found))
 
 
+def _standards(prepare: Prepare, inputs: Sequence[Volume]) -> list[Standard | None]:
+    """What is done to each channel of inputs.
+
+    Raises:
+        TaskError: the list is for another number of channels.
+    """
+    try:
+        return prepare.standards(sum(volume.channels for volume in inputs))
+    except FaultError as error:
+        found = f"{error.found} in {inputs[0].shown}"
+        raise TaskError(f"{KEY}.standardize", found, error.remedy) from error
+
+
 def settled(
     prepare: Prepare, trained: Sequence[Sequence[Volume]], unit: str | None, reporter: Reporter
 ) -> Prepare:
@@ -118,7 +127,9 @@ def settled(
         reporter: told what was found.
 
     Raises:
-        VolumeError: a volume does not say what is needed, or has no values to go by.
+        VolumeError: a volume does not say what is needed, or has no values to go by; or it has
+            another number of channels than the first.
+        TaskError: the list of `standardize` does not fit the channels of a volume.
     """
     if prepare.is_settled:
         return prepare
@@ -128,11 +139,19 @@ def settled(
         middle = triple(float(f"{n:.6g}") for n in np.median(sizes, axis=0))
         reporter.say(f"{KEY}.spacing: the median of {len(sizes)} volumes is {list(middle)}")
         prepare = prepare.changed(spacing=middle)
-    standards = prepare.standards(sum(volume.channels for volume in trained[0]))
-    found = [
-        one.changed(landmarks=_learnt(prepare, one, channel, trained, unit))
+    standards = _standards(prepare, trained[0])
+    for inputs in trained[1:]:
+        if len(_standards(prepare, inputs)) != len(standards):
+            found = f"{inputs[0].shown} has another number of channels than {trained[0][0].shown}"
+            raise VolumeError(inputs[0].key, found, "give all volumes the same channels")
+    above: dict[int, Above | None] = {
+        channel: one.above
+        for channel, one in enumerate(standards)
         if isinstance(one, NyulStandard) and one.landmarks is None
-        else one
+    }
+    learnt = _learnt(prepare, above, trained, unit) if above else {}
+    found = [
+        one.changed(landmarks=learnt[channel]) if one and channel in learnt else one
         for channel, one in enumerate(standards)
     ]
     return prepare if found == standards else prepare.changed(standardize=found)
@@ -151,25 +170,31 @@ def _turned_size(prepare: Prepare, image: Volume, unit: str | None) -> Spacing:
 
 def _learnt(
     prepare: Prepare,
-    standard: NyulStandard,
-    channel: int,
+    above: Mapping[int, Above | None],
     trained: Sequence[Sequence[Volume]],
     unit: str | None,
-) -> list[float]:
-    """Where the landmarks of a channel lie in the mean of the training volumes."""
+) -> dict[int, list[float]]:
+    """Where the landmarks of channels lie in the mean of the training volumes.
+
+    Args:
+        prepare: for the crop.
+        above: by the number of a channel, which voxels of it count.
+        trained: the inputs of each volume that is trained on.
+        unit: of the voxel size.
+    """
     key = f"{KEY}.standardize"
 
-    def marks(inputs: Sequence[Volume], box: Box) -> list[float]:
-        volume, number = list(channels_of(inputs))[channel]
-        spread = spread_of(volume, number, box, standard.above, key)
-        return landmarks_of(spread, volume.shown, key)
+    def marks(inputs: Sequence[Volume], box: Box) -> list[list[float]]:
+        places, spreads = list(channels_of(inputs)), spreads_of(inputs, above, box, key)
+        return [landmarks_of(spreads[n], places[n][0].shown, key) for n in above]
 
-    every: list[list[float]] = []
+    every: list[list[list[float]]] = []
     for inputs in trained:
         box = remembered_crop(prepare, inputs[0], unit)
-        asked = ["landmarks", standard.above, channel, _contents(inputs), box.origin, box.shape]
+        asked = ["landmarks", [*above.items()], _contents(inputs), box.origin, box.shape]
         every.append(remembered(asked, partial(marks, inputs, box)))
-    return learnt_landmarks(every)
+    by_channel = zip(above, zip(*every, strict=True), strict=True)
+    return {channel: learnt_landmarks(found) for channel, found in by_channel}
 
 
 def _contents(inputs: Sequence[Volume]) -> list[str]:

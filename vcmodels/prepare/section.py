@@ -32,9 +32,7 @@ def check_codes(codes: str) -> str:
     Raises:
         FaultError: two name the same direction.
     """
-    if {letter for letter in codes if letter in "".join(AXIS_PAIRS)} and any(
-        sum(letter in pair for letter in codes) != 1 for pair in AXIS_PAIRS
-    ):
+    if any(sum(letter in pair for letter in codes) != 1 for pair in AXIS_PAIRS):
         found = f'"{codes}" does not name left-right, front-back and top-bottom once each'
         raise FaultError(found, 'give a letter of each, as in "RPI"')
     return codes

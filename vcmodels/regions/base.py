@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from vcmodels.fields.centreline import Centreline, Trace
 from vcmodels.fields.tube import Tube
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
-from vcmodels.geometry.gridmap import GridMap
 from vcmodels.regions.section import RegionConfig
 
 
@@ -82,9 +81,7 @@ class Region:
             Words, and (Z, Y, X) of the box.
         """
         if self.tube is not None:
-            inner = Tube(self.tube.line, max(self.tube.radius - max(self.spacing), 1e-6))
-            inside = inner.mask(box.origin, box.shape, self.spacing)
-            yield "the wall of the tube", self.mask(box) & ~inside
+            yield "the wall of the tube", self._wall(box, extent)
             return
         for axis, letter in enumerate("zyx"):
             for end, at in (("low", self.box.origin[axis]), ("high", self.box.end[axis] - 1)):
@@ -94,52 +91,23 @@ class Region:
                     on_it[face.slices(box)] = True
                     yield f"the {end} {letter} face", on_it
 
-    def on(self, grid: GridMap) -> "Region":
-        """The same region on a grid that is derived from the volume's: turned, resampled, cropped.
+    def _wall(self, box: Box, extent: Shape) -> NDArray[np.bool_]:
+        """(Z, Y, X): its voxels that share a face with one that is not of it, in the volume."""
+        # Late: slow to import.
+        from scipy.ndimage import binary_erosion
 
-        Raises:
-            ValueError: no voxel of that grid lies in its box.
-        """
-        box = grid.holding(self.box)
-        if not box.voxels:
-            raise ValueError(f"no voxel of a grid of {grid.shape} lies in {self.box}")
-        tube = None
-        if self.tube is not None:
-            sources = [source for source, _, _ in grid.axes]
-            points = np.stack(
-                [
-                    np.sign(factor) * (self.tube.line.points[:, axis] - shift * self.spacing[axis])
-                    for axis, factor, shift in grid.axes
-                ],
-                axis=1,
-            )
-            along = sources.index(self.tube.line.axis)
-            is_falling = grid.axes[along][1] < 0
-            line = Centreline(along, points[::-1] if is_falling else points)
-            tube = Tube(line, self.tube.radius)
-        return Region(self.source, box, grid.spacing(self.spacing), tube)
+        around = box.grow((1, 1, 1)).intersect(Box((0, 0, 0), extent))
+        inside = self.mask(around)
+        wall = inside & ~binary_erosion(inside, border_value=1)
+        return wall[box.slices(around)]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values that `from_json` reads."""
+        """JSON values, for the attributes of a result."""
         ends = [*self.box.origin, *self.box.end]
         found: dict[str, Any] = {"source": self.source, "box": ends, "spacing_mm": [*self.spacing]}
         if self.tube is not None:
             found |= {"line": _line_to_json(self.tube.line), "radius_mm": self.tube.radius}
         return found
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Region":
-        """Undo `to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is no region.
-        """
-        ends = [int(n) for n in stored["box"]]
-        box, tube = Box.between(triple(ends[:3]), triple(ends[3:])), None
-        if "line" in stored:
-            tube = Tube(_line_from_json(stored["line"]), float(stored["radius_mm"]))
-        spacing = triple(float(n) for n in stored["spacing_mm"])
-        return cls(str(stored["source"]), box, spacing, tube)
 
 
 def trace_to_json(found: Trace) -> dict[str, Any]:
@@ -148,7 +116,7 @@ def trace_to_json(found: Trace) -> dict[str, Any]:
     return {"line": _line_to_json(found.line), **numbers, "low": found.low, "high": found.high}
 
 
-_NUMBERS = ("share", "strays", "gap")
+_NUMBERS = ("share", "strays")
 
 
 def trace_from_json(stored: Mapping[str, Any]) -> Trace:

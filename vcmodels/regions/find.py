@@ -14,22 +14,24 @@ from numpy.typing import NDArray
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.fields.centreline import Trace, line_through, trace
 from vcmodels.formats.imported import open_located
+from vcmodels.geometry.alignment import TOLERANCE, align
 from vcmodels.geometry.boxes import Box, Spacing
 from vcmodels.regions.base import Region, trace_from_json, trace_to_json
 from vcmodels.regions.heuristics import guess
 from vcmodels.regions.points import read_points
 from vcmodels.regions.section import NAME, RegionConfig, RegionSource
 from vcmodels.reporting import Reporter
-from vcmodels.volumes import Volume, expand_location
+from vcmodels.volumes import Volume, expand_location, is_remote
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.places import read_json, write_json
 from vcmodels.volumes.spacing import in_unit
+from vcmodels.volumes.world import world_affine
 
 KEY = "dataset_config.region"
 VERSION = 1
 """Of how lines are found: another one finds them again."""
-MOST_VOXELS = 1 << 24
-"""Of an object: what is more is no thing to crop around."""
+MOST_VOXELS = 1 << 23
+"""Of an object: what is more is no thing to crop around. So many take about 1 GB."""
 
 Probabilities = Iterable[tuple[Box, NDArray[Any]]]
 """Boxes and their (Z, Y, X) probabilities, or 0 and 1."""
@@ -216,18 +218,31 @@ def _mask(named: str, scan: SearchedVolume) -> Volume | None:
     """The label of that name, or the volume at that location; None if there is none.
 
     Raises:
-        VolumeError: it is damaged, or of another shape than the input.
+        VolumeError: it is damaged, or not on the grid of the input.
     """
     if named in scan.labels:
         return scan.labels[named]
     location = expand_location(named.replace(NAME, scan.name))
-    if not Path(location).exists():
+    if not is_remote(location) and not Path(location).exists():
         return None
     mask = open_located(location, key=f"{KEY}.from.mask", channels="any")
     if mask.extent != scan.inputs[0].extent:
         found = f"{mask.shown} has shape {mask.extent}, {scan.name} has {scan.inputs[0].extent}"
         raise VolumeError(mask.key, found, "give a mask on the grid of the input")
+    _require_same_place(mask, scan)
     return mask
+
+
+def _require_same_place(mask: Volume, scan: SearchedVolume) -> None:
+    """Refuse a mask of which its affine says that its voxels are not those of the input."""
+    image = scan.inputs[0]
+    here, there = world_affine(image), world_affine(mask)
+    if here is None or there is None:
+        return
+    aligned = align(here, image.extent, there, mask.extent)
+    if aligned.voxels > TOLERANCE or not aligned.grid_map.is_identity:
+        found = f"{mask.shown} lies elsewhere in the world than {scan.name}, by the affines of both"
+        raise VolumeError(mask.key, found, "give a mask on the grid of the input")
 
 
 def _of_mask(mask: Volume) -> Probabilities:

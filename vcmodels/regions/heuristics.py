@@ -112,7 +112,7 @@ def _symmetric(copy: CoarseCopy, config: RegionConfig, upright: int, width: floa
     image = np.moveaxis(copy.values, axis, 0)
     across = [s for a, s in enumerate(copy.spacing) if a != axis]
     radii = (width / across[0], width / across[1])
-    if min(image.shape[1:]) <= 2 * max(map(int, radii)):
+    if min(image.shape[1:]) <= 2 * max(1, *map(int, radii)):
         return f"the image is too small for a width of {width:g} mm"
     scores = symmetry_scores(image, radii)
     path = best_path(scores)

@@ -24,8 +24,9 @@ def symmetry_scores(image: NDArray[np.floating], radii: tuple[float, float]) -> 
 
     Args:
         image: (N, H, W): slices.
-        radii: of the window along H and W, in voxels.
+        radii: of the window along H and W, in voxels; 1 at least.
     """
+    radii = max(radii[0], 1.0), max(radii[1], 1.0)
     height, width = (int(r) for r in radii)
     values = image.astype(np.float32) - np.float32(image.mean())
     padded = np.pad(values, ((0, 0), (height, height), (width, width)))
@@ -46,8 +47,8 @@ def symmetry_scores(image: NDArray[np.floating], radii: tuple[float, float]) -> 
         0,
         (product_ - mean * mean) / np.where(is_plain, 1, variance + 0.25 * values.var()),
     )
-    scores[:, :height] = scores[:, -height or None :] = 0
-    scores[:, :, :width] = scores[:, :, -width or None :] = 0
+    scores[:, :height] = scores[:, -height:] = 0
+    scores[:, :, :width] = scores[:, :, -width:] = 0
     return scores.astype(np.float32)
 
 
