@@ -136,10 +136,12 @@ def print_trained(folder: str = "runs/nuclei", recipe: str = "boundary") -> None
     task = {
         "tr_params": {
             "model_name": "nuclei",
-            "patch_size": [64, 64, 64],
+            "patch_size": [48, 48, 48],
+            "max_steps_per_epoch": 50,
             "max_minutes": 10,
             "ckpt_out_base": f"{work}/{recipe}",
         },
+        "model_config": {"f_maps": [16, 32, 64], "decoder": "shared"},
         "volume_paths": [{**volume, "ref_label": "cells"}],
         "targets": {"cells": {"kind": "instances", "recipe": recipe}},
         "inference_params": {

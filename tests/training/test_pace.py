@@ -48,6 +48,11 @@ def test_the_first_step_does_not_count_for_what_a_step_takes(clock):
     ("left", "end"),
     [
         (600.0, "ends by max_minutes in 10 min"),
+        (
+            59.0,
+            "ends by max_minutes in 59 s, before this epoch is validated: "
+            "give a smaller max_steps_per_epoch and --restart",
+        ),
         (float("inf"), "20 epochs in about 19 min, without validation"),
     ],
 )

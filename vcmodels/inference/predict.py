@@ -28,7 +28,7 @@ from vcmodels.inference.predictor import Predictor
 from vcmodels.inference.preview import previewing, require_places
 from vcmodels.inference.pyramid import build_pyramid
 from vcmodels.inference.repair import InputRecord, lets_continue
-from vcmodels.inference.request import Request, RunOptions, prepare_of, with_section
+from vcmodels.inference.request import Request, RunOptions, require_same_inputs, with_section
 from vcmodels.inference.segment import Segmenter
 from vcmodels.inference.stream import predict_units
 from vcmodels.inference.writing import Failures, Output
@@ -83,6 +83,7 @@ def predict_volume(
     """
     params, options = params or predictor.params, options or RunOptions(reporter=Notes())
     opened = open_inputs(inputs, params, options.reporter)
+    config = predictor.networks[0].task.dataset_config
     made = params.changed(input_path=[volume.shown for volume in opened])
     request = Request(
         networks=predictor.networks,
@@ -91,8 +92,8 @@ def predict_volume(
         params=params,
         targets=predictor.targets,
         record=with_section(predictor.networks[0].task.to_json(), made),
-        prepare=prepare_of(predictor.networks),
-        region=predictor.networks[0].task.dataset_config.region,
+        prepare=require_same_inputs(config, predictor.networks),
+        region=config.region,
     )
     return predict_request(request, options)
 
