@@ -18,7 +18,7 @@ from vcmodels.errors import RunError, TaskError, VolumeError
 from vcmodels.fields.centreline import Centreline
 from vcmodels.fields.tube import Tube
 from vcmodels.geometry.boxes import Box
-from vcmodels.inference import RunOptions, predict_request, request_of
+from vcmodels.inference import Predictor, RunOptions, predict_request, predict_volume, request_of
 from vcmodels.inference import segment as segmenting
 from vcmodels.inference.own_grid import Undone, _touched
 from vcmodels.regions.base import Region
@@ -287,6 +287,11 @@ def test_another_region_than_that_of_the_training_is_refused(bench, mask):
             request_of(bench.task("spots", mask, keys=keys.items()), (trained,))
     with pytest.raises(TaskError, match="is not given, and the checkpoint was trained with it"):
         request_of(bench.task("spots"), (trained,))
+    wider = bench.trained(bench.task("spots", mask, keys={"radius_mm": 9.0}.items()), bench.spots)
+    case = f"{bench.folder}/case.zarr"
+    with pytest.raises(TaskError, match=r"radius_mm: is 7.0, the checkpoint was trained with 9.0"):
+        predict_volume(Predictor((trained, wider)), case, bench.folder / "out")
+    assert not (bench.folder / "out").exists()
     other = {"heuristic": "intensity"}
     assert request_of(bench.task("spots", other), (trained,)).region.sources[0].heuristic
 
