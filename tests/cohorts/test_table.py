@@ -119,6 +119,13 @@ def test_scans_of_one_subject_are_a_group_and_have_names_of_their_own():
     assert [one.get("group") for one in found] == ["A b/1", None, "A b/1", None]
 
 
+@pytest.mark.parametrize("groups", [("family", ""), ("", "family")])
+def test_a_group_of_one_row_is_that_of_all_rows_of_its_subject(groups):
+    rows = "".join(f"p,{n}.zarr,l{n}.zarr,{group}\n" for n, group in enumerate(groups))
+    found = entries(f"SubjectID,Image,Label:cord,Group\n{rows}")
+    assert [one["group"] for one in found] == ["family", "family"]
+
+
 def test_columns_that_are_not_read_are_named():
     found = read("Image,Label:cord,age,Shape,sex\na.zarr,b.zarr,70,1 x 2 x 3,f\n")
     assert found.notes == ("cases.csv: columns that are not read: age, sex",)

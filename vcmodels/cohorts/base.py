@@ -54,11 +54,15 @@ class CaseList:
         """Entries of `volume_paths`: named by subject, those of one subject in one group."""
         subjects = [case.subject for case in self.cases]
         several = {s for s, count in Counter(subjects).items() if s is not None and count > 1}
+        # One row that says the group says it of its subject: the others must not be on the other side.
+        groups = {case.subject: case.group for case in self.cases if case.subject and case.group}
         names, used = list[str | None](), set[str]()
         for subject in subjects:
             names.append(None if subject is None else _free_name(subject, used))
         grouped = (
-            replace(case, group=case.group or case.subject) if case.subject in several else case
+            replace(case, group=groups.get(case.subject, case.subject))
+            if case.subject in several
+            else case
             for case in self.cases
         )
         return [case.entry(name) for case, name in zip(grouped, names, strict=True)]
