@@ -77,6 +77,12 @@ def test_a_label_of_two_pipelines_is_chosen_or_refused(data_set):
     assert [case.labels for case in found.cases] == [{"cord": str(other)}]
 
 
+def test_two_files_of_one_image_are_refused(data_set):
+    (data_set / "sub-01/anat/sub-01_T2w.mha").touch()
+    with pytest.raises(TaskError, match=r"sub-01_T2w.nii.gz: means the same array as .*T2w.mha"):
+        read_bids(block(), data_set, "root")
+
+
 @pytest.mark.parametrize(
     ("keys", "match"),
     [

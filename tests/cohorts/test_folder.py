@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from vcmodels.cohorts.folder import is_paired, read_folder
@@ -46,6 +48,40 @@ def test_images_may_be_called_as_their_labels_and_have_another_ending(tmp_path):
         (f"{tmp_path}/images/b_0001.tif", f"{tmp_path}/labels/b_0001.nii", "b_0001"),
         (f"{tmp_path}/images/c.ome.zarr", f"{tmp_path}/labels/c.zarr", "c"),
     ]
+
+
+def test_only_what_can_be_read_is_a_case(tmp_path):
+    touch(
+        tmp_path,
+        *("images/readme.txt", "images/c.mhd", "images/c.raw"),
+        *("labels/readme.txt", "labels/c.mhd", "labels/c.raw"),
+    )
+    (found,) = read_folder(tmp_path, "data", ["organ"]).cases
+    assert (found.inputs, found.subject) == ((f"{tmp_path}/images/c.mhd",), "c")
+
+
+def test_folders_of_dicom_keep_the_dots_of_their_names(tmp_path):
+    cases = ("1.2.3", "1.2.4")
+    for name in (f"{side}/{case}/1" for side in ("images", "labels") for case in cases):
+        touch(tmp_path, name)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    found = read_folder(tmp_path, "data", ["organ"]).cases
+    assert [case.subject for case in found] == list(cases)
+
+
+@pytest.mark.parametrize(
+    ("files", "both"),
+    [
+        (["images/a.nii", "images/a.nii.gz"], "images/a.nii.gz: .* images/a.nii;"),
+        (["images/a.nii", "images/a_0000.tif"], "images/a_0000.tif: .* images/a.nii;"),
+        (["images/a.nii", "labels/a.mha"], "labels/a.nii: .* labels/a.mha;"),
+    ],
+)
+def test_two_files_of_one_name_are_refused(tmp_path, monkeypatch, files, both):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, *files, "labels/a.nii")
+    with pytest.raises(TaskError, match=both.replace(".*", "means the same array as")):
+        read_folder(Path(), "data", ["organ"])
 
 
 @pytest.mark.parametrize(

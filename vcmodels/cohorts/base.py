@@ -5,9 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vcmodels.errors import TaskError
+from vcmodels.formats import file_stem, format_of
+from vcmodels.volumes.places import is_node
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,45 @@ def only_label(names: Iterable[str], subject: str, remedy: str) -> str:
     return listed[0]
 
 
-_ENDING = re.compile(r"(\.ome)?\.zarr$|(\.ome)?\.tiff?$|\.nii(\.gz)?$|\.[A-Za-z0-9]{1,8}$", re.I)
+_ZARR = re.compile(r"(\.ome)?\.zarr$", re.I)
 
 
 def stem_of(name: str) -> str:
-    """A file name without its ending: `case_1` of `case_1.nii.gz`."""
-    return _ENDING.sub("", name)
+    """The name of an array without its ending: `case_1` of `case_1.nii.gz`.
+
+    A name without an ending that is known is kept as it is: that of a DICOM folder may have dots.
+    """
+    return _ZARR.sub("", name) if _ZARR.search(name) else file_stem(name) or name
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file or folder is of a format that is read, or is Zarr, if only by its name."""
+    return bool(_ZARR.search(path.name)) or is_node(path) or format_of(str(path)) is not None
+
+
+def arrays_in(folder: Path) -> dict[str, Path]:
+    """What can be read in a folder by its name without ending, sorted; {} without such a folder.
+
+    Raises:
+        TaskError: two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in visible(folder):
+        if is_array(path):
+            keep_one(found, stem_of(path.name), path)
+    return found
+
+
+def keep_one(found: dict[Key, Path], key: Key, path: Path) -> None:
+    """Note an array by what it is of.
+
+    Raises:
+        TaskError: there is one already.
+    """
+    if key in found:
+        remedy = "remove one of them, or rename it"
+        raise TaskError(str(path), f"means the same array as {found[key]}", remedy)
+    found[key] = path
 
 
 def visible(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcmodels.cohorts.base import Case, CaseList, only_label, stem_of, visible
+from vcmodels.cohorts.base import Case, CaseList, arrays_in, keep_one, only_label
 from vcmodels.errors import TaskError
 
 PAIRS = (
@@ -33,8 +33,8 @@ def read_folder(folder: Path, source: str, names: Sequence[str]) -> CaseList:
         names: of the labels that a volume of the task may have; the folder holds the only one.
 
     Raises:
-        TaskError: there is no pair of folders, no label, a label without an image, or channels that
-            are not numbered from 0.
+        TaskError: there is no pair of folders, no label, a label without an image, channels that are
+            not numbered from 0, or two files of one name.
     """
     name = only_label(names, source, "give a table of cases with a column for each label")
     cases, lonely = list[Case](), 0
@@ -54,13 +54,13 @@ def read_folder(folder: Path, source: str, names: Sequence[str]) -> CaseList:
 
 def _cases(images: Path, labels: Path, name: str, split: str | None) -> tuple[list[Case], int]:
     """The cases of a pair of folders, and how many images have no label."""
-    masks = {stem_of(path.name): path for path in visible(labels)}
+    masks = arrays_in(labels)
     channels: dict[str, dict[int, Path]] = {}
-    for path in visible(images):
-        stem, number = stem_of(path.name), 0
+    for stem, path in arrays_in(images).items():
+        number = 0
         if stem not in masks and (match := _CHANNEL.fullmatch(stem)):
             stem, number = match[1], int(match[2])
-        channels.setdefault(stem, {})[number] = path
+        keep_one(channels.setdefault(stem, {}), number, path)
     cases: list[Case] = []
     for stem, mask in masks.items():
         mine = channels.get(stem, {})
