@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from vcmodels.cohorts.entries import Source, entries_of
 from vcmodels.cohorts.folder import is_paired, read_folder
 from vcmodels.errors import TaskError
 
@@ -21,7 +22,7 @@ def test_an_nnunet_data_set_has_channels_and_volumes_for_testing(tmp_path):
         "imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz", "labelsTs/t.nii.gz", "dataset.json",
     )  # fmt: skip
     found = read_folder(tmp_path, "data", ["organ"])
-    assert found.entries() == [
+    assert entries_of([Source(found)])[0] == [
         {
             "input": [f"{tmp_path}/images{side}/{case}_000{c}.nii.gz" for c in (0, 1)],
             "organ": f"{tmp_path}/labels{side}/{case}.nii.gz",
@@ -43,7 +44,7 @@ def test_images_may_be_called_as_their_labels_and_have_another_ending(tmp_path):
         "labels/b_0001.nii",
         "labels/c.zarr/.zattrs",
     )
-    found = read_folder(tmp_path, "data", ["organ"]).entries()
+    found = entries_of([Source(read_folder(tmp_path, "data", ["organ"]))])[0]
     assert [(one["input"], one["organ"], one["name"]) for one in found] == [
         (f"{tmp_path}/images/b_0001.tif", f"{tmp_path}/labels/b_0001.nii", "b_0001"),
         (f"{tmp_path}/images/c.ome.zarr", f"{tmp_path}/labels/c.zarr", "c"),

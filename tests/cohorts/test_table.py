@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vcmodels.cohorts.entries import Source, entries_of
 from vcmodels.cohorts.table import read_table
 from vcmodels.errors import TaskError
 
@@ -15,7 +16,7 @@ def read(text, names=NAMES, folder="data"):
 
 
 def entries(text, **more):
-    return read(text, **more).entries()
+    return entries_of([Source(read(text, **more))])[0]
 
 
 IMAGES = ("channel", "Modality_0", "MODALITY", "Image", "images", "ImagePath", "input")

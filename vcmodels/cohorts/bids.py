@@ -81,7 +81,7 @@ def read_bids(block: BidsCases, root: Path, source: str) -> CaseList:
         }
         paths = tuple(str(path) for path in inputs if path is not None)
         if len(paths) == len(inputs) and labels:
-            cases.append(Case(paths, labels, subject=image.entities, group=image.subject))
+            cases.append(Case(paths, labels, subject=image.subject, name=image.entities))
         else:
             left.append(image.entities)
     if not cases:
@@ -94,7 +94,9 @@ def _listed(cases: list[Case], left: list[str], source: str) -> CaseList:
     text = "\n".join(f"{case.inputs} {dict(case.labels)}" for case in cases)
     note = f"{source}: images without a label, or a channel, left out: {len(left)}"
     notes = (f"{note}, such as {left[0]}",) if left else ()
-    return CaseList(tuple(cases), hashlib.sha256(text.encode()).hexdigest(), notes)
+    return CaseList(
+        tuple(cases), hashlib.sha256(text.encode()).hexdigest(), notes, has_subjects=True
+    )
 
 
 def _images(root: Path, suffix: str) -> Iterator[_Image]:
