@@ -127,6 +127,24 @@ def test_a_group_of_one_row_is_that_of_all_rows_of_its_subject(groups):
     assert [one["group"] for one in found] == ["family", "family"]
 
 
+def test_a_column_about_images_is_no_channel():
+    found = read("Image_T1,Image_T2,Image_Type,Modality_Date,cord\na,b,MR,2020,l\n")
+    assert found.cases[0].inputs == ("data/a", "data/b")
+    assert found.notes == ("cases.csv: columns that are not read: Image_Type, Modality_Date",)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Image,shape\na,b\n", "data/b"),
+        ("Image,shape,Label:shape\na,1 x 2,b\n", "data/b"),
+        ("Image,Label,Shape\na,b,1 x 2\n", "data/b"),
+    ],
+)
+def test_a_label_may_have_the_name_of_a_column_that_is_written(text, label):
+    assert entries(text, names=("shape",))[0]["shape"] == label
+
+
 def test_columns_that_are_not_read_are_named():
     found = read("Image,Label:cord,age,Shape,sex\na.zarr,b.zarr,70,1 x 2 x 3,f\n")
     assert found.notes == ("cases.csv: columns that are not read: age, sex",)
