@@ -57,8 +57,11 @@ def test_only_what_can_be_read_is_a_case(tmp_path):
         *("images/readme.txt", "images/c.mhd", "images/c.raw"),
         *("labels/readme.txt", "labels/c.mhd", "labels/c.raw"),
     )
-    (found,) = read_folder(tmp_path, "data", ["organ"]).cases
-    assert (found.inputs, found.subject) == ((f"{tmp_path}/images/c.mhd",), "c")
+    found = read_folder(tmp_path, "data", ["organ"])
+    assert [one.inputs for one in found.cases] == [(f"{tmp_path}/images/c.mhd",)]
+    assert found.notes == (
+        "data: of no format that is read, left out: images/readme.txt, labels/readme.txt",
+    )
 
 
 def test_folders_of_dicom_keep_the_dots_of_their_names(tmp_path):
