@@ -64,3 +64,14 @@ def test_a_fault_of_the_table_is_one_line(example, capsys):
     error = capsys.readouterr().err
     assert error.startswith('error: cases.csv, line 3: "Mask" and "Label" do not say which label')
     assert error.count("\n") == 1
+
+
+def test_a_file_that_is_there_is_replaced_only_if_told_to(example, capsys):
+    table = Path("cases.csv").read_text()
+    assert main(["cases", "task.json", "-o", "cases.csv"]) == 2
+    assert "-o: cases.csv is there already; name another, or give --overwrite" in capsys.readouterr().err  # fmt: skip
+    assert Path("cases.csv").read_text() == table
+    assert main(["cases", "task.json", "-o", "s1.zarr"]) == 2
+    Path("found.csv").touch()
+    assert main(["cases", "task.json", "-o", "found.csv", "--overwrite"]) == 0
+    assert Path("found.csv").read_text().startswith("SubjectID,")

@@ -31,6 +31,7 @@ def files(folder):
         ["reproduce", "PLACE", "--output", "PLACE/again"],
         ["init", "PLACE/ct", "PLACE/sheet", "--output", "PLACE/task.json"],
         ["phantom", "PLACE/more"],
+        ["cases", "TASK", "-o", "PLACE/found.csv"],
     ],
     ids=lambda words: f"{words[0]} {words[-2].strip('-')}",
 )

@@ -1,6 +1,7 @@
 import pytest
 
 from vcmodels.cohorts.bids import BidsCases, read_bids
+from vcmodels.cohorts.entries import Source, entries_of
 from vcmodels.errors import TaskError
 
 LABELS = "derivatives/labels"
@@ -33,7 +34,7 @@ def block(**keys):
 def test_subjects_sessions_and_labels_are_found(data_set):
     found = read_bids(block(), data_set, "root")
     raw, labels = str(data_set), f"{data_set}/{LABELS}"
-    assert found.entries() == [
+    assert entries_of([Source(found)])[0] == [
         {
             "input": f"{raw}/sub-01/anat/sub-01_T2w.nii.gz",
             "cord": f"{labels}/sub-01/anat/sub-01_T2w_label-SC_mask.nii.gz",
@@ -60,7 +61,7 @@ def test_several_suffixes_are_channels_and_who_lacks_one_is_left_out(data_set):
     found = read_bids(
         block(input=["T2w", "T1w"], labels={"cord": "label-SC_mask"}), data_set, "root"
     )
-    assert [case.subject for case in found.cases] == ["sub-01", "sub-02_ses-b"]
+    assert [case.name for case in found.cases] == ["sub-01", "sub-02_ses-b"]
     assert [path.rpartition("_")[2] for path in found.cases[0].inputs] == [
         "T2w.nii.gz",
         "T1w.nii.gz",
@@ -75,6 +76,12 @@ def test_a_label_of_two_pipelines_is_chosen_or_refused(data_set):
         read_bids(block(), data_set, "root")
     found = read_bids(block(pipeline="manual"), data_set, "root")
     assert [case.labels for case in found.cases] == [{"cord": str(other)}]
+
+
+def test_two_files_of_one_image_are_refused(data_set):
+    (data_set / "sub-01/anat/sub-01_T2w.mha").touch()
+    with pytest.raises(TaskError, match=r"sub-01_T2w.nii.gz: means the same array as .*T2w.mha"):
+        read_bids(block(), data_set, "root")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vcmodels.cohorts.entries import Source, entries_of
 from vcmodels.cohorts.table import read_table
 from vcmodels.errors import TaskError
 
@@ -15,7 +16,7 @@ def read(text, names=NAMES, folder="data"):
 
 
 def entries(text, **more):
-    return read(text, **more).entries()
+    return entries_of([Source(read(text, **more))])[0]
 
 
 IMAGES = ("channel", "Modality_0", "MODALITY", "Image", "images", "ImagePath", "input")
@@ -117,6 +118,31 @@ def test_scans_of_one_subject_are_a_group_and_have_names_of_their_own():
     found = entries(text)
     assert [one["name"] for one in found] == ["A_b_1", "c", "A_b_1_2", "a_B_1_3"]
     assert [one.get("group") for one in found] == ["A b/1", None, "A b/1", None]
+
+
+@pytest.mark.parametrize("groups", [("family", ""), ("", "family")])
+def test_a_group_of_one_row_is_that_of_all_rows_of_its_subject(groups):
+    rows = "".join(f"p,{n}.zarr,l{n}.zarr,{group}\n" for n, group in enumerate(groups))
+    found = entries(f"SubjectID,Image,Label:cord,Group\n{rows}")
+    assert [one["group"] for one in found] == ["family", "family"]
+
+
+def test_a_column_about_images_is_no_channel():
+    found = read("Image_T1,Image_T2,Image_Type,Modality_Date,cord\na,b,MR,2020,l\n")
+    assert found.cases[0].inputs == ("data/a", "data/b")
+    assert found.notes == ("cases.csv: columns that are not read: Image_Type, Modality_Date",)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Image,shape\na,b\n", "data/b"),
+        ("Image,shape,Label:shape\na,1 x 2,b\n", "data/b"),
+        ("Image,Label,Shape\na,b,1 x 2\n", "data/b"),
+    ],
+)
+def test_a_label_may_have_the_name_of_a_column_that_is_written(text, label):
+    assert entries(text, names=("shape",))[0]["shape"] == label
 
 
 def test_columns_that_are_not_read_are_named():

@@ -117,6 +117,55 @@ def test_folders_and_bids_data_sets_are_read(here):
         parsed("bids")
 
 
+@pytest.fixture
+def two_sites(here):
+    """Tables of two sites; both have a sub-01, with two scans in Oslo."""
+    for site, subjects in (("oslo", ("sub-01", "sub-01", "sub-02")), ("basel", ("sub-01",))):
+        rows = "".join(f"{name},{n}.nii,{n}_seg.nii\n" for n, name in enumerate(subjects))
+        (here / f"{site}.csv").write_text(f"SubjectID,Image,Label\n{rows}")
+    return here
+
+
+def named(volumes):
+    task, _ = parsed(volumes)
+    return [(one.name, one.group) for one in task.dataset_config.volume_paths]
+
+
+def test_subjects_of_two_cohorts_that_are_called_alike_are_told_apart(two_sites):
+    found = named(
+        [{"cases": "oslo.csv", "cohort": "Oslo"}, {"cases": "basel.csv", "cohort": "Basel"}]
+    )
+    oslo = [("Oslo_sub-01", "Oslo_sub-01"), ("Oslo_sub-01_2", "Oslo_sub-01"), ("sub-02", None)]
+    assert found == [*oslo, ("Basel_sub-01", None)]
+
+
+@pytest.mark.parametrize("cohorts", [("Oslo", None), (None, None), ("both", "both")])
+def test_a_subject_of_two_tables_that_may_be_one_person_is_refused(two_sites, cohorts):
+    sources = [{"cases": f"{n}.csv", "cohort": c} for n, c in zip(("oslo", "basel"), cohorts, strict=True)]  # fmt: skip
+    match = r"subject sub-01 is in .*oslo.csv and in .*basel.csv; give each a \"cohort\" of its own"
+    with pytest.raises(TaskError, match=match):
+        parsed([{key: value for key, value in one.items() if value} for one in sources])
+
+
+def test_images_of_one_data_set_that_are_no_channels_share_the_groups_of_its_subjects(here):
+    for name in ("dataset_description.json", *(
+        f"{place}sub-1_{contrast}{end}.nii" for contrast in ("T1w", "T2w")
+        for place, end in (("sub-1/anat/", ""), ("derivatives/labels/sub-1/anat/", "_seg"))
+    )):  # fmt: skip
+        (here / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "set" / name).touch()
+    one = {"labels": {"cord": "seg"}}
+    sources = [{"bids": "set", "input": "T1w", **one}, {"bids": "./set", "input": "T2w", **one}]
+    assert named(sources) == [("sub-1", "sub-1"), ("sub-1_2", "sub-1")]
+    sources[0]["cohort"], sources[1]["cohort"] = "T1w", "T2w"
+    assert named(sources) == [("sub-1", "sub-1"), ("sub-1_2", "sub-1")], "they are one person"
+
+
+def test_a_group_that_all_share_goes_before_that_of_a_subject(two_sites):
+    found = named({"cases": "oslo.csv", "group": "all"})
+    assert [group for _, group in found] == ["all"] * 3
+
+
 @pytest.mark.parametrize(
     ("volumes", "match"),
     [

@@ -1,3 +1,4 @@
+from tests.balls import folder
 from tests.labelled import blobs, make_task, store
 
-__all__ = ["blobs", "make_task", "store"]
+__all__ = ["blobs", "folder", "make_task", "store"]

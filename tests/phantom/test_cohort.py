@@ -106,3 +106,17 @@ def test_options_of_the_other_kind_are_refused(tmp_path, capsys, words, message)
     assert main(["phantom", str(tmp_path / "x"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_grids_are_turned_about_right_and_then_about_front_by_up_to_8_degrees():
+    found = []
+    for seed in range(200):
+        steps = Slices.of(CONTRASTS[0], SIZE, seed).affine[:3, :3]
+        directions = steps / np.linalg.norm(steps, axis=0)
+        turn = directions @ np.round(directions).T
+        # Ry(b) Rx(a): its second row is (0, cos a, -sin a); its first column (cos b, 0, +-sin b).
+        assert turn[1, 0] == pytest.approx(0, abs=1e-12)
+        found.append((np.arctan2(turn[1, 2], turn[1, 1]), np.arctan2(turn[2, 0], turn[0, 0])))
+    degrees = np.abs(np.rad2deg(found)).max(axis=0)
+    np.testing.assert_allclose(degrees, 8, atol=0.2)
+    assert (degrees <= 8).all()

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tests.data.test_prepared import ball, folder  # noqa: F401 - a fixture
+from tests.balls import ball
 from tests.prepare.conftest import affine_with
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.cli import main
@@ -18,7 +18,7 @@ TURNED = np.array([[0, -1.0, 0, 3], [0, 0, 1.0, -20], [1.0, 0, 0, 50], [0, 0, 0,
 
 
 @pytest.fixture
-def run(folder):  # noqa: F811
+def run(folder):
     task = {
         "tr_params": {
             "model_name": "net", "patch_size": [16, 16, 16], "batch_size": 2, "max_epoch": 1,

@@ -1,13 +1,16 @@
 """A case: the arrays that belong to one volume, and what is said of them."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vcmodels.errors import TaskError
+from vcmodels.formats import file_stem, format_of
+from vcmodels.volumes.places import is_node
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class Case:
     labels: Mapping[str, str]
     """Locations by the name of a label; those that the case has."""
     subject: str | None = None
-    """Who or what it is of; it becomes the name of the volume."""
+    """Who or what it is of."""
+    name: str | None = None
+    """Of the volume; of the subject when null."""
     group: str | None = None
     """What must stay on one side of a split."""
     cohort: str | None = None
@@ -29,11 +34,11 @@ class Case:
     weight: float | None = None
     """How often it is drawn, relative to others."""
 
-    def entry(self, name: str | None) -> dict[str, Any]:
+    def entry(self) -> dict[str, Any]:
         """The case as an entry of `volume_paths`, without what is not said."""
         first, *others = self.inputs
         said = {
-            "name": name, "group": self.group, "cohort": self.cohort, "split": self.split,
+            "name": self.name, "group": self.group, "cohort": self.cohort, "split": self.split,
             "weight": self.weight,
         }  # fmt: skip
         known = {key: value for key, value in said.items() if value is not None}
@@ -49,30 +54,8 @@ class CaseList:
     """A sha256 of what says which cases there are."""
     notes: tuple[str, ...] = ()
     """What a person should know of how they were found; a line each."""
-
-    def entries(self) -> list[dict[str, Any]]:
-        """Entries of `volume_paths`: named by subject, those of one subject in one group."""
-        subjects = [case.subject for case in self.cases]
-        several = {s for s, count in Counter(subjects).items() if s is not None and count > 1}
-        names, used = list[str | None](), set[str]()
-        for subject in subjects:
-            names.append(None if subject is None else _free_name(subject, used))
-        grouped = (
-            replace(case, group=case.group or case.subject) if case.subject in several else case
-            for case in self.cases
-        )
-        return [case.entry(name) for case, name in zip(grouped, names, strict=True)]
-
-
-def _free_name(subject: str, used: set[str]) -> str:
-    """A subject as a name of a volume, with a number where an earlier one has it."""
-    plain = re.sub(r"[^A-Za-z0-9_.\-]+", "_", subject).lstrip(".-")[:56].rstrip(".") or "case"
-    name, number = plain, 1
-    while name.lower() in used:
-        number += 1
-        name = f"{plain}_{number}"
-    used.add(name.lower())
-    return name
+    has_subjects: bool = False
+    """Whether each subject is a group, also one with a single case."""
 
 
 def only_label(names: Iterable[str], subject: str, remedy: str) -> str:
@@ -88,12 +71,45 @@ def only_label(names: Iterable[str], subject: str, remedy: str) -> str:
     return listed[0]
 
 
-_ENDING = re.compile(r"(\.ome)?\.zarr$|(\.ome)?\.tiff?$|\.nii(\.gz)?$|\.[A-Za-z0-9]{1,8}$", re.I)
+_ZARR = re.compile(r"(\.ome)?\.zarr$", re.I)
 
 
 def stem_of(name: str) -> str:
-    """A file name without its ending: `case_1` of `case_1.nii.gz`."""
-    return _ENDING.sub("", name)
+    """The name of an array without its ending: `case_1` of `case_1.nii.gz`.
+
+    A name without an ending that is known is kept as it is: that of a DICOM folder may have dots.
+    """
+    return _ZARR.sub("", name) if _ZARR.search(name) else file_stem(name) or name
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file or folder is of a format that is read, or is Zarr, if only by its name."""
+    return bool(_ZARR.search(path.name)) or is_node(path) or format_of(str(path)) is not None
+
+
+def arrays_in(folder: Path) -> dict[str, Path]:
+    """What can be read in a folder by its name without ending, sorted; {} without such a folder.
+
+    Raises:
+        TaskError: two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in visible(folder):
+        if is_array(path):
+            keep_one(found, stem_of(path.name), path)
+    return found
+
+
+def keep_one(found: dict[Key, Path], key: Key, path: Path) -> None:
+    """Note an array by what it is of.
+
+    Raises:
+        TaskError: there is one already.
+    """
+    if key in found:
+        remedy = "remove one of them, or rename it"
+        raise TaskError(str(path), f"means the same array as {found[key]}", remedy)
+    found[key] = path
 
 
 def visible(folder: Path) -> list[Path]:

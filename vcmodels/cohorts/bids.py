@@ -7,7 +7,6 @@ ivadomed write them) or `<entities>_<label>` (as the specification has them).
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vcmodels.cohorts.base import Case, CaseList, stem_of, visible
+from vcmodels.cohorts.base import Case, CaseList, is_array, keep_one, stem_of, visible
 from vcmodels.errors import TaskError
 from vcmodels.section import Section
 
 ROOT_FILE, DERIVATIVES = "dataset_description.json", "derivatives"
-_DATA = re.compile(r"\.(nii|nii\.gz|zarr|ome\.zarr|tiff?|ome\.tiff?)$", re.IGNORECASE)
 Suffix = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -63,8 +61,8 @@ def read_bids(block: BidsCases, root: Path, source: str) -> CaseList:
         source: what messages call it.
 
     Raises:
-        TaskError: it is no BIDS data set, nothing has the suffix, no image has a label, or a label
-            is there twice.
+        TaskError: it is no BIDS data set, nothing has the suffix, no image has a label, or an
+            image or a label is there twice.
     """
     if not (root / ROOT_FILE).is_file():
         raise TaskError(source, f"has no {ROOT_FILE}", "name the folder that holds it")
@@ -83,7 +81,7 @@ def read_bids(block: BidsCases, root: Path, source: str) -> CaseList:
         }
         paths = tuple(str(path) for path in inputs if path is not None)
         if len(paths) == len(inputs) and labels:
-            cases.append(Case(paths, labels, subject=image.entities, group=image.subject))
+            cases.append(Case(paths, labels, subject=image.subject, name=image.entities))
         else:
             left.append(image.entities)
     if not cases:
@@ -96,7 +94,9 @@ def _listed(cases: list[Case], left: list[str], source: str) -> CaseList:
     text = "\n".join(f"{case.inputs} {dict(case.labels)}" for case in cases)
     note = f"{source}: images without a label, or a channel, left out: {len(left)}"
     notes = (f"{note}, such as {left[0]}",) if left else ()
-    return CaseList(tuple(cases), hashlib.sha256(text.encode()).hexdigest(), notes)
+    return CaseList(
+        tuple(cases), hashlib.sha256(text.encode()).hexdigest(), notes, has_subjects=True
+    )
 
 
 def _images(root: Path, suffix: str) -> Iterator[_Image]:
@@ -107,7 +107,7 @@ def _images(root: Path, suffix: str) -> Iterator[_Image]:
                 continue
             for path in visible(folder):
                 stem = stem_of(path.name)
-                if _DATA.search(path.name) and stem.endswith(f"_{suffix}"):
+                if stem.endswith(f"_{suffix}") and is_array(path):
                     subject = path.relative_to(root).parts[0]
                     yield _Image(path, stem.removesuffix(f"_{suffix}"), subject)
 
@@ -142,6 +142,13 @@ def _label(image: _Image, suffix: str, root: Path, homes: list[Path]) -> Path | 
 
 
 def _named(folder: Path, stems: tuple[str, ...]) -> Path | None:
-    """The data file of the first of these names that is there."""
-    files = {stem_of(path.name): path for path in visible(folder) if _DATA.search(path.name)}
+    """The array of the first of these names that is there.
+
+    Raises:
+        TaskError: two have the same name.
+    """
+    files: dict[str, Path] = {}
+    for path in visible(folder):
+        if (stem := stem_of(path.name)) in stems and is_array(path):
+            keep_one(files, stem, path)
     return next((files[stem] for stem in stems if stem in files), None)

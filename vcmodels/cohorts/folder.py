@@ -10,12 +10,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcmodels.cohorts.base import Case, CaseList, only_label, stem_of, visible
+from vcmodels.cohorts.base import Case, CaseList, arrays_in, keep_one, only_label, visible
 from vcmodels.errors import TaskError
+from vcmodels.reporting import list_some
 
 PAIRS = (
     ("imagesTr", "labelsTr", None), ("imagesTs", "labelsTs", "test"), ("images", "labels", None),
 )  # fmt: skip
+MOST_NAMED = 3
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -25,7 +27,7 @@ def is_paired(folder: Path) -> bool:
 
 
 def read_folder(folder: Path, source: str, names: Sequence[str]) -> CaseList:
-    """The cases of a folder; images without a label are left out.
+    """The cases of a folder; images without a label, and files of no format, are left out.
 
     Args:
         folder: as it is to stand in the locations.
@@ -33,8 +35,8 @@ def read_folder(folder: Path, source: str, names: Sequence[str]) -> CaseList:
         names: of the labels that a volume of the task may have; the folder holds the only one.
 
     Raises:
-        TaskError: there is no pair of folders, no label, a label without an image, or channels that
-            are not numbered from 0.
+        TaskError: there is no pair of folders, no label, a label without an image, channels that are
+            not numbered from 0, or two files of one name.
     """
     name = only_label(names, source, "give a table of cases with a column for each label")
     cases, lonely = list[Case](), 0
@@ -43,24 +45,36 @@ def read_folder(folder: Path, source: str, names: Sequence[str]) -> CaseList:
         cases, lonely = cases + found, lonely + left
     if not cases:
         raise TaskError(
-            source, "holds no label", "give imagesTr and labelsTr, or images and labels"
+            source,
+            "holds no label of a format that is read",
+            "give imagesTr and labelsTr, or images and labels",
         )
     listed = "\n".join(f"{case.inputs} {case.labels}" for case in cases)
-    note = f"{source}: images without a label, left out: {lonely}"
-    return CaseList(
-        tuple(cases), hashlib.sha256(listed.encode()).hexdigest(), (note,) if lonely else ()
-    )
+    notes = [f"{source}: images without a label, left out: {lonely}"] if lonely else []
+    notes += _unread(folder, source)
+    return CaseList(tuple(cases), hashlib.sha256(listed.encode()).hexdigest(), tuple(notes))
+
+
+def _unread(folder: Path, source: str) -> list[str]:
+    """A line for the files that are of no format, but for the voxels of a header with their name."""
+    found: list[str] = []
+    for name in (name for images, labels, _ in PAIRS for name in (images, labels)):
+        arrays = arrays_in(folder / name)
+        others = {*visible(folder / name)} - {*arrays.values()}
+        found += sorted(f"{name}/{path.name}" for path in others if path.stem not in arrays)
+    given = f"{source}: of no format that is read, left out: {list_some(found, MOST_NAMED)}"
+    return [given] if found else []
 
 
 def _cases(images: Path, labels: Path, name: str, split: str | None) -> tuple[list[Case], int]:
     """The cases of a pair of folders, and how many images have no label."""
-    masks = {stem_of(path.name): path for path in visible(labels)}
+    masks = arrays_in(labels)
     channels: dict[str, dict[int, Path]] = {}
-    for path in visible(images):
-        stem, number = stem_of(path.name), 0
+    for stem, path in arrays_in(images).items():
+        number = 0
         if stem not in masks and (match := _CHANNEL.fullmatch(stem)):
             stem, number = match[1], int(match[2])
-        channels.setdefault(stem, {})[number] = path
+        keep_one(channels.setdefault(stem, {}), number, path)
     cases: list[Case] = []
     for stem, mask in masks.items():
         mine = channels.get(stem, {})

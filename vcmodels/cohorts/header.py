@@ -7,13 +7,18 @@ and weights are ours.
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from vcmodels.cohorts.base import only_label
 from vcmodels.errors import TaskError
 
 _INPUT = re.compile(r"(channel|modality|image|input)s?(?:_?(\d+)|_(?!id$)\w+|_?(?:path|file))?")
+_ABOUT = re.compile(
+    r".+_(type|kind|format|date|time|size|shape|spacing|quality|source|site|count|comments?|notes?|"
+    r"description|orientation|resolution|plane|width|height|depth)"
+)
+"""What is said of images, such as Image_Type: no channel."""
 _LABEL = "label|mask|segmentation|seg|ground_?truth"
 _BARE = re.compile(rf"({_LABEL})s?(_?(path|file))?")
 _NAMED = re.compile(rf"({_LABEL})s?\s*:\s*(.+)", re.IGNORECASE)
@@ -25,7 +30,8 @@ _OTHERS = {
     "weight": r"weight",
 }
 WRITTEN = ("shape", "spacing", "unit", "dtype", "channels", "used")
-"""Columns of the tables that vcmodels writes that say what was found: they are not read."""
+"""Columns of the tables that vcmodels writes that say what was found: they are not read, unless a
+label has the name and no other column is said to be it."""
 _KNOWN = (
     "channel", "modality", "image", "label", "mask", "segmentation", "subject", "subjectid",
     "patient", "split", "group", "cohort", "weight",
@@ -70,7 +76,10 @@ def read_header(cells: Sequence[str], names: Sequence[str], place: str) -> Colum
             of the task, or a name is nearly one that is known.
     """
     found = _Found()
+    said = {named[2] for cell in cells if (named := _NAMED.fullmatch(cell.strip()))}
     for number, cell in enumerate(cells):
+        if _is_written(cell.strip(), {*names} - said):
+            continue
         _sort(found, number, cell.strip(), names, place)
     if not found.inputs:
         remedy = 'call the column of the images "Channel_0"'
@@ -91,18 +100,21 @@ def read_header(cells: Sequence[str], names: Sequence[str], place: str) -> Colum
     )
 
 
+def _is_written(cell: str, labels: Set[str]) -> bool:
+    """Whether a column says what was found of a volume, or has no name."""
+    return not cell or (cell.lower() in WRITTEN and cell not in labels)
+
+
 def _sort(found: _Found, number: int, cell: str, names: Sequence[str], place: str) -> None:
     """Note what one column means."""
     plain = re.sub(r"[\s\-]+", "_", cell.lower())
-    if not cell or plain in WRITTEN:
-        return
     if cell in names:
         _note(found.labels, cell, number, place)
     elif named := _NAMED.fullmatch(cell):
         _note(found.labels, _label(named[2], names, place), number, place)
     elif _BARE.fullmatch(plain):
         found.bare.append(number)
-    elif image := _INPUT.fullmatch(plain):
+    elif (image := _INPUT.fullmatch(plain)) and not _ABOUT.fullmatch(plain):
         channel = len(found.inputs) if image[2] is None else int(image[2])
         if channel in dict(found.inputs):
             raise TaskError(place, f'"{cell}" is channel {channel} again', "number each once")

@@ -1,14 +1,16 @@
 """Tables and folders of cases in the place of `volume_paths`: read, and put there as entries."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from vcmodels.cohorts.base import CaseList
 from vcmodels.cohorts.bids import ROOT_FILE, BidsCases, read_bids
+from vcmodels.cohorts.entries import Source, entries_of
 from vcmodels.cohorts.folder import is_paired, read_folder
 from vcmodels.cohorts.table import read_table
 from vcmodels.config.messages import (
@@ -35,6 +37,9 @@ OF_ONE = ("input", "name", "bbox")
 OF_TRAINING = ("ref_label", "weight")
 SHARED = tuple(key for key in VOLUME_KEYS if key not in OF_ONE)
 """Keys that all cases of a table or folder may have in common."""
+VOLUMES: KeyPath = ("dataset_config", "volume_paths")
+Found = tuple[str, CaseList, Block]
+"""A location as it was given, its cases, and the keys that they share."""
 
 
 class CaseTable(Section):
@@ -73,20 +78,46 @@ def read_cases(document: Block) -> list[str]:
     if not any(_is_source(block) for block in blocks):
         return []
     targets = as_object(config.get("targets")) or {}
-    entries, records, notes = list[object](), list[Block](), list[str]()
-    for number, block in enumerate(blocks):
-        if not _is_source(block):
-            entries.append(block)
-            continue
-        path: KeyPath = ("dataset_config", "volume_paths", *([] if items is None else [number]))
-        source, found, shared = _read(block, path, label_names(targets))
-        entries += [_with_shared(entry, shared) for entry in found.entries()]
-        count = len(found.cases)
-        records.append({"source": source, "sha256": found.identity, "volumes": count})
-        notes += [f"{dotted(path)}: {count} volumes from {source}", *found.notes]
-    config["volume_paths"] = checked(entries, ("dataset_config", "volume_paths"))
-    document["cases"] = records
+    paths: dict[int, KeyPath] = {
+        number: (*VOLUMES, *([] if items is None else [number]))
+        for number, block in enumerate(blocks)
+        if _is_source(block)
+    }
+    found = {n: _read(blocks[n], path, label_names(targets)) for n, path in paths.items()}
+    config["volume_paths"] = checked(_entries(blocks, found), VOLUMES)
+    document["cases"] = [
+        {"source": source, "sha256": cases.identity, "volumes": len(cases.cases)}
+        for source, cases, _ in found.values()
+    ]
+    notes = list[str]()
+    for number, (source, cases, _) in found.items():
+        count = len(cases.cases)
+        notes += [f"{dotted(paths[number])}: {count} volumes from {source}", *cases.notes]
     return notes
+
+
+def _entries(blocks: Sequence[object], found: Mapping[int, Found]) -> list[object]:
+    """The blocks, with the entries of each source in its place."""
+    sources = [_source(*one) for one in found.values()]
+    of_source = dict(zip(found, entries_of(sources), strict=True))
+    entries = list[object]()
+    for number, block in enumerate(blocks):
+        if number in found:
+            shared = found[number][2]
+            entries += [_with_shared(entry, shared) for entry in of_source[number]]
+        else:
+            entries.append(block)
+    return entries
+
+
+def _source(place: str, cases: CaseList, shared: Block) -> Source:
+    cohort = shared.get("cohort")
+    return Source(
+        cases,
+        os.path.realpath(expand_location(place)),
+        cohort if isinstance(cohort, str) else None,
+        shared.get("group") is not None,
+    )
 
 
 def _with_shared(entry: Block, shared: Block) -> Block:
@@ -109,9 +140,7 @@ def _is_source(block: object) -> bool:
     return isinstance(block, str) or not {"cases", "bids"}.isdisjoint(as_object(block) or {})
 
 
-def _read(
-    block: object, path: KeyPath, names: Sequence[str]
-) -> tuple[str, CaseList, dict[str, Any]]:
+def _read(block: object, path: KeyPath, names: Sequence[str]) -> Found:
     """The location as it was given, the cases, and the keys that they share."""
     keys = {"cases": block} if isinstance(block, str) else dict(as_object(block) or {})
     kind = BidsCases if "bids" in keys else CaseTable

@@ -35,6 +35,7 @@ from vcmodels.config.task import NormalizationConfig, Task
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.config.values import VOLUME_KEYS, IgnoreLabel
 from vcmodels.errors import TaskError, VolumeError
+from vcmodels.geometry.symmetries import AXES
 from vcmodels.models import DEFAULT_MODEL
 from vcmodels.models.plan import BATCH_SIZE
 from vcmodels.postprocess import AnyStep
@@ -43,8 +44,6 @@ from vcmodels.runs.run import TASK, Run, starting_folder
 from vcmodels.section import PatchShape, Section
 from vcmodels.targets import AnyTarget
 from vcmodels.volumes.location import counted_from, expand_location
-
-SLICE_AXES: tuple[Axis, Axis, Axis] = ("z", "y", "x")
 
 
 @dataclass(frozen=True)
@@ -305,7 +304,7 @@ def _slice_axis(task: Task) -> Axis | None:
         return config.slice_axis
     if config.stack is not None:
         return config.stack.axis
-    thin: list[Axis] = [a for a, n in zip(SLICE_AXES, patch, strict=False) if n == 1]
+    thin: list[Axis] = [a for a, n in zip(AXES, patch, strict=False) if n == 1]
     return thin[0] if len(thin) == 1 else None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from vcmodels.geometry.boxes import Shape, triple
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-AXES = ("z", "y", "x")
+AXES: Final = ("z", "y", "x")
 """The names of the axes of arrays, in their order."""
 SPACING_TOLERANCE = 0.01
 """Axes whose voxel lengths differ by more than this fraction are not exchanged."""

@@ -67,9 +67,10 @@ def write_cohort(
 
     The store gets a group for each scan, such as `sub-01_T2`, with the OME-Zarr images `image`
     (int16), `cord` and `lesion` (uint8: 0 and 1). Each says by `vcmodels.geometry.affine` where it
-    lies: the axes of every scan run in another order, and are tilted by up to 8 degrees. The group
-    says `subject`, `contrast`, `lesions` (how many were made), and `split`: the last fifth of the
-    subjects is for validation. Nothing appears at `path` until all is written.
+    lies: the axes of a scan run in an order and directions of its own, and are turned by up to 8
+    degrees about right, and then by up to 8 degrees about front. The group says `subject`,
+    `contrast`, `lesions` (how many were made), and `split`: the last fifth of the subjects is for
+    validation. Nothing appears at `path` until all is written.
 
     Args:
         path: the store to make, a local folder that does not exist.

@@ -15,6 +15,8 @@ from vcmodels.phantom.scroll import Array, draw, white_noise
 _SAMPLE = 0.8
 """A voxel longer than this is the mean of several samples, mm."""
 _NOISE = 7.0
+MOST_TILT = 8.0
+"""Of a grid about right, and about front, in degrees."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Slices:
         steps[order, np.arange(3)] = np.where(np.array(draws[3:6]) < 0.5, -1, 1) * lengths
         counts = np.maximum(np.rint(np.array(size[::-1])[order] / lengths).astype(int), 1)
         affine = np.eye(4)
-        affine[:3, :3] = _tilt(*(np.deg2rad(16 * (u - 0.5)) for u in draws[6:])) @ steps
+        tilts = (np.deg2rad(MOST_TILT * (2 * u - 1)) for u in draws[6:])
+        affine[:3, :3] = _tilt(*tilts) @ steps
         affine[:3, 3] = -affine[:3, :3] @ ((counts - 1) / 2)
         return cls(triple(int(n) for n in counts[::-1]), affine)
 
@@ -78,6 +81,7 @@ class Slices:
 
 
 def _tilt(about_right: float, about_front: float) -> Array:
+    """The rotation of (right, front, top) by an angle about right, then one about front, in radians."""
     a, b = (
         np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
         for t in (about_right, about_front)

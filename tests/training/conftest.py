@@ -1,0 +1,3 @@
+from tests.balls import folder
+
+__all__ = ["folder"]
