@@ -6,6 +6,7 @@ import re
 import signal
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import zarr
@@ -326,6 +327,23 @@ def test_a_mask_at_another_place_is_refused(work, tmp_path):
     assert "--mask: " in error
     assert "begins at (0, 8, 0), the prediction at (0, 0, 0)" in error
     work.run("p.zarr", "l", "--mask", "m.zarr", "--spacing", "2,1,0.5", "--metrics", "dice")
+
+
+def test_files_that_an_affine_puts_elsewhere_are_refused(work, tmp_path):
+    """Of one shape and voxel size; turned, mirrored or moved, as only the affine says."""
+    affine = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, 7], [0, 0, 2, -3], [0, 0, 0, 1.0]])
+    moved, mirrored = affine.copy(), affine @ np.diag([-1, 1, 1, 1.0])
+    moved[:2, 3] += [0.4, 0.3]
+    mirrored[:3, 3] += affine[:3, 0] * (EXTENT[2] - 1)
+    for name, place in {"p": affine, "l": affine, "moved": moved, "mirrored": mirrored}.items():
+        voxels = PROBABILITY.astype(np.float32) if name == "p" else LABEL.astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(voxels.T, place), tmp_path / f"{name}.nii.gz")
+    work.run("p.nii.gz", "l.nii.gz", "--metrics", "dice")
+    _, error = work.run("p.nii.gz", "moved.nii.gz", code=2)
+    assert "voxels (0.5 mm) off" in error
+    _, error = work.run("p.nii.gz", "mirrored.nii.gz", code=2)
+    assert "has its axes otherwise" in error
+    work.run("p.nii.gz", "mirrored.nii.gz", "--spacing", "2,1,1", "--metrics", "dice")
 
 
 def test_a_label_of_several_values_is_no_mask_of_a_prediction_of_ours(work, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 from vcmodels.config.reading import INPUT, open_array, require_one_order, require_used
 from vcmodels.data.first_task import FirstVolume
 from vcmodels.data.labels import Label, StoredLabel
+from vcmodels.data.placing import require_one_place
 from vcmodels.errors import RefusedError, VolumeError
 from vcmodels.evaluation.decoders import PREDICTION, MaskOf
 from vcmodels.evaluation.meaning import (
@@ -237,8 +238,9 @@ def _require_one_place(key: str, volume: Volume, other: Volume, name: str) -> No
     """Refuse volumes whose metadata say that their voxels are others.
 
     Raises:
-        VolumeError: their units, spacings or offsets differ.
+        VolumeError: their affines, units, spacings or offsets differ.
     """
+    require_one_place([other, volume])
     if not (volume.has_spacing and other.has_spacing):
         return
     remedy = "give arrays of one grid, or --spacing to compare them voxel by voxel"
