@@ -142,7 +142,7 @@ def print_trained(folder: str = "runs/nuclei", recipe: str = "boundary") -> None
             "ckpt_out_base": f"{work}/{recipe}",
         },
         "model_config": {"f_maps": [16, 32, 64], "decoder": "shared"},
-        "volume_paths": [{**volume, "ref_label": "cells"}],
+        "volume_paths": [volume],
         "targets": {"cells": {"kind": "instances", "recipe": recipe}},
         "inference_params": {
             "input_path": f"{work}/test.zarr/raw",

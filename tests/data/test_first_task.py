@@ -5,7 +5,6 @@ from vcmodels.config import parse_task
 from vcmodels.data import first_task as module
 from vcmodels.data.first_task import FirstVolume, first_task, guess_targets
 from vcmodels.errors import VolumeError
-from vcmodels.targets import KINDS
 from vcmodels.volumes import open_volume
 
 EXTENT = (9, 11, 13)
@@ -68,17 +67,16 @@ def test_the_kind_follows_from_the_values_and_can_read_them(store, name):
     assert valid.any()
 
 
-def test_ids_become_a_boundary_and_an_inside(store):
+def test_ids_become_objects_that_are_learnt_with_what_is_between_them(store):
     label = open_volume(store("cells", blocks_of(range(45)).astype("u8")), key="cells")
     guess = guess_targets("cells", label)
-    assert guess.targets == {
-        "cells_boundary": {"kind": "boundary", "derive": "cells"},
-        "cells_inside": {"kind": "binary", "derive": "cells"},
-    }
+    assert guess.targets == {"cells": {"kind": "instances", "recipe": "boundary"}}
     task, _ = parse_task(
         first_task("net", FirstVolume("ct", {"cells": "c"}), [guess], is_small=False), "test"
     )
-    assert all(target.kind in KINDS for target in task.dataset_config.targets.values())
+    assert list(task.dataset_config.targets) == ["cells_mask", "cells_boundary"]
+    assert [step.output for step in task.postprocess] == ["cells"]
+    assert task.dataset_config.volume_paths[0].ref_label is None
     assert task.tr_params.given_patch_size is None  # planned for the machine's GPU
 
 

@@ -54,6 +54,8 @@ class Guess:
     """What was found, in words."""
     hints: list[str] = field(default_factory=list)
     """What to change where the guess is wrong; a line each."""
+    is_everywhere: bool = False
+    """Whether 0 is the background, and not what nobody has labelled: patches of it are learnt, too."""
 
 
 READING_KEYS = ("level", "channel_axis", "axes", "channels", "index", "spacing")
@@ -141,10 +143,13 @@ def first_task(
     Args:
         name: of the model; its run goes to `runs/<name>`, its predictions to `predictions/<name>`.
         volume: the input and its labels.
-        guesses: what the labels are taken for.
+        guesses: what the labels are taken for, in their order.
         is_small: for a machine without a GPU: a network that learns something in minutes.
         input_keys: those with which the inference reads the input.
     """
+    sparse = [k for k, guess in zip(volume.labels, guesses, strict=True) if not guess.is_everywhere]
+    thresholds = {"min_bbox_percent": 0.1, "min_labeled_ratio": 0.01} if sparse else {}
+    entry = {**volume.block, **({"ref_label": sparse[0]} if sparse else {})}
     task: Block = {
         "tr_params": {
             "model_name": name,
@@ -158,9 +163,8 @@ def first_task(
             "output_dir": f"predictions/{name}",
         },
         "dataset_config": {
-            "min_bbox_percent": 0.1,
-            "min_labeled_ratio": 0.01,
-            "volume_paths": [{**volume.block, "ref_label": next(iter(volume.labels))}],
+            **thresholds,
+            "volume_paths": [entry],
             "targets": {k: block for guess in guesses for k, block in guess.targets.items()},
         },
     }
@@ -267,13 +271,14 @@ def _classes(name: str, stored: StoredValues, where: str) -> Guess:
 
 
 def _instances(name: str, stored: StoredValues, where: str) -> Guess:
-    """Boundaries, and what is not background: both derived from the ids."""
-    targets: dict[str, Block] = {
-        f"{name}_boundary": {"kind": "boundary", "derive": name},
-        f"{name}_inside": {"kind": "binary", "derive": name},
-    }
+    """Objects, and what finds them with no more keys."""
+    block = {"kind": "instances", "recipe": "boundary"}
     reason = f"it holds {len(stored.distinct)} ids or more, up to {stored.high:.0f}{where}"
-    return Guess(targets, reason)
+    hints = [
+        'for thin and branched ones, such as neurons, give "recipe": "affinities"',
+        f'where 0 means "nobody has looked", give the volume "ref_label": "{name}"',
+    ]
+    return Guess({name: block}, reason, hints, is_everywhere=True)
 
 
 def _numbers(name: str, stored: StoredValues) -> Guess:
