@@ -60,6 +60,14 @@ class ForeignImage(ABC):
     def files(self) -> Sequence[Path]:
         """All files that decide what is read, in a stable order."""
 
+    @property
+    def places(self) -> Sequence[str]:
+        """Where each of `files` lies within the image, if that says where its voxels do.
+
+        None where names do not count: they may name a patient, and files may be moved.
+        """
+        return ()
+
     @abstractmethod
     def pieces(self) -> Iterator[Piece]:
         """All voxels, each once, in the order in which they are stored.

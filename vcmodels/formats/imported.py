@@ -123,7 +123,7 @@ def examined(
         stamps = stamps_of(dict.fromkeys([place, *sorted(folders), *map(str, image.files)]))
         total = sum(path.stat().st_size for path in image.files)
         with reporter.bar(f"reading {Path(place).name}", total) as advance:
-            sha256 = content_of(image.files, advance)
+            sha256 = content_of(image.files, image.places, advance)
     except OSError as error:
         found = f"{error.filename or place} cannot be read ({error.strerror})"
         raise VolumeError(key, found, "check the file, and who may read it") from error

@@ -1,5 +1,6 @@
 """N5, read by tensorstore: an array, or group of levels, in a `.n5` folder; stored with x first."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -59,7 +60,15 @@ class N5Image(ForeignImage):
 
     @property
     def files(self) -> Sequence[Path]:
-        return sorted(path for path in self._folder.rglob("*") if path.is_file())
+        """Its own, and the attributes of the group around it, which may say the voxel size."""
+        around = self._folder.parent / _ATTRIBUTES
+        own = sorted(path for path in self._folder.rglob("*") if path.is_file())
+        return [*own, around] if around.is_file() else own
+
+    @property
+    def places(self) -> Sequence[str]:
+        """The path of a block says which one it is."""
+        return [Path(os.path.relpath(path, self._folder)).as_posix() for path in self.files]
 
     def pieces(self) -> Iterator[Piece]:
         """Whole blocks of N5, in the order of z."""
