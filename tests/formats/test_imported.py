@@ -12,6 +12,7 @@ import pytest
 import tifffile
 
 import vcmodels
+from tests.formats.made_dicom import numbers, save, series_of
 from tests.formats.test_arrays import write_n5
 from vcmodels.data.intensities import channel_names
 from vcmodels.errors import OutputError, VolumeError
@@ -112,6 +113,14 @@ def test_a_file_more_in_a_folder_is_seen(cache, tmp_path):
     assert open_located(str(tmp_path / "slices")).extent == (2, 8, 70)
     tifffile.imwrite(tmp_path / "slices/3.tif", VOXELS[0])
     assert open_located(str(tmp_path / "slices")).extent == (3, 8, 70)
+
+
+def test_a_folder_more_between_a_location_and_its_files_is_seen(cache, tmp_path):
+    slices = series_of(numbers((5, 4, 3)))
+    save(slices[:2], tmp_path / "study" / "ct" / "a")
+    assert open_located(str(tmp_path / "study")).extent == (2, 4, 3)
+    save(slices[2:], tmp_path / "study" / "ct" / "b")
+    assert open_located(str(tmp_path / "study")).extent == (5, 4, 3)
 
 
 def test_the_note_names_no_folder(cache, case):
