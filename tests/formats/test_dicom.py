@@ -108,6 +108,23 @@ def test_values_beyond_int16_become_int32(tmp_path):
     np.testing.assert_array_equal(voxels(image), values.astype(np.int32) - 1024)
 
 
+@pytest.mark.parametrize(
+    ("rows", "size", "match"),
+    [
+        (2001, 8e-4, r"shapes \(rows, columns\): 1 of \(2000, 3\), 1 of \(2001, 3\)"),
+        (2000, 4e-4, r"spacings: 1 of \(0.0008, 0.0008\), 1 of \(0.0004, 0.0004\)"),
+    ],
+)
+def test_slices_that_differ_by_a_row_or_by_little_lengths_are_refused(tmp_path, rows, size, match):
+    first, second = positions(2)
+    made = [
+        slice_of(np.zeros((2000, 3), np.int16), first, uid="1.1", spacing=(8e-4, 8e-4)),
+        slice_of(np.zeros((rows, 3), np.int16), second, uid="1.2", spacing=(size, size)),
+    ]
+    with pytest.raises(VolumeError, match=match):
+        opened(save(made, tmp_path / "ct"))
+
+
 def test_localizers_and_copies_are_left_out_with_a_word(tmp_path):
     values = numbers(SHAPE)
     made = series_of(values)
