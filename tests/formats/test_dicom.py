@@ -21,10 +21,11 @@ from tests.formats.made_dicom import (
 )
 from vcmodels.cli import main
 from vcmodels.errors import VolumeError
-from vcmodels.formats import dicom_frames
+from vcmodels.formats import dicom_frames, format_of
 from vcmodels.formats.dicom import Dicom
 from vcmodels.formats.dicom_series import DicomImage
 from vcmodels.formats.imported import open_located
+from vcmodels.formats.tiff import Tiff
 from vcmodels.geometry.affine import flipped_world
 from vcmodels.volumes import open_volume
 from vcmodels.volumes.world import place_notes, source_note
@@ -329,6 +330,15 @@ def test_only_dicom_is_recognised(tmp_path):
     assert recognises(str(folder / "a"))
     assert not recognises(str(tmp_path / "other"))
     assert not recognises(str(tmp_path / "gone"))
+
+
+def test_pictures_and_hidden_files_in_a_folder_of_dicom_do_not_count(tmp_path):
+    folder = save(series_of(numbers((2, 6, 8))), tmp_path / "ct", ["a", "b"])
+    (folder / "0.tif").write_bytes(b"II*")
+    for n in range(20):
+        (folder / f".{n}").touch()
+    assert isinstance(format_of(str(folder)), Dicom)
+    assert isinstance(format_of(str(folder / "0.tif")), Tiff)
 
 
 def test_a_folder_without_images_says_so(tmp_path):

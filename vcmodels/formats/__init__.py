@@ -15,7 +15,9 @@ from vcmodels.volumes.location import is_remote, split_inside
 from vcmodels.volumes.places import is_node
 
 FORMATS: tuple[Format, ...] = (Nifti(), Tiff(), Hdf5(), Itk(), N5(), Npy(), Dicom())
-"""The first that recognises a location reads it."""
+"""The first that recognises a file reads it."""
+_OF_FOLDERS: tuple[Format, ...] = (N5(), Dicom(), Tiff())
+"""The same of folders: a picture or two among DICOM files does not make them a stack of TIFFs."""
 
 
 def format_of(location: str) -> Format | None:
@@ -31,7 +33,8 @@ def format_of(location: str) -> Format | None:
     place, _ = split_inside(location)
     if not os.path.exists(place) or is_node(place):  # noqa: PTH110 - as in split_inside
         return None
-    return next((one for one in FORMATS if one.recognises(place)), None)
+    kinds = _OF_FOLDERS if os.path.isdir(place) else FORMATS  # noqa: PTH112
+    return next((one for one in kinds if one.recognises(place)), None)
 
 
 def file_stem(location: str) -> str:
