@@ -79,6 +79,13 @@ def test_a_prediction_lies_on_the_grid_of_its_file_and_has_its_header(case):
     assert bytes(nib.load(again).header["descrip"]).startswith(b"a name")
 
 
+def test_an_original_that_says_no_place_leaves_that_of_the_volume(case):
+    predict_request(case.request(case.task()))
+    np.save(case.folder / "like.npy", case.values)
+    path, _ = exported(case, "out.nii.gz", like=str(case.folder / "like.npy"))
+    np.testing.assert_array_equal(nib.load(path).affine, AFFINE)
+
+
 def test_a_threshold_makes_a_mask(case):
     predict_request(case.request(case.task()))
     path, _ = exported(case, "out.nii.gz", threshold=0.75)
