@@ -112,6 +112,11 @@ def test_the_only_array_of_hdf5_needs_no_name(tmp_path):
         ({"element_size_um": [2.0, 0.5, 0.25]}, (2, 0.5, 0.25), "micrometer"),
         ({"resolution": [40.0, 4, 4], "offset": [80.0, 0, 8]}, (40, 4, 4), "nanometer"),
         ({"resolution": [40.0, 4, 4], "units": "mm"}, (40, 4, 4), "millimeter"),
+        (
+            {"element_size_um": [2.0, 0.5, 0.25], "offset": [80.0, 0, 8]},
+            (2, 0.5, 0.25),
+            "micrometer",
+        ),
     ],
 )
 @pytest.mark.parametrize("place", ["array", "file"])
@@ -124,12 +129,23 @@ def test_attributes_of_hdf5_say_the_voxel_size(tmp_path, attributes, spacing, un
     assert grid.offset == tuple(attributes.get("offset", (0, 0, 0)))
 
 
-@pytest.mark.parametrize("way", ["axistags", "labels"])
+def test_hdf5_that_says_micrometers_and_a_unit_has_its_offset_in_that(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME
+        size = {"element_size_um": [2.0, 0.5, 0.25], "resolution": [2e3, 500, 250]}
+        file["data"].attrs.update(size | {"offset": [8e3, 0, 80], "units": "nm"})
+    grid = opened(tmp_path / "a.h5").header.grid
+    assert (grid.spacing, grid.unit, grid.offset) == ((2, 0.5, 0.25), "micrometer", (8, 0, 0.08))
+
+
+@pytest.mark.parametrize("way", ["axistags", "axes", "labels"])
 def test_axes_of_hdf5_may_have_names(tmp_path, way):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         stored = file.create_dataset("data", data=CHANNELS.transpose(3, 2, 1, 0)[None])
         if way == "axistags":
             stored.attrs["axistags"] = json.dumps({"axes": [{"key": a} for a in "txyzc"]})
+        elif way == "axes":
+            stored.attrs["axes"] = "txyzc"
         else:
             for dimension, name in zip(stored.dims, "txyzc", strict=True):
                 dimension.label = name

@@ -16,6 +16,7 @@ from vcmodels.inference import predict_request
 from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
 from vcmodels.volumes import Description, Grid, open_volume, place_at, write_volume
+from vcmodels.volumes.spacing import in_unit
 from vcmodels.volumes.world import geometry_note, world_affine
 from vcmodels.workflows.export import ExportOptions, export
 from vcmodels.workflows.postprocess import finish_request
@@ -262,3 +263,18 @@ def test_microscopes_keep_voxel_size_and_unit(tmp_path, ending, dtype, channels)
     np.testing.assert_array_equal(np.squeeze(again.read(again.box)), values)
     np.testing.assert_allclose(again.spacing, (2.0, 0.75, 0.5))
     assert again.unit == "micrometer"
+
+
+@pytest.mark.parametrize("unit", ["micrometer", "nanometer", "millimeter", None])
+def test_hdf5_is_imported_again_on_its_grid(tmp_path, unit):
+    values = numbers((3, 2 * 4, 4), "uint16").reshape(3, 2, 4, 4)
+    grid = Grid((2.0, 0.75, 0.5), (10.0, 4.5, -1.0), unit)
+    write_volume(str(tmp_path / "a.zarr"), values, chunks=(2, 4, 4), grid=grid)
+    path = tmp_path / "out.h5"
+    export(str(tmp_path / "a.zarr"), None, path, ExportOptions(), Silent())
+    again = open_located(str(path), key="x", channels="any")
+    np.testing.assert_array_equal(again.read(again.box), values)
+    assert again.has_spacing == (unit is not None)
+    if unit is not None:
+        for found, wanted in ((again.spacing, grid.spacing), (again.offset, grid.offset)):
+            np.testing.assert_allclose(in_unit(found, again.unit, unit), wanted)
