@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
@@ -261,6 +262,7 @@ def test_one_slice_has_the_thickness_that_it_says(tmp_path):
         ("ImageType", ["ORIGINAL", "MOSAIC"], "MOSAIC"),
         ("NumberOfFrames", 7, "7 frames does not say where"),
         ("PixelSpacing", [0, 1], "PixelSpacing is"),
+        ("PixelRepresentation", 5, r"an image of the series \(UID ....498.1.7\) cannot be read"),
     ],
 )
 def test_what_cannot_be_read_rightly_is_refused(tmp_path, key, value, match):
@@ -269,6 +271,16 @@ def test_what_cannot_be_read_rightly_is_refused(tmp_path, key, value, match):
         setattr(one, key, value)
     with pytest.raises(VolumeError, match=match):
         opened(save(made, tmp_path / "ct"))
+
+
+@pytest.mark.parametrize("name", ["Columns", "BitsAllocated", "PixelRepresentation"])
+def test_an_image_that_lacks_what_its_voxels_are_is_refused(tmp_path, name):
+    folder = save(series_of(numbers((1, 6, 8))), tmp_path / "ct", ["a"])
+    made = pydicom.dcmread(folder / "a")
+    delattr(made, name)
+    made.save_as(folder / "a")
+    with pytest.raises(VolumeError, match="modality CT holds no whole numbers"):
+        opened(folder)
 
 
 def test_a_compression_without_its_package_names_one(tmp_path, monkeypatch):
