@@ -18,6 +18,7 @@ from vcmodels.errors import VolumeError
 from vcmodels.geometry.affine import Affine
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import Grid
+from vcmodels.volumes.location import split_inside
 
 Piece = tuple[Box, np.ndarray[Any, Any]]
 """A box of the volume, and its (C, Z, Y, X) voxels."""
@@ -113,6 +114,17 @@ class Format(ABC):
         Raises:
             VolumeError: it is damaged, holds no image, or holds several and none is chosen.
         """
+
+
+def refuse_inside(location: str, key: str, remedy: str = "leave it out") -> None:
+    """Refuse that something is chosen inside a file of one image.
+
+    Raises:
+        VolumeError: naming it.
+    """
+    place, inside = split_inside(location)
+    if inside:
+        raise VolumeError(key, f'nothing can be chosen in {place}, as "{inside}" is', remedy)
 
 
 def library(name: str, location: str, key: str) -> Any:  # noqa: ANN401 - a module

@@ -41,7 +41,7 @@ class Hdf5Image(ForeignImage):
         with self._opened() as file:
             self._path = inside or self._only(file)
             stored = file.get(self._path)
-            if not isinstance(stored, self._h5py.Dataset):
+            if not isinstance(stored, self._h5py.Dataset) or stored.shape is None:
                 remedy = f"give one of {self._listed(file)}"
                 raise VolumeError(key, f"{location} is no array", remedy)
             self._describe(stored)

@@ -9,10 +9,19 @@ import numpy as np
 
 from vcmodels.errors import VolumeError
 from vcmodels.formats.arrays import array_pieces, settled_axes, shape_of, told_grid
-from vcmodels.formats.base import ForeignImage, Format, Header, Piece, library, stored_type
+from vcmodels.formats.base import (
+    ForeignImage,
+    Format,
+    Header,
+    Piece,
+    library,
+    refuse_inside,
+    stored_type,
+)
 from vcmodels.geometry.boxes import triple
 from vcmodels.reporting import list_some
 from vcmodels.volumes import Grid
+from vcmodels.volumes.location import split_inside
 from vcmodels.volumes.places import read_json
 
 _ATTRIBUTES = "attributes.json"
@@ -36,6 +45,8 @@ class N5(Format):
 
     def open(self, location: str, key: str) -> "N5Image":
         """Look at the array, the finest level of a group (`s0`), or the only array below."""
+        place, inside = split_inside(location)
+        refuse_inside(location, key, f"give {place}/{inside}")
         return N5Image(location, key)
 
 

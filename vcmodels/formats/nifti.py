@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from vcmodels.errors import VolumeError
-from vcmodels.formats.base import ForeignImage, Format, Header, Piece, library, stored_type
+from vcmodels.formats.base import (
+    ForeignImage,
+    Format,
+    Header,
+    Piece,
+    library,
+    refuse_inside,
+    stored_type,
+)
 from vcmodels.geometry.affine import Affine, offset_of, spacing_of
 from vcmodels.geometry.boxes import Box
 from vcmodels.scratch import scratch_folder
@@ -37,6 +45,7 @@ class Nifti(Format):
 
     def open(self, location: str, key: str) -> "NiftiImage":
         """Read the header; the place is that of the sform, else of the qform, as nibabel takes it."""
+        refuse_inside(location, key)
         return NiftiImage(location, key)
 
 
