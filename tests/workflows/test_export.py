@@ -165,6 +165,8 @@ def stored(path, values, **attributes):
         ("uint64", 0, 200, "uint8"),
         ("int32", 0, 300, "uint16"),
         ("int16", -3, 100, "int8"),
+        ("int8", 0, 1, "uint8"),
+        ("int8", -1, 1, "int8"),
         ("uint32", 0, 70_000, "uint32"),
     ],
 )
