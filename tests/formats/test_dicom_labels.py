@@ -231,6 +231,17 @@ def test_a_damaged_rtstruct_is_refused(tmp_path, damage, match):
         voxels(opened(path))
 
 
+def test_a_region_that_is_chosen_is_read_whatever_the_others_are(tmp_path):
+    save(series_of(numbers(SHAPE)), tmp_path / "ct")
+    off, point = contour(circle(10, 12, 3), 1.4), contour(np.array([[1.0, 1.0]]), 2, "POINT")
+    regions = {(1, "Body"): [off, point], (2, "Cord"): [contour(circle(10, 12, 3), 1)]}
+    image = opened(f"{write_struct(tmp_path / 'a.dcm', regions)}#Cord")
+    assert voxels(image)[1, 10, 12] == 1
+    assert image.header.notes == ("segments: 1 Body, 2 Cord; 2 is read, as 1",)
+    with pytest.raises(VolumeError, match=r"1 Body lies 0.4 slices off slice 1"):
+        voxels(opened(tmp_path / "a.dcm"))
+
+
 def test_contours_without_their_image_say_where_it_is_looked_for(tmp_path):
     save(series_of(numbers(SHAPE), series="1.2.3"), tmp_path / "a" / "ct")
     path = write_struct(tmp_path / "a" / "rtstruct.dcm", {(1, "Cord"): []})

@@ -253,7 +253,7 @@ class ContourLabels(_Labels):
 
     @cached_property
     def _polygons(self) -> Mapping[int, Mapping[int, list[np.ndarray[Any, Any]]]]:
-        """(n, 2) corners (y, x) in voxels, by slice and by number of the region."""
+        """(n, 2) corners (y, x) in voxels, by slice and by number of the regions that are read."""
         with self._reading():
             return self._drawn()
 
@@ -262,6 +262,8 @@ class ContourLabels(_Labels):
         to_index = np.asarray(np.linalg.inv(flipped_world(self._image.stack.affine)), np.float64)
         for region in self._facts.ROIContourSequence:
             number = int(region.ReferencedROINumber)
+            if self._chosen not in (None, number):
+                continue
             if number not in self._names:
                 text = f"{self._place} has contours of a region {number}, which it does not name"
                 raise VolumeError(self._key, text, "export it again")
@@ -302,8 +304,6 @@ class ContourLabels(_Labels):
         """The regions of a slice: (Y, X)."""
         values = np.zeros(shape, self._dtype)
         for number, polygons in regions.items():
-            if self._chosen not in (None, number):
-                continue
             mask = np.logical_xor.reduce([polygon2mask(shape, one) for one in polygons])
             if values[mask].any():
                 raise self._overlapping((int(values[mask].max()), number))
