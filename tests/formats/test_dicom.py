@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -25,9 +26,10 @@ from vcmodels.errors import VolumeError
 from vcmodels.formats import dicom_frames, format_of
 from vcmodels.formats.dicom import Dicom
 from vcmodels.formats.dicom_series import DicomImage
-from vcmodels.formats.imported import open_located
+from vcmodels.formats.imported import examined, open_located
 from vcmodels.formats.tiff import Tiff
 from vcmodels.geometry.affine import flipped_world
+from vcmodels.reporting import Silent
 from vcmodels.volumes import open_volume
 from vcmodels.volumes.world import place_notes, source_note
 
@@ -314,6 +316,27 @@ def test_no_patient_is_in_header_or_messages_unless_asked_for(tmp_path):
     with pytest.raises(VolumeError) as refused:
         opened(save([*made, *series_of(numbers(SHAPE), series="1.2.9")], tmp_path / "two"))
     assert PATIENT not in str(refused.value)
+
+
+def test_names_of_files_are_not_shown(tmp_path, monkeypatch):
+    shown = []
+
+    class Bars(Silent):
+        @contextmanager
+        def bar(self, name, total):
+            with super().bar(name, total):
+                yield lambda _amount, text: shown.append((name, text))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = save(series_of(numbers((2, 6, 8))), tmp_path / "ct", ["Secret-1", "Secret-2"])
+    open_located(str(folder), reporter=Bars())
+    assert ("reading ct", "") in shown
+    assert "Secret" not in str(shown)
+    image = opened(folder)
+    (folder / "Secret-1").unlink()
+    with pytest.raises(VolumeError, match="ct cannot be read") as refused:
+        examined(Dicom(), image, str(folder), "input", Silent())
+    assert "Secret" not in str(refused.value)
 
 
 def test_an_import_names_the_patient_only_if_it_is_asked_to(tmp_path, capsys):

@@ -123,9 +123,11 @@ def examined(
         )
         total = sum(path.stat().st_size for path in image.files)
         with reporter.bar(f"reading {Path(place).name}", total) as advance:
-            sha256 = content_of(image.files, image.places, advance)
+            shown = _without_names(advance) if kind.is_private else advance
+            sha256 = content_of(image.files, image.places, shown)
     except OSError as error:
-        found = f"{error.filename or place} cannot be read ({error.strerror})"
+        named = place if kind.is_private else error.filename or place
+        found = f"{named} cannot be read ({error.strerror})"
         raise VolumeError(key, found, "check the file, and who may read it") from error
     meaning = f"{VERSION} {kind.name} {inside} {sha256}"
     return Known(stamps, sha256, hashlib.sha256(meaning.encode()).hexdigest()[:40])
@@ -141,6 +143,10 @@ def _folders(place: str, files: Iterable[Path]) -> list[str]:
         return []
     above = {*root.parents}
     return sorted({str(folder) for path in files for folder in path.parents if folder not in above})
+
+
+def _without_names(advance: Advance) -> Advance:
+    return lambda amount, _: advance(amount, "")
 
 
 def _import_once(
