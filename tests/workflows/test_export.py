@@ -195,6 +195,13 @@ def test_a_type_that_loses_values_is_refused(tmp_path, stored_as, wanted, match)
         export(source, None, tmp_path / "a.nii", ExportOptions(dtype=np.dtype(wanted)), Silent())
 
 
+def test_a_mask_of_a_type_that_the_format_lacks_is_refused(tmp_path):
+    source = stored(tmp_path / "a.zarr", np.ones((5, 6, 7), np.float32))
+    wanted = ExportOptions(dtype=np.dtype(np.float32), threshold=0.5)
+    with pytest.raises(OutputError, match="dicom-seg holds no float32; give one of uint8, uint16"):
+        export(source, None, tmp_path / "a.dcm", wanted, Silent())
+
+
 def test_a_type_that_the_format_lacks_becomes_the_closest(tmp_path):
     values = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float16)
     export(stored(tmp_path / "a.zarr", values), None, tmp_path / "a.nii", ExportOptions(), Silent())
