@@ -3,7 +3,7 @@
 import os
 from pathlib import PurePath
 
-from vcmodels.formats.base import Format
+from vcmodels.formats.base import Format, without_ending
 from vcmodels.formats.dicom import Dicom
 from vcmodels.formats.hdf5 import Hdf5
 from vcmodels.formats.itk import Itk
@@ -40,5 +40,4 @@ def format_of(location: str) -> Format | None:
 def file_stem(location: str) -> str:
     """The name of a file without its ending, `case` of `a/case.nii.gz`; "" of what is no such name."""
     name = PurePath(split_inside(location)[0]).name
-    endings = [e for one in FORMATS for e in one.endings if name.lower().endswith(e)]
-    return name[: -len(max(endings, key=len))] if endings else ""
+    return without_ending(name, (ending for one in FORMATS for ending in one.endings))

@@ -7,7 +7,7 @@ field, and gives voxels as the file means them: rescaled where the file says so,
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,12 @@ class Format(ABC):
         Raises:
             VolumeError: it is damaged, holds no image, or holds several and none is chosen.
         """
+
+
+def without_ending(name: str, endings: Iterable[str]) -> str:
+    """A name of a file without the longest of the endings that it has; "" where it has none."""
+    found = [ending for ending in endings if name.lower().endswith(ending)]
+    return name[: -len(max(found, key=len))] if found else ""
 
 
 def refuse_inside(location: str, key: str, remedy: str = "leave it out") -> None:
