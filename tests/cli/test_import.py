@@ -64,9 +64,10 @@ def test_only_an_import_is_replaced_and_only_when_asked(folder, capsys):
             "no.nii: is not there, or of no format that is known; give one of",
         ),
         (["a.nii.gz", "./a.nii.gz", "out"], "a.zarr: would be written twice; import one by one"),
+        (["a.nii.gz", "s3://b/a.zarr"], "s3://b/a.zarr: is a URL; name a local path"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(folder, capsys, words, message):
     assert main(["import", *words]) == 2
     assert message in capsys.readouterr().err
-    assert not list(folder.glob("out*"))
+    assert not [path for path in folder.iterdir() if path.is_dir()]

@@ -66,6 +66,42 @@ def test_npy_is_mapped(tmp_path, order, dtype):
     assert not header.grid.is_known
 
 
+def test_npz_by_the_name_of_npy_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", VOLUME)
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(VolumeError, match=r"a.npy cannot be read"):
+        opened(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("name", ["a.h5:/empty", "a.h5:/none", "a.npy"])
+def test_arrays_without_voxels_are_refused(tmp_path, name):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["empty"] = np.zeros((0, 5, 6))
+        file["none"] = h5py.Empty("f4")
+    np.save(tmp_path / "a.npy", np.zeros((0, 5, 6)))
+    with pytest.raises(VolumeError, match=r"has the shape \(0, 5, 6\), and so no|is no array"):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "remedy"),
+    [
+        ("a.npy", "#1", "leave it out"),
+        ("a.nii.gz", "#1", "leave it out"),
+        ("a.nrrd", ":/x", "leave it out"),
+        ("slices", "#1", "leave it out"),
+        ("a.n5", "#c0", r"give \S+/a.n5/c0"),
+    ],
+)
+def test_nothing_is_chosen_inside_files_of_one_image(tmp_path, name, inside, remedy):
+    (tmp_path / "slices").mkdir()
+    (tmp_path / "slices" / "1.tif").touch()
+    write_n5(tmp_path / "a.n5" / "c0", VOLUME.T, {}, (4, 5, 6))
+    (tmp_path / name).exists() or (tmp_path / name).touch()
+    with pytest.raises(VolumeError, match=rf"nothing can be chosen in \S+{name}, .*; {remedy}$"):
+        opened(f"{tmp_path / name}{inside}")
+
+
 def test_npy_of_objects_or_cut_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(VolumeError, match=r"a.npy cannot be read"):
@@ -112,6 +148,11 @@ def test_the_only_array_of_hdf5_needs_no_name(tmp_path):
         ({"element_size_um": [2.0, 0.5, 0.25]}, (2, 0.5, 0.25), "micrometer"),
         ({"resolution": [40.0, 4, 4], "offset": [80.0, 0, 8]}, (40, 4, 4), "nanometer"),
         ({"resolution": [40.0, 4, 4], "units": "mm"}, (40, 4, 4), "millimeter"),
+        (
+            {"element_size_um": [2.0, 0.5, 0.25], "offset": [80.0, 0, 8]},
+            (2, 0.5, 0.25),
+            "micrometer",
+        ),
     ],
 )
 @pytest.mark.parametrize("place", ["array", "file"])
@@ -124,12 +165,23 @@ def test_attributes_of_hdf5_say_the_voxel_size(tmp_path, attributes, spacing, un
     assert grid.offset == tuple(attributes.get("offset", (0, 0, 0)))
 
 
-@pytest.mark.parametrize("way", ["axistags", "labels"])
+def test_hdf5_that_says_micrometers_and_a_unit_has_its_offset_in_that(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOLUME
+        size = {"element_size_um": [2.0, 0.5, 0.25], "resolution": [2e3, 500, 250]}
+        file["data"].attrs.update(size | {"offset": [8e3, 0, 80], "units": "nm"})
+    grid = opened(tmp_path / "a.h5").header.grid
+    assert (grid.spacing, grid.unit, grid.offset) == ((2, 0.5, 0.25), "micrometer", (8, 0, 0.08))
+
+
+@pytest.mark.parametrize("way", ["axistags", "axes", "labels"])
 def test_axes_of_hdf5_may_have_names(tmp_path, way):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         stored = file.create_dataset("data", data=CHANNELS.transpose(3, 2, 1, 0)[None])
         if way == "axistags":
             stored.attrs["axistags"] = json.dumps({"axes": [{"key": a} for a in "txyzc"]})
+        elif way == "axes":
+            stored.attrs["axes"] = "txyzc"
         else:
             for dimension, name in zip(stored.dims, "txyzc", strict=True):
                 dimension.label = name

@@ -1,10 +1,12 @@
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
@@ -21,11 +23,13 @@ from tests.formats.made_dicom import (
 )
 from vcmodels.cli import main
 from vcmodels.errors import VolumeError
-from vcmodels.formats import dicom_frames
+from vcmodels.formats import dicom_frames, format_of
 from vcmodels.formats.dicom import Dicom
 from vcmodels.formats.dicom_series import DicomImage
-from vcmodels.formats.imported import open_located
+from vcmodels.formats.imported import examined, open_located
+from vcmodels.formats.tiff import Tiff
 from vcmodels.geometry.affine import flipped_world
+from vcmodels.reporting import Silent
 from vcmodels.volumes import open_volume
 from vcmodels.volumes.world import place_notes, source_note
 
@@ -106,6 +110,23 @@ def test_values_beyond_int16_become_int32(tmp_path):
     image = opened(save(series_of(values, slope=1), tmp_path / "ct"))
     assert image.header.dtype == np.int32
     np.testing.assert_array_equal(voxels(image), values.astype(np.int32) - 1024)
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "match"),
+    [
+        (2001, 8e-4, r"shapes \(rows, columns\): 1 of \(2000, 3\), 1 of \(2001, 3\)"),
+        (2000, 4e-4, r"spacings: 1 of \(0.0008, 0.0008\), 1 of \(0.0004, 0.0004\)"),
+    ],
+)
+def test_slices_that_differ_by_a_row_or_by_little_lengths_are_refused(tmp_path, rows, size, match):
+    first, second = positions(2)
+    made = [
+        slice_of(np.zeros((2000, 3), np.int16), first, uid="1.1", spacing=(8e-4, 8e-4)),
+        slice_of(np.zeros((rows, 3), np.int16), second, uid="1.2", spacing=(size, size)),
+    ]
+    with pytest.raises(VolumeError, match=match):
+        opened(save(made, tmp_path / "ct"))
 
 
 def test_localizers_and_copies_are_left_out_with_a_word(tmp_path):
@@ -243,6 +264,7 @@ def test_one_slice_has_the_thickness_that_it_says(tmp_path):
         ("ImageType", ["ORIGINAL", "MOSAIC"], "MOSAIC"),
         ("NumberOfFrames", 7, "7 frames does not say where"),
         ("PixelSpacing", [0, 1], "PixelSpacing is"),
+        ("PixelRepresentation", 5, r"an image of the series \(UID ....498.1.7\) cannot be read"),
     ],
 )
 def test_what_cannot_be_read_rightly_is_refused(tmp_path, key, value, match):
@@ -251,6 +273,16 @@ def test_what_cannot_be_read_rightly_is_refused(tmp_path, key, value, match):
         setattr(one, key, value)
     with pytest.raises(VolumeError, match=match):
         opened(save(made, tmp_path / "ct"))
+
+
+@pytest.mark.parametrize("name", ["Columns", "BitsAllocated", "PixelRepresentation"])
+def test_an_image_that_lacks_what_its_voxels_are_is_refused(tmp_path, name):
+    folder = save(series_of(numbers((1, 6, 8))), tmp_path / "ct", ["a"])
+    made = pydicom.dcmread(folder / "a")
+    delattr(made, name)
+    made.save_as(folder / "a")
+    with pytest.raises(VolumeError, match="modality CT holds no whole numbers"):
+        opened(folder)
 
 
 def test_a_compression_without_its_package_names_one(tmp_path, monkeypatch):
@@ -286,6 +318,27 @@ def test_no_patient_is_in_header_or_messages_unless_asked_for(tmp_path):
     assert PATIENT not in str(refused.value)
 
 
+def test_names_of_files_are_not_shown(tmp_path, monkeypatch):
+    shown = []
+
+    class Bars(Silent):
+        @contextmanager
+        def bar(self, name, total):
+            with super().bar(name, total):
+                yield lambda _amount, text: shown.append((name, text))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = save(series_of(numbers((2, 6, 8))), tmp_path / "ct", ["Secret-1", "Secret-2"])
+    open_located(str(folder), reporter=Bars())
+    assert ("reading ct", "") in shown
+    assert "Secret" not in str(shown)
+    image = opened(folder)
+    (folder / "Secret-1").unlink()
+    with pytest.raises(VolumeError, match="ct cannot be read") as refused:
+        examined(Dicom(), image, str(folder), "input", Silent())
+    assert "Secret" not in str(refused.value)
+
+
 def test_an_import_names_the_patient_only_if_it_is_asked_to(tmp_path, capsys):
     folder = save(series_of(numbers(SHAPE)), tmp_path / "ct")
     for option in ([], ["--keep-header"]):
@@ -312,6 +365,15 @@ def test_only_dicom_is_recognised(tmp_path):
     assert recognises(str(folder / "a"))
     assert not recognises(str(tmp_path / "other"))
     assert not recognises(str(tmp_path / "gone"))
+
+
+def test_pictures_and_hidden_files_in_a_folder_of_dicom_do_not_count(tmp_path):
+    folder = save(series_of(numbers((2, 6, 8))), tmp_path / "ct", ["a", "b"])
+    (folder / "0.tif").write_bytes(b"II*")
+    for n in range(20):
+        (folder / f".{n}").touch()
+    assert isinstance(format_of(str(folder)), Dicom)
+    assert isinstance(format_of(str(folder / "0.tif")), Tiff)
 
 
 def test_a_folder_without_images_says_so(tmp_path):

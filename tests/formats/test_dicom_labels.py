@@ -4,6 +4,7 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from pydicom.dataset import Dataset
@@ -203,6 +204,42 @@ def test_points_are_left_out_with_a_word_and_contours_between_slices_refused(tmp
     between = write_struct(tmp_path / "off.dcm", {(1, "Cord"): [contour(circle(10, 12, 3), 1.4)]})
     with pytest.raises(VolumeError, match=r"1 Cord lies 0.4 slices off slice 1"):
         voxels(opened(between))
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda made: delattr(made, "ROIContourSequence"), "cannot be read .AttributeError"),
+        (
+            lambda made: made.ROIContourSequence[0].ContourSequence[0].ContourData.pop(),
+            "cannot be read .ValueError",
+        ),
+        (
+            lambda made: setattr(made.ROIContourSequence[0], "ReferencedROINumber", 9),
+            "contours of a region 9, which it does not name; export it again",
+        ),
+    ],
+    ids=["no contours", "not in threes", "no such region"],
+)
+def test_a_damaged_rtstruct_is_refused(tmp_path, damage, match):
+    save(series_of(numbers(SHAPE)), tmp_path / "ct")
+    path = write_struct(tmp_path / "a.dcm", {(1, "Cord"): [contour(circle(10, 12, 3), 1)]})
+    made = pydicom.dcmread(path)
+    damage(made)
+    made.save_as(path)
+    with pytest.raises(VolumeError, match=match):
+        voxels(opened(path))
+
+
+def test_a_region_that_is_chosen_is_read_whatever_the_others_are(tmp_path):
+    save(series_of(numbers(SHAPE)), tmp_path / "ct")
+    off, point = contour(circle(10, 12, 3), 1.4), contour(np.array([[1.0, 1.0]]), 2, "POINT")
+    regions = {(1, "Body"): [off, point], (2, "Cord"): [contour(circle(10, 12, 3), 1)]}
+    image = opened(f"{write_struct(tmp_path / 'a.dcm', regions)}#Cord")
+    assert voxels(image)[1, 10, 12] == 1
+    assert image.header.notes == ("segments: 1 Body, 2 Cord; 2 is read, as 1",)
+    with pytest.raises(VolumeError, match=r"1 Body lies 0.4 slices off slice 1"):
+        voxels(opened(tmp_path / "a.dcm"))
 
 
 def test_contours_without_their_image_say_where_it_is_looked_for(tmp_path):

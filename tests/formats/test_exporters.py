@@ -138,14 +138,36 @@ def test_the_header_of_the_original_is_kept_but_for_named_fields(tmp_path, endia
     np.testing.assert_allclose(read.affine, affine)
 
 
-def test_a_header_that_lies_elsewhere_is_placed_anew(tmp_path):
+@pytest.mark.parametrize("shift", [5, 0.002])
+def test_a_header_that_lies_elsewhere_is_placed_anew(tmp_path, shift):
     raw, affine = original(tmp_path)
     moved = affine.copy()
-    moved[:3, 3] += 5
+    moved[:3, 3] += shift
     image = made(numbers(SHAPE), affine=moved, original={"header": base64.b64encode(raw).decode()})
     read = nib.load(written(image, tmp_path / "a.nii.gz"))
     np.testing.assert_allclose(read.affine, moved, atol=1e-5)
     assert bytes(read.header["descrip"]).startswith(b"of a patient")
+
+
+def test_small_voxels_lie_elsewhere_by_their_size(tmp_path):
+    affine = np.diag([1e-6, 1e-6, 1e-6, 1.0])  # mm
+    raw = nib.Nifti1Header()
+    raw.set_data_shape((8, 6, 5))
+    raw.set_sform(affine, 1)
+    kept = {"header": base64.b64encode(raw.binaryblock).decode()}
+    moved = affine.copy()
+    moved[:3, 3] += 3e-6
+    read = nib.load(written(made(numbers(SHAPE), affine=moved, original=kept), tmp_path / "a.nii"))
+    np.testing.assert_allclose(read.affine, moved, atol=1e-9)
+
+
+def test_a_header_without_a_voxel_size_gets_that_of_the_volume(tmp_path):
+    raw = nib.Nifti1Header()
+    raw.set_data_shape((8, 6, 5))
+    raw["pixdim"] = 0
+    kept = {"header": base64.b64encode(raw.binaryblock).decode()}
+    read = nib.load(written(made(numbers(SHAPE), original=kept), tmp_path / "a.nii"))
+    np.testing.assert_allclose(read.affine, LPS, atol=1e-5)
 
 
 def test_an_axis_too_long_for_the_first_version_makes_a_second(tmp_path):

@@ -12,6 +12,8 @@ import pytest
 import tifffile
 
 import vcmodels
+from tests.formats.made_dicom import numbers, save, series_of
+from tests.formats.test_arrays import write_n5
 from vcmodels.data.intensities import channel_names
 from vcmodels.errors import OutputError, VolumeError
 from vcmodels.formats import imported as module
@@ -111,6 +113,14 @@ def test_a_file_more_in_a_folder_is_seen(cache, tmp_path):
     assert open_located(str(tmp_path / "slices")).extent == (2, 8, 70)
     tifffile.imwrite(tmp_path / "slices/3.tif", VOXELS[0])
     assert open_located(str(tmp_path / "slices")).extent == (3, 8, 70)
+
+
+def test_a_folder_more_between_a_location_and_its_files_is_seen(cache, tmp_path):
+    slices = series_of(numbers((5, 4, 3)))
+    save(slices[:2], tmp_path / "study" / "ct" / "a")
+    assert open_located(str(tmp_path / "study")).extent == (2, 4, 3)
+    save(slices[2:], tmp_path / "study" / "ct" / "b")
+    assert open_located(str(tmp_path / "study")).extent == (5, 4, 3)
 
 
 def test_the_note_names_no_folder(cache, case):
@@ -239,3 +249,29 @@ def test_memory_holds_some_slabs_of_a_file(cache, tmp_path, monkeypatch):
 def test_a_volume_of_the_library_may_be_a_file(cache, case):
     volume = vcmodels.open_volume(case)
     np.testing.assert_array_equal(volume.read(volume.box)[0], VOXELS.T)
+
+
+def n5_with_a_block_at(folder: Path, x: int) -> Path:
+    """(Z, Y, X) zeros, and one block of ones; x of its first voxel."""
+    voxels = np.zeros((4, 4, 8), np.uint8)
+    voxels[..., x : x + 4] = 1
+    write_n5(folder / "c0", voxels.T, {}, (4, 4, 4))
+    (folder / "c0" / str(1 - x // 4) / "0" / "0").unlink(missing_ok=True)
+    return folder / "c0"
+
+
+def test_equal_blocks_at_different_places_are_different_images(cache, tmp_path):
+    for x in (0, 4):
+        volume = open_located(str(n5_with_a_block_at(tmp_path / f"{x}.n5", x)))
+        voxels = volume.read(volume.box)[0]
+        assert (voxels[..., x : x + 4] == 1).all()
+        assert voxels.sum() == 64
+    assert len(zarrs(cache)) == 2
+
+
+def test_the_voxel_size_of_the_group_around_an_n5_is_part_of_it(cache, tmp_path):
+    place = n5_with_a_block_at(tmp_path / "a.n5", 0)
+    around = place.parent / "attributes.json"
+    for size in (2, 3):
+        around.write_text(json.dumps({"pixelResolution": [1, 1, size], "units": "nm"}))
+        assert open_located(str(place)).spacing == (size, 1, 1)

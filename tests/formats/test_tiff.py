@@ -163,6 +163,13 @@ def test_a_codec_that_is_not_there_is_named(tmp_path):
             opened(location)
 
 
+def test_broken_xml_of_ome_is_refused(tmp_path):
+    text = '<?xml version="1.0"?><OME><Image></OME>'
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((5, 6), np.uint8), description=text)
+    with pytest.raises(VolumeError, match=r"a.ome.tif cannot be read .*cut or damaged"):
+        opened(tmp_path / "a.ome.tif")
+
+
 @pytest.mark.parametrize("cut", [0, 5, 300])
 def test_a_file_that_was_cut_is_refused(tmp_path, cut):
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack", compression="zlib")

@@ -16,6 +16,7 @@ from vcmodels.inference import predict_request
 from vcmodels.reporting import Silent
 from vcmodels.results import our_attributes
 from vcmodels.volumes import Description, Grid, open_volume, place_at, write_volume
+from vcmodels.volumes.spacing import in_unit
 from vcmodels.volumes.world import geometry_note, world_affine
 from vcmodels.workflows.export import ExportOptions, export
 from vcmodels.workflows.postprocess import finish_request
@@ -77,6 +78,13 @@ def test_a_prediction_lies_on_the_grid_of_its_file_and_has_its_header(case):
     assert bytes(read.header["descrip"]).strip(b"\0") == b""  # a text may name a patient
     again, _ = exported(case, "like.nii.gz", like=str(case.folder / "case.nii.gz"))
     assert bytes(nib.load(again).header["descrip"]).startswith(b"a name")
+
+
+def test_an_original_that_says_no_place_leaves_that_of_the_volume(case):
+    predict_request(case.request(case.task()))
+    np.save(case.folder / "like.npy", case.values)
+    path, _ = exported(case, "out.nii.gz", like=str(case.folder / "like.npy"))
+    np.testing.assert_array_equal(nib.load(path).affine, AFFINE)
 
 
 def test_a_threshold_makes_a_mask(case):
@@ -157,6 +165,8 @@ def stored(path, values, **attributes):
         ("uint64", 0, 200, "uint8"),
         ("int32", 0, 300, "uint16"),
         ("int16", -3, 100, "int8"),
+        ("int8", 0, 1, "uint8"),
+        ("int8", -1, 1, "int8"),
         ("uint32", 0, 70_000, "uint32"),
     ],
 )
@@ -183,6 +193,13 @@ def test_a_type_that_loses_values_is_refused(tmp_path, stored_as, wanted, match)
     source = stored(tmp_path / "a.zarr", np.full((5, 6, 7), 300, stored_as))
     with pytest.raises(OutputError, match=match):
         export(source, None, tmp_path / "a.nii", ExportOptions(dtype=np.dtype(wanted)), Silent())
+
+
+def test_a_mask_of_a_type_that_the_format_lacks_is_refused(tmp_path):
+    source = stored(tmp_path / "a.zarr", np.ones((5, 6, 7), np.float32))
+    wanted = ExportOptions(dtype=np.dtype(np.float32), threshold=0.5)
+    with pytest.raises(OutputError, match="dicom-seg holds no float32; give one of uint8, uint16"):
+        export(source, None, tmp_path / "a.dcm", wanted, Silent())
 
 
 def test_a_type_that_the_format_lacks_becomes_the_closest(tmp_path):
@@ -255,3 +272,18 @@ def test_microscopes_keep_voxel_size_and_unit(tmp_path, ending, dtype, channels)
     np.testing.assert_array_equal(np.squeeze(again.read(again.box)), values)
     np.testing.assert_allclose(again.spacing, (2.0, 0.75, 0.5))
     assert again.unit == "micrometer"
+
+
+@pytest.mark.parametrize("unit", ["micrometer", "nanometer", "millimeter", None])
+def test_hdf5_is_imported_again_on_its_grid(tmp_path, unit):
+    values = numbers((3, 2 * 4, 4), "uint16").reshape(3, 2, 4, 4)
+    grid = Grid((2.0, 0.75, 0.5), (10.0, 4.5, -1.0), unit)
+    write_volume(str(tmp_path / "a.zarr"), values, chunks=(2, 4, 4), grid=grid)
+    path = tmp_path / "out.h5"
+    export(str(tmp_path / "a.zarr"), None, path, ExportOptions(), Silent())
+    again = open_located(str(path), key="x", channels="any")
+    np.testing.assert_array_equal(again.read(again.box), values)
+    assert again.has_spacing == (unit is not None)
+    if unit is not None:
+        for found, wanted in ((again.spacing, grid.spacing), (again.offset, grid.offset)):
+            np.testing.assert_allclose(in_unit(found, again.unit, unit), wanted)

@@ -1,5 +1,6 @@
 """`output_format`: files next to the Zarr of a result."""
 
+import os
 from dataclasses import replace
 
 import h5py
@@ -129,19 +130,45 @@ def test_an_output_that_is_a_file_gets_what_the_last_step_makes(case, monkeypatc
     monkeypatch.setattr(
         infer_command, "_of_checkpoint", lambda *_: lambda: (task, (case.trained(task),))
     )
-    words = [
-        "infer",
-        "x.pth",
-        str(case.folder / "case.nii.gz"),
-        "-o",
-        str(case.folder / "seg.nii.gz"),
-    ]
+    words = infer_to(case, "case.nii.gz", "seg.nii.gz")
     assert main(words) == 0
     read = nib.load(case.folder / "seg.nii.gz")
     blobs = open_volume(str(case.folder / "seg.zarr" / "blobs" / "0"), key="x")
     np.testing.assert_array_equal(np.asarray(read.dataobj).T, blobs.read(blobs.box)[0])
     assert "blobs: " in capsys.readouterr().out
+    (case.folder / "seg.nii.gz").unlink()
     assert main(words) == 0  # the result is there: the file is made again
+    (case.folder / "seg.nii.gz").write_text("edited")
+    assert main(words) == 0
+    assert "seg.nii.gz is there already, and stays" in capsys.readouterr().out
+    os.utime(case.folder / "seg.nii.gz", (0, 0))
+    assert main(words) == 2  # it is of something else
+    assert "name another, or give --overwrite" in capsys.readouterr().err
+    assert (case.folder / "seg.nii.gz").read_text() == "edited"
+    assert main([*words, "--overwrite"]) == 0
+    assert nib.load(case.folder / "seg.nii.gz").shape == SHAPE[::-1]
+
+
+def infer_to(case, source, name):
+    return ["infer", "x.pth", str(case.folder / source), "-o", str(case.folder / name)]
+
+
+def test_a_seg_of_nothing_is_an_error_and_leaves_the_file_that_is_there(
+    tmp_path, monkeypatch, capsys
+):
+    values = numbers(SHAPE)
+    case = Case(tmp_path, values, (8, 8, 8), Identity())
+    case.source = "ct"
+    save(series_of(values, slope=0.01, intercept=-100), tmp_path / "ct")
+    task = case.task()
+    monkeypatch.setattr(
+        infer_command, "_of_checkpoint", lambda *_: lambda: (task, (case.trained(task),))
+    )
+    (tmp_path / "a.seg.dcm").write_text("of an earlier result")
+    words = infer_to(case, "ct", "a.seg.dcm")
+    assert main([*words, "--overwrite"]) == 2
+    assert "value has 0 values above 0" in capsys.readouterr().err
+    assert (tmp_path / "a.seg.dcm").read_text() == "of an earlier result"
 
 
 def test_one_file_of_several_outputs_is_refused(case):

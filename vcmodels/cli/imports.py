@@ -83,13 +83,17 @@ def _places(sources: Sequence[str], destination: str, *, overwrite: bool) -> dic
     """Where the import of each file goes: the destination, or a .zarr of the file's name in it.
 
     Raises:
-        RefusedError: two would have one name, something is there, or a store is around it.
+        RefusedError: it is a URL, two would have one name, something is there, or a store is around
+            it.
     """
     from vcmodels.formats import file_stem
     from vcmodels.formats.imported import require_free
-    from vcmodels.volumes import expand_location
+    from vcmodels.volumes import expand_location, is_remote
 
-    into = Path(expand_location(destination))
+    located = expand_location(destination)
+    if is_remote(located):
+        raise RefusedError(located, "is a URL", "name a local path, and copy what is written")
+    into = Path(located)
     if len(sources) == 1 and into.suffix == ".zarr":
         places = [into]
     else:

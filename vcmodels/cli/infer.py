@@ -337,7 +337,7 @@ def _predict_one(
     require_output_file(request, path, overwrite=overwrite)
     report = predict(request)
     if report.is_complete:
-        export_output(request, path, console)
+        export_output(request, path, console, overwrite=overwrite)
     return report
 
 

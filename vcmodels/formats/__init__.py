@@ -3,7 +3,7 @@
 import os
 from pathlib import PurePath
 
-from vcmodels.formats.base import Format
+from vcmodels.formats.base import Format, without_ending
 from vcmodels.formats.dicom import Dicom
 from vcmodels.formats.hdf5 import Hdf5
 from vcmodels.formats.itk import Itk
@@ -15,7 +15,9 @@ from vcmodels.volumes.location import is_remote, split_inside
 from vcmodels.volumes.places import is_node
 
 FORMATS: tuple[Format, ...] = (Nifti(), Tiff(), Hdf5(), Itk(), N5(), Npy(), Dicom())
-"""The first that recognises a location reads it."""
+"""The first that recognises a file reads it."""
+_OF_FOLDERS: tuple[Format, ...] = (N5(), Dicom(), Tiff())
+"""The same of folders: a picture or two among DICOM files does not make them a stack of TIFFs."""
 
 
 def format_of(location: str) -> Format | None:
@@ -31,11 +33,11 @@ def format_of(location: str) -> Format | None:
     place, _ = split_inside(location)
     if not os.path.exists(place) or is_node(place):  # noqa: PTH110 - as in split_inside
         return None
-    return next((one for one in FORMATS if one.recognises(place)), None)
+    kinds = _OF_FOLDERS if os.path.isdir(place) else FORMATS  # noqa: PTH112
+    return next((one for one in kinds if one.recognises(place)), None)
 
 
 def file_stem(location: str) -> str:
     """The name of a file without its ending, `case` of `a/case.nii.gz`; "" of what is no such name."""
     name = PurePath(split_inside(location)[0]).name
-    endings = [e for one in FORMATS for e in one.endings if name.lower().endswith(e)]
-    return name[: -len(max(endings, key=len))] if endings else ""
+    return without_ending(name, (ending for one in FORMATS for ending in one.endings))

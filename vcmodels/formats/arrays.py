@@ -37,8 +37,9 @@ def settled_axes(letters: str, shape: Sequence[int], location: str, key: str) ->
     """The letters with "-" for axes of length 1 that are none of c, z, y, x.
 
     Raises:
-        VolumeError: another axis is longer, or y or x is missing.
+        VolumeError: another axis is longer, y or x is missing, or there are no voxels.
     """
+    _refuse_empty(shape, location, key)
     settled = "".join(a if a in "czyx" else "-" for a in letters)
     others = [
         f"{a} ({n})" for a, n in zip(letters, shape, strict=True) if a not in "czyx" and n > 1
@@ -54,8 +55,9 @@ def guessed_axes(shape: Sequence[int], location: str, key: str) -> tuple[str, tu
     """The letters of an array that does not name its axes, and a note if they are not plain.
 
     Raises:
-        VolumeError: it has 4 axes of which not one end alone is short, or more.
+        VolumeError: it has 4 axes of which not one end alone is short, or more, or no voxels.
     """
+    _refuse_empty(shape, location, key)
     ones = next((n for n, length in enumerate(shape) if length != 1), len(shape))
     lead = "-" * min(ones, max(len(shape) - 3, 0))
     rest = tuple(shape[len(lead) :])
@@ -66,6 +68,12 @@ def guessed_axes(shape: Sequence[int], location: str, key: str) -> tuple[str, tu
         return lead + letters, (f"its axes {tuple(shape)} are read as {', '.join(letters)}",)
     found = f"{location} has the shape {tuple(shape)} and does not name its axes"
     raise VolumeError(key, found, "write (z, y, x), a file for each channel")
+
+
+def _refuse_empty(shape: Sequence[int], location: str, key: str) -> None:
+    if 0 in shape:
+        found = f"{location} has the shape {tuple(shape)}, and so no voxels"
+        raise VolumeError(key, found, "choose another one")
 
 
 def array_pieces(

@@ -7,7 +7,7 @@ field, and gives voxels as the file means them: rescaled where the file says so,
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from vcmodels.errors import VolumeError
 from vcmodels.geometry.affine import Affine
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import Grid
+from vcmodels.volumes.location import split_inside
 
 Piece = tuple[Box, np.ndarray[Any, Any]]
 """A box of the volume, and its (C, Z, Y, X) voxels."""
@@ -59,6 +60,14 @@ class ForeignImage(ABC):
     @abstractmethod
     def files(self) -> Sequence[Path]:
         """All files that decide what is read, in a stable order."""
+
+    @property
+    def places(self) -> Sequence[str]:
+        """Where each of `files` lies within the image, if that says where its voxels do.
+
+        None where names do not count: they may name a patient, and files may be moved.
+        """
+        return ()
 
     @abstractmethod
     def pieces(self) -> Iterator[Piece]:
@@ -105,6 +114,23 @@ class Format(ABC):
         Raises:
             VolumeError: it is damaged, holds no image, or holds several and none is chosen.
         """
+
+
+def without_ending(name: str, endings: Iterable[str]) -> str:
+    """A name of a file without the longest of the endings that it has; "" where it has none."""
+    found = [ending for ending in endings if name.lower().endswith(ending)]
+    return name[: -len(max(found, key=len))] if found else ""
+
+
+def refuse_inside(location: str, key: str, remedy: str = "leave it out") -> None:
+    """Refuse that something is chosen inside a file of one image.
+
+    Raises:
+        VolumeError: naming it.
+    """
+    place, inside = split_inside(location)
+    if inside:
+        raise VolumeError(key, f'nothing can be chosen in {place}, as "{inside}" is', remedy)
 
 
 def library(name: str, location: str, key: str) -> Any:  # noqa: ANN401 - a module

@@ -53,9 +53,10 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _first_files(folder: Path) -> Iterator[Path]:
-    """A few files of a folder, and of the first folders in it: there may be millions that are none."""
+    """A few visible files of a folder, and of the first folders in it: there may be millions of others."""
     for number, (place, inner, names) in enumerate(os.walk(folder)):
         inner[:] = sorted(n for n in inner if n[0] != ".")[:_LOOKED_AT]
-        yield from (Path(place, name) for name in sorted(names)[:_LOOKED_AT])
+        shown = sorted(name for name in names if name[0] != ".")
+        yield from (Path(place, name) for name in shown[:_LOOKED_AT])
         if number == _LOOKED_AT:
             return

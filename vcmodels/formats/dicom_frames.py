@@ -125,6 +125,7 @@ def frames_of(path: Path, facts: Dataset, key: str) -> Iterator[DicomSlice]:
         yield _frame(path, n, facts, (own, shared[0]), key)
 
 
+_NEEDED = ("PixelRepresentation", "BitsAllocated", "Rows", "Columns")
 _GROUPS = {
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
@@ -194,7 +195,7 @@ def _require_grey(facts: Dataset, key: str) -> None:
         problem = "the slices are put next to each other in one picture (MOSAIC)"
     elif facts.get("ModalityLUTSequence"):
         problem = "the values go through a table (ModalityLUTSequence)"
-    elif facts.get("PixelRepresentation") is None or facts.get("Rows") is None:
+    elif any(facts.get(name) is None for name in _NEEDED):
         problem = f"a file of modality {facts.get('Modality')} holds no whole numbers as voxels"
     if problem:
         raise VolumeError(key, problem, "convert it to NIfTI, as with dcm2niix")

@@ -8,6 +8,7 @@ Each segment, or region, has its number as its value. Where two overlap, one of 
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,18 @@ class _Labels(ForeignImage):
 
     def __init__(self, place: Path, choice: str, key: str) -> None:
         self._place, self._key = place, key
-        try:
+        with self._reading():
             self._load()
             self._names = dict(self._named())
-        except FAULTY as error:
-            found = f"{place} cannot be read ({type(error).__name__})"
-            raise VolumeError(key, found, "copy the file again") from error
         self._chosen = self._choose(choice)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except FAULTY as error:
+            found = f"{self._place} cannot be read ({type(error).__name__})"
+            raise VolumeError(self._key, found, "copy the file again") from error
 
     @abstractmethod
     def _load(self) -> None:
@@ -247,12 +253,21 @@ class ContourLabels(_Labels):
 
     @cached_property
     def _polygons(self) -> Mapping[int, Mapping[int, list[np.ndarray[Any, Any]]]]:
-        """(n, 2) corners (y, x) in voxels, by slice and by number of the region."""
+        """(n, 2) corners (y, x) in voxels, by slice and by number of the regions that are read."""
+        with self._reading():
+            return self._drawn()
+
+    def _drawn(self) -> Mapping[int, Mapping[int, list[np.ndarray[Any, Any]]]]:
         found: dict[int, dict[int, list[np.ndarray[Any, Any]]]] = {}
         to_index = np.asarray(np.linalg.inv(flipped_world(self._image.stack.affine)), np.float64)
         for region in self._facts.ROIContourSequence:
-            for contour in region.get("ContourSequence", ()):
-                number = int(region.ReferencedROINumber)
+            number = int(region.ReferencedROINumber)
+            if self._chosen not in (None, number):
+                continue
+            if number not in self._names:
+                text = f"{self._place} has contours of a region {number}, which it does not name"
+                raise VolumeError(self._key, text, "export it again")
+            for contour in region.get("ContourSequence") or ():
                 corners = self._corners(contour, to_index)
                 if corners is None:
                     self._skipped += 1
@@ -289,8 +304,6 @@ class ContourLabels(_Labels):
         """The regions of a slice: (Y, X)."""
         values = np.zeros(shape, self._dtype)
         for number, polygons in regions.items():
-            if self._chosen not in (None, number):
-                continue
             mask = np.logical_xor.reduce([polygon2mask(shape, one) for one in polygons])
             if values[mask].any():
                 raise self._overlapping((int(values[mask].max()), number))

@@ -13,7 +13,13 @@ from pydicom.dataset import Dataset
 
 from vcmodels.errors import VolumeError
 from vcmodels.formats.base import ForeignImage, Header, Piece
-from vcmodels.formats.dicom_frames import DicomSlice, frames_of, is_localizer, read_facts
+from vcmodels.formats.dicom_frames import (
+    FAULTY,
+    DicomSlice,
+    frames_of,
+    is_localizer,
+    read_facts,
+)
 from vcmodels.formats.dicom_stack import Stack, stack_frames
 from vcmodels.formats.nifti import grid_of
 from vcmodels.geometry.boxes import Box
@@ -48,7 +54,12 @@ class DicomImage(ForeignImage):
 
     def __init__(self, series: Series, key: str) -> None:
         self._series, self._key = series, key
-        every = [frame for path, facts in series.files for frame in frames_of(path, facts, key)]
+        try:
+            every = [frame for path, facts in series.files for frame in frames_of(path, facts, key)]
+        except FAULTY as error:
+            name, uid = type(error).__name__, series.uid[-8:]
+            found = f"an image of the series (UID ...{uid}) cannot be read ({name})"
+            raise VolumeError(key, found, "copy the files again, or convert them") from error
         self._stack = stack_frames(every, key)
 
     @property

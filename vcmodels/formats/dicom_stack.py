@@ -16,7 +16,7 @@ _UNEVEN = 0.1
 """Part of the distance of slices by which one may lie off its place: positions are rounded texts."""
 _GAP = 1.5
 _SAME = 1e-3
-"""mm, or part of a length, by which places and directions that are written twice may differ."""
+"""Part of a length, or of a direction of length 1, by which what is written twice may differ."""
 _MOST_SHOWN = 5
 
 
@@ -47,8 +47,8 @@ def stack_frames(frames: Sequence[DicomSlice], key: str) -> Stack:
         VolumeError: slices of several shapes or directions, two different ones at one place, one
             missing, uneven distances, or a stack that leans (a tilted gantry).
     """
-    for what, of in _ALIKE:
-        _require_alike(frames, what, of, key)
+    for one in _ALIKE:
+        _require_alike(frames, one, key)
     first = frames[0]
     normal = np.cross(first.along_x, first.along_y)
     ordered = sorted(frames, key=lambda frame: float(np.dot(frame.position, normal)))
@@ -59,23 +59,33 @@ def stack_frames(frames: Sequence[DicomSlice], key: str) -> Stack:
     return Stack(tuple(kept), flipped_world(affine), len(frames) - len(kept))
 
 
-_ALIKE: tuple[tuple[str, Callable[[DicomSlice], tuple[float, ...]]], ...] = (
-    ("shapes (rows, columns)", lambda frame: frame.shape),
-    ("directions", lambda frame: (*frame.along_x, *frame.along_y)),
-    ("pixel spacings", lambda frame: frame.spacing),
+@dataclass(frozen=True)
+class _Alike:
+    """What all slices of a stack must have in common."""
+
+    name: str
+    of: Callable[[DicomSlice], tuple[float, ...]]
+    part: float = 0
+    """By which it may differ."""
+    slack: float = 0
+    """By which it may differ, whatever its size."""
+
+
+_ALIKE = (
+    _Alike("shapes (rows, columns)", lambda frame: frame.shape),
+    _Alike("directions", lambda frame: (*frame.along_x, *frame.along_y), slack=_SAME),
+    _Alike("pixel spacings", lambda frame: frame.spacing, part=_SAME),
 )
 
 
-def _require_alike(
-    frames: Sequence[DicomSlice], what: str, of: Callable[[DicomSlice], tuple[float, ...]], key: str
-) -> None:
-    first = np.array(of(frames[0]))
-    if all(np.allclose(of(frame), first, rtol=_SAME, atol=_SAME) for frame in frames):
+def _require_alike(frames: Sequence[DicomSlice], wanted: _Alike, key: str) -> None:
+    values = [wanted.of(frame) for frame in frames]
+    if all(np.allclose(one, values[0], rtol=wanted.part, atol=wanted.slack) for one in values):
         return
-    found = Counter(tuple(np.round(of(frame), 3).tolist()) for frame in frames)
-    listed = ", ".join(f"{n} of {shown(value)}" for value, n in found.most_common(_MOST_SHOWN))
+    found = Counter(map(shown, values)).most_common(_MOST_SHOWN)
+    listed = ", ".join(f"{n} of {text}" for text, n in found)
     remedy = "keep those of one kind in a folder of their own"
-    raise VolumeError(key, f"the slices have several {what}: {listed}", remedy)
+    raise VolumeError(key, f"the slices have several {wanted.name}: {listed}", remedy)
 
 
 def _without_copies(

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import PurePath
 
 from vcmodels.errors import OutputError
+from vcmodels.formats.base import without_ending
 from vcmodels.formats.outgoing import Exporter
 
 
@@ -42,11 +43,7 @@ OUTPUT_ENDINGS = {
 
 def written_stem(name: str) -> str:
     """The name of a file that is exported to, without its ending; "" of what is no such name."""
-    for one in WRITTEN:
-        for ending in one.endings:
-            if name.lower().endswith(ending):
-                return name[: -len(ending)]
-    return ""
+    return without_ending(name, (ending for one in WRITTEN for ending in one.endings))
 
 
 def exporter_of(path: PurePath, key: str) -> Exporter:

@@ -13,11 +13,13 @@ from vcmodels.geometry.boxes import Shape, triple
 from vcmodels.reporting import list_some
 from vcmodels.volumes import Grid
 from vcmodels.volumes.location import split_inside
+from vcmodels.volumes.spacing import in_unit, numbers, unit_name
 
 _MOST_LISTED = 12
-_LENGTHS = (("element_size_um", None, "micrometer"), ("resolution", "offset", "nanometer"))
-"""Attributes with voxel size and offset along (z, y, x), and their unit where none is said: the first
-of ilastik and pytorch-3dunet, the second of CREMI."""
+_MICROMETERS, _RESOLUTION = "element_size_um", "resolution"
+"""Attributes with the voxel size along (z, y, x): of ilastik and pytorch-3dunet, and of CREMI, where
+it is in nm unless `units` says another."""
+_AXES = frozenset("tczyx")
 
 
 class Hdf5(Format):
@@ -39,7 +41,7 @@ class Hdf5Image(ForeignImage):
         with self._opened() as file:
             self._path = inside or self._only(file)
             stored = file.get(self._path)
-            if not isinstance(stored, self._h5py.Dataset):
+            if not isinstance(stored, self._h5py.Dataset) or stored.shape is None:
                 remedy = f"give one of {self._listed(file)}"
                 raise VolumeError(key, f"{location} is no array", remedy)
             self._describe(stored)
@@ -105,24 +107,37 @@ class Hdf5Image(ForeignImage):
 
 
 def _named_axes(stored: Any) -> str:  # noqa: ANN401
-    """The letters that ilastik's `axistags`, or the labels of the dimensions, give; "" if none do."""
+    """The letters that ilastik's `axistags`, `axes`, or the labels of the dimensions give, or ""."""
     try:
         axes = json.loads(stored.attrs["axistags"])["axes"]
         names = [str(axis["key"]) for axis in axes]
     except (KeyError, TypeError, ValueError):
-        names = [dimension.label.lower() for dimension in stored.dims]
+        plain = stored.attrs.get("axes")
+        is_plain = isinstance(plain, str) and {*plain.lower()} <= _AXES
+        names = [*plain.lower()] if is_plain else [d.label.lower() for d in stored.dims]
     return "".join(names) if len(names) == stored.ndim and all(len(n) == 1 for n in names) else ""
 
 
 def _grid(stored: Any) -> Grid:  # noqa: ANN401
-    """The voxel size that attributes say, of the array or of the file."""
-    for attributes in (stored.attrs, stored.file.attrs):
-        for name, shift, unit in _LENGTHS:
-            if name in attributes:
-                values, place = _listed(attributes[name]), f"attribute {name}"
-                moved = _listed(attributes.get(shift)) if shift else None
-                return told_grid(place, values, moved, _text(attributes.get("units"), unit))
+    """The voxel size and offset that attributes say, of the array or of the file."""
+    for said in (stored.attrs, stored.file.attrs):
+        shift = _listed(said.get("offset"))
+        default = "nanometer" if _RESOLUTION in said else "micrometer"
+        unit = _text(said.get("units"), _text(said.get("unit"), default))
+        if _MICROMETERS in said:
+            place, sizes = f"attribute {_MICROMETERS}", _listed(said[_MICROMETERS])
+            return told_grid(place, sizes, _in_micrometers(shift, unit), "micrometer")
+        if _RESOLUTION in said:
+            return told_grid(f"attribute {_RESOLUTION}", _listed(said[_RESOLUTION]), shift, unit)
     return Grid()
+
+
+def _in_micrometers(shift: object, unit: str) -> object:
+    """An offset; as it is where it is no three numbers."""
+    given = numbers(shift)
+    if given is None or len(given) != 3:
+        return shift
+    return list(in_unit(triple(given), unit_name(unit), "micrometer"))
 
 
 def _listed(value: Any) -> object:  # noqa: ANN401

@@ -1,6 +1,7 @@
 """HDF5: one dataset, with the name of what is in it, in the chunks that it is stored in.
 
-The voxel size is said as ilastik and Fiji (`element_size_um`) and as CREMI (`resolution`, `offset`) do.
+A voxel size that is a length is said as ilastik and Fiji (`element_size_um`) and as CREMI
+(`resolution`, `offset`, in nm) do.
 """
 
 from pathlib import Path
@@ -45,10 +46,10 @@ class Hdf5Exporter(Exporter):
 def _describe(data: h5py.Dataset, image: Outgoing) -> None:
     grid, attributes = image.grid, data.attrs
     attributes["axes"] = "czyx"[-len(image.plain_shape) :]
-    attributes["resolution"], attributes["offset"] = grid.spacing, grid.offset
-    if grid.unit is not None:
-        attributes["unit"] = grid.unit
-    if is_length(grid.unit):
+    if grid.is_known and is_length(grid.unit):
+        attributes["resolution"] = in_unit(grid.spacing, grid.unit, "nanometer")
+        attributes["offset"] = in_unit(grid.offset, grid.unit, "nanometer")
+        attributes["units"] = "nanometer"
         attributes["element_size_um"] = in_unit(grid.spacing, grid.unit, "micrometer")
     if image.affine is not None:
         attributes["affine_ras_mm"] = image.affine  # of the index (x, y, z, 1)

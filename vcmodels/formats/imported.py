@@ -7,7 +7,7 @@ that one that was moved or copied is not imported again.
 import errno
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import prod
@@ -118,17 +118,35 @@ def examined(
     """
     place, inside = split_inside(location)
     try:
-        # The time of a folder changes with the names in it: a file more is seen, too.
-        folders = {str(path.parent) for path in image.files} if Path(place).is_dir() else ()
-        stamps = stamps_of(dict.fromkeys([place, *sorted(folders), *map(str, image.files)]))
+        stamps = stamps_of(
+            dict.fromkeys([place, *_folders(place, image.files), *map(str, image.files)])
+        )
         total = sum(path.stat().st_size for path in image.files)
         with reporter.bar(f"reading {Path(place).name}", total) as advance:
-            sha256 = content_of(image.files, advance)
+            shown = _without_names(advance) if kind.is_private else advance
+            sha256 = content_of(image.files, image.places, shown)
     except OSError as error:
-        found = f"{error.filename or place} cannot be read ({error.strerror})"
+        named = place if kind.is_private else error.filename or place
+        found = f"{named} cannot be read ({error.strerror})"
         raise VolumeError(key, found, "check the file, and who may read it") from error
     meaning = f"{VERSION} {kind.name} {inside} {sha256}"
     return Known(stamps, sha256, hashlib.sha256(meaning.encode()).hexdigest()[:40])
+
+
+def _folders(place: str, files: Iterable[Path]) -> list[str]:
+    """Those from a location down to its files; none where it is a file.
+
+    The time of a folder changes with the names in it: a file, or a folder, more is seen, too.
+    """
+    root = Path(place)
+    if not root.is_dir():
+        return []
+    above = {*root.parents}
+    return sorted({str(folder) for path in files for folder in path.parents if folder not in above})
+
+
+def _without_names(advance: Advance) -> Advance:
+    return lambda amount, _: advance(amount, "")
 
 
 def _import_once(

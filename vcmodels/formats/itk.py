@@ -10,7 +10,7 @@ import numpy as np
 
 from vcmodels.errors import VolumeError
 from vcmodels.formats.arrays import shape_of
-from vcmodels.formats.base import ForeignImage, Format, Header, Piece, library
+from vcmodels.formats.base import ForeignImage, Format, Header, Piece, library, refuse_inside
 from vcmodels.formats.nifti import grid_of
 from vcmodels.geometry.affine import Affine, flipped_world
 from vcmodels.geometry.boxes import Box
@@ -35,6 +35,7 @@ class Itk(Format):
 
     def open(self, location: str, key: str) -> "ItkImage":
         """Read the header."""
+        refuse_inside(location, key)
         return ItkImage(location, key)
 
 

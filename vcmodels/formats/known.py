@@ -10,7 +10,7 @@ from pathlib import Path
 from vcmodels.reporting import Advance
 from vcmodels.volumes.places import read_json, write_json
 
-VERSION = 1
+VERSION = 2
 """Of what an import makes of a file; another one imports again."""
 _READ_BYTES = 1 << 22
 Stamp = list[str | int]
@@ -23,19 +23,30 @@ class Known:
 
     stamps: list[Stamp]
     sha256: str
-    """Of the file, or of the sha256 of each, in their order."""
+    """Of the file, or of the sha256 and the place of each, in their order."""
     digest: str
     """Of that, the format and what is chosen inside: names the import."""
 
 
-def content_of(files: Sequence[Path], advance: Advance) -> str:
+def content_of(files: Sequence[Path], places: Sequence[str], advance: Advance) -> str:
     """The sha256 of a file, or that of the sha256 of several, as raw bytes in their order.
+
+    Args:
+        files: to read.
+        places: of each within the image, hashed with it where several are; none where only the
+            order of files counts.
+        advance: told the bytes that are read.
 
     Raises:
         OSError: one cannot be read.
     """
     each = [_sha256(path, advance) for path in files]
-    return each[0].hex() if len(each) == 1 else hashlib.sha256(b"".join(each)).hexdigest()
+    if len(each) == 1:
+        return each[0].hex()
+    whole = hashlib.sha256(b"".join(each))
+    for place in places:
+        whole.update(f"{place}\0".encode())
+    return whole.hexdigest()
 
 
 def _sha256(path: Path, advance: Advance) -> bytes:

@@ -96,7 +96,7 @@ def given_values(
         OutputError: the type cannot hold the values, or the format has none for them.
     """
     if threshold is not None:
-        return _mask(stored, threshold, dtype)
+        return _mask(stored, threshold, exporter, dtype)
     if stored.is_label and stored.volume.dtype.kind != "f":
         return _labels(stored, exporter, dtype)
     if stored.scale is not None:
@@ -104,11 +104,14 @@ def given_values(
     return _plain(stored.volume, exporter, dtype)
 
 
-def _mask(stored: StoredOutput, threshold: float, dtype: np.dtype[Any] | None) -> FileValues:
+def _mask(
+    stored: StoredOutput, threshold: float, exporter: Exporter, dtype: np.dtype[Any] | None
+) -> FileValues:
     if stored.is_label or stored.zero_code is not None:
         remedy = "leave it out"
         raise OutputError(THRESHOLD, "what is exported holds classes, ids or vectors", remedy)
     wanted = np.dtype(np.uint8) if dtype is None else dtype
+    _require_type(wanted, exporter)
 
     def convert(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return (stored.decoded(values, np.dtype(np.float64)) >= threshold).astype(wanted)
@@ -190,15 +193,14 @@ def _holds(dtype: np.dtype[Any], low: float, high: float) -> bool:
 
 
 def value_range(volume: Volume) -> tuple[int, int]:
-    """The least and the largest whole number of a volume; all of it is read, unless its type is small.
+    """The least and the largest whole number of a volume; all of it is read, unless it is of uint8.
 
     Chunks that are not stored count as the fill value.
     """
     if volume.dtype.kind == "b":
         return 0, 1
-    if volume.dtype.itemsize == 1:
-        limits = np.iinfo(volume.dtype)
-        return int(limits.min), int(limits.max)
+    if volume.dtype == np.uint8:  # no type is smaller
+        return 0, 255
     low, high = [], []
     for box in tiles(volume.box, volume.chunks):
         values = volume.read(box) if volume.is_stored(box) else np.array(volume.fill_value)

@@ -1,5 +1,6 @@
 """N5, read by tensorstore: an array, or group of levels, in a `.n5` folder; stored with x first."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,10 +9,19 @@ import numpy as np
 
 from vcmodels.errors import VolumeError
 from vcmodels.formats.arrays import array_pieces, settled_axes, shape_of, told_grid
-from vcmodels.formats.base import ForeignImage, Format, Header, Piece, library, stored_type
+from vcmodels.formats.base import (
+    ForeignImage,
+    Format,
+    Header,
+    Piece,
+    library,
+    refuse_inside,
+    stored_type,
+)
 from vcmodels.geometry.boxes import triple
 from vcmodels.reporting import list_some
 from vcmodels.volumes import Grid
+from vcmodels.volumes.location import split_inside
 from vcmodels.volumes.places import read_json
 
 _ATTRIBUTES = "attributes.json"
@@ -35,6 +45,8 @@ class N5(Format):
 
     def open(self, location: str, key: str) -> "N5Image":
         """Look at the array, the finest level of a group (`s0`), or the only array below."""
+        place, inside = split_inside(location)
+        refuse_inside(location, key, f"give {place}/{inside}")
         return N5Image(location, key)
 
 
@@ -59,7 +71,15 @@ class N5Image(ForeignImage):
 
     @property
     def files(self) -> Sequence[Path]:
-        return sorted(path for path in self._folder.rglob("*") if path.is_file())
+        """Its own, and the attributes of the group around it, which may say the voxel size."""
+        around = self._folder.parent / _ATTRIBUTES
+        own = sorted(path for path in self._folder.rglob("*") if path.is_file())
+        return [*own, around] if around.is_file() else own
+
+    @property
+    def places(self) -> Sequence[str]:
+        """The path of a block says which one it is."""
+        return [Path(os.path.relpath(path, self._folder)).as_posix() for path in self.files]
 
     def pieces(self) -> Iterator[Piece]:
         """Whole blocks of N5, in the order of z."""

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from vcmodels.errors import VolumeError
-from vcmodels.formats.base import ForeignImage, Format, Header, Piece, library, stored_type
+from vcmodels.formats.base import (
+    ForeignImage,
+    Format,
+    Header,
+    Piece,
+    library,
+    refuse_inside,
+    stored_type,
+)
 from vcmodels.geometry.affine import Affine, offset_of, spacing_of
 from vcmodels.geometry.boxes import Box
 from vcmodels.scratch import scratch_folder
@@ -37,6 +45,7 @@ class Nifti(Format):
 
     def open(self, location: str, key: str) -> "NiftiImage":
         """Read the header; the place is that of the sform, else of the qform, as nibabel takes it."""
+        refuse_inside(location, key)
         return NiftiImage(location, key)
 
 
@@ -139,7 +148,7 @@ class NiftiImage(ForeignImage):
         return (x, y, z, *lengths)
 
     def _described(self, stored: Any, affine: Affine) -> Header:  # noqa: ANN401 - of nibabel
-        placed = _in_millimetres(stored, affine)
+        placed = in_millimetres(stored, affine)
         x, y, z, *channels = self._shape
         dtype = stored_type(self._voxels.dtype, self._location, self._key)
         times = [f"its axis of {n} behind (x, y, z) is read as channels" for n in channels]
@@ -154,7 +163,12 @@ class NiftiImage(ForeignImage):
         )
 
 
-def _in_millimetres(stored: Any, affine: Affine) -> Affine | None:  # noqa: ANN401 - of nibabel
+def millimetres(stored: Any) -> float:  # noqa: ANN401 - of nibabel
+    """In the unit of a header."""
+    return _MM.get(int(stored["xyzt_units"]) & 7, 1.0)
+
+
+def in_millimetres(stored: Any, affine: Affine) -> Affine | None:  # noqa: ANN401 - of nibabel
     """The affine, if the header says a voxel size.
 
     Args:
@@ -165,7 +179,7 @@ def _in_millimetres(stored: Any, affine: Affine) -> Affine | None:  # noqa: ANN4
     says_sizes = stored["sform_code"] > 0 or (np.isfinite(sizes) & (sizes != 0)).all()
     if not says_sizes or not np.isfinite(affine).all() or not np.linalg.det(affine[:3, :3]):
         return None
-    factor = _MM.get(int(stored["xyzt_units"]) & 7, 1.0)
+    factor = millimetres(stored)
     return np.diag([factor, factor, factor, 1.0]) @ affine
 
 

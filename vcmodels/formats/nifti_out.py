@@ -17,15 +17,17 @@ import numpy as np
 from nibabel.openers import ImageOpener
 
 from vcmodels.formats.base import ForeignImage
+from vcmodels.formats.nifti import in_millimetres, millimetres
 from vcmodels.formats.outgoing import Exporter, Outgoing, channel_slabs
+from vcmodels.geometry.alignment import align
 from vcmodels.reporting import Advance
 
 _COMPRESSION = 5
 """Of gzip: labels become as small as with 9, in a third of the time."""
 _LONGEST = np.iinfo(np.int16).max
 _SIZE_OF_1, _SIZE_OF_2 = 348, 540
-_MM = {1: 1e3, 3: 1e-3}
-"""Millimetres in the unit of this code in `xyzt_units`."""
+_SAME = 1e-3
+"""Part of a voxel by which what a header says, rounded to float32, may lie off its affine."""
 
 
 class NiftiExporter(Exporter):
@@ -95,15 +97,23 @@ def _original(image: Outgoing, longest: int) -> Any:  # noqa: ANN401 - of nibabe
     is_second = len(raw) >= _SIZE_OF_2
     if longest > _LONGEST and not is_second:
         return None
-    header = nib.Nifti2Header(raw[:_SIZE_OF_2]) if is_second else nib.Nifti1Header(raw)
-    unit = _MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    said = np.array(header.get_best_affine(), np.float64)
-    said[:3] *= unit
-    if image.affine is not None and not np.allclose(said, image.affine, rtol=1e-5, atol=1e-4):
+    raw = raw[:_SIZE_OF_2] if is_second else raw
+    header = nib.Nifti2Header(raw) if is_second else nib.Nifti1Header(raw)
+    if image.affine is not None and not _lies_there(header, raw, image):
         scaled = image.affine.copy()
-        scaled[:3] /= unit
+        scaled[:3] /= millimetres(header)
         _place(header, scaled, 1)
     return header
+
+
+def _lies_there(header: Any, raw: bytes, image: Outgoing) -> bool:  # noqa: ANN401 - of nibabel
+    """Whether a header, which nibabel has corrected, says the place of an image."""
+    stored = type(header)(raw, check=False)
+    said = in_millimetres(stored, np.array(header.get_best_affine(), np.float64))
+    if said is None or image.affine is None:
+        return False
+    found = align(image.affine, image.extent, said, image.extent)
+    return found.voxels <= _SAME and found.grid_map.is_identity
 
 
 def _new(image: Outgoing, longest: int) -> Any:  # noqa: ANN401 - of nibabel

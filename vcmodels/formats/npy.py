@@ -7,7 +7,14 @@ import numpy as np
 
 from vcmodels.errors import VolumeError
 from vcmodels.formats.arrays import array_pieces, guessed_axes, shape_of
-from vcmodels.formats.base import ForeignImage, Format, Header, Piece, stored_type
+from vcmodels.formats.base import (
+    ForeignImage,
+    Format,
+    Header,
+    Piece,
+    refuse_inside,
+    stored_type,
+)
 from vcmodels.volumes import Grid
 
 
@@ -17,6 +24,7 @@ class Npy(Format):
 
     def open(self, location: str, key: str) -> "NpyImage":
         """Read the header; arrays of Python objects are refused, as they could run anything."""
+        refuse_inside(location, key)
         return NpyImage(location, key)
 
 
@@ -26,7 +34,8 @@ class NpyImage(ForeignImage):
     def __init__(self, location: str, key: str) -> None:
         self._location = location
         try:
-            self._array = np.load(location, mmap_mode="r", allow_pickle=False)
+            # Unlike np.load, it takes no .npz for an array.
+            self._array = np.lib.format.open_memmap(location, mode="r")
         except (OSError, ValueError, EOFError) as error:
             found = f"{location} cannot be read ({' '.join(str(error).split())})"
             raise VolumeError(key, found, "it is cut or damaged: restore it") from error

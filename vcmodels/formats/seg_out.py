@@ -1,6 +1,6 @@
 """DICOM SEG through highdicom: classes as segments on the slices of the series that was predicted.
 
-It names the patient as the series does. All slices are in memory, a byte a voxel.
+It names the patient as the series does. All slices are in memory, about three bytes a voxel.
 """
 
 import warnings
@@ -50,7 +50,9 @@ class SegExporter(Exporter):
         if not values or len(values) > _MOST:
             found = f"{image.name} has {len(values)} values above 0, and a SEG has 1 to {_MOST}"
             raise OutputError(str(path), found, "export what is not empty, and holds classes")
-        numbered = np.searchsorted([0, *values], voxels).astype(np.uint8)
+        number_of = np.zeros(values[-1] + 1, np.uint8)
+        number_of[values] = np.arange(1, len(values) + 1)
+        numbered = number_of[voxels]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote the name of the patient
             try:

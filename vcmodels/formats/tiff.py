@@ -14,7 +14,15 @@ import numpy as np
 
 from vcmodels.errors import VolumeError
 from vcmodels.formats.arrays import array_pieces, settled_axes, shape_of, told_grid
-from vcmodels.formats.base import ForeignImage, Format, Header, Piece, library, stored_type
+from vcmodels.formats.base import (
+    ForeignImage,
+    Format,
+    Header,
+    Piece,
+    library,
+    refuse_inside,
+    stored_type,
+)
 from vcmodels.geometry.boxes import Box
 from vcmodels.reporting import list_some
 from vcmodels.volumes import Grid
@@ -22,8 +30,11 @@ from vcmodels.volumes.location import split_inside
 from vcmodels.volumes.spacing import in_unit, is_length, unit_name
 
 _MOST_LISTED = 8
-_DAMAGE = (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error, zlib.error)
-"""What tifffile and its codecs raise for files that are cut or damaged, besides its own error."""
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error, zlib.error),
+    ElementTree.ParseError,
+)
+"""What tifffile, its codecs and the XML of OME raise for files that are cut or damaged, besides its own error."""
 _COLOURS = "its samples of colour are read as channels"
 
 
@@ -38,8 +49,11 @@ class Tiff(Format):
 
     def open(self, location: str, key: str) -> ForeignImage:
         """A series of a file (`file.tif#1` chooses it), or a folder of slices in natural order."""
-        folder = Path(location)
-        return TiffSlices(folder, key) if folder.is_dir() else TiffSeries(location, key)
+        folder = Path(split_inside(location)[0])
+        if not folder.is_dir():
+            return TiffSeries(location, key)
+        refuse_inside(location, key)
+        return TiffSlices(folder, key)
 
 
 class TiffSeries(ForeignImage):

@@ -56,8 +56,8 @@ def align(affine: Affine, shape: Shape, other: Affine, other_shape: Shape) -> Al
     nearest[:3, :3], nearest[:3, 3] = turn.matrix, shift
     corners = np.array([[*at, 1] for at in product(*((0, n - 1) for n in shape))]).T
     off = (between - nearest) @ corners
-    rows = [(*map(float, row),) for row in nearest[:3]]
-    grid_map = GridMap.from_json({"source": other_shape, "shape": shape, "matrix": rows})
+    rows = [(float(a), float(b), float(c), float(d)) for a, b, c, d in nearest[:3] + 0.0]  # no -0.0
+    grid_map = GridMap(other_shape, shape, triple(rows))
     length = np.linalg.norm((exact @ off)[:3], axis=0).max()
     return Alignment(grid_map, float(np.linalg.norm(off[:3], axis=0).max()), float(length))
 

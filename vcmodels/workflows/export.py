@@ -155,7 +155,7 @@ def outgoing(volume: Volume, exporter: Exporter, wanted: ExportOptions) -> tuple
         read=_reader(volume, values),
         chunks=volume.chunks,
         grid=Grid(volume.spacing, volume.offset, volume.unit, is_known=volume.has_spacing),
-        affine=original.affine,
+        affine=world_affine(volume) if original.affine is None else original.affine,
         scale=values.scale,
         is_label=values.is_label,
         original=original.kept,

@@ -10,7 +10,7 @@ from vcmodels.inference import Request
 from vcmodels.inference.job import output_specs
 from vcmodels.inference.request import choose_targets
 from vcmodels.reporting import Reporter
-from vcmodels.results import our_attributes
+from vcmodels.results import is_complete, our_attributes
 from vcmodels.volumes import LocalPlace, Place, open_volume
 from vcmodels.workflows.export import ExportOptions, outgoing, require_file, write_file
 from vcmodels.workflows.step_work import images_in
@@ -74,7 +74,7 @@ def export_result(request: Request, reporter: Reporter) -> list[Path]:
         return []
     ending = OUTPUT_ENDINGS[wanted]
     files = {n: result_file(request.output, n, ending) for n, _ in images_in(request.output)}
-    return [path for n, path in files.items() if _write(request, n, path, reporter, FORMAT)]
+    return [path for n, path in files.items() if _write_if_held(request, n, path, reporter)]
 
 
 def require_output_file(request: Request, path: Path, *, overwrite: bool) -> None:
@@ -84,20 +84,38 @@ def require_output_file(request: Request, path: Path, *, overwrite: bool) -> Non
         TaskError: as there, or the result has several outputs.
         OutputError: as there, or the ending is of no format that is written.
     """
-    _main_output(request, path)
+    name = _main_output(request, path)
     if exporter_of(path, OPTION).is_for_classes:
         _require_series(request, OPTION)
         _require_classes(request, OPTION)
-    require_file(path, OPTION, overwrite=overwrite or bool(our_attributes(request.output)))
+    require_file(path, OPTION, overwrite=overwrite or _is_file_of(request.output / name, path))
 
 
-def export_output(request: Request, path: Path, reporter: Reporter) -> None:
+def _is_file_of(output: Place, path: Path) -> bool:
+    """Whether a file may be that of an output: the output is complete, and was so before."""
+    if not isinstance(output, LocalPlace) or not is_complete(our_attributes(output)):
+        return False
+    notes = [file.stat().st_mtime_ns for file in output.path.iterdir() if file.is_file()]
+    return path.is_file() and path.stat().st_mtime_ns >= max(notes)
+
+
+def export_output(request: Request, path: Path, reporter: Reporter, *, overwrite: bool) -> None:
     """Write a complete result to one file: what the last step makes, or its only target.
 
+    Args:
+        request: what was predicted.
+        path: the file.
+        reporter: told what is written.
+        overwrite: replace a file that is there; it stays else.
+
     Raises:
-        OutputError: the format cannot hold it.
+        OutputError: the format cannot hold it, as a SEG of nothing.
     """
-    _write(request, _main_output(request, path), path, reporter, OPTION)
+    name = _main_output(request, path)
+    if path.exists() and not overwrite:
+        reporter.say(f"{name}: {path} is there already, and stays")
+    else:
+        _write(request, name, path, reporter, OPTION)
 
 
 def _main_output(request: Request, path: Path) -> str:
@@ -111,25 +129,29 @@ def _main_output(request: Request, path: Path) -> str:
     raise TaskError(OPTION, found, remedy)
 
 
-def _write(request: Request, name: str, path: Path, reporter: Reporter, key: str) -> bool:
+def _write_if_held(request: Request, name: str, path: Path, reporter: Reporter) -> bool:
     """Write the file of one output; False if it holds no classes, or none at all, for a SEG."""
-    exporter, origin = exporter_of(path, key), request.inputs[0].origin
-    like = origin.location if origin and exporter.is_for_classes else None
-    volume = open_volume(str(request.output / name / "0"), key=key, channels="any")
     try:
-        image, note = outgoing(volume, exporter, ExportOptions(like))
-        exporter.check(image, key)
-        if note:
-            reporter.say(f"note: {path}: {note}")
-        write_file(image, exporter, path, reporter)
+        _write(request, name, path, reporter, FORMAT)
     except OutputError as error:
-        if not exporter.is_for_classes:
+        if not exporter_of(path, FORMAT).is_for_classes:
             raise
         path.unlink(missing_ok=True)  # of an earlier result
         reporter.say(f"note: there is no {path.name}: {error.found}")
         return False
-    reporter.say(f"{name}: {path}")
     return True
+
+
+def _write(request: Request, name: str, path: Path, reporter: Reporter, key: str) -> None:
+    exporter, origin = exporter_of(path, key), request.inputs[0].origin
+    like = origin.location if origin and exporter.is_for_classes else None
+    volume = open_volume(str(request.output / name / "0"), key=key, channels="any")
+    image, note = outgoing(volume, exporter, ExportOptions(like))
+    exporter.check(image, key)
+    if note:
+        reporter.say(f"note: {path}: {note}")
+    write_file(image, exporter, path, reporter)
+    reporter.say(f"{name}: {path}")
 
 
 def _names(request: Request) -> Iterator[str]:
