@@ -51,6 +51,9 @@ def test_a_recipe_is_heads_that_are_derived_from_the_ids_and_a_step(target, head
         assert (one.derive, one.weight, one.ignored) == ("cells", 0.5, (7,))
     (made,) = task.postprocess
     assert (made.name, made.output) == (step, "cells")
+    assert made.min_size == (None if step == "agglomerate" else 50)
+    (made,) = read({**target, "min_size": 7}).postprocess
+    assert made.min_size == 7
     assert set(made.sources.values()) <= found.keys()
 
 

@@ -28,6 +28,8 @@ from vcmodels.section import Extent, PatchShape, Section
 KIND = "instances"
 MOST_REACH = 128
 """Of vectors to a centre, in voxels: what lies so far around a block is read with it."""
+LEAST_VOXELS = 50
+"""Of an object, where nothing else is said: what a network takes for one in noise has a few."""
 OFFSETS = tuple(
     tuple(-reach if at == axis else 0 for at in range(3))
     for reach in (1, 3, 9)
@@ -52,6 +54,8 @@ class InstancesRecipe(Section):
     in the unit of the spacing."""
     max_extent: Extent | PatchShape | None = None
     """Of `centres+boundary` and `flow`: length of the longest object in voxels."""
+    min_size: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Smaller objects are noise and left out, in voxels; when null 50, but of `affinities` none."""
     ignore_label: IgnoreLabel | None = None
     """Values of the label where nothing is known."""
     weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
@@ -105,6 +109,9 @@ class InstancesRecipe(Section):
         sources, keys = _STEPS[self.recipe]
         made = {role: f"{name}_{head}" for role, head in sources.items()}
         found = {**keys, "output": name, "from": made}
+        least = LEAST_VOXELS if self.recipe != "affinities" else None
+        if (size := self.min_size or least) is not None:
+            found["min_size"] = size
         if self.recipe == "flow":  # no voxel is farther from the centre of its object
             found["reach"] = self._longest
         return found
