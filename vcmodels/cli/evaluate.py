@@ -222,8 +222,9 @@ def evaluate(
     for option, given in (("--overlay", overlay), ("--fold", fold), ("--volumes", volumes)):
         if given is not None:
             raise RefusedError(option, "goes with a task", "leave it out of two arrays")
-    from vcmodels.evaluation.arrays import ArrayRequest, volume_name
+    from vcmodels.evaluation.arrays import ArrayRequest
     from vcmodels.evaluation.meaning import ArrayOptions
+    from vcmodels.formats import location_name
 
     console = Errors() if as_json else Console()
     context.obj.begin()
@@ -243,7 +244,7 @@ def evaluate(
         None if bbox is None else box_of(spans("--bbox", bbox)),
         tuple(words(metrics)),
         tuple(numbers("--tolerance", tolerance, may_be_zero=True)),
-        volume_name(label),
+        location_name(label),
     )
     under = () if image is None else (image_location(image, console),)
     return _score_arrays(request, under, output, fail_under or (), workers, dask, console, as_json)

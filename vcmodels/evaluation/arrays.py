@@ -21,7 +21,7 @@ from vcmodels.evaluation.meaning import (
 )
 from vcmodels.evaluation.pairs import InstancePair, ScoredPair, TargetPair
 from vcmodels.evaluation.scoring import ScoredTarget, ScoredVolume, default_metrics
-from vcmodels.formats import file_stem
+from vcmodels.formats import location_name
 from vcmodels.geometry.boxes import Box
 from vcmodels.metrics.base import AnyMetric, Metrics
 from vcmodels.metrics.registry import fitting_metrics
@@ -81,7 +81,7 @@ def scored_volume(request: ArrayRequest, reporter: Reporter) -> ScoredVolume:
     pair = _pair(prediction, label, meaning, request.options.ignored, box, mask, place)
     target = ScoredTarget(request.name, pair, metrics, meaning.class_names, request.label)
     return ScoredVolume(
-        volume_name(request.prediction),
+        location_name(request.prediction),
         request.prediction,
         (target,),
         unit=(place.unit or "") if known else "",
@@ -103,14 +103,6 @@ def _pair(
     read = meaning.label or label
     source = Label(meaning.target, StoredLabel(LABEL, read, read.box), place.spacing)  # pyright: ignore[reportArgumentType]
     return TargetPair(source, prediction, box, decode=meaning.decode, mask=mask)
-
-
-def volume_name(location: str) -> str:
-    """The last part of a path that is no number, without `.zarr`, or the ending of a file."""
-    if stem := file_stem(location):
-        return stem
-    parts = [part for part in location.rstrip("/").split("/") if part and not part.isdecimal()]
-    return parts[-1].removesuffix(".zarr").removesuffix(".ome") if parts else location
 
 
 def open_arrays(request: ArrayRequest, reporter: Reporter) -> tuple[Volume, Volume, Volume | None]:

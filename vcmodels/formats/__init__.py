@@ -41,3 +41,14 @@ def file_stem(location: str) -> str:
     """The name of a file without its ending, `case` of `a/case.nii.gz`; "" of what is no such name."""
     name = PurePath(split_inside(location)[0]).name
     return without_ending(name, (ending for one in FORMATS for ending in one.endings))
+
+
+def location_name(location: str) -> str:
+    """What an array or a file is called: `case` of `a/case.nii.gz`, `cells` of `a.zarr/cells/0`.
+
+    The last part of a location that is no number of a level, without its ending.
+    """
+    if stem := file_stem(location):
+        return stem
+    parts = [part for part in location.rstrip("/").split("/") if part and not part.isdecimal()]
+    return parts[-1].removesuffix(".zarr").removesuffix(".ome") if parts else location

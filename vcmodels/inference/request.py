@@ -17,7 +17,7 @@ from vcmodels.data.normalization import contradiction, other_choice
 from vcmodels.data.placing import require_one_place
 from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
-from vcmodels.formats import file_stem
+from vcmodels.formats import location_name
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference.ensemble import trained_differences
 from vcmodels.postprocess import AnyStep
@@ -103,11 +103,7 @@ class Request:
     @property
     def shown(self) -> str:
         """What the input is called."""
-        if self.name:
-            return self.name
-        place = self.inputs[0].shown.rstrip("/")
-        parts = [part for part in place.split("/") if not part.isdecimal()]
-        return file_stem(place) or parts[-1].removesuffix(".zarr").removesuffix(".ome")
+        return self.name or location_name(self.inputs[0].shown)
 
     def with_params(self, **changes: object) -> "Request":
         """The same with other `inference_params`, which the record then has, too."""

@@ -14,7 +14,7 @@ from vcmodels.data.predictions import PredictedLabel, prediction_notes, writer_o
 from vcmodels.data.task_volume import TaskVolume
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RefusedError, VcmodelsError, VolumeError
-from vcmodels.formats import file_stem
+from vcmodels.formats import location_name
 from vcmodels.formats.imported import open_located
 from vcmodels.geometry.boxes import Box, triple
 from vcmodels.patches.cache import UnusableListError, stored_patches
@@ -131,8 +131,8 @@ def scene_of_arrays(
     for place in labels:
         array = open_any(place, "--labels", reporter, channel_axis)
         _require_whole_numbers(array)
-        layers.append(_placed(_name(array), stored_levels(array), Ids(), frame))
-    return Scene(_name(main), tuple(_named_once(layers)))
+        layers.append(_placed(location_name(array.shown), stored_levels(array), Ids(), frame))
+    return Scene(location_name(main.shown), tuple(_named_once(layers)))
 
 
 def is_result(location: str) -> bool:
@@ -261,7 +261,7 @@ def _layer(array: Volume, frame: Frame, reporter: Reporter) -> Layer:
     look = _look(levels, None)
     if isinstance(look, Image) and array.dtype.kind in "ui" and array.dtype.itemsize == 2:
         reporter.say(f"{array.shown} is shown as an image; --labels shows it as ids")
-    return _placed(_name(array), levels, look, frame)
+    return _placed(location_name(array.shown), levels, look, frame)
 
 
 def _look(levels: tuple[StoredLevel, ...], focus: Box | None) -> ArrayLook:
@@ -315,14 +315,6 @@ def _require_whole_numbers(array: Volume) -> None:
     if array.dtype.kind not in "uib" or array.channels > 1:
         found = f"{array.shown} holds {array.channels} x {array.dtype}, which are no ids"
         raise VolumeError("--labels", found, "give an array (z, y, x) of whole numbers")
-
-
-def _name(array: Volume) -> str:
-    """The last part of a location that is no number of a level."""
-    if array.origin and (stem := file_stem(array.origin.location)):
-        return stem
-    parts = [part for part in array.location.split("/") if not part.isdecimal()]
-    return parts[-1] if parts else array.location
 
 
 def _named_once(layers: Sequence[Layer]) -> Iterator[Layer]:

@@ -8,7 +8,7 @@ from vcmodels.config import Task
 from vcmodels.data.predictions import prediction_notes, writer_of
 from vcmodels.data.volumes import open_volumes
 from vcmodels.errors import RefusedError, VolumeError
-from vcmodels.formats import file_stem
+from vcmodels.formats import location_name
 from vcmodels.geometry.boxes import Box
 from vcmodels.pictures.layers import (
     IDS,
@@ -142,7 +142,7 @@ def subject_of_array(
         VolumeError: an array is missing or damaged, or of another extent.
     """
     array = open_any(location, "PREDICTION", reporter, channel_axis)
-    name = file_stem(location) or array.location.rstrip("/").rsplit("/", 1)[-1]
+    name = location_name(array.shown)
     under = open_any(image, "--image", reporter, channel_axis) if image else None
     truth = _truth(_by_target(labels, [name]).get(name), array, reporter, channel_axis)
     if kind is None and prediction_notes(array) is not None:

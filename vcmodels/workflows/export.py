@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from vcmodels.data.placing import TOLERANCE
 from vcmodels.data.predictions import prediction_notes
 from vcmodels.errors import OutputError, VolumeError
-from vcmodels.formats import file_stem, format_of
+from vcmodels.formats import format_of, location_name
 from vcmodels.formats.base import ForeignImage
 from vcmodels.formats.exporters import exporter_of
 from vcmodels.formats.imported import open_located
@@ -190,9 +190,7 @@ def _says_label(volume: Volume) -> bool:
 
 
 def _name(volume: Volume, notes: Mapping[str, Any]) -> str:
-    place = PurePosixPath(volume.shown)
-    image = place.parent if place.name.isdecimal() else place
-    return str(notes.get("target") or file_stem(volume.shown) or image.name.removesuffix(".zarr"))
+    return str(notes.get("target") or location_name(volume.shown))
 
 
 @dataclass(frozen=True)
