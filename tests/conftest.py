@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import uuid
 from pathlib import Path
@@ -15,6 +16,17 @@ torch.set_num_threads(1)
 # A busy machine is no failure: a whole test has its limit in pyproject.toml.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_test_waits_for_the_disk():
+    """`os.fsync` checks its handle and goes on: no test here cuts the power.
+
+    It is the real one in the processes that tests start as a user would.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: os.fstat(handle) and None)
+        yield
 
 
 @pytest.fixture(autouse=True)
