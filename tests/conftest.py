@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from vcmodels.boards import EventWriter
 from vcmodels.phantom import write_phantom
 from vcmodels.reporting import STOP_SIGNALS
 
@@ -26,6 +27,25 @@ def _no_test_waits_for_the_disk():
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: os.fstat(handle) and None)
+        yield
+
+
+draw_network = EventWriter._draw_network
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_graphs():
+    """TensorBoard gets no graph of a network, a quarter of a short training: see `graphs`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventWriter, "_draw_network", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    """TensorBoard gets the graph of a network, as users have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventWriter, "_draw_network", draw_network)
         yield
 
 
