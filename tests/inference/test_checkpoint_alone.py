@@ -19,7 +19,9 @@ def trained(tmp_path_factory):
     task = make_task(folder, overlap=0.4)
     save(folder, task)
     run_inference(task)
-    return folder, {name: stored(folder, name)[1] for name in ("sheet", "organ", "normals", "fibre")}
+    return folder, {
+        name: stored(folder, name)[1] for name in ("sheet", "organ", "normals", "fibre")
+    }
 
 
 @pytest.fixture
