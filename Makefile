@@ -25,8 +25,9 @@ lint: venv
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Bytecode is kept, whatever the environment says: each worker and each child compiles all else.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n logical --maxprocesses 8 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -q -n logical --maxprocesses 8 --dist worksteal
 
 # Pages in a Chromium, which root gets from apt where there is none; without one they are skipped.
 CHROMIUM := chromium chromium-browser google-chrome google-chrome-stable

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import uuid
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from vcmodels.boards import EventWriter
 from vcmodels.phantom import write_phantom
 from vcmodels.reporting import STOP_SIGNALS
 
@@ -15,6 +17,36 @@ torch.set_num_threads(1)
 # A busy machine is no failure: a whole test has its limit in pyproject.toml.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_test_waits_for_the_disk():
+    """`os.fsync` checks its handle and goes on: no test here cuts the power.
+
+    It is the real one in the processes that tests start as a user would.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: os.fstat(handle) and None)
+        yield
+
+
+draw_network = EventWriter._draw_network
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_graphs():
+    """TensorBoard gets no graph of a network, a quarter of a short training: see `graphs`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventWriter, "_draw_network", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    """TensorBoard gets the graph of a network, as users have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventWriter, "_draw_network", draw_network)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,6 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from vcmodels.config.tracking import WandbConfig
 from vcmodels.errors import RefusedError
@@ -136,6 +134,9 @@ class EventWriter:
             network: on the CPU, and an image that it takes; drawn in a run without a step.
             say: told when it cannot be drawn.
         """
+        from torch.utils.tensorboard import SummaryWriter  # late: it takes a third of a second
+        from torch.utils.tensorboard.summary import hparams
+
         self.last = step
         self.events = SummaryWriter(str(folder), purge_step=step + 1)
         # At the step that comes next: a session that starts here again hides these, too.

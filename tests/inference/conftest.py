@@ -148,21 +148,26 @@ TARGETS = {
 }
 
 
-@pytest.fixture
-def place(tmp_path):
-    """A folder with two inputs, to be stacked as channels."""
+def write_inputs(folder):
+    """Two inputs, to be stacked as channels."""
     rng = np.random.default_rng(0)
     for name, dtype, top in (("ct", "uint8", 255), ("dose", "uint16", 60000)):
         values = rng.integers(0, top, EXTENT).astype(dtype)
         array = create_array(
-            str(tmp_path / "in.zarr"),
+            str(folder / "in.zarr"),
             name,
             shape=EXTENT,
             chunks=(8, 16, 16),
             dtype=dtype,
             grid=Grid((2.0, 0.5, 0.25), unit="micrometer"),
         )
-        array.write(open_volume(str(tmp_path / "in.zarr" / name), key="x").box, values[None])
+        array.write(open_volume(str(folder / "in.zarr" / name), key="x").box, values[None])
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with two inputs, to be stacked as channels."""
+    write_inputs(tmp_path)
     return tmp_path
 
 

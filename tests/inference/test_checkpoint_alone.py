@@ -5,20 +5,30 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.inference.conftest import make_task, save, stored
+from tests.inference.conftest import make_task, save, stored, write_inputs
 from vcmodels.cli import main
 from vcmodels.inference import run_inference
 from vcmodels.volumes import group_attributes
 
 
-@pytest.fixture
-def expected(place, monkeypatch):
-    """What the task of the training gives, by target; only checkpoint and inputs are left of it."""
-    task = make_task(place, overlap=0.4)
-    save(place, task)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a checkpoint, and what the task of its training gives, by target."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_inputs(folder)
+    task = make_task(folder, overlap=0.4)
+    save(folder, task)
     run_inference(task)
-    values = {name: stored(place, name)[1] for name in ("sheet", "organ", "normals", "fibre")}
-    shutil.rmtree(place / "out")
+    return folder, {
+        name: stored(folder, name)[1] for name in ("sheet", "organ", "normals", "fibre")
+    }
+
+
+@pytest.fixture
+def expected(place, trained, monkeypatch):
+    """What the task of the training gives, by target; only checkpoint and inputs are left of it."""
+    folder, values = trained
+    shutil.copytree(folder / "run", place / "run")
     monkeypatch.chdir(place)
     return values
 

@@ -12,6 +12,7 @@ from distributed import Client, LocalCluster
 from distributed.comm.core import CommClosedError
 from torch import nn
 
+from tests.inference.conftest import Workplace
 from vcmodels.devices import dask_client
 from vcmodels.errors import RefusedError, RunError
 from vcmodels.geometry.boxes import Box
@@ -53,9 +54,9 @@ def client():
         yield client
 
 
-@pytest.fixture
-def reference(workplace):
-    work = workplace(volume(), network=PatchPosition())
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    work = Workplace(tmp_path_factory.mktemp("reference"), volume(), (8, 8, 8), PatchPosition())
     work.run(overlap=0.3)
     return work.hashes()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.inference.conftest import Workplace
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box
 from vcmodels.inference import Part, RunOptions, predict_on, predict_request
@@ -69,9 +70,9 @@ def damage(path):
     return whole
 
 
-@pytest.fixture
-def reference(workplace):
-    work = workplace(noise(), network=PatchPosition())
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    work = Workplace(tmp_path_factory.mktemp("reference"), noise(), (8, 8, 8), PatchPosition())
     work.run(overlap=0.3)
     return work.hashes()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
+from tests.inference.conftest import Workplace
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import OutputError, RunError
 from vcmodels.geometry.boxes import Box
@@ -21,9 +22,9 @@ def noise():
     return np.random.default_rng(5).random(EXTENT, np.float32) + 1
 
 
-@pytest.fixture
-def reference(workplace):
-    work = workplace(noise())
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    work = Workplace(tmp_path_factory.mktemp("reference"), noise(), (8, 8, 8))
     work.run(overlap=0.3)
     return work.hashes()
 

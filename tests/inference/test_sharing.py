@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.inference.conftest import Workplace
 from vcmodels.errors import OutputError, RunError, TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.grid import BoxSet
@@ -77,9 +78,11 @@ def run_part(work, part, **settings):
     return predict_request(work.request(task), RunOptions(part=part))
 
 
-@pytest.fixture
-def reference(workplace):
-    work = workplace(noise((20, 37, 41)), network=PatchPosition())
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    work = Workplace(
+        tmp_path_factory.mktemp("reference"), noise((20, 37, 41)), (8, 8, 8), PatchPosition()
+    )
     work.run(overlap=0.3)
     return work.hashes()
 

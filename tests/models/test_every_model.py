@@ -25,6 +25,8 @@ from vcmodels.models.fused import fused
 from vcmodels.training.learner import Learner
 from vcmodels.volumes import open_volume
 
+pytestmark = pytest.mark.usefixtures("graphs")
+
 
 class ThreeLayers(nn.Module):
     """Two convolutions that all targets share, and one for each."""

@@ -30,6 +30,8 @@ from vcmodels.training.curves import (
     traceable,
 )
 
+pytestmark = pytest.mark.usefixtures("graphs")
+
 
 def read(folder):
     events = EventAccumulator(str(folder))

@@ -33,7 +33,7 @@ def codes(text):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def run_folder(tmp_path_factory, graphs):
     """Of a short training that writes all that may be written on a CPU."""
     from vcmodels.phantom import write_phantom
 
