@@ -53,6 +53,8 @@ def test_meshes_lie_on_the_voxels(places, tmp_path, unit, has_image):
     stored = np.frombuffer((folder / "7.mesh").read_bytes(), np.float32, 3 * _count(folder), 4)
     points = np.hstack([stored.reshape(-1, 3), np.ones((_count(folder), 1))])
     dimensions = meshes["transform"]["outputDimensions"]
+    # Factors are of lengths: a mesh counts nanometers, and a shift the unit of the output.
+    points[:, :3] *= [1e-9 / dimensions[axis][0] for axis in "xyz"]
     lengths = [dimensions[axis][0] / state["dimensions"][axis][0] for axis in "xyz"]
     seen = points @ np.transpose(meshes["transform"]["matrix"]) * lengths
     # In the viewer voxel 0 of the first layer begins at its offset, and is 1 long.

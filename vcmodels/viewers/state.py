@@ -82,16 +82,19 @@ def _layer(layer: Layer, url: str, scene: Scene) -> dict[str, Any]:
 def _mesh_transform(layer: Layer, scene: Scene) -> dict[str, Any]:
     """Where meshes lie: their numbers, nanometers of the store, in the frame of the layer.
 
-    As voxels do in `group_metadata`, they lie half a voxel of the first layer further.
+    As voxels do in `group_metadata`, they lie half a voxel of the first layer further. In a matrix of
+    neuroglancer a factor is one of lengths, whatever their units are, and a shift counts the unit of
+    the output.
     """
     own, frame = Frame.of(layer.levels[0].volume), layer.frame
     step = METERS[own.unit] / METERS["nanometer"] if own.unit in METERS else 1.0
+    length = [METERS[frame.unit], "m"] if frame.unit in METERS else [1.0, ""]
     matrix = []
     for row, axis in enumerate((2, 1, 0)):  # x, y, z
         scale = frame.spacing[axis] / own.spacing[axis]
         shift = frame.offset[axis] - scale * own.offset[axis] + scene.frame.spacing[axis] / 2
-        matrix.append([scale / step if n == row else 0.0 for n in range(3)] + [shift])
-    length = [METERS[frame.unit], "m"] if frame.unit in METERS else [1.0, ""]
+        factor = scale / step * length[0] / METERS["nanometer"]
+        matrix.append([factor if n == row else 0.0 for n in range(3)] + [shift])
     return {"matrix": matrix, "outputDimensions": dict.fromkeys("xyz", length)}
 
 
