@@ -1,4 +1,4 @@
-"""Meshes in neuroglancer, as the commands make and show them: they are drawn, and where the object is."""
+"""Meshes and skeletons in neuroglancer, as the commands make and show them: they are drawn, and where the object is."""
 
 import io
 import re
@@ -42,19 +42,19 @@ def of_hue(picture, colour):
     return (length > 0.2) & (along > 0.995 * length)
 
 
-def wait_for_mesh(page, colour) -> tuple[np.ndarray, np.ndarray]:
+def wait_for_mesh(page, colour, least) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the object, and of the lines around the volume, once both are drawn."""
     end = time.monotonic() + 60
     while True:
         picture = seen(page)
         places = [np.argwhere(of_hue(picture, one)) for one in (colour, (1.0, 1.0, 0.0))]
-        if min(map(len, places)) > 500:
+        if len(places[0]) >= least and len(places[1]) > 500:
             return places[0], places[1]
-        assert time.monotonic() < end, f"the mesh is not drawn: {page.errors}"
+        assert time.monotonic() < end, f"the object is not drawn: {page.errors}"
         time.sleep(0.2)
 
 
-def look(page, address) -> tuple[np.ndarray, np.ndarray]:
+def look(page, address, least=500) -> tuple[np.ndarray, np.ndarray]:
     """What `wait_for_mesh` finds, along z and without perspective."""
     page.open(address)
     page.wait_for("typeof viewer !== 'undefined' && viewer.isReady()")
@@ -69,7 +69,7 @@ def look(page, address) -> tuple[np.ndarray, np.ndarray]:
         colour = picture[picture.shape[0] // 2 - 10, picture.shape[1] // 2 - 10]
     page.evaluate("viewer.showPerspectiveSliceViews.value = false")
     page.evaluate("viewer.layout.restoreState({type: '3d', orthographicProjection: true})")
-    return wait_for_mesh(page, colour)
+    return wait_for_mesh(page, colour, least)
 
 
 @pytest.mark.slow
@@ -102,3 +102,36 @@ def test_the_mesh_that_the_commands_make_and_show_lies_in_its_place(
         voxel = (end - start) / SHAPE[axis]
         assert abs(mesh[:, axis - 1].min() - start - LOW[axis] * voxel) < voxel / 2 + 2
         assert abs(mesh[:, axis - 1].max() - start - HIGH[axis] * voxel) < voxel / 2 + 2
+
+
+@pytest.mark.slow
+def test_the_skeleton_that_the_commands_make_and_show_lies_in_its_object(
+    page, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    grid = Grid((2.0, 1.5, 1.0), (10.0, 20.0, 30.0), "micrometer")
+    rod = np.zeros(SHAPE, np.uint32)
+    rod[12:17, 13:18, 3:33] = 7
+    write_volume("ids.zarr", rod, grid=grid, chunks=(16, 16, 16))
+    assert main(["skeleton", "ids.zarr", "-o", "seen", "--form", "precomputed"]) == 0
+    assert main(["mesh", "ids.zarr", "-o", "around", "--form", "precomputed"]) == 0
+    found = []
+
+    def visit():
+        (address,) = re.findall(r"http://\S+", capsys.readouterr().out)
+        found.append(look(page, address, 2000 if found else 100))
+        # The page of the server before has noticed that it ended.
+        assert [one for one in page.errors if "/events/" not in one] == []
+
+    monkeypatch.setattr(command, "wait", visit)
+    words = ["view", "ids.zarr", "--skeletons", "seen", "--no-browser"]
+    assert main(words) == 0
+    assert main([*words, "--meshes", "around"]) == 0
+    (line, lines), (both, _) = found
+    across, along = (np.ptp(lines[:, n]) / SHAPE[n + 1] for n in (0, 1))
+    rows, columns = line[:, 0] - lines[:, 0].min(), line[:, 1] - lines[:, 1].min()
+    assert abs(columns.min() - 3.5 * along) < along
+    assert abs(columns.max() - 32.5 * along) < along
+    middle = (columns > 10 * along) & (columns < 26 * along)
+    assert np.abs(rows[middle] - 15.5 * across).max() < across
+    assert len(both) > 3 * len(line)

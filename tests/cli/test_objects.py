@@ -132,6 +132,8 @@ def test_meshes_that_are_there_are_not_made_again(folder, capsys):
         (["skeleton", "ids.zarr", "--form", "ply"], "Invalid value for '--form'"),
         (["skeleton", "ids.zarr", "--max-voxels", "9"], "Invalid value for '--max-voxels'"),
         (["view", "ids.zarr", "--meshes", "kinds.zarr"], "--meshes: kinds.zarr holds no meshes"),
+        (["view", "ids.zarr", "--skeletons", "kinds.zarr"],
+         "--skeletons: kinds.zarr holds no skeletons for neuroglancer; give one that vcmodels skel"),
         (["view", "ids.zarr", "--napari", "--meshes", "x"], "--meshes: is not for napari; leave it out"),
     ],
 )  # fmt: skip
