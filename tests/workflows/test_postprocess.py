@@ -20,10 +20,10 @@ from vcmodels.config.load import parse_steps
 from vcmodels.errors import OutputError, TaskError
 from vcmodels.inference import RunOptions, claim, predict_request
 from vcmodels.reporting import Silent
-from vcmodels.results import discard_output, our_attributes
+from vcmodels.results import KEY, discard_output, our_attributes
 from vcmodels.viewers.contents import scene_of_result
 from vcmodels.viewers.drawn import subject_of_result
-from vcmodels.volumes import create_array, open_volume, place_at, read_members
+from vcmodels.volumes import create_array, open_volume, place_at, read_members, set_group_attributes
 from vcmodels.volumes.locks import FileLock
 from vcmodels.workflows import step_work
 from vcmodels.workflows.ground import ground_of_array, ground_of_request, ground_of_result
@@ -198,6 +198,14 @@ def test_processes_share_the_work_and_give_the_same_bytes(place):
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert place.hashes() == reference
     assert FOLDER not in place.root.names()
+
+
+def test_an_output_that_another_process_is_just_making_is_no_image_yet(place):
+    other = place.root / "later"
+    set_group_attributes(str(other), {KEY: {"step": {}, "complete": False}})
+    (other / "0").path.mkdir()
+    assert place.finish().made == ("blobs",)
+    assert set(read_members(str(place.root))) == {"value", "blobs"}
 
 
 class KilledError(Exception):

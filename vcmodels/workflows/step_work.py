@@ -322,7 +322,7 @@ def images_in(root: Place) -> Iterator[tuple[str, Volume]]:
     for name in sorted(root.names() - {FOLDER, OME}):
         place = root / name
         noted = our_attributes(place)
-        if noted and not is_discarded(noted) and "0" in place.names():
+        if noted and not is_discarded(noted) and is_array(place / "0"):  # others may be making it
             yield name, open_volume(str(place / "0"), key=str(place), channels="any")
 
 
