@@ -29,6 +29,7 @@ from vcmodels.volumes import (
     is_array,
     open_volume,
     place_at,
+    set_group_attributes,
 )
 from vcmodels.volumes.places import obstacle
 
@@ -36,6 +37,8 @@ Input = str | Path | Volume
 INPUT, OUTPUT = "inference_params.input_path", "inference_params.output_dir"
 CHECKPOINT = "inference_params.checkpoint_path"
 DEFAULTS = InferenceParams()
+METADATA = {".zgroup", ".zattrs", ".zmetadata", "zarr.json"}
+"""What a group may have before it has an image."""
 
 
 def open_inputs(
@@ -294,6 +297,21 @@ def is_complete(attributes: Mapping[str, Any]) -> bool:
 def is_of_step(attributes: Mapping[str, Any]) -> bool:
     """Whether a step of post-processing wrote a group, by `our_attributes` of it."""
     return "step" in attributes
+
+
+def is_discarded(attributes: Mapping[str, Any]) -> bool:
+    """Whether a step's output is about to go, by `our_attributes`: a kill came before its end."""
+    return attributes.get("discarded") is True
+
+
+def discard_output(place: Place) -> None:
+    """Delete the output of a step, the metadata last: whenever this is killed, what is left is ours."""
+    noted = our_attributes(place)
+    if is_of_step(noted):
+        set_group_attributes(str(place), {KEY: {**noted, "discarded": True, "complete": False}})
+    for name in sorted(place.names() - METADATA):
+        (place / name).remove()
+    place.remove()
 
 
 def open_prediction(root: Place, name: str, target: AnyTarget) -> Volume:

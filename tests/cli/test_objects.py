@@ -1,4 +1,4 @@
-"""`vcmodels objects` and `vcmodels mesh`: the commands of docs/meshes.md, and what is refused."""
+"""`vcmodels objects`, `mesh` and `skeleton`: the commands of docs/meshes.md, and what is refused."""
 
 import csv
 import re
@@ -71,16 +71,35 @@ def test_the_commands_of_the_page_do_what_it_says(folder):
     named = set(re.findall(r"`(\w+)`", PAGE.partition("## Meshes")[0]))
     assert set(first) - named <= {"centroid_y_um", "centroid_x_um", "y_end", "x_start", "x_end"}
     assert sorted(path.name for path in Path("few").iterdir()) == ["1.obj", "3.obj", "meshes.json"]
-    made = {"objects.csv", "means.csv", "surfaces", "few", "seen"}
+    assert {path.name for path in Path("branches").iterdir() if path.is_file()} == {
+        "1", "3", "info", "skeletons.json",
+    }  # fmt: skip
+    made = {"objects.csv", "means.csv", "surfaces", "few", "seen", "lines", "branches"}
     assert {path.name for path in folder.iterdir() if path.suffix != ".zarr"} == made
 
 
 def test_every_option_of_the_commands_is_on_the_page():
     commands = typer.main.get_command(app).commands
     common = {"--help", "--debug", "--quiet", "--output"}
-    for command in ("objects", "mesh"):
+    for command in ("objects", "mesh", "skeleton"):
         options = {o for p in commands[command].params for o in p.opts if o[:2] == "--"}
         assert {one for one in options - common if f"`{one}" not in PAGE} == set()
+
+
+def test_skeletons_say_on_which_level_and_what_is_missing(folder, capsys):
+    ids = np.zeros((40, 41, 42), np.uint8)
+    ids[2:39, 4:9, 4:9], ids[2:39, 2:40, 40] = 1, 2
+    write_volume(
+        "tall.zarr", ids, grid=GRID, chunks=(8, 8, 8), pyramid=Pyramid(levels=1, values="mode")
+    )
+    assert main(["skeleton", "tall.zarr", "--max-voxels", "1000", "--ids", "1,2,5"]) == 0
+    said = capsys.readouterr().out
+    assert "note: 5 has no voxel, or fewer than --min-size" in said
+    assert "note: 1 objects on level 1, for --max-voxels" in said
+    assert "note: 2 is too large for --max-voxels on every level that shows it" in said
+    assert re.search(r"wrote skeletons: 1 objects, \d+ points", said)
+    assert main(["skeleton", "tall.zarr", "--max-voxels", "1000", "--ids", "5,2,1"]) == 0
+    assert capsys.readouterr().out == "skeletons is complete already\n"
 
 
 def test_meshes_that_are_there_are_not_made_again(folder, capsys):
@@ -107,7 +126,14 @@ def test_meshes_that_are_there_are_not_made_again(folder, capsys):
         (["mesh", "ids.zarr", "--ids", "1,x"], '--ids: found "x"; give whole numbers above 0'),
         (["mesh", "ids.zarr", "--ids", "0"], '--ids: found "0"'),
         (["mesh", "ids.zarr", "--form", "stl"], "Invalid value for '--form'"),
+        (["skeleton", "ids.zarr", "-o", "floats.zarr"], "-o: "),
+        (["skeleton", "floats.zarr"], "floats.zarr.* holds float32; give an array"),
+        (["skeleton", "ids.zarr", "--ids", "0"], '--ids: found "0"'),
+        (["skeleton", "ids.zarr", "--form", "ply"], "Invalid value for '--form'"),
+        (["skeleton", "ids.zarr", "--max-voxels", "9"], "Invalid value for '--max-voxels'"),
         (["view", "ids.zarr", "--meshes", "kinds.zarr"], "--meshes: kinds.zarr holds no meshes"),
+        (["view", "ids.zarr", "--skeletons", "kinds.zarr"],
+         "--skeletons: kinds.zarr holds no skeletons for neuroglancer; give one that vcmodels skel"),
         (["view", "ids.zarr", "--napari", "--meshes", "x"], "--meshes: is not for napari; leave it out"),
     ],
 )  # fmt: skip
@@ -131,7 +157,7 @@ def test_a_table_that_is_there_is_replaced_only_with_overwrite(folder, capsys):
     assert Path("objects.csv").read_text().startswith("id,")
 
 
-@pytest.mark.parametrize("command", ["objects", "mesh"])
+@pytest.mark.parametrize("command", ["objects", "mesh", "skeleton"])
 def test_ctrl_c_ends_with_its_code_and_the_same_command_continues(
     folder, capsys, monkeypatch, command
 ):

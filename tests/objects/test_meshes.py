@@ -12,7 +12,8 @@ from vcmodels.blockwise import Crew, Part, Threads
 from vcmodels.errors import OutputError, RefusedError, VolumeError
 from vcmodels.geometry.boxes import Box
 from vcmodels.objects import meshes
-from vcmodels.objects.meshes import MANIFEST, SCRATCH, MeshRequest, write_meshes
+from vcmodels.objects.folder import SCRATCH
+from vcmodels.objects.meshes import MANIFEST, MeshRequest, write_meshes
 from vcmodels.volumes import ArrayVolume, open_volume
 
 BLOCK = (5, 6, 8)
@@ -179,7 +180,7 @@ def test_a_complete_folder_is_left_as_it_is_but_for_what_is_unfinished(
     volume, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(meshes, "_remove_scratch", raises_killed)
+        patch.setattr(meshes, "remove_scratch", raises_killed)
         with pytest.raises(KilledError):
             written(volume, tmp_path / "m")
     assert (tmp_path / "m" / SCRATCH).exists()

@@ -7,13 +7,14 @@ import pytest
 
 from vcmodels.blockwise import Crew, Threads
 from vcmodels.errors import RefusedError
-from vcmodels.objects import MeshRequest, write_meshes
+from vcmodels.objects import MeshRequest, SkeletonRequest, write_meshes, write_skeletons
 from vcmodels.reporting import Silent
 from vcmodels.viewers.contents import scene_of_arrays
-from vcmodels.viewers.scene import with_meshes
+from vcmodels.viewers.scene import with_meshes, with_skeletons
 from vcmodels.viewers.served import MissingFileError, ServedScene
 from vcmodels.viewers.state import state_of
 from vcmodels.volumes import Grid, open_volume, write_volume
+from vcmodels.volumes.levels import stored_levels
 
 IDS = np.zeros((6, 7, 8), np.uint32)
 IDS[1:3, 2:5, 3:8] = 7
@@ -53,6 +54,8 @@ def test_meshes_lie_on_the_voxels(places, tmp_path, unit, has_image):
     stored = np.frombuffer((folder / "7.mesh").read_bytes(), np.float32, 3 * _count(folder), 4)
     points = np.hstack([stored.reshape(-1, 3), np.ones((_count(folder), 1))])
     dimensions = meshes["transform"]["outputDimensions"]
+    # Factors are of lengths: a mesh counts nanometers, and a shift the unit of the output.
+    points[:, :3] *= [1e-9 / dimensions[axis][0] for axis in "xyz"]
     lengths = [dimensions[axis][0] / state["dimensions"][axis][0] for axis in "xyz"]
     seen = points @ np.transpose(meshes["transform"]["matrix"]) * lengths
     # In the viewer voxel 0 of the first layer begins at its offset, and is 1 long.
@@ -78,6 +81,29 @@ def test_only_files_of_meshes_are_served(places):
     without = ServedScene(scene_of_arrays(ids, (), (), Silent()))
     with pytest.raises(MissingFileError):
         without.answer("0/meshes/info")
+
+
+def test_skeletons_are_shown_next_to_meshes_or_without(places, tmp_path):
+    ids, folder = places(Grid((4.0, 1.5, 2.0), (10.0, 20.0, 30.0), "micrometer"))
+    levels = stored_levels(open_volume(ids))
+    request = SkeletonRequest(levels, tmp_path / "s", "precomputed", chosen=(7,))
+    assert write_skeletons(request, Crew(Threads(1)))
+    scene = with_skeletons(scene_of_arrays(ids, (), (), Silent()), tmp_path / "s")
+    (layer,) = state_of(scene, "http://here")["layers"]
+    assert layer["segments"] == ["7"]
+    assert layer["source"][1]["url"] == "precomputed://http://here/0/skeletons"
+    (both,) = state_of(with_meshes(scene, folder), "http://here")["layers"]
+    assert [one["url"].rpartition("/")[2] for one in both["source"][1:]] == ["meshes", "skeletons"]
+    assert both["source"][1]["transform"] == layer["source"][1]["transform"]
+    assert both["segments"] == ["7", "9"]
+    served = ServedScene(scene)
+    for name in ("info", "segment_properties/info", "7"):
+        assert served.answer(f"0/skeletons/{name}")[0] == (tmp_path / "s" / name).read_bytes()
+    for name in ("9", "7:0", "skeletons.json", "../m/7.mesh"):
+        with pytest.raises(MissingFileError):
+            served.answer(f"0/skeletons/{name}")
+    with pytest.raises(RefusedError, match=r"--skeletons: .* holds neuroglancer_legacy_mesh; give"):
+        with_skeletons(scene, folder)
 
 
 def test_what_cannot_be_shown_is_refused(places, tmp_path):

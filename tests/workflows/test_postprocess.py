@@ -1,7 +1,10 @@
 import itertools
 import json
 import multiprocessing
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import cc3d
 import numpy as np
@@ -15,13 +18,14 @@ from vcmodels.cli import main
 from vcmodels.config import parse_task
 from vcmodels.config.load import parse_steps
 from vcmodels.errors import OutputError, TaskError
-from vcmodels.inference import RunOptions, predict_request
+from vcmodels.inference import RunOptions, claim, predict_request
 from vcmodels.reporting import Silent
-from vcmodels.results import our_attributes
+from vcmodels.results import KEY, discard_output, our_attributes
 from vcmodels.viewers.contents import scene_of_result
 from vcmodels.viewers.drawn import subject_of_result
-from vcmodels.volumes import create_array, open_volume, place_at, read_members
+from vcmodels.volumes import create_array, open_volume, place_at, read_members, set_group_attributes
 from vcmodels.volumes.locks import FileLock
+from vcmodels.workflows import step_work
 from vcmodels.workflows.ground import ground_of_array, ground_of_request, ground_of_result
 from vcmodels.workflows.postprocess import finish_request, postprocess, require_steps
 from vcmodels.workflows.step_work import FOLDER
@@ -193,6 +197,105 @@ def test_processes_share_the_work_and_give_the_same_bytes(place):
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert place.hashes() == reference
+    assert FOLDER not in place.root.names()
+
+
+def test_an_output_that_another_process_is_just_making_is_no_image_yet(place):
+    other = place.root / "later"
+    set_group_attributes(str(other), {KEY: {"step": {}, "complete": False}})
+    (other / "0").path.mkdir()
+    assert place.finish().made == ("blobs",)
+    assert set(read_members(str(place.root))) == {"value", "blobs"}
+
+
+class KilledError(Exception):
+    """What stands for a kill."""
+
+
+def killed_after(monkeypatch, count):
+    """Deleting files ends after so many, as in a process that is killed."""
+    real, left = os.unlink, itertools.count(count, -1)
+
+    def unlink(*given, **keys):
+        if next(left) <= 0:
+            raise KilledError
+        real(*given, **keys)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+
+
+def test_what_a_kill_leaves_of_an_output_that_goes_is_known_and_goes(place, monkeypatch):
+    place.finish()
+    reference = place.hashes()
+    steps, ground = place.task().postprocess, ground_of_result(place.root)
+    other = (steps[0].changed(threshold=0.75),)
+    files = sum(path.is_file() for path in (place.root / "blobs").path.rglob("*"))
+    for count in (1, files // 2, files - 1):
+        with monkeypatch.context() as patch:
+            killed_after(patch, count)
+            with pytest.raises(KilledError):
+                postprocess(ground, other, overwrite=True)
+        list(scene_of_result(str(place.root), (), Silent()).layers)
+        require_steps(steps, ground)
+        assert postprocess(ground, steps).made == ("blobs",)
+        assert place.hashes() == reference
+
+
+def test_what_a_kill_leaves_while_a_result_is_predicted_again_is_no_obstacle(place, monkeypatch):
+    place.finish()
+    reference, request = place.hashes(), place.request(place.task())
+
+    def discard(output):
+        with monkeypatch.context() as patch:
+            killed_after(patch, 5)
+            discard_output(output)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claim, "discard_output", discard)
+        with pytest.raises(KilledError):
+            predict_request(request, RunOptions(overwrite=True))
+    assert "blobs" in place.root.names()
+    predict_request(request, RunOptions(overwrite=True))
+    place.finish()
+    assert place.hashes() == reference
+
+
+def test_a_folder_that_another_process_deletes_as_one_begins_is_made_again(place, monkeypatch):
+    scratch, asked = place.folder / "out/net.zarr" / FOLDER, itertools.count()
+
+    def lock(path, **keys):
+        if next(asked) == 0:
+            shutil.rmtree(scratch)
+        return FileLock(path, **keys)
+
+    monkeypatch.setattr(step_work, "FileLock", lock)
+    assert place.finish().made == ("blobs",)
+    assert FOLDER not in place.root.names()
+
+
+def test_a_folder_that_is_being_deleted_cannot_be_entered(place, monkeypatch):
+    """Another process begins just when this one, which is the last, deletes what it needed."""
+    real, entered = shutil.rmtree, []
+
+    def rmtree(path, **keys):
+        if not entered and Path(path).parent.name == FOLDER:
+            entered.append(path)
+            assert place.finish().kept == ("blobs",)
+        real(path, **keys)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert place.finish().made == ("blobs",)
+    assert entered
+    assert FOLDER not in place.root.names()
+
+
+def test_what_a_kill_leaves_of_the_folder_of_a_step_goes_with_the_next_run(place, monkeypatch):
+    scratch = place.folder / "out/net.zarr" / FOLDER
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        place.finish()
+    assert len(list(scratch.iterdir())) == 1
+    assert place.finish().kept == ("blobs",)
     assert FOLDER not in place.root.names()
 
 

@@ -31,6 +31,7 @@ from vcmodels.cli.region import region
 from vcmodels.cli.report import report
 from vcmodels.cli.roi import roi
 from vcmodels.cli.runs import cv, runs
+from vcmodels.cli.skeleton import skeleton
 from vcmodels.cli.submit import submit
 from vcmodels.cli.symmetry import symmetry
 from vcmodels.cli.train import train
@@ -150,6 +151,7 @@ app.command()(tune)
 app.command()(evaluate)
 app.command()(objects)
 app.command()(mesh)
+app.command()(skeleton)
 app.command()(view)
 app.command()(overlay)
 app.command()(report)

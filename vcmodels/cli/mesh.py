@@ -1,6 +1,5 @@
 """The command `mesh`."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,8 +7,17 @@ import typer
 
 from vcmodels.cli.arguments import Debug, Quiet
 from vcmodels.cli.console import Console
-from vcmodels.cli.objects import IdArray, ReadLevel, Workers, open_ids, run
-from vcmodels.errors import RefusedError
+from vcmodels.cli.objects import (
+    ChosenIds,
+    IdArray,
+    LeastSize,
+    ReadLevel,
+    Workers,
+    open_ids,
+    read_ids,
+    report_missing,
+    run,
+)
 
 
 def mesh(
@@ -22,12 +30,8 @@ def mesh(
         Literal["ply", "obj", "precomputed"],
         typer.Option(help="A file an object, or a folder for neuroglancer."),
     ] = "ply",
-    chosen: Annotated[
-        str | None, typer.Option("--ids", metavar="ID,ID", help="Only these objects.")
-    ] = None,
-    min_size: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Only objects of so many voxels.")
-    ] = 1,
+    chosen: ChosenIds = None,
+    min_size: LeastSize = 1,
     simplify: Annotated[
         int,
         typer.Option(min=1, max=1000, metavar="N", help="An N-th of the triangles, if it can be."),
@@ -44,27 +48,13 @@ def mesh(
     console = Console(is_quiet=quiet)
     context.obj.begin()
     volume = open_ids(ids, level, console)
-    request = MeshRequest(volume, output, form, _ids(chosen), min_size, simplify)
+    request = MeshRequest(volume, output, form, read_ids(chosen), min_size, simplify)
     if not request.check() and form == "precomputed" and volume.unit not in SYMBOLS:
         console.say(f"note: {volume.shown} says no unit; neuroglancer takes nanometers")
     written = run(lambda crew: write_meshes(request, crew), workers, console)
     if written.table is None:
         console.say(f"{output} is complete already")
         return
-    for missing in sorted({*request.chosen} - {*written.table.ids.tolist()}):
-        console.say(f"note: {missing} has no voxel, or fewer than --min-size")
+    report_missing(request.chosen, written.table.ids.tolist(), console)
     count = len(written.table.ids)
     console.say(f"wrote {output}: {count} objects, {written.triangles:,} triangles")
-
-
-def _ids(text: str | None) -> tuple[int, ...]:
-    """Ids from a list of them.
-
-    Raises:
-        RefusedError: it is none, or one is no id.
-    """
-    words = [] if text is None else [word.strip() for word in text.split(",")]
-    for word in words:
-        if not re.fullmatch(r"[0-9]{1,20}", word) or not 0 < int(word) < 2**64:
-            raise RefusedError("--ids", f'found "{word}"', "give whole numbers above 0, as in 1,7")
-    return tuple(int(word) for word in words)

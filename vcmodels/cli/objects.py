@@ -1,7 +1,8 @@
-"""The command `objects`, and what it shares with `mesh`."""
+"""The command `objects`, and what it shares with `mesh` and `skeleton`."""
 
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -9,7 +10,7 @@ import typer
 
 from vcmodels.cli.arguments import Debug, Quiet
 from vcmodels.cli.console import Console
-from vcmodels.errors import VolumeError
+from vcmodels.errors import RefusedError, VolumeError
 
 if TYPE_CHECKING:
     from vcmodels.blockwise import Crew
@@ -24,6 +25,10 @@ ReadLevel = Annotated[int, typer.Option(min=0, help="Which level of an OME-Zarr 
 Workers = Annotated[
     int | None, typer.Option(min=1, max=1024, metavar="N", help="Threads; else one a core.")
 ]
+ChosenIds = Annotated[
+    str | None, typer.Option("--ids", metavar="ID,ID", help="Only these objects.")
+]
+LeastSize = Annotated[int, typer.Option(min=1, metavar="N", help="Only objects of so many voxels.")]
 Done = TypeVar("Done")
 
 
@@ -106,6 +111,25 @@ def _values(text: str, level: int, console: Console) -> "Source":
         raise VolumeError("--values", found, f"give one of {', '.join(sorted(PROBABILITIES))}")
     writer = writer_of(encoding, volume)
     return Source("values", volume, kind, writer.decode, encoding)
+
+
+def read_ids(text: str | None) -> tuple[int, ...]:
+    """Ids from a list of them.
+
+    Raises:
+        RefusedError: it is none, or one is no id.
+    """
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    for word in words:
+        if not re.fullmatch(r"[0-9]{1,20}", word) or not 0 < int(word) < 2**64:
+            raise RefusedError("--ids", f'found "{word}"', "give whole numbers above 0, as in 1,7")
+    return tuple(int(word) for word in words)
+
+
+def report_missing(chosen: Iterable[int], found: Iterable[int], console: Console) -> None:
+    """Say which of the chosen objects there are not."""
+    for missing in sorted({*chosen} - {*found}):
+        console.say(f"note: {missing} has no voxel, or fewer than --min-size")
 
 
 def run(work: "Callable[[Crew], Done | None]", workers: int | None, console: Console) -> Done:

@@ -43,6 +43,10 @@ def view(
         Path | None,
         typer.Option(metavar="DIR", help="Of ids: their surfaces, from mesh --form precomputed."),
     ] = None,
+    skeletons: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Their centre lines: skeleton --form precomputed."),
+    ] = None,
     channel_axis: Annotated[
         str | None,
         typer.Option(metavar="first|last", help="Of arrays of 4 axes that do not say it."),
@@ -66,9 +70,9 @@ def view(
 ) -> None:
     """Look at volumes, labels, predictions and patches in neuroglancer, until Ctrl-C."""
     if napari:
-        refuse_options("napari", meshes=meshes)
+        refuse_options("napari", meshes=meshes, skeletons=skeletons)
     _require(*(("napari", "napari[all]") if napari else ("neuroglancer", "vcmodels[view]")))
-    from vcmodels.viewers.scene import read_points, with_meshes
+    from vcmodels.viewers.scene import read_points, with_meshes, with_skeletons
 
     console = Console()
     context.obj.begin()
@@ -78,6 +82,8 @@ def view(
     )
     if meshes is not None:
         scene = with_meshes(scene, meshes)
+    if skeletons is not None:
+        scene = with_skeletons(scene, skeletons)
     if napari:
         from vcmodels.viewers.napari import show
 

@@ -22,6 +22,7 @@ from vcmodels.results import (
     VERIFY,
     census,
     damaged,
+    discard_output,
     is_complete,
     is_of_step,
     our_attributes,
@@ -357,7 +358,7 @@ def _delete(root: Place, before: Manifest, noted: dict[str, Any]) -> None:
         if Path(name).name == name:
             (root / name).remove()
     for name in step_outputs(root):
-        (root / name).remove()
+        discard_output(root / name)
     if OME not in before["targets"]:
         (root / OME).remove()
     if not noted or root.names() <= {FOLDER, *METADATA}:

@@ -6,10 +6,9 @@ worker, a row of the table for each object and of the index for each piece, and 
 object for each worker.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from vcmodels.blockwise import Crew, Measured, share_blocks
-from vcmodels.errors import OutputError, RefusedError, VolumeError
+from vcmodels.errors import RefusedError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.base import BlockPart
+from vcmodels.objects.folder import SCRATCH, is_done, note, remove_scratch, units
 from vcmodels.objects.forms import FORMS, MeshForm
 from vcmodels.objects.pieces import (
     LONGEST,
@@ -37,12 +37,10 @@ from vcmodels.objects.rows import block_rows, joined_rows
 from vcmodels.objects.table import SYMBOLS, ObjectTable, is_empty, reading_block, require_ids
 from vcmodels.postprocess.site import Tables, computed_once
 from vcmodels.volumes import Volume
-from vcmodels.volumes.places import read_json, refuse_in_store, write_atomic, write_json
+from vcmodels.volumes.places import refuse_in_store, write_atomic
 from vcmodels.volumes.spacing import in_unit
 
 MANIFEST = "meshes.json"
-SCRATCH = "unfinished"
-"""What is needed until all meshes are written."""
 TOGETHER = 16
 """Objects that are written as one unit of work."""
 
@@ -79,7 +77,7 @@ class MeshRequest:
             found = "the packages zmesh and fastremap are not both installed"
             raise RefusedError("mesh", found, 'pip install "vcmodels[objects]"')
         refuse_in_store("-o", self.folder / MANIFEST)
-        return _is_done(self.folder, self.identity)
+        return is_done(self.folder / MANIFEST, self.identity)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -129,12 +127,13 @@ def write_meshes(
         OSError: a file cannot be written.
     """
     if request.check():
-        _remove_scratch(request.folder, crew)  # of a run that was killed after its last mesh
+        remove_scratch(request.folder, crew)  # of a run that was killed after its last mesh
         return WrittenMeshes(None)
     folder, identity, block = request.folder, request.identity, block or reading_block(request.ids)
     # Pieces are named by where their blocks begin, which other blocks may do as well.
     scratch = folder / SCRATCH / "_".join(map(str, block))
-    _note(request, is_complete=False)
+    manifest = partial(note, folder / MANIFEST, request.ids, request.unit, identity)
+    manifest(is_complete=False)
     blocks = list(blocks_of(request.ids.box, block))
     cut = _Cut(request.ids, frozenset(request.chosen), scratch)
     pieces = share_blocks(cut, blocks, scratch / "cut", identity, crew, "surfaces")
@@ -142,59 +141,16 @@ def write_meshes(
         return None
     index = computed_once(scratch, "index", lambda: _index(pieces, request.min_size))
     join = _Join.of(request, scratch, index)
-    units = list(_units(len(index["objects"])))
-    written = share_blocks(join, units, scratch / "join", identity, crew, "meshes")
+    work = units(len(index["objects"]), TOGETHER)
+    written = share_blocks(join, work, scratch / "join", identity, crew, "meshes")
     if written is None:
         return None
     table = _table(pieces, request.ids, index["objects"])
     FORMS[request.form].finish(folder, table)
-    _note(request, is_complete=True)
+    manifest(is_complete=True)
     triangles = sum(int(part["triangles"].sum()) for _, part in written.parts())
-    _remove_scratch(folder, crew)
+    remove_scratch(folder, crew)
     return WrittenMeshes(table, triangles)
-
-
-def _remove_scratch(folder: Path, crew: Crew) -> None:
-    scratch = folder / SCRATCH
-    if crew.part.count == 1 and scratch.exists():  # else others may still read it
-        shutil.rmtree(scratch)
-
-
-def _is_done(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a folder holds these meshes, whole.
-
-    Raises:
-        OutputError: it is a file, or holds something else.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError("-o", f"{folder} is a file", "name a folder")
-    path, remedy = folder / MANIFEST, "name another folder, or remove it"
-    if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise OutputError("-o", f"{folder} holds other files", remedy)
-        return False
-    try:
-        notes = read_json(path)
-        before, is_complete = notes["identity"], notes["complete"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise OutputError("-o", f"{path} is none of vcmodels", remedy) from error
-    differing = [key for key in identity if before.get(key) != identity[key]]
-    if differing:
-        raise OutputError("-o", f"{folder} holds meshes of other {', '.join(differing)}", remedy)
-    return bool(is_complete)
-
-
-def _note(request: MeshRequest, *, is_complete: bool) -> None:
-    import vcmodels  # late: the package imports this module
-
-    notes = {
-        "vcmodels": vcmodels.__version__,
-        "complete": is_complete,
-        "ids": request.ids.location,
-        "unit": request.unit,
-        "identity": request.identity,
-    }
-    write_json(request.folder / MANIFEST, notes)
 
 
 @dataclass(frozen=True)
@@ -266,14 +222,6 @@ def _index(measured: Measured, min_size: int) -> BlockPart:
         "first": first,
         **{name: values[kept] for name, values in zip(names, others, strict=True)},
     }
-
-
-def _units(count: int) -> list[Box]:
-    """So many objects as work: a box stands for those of its numbers along z."""
-    return [
-        Box((start, 0, 0), (min(TOGETHER, count - start), 1, 1))
-        for start in range(0, count, TOGETHER)
-    ]
 
 
 @dataclass(frozen=True)

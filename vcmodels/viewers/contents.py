@@ -20,7 +20,7 @@ from vcmodels.geometry.boxes import Box, triple
 from vcmodels.patches.cache import UnusableListError, stored_patches
 from vcmodels.pictures.slices import Colour, window_of
 from vcmodels.reporting import Reporter, list_some
-from vcmodels.results import is_of_step, open_inputs, our_attributes, result_root
+from vcmodels.results import is_discarded, is_of_step, open_inputs, our_attributes, result_root
 from vcmodels.runs.run import Run, Splits
 from vcmodels.viewers.looks import (
     ArrayLook,
@@ -244,7 +244,8 @@ def _result_layers(
 
 
 def _is_shown(attributes: Mapping[str, Any]) -> bool:
-    return "encoding" in attributes or is_of_step(attributes)
+    is_ours = "encoding" in attributes or is_of_step(attributes)
+    return is_ours and not is_discarded(attributes)
 
 
 def stored_predictions(root: Place) -> Iterator[tuple[str, Volume]]:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class MeshFolder:
-    """Meshes in neuroglancer's precomputed form, as `vcmodels mesh --form precomputed` writes them."""
+    """Meshes or skeletons in neuroglancer's precomputed form, as vcmodels writes them."""
 
     path: Path
     shown: tuple[str, ...]
@@ -64,6 +64,8 @@ class Layer:
     is_visible: bool = True
     meshes: MeshFolder | None = None
     """The surfaces of ids."""
+    skeletons: MeshFolder | None = None
+    """The centre lines of ids."""
 
     @property
     def channels(self) -> int:
@@ -122,21 +124,43 @@ def with_meshes(scene: Scene, folder: Path) -> Scene:
         RefusedError: the folder holds no meshes that neuroglancer reads, or no layer shows ids.
     """
     remedy = "give one that vcmodels mesh --form precomputed has written"
+    read = _read_folder("--meshes", folder, "meshes", "neuroglancer_legacy_mesh", remedy)
+    return _with(scene, "--meshes", lambda layer: replace(layer, meshes=read))
+
+
+def with_skeletons(scene: Scene, folder: Path) -> Scene:
+    """A scene whose first layer of ids has skeletons, as `with_meshes`.
+
+    Raises:
+        RefusedError: the folder holds no skeletons that neuroglancer reads, or no layer shows ids.
+    """
+    remedy = "give one that vcmodels skeleton --form precomputed has written"
+    read = _read_folder("--skeletons", folder, "skeletons", "neuroglancer_skeletons", remedy)
+    return _with(scene, "--skeletons", lambda layer: replace(layer, skeletons=read))
+
+
+def _read_folder(option: str, folder: Path, what: str, kind: str, remedy: str) -> MeshFolder:
     try:
         info = json.loads((folder / "info").read_bytes())
         inline = json.loads((folder / info["segment_properties"] / "info").read_bytes())["inline"]
-        ids, sizes = inline["ids"], inline["properties"][0]["values"]
+        ids, sizes, found_kind = inline["ids"], inline["properties"][0]["values"], info["@type"]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        found = f"{folder} holds no meshes for neuroglancer"
-        raise RefusedError("--meshes", found, remedy) from error
+        found = f"{folder} holds no {what} for neuroglancer"
+        raise RefusedError(option, found, remedy) from error
+    if found_kind != kind:
+        raise RefusedError(option, f"{folder} holds {found_kind}", remedy)
     largest = np.argsort(sizes, kind="stable")[::-1][:MOST_MESHES]
-    meshes = MeshFolder(folder, tuple(str(ids[n]) for n in largest))
+    return MeshFolder(folder, tuple(str(ids[n]) for n in largest))
+
+
+def _with(scene: Scene, option: str, change: Callable[[Layer], Layer]) -> Scene:
+    """A scene with a change of its first layer of ids."""
     for number, layer in enumerate(scene.layers):
         if isinstance(layer.look, Ids):
             layers = list(scene.layers)
-            layers[number] = replace(layer, meshes=meshes)
+            layers[number] = change(layer)
             return replace(scene, layers=tuple(layers))
-    raise RefusedError("--meshes", "no layer shows ids", "name their array with --labels")
+    raise RefusedError(option, "no layer shows ids", "name their array with --labels")
 
 
 def fewer_boxes(boxes: Sequence[Box]) -> tuple[Box, ...]:

@@ -34,7 +34,11 @@ METERS = {"kilometer": 1e3, "meter": 1.0, "centimeter": 1e-2, "millimeter": 1e-3
 _IMAGES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 _IDS = ("uint8", "uint16", "uint32", "uint64")
 _PATH = re.compile(r"(\d{1,4})/(?:zarr\.json|(\d{1,2})/(?:zarr\.json|c((?:/\d{1,18}){3,4})))", re.A)
-_MESH = re.compile(r"(\d{1,4})/meshes/(info|segment_properties/info|\d{1,20}(?::0|\.mesh))", re.A)
+_MESH = re.compile(
+    r"(\d{1,4})/(?:(meshes)/(info|segment_properties/info|\d{1,20}(?::0|\.mesh))"
+    r"|(skeletons)/(info|segment_properties/info|\d{1,20}))",
+    re.A,
+)
 
 Reply = tuple[bytes, str]
 """A body, and its type."""
@@ -128,14 +132,14 @@ class ServedScene:
             reporter.say(f"{self.scene.layers[number].name}: {error}")
 
     def answer(self, path: str) -> Reply:
-        """A file by its path, such as `0/zarr.json`, `0/2/c/3/0/1` or `0/meshes/info`.
+        """A file by its path, such as `0/zarr.json`, `0/2/c/3/0/1` `0/meshes/info` or `0/skeletons/7`.
 
         Raises:
             MissingFileError: there is no such file.
             RunError: a chunk is damaged, or cannot be read.
         """
         if mesh := _MESH.fullmatch(path):
-            return self._mesh_file(int(mesh[1]), mesh[2])
+            return self._mesh_file(int(mesh[1]), mesh[2] or mesh[4], mesh[3] or mesh[5])
         match = _PATH.fullmatch(path)
         number = int(match[1]) if match else len(self.levels)
         if match is None or number >= len(self.levels):
@@ -153,13 +157,16 @@ class ServedScene:
                 return level.read(index), BYTES
         return level.read(index), BYTES
 
-    def _mesh_file(self, number: int, name: str) -> Reply:
-        """A file of the meshes of a layer; their names are numbers and nothing else."""
+    def _mesh_file(self, number: int, what: str, name: str) -> Reply:
+        """A file of the meshes or skeletons of a layer; names are numbers and nothing else."""
         layers = self.scene.layers
-        meshes = layers[number].meshes if number < len(layers) else None
-        if meshes is None or not (meshes.path / name).is_file():
+        folder = None
+        if number < len(layers):
+            folder = layers[number].meshes if what == "meshes" else layers[number].skeletons
+        if folder is None or not (folder.path / name).is_file():
             raise MissingFileError(name)
-        return (meshes.path / name).read_bytes(), BYTES if name.endswith(".mesh") else JSON
+        is_json = name.endswith("info") or ":" in name
+        return (folder.path / name).read_bytes(), JSON if is_json else BYTES
 
 
 def _json(document: dict[str, Any]) -> Reply:

@@ -60,17 +60,25 @@ def _place(scene: Scene, voxel: Spacing) -> list[float]:
 
 
 def _layer(layer: Layer, url: str, scene: Scene) -> dict[str, Any]:
-    shown = {"name": layer.name, "source": f"zarr3://{url}", "visible": is_first_shown(layer)}
+    shown: dict[str, Any] = {
+        "name": layer.name,
+        "source": f"zarr3://{url}",
+        "visible": is_first_shown(layer),
+    }
     look = layer.look
     if isinstance(look, Ids):
         colours = {str(value): hexadecimal(colour) for value, colour in look.colours.items()}
         other = {"segmentDefaultColor": hexadecimal(look.other)} if look.other else {}
-        if layer.meshes is not None:
+        for name, folder in (("meshes", layer.meshes), ("skeletons", layer.skeletons)):
+            if folder is None:
+                continue
             source = {
-                "url": f"precomputed://{url}meshes",
+                "url": f"precomputed://{url}{name}",
                 "transform": _mesh_transform(layer, scene),
             }
-            shown |= {"source": [shown["source"], source], "segments": [*layer.meshes.shown]}
+            sources, segments = shown.get("source"), shown.get("segments", [])
+            sources = [*(sources if isinstance(sources, list) else [sources]), source]
+            shown |= {"source": sources, "segments": [*dict.fromkeys([*segments, *folder.shown])]}
         return {
             **shown, "type": "segmentation", "segmentColors": colours, **other,
             "selectedAlpha": 0.4, "tab": "rendering",
@@ -80,18 +88,21 @@ def _layer(layer: Layer, url: str, scene: Scene) -> dict[str, Any]:
 
 
 def _mesh_transform(layer: Layer, scene: Scene) -> dict[str, Any]:
-    """Where meshes lie: their numbers, nanometers of the store, in the frame of the layer.
+    """Where meshes and skeletons lie: their numbers, nanometers of the store, in the frame of the layer.
 
-    As voxels do in `group_metadata`, they lie half a voxel of the first layer further.
+    As voxels do in `group_metadata`, they lie half a voxel of the first layer further. In a matrix of
+    neuroglancer a factor is one of lengths, whatever their units are, and a shift counts the unit of
+    the output.
     """
     own, frame = Frame.of(layer.levels[0].volume), layer.frame
     step = METERS[own.unit] / METERS["nanometer"] if own.unit in METERS else 1.0
+    length = [METERS[frame.unit], "m"] if frame.unit in METERS else [1.0, ""]
     matrix = []
     for row, axis in enumerate((2, 1, 0)):  # x, y, z
         scale = frame.spacing[axis] / own.spacing[axis]
         shift = frame.offset[axis] - scale * own.offset[axis] + scene.frame.spacing[axis] / 2
-        matrix.append([scale / step if n == row else 0.0 for n in range(3)] + [shift])
-    length = [METERS[frame.unit], "m"] if frame.unit in METERS else [1.0, ""]
+        factor = scale / step * length[0] / METERS["nanometer"]
+        matrix.append([factor if n == row else 0.0 for n in range(3)] + [shift])
     return {"matrix": matrix, "outputDimensions": dict.fromkeys("xyz", length)}
 
 

@@ -1,5 +1,6 @@
 """One step of post-processing on its way: its output, its passes, its coarser levels, its end."""
 
+import glob
 import hashlib
 import json
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -21,8 +23,11 @@ from vcmodels.postprocess import AnyStep, Form, Site, Source, StoppedError
 from vcmodels.postprocess.base import IDS
 from vcmodels.results import (
     KEY,
+    METADATA,
     census,
+    discard_output,
     is_complete,
+    is_discarded,
     is_of_step,
     our_attributes,
 )
@@ -47,9 +52,6 @@ from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.multiscale import CoarserLevel, mean_of, most_frequent
 from vcmodels.volumes.world import place_notes
 from vcmodels.workflows.ground import Ground
-
-METADATA = {".zgroup", ".zattrs", ".zmetadata", "zarr.json"}
-"""What a group may have before it has an image."""
 
 FOLDER = ".postprocess"
 """In the group, what is needed until a step is done."""
@@ -119,8 +121,7 @@ class StepWork:
             StoppedError: the crew was asked to stop.
             OutputError: it was made of something else, and `overwrite` is not given.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        present = FileLock(self.folder / "present.lock", shared=True)
+        present = self._enter()
         try:
             with self._alone():
                 if self._begin(overwrite=overwrite, is_sole=present.is_sole()):
@@ -137,10 +138,33 @@ class StepWork:
                 is_last = present.is_sole() and is_complete(our_attributes(self.place))
                 present.close()
                 if is_last:
-                    shutil.rmtree(self.folder, ignore_errors=True)
+                    self._leave()
             if is_last:
+                self._sweep()
                 with suppress(OSError):  # another step is at work there
                     self.folder.parent.rmdir()
+
+    def _enter(self) -> FileLock:
+        """Hold the folder, so that nobody who ends deletes it.
+
+        Another process that ends may delete it before it is held: then it is made again.
+        """
+        while True:
+            with suppress(FileNotFoundError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with self._alone():
+                    self._sweep()
+                    return FileLock(self.folder / "present.lock", shared=True)
+
+    def _leave(self) -> None:
+        """Take the name from the folder, in one step: nobody can enter what is being deleted."""
+        with suppress(OSError):  # what is done stays done, with a folder next to it
+            self.folder.rename(self.folder.with_name(f".{self.folder.name}.{uuid4().hex}.old"))
+
+    def _sweep(self) -> None:
+        """Delete folders that have lost their name, of processes that were killed as well."""
+        for path in self.folder.parent.glob(f".{glob.escape(self.folder.name)}.*.old"):
+            shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -160,6 +184,10 @@ class StepWork:
         """
         require_ours(self.place)
         noted, reporter = our_attributes(self.place), self.crew.reporter
+        if is_discarded(noted):  # by who was killed then: nobody works on it
+            discard_output(self.place)
+            _clear(self.folder)
+            noted = {}
         if noted and noted.get("identity_sha256") != _digest(self.identity):
             changed = _changes(noted, self.identity)
             if not overwrite:
@@ -168,7 +196,7 @@ class StepWork:
                 found, remedy = "another process works on it", "wait for it"
                 raise OutputError(str(self.place), found, remedy)
             reporter.say(f"{self.place}: made again: {changed}")
-            self.place.remove()
+            discard_output(self.place)
             _clear(self.folder)
             noted = {}
         if is_complete(noted):
@@ -293,7 +321,8 @@ def images_in(root: Place) -> Iterator[tuple[str, Volume]]:
     """The images of a group that vcmodels wrote, by name, the finest level of each."""
     for name in sorted(root.names() - {FOLDER, OME}):
         place = root / name
-        if "0" in place.names() and our_attributes(place):
+        noted = our_attributes(place)
+        if noted and not is_discarded(noted) and is_array(place / "0"):  # others may be making it
             yield name, open_volume(str(place / "0"), key=str(place), channels="any")
 
 
