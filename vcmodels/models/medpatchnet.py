@@ -53,7 +53,7 @@ class MedPatchNet(Model):
     """Features of the first level where `f_maps` is left out."""
     max_features: Features = 256
     """Cap of the doubling where `f_maps` is left out."""
-    blocks_per_level: Annotated[int, Field(ge=1, le=32)] = 2
+    pyramids_per_level: Annotated[int, Field(ge=1, le=32)] = 2
     """Pyramids per level of the encoder; the decoder has one."""
     position_features: Annotated[int, Field(ge=1, le=1024)] = 16
     """Hidden units between the position of a patch and the filters of a head."""
@@ -111,11 +111,11 @@ class MedPatchNetwork(nn.Module):
         self, config: MedPatchNet, in_channels: int, heads: Mapping[str, int], topology: Topology
     ) -> None:
         super().__init__()
-        levels, blocks = topology.levels, config.blocks_per_level
+        levels, pyramids = topology.levels, config.pyramids_per_level
         self.divisor = topology.divisor
         self.encoder, inputs = nn.ModuleList(), in_channels - COORDINATES
         for level in levels:
-            self.encoder.append(_stage(inputs, level, level.stride, blocks))
+            self.encoder.append(_stage(inputs, level, pyramids))
             inputs = level.features
         pairs = list(pairwise(levels))[::-1]
         self.decoder = nn.ModuleList(Joining(deeper, level) for level, deeper in pairs)
@@ -153,11 +153,10 @@ def middle_of(coordinates: Tensor) -> Tensor:
     return coordinates.float().mean((2, 3, 4))
 
 
-def _stage(inputs: int, level: Level, stride: Shape, blocks: int) -> nn.Sequential:
-    """The pyramids of one level; the first is entered with the stride."""
-    strides = [stride, *[(1, 1, 1)] * (blocks - 1)]
-    widths = [inputs, *[level.features] * (blocks - 1)]
-    return nn.Sequential(*(Pyramid(n, level, s) for n, s in zip(widths, strides, strict=True)))
+def _stage(inputs: int, level: Level, pyramids: int) -> nn.Sequential:
+    """The pyramids of one level; the first is entered with the level's stride."""
+    following = [Pyramid(level.features, level) for _ in range(pyramids - 1)]
+    return nn.Sequential(Pyramid(inputs, level, level.stride), *following)
 
 
 def cut_dilation(dilation: int, kernel: Shape, shape: Shape) -> Shape:
