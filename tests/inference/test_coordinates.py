@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.inference.test_own_grid import SHAPE, Bench
 from vcmodels.blockwise import Part
 from vcmodels.data.normalization import ChannelStatistics, Normalization
 from vcmodels.errors import CheckpointError, TaskError
@@ -16,6 +17,7 @@ from vcmodels.geometry.coordinates import coordinates
 from vcmodels.inference import RunOptions, predict_request, request_of
 from vcmodels.inference.predictor import Predictor
 from vcmodels.models import MedPatchNet
+from vcmodels.volumes import open_volume
 
 EXTENT = (13, 18, 21)
 WEIGHTS = (1.0, 10.0, 100.0)
@@ -137,3 +139,15 @@ def test_a_task_that_says_otherwise_is_refused(workplace, values):
     with pytest.raises(CheckpointError, match=r"sees other channels .*dataset_config.coordinates"):
         predict_request(request_of(told, (network, other)), RunOptions())
     assert network.stored_channels == 1
+
+
+def test_on_a_prepared_grid_they_are_those_of_that_grid(tmp_path):
+    """Its z lies along the y of the stored volume, its y against x, its x against z."""
+    bench = Bench(tmp_path)
+    task = with_coordinates(bench.task({"orientation": "RPI"}))
+    network = replace(bench.trained(task, Places()), in_channels=4)
+    predict_request(request_of(task, (network,)), RunOptions())
+    found = open_volume(str(tmp_path / "out/net.zarr/value/0"), key="out")
+    z, y, x = coordinates(Box((0, 0, 0), SHAPE), SHAPE)
+    mixed = np.tensordot(WEIGHTS, np.stack([y, -x, -z]), 1)
+    np.testing.assert_allclose(found.read(found.box)[0], mixed, atol=1e-4)
