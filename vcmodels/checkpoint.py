@@ -30,6 +30,7 @@ from vcmodels.config.slices import depth_of
 from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
 from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.geometry.coordinates import COORDINATES
 from vcmodels.metrics.calibration import Calibration
 from vcmodels.reporting import list_some
 from vcmodels.runs.run import TRAILER, TRAILER_LENGTH, shown
@@ -259,11 +260,12 @@ def read_normalization(state: Mapping[str, Any], path: Path) -> Normalization:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _wrong(path, name, value, "it lacks keys, or has others") from error
     typed(_NORMALIZATION, asdict(found), path, name)
-    slices = _slices_of(state)
+    slices, others = _slices_of(state), COORDINATES * _has_coordinates(state)
     for stats in (found.channels, *found.volumes.values()):
         if any(channel.sd < 0 or channel.clipped_sd < 0 for channel in stats):
             raise _wrong(path, name, value, "a standard deviation is negative")
-        if stats and len(stats) * slices != state.get("in_channels", len(stats) * slices):
+        channels = len(stats) * slices + others
+        if stats and channels != state.get("in_channels", channels):
             raise _wrong(path, name, value, f"it has statistics of {len(stats)} channels")
     if not found.channels and found.per == "global" and found.scheme != "none":
         raise _wrong(path, name, value, "it has no statistics")
@@ -272,9 +274,19 @@ def read_normalization(state: Mapping[str, Any], path: Path) -> Normalization:
 
 def _slices_of(state: Mapping[str, Any]) -> int:
     """How many slices share the statistics of a channel, by a task that may not be valid."""
-    task = as_object(state.get("task")) or {}
-    stack = as_object((as_object(task.get("dataset_config")) or {}).get("stack")) or {}
+    stack = as_object(_data_of(state).get("stack")) or {}
     return len(as_list(stack.get("offsets")) or [0])
+
+
+def _has_coordinates(state: Mapping[str, Any]) -> bool:
+    """Whether there are channels without statistics, by a task that may not be valid."""
+    return _data_of(state).get("coordinates") is True
+
+
+def _data_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `dataset_config` of a task that may not be valid."""
+    task = as_object(state.get("task")) or {}
+    return as_object(task.get("dataset_config")) or {}
 
 
 def _are_tensors(value: object) -> bool:
@@ -403,7 +415,8 @@ class TrainedNetwork:
     @property
     def stored_channels(self) -> int:
         """Channels of an input, which may each be seen as several slices."""
-        return self.in_channels // depth_of(self.task.dataset_config.stack)
+        config = self.task.dataset_config
+        return (self.in_channels - COORDINATES * config.coordinates) // depth_of(config.stack)
 
     @property
     def has_spacing(self) -> bool:

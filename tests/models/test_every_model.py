@@ -60,6 +60,7 @@ OPTIONS = {
     "residual_unet": {"f_maps": [4, 6, 8]},
     "plain_unet": {"f_maps": [4, 6, 8], "decoder": "shared"},
     "tiny_conv": {},
+    "medpatchnet": {"f_maps": [4, 6, 8]},
 }
 """Keys that make a network small."""
 DEEP = {
@@ -68,6 +69,8 @@ DEEP = {
 }
 """Keys with which there are logits of two levels."""
 PATCH, SPACING, HEADS = (16, 24, 32), (1.0, 1.0, 1.0), {"sheet": 1, "normals": 3}
+CHANNELS = 5
+"""Of which the last three are coordinates, for a network that needs them."""
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +85,7 @@ def model(request) -> Model:
 
 
 def build(model: Model, heads=HEADS) -> nn.Module:
-    return model.build(2, heads, PATCH, SPACING)
+    return model.build(CHANNELS, heads, PATCH, SPACING)
 
 
 def test_all_networks_are_here():
@@ -91,7 +94,7 @@ def test_all_networks_are_here():
 
 
 def test_every_head_has_its_channels_at_full_resolution(model):
-    outputs = build(model)(torch.randn(2, 2, *PATCH))
+    outputs = build(model)(torch.randn(2, CHANNELS, *PATCH))
     assert {name: tuple(maps[0].shape) for name, maps in outputs.items()} == {
         "sheet": (2, 1, *PATCH),
         "normals": (2, 3, *PATCH),
@@ -99,7 +102,7 @@ def test_every_head_has_its_channels_at_full_resolution(model):
 
 
 def test_only_the_heads_that_are_asked_for_are_computed(model):
-    network, image = build(model).eval(), torch.randn(1, 2, *PATCH)
+    network, image = build(model).eval(), torch.randn(1, CHANNELS, *PATCH)
     everything, ran = network(image), []
     for name in HEADS:
         network.heads[name].register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -116,7 +119,7 @@ def test_only_the_heads_that_are_asked_for_are_computed(model):
 @pytest.mark.parametrize("name", DEEP)
 def test_coarser_logits_come_in_training_only(name):
     network = build(MODELS[name].model_validate_json(json.dumps(DEEP[name])))
-    image = torch.randn(1, 2, *PATCH)
+    image = torch.randn(1, CHANNELS, *PATCH)
     assert [tuple(x.shape[2:]) for x in network(image)["sheet"]] == [PATCH, (8, 12, 16)]
     assert [tuple(x.shape[2:]) for x in network.eval()(image)["sheet"]] == [PATCH]
 
@@ -126,7 +129,7 @@ def test_the_patches_that_are_refused_are_those_that_fail(model, patch):
     """A network planned for one patch takes another, or says why not before anything is read."""
     network = build(model)
     try:
-        outputs = network(torch.randn(1, 2, *patch))
+        outputs = network(torch.randn(1, CHANNELS, *patch))
         fits = all(maps[0].shape[2:] == patch for maps in outputs.values())
     except (RuntimeError, ValueError):
         fits = False
@@ -153,8 +156,8 @@ def kept_bytes(network: nn.Module, image: Tensor) -> int:
 
 
 def test_the_estimate_is_what_a_step_keeps(model):
-    network, memory = build(model), model.estimate(2, HEADS, PATCH, SPACING)
-    image = torch.randn(1, 2, *PATCH).contiguous(memory_format=torch.channels_last_3d)
+    network, memory = build(model), model.estimate(CHANNELS, HEADS, PATCH, SPACING)
+    image = torch.randn(1, CHANNELS, *PATCH).contiguous(memory_format=torch.channels_last_3d)
     found = kept_bytes(network.to(memory_format=torch.channels_last_3d), image)
     assert memory.parameters == sum(p.numel() for p in network.parameters())
     assert memory.kept_bytes() == pytest.approx(found, rel=0.01)
@@ -164,11 +167,11 @@ def test_the_estimate_is_what_a_step_keeps(model):
 
 def test_the_table_has_every_parameter_and_costs_no_weights(model):
     before = torch.get_rng_state()
-    summary = model.describe(2, HEADS, PATCH, SPACING)
+    summary = model.describe(CHANNELS, HEADS, PATCH, SPACING)
     assert torch.equal(torch.get_rng_state(), before)
     count = sum(p.numel() for p in build(model).parameters())
     assert sum(row.parameters for row in summary.rows) == count
-    assert summary.memory == model.estimate(2, HEADS, PATCH, SPACING)
+    assert summary.memory == model.estimate(CHANNELS, HEADS, PATCH, SPACING)
 
 
 def test_weights_follow_from_the_seed_and_go_into_another_network(model):
@@ -176,7 +179,7 @@ def test_weights_follow_from_the_seed_and_go_into_another_network(model):
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         networks.append(build(model).eval())
-    image = torch.randn(1, 2, *PATCH)
+    image = torch.randn(1, CHANNELS, *PATCH)
     first, again, other = ([x[0] for x in network(image).values()] for network in networks)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
@@ -190,7 +193,7 @@ def test_what_is_named_after_a_target_is_of_that_target_alone(model):
     reached: dict[str, set[str]] = {}
     for target in HEADS:
         network = build(model)
-        sum(x.square().sum() for x in network(torch.randn(1, 2, *PATCH))[target]).backward()
+        sum(x.square().sum() for x in network(torch.randn(1, CHANNELS, *PATCH))[target]).backward()
         for name, parameter in network.named_parameters():
             users = reached.setdefault(name, set())
             users |= {target} if parameter.grad is not None else set()
@@ -207,7 +210,7 @@ def test_the_fused_network_is_the_network(model):
         if isinstance(module, InstanceNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.5)
-    image = torch.randn(1, 2, *PATCH).to(memory_format=torch.channels_last_3d)
+    image = torch.randn(1, CHANNELS, *PATCH).to(memory_format=torch.channels_last_3d)
     twin = fused(network)
     with torch.inference_mode():
         expected, found = network(image), twin(image)
@@ -220,13 +223,14 @@ def test_the_fused_network_is_the_network(model):
 
 def test_networks_and_their_blocks_travel_to_other_processes(model):
     assert pickle.loads(pickle.dumps(model)) == model
-    network, image = build(model).eval(), torch.randn(1, 2, *PATCH)
+    network, image = build(model).eval(), torch.randn(1, CHANNELS, *PATCH)
     copied = pickle.loads(pickle.dumps(network))
     for a, b in zip(network(image).values(), copied(image).values(), strict=True):
         torch.testing.assert_close(a[0], b[0], atol=0, rtol=0)
 
 
 def test_a_task_names_it_and_its_keys(sheet_task, model):
+    sheet_task["dataset_config"]["coordinates"] = model.needs_coordinates
     block = {"name": model.name, **OPTIONS[model.name]}
     task, _ = parse_task(sheet_task | {"model_config": block}, "task.json")
     assert task.model == model
@@ -251,6 +255,7 @@ def command(sheet_task, model, tmp_path, monkeypatch):
     """Runs a command on the phantom with the network; returns its exit code."""
     monkeypatch.chdir(tmp_path)
     sheet_task["model_config"] = {"name": model.name, **OPTIONS[model.name]}
+    sheet_task["dataset_config"]["coordinates"] = model.needs_coordinates
     sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 3, "freeze": []}
 
     def run(word, folder="run", **settings):
@@ -291,7 +296,8 @@ def test_a_frozen_part_stays_as_it_began(command, model):
     part = part_names(name for name, _ in build(model).named_parameters())[0]
     assert command("train", "frozen", max_steps_per_epoch=1, freeze=[part]) == 0
     torch.manual_seed(0)  # as the task has it by default
-    begun = model.build(1, HEADS, (16, 16, 16), (7.91, 7.91, 7.91)).state_dict()
+    channels = 1 + 3 * model.needs_coordinates
+    begun = model.build(channels, HEADS, (16, 16, 16), (7.91, 7.91, 7.91)).state_dict()
     for name, value in trained("frozen").items():
         assert torch.equal(value, begun[name]) == (part_of(name) == part), name
 

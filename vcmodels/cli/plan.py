@@ -72,7 +72,7 @@ def report_plan(task: Task, console: Console) -> None:
     task, volumes = resolved.task, resolved.volumes
     run = RunFolder(task.run_dir, task.tr_params.model_name)
     origin = StartingPoint.of(task, run, restart=False)
-    task = origin.with_normalization(task, volumes[0].channels)
+    task = origin.with_normalization(task, volumes[0])
     check_start(task, volumes[0], origin)
     refuse_turned_pairs(task, volumes)
     if task.tr_params.split_mode != "random":

@@ -52,6 +52,7 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
     settings, config, targets = task.tr_params, task.dataset_config, task.dataset_config.targets
     return [
         *(() if is_record else _name_faults(task)),
+        *_coordinate_faults(task),
         *_slice_faults(task),
         *_patch_faults(task),
         *_target_faults(targets, task.inference_params),
@@ -152,6 +153,15 @@ def _patch_faults(task: Task) -> Iterator[Fault]:
     if stride and any(s > p for s, p in zip(stride, planned, strict=True)):
         found = f"{list(stride)} exceeds tr_params.patch_size {list(planned)}"
         yield Fault(("dataset_config", "patch_stride"), found, "give at most the patch size")
+
+
+def _coordinate_faults(task: Task) -> Iterator[Fault]:
+    """A network that is to know where its patch lies, and is not told."""
+    if task.model.needs_coordinates and not task.dataset_config.coordinates:
+        found = f"is false, and {task.model.name} is told by it where a patch lies"
+        yield Fault(
+            ("dataset_config", "coordinates"), found, "give true, or choose another network"
+        )
 
 
 def _slice_faults(task: Task) -> Iterator[Fault]:

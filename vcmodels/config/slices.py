@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from vcmodels.augment.base import Axis
 from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Box, Shape, triple
+from vcmodels.geometry.coordinates import COORDINATES
 from vcmodels.geometry.symmetries import AXES
 from vcmodels.section import Section
 
@@ -93,6 +94,11 @@ class SliceStack(Section):
 def depth_of(stack: SliceStack | None) -> int:
     """How many channels of a network each channel of an input becomes."""
     return 1 if stack is None else stack.depth
+
+
+def network_channels(stored: int, stack: SliceStack | None, *, has_coordinates: bool) -> int:
+    """Channels of a network whose inputs have `stored` channels together."""
+    return stored * depth_of(stack) + COORDINATES * has_coordinates
 
 
 def reach_of(stack: SliceStack | None, box: Box, within: Box) -> Box:

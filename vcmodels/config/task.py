@@ -217,6 +217,9 @@ class DatasetConfig(Section):
     [slices](slices.md)."""
     stack: SliceStack | None = None
     """Neighbouring slices as channels next to each slice (2.5D); it alone when null."""
+    coordinates: bool = False
+    """Three more channels, after all others: where each voxel lies in its volume along z, y and x, from
+    -1 to 1; see [slices](slices.md#where-a-voxel-lies-as-channels)."""
     on_missing: Literal["fill", "error"] = "fill"
     """What a chunk of an input that is not stored is: `fill`, read as the fill value, or an error."""
     region: RegionConfig | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vcmodels.config.slices import SliceStack, depth_of
+from vcmodels.config.slices import SliceStack, network_channels
 from vcmodels.config.task import (
     SplitName,
 )
@@ -58,6 +58,8 @@ class TaskVolume:
     """Names of the labels that are not only pseudo-labels; all when None."""
     stack: SliceStack | None = None
     """Which slices are channels of the network."""
+    coordinates: bool = False
+    """Whether the positions of voxels are channels of the network, too."""
     cohort: str | None = None
     """Where it is from; a cohort may be on both sides of a split."""
     preparation: "Preparation | None" = None
@@ -125,8 +127,9 @@ class TaskVolume:
 
     @property
     def channels(self) -> int:
-        """Those of the network: each stored one, or its slices."""
-        return self.stored_channels * depth_of(self.stack)
+        """Those of the network: each stored one, or its slices, and perhaps coordinates."""
+        stored, has_coordinates = self.stored_channels, self.coordinates
+        return network_channels(stored, self.stack, has_coordinates=has_coordinates)
 
 
 @dataclass(frozen=True)

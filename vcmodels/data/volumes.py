@@ -82,7 +82,7 @@ def open_volumes(task: Task, reporter: Reporter | None = None) -> list[TaskVolum
     found = open_each(task, reporter)
     scans = number_scans([(*volume.inputs, *volume.own_labels) for volume in found])
     found = [
-        replace(volume, scan=scan, stack=config.stack)
+        replace(volume, scan=scan, stack=config.stack, coordinates=config.coordinates)
         for volume, scan in zip(found, scans, strict=True)
     ]
     found = settle_groups(found)

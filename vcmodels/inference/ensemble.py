@@ -199,6 +199,8 @@ def _differences(
         yield f"takes {other.in_channels} channels, the first checkpoint {first.in_channels}"
     if other.task.dataset_config.stack != first.task.dataset_config.stack:
         yield "sees other slices as channels than the first"
+    if other.task.dataset_config.coordinates != first.task.dataset_config.coordinates:
+        yield "sees other channels than the first: one has dataset_config.coordinates"
     pairs = zip(other.spacing, first.spacing, strict=True)
     if any(abs(a - b) > SPACING_TOLERANCE * max(a, b) for a, b in pairs):
         yield f"was trained on voxels of {other.spacing}, the first on {first.spacing}"

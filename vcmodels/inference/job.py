@@ -14,7 +14,7 @@ from vcmodels.blockwise import WHOLE, Part
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams
 from vcmodels.config.reading import idle_notes
-from vcmodels.config.slices import SliceStack, depth_of, reach_of
+from vcmodels.config.slices import SliceStack, network_channels, reach_of
 from vcmodels.data.statistics import VolumeStatistics
 from vcmodels.devices import (
     CompiledOrEager,
@@ -91,6 +91,8 @@ class Pipeline:
     """Chunks of the first input below this are background."""
     stack: SliceStack | None
     """Slices that are channels of the networks."""
+    coordinates: bool
+    """Whether the positions of voxels are channels of the networks, too."""
     mask: Mask | None
     forward: Forward | Averaged
     whole: UnitPlan
@@ -110,8 +112,9 @@ class Pipeline:
 
     @property
     def channels(self) -> int:
-        """Those that a network takes: of all inputs together, or their slices."""
-        return sum(volume.channels for volume in self.inputs) * depth_of(self.stack)
+        """Those that a network takes."""
+        stored = sum(volume.channels for volume in self.inputs)
+        return network_channels(stored, self.stack, has_coordinates=self.coordinates)
 
     @cached_property
     def patches(self) -> int:
@@ -262,6 +265,7 @@ def make_pipeline(
         measured=normalizer.measured,
         below=params.skip.below,
         stack=stack,
+        coordinates=first.task.dataset_config.coordinates,
         mask=mask,
         forward=_averaged(params, forwards, weighted, normalizer.image, views, spacing),
         whole=whole,

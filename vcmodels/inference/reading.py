@@ -13,10 +13,11 @@ from threading import Lock
 
 import numpy as np
 
-from vcmodels.config.slices import SliceStack, reach_of
+from vcmodels.config.slices import SliceStack, depth_of, reach_of
 from vcmodels.data.normalization import NotFiniteError, check_finite
 from vcmodels.errors import RunError
 from vcmodels.geometry.boxes import Box, Shape
+from vcmodels.geometry.coordinates import with_coordinates
 from vcmodels.geometry.grid import BoxSet, Index, PatchGrid, aligned, tiles
 from vcmodels.inference.units import Unit, tile_shape
 from vcmodels.inference.writing import PlaceError, ValuesError
@@ -176,6 +177,7 @@ class UnitInput:
         normalize: what turns stored values into the network's input.
         below: chunks of the first array that are below this are background; None: none is.
         stack: slices that are channels of the network.
+        has_coordinates: the positions of voxels in the volume are channels, too.
     """
 
     def __init__(
@@ -186,9 +188,12 @@ class UnitInput:
         normalize: Normalize,
         below: float | None,
         stack: SliceStack | None = None,
+        *,
+        has_coordinates: bool = False,
     ) -> None:
         self.grid, self.unit, self.normalize = grid, unit, normalize
         self.stack, self.extent = stack, inputs[0].box
+        self.has_coordinates = has_coordinates
         self.background = None if below is None else BackgroundMap(inputs[0].chunks, below)
         self.arrays = [
             RollingInput(volume, self._hull(volume), self._seen(number == 0))
@@ -218,7 +223,12 @@ class UnitInput:
         if self.background and not len(self.wanted(box)):
             return None
         image = self.normalize(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        return image if stack is None else stack.stacked(image, box, self.extent)
+        if stack is not None:
+            image = stack.stacked(image, box, self.extent)
+        if not self.has_coordinates:
+            return image
+        channels = sum(map(len, parts)) * depth_of(stack)
+        return with_coordinates(image, channels, box, self.extent.shape)
 
     def wanted(self, box: Box) -> BoxSet:
         """The parts of a box that get a prediction; all patches that touch it have been read."""

@@ -154,13 +154,14 @@ def require_same_inputs(
     """How the networks want their inputs to be made, which is as the task makes them.
 
     Raises:
-        TaskError: a network was trained with another `normalization`, `prepare`, `stack` or `region`
-            than the task gives.
+        TaskError: a network was trained with another `normalization`, `prepare`, `stack`,
+            `coordinates` or `region` than the task gives.
     """
     _refuse_other_normalization(config.normalization, networks[0])
     prepare = prepare_of(networks)
     _refuse_other_prepare(config.prepare, prepare)
     _refuse_other_stack(config.stack, networks[0])
+    _refuse_other_coordinates(networks[0], has_coordinates=config.coordinates)
     _refuse_other_region(config.region, networks)
     return prepare
 
@@ -232,6 +233,14 @@ def _refuse_other_stack(wanted: SliceStack | None, network: TrainedNetwork) -> N
     if wanted != trained:
         found = f"is {_in_json(wanted)}, the checkpoint was trained with {_in_json(trained)}"
         raise TaskError("dataset_config.stack", found, "restore it: it says what the channels are")
+
+
+def _refuse_other_coordinates(network: TrainedNetwork, *, has_coordinates: bool) -> None:
+    if has_coordinates != network.task.dataset_config.coordinates:
+        wanted, trained = ("true", "false") if has_coordinates else ("false", "true")
+        found = f"is {wanted}, the checkpoint was trained with {trained}"
+        remedy = "restore it: it says what the channels are"
+        raise TaskError("dataset_config.coordinates", found, remedy)
 
 
 def _in_json(stack: SliceStack | None) -> str:

@@ -151,8 +151,9 @@ class UnitWork:
         self.pipeline, self.unit = pipeline, unit
         self.indices = unit.patches(grid)
         self.input = UnitInput(
-            pipeline.inputs, grid, unit, pipeline.normalize, pipeline.below, pipeline.stack
-        )
+            pipeline.inputs, grid, unit, pipeline.normalize, pipeline.below, pipeline.stack,
+            has_coordinates=pipeline.coordinates,
+        )  # fmt: skip
         block, wanted = pipeline.mine.block, self.input.wanted
         self.output = UnitOutput(unit, outputs, block, wanted, pipeline.mask, mark, failures)
         self._blender: Blender | None = None

@@ -8,9 +8,14 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from vcmodels.models.base import Model, NetworkSummary
+from vcmodels.models.medpatchnet import MedPatchNet
 from vcmodels.models.unet import PlainUNet, ResidualUNet
 
-MODELS: dict[str, type[Model]] = {"residual_unet": ResidualUNet, "plain_unet": PlainUNet}
+MODELS: dict[str, type[Model]] = {
+    "residual_unet": ResidualUNet,
+    "plain_unet": PlainUNet,
+    "medpatchnet": MedPatchNet,
+}
 """By the `name` in `model_config`. An entry that is added from outside the package,
 `MODELS["my_net"] = MyNet`, is a network like the others from then on."""
 DEFAULT_MODEL = "residual_unet"
@@ -54,6 +59,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "MODELS",
     "AnyModel",
+    "MedPatchNet",
     "Model",
     "NetworkSummary",
     "PlainUNet",

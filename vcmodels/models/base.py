@@ -90,6 +90,8 @@ class Model(Section):
 
     mixes_features: ClassVar[bool] = False
     """Whether the networks take `mix`, for manifold mixup."""
+    needs_coordinates: ClassVar[bool] = False
+    """Whether the last three channels of the image must be `dataset_config.coordinates`."""
 
     name: str
     """Which network."""

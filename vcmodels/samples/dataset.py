@@ -40,6 +40,7 @@ from vcmodels.data.task_volume import TaskVolume
 from vcmodels.errors import RunError
 from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
+from vcmodels.geometry.coordinates import COORDINATES, with_coordinates
 from vcmodels.reporting import list_some
 from vcmodels.samples.order import (
     DrawOrder,
@@ -154,6 +155,11 @@ class PatchDataset(Dataset[PatchItem]):
         return len(self.rows)
 
     @property
+    def coordinates(self) -> int:
+        """How many of an image's channels, the last ones, say where its voxels lie."""
+        return COORDINATES * any(volume.coordinates for volume in self._volumes)
+
+    @property
     def order(self) -> DrawOrder | LossWeightedOrder | None:
         """By which training patches are drawn; None for row after row."""
         return self.variation.order if self.variation else None
@@ -242,7 +248,10 @@ class PatchDataset(Dataset[PatchItem]):
         return transform, Box((z, y, x), patch.shape)
 
     def _image(self, volume: TaskVolume, region: Box, crop: Box) -> np.ndarray:
-        """The normalised crop (C, Z, Y, X) float32; slices are stacked once they are normalised."""
+        """The normalised crop (C, Z, Y, X) float32; slices are stacked once they are normalised.
+
+        Coordinates come last.
+        """
         stack = volume.stack
         box = crop if stack is None else stack.needed(crop, region)
         parts = [v.read(box, within=region, pad="reflect") for v in volume.inputs]
@@ -250,7 +259,11 @@ class PatchDataset(Dataset[PatchItem]):
             check_finite(part, box, source.shown, inside=region, is_nan_void=source.is_nan_void)
         image = parts[0] if len(parts) == 1 else np.concatenate(parts)
         image = self._normalization.apply(image, self._normalization.volumes.get(volume.name))
-        return image if stack is None else stack.stacked(image, crop, region)
+        if stack is not None:
+            image = stack.stacked(image, crop, region)
+        if not volume.coordinates:
+            return image
+        return with_coordinates(image, len(image), crop, volume.inputs[0].extent)
 
     def _label(
         self,
@@ -316,7 +329,7 @@ def finish_sample(sample: RawSample, dataset: PatchDataset) -> Sample:
             )
         if (given := dataset.variation) and given.augmentations:
             rng = generator(given.seed, sample.draw, Stream.INTENSITY)
-            image = apply_intensity(given.augmentations, image, rng)
+            image = _changed(image, given.augmentations, rng, dataset.coordinates)
         labels: dict[str, Tensor] = {}
         valid: dict[str, Tensor] = {}
         for name, target in dataset.targets.items():
@@ -324,6 +337,17 @@ def finish_sample(sample: RawSample, dataset: PatchDataset) -> Sample:
             labels[name] = label
             valid[name] = counts if sample.weights.get(name, 1.0) > 0 else torch.zeros_like(counts)
         return Sample(image, labels, valid, sample.place, sample.weights)
+
+
+def _changed(
+    image: Tensor, augmentations: Sequence[AnyAugmentation], rng: np.random.Generator, kept: int
+) -> Tensor:
+    """An image with other values, but for the `kept` channels that are last."""
+    if not kept:
+        return apply_intensity(augmentations, image, rng)
+    values, places = image[:-kept], image[-kept:]
+    found = apply_intensity(augmentations, values, rng)
+    return image if found is values else torch.cat([found, places])
 
 
 def make_sample(dataset: PatchDataset, draw: int, row: int) -> Sample:

@@ -209,12 +209,15 @@ class StartingPoint:
         """Whose training goes on."""
         return self.resumed or (None if self.weights_only else self.given)
 
-    def normalization(self, channels: int) -> Normalization | None:
+    def normalization(self, volume: TaskVolume) -> Normalization | None:
         """How the source normalises, which its weights are used to; None if it has other channels."""
-        if self.source is None or self.source.state.get("in_channels") != channels:
+        if self.source is None or self.source.state.get("in_channels") != volume.channels:
             return None
         self.source.require("normalization")
-        return read_normalization(self.source.state, self.source.path)
+        found = read_normalization(self.source.state, self.source.path)
+        stats = found.channels or next(iter(found.volumes.values()), ())
+        # Slices and coordinates are channels, too, which have no statistics of their own.
+        return found if len(stats) in (0, volume.stored_channels) else None
 
     def with_augment(self, task: Task) -> Task:
         """The task with the `augment` of the training that goes on, where it leaves it out."""
@@ -226,7 +229,7 @@ class StartingPoint:
         """What the training that goes on has found of its data; older ones have nothing."""
         return None if self.continued is None else as_findings(self.continued.state.get("symmetry"))
 
-    def with_normalization(self, task: Task, channels: int) -> Task:
+    def with_normalization(self, task: Task, volume: TaskVolume) -> Task:
         """The task with the normalisation that its run has, or its weights are used to.
 
         Raises:
@@ -235,7 +238,7 @@ class StartingPoint:
         if self.resumed is not None:
             before = resolved_task(self.resumed)
             return fill_normalization(task, before.dataset_config.normalization) if before else task
-        used = self.normalization(channels)
+        used = self.normalization(volume)
         if used is None:
             return task
         if found := contradiction(task.dataset_config.normalization, used):

@@ -175,7 +175,7 @@ def normalize(
     Weights from a file that were trained with statistics of each volume get those of the volumes
     here, whatever their names.
     """
-    used = origin.normalization(volumes[0].channels)
+    used = origin.normalization(volumes[0])
     if used is None:
         return fit_normalization(wanted, volumes, regions, reporter)
     is_known = used.per != "volume" or all(volume.name in used.volumes for volume in volumes)
@@ -385,8 +385,8 @@ def open_run(
     if origin.source is not None:
         recorded = resolved_task(origin.source)
     resolved = resolve(task, reporter, recorded=recorded)
-    channels = resolved.volumes[0].channels
-    filled = origin.with_augment(origin.with_normalization(resolved.task, channels))
+    filled = origin.with_normalization(resolved.task, resolved.volumes[0])
+    filled = origin.with_augment(filled)
     resolved = replace(resolved, task=filled)
     refuse_turned_pairs(filled, resolved.volumes)
     require_one_division(resolved.folds, others)
