@@ -74,7 +74,7 @@ class SkeletonRequest:
         require_ids(self.ids)
         if find_spec("kimimaro") is None:
             found = "the package kimimaro is not installed"
-            raise RefusedError("skeleton", found, 'pip install "vcmodels[objects]"')
+            raise RefusedError("skeleton", found, 'pip install "vcmodels[skeletons]"')
         refuse_in_store("-o", self.folder / MANIFEST)
         return is_done(self.folder / MANIFEST, self.identity)
 
