@@ -61,15 +61,28 @@ OPTIONS = {
     "plain_unet": {"f_maps": [4, 6, 8], "decoder": "shared"},
     "tiny_conv": {},
     "medpatchnet": {"f_maps": [4, 6, 8]},
+    "segresnet": {"base_features": 8, "blocks_down": [1, 1, 1]},
+    "dynunet": {"base_features": 4, "num_levels": 3},
+    "vnet": {},
+    "attention_unet": {"base_features": 4, "num_levels": 3},
+    "swin_unetr": {"base_features": 12},
+    "unetr": {"base_features": 4, "hidden_features": 24, "heads": 2},
+    "mednext": {"base_features": 4},
+    "unet_encoder": {"decoder_features": [16, 8, 8, 4, 4]},
 }
 """Keys that make a network small."""
+LEAST = {
+    "swin_unetr": (16, 16, 40), "unet_encoder": (16, 16, 40), "unetr": (16, 16, 20),
+    "vnet": (16, 16, 20), "mednext": (16, 16, 20),
+}  # fmt: skip
+"""The smallest patch along (z, y, x), where it is larger than 16 voxels."""
 DEEP = {
     "residual_unet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
     "plain_unet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
 }
 """Keys with which there are logits of two levels."""
-PATCH, SPACING, HEADS = (16, 24, 32), (1.0, 1.0, 1.0), {"sheet": 1, "normals": 3}
-CHANNELS = 5
+PATCH, SPACING, HEADS = (16, 24, 64), (1.0, 1.0, 1.0), {"sheet": 1, "normals": 3}
+CHANNELS = 4
 """Of which the last three are coordinates, for a network that needs them."""
 
 
@@ -116,15 +129,35 @@ def test_only_the_heads_that_are_asked_for_are_computed(model):
         network(image, ["distance"])
 
 
+@pytest.mark.parametrize("patch", [(32, 32, 40), (4, 40, 48), (1, 64, 40), (40, 64, 1)], ids=str)
+def test_it_is_built_for_thick_thin_and_single_slices(model, patch):
+    """Logits of each voxel, and a gradient for each weight."""
+    spacing = (4.0, 1.0, 1.0) if patch[0] < 32 else SPACING
+    network = model.build(CHANNELS, HEADS, patch, spacing)
+    model.check_patch(patch, spacing)
+    logits = network(torch.randn(2, CHANNELS, *patch))
+    assert {tuple(maps[0].shape[2:]) for maps in logits.values()} == {patch}
+    sum(maps[0].square().sum() for maps in logits.values()).backward()
+    assert all(weight.grad is not None for weight in network.parameters())
+
+
 @pytest.mark.parametrize("name", DEEP)
 def test_coarser_logits_come_in_training_only(name):
     network = build(MODELS[name].model_validate_json(json.dumps(DEEP[name])))
     image = torch.randn(1, CHANNELS, *PATCH)
-    assert [tuple(x.shape[2:]) for x in network(image)["sheet"]] == [PATCH, (8, 12, 16)]
+    assert [tuple(x.shape[2:]) for x in network(image)["sheet"]] == [PATCH, (8, 12, 32)]
     assert [tuple(x.shape[2:]) for x in network.eval()(image)["sheet"]] == [PATCH]
 
 
-@pytest.mark.parametrize("patch", [(16, 24, 32), (8, 12, 16), (16, 26, 32), (13, 24, 32)], ids=str)
+HALF, ODD = (8, 12, 32), {(16, 26, 64), (13, 24, 64)}
+REFUSED = {
+    "residual_unet": ODD, "plain_unet": ODD, "medpatchnet": ODD,
+    "swin_unetr": {HALF}, "unet_encoder": {HALF}, "unetr": {HALF},
+}  # fmt: skip
+"""Others take any length. A transformer takes one size, of others the deepest level has one voxel."""
+
+
+@pytest.mark.parametrize("patch", [PATCH, HALF, *sorted(ODD)], ids=str)
 def test_the_patches_that_are_refused_are_those_that_fail(model, patch):
     """A network planned for one patch takes another, or says why not before anything is read."""
     network = build(model)
@@ -133,7 +166,7 @@ def test_the_patches_that_are_refused_are_those_that_fail(model, patch):
         fits = all(maps[0].shape[2:] == patch for maps in outputs.values())
     except (RuntimeError, ValueError):
         fits = False
-    assert fits == (model.name == "tiny_conv" or (patch[0] % 4 == 0 and patch[1] % 4 == 0))
+    assert fits == (patch not in REFUSED.get(model.name, ()))
     if fits:
         model.check_patch(patch, SPACING, planned=PATCH)
         return
@@ -205,12 +238,13 @@ def test_what_is_named_after_a_target_is_of_that_target_alone(model):
 
 
 def test_the_fused_network_is_the_network(model):
-    network = build(model).eval()
+    patch = LEAST.get(model.name, PATCH)  # in 16 bits the kernels of some take a minute
+    network = model.build(CHANNELS, HEADS, patch, SPACING).eval()
     for module in network.modules():
         if isinstance(module, InstanceNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.5)
-    image = torch.randn(1, CHANNELS, *PATCH).to(memory_format=torch.channels_last_3d)
+    image = torch.randn(1, CHANNELS, *patch).to(memory_format=torch.channels_last_3d)
     twin = fused(network)
     with torch.inference_mode():
         expected, found = network(image), twin(image)
@@ -218,7 +252,8 @@ def test_the_fused_network_is_the_network(model):
             half = twin(image)
     for name, (logits,) in expected.items():
         torch.testing.assert_close(found[name][0], logits, atol=2e-5, rtol=1e-4)
-        assert (half[name][0].float() - logits).std() < 0.03 * logits.std()
+        bound = 0.03 if patch == PATCH else 0.05  # of few voxels the deepest norm rounds more
+        assert (half[name][0].float() - logits).std() < bound * logits.std()
 
 
 def test_networks_and_their_blocks_travel_to_other_processes(model):
@@ -231,6 +266,7 @@ def test_networks_and_their_blocks_travel_to_other_processes(model):
 
 def test_a_task_names_it_and_its_keys(sheet_task, model):
     sheet_task["dataset_config"]["coordinates"] = model.needs_coordinates
+    sheet_task["tr_params"]["patch_size"] = list(LEAST.get(model.name, (16, 16, 16)))
     block = {"name": model.name, **OPTIONS[model.name]}
     task, _ = parse_task(sheet_task | {"model_config": block}, "task.json")
     assert task.model == model
@@ -257,6 +293,8 @@ def command(sheet_task, model, tmp_path, monkeypatch):
     sheet_task["model_config"] = {"name": model.name, **OPTIONS[model.name]}
     sheet_task["dataset_config"]["coordinates"] = model.needs_coordinates
     sheet_task["tr_params"] |= {"max_epoch": 1, "max_steps_per_epoch": 3, "freeze": []}
+    sheet_task["inference_params"]["bbox"] = [[0, 16], [0, 20], [0, 40]]
+    sheet_task["tr_params"]["patch_size"] = list(LEAST.get(model.name, (16, 16, 16)))
 
     def run(word, folder="run", **settings):
         sheet_task["tr_params"] |= {"ckpt_out_base": str(tmp_path / folder), **settings}
@@ -297,7 +335,8 @@ def test_a_frozen_part_stays_as_it_began(command, model):
     assert command("train", "frozen", max_steps_per_epoch=1, freeze=[part]) == 0
     torch.manual_seed(0)  # as the task has it by default
     channels = 1 + 3 * model.needs_coordinates
-    begun = model.build(channels, HEADS, (16, 16, 16), (7.91, 7.91, 7.91)).state_dict()
+    patch = LEAST.get(model.name, (16, 16, 16))
+    begun = model.build(channels, HEADS, patch, (7.91, 7.91, 7.91)).state_dict()
     for name, value in trained("frozen").items():
         assert torch.equal(value, begun[name]) == (part_of(name) == part), name
 

@@ -9,12 +9,30 @@ from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from vcmodels.models.base import Model, NetworkSummary
 from vcmodels.models.medpatchnet import MedPatchNet
+from vcmodels.models.monai import (
+    UNETR,
+    AttentionUNet,
+    DynUNet,
+    MedNeXt,
+    SegResNet,
+    SwinUNETR,
+    UNetEncoder,
+    VNet,
+)
 from vcmodels.models.unet import PlainUNet, ResidualUNet
 
 MODELS: dict[str, type[Model]] = {
     "residual_unet": ResidualUNet,
     "plain_unet": PlainUNet,
     "medpatchnet": MedPatchNet,
+    "segresnet": SegResNet,
+    "dynunet": DynUNet,
+    "vnet": VNet,
+    "attention_unet": AttentionUNet,
+    "swin_unetr": SwinUNETR,
+    "unetr": UNETR,
+    "mednext": MedNeXt,
+    "unet_encoder": UNetEncoder,
 }
 """By the `name` in `model_config`. An entry that is added from outside the package,
 `MODELS["my_net"] = MyNet`, is a network like the others from then on."""

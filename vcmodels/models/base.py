@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -128,16 +129,10 @@ class Model(Section):
         Raises:
             FaultError: with what was found and what to do.
         """
-        network = self.outline(1, {"any": 1}, planned or patch, spacing)
-        try:
-            shape = tuple(network(torch.empty(1, 1, *patch, device="meta"))["any"][0].shape[2:])
-        except RuntimeError as error:  # of torch, about shapes that do not fit each other
-            reason = str(error).splitlines()[0].rstrip(".")
-            found = f"patch_size {list(patch)} does not fit {self.name} ({reason})"
-            raise FaultError(found, "choose another") from error
-        if shape != patch:
-            found = f"patch_size {list(patch)} does not fit {self.name}, whose logits have {list(shape)} voxels"
-            raise FaultError(found, "choose another")
+        if found := _misfit(type(self), self.model_dump_json(), patch, spacing, planned or patch):
+            raise FaultError(
+                f"patch_size {list(patch)} does not fit {self.name}{found}", "choose another"
+            )
 
     @property
     def memory_target_gb(self) -> float:
@@ -186,3 +181,19 @@ class Model(Section):
             sizes[part] = sizes.get(part, 0) + parameter.numel()
         rows = tuple(LevelSummary(part, size) for part, size in sizes.items())
         return NetworkSummary(rows, self.estimate(in_channels, heads, patch, spacing))
+
+
+@lru_cache(maxsize=256)
+def _misfit(kind: type[Model], keys: str, patch: Shape, spacing: Spacing, planned: Shape) -> str:
+    """Why a pass through a network fails, in words that follow its name; "" if it does not.
+
+    A task is checked several times on its way, and a pass without values takes a second for some.
+    """
+    model, channels = kind.model_validate_json(keys), 4 if kind.needs_coordinates else 1
+    network = model.outline(channels, {"any": 1}, planned, spacing)
+    try:
+        logits = network(torch.empty(1, channels, *patch, device="meta"))["any"][0]
+    except (RuntimeError, ValueError) as error:  # of torch, about shapes that do not fit
+        return f" ({str(error).splitlines()[0].rstrip('.')})"
+    shape = list(logits.shape[2:])
+    return "" if shape == list(patch) else f", whose logits have {shape} voxels"
