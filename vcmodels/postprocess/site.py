@@ -9,6 +9,7 @@ after a kill where it was, and can be shared by processes and by the workers of 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +23,17 @@ from vcmodels.errors import VcmodelsError
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.base import BlockPart
-from vcmodels.volumes import Volume, WritableArray, create_array, is_array, open_volume, place_at
+from vcmodels.volumes import (
+    ChunkError,
+    Volume,
+    WritableArray,
+    create_array,
+    is_array,
+    open_volume,
+    place_at,
+)
 from vcmodels.volumes.backend import ArrayHandle
+from vcmodels.volumes.location import is_remote
 from vcmodels.volumes.locks import FileLock
 from vcmodels.volumes.places import whole_folder
 from vcmodels.volumes.reader import Pad
@@ -116,9 +126,33 @@ class _Written:
 
     def __call__(self, box: Box) -> BlockPart:
         values, part = self.fill(box)
-        self.array.write(box, values if values.ndim == 4 else values[None])
-        self.array.sync(box)  # only what is on the disk is recorded
+        write_once(self.array, box, values if values.ndim == 4 else values[None])
         return part
+
+
+def write_once(array: WritableArray, box: Box, data: np.ndarray) -> None:
+    """Write a box to the disk; where these voxels are stored already, they stay with their times.
+
+    Of two processes that do a block the later one changes nothing, though others may have looked at
+    the array since, and noted of what they make their own.
+
+    Args:
+        array: the output.
+        box: of whole chunks.
+        data: (S, *box.shape) as stored.
+    """
+    if not _holds(array, box, data):
+        array.write(box, data)
+        array.sync(box)  # only what is on the disk is recorded
+
+
+def _holds(array: WritableArray, box: Box, data: np.ndarray) -> bool:
+    if not is_remote(array.location) and not any(path.exists() for path in array.files(box)):
+        return False
+    stored = open_volume(array.location, key="output", channels="any")
+    with suppress(ChunkError):  # a damaged chunk is written again
+        return np.array_equal(stored.read(box), data)
+    return False
 
 
 @dataclass(frozen=True)

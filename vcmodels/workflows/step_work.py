@@ -21,6 +21,7 @@ from vcmodels.geometry.boxes import Box, coarse_extent, divide
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess import AnyStep, Form, Site, Source, StoppedError
 from vcmodels.postprocess.base import IDS
+from vcmodels.postprocess.site import write_once
 from vcmodels.results import (
     KEY,
     METADATA,
@@ -298,8 +299,7 @@ class _Coarser:
     array: WritableArray
 
     def __call__(self, block: Box) -> BlockPart:
-        self.array.write(block, self.level.values(block))
-        self.array.sync(block)
+        write_once(self.array, block, self.level.values(block))
         return {}
 
 
