@@ -43,6 +43,7 @@ FORMS = {
     form.name: form
     for form in (
         Form("safetensors", (".safetensors",)),
+        Form("onnx", (".onnx",)),
     )
 }
 SUBJECT = "--to"
