@@ -32,7 +32,7 @@ def export(
     ],
     to: Annotated[
         str | None,
-        typer.Option(metavar="FORM", help="Write the model of a checkpoint: onnx or safetensors."),
+        typer.Option(metavar="FORM", help="Write the model of a checkpoint: onnx, torch_export or safetensors."),
     ] = None,
     licence: Annotated[
         str | None,

@@ -44,6 +44,7 @@ FORMS = {
     for form in (
         Form("safetensors", (".safetensors",)),
         Form("onnx", (".onnx",)),
+        Form("torch_export", (".pt2",)),
     )
 }
 SUBJECT = "--to"
