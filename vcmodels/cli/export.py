@@ -32,7 +32,10 @@ def export(
     ],
     to: Annotated[
         str | None,
-        typer.Option(metavar="FORM", help="Write the model of a checkpoint: onnx, torch_export or safetensors."),
+        typer.Option(
+            metavar="FORM",
+            help="Write the model of a checkpoint: onnx, torch_export, safetensors or bioimageio.",
+        ),
     ] = None,
     licence: Annotated[
         str | None,

@@ -4,12 +4,14 @@ A form is one file with `write(model, path) -> Errors`, and `load(path) -> Train
 predicts with it; it is named in `FORMS`. Modules of forms are imported when one is used.
 """
 
+import zipfile
 from pathlib import Path
 
 from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
 from vcmodels.errors import OutputError
 from vcmodels.exchange.base import Errors, Exported
 from vcmodels.exchange.forms import FORMS, Form, form_named, form_of
+from vcmodels.scratch import scratch_folder
 from vcmodels.volumes.places import whole_file, whole_folder
 
 
@@ -40,6 +42,11 @@ def write_model(model: Exported, form: Form, path: Path) -> Errors:
         RefusedError: a library is missing.
     """
     require_name(form, path)
+    if path.suffix == ".zip":
+        with whole_file(path) as temporary, scratch_folder() as folder:
+            errors = form.write(model, folder)
+            _pack(folder, temporary)
+        return errors
     if form.is_package:
         with whole_folder(path) as folder:
             return form.write(model, folder)
@@ -54,13 +61,21 @@ def tensors_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.test.npz")
 
 
+def _pack(folder: Path, archive: Path) -> None:
+    """Put all files of a folder into an archive, as they are."""
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(folder.rglob("*")):
+            packed.write(path, path.relative_to(folder))
+
+
 def require_name(form: Form, path: Path) -> None:
     """Refuse a name that a file of a form cannot have, or that is taken.
 
     Raises:
         OutputError: saying why.
     """
-    if path.suffix not in form.endings and not form.is_package:
+    is_folder = form.is_package and path.suffix != ".zip"
+    if path.suffix not in form.endings and not is_folder:
         remedy = f"name it {path.stem or 'model'}{form.endings[0]}"
         raise OutputError("-o", f"{path} is no name of a file of {form.name}", remedy)
     for one in (path,) if form.is_package else (path, tensors_file(path)):

@@ -1,6 +1,8 @@
 """The forms of exported models by name; each is imported when it is used."""
 
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -45,6 +47,7 @@ FORMS = {
         Form("safetensors", (".safetensors",)),
         Form("onnx", (".onnx",)),
         Form("torch_export", (".pt2",)),
+        Form("bioimageio", ("", ".zip"), "rdf.yaml"),
     )
 }
 SUBJECT = "--to"
@@ -64,8 +67,19 @@ def form_named(name: str) -> Form:
 def form_of(path: Path) -> Form | None:
     """The form that a file or folder is of, by its name and what is in it; None of anything else."""
     for form in FORMS.values():
-        if form.mark and (path / form.mark).is_file():
-            return form
-        if path.suffix in form.endings and path.suffix and path.is_file():
+        if form.is_package:
+            is_one = (path / form.mark).is_file() or _is_archive_with(path, form.mark)
+        else:
+            is_one = path.suffix in form.endings and path.is_file()
+        if is_one:
             return form
     return None
+
+
+def _is_archive_with(path: Path, mark: str) -> bool:
+    """Whether a path names a .zip that holds a file."""
+    if path.suffix != ".zip" or not path.is_file():
+        return False
+    with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as archive:
+        return mark in archive.namelist()
+    return False
