@@ -34,7 +34,8 @@ def export(
         str | None,
         typer.Option(
             metavar="FORM",
-            help="Write the model of a checkpoint: onnx, torch_export, safetensors or bioimageio.",
+            help="Write the model of a checkpoint: onnx, torch_export, safetensors, bioimageio or "
+            "monai_bundle.",
         ),
     ] = None,
     licence: Annotated[

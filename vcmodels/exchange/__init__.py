@@ -74,9 +74,9 @@ def require_name(form: Form, path: Path) -> None:
     Raises:
         OutputError: saying why.
     """
-    is_folder = form.is_package and path.suffix != ".zip"
+    is_folder = "" in form.endings and path.suffix != ".zip"
     if path.suffix not in form.endings and not is_folder:
-        remedy = f"name it {path.stem or 'model'}{form.endings[0]}"
+        remedy = f"name it {path.stem}{form.endings[0]}"
         raise OutputError("-o", f"{path} is no name of a file of {form.name}", remedy)
     for one in (path,) if form.is_package else (path, tensors_file(path)):
         if one.exists():

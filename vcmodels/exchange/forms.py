@@ -48,6 +48,7 @@ FORMS = {
         Form("onnx", (".onnx",)),
         Form("torch_export", (".pt2",)),
         Form("bioimageio", ("", ".zip"), "rdf.yaml"),
+        Form("monai_bundle", ("",), "configs/metadata.json"),
     )
 }
 SUBJECT = "--to"
