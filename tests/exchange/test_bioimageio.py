@@ -1,7 +1,5 @@
 """Packages of the BioImage Model Zoo: valid, with our normalisation said in the steps of the specification."""
 
-import zipfile
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from tests.exchange.conftest import EVERY_KIND, predicted, save_kinds
 from vcmodels.cli import main
 from vcmodels.data.normalization import ChannelStatistics, Normalization
 from vcmodels.errors import OutputError
-from vcmodels.exchange import FORMS, Exported, bioimageio, load_network, write_model
+from vcmodels.exchange import FORMS, Exported, _pack, bioimageio, load_network, write_model
 from vcmodels.exchange.graph import quiet
 
 pytest.importorskip("bioimageio.spec")
@@ -65,9 +63,7 @@ def test_bioimageio_core_runs_it(package):
 
 def test_inference_takes_the_folder_and_an_archive(package, trained, phantom, tmp_path):
     archive = tmp_path / "package.zip"
-    with zipfile.ZipFile(archive, "w") as packed:
-        for path in package.iterdir():
-            packed.write(path, path.name)
+    _pack(package, archive)
     options = ["--set", "inference_params.amp=off", "--quiet"]
     for number, model in enumerate((trained, package, archive)):
         result = str(tmp_path / f"{number}.zarr")
@@ -140,3 +136,11 @@ def test_names_of_targets_become_names_of_the_specification(tmp_path):
     model = Exported.of(path)
     found = [bioimageio.tensor_id(model, name) for name in targets]
     assert found == ["t0_sheet_1", "t1_sheet_1", "t2_2"]
+
+
+def test_a_licence_that_is_no_spdx_name_is_refused_at_once(every_kind, tmp_path, capsys):
+    options = ["--to", "bioimageio", "-o", str(tmp_path / "package"), "--license", "my own"]
+    assert main(["export", str(every_kind), *options]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert '--license: "my own" is no name of spdx.org/licenses' in line
+    assert not list(tmp_path.iterdir())

@@ -31,6 +31,9 @@ AXES = ("z", "y", "x")
 LEAST_SPREAD = 1e-6
 """A standard deviation below is no spread, by the specification."""
 
+MOST_SAID = 200
+"""Characters of what the specification says is wrong."""
+
 Step = dict[str, Any]
 
 
@@ -42,6 +45,7 @@ def write(model: Exported, folder: Path) -> Errors:
         OutputError: the specification cannot say what the network needs, or the package fails.
     """
     spec = library("bioimageio.spec", "--to bioimageio")
+    _require_licence(model.licence)
     before = preprocessing(model)
     errors = onnx.write(model, folder / WEIGHTS)
     (folder / CARD).write_text(card(model, errors, "PACKAGE"), encoding="utf-8")
@@ -88,9 +92,24 @@ def _validate(spec: Any, folder: Path) -> None:  # noqa: ANN401 - a module
     with quiet():
         found = spec.load_description(folder / DESCRIPTION).validation_summary
     if found.status == "failed":
-        first = next(f"{one.loc}: {one.msg}".splitlines()[0] for one in found.errors)
+        first = next(f"{one.loc}: {one.msg}".splitlines()[0][:MOST_SAID] for one in found.errors)
         remedy = "nothing was written; export it as onnx"
         raise OutputError("--to bioimageio", f"the specification refuses it ({first})", remedy)
+
+
+def _require_licence(licence: str | None) -> None:
+    """Refuse a licence that the specification does not know.
+
+    Raises:
+        OutputError: it is not by its name at SPDX.
+    """
+    generic = library("bioimageio.spec.generic.v0_3", "--to bioimageio")
+    try:
+        if licence is not None:
+            generic.LicenseId(licence)
+    except ValueError as error:
+        found = f'"{licence}" is no name of spdx.org/licenses, which a package needs'
+        raise OutputError("--license", found, "give one as CC-BY-4.0, or leave it out") from error
 
 
 def description(model: Exported, before: Sequence[Step]) -> dict[str, Any]:
