@@ -108,6 +108,8 @@ def test_a_run_folder_is_exported_with_its_best_checkpoint(trained, tmp_path, ca
         (["--to", "tflite", "-o", "m.tflite"], 'found "tflite"; choose from'),
         (["--to", "safetensors", "-o", "m.onnx"], "no name of a file of safetensors"),
         (["--to", "safetensors", "-o", "there.safetensors"], "is there already"),
+        (["--to", "safetensors", "-o", "s3://bucket/m.safetensors"], "is a URL"),
+        (["--to", "safetensors", "-o", "there.safetensors/m.safetensors"], "there.safetensors"),
         (["--to", "safetensors", "-o", "m.safetensors", "--threshold", "1"], "--threshold: goes"),
         (["-o", "m.safetensors"], "is a checkpoint; give the form"),
         (["-o", "m.nii.gz", "--license", "MIT"], "--license: goes with --to"),

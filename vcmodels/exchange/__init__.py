@@ -12,7 +12,7 @@ from vcmodels.errors import OutputError
 from vcmodels.exchange.base import Errors, Exported
 from vcmodels.exchange.forms import FORMS, Form, form_named, form_of
 from vcmodels.scratch import scratch_folder
-from vcmodels.volumes.places import whole_file, whole_folder
+from vcmodels.volumes.places import obstacle, refuse_in_store, whole_file, whole_folder
 
 
 def load_network(path: Path) -> TrainedNetwork:
@@ -74,6 +74,11 @@ def require_name(form: Form, path: Path) -> None:
     Raises:
         OutputError: saying why.
     """
+    if ":/" in path.as_posix():
+        raise OutputError("-o", f"{path} is a URL", "name a local file")
+    refuse_in_store("-o", path)
+    if found := obstacle(path.absolute().parent):
+        raise OutputError("-o", found, "choose a writable folder")
     is_folder = "" in form.endings and path.suffix != ".zip"
     if path.suffix not in form.endings and not is_folder:
         remedy = f"name it {path.stem}{form.endings[0]}"
