@@ -21,6 +21,11 @@ EVERY_KIND = {
     "flow": {"channels": 3, "kind": "vector", "output_range": [-4, 4]},
     "wall": {"channels": 1, "kind": "distance", "clip": 4.0},
 }
+CHANNELS = (
+    ChannelStatistics(100.0, 20.0, 3.0, 240.0, 60.0, 150.0, 98.0, 15.0),
+    ChannelStatistics(9.0, 2.0, 1.0, 30.0, 60.0, 150.0, 8.0, 1.5),
+)
+"""Statistics of two channels, all different; both are clipped at the same values."""
 EXTENT = (14, 30, 22)
 PATCH = (8, 12, 16)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from tests.exchange.conftest import EVERY_KIND, predicted, save_kinds
+from tests.exchange.conftest import CHANNELS, EVERY_KIND, predicted, save_kinds
 from vcmodels.cli import main
 from vcmodels.data.normalization import ChannelStatistics, Normalization
 from vcmodels.errors import OutputError
@@ -72,12 +72,6 @@ def test_inference_takes_the_folder_and_an_archive(package, trained, phantom, tm
     for codes in found:
         for name in wanted:
             assert np.abs(codes[name] - wanted[name]).max() <= 1
-
-
-CHANNELS = (
-    ChannelStatistics(100.0, 20.0, 3.0, 240.0, 60.0, 150.0, 98.0, 15.0),
-    ChannelStatistics(9.0, 2.0, 1.0, 30.0, 60.0, 150.0, 8.0, 1.5),
-)
 
 
 def run_steps(steps, image):

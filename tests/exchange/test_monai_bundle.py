@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.exchange.conftest import PATCH
-from tests.exchange.test_bioimageio import CHANNELS
+from tests.exchange.conftest import CHANNELS, PATCH
 from vcmodels.checkpoint import build_network, load_checkpoint
 from vcmodels.data.normalization import Normalization
 from vcmodels.exchange import FORMS, Exported, load_network, monai_bundle, write_model
