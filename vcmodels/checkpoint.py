@@ -16,7 +16,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -29,7 +29,7 @@ from vcmodels.config.messages import as_list, as_object
 from vcmodels.config.slices import depth_of
 from vcmodels.data.intensities import ChannelValues
 from vcmodels.data.normalization import Normalization
-from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.errors import CheckpointError, FaultError, TaskError
 from vcmodels.geometry.coordinates import COORDINATES
 from vcmodels.metrics.calibration import Calibration
 from vcmodels.reporting import list_some
@@ -411,6 +411,23 @@ class TrainedNetwork:
     """What was chosen for "tuned" keys of post-processing, see `postprocess.tuning.values_for`."""
     symmetry: SymmetryFindings | None = None
     """Of what it was trained on; older checkpoints do not say."""
+    is_fixed: bool = False
+    """Whether the module is a graph of another program: of this patch size, in float32, not compiled."""
+
+    def check_patch(self, patch: PatchShape) -> None:
+        """Refuse a patch size that the network cannot take.
+
+        Raises:
+            ValueError: with what was found and what to do.
+        """
+        if patch == self.patch:
+            return
+        if self.is_fixed:
+            found = (
+                f"patch_size {list(patch)}: {self.path} takes patches of {list(self.patch)} only"
+            )
+            raise FaultError(found, "leave it out, or use the checkpoint")
+        self.task.model.check_patch(patch, self.spacing, planned=self.patch)
 
     @property
     def stored_channels(self) -> int:
@@ -430,36 +447,52 @@ def build_network(checkpoint: Checkpoint) -> TrainedNetwork:
     Raises:
         CheckpointError: the file does not hold what a prediction needs.
     """
-    checkpoint.require("task", "patch_size", "spacing", "in_channels", "model", "normalization")
+    checkpoint.require(*_DESCRIBING, "model")
+    trained, state, source = (
+        trained_without_weights(checkpoint),
+        checkpoint.state,
+        str(checkpoint.path),
+    )
+    weights = strip_prefixes(state.get("ema") or state["model"])
+    heads = {name: target.channels for name, target in trained.targets.items()}
+    if len(heads) > len(weights):  # an outline of so many would take long
+        found = f"it has {len(heads)} targets and {len(weights)} tensors"
+        raise CheckpointError(source, found, "use another checkpoint")
+    model, size = trained.task.model, (trained.in_channels, heads, trained.patch, trained.spacing)
+    try:  # the outline takes no memory, the network no more than the weights that fit it
+        require_shapes(model.outline(*size), weights, source)
+        module = model.build(*size)
+    except ValueError as error:
+        found = f"patch_size {list(trained.patch)}, spacing {list(trained.spacing)}: {error}"
+        raise CheckpointError(source, found, "use another checkpoint") from error
+    load_weights(module, weights, source)
+    return replace(trained, module=module.eval())
+
+
+_DESCRIBING = ("task", "patch_size", "spacing", "in_channels", "normalization")
+
+
+def trained_without_weights(checkpoint: Checkpoint) -> TrainedNetwork:
+    """All that a prediction needs of a state, except for the network: one that gives its input.
+
+    Raises:
+        CheckpointError: the state does not hold it.
+    """
+    checkpoint.require(*_DESCRIBING)
     state, source = checkpoint.state, str(checkpoint.path)
     try:
         task, _ = parse_task(state["task"], source, is_record=True)
     except TaskError as error:
         found = f"its task is not valid: {error.subject}: {error.found}"
         raise CheckpointError(source, found, error.remedy) from error
-    patch, spacing = tuple(state["patch_size"]), tuple(state["spacing"])
-    in_channels, weights = state["in_channels"], state.get("ema") or state["model"]
-    targets = dict(task.dataset_config.targets)
-    heads = {name: target.channels for name, target in targets.items()}
-    weights = strip_prefixes(weights)
-    if len(heads) > len(weights):  # an outline of so many would take long
-        found = f"it has {len(heads)} targets and {len(weights)} tensors"
-        raise CheckpointError(source, found, "use another checkpoint")
-    try:  # the outline takes no memory, the network no more than the weights that fit it
-        require_shapes(task.model.outline(in_channels, heads, patch, spacing), weights, source)
-        module = task.model.build(in_channels, heads, patch, spacing)
-    except ValueError as error:
-        found = f"patch_size {list(patch)}, spacing {list(spacing)}: {error}"
-        raise CheckpointError(source, found, "use another checkpoint") from error
-    load_weights(module, weights, source)
     return TrainedNetwork(
-        module.eval(),
+        nn.Identity(),
         task,
-        targets,
+        dict(task.dataset_config.targets),
         read_normalization(state, checkpoint.path),
-        patch,
-        spacing,
-        in_channels,
+        tuple(state["patch_size"]),
+        tuple(state["spacing"]),
+        state["in_channels"],
         state.get("untuned_sha256", checkpoint.sha256),  # tuned or not, it predicts the same
         checkpoint.path,
         tuple(ChannelValues.from_dict(one) for one in state.get("intensities", [])),

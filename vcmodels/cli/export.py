@@ -7,6 +7,7 @@ import typer
 
 from vcmodels.cli.arguments import Debug, Quiet
 from vcmodels.cli.console import Console
+from vcmodels.errors import RefusedError
 
 
 def export(
@@ -14,8 +15,9 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="RESULT|ARRAY|FILE",
-            help="A result of infer, any array or OME-Zarr group, or a file of another format.",
+            metavar="RESULT|ARRAY|FILE|CHECKPOINT",
+            help="A result of infer, any array or OME-Zarr group, or a file of another format; "
+            "with --to, a checkpoint or run folder.",
         ),
     ],
     output: Annotated[
@@ -24,9 +26,22 @@ def export(
             "-o",
             "--output",
             metavar="FILE",
-            help=".nii.gz, .nii, .tif, .ome.tif, .seg.dcm, .h5, .nrrd, .mha or .npy.",
+            help=".nii.gz, .nii, .tif, .ome.tif, .seg.dcm, .h5, .nrrd, .mha or .npy; "
+            "of a model, the file or folder for it.",
         ),
     ],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORM",
+            help="Write the model of a checkpoint: onnx, torch_export, safetensors, bioimageio or "
+            "monai_bundle.",
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", metavar="NAME", help="Of an exported model, as in CC-BY-4.0."),
+    ] = None,
     like: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +67,16 @@ def export(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write a prediction, or any volume, as NIfTI, TIFF, HDF5, NRRD, MetaImage, npy or DICOM SEG."""
+    """Write a prediction, or any volume, as NIfTI, TIFF, HDF5 and more; or a model as ONNX and more."""
+    if to is not None:
+        _refuse_of_volumes(
+            like=like, target=target, dtype=dtype, threshold=threshold, overwrite=overwrite
+        )
+        _export_model(context, source, to, output.expanduser(), licence, Console(is_quiet=quiet))
+        return
+    if licence is not None:
+        raise RefusedError("--license", "goes with --to", "leave it out")
+    _refuse_checkpoint(source)
     import numpy as np
 
     from vcmodels.reporting import StopSignals
@@ -65,3 +89,41 @@ def export(
     with StopSignals():
         write(source, target, output.expanduser(), wanted, console)
     console.say(f"wrote {output}")
+
+
+def _export_model(
+    context: typer.Context,
+    source: str,
+    to: str,
+    output: Path,
+    licence: str | None,
+    console: Console,
+) -> None:
+    from vcmodels.reporting import StopSignals
+    from vcmodels.workflows.model_export import export_model
+
+    context.obj.begin()
+    with StopSignals():
+        export_model(Path(source).expanduser(), to, output, licence, console)
+
+
+def _refuse_of_volumes(**given: object) -> None:
+    """Refuse options that are about voxels.
+
+    Raises:
+        RefusedError: one is given.
+    """
+    for name, value in given.items():
+        if value not in (None, False):
+            raise RefusedError(f"--{name}", "goes with a volume, not with --to", "leave it out")
+
+
+def _refuse_checkpoint(source: str) -> None:
+    """Refuse a checkpoint where a volume should be.
+
+    Raises:
+        RefusedError: saying how a model is exported.
+    """
+    if source.endswith(".pth"):
+        remedy = f"give the form of the model: vcmodels export {source} --to onnx -o model.onnx"
+        raise RefusedError("--to", f"is missing, and {source} is a checkpoint", remedy)

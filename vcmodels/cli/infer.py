@@ -39,7 +39,7 @@ def infer(
         Path,
         typer.Argument(
             metavar="TASK|CHECKPOINT",
-            help="A task file, a run folder, or a checkpoint, which needs nothing else.",
+            help="A task file, a run folder, or a checkpoint or exported model, which needs nothing else.",
         ),
     ],
     volume: Annotated[
@@ -342,10 +342,12 @@ def _predict_one(
 
 
 def _is_checkpoint(path: Path) -> bool:
+    """Whether a path names a checkpoint, or a model that was exported of one."""
+    from vcmodels.exchange.forms import form_of
     from vcmodels.runs.run import is_sealed
 
     with suppress(OSError):
-        return path.suffix == ".pth" or is_sealed(path)
+        return path.suffix == ".pth" or form_of(path) is not None or is_sealed(path)
     return False
 
 

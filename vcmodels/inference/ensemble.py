@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
+from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.config import InferenceParams, Task
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.oddities import odd_statistics, say_some
 from vcmodels.data.statistics import VolumeStatistics
 from vcmodels.errors import CheckpointError, TaskError
+from vcmodels.exchange import form_of, load_network
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import SPACING_TOLERANCE, Symmetry
 from vcmodels.inference.journal import Manifest
@@ -118,13 +119,15 @@ def best_of_folds(
 
 
 def find_checkpoints(source: str | Path) -> list[Path]:
-    """The checkpoint at a path; of a run folder the best one, of a cross-validation one for each fold.
+    """The checkpoint, or the exported model, at a path; of a run folder the best one.
+
+    Of a cross-validation it is one for each fold.
 
     Raises:
         CheckpointError: the folder holds none, or several runs.
     """
     path = Path(expand_location(str(source)))
-    if not path.is_dir():
+    if not path.is_dir() or form_of(path):
         return [path]
     best = _best_in(path) or [
         b for fold in Run(path).folds().values() for b in _best_in(fold.folder)
@@ -155,12 +158,12 @@ def _best_in(folder: Path) -> list[Path]:
 
 
 def load_networks(paths: Iterable[Path]) -> tuple[TrainedNetwork, ...]:
-    """The networks of some checkpoints.
+    """The networks of some checkpoints, or of models that were exported of them.
 
     Raises:
         CheckpointError: one cannot be used.
     """
-    return tuple(build_network(load_checkpoint(path)) for path in paths)
+    return tuple(load_network(path) for path in paths)
 
 
 def check_networks(
@@ -212,9 +215,9 @@ def _differences(
             yield f'target "{name}" has {key}={now!r}, that of the first {was!r}'
     if given_patch is None and other.patch != first.patch:
         yield f"was trained with patches of {other.patch}, the first with {first.patch}"
-    elif given_patch is not None and given_patch != other.patch:
+    elif given_patch is not None:
         try:
-            other.task.model.check_patch(given_patch, other.spacing, planned=other.patch)
+            other.check_patch(given_patch)
         except ValueError as error:
             yield f"cannot take patch_size {list(given_patch)}: {error}; the first can"
 

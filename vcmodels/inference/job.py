@@ -299,11 +299,10 @@ def checked_patch(given: Shape | None, network: TrainedNetwork) -> Shape:
         TaskError: a length that the network cannot halve as often as it must.
     """
     patch = given or network.patch
-    if patch != network.patch:
-        try:
-            network.task.model.check_patch(patch, network.spacing, planned=network.patch)
-        except ValueError as error:
-            raise TaskError("inference_params.patch_size", str(error)) from error
+    try:
+        network.check_patch(patch)
+    except ValueError as error:
+        raise TaskError("inference_params.patch_size", str(error)) from error
     return patch
 
 
@@ -371,10 +370,13 @@ def _make_forwards(
     amp = choose_amp(params.amp, device)
     if (device.type, params.amp) == ("cpu", "auto") and params.dtype != np.uint8:
         amp = None  # only the steps of uint8 are coarser than bf16's error
+    is_fixed = any(one.network.is_fixed for one in weighted)
+    if is_fixed:
+        amp = None
     if device.type == "cpu" and (params.batch_size or 1) > 1:
         reporter.say("inference_params.batch_size: has no effect: a CPU predicts patch by patch")
     is_worth_it = device.type == "cuda" and voxels >= WORTH_COMPILING
-    is_compiled = is_worth_it if params.compile == "auto" else params.compile
+    is_compiled = not is_fixed and (is_worth_it if params.compile == "auto" else params.compile)
     forwards = []
     for trained in (one.network for one in weighted):
         module = _Heads(trained.module, tuple(targets)).eval()
