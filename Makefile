@@ -56,6 +56,7 @@ docs: venv
 		> vcmodels/task.schema.json
 	$(BIN)/vcmodels schema --markdown > docs/task-file.md
 	$(BIN)/vcmodels schema --losses > docs/losses.md
+	$(BIN)/python -m tools.dependencies > docs/dependencies.md
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
