@@ -98,8 +98,8 @@ class Region:
 
         around = box.grow((1, 1, 1)).intersect(Box((0, 0, 0), extent))
         inside = self.mask(around)
-        wall = inside & ~binary_erosion(inside, border_value=1)
-        return wall[box.slices(around)]
+        core = np.asarray(binary_erosion(inside, border_value=1), bool)
+        return (inside & ~core)[box.slices(around)]
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, for the attributes of a result."""
