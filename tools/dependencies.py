@@ -94,11 +94,12 @@ def licence(name: str) -> str:
         found = metadata(name)
     except PackageNotFoundError:
         return SILENT[name]
-    classes = [one for one in found.get_all("Classifier") or [] if one.startswith("License")]
-    text = " ".join((found.get("License") or "").split())
-    said = found.get("License-Expression") or next(
-        (one.split(" :: ")[-1] for one in classes if "OSI" in one), text
+    classes = [one for one in found.get_all("Classifier") or [] if "OSI Approved" in one]
+    text, said = (
+        " ".join((found.get_all(key) or [""])[0].split())
+        for key in ("License", "License-Expression")
     )
+    said = said or next((one.split(" :: ")[-1] for one in classes), text)
     return said.removesuffix(" License") if said else SILENT[name]
 
 
