@@ -256,5 +256,5 @@ def test_what_cannot_be_traced_is_refused_before_anything_is_written(tmp_path, m
     with pytest.raises(OutputError, match="s holds skeletons of other form; name another"):
         replace(ids, form="precomputed").check()
     monkeypatch.setattr(skeletons, "find_spec", lambda _: None)
-    with pytest.raises(RefusedError, match=r'not installed; pip install "vcmodels\[objects\]"'):
+    with pytest.raises(RefusedError, match=r'not installed; pip install "vcmodels\[skeletons\]"'):
         ids.check()
