@@ -19,7 +19,7 @@ from vcmodels.checkpoint import (
     trained_without_weights,
 )
 from vcmodels.errors import CheckpointError, OutputError, RefusedError
-from vcmodels.exchange.record import read_record, record_of, text_of
+from vcmodels.exchange.record import made_inputs, read_record, record_of, text_of
 
 MOST_ERROR = 1e-4
 """Between the logits of the exported file and those of the network; of those above 1, of their largest."""
@@ -109,14 +109,21 @@ class Exported:
             given = dict(zip(self.names, run(image.numpy()), strict=True))
             for name, wanted in self.logits(image).items():
                 errors[name] = max(errors[name], _largest_error(wanted, given[name]))
-        if (worst := max(errors, key=lambda name: errors[name])) and not errors[
-            worst
-        ] <= MOST_ERROR:
-            found = (
-                f"{worst} differs by {errors[worst]:.2g} from the network, more than {MOST_ERROR:g}"
-            )
+        worst, error = max(errors.items(), key=lambda one: one[1])
+        if error > MOST_ERROR:
+            found = f"{worst} differs by {error:.2g} from the network, more than {MOST_ERROR:g}"
             raise OutputError(str(path), found, "nothing was written; export in another form")
         return errors
+
+    def require_plain_inputs(self) -> None:
+        """Refuse a network whose inputs other programs do not make: they only normalise.
+
+        Raises:
+            OutputError: naming the key by which they are made.
+        """
+        if made := made_inputs(self.network):
+            found = f"its inputs are made by dataset_config.{next(iter(made))}, which this form cannot say"
+            raise OutputError(str(self.checkpoint.path), found, "export it as onnx")
 
     def save_test(self, path: Path) -> None:
         """Write test tensors as .npz: `image`, and the logits of each target."""
@@ -126,9 +133,9 @@ class Exported:
 
 
 def _largest_error(wanted: np.ndarray[Any, Any], given: np.ndarray[Any, Any]) -> float:
-    """NaN where either is not finite, or the shape is another."""
-    if wanted.shape != given.shape:
-        return float("nan")
+    """Infinity where either is not finite, or the shape is another."""
+    if wanted.shape != given.shape or not (np.isfinite(wanted).all() and np.isfinite(given).all()):
+        return float("inf")
     scale = max(1.0, float(np.abs(wanted).max()))
     return float(np.abs(wanted - given).max()) / scale
 

@@ -46,6 +46,7 @@ def write(model: Exported, folder: Path) -> Errors:
     """
     spec = library("bioimageio.spec", "--to bioimageio")
     _require_licence(model.licence)
+    model.require_plain_inputs()
     before = preprocessing(model)
     errors = onnx.write(model, folder / WEIGHTS)
     (folder / CARD).write_text(card(model, errors, "PACKAGE"), encoding="utf-8")
@@ -184,8 +185,6 @@ def preprocessing(model: Exported) -> list[Step]:
         OutputError: it has none that do the same.
     """
     way = model.network.normalization
-    if model.network.task.dataset_config.stack is not None:
-        raise _unsayable(model, "sees slices as channels (dataset_config.stack)")
     if way.scheme == "none":
         return []
     if way.per != "global":

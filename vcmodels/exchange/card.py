@@ -55,8 +55,6 @@ def _use(model: Exported, file: str) -> Iterator[str]:
     yield f"- input: {network.in_channels} channels, axes (z, y, x), voxels of {list(network.spacing)} {unit}"
     yield f"- normalisation: {network.normalization.scheme}, per {network.normalization.per}"
     yield f"- patch: {tiling['patch']}, overlap {tiling['overlap']}, window: {tiling['window']}"
-    if network.task.dataset_config.prepare is not None:
-        yield "- the volumes were brought to one orientation or voxel size first (`dataset_config.prepare`)"
 
 
 def _data(model: Exported) -> Iterator[str]:

@@ -12,7 +12,6 @@ from typing import Any
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.statistics import ChannelStatistics
-from vcmodels.errors import OutputError
 from vcmodels.exchange import torch_export
 from vcmodels.exchange.base import INPUT, Errors, Exported
 from vcmodels.exchange.card import card
@@ -29,11 +28,9 @@ def write(model: Exported, folder: Path) -> Errors:
     """Write the bundle into a folder, and run its program.
 
     Raises:
-        OutputError: the network cannot be traced, sees slices as channels, or gives other values.
+        OutputError: the network cannot be traced, its inputs are made, or it gives other values.
     """
-    if model.network.task.dataset_config.stack is not None:
-        found = "sees slices as channels (dataset_config.stack)"
-        raise OutputError(str(model.checkpoint.path), found, "export it as onnx")
+    model.require_plain_inputs()
     for name in (METADATA, PROGRAM, CARD):
         (folder / name).parent.mkdir()
     errors = torch_export.write(model, folder / PROGRAM)

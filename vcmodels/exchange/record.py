@@ -66,6 +66,7 @@ def use_of(network: TrainedNetwork) -> dict[str, Any]:
             "spacing": list(network.spacing),
             "unit": network.unit,
             "normalization": network.normalization.summary,
+            **made_inputs(network),
         },
         "tiling": {
             "patch": list(network.patch),
@@ -77,6 +78,13 @@ def use_of(network: TrainedNetwork) -> dict[str, Any]:
             name: _output(target, network, name) for name, target in network.targets.items()
         },
     }
+
+
+def made_inputs(network: TrainedNetwork) -> dict[str, Any]:
+    """How inputs are made of a volume besides the normalisation, by the key of `dataset_config`."""
+    config = network.task.dataset_config.model_dump(mode="json", by_alias=True)
+    keys = ("prepare", "region", "stack", "coordinates")
+    return {key: config[key] for key in keys if config[key]}
 
 
 def _output(target: AnyTarget, network: TrainedNetwork, name: str) -> dict[str, Any]:
