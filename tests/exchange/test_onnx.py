@@ -76,6 +76,17 @@ def test_what_it_knows_is_what_the_checkpoint_knows(every_kind, written):
     assert torch.equal(copy.module(image)["sheet"][0], found.module(image, ["sheet"])["sheet"][0])
 
 
+def test_what_a_graph_has_no_use_for_is_said(every_kind, written, tmp_path, capsys):
+    inputs = [str(every_kind.parent.parent / "in.zarr" / name) for name in ("ct", "dose")]
+    keys = ("--set", "inference_params.compile=true", "--set", "inference_params.amp=bf16")
+    for options, said in (((), False), (keys, True)):
+        where = str(tmp_path / str(said))
+        assert main(["infer", str(written), *inputs, "-o", where, *options]) == 0
+        out = capsys.readouterr().out
+        for key in ("compile", "amp"):
+            assert (f"inference_params.{key}: has no effect: an exported graph" in out) is said
+
+
 def test_another_patch_size_is_refused(every_kind, written, tmp_path, capsys):
     inputs = [str(every_kind.parent.parent / "in.zarr" / name) for name in ("ct", "dose")]
     options = ["-o", str(tmp_path / "out.zarr"), "--set", "inference_params.patch_size=[16,16,16]"]

@@ -8,6 +8,7 @@ import pytest
 from zmesh import Mesh
 
 from tests.objects.places import CREW, SPACING, random_ids, stored
+from vcmodels import extras
 from vcmodels.blockwise import Crew, Part, Threads
 from vcmodels.errors import OutputError, RefusedError, VolumeError
 from vcmodels.geometry.boxes import Box
@@ -245,9 +246,9 @@ def test_what_cannot_be_meshed_is_refused_before_anything_is_written(tmp_path, m
     with pytest.raises(VolumeError, match=r"i is 8 voxels long, from 8 on .*leave --simplify out"):
         MeshRequest(ids, tmp_path / "m", reduction=2).check()
     assert not MeshRequest(ids, tmp_path / "m").check()
-    monkeypatch.setattr(meshes, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(
-        RefusedError, match=r'not both installed; pip install "vcmodels\[objects\]"'
+        RefusedError, match=r'zmesh, which is not installed; pip install "vcmodels\[objects\]"'
     ):
         write_meshes(MeshRequest(ids, tmp_path / "m"), CREW)
     assert list(tmp_path.iterdir()) == []

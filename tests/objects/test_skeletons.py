@@ -8,6 +8,7 @@ import pytest
 from osteoid import Skeleton
 
 from tests.objects.places import CREW, SPACING, in_memory, random_ids, stored
+from vcmodels import extras
 from vcmodels.blockwise import Crew, Part, Threads
 from vcmodels.errors import OutputError, RefusedError, VolumeError
 from vcmodels.objects import skeletons
@@ -255,6 +256,6 @@ def test_what_cannot_be_traced_is_refused_before_anything_is_written(tmp_path, m
     write_skeletons(ids, CREW)
     with pytest.raises(OutputError, match="s holds skeletons of other form; name another"):
         replace(ids, form="precomputed").check()
-    monkeypatch.setattr(skeletons, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(RefusedError, match=r'not installed; pip install "vcmodels\[skeletons\]"'):
         ids.check()

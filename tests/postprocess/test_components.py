@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.postprocess.places import run_step, source_of, step_of
+from vcmodels import extras
 from vcmodels.errors import RefusedError, TaskError
-from vcmodels.postprocess import lengths
 from vcmodels.postprocess.components import ComponentsStep
 
 SHAPE = (9, 14, 11)
@@ -117,7 +117,7 @@ def test_keys_that_do_not_fit_the_source_are_refused(kind, keys, message):
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(lengths, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     source = {"mask": source_of(np.zeros(SHAPE, np.uint8), "binary")}
     with pytest.raises(RefusedError, match=r'package cc3d, .*; pip install "vcmodels\[objects'):
         step_of(ComponentsStep, "a").check(source, (1.0, 1.0, 1.0), None)

@@ -1,7 +1,6 @@
 """What is exported, and what every form of it has: test tensors, and a check that runs the file."""
 
 import hashlib
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from vcmodels.checkpoint import (
     load_checkpoint,
     trained_without_weights,
 )
-from vcmodels.errors import CheckpointError, OutputError, RefusedError
+from vcmodels.errors import CheckpointError, OutputError
 from vcmodels.exchange.record import made_inputs, read_record, record_of, text_of
+from vcmodels.extras import load_extra
 
 MOST_ERROR = 1e-4
 """Between the logits of the exported file and those of the network; of those above 1, of their largest."""
@@ -150,11 +150,7 @@ def library(name: str, subject: str) -> Any:  # noqa: ANN401 - a module
     Raises:
         RefusedError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        found = f"needs the package {error.name or name}, which is not installed"
-        raise RefusedError(subject, found, 'pip install "vcmodels[exchange]"') from error
+    return load_extra(name, "exchange", subject)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -5,7 +5,6 @@ field, and gives voxels as the file means them: rescaled where the file says so,
 (C, Z, Y, X), in pieces of bounded size in the order in which they are stored.
 """
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vcmodels.errors import VolumeError
+from vcmodels.extras import load_extra
 from vcmodels.geometry.affine import Affine
 from vcmodels.geometry.boxes import Box
 from vcmodels.volumes import Grid
@@ -144,11 +144,7 @@ def library(name: str, location: str, key: str) -> Any:  # noqa: ANN401 - a modu
     Raises:
         VolumeError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        found = f"{location} needs the package {name.split('.')[0]}, which is not installed"
-        raise VolumeError(key, found, 'pip install "vcmodels[formats]"') from error
+    return load_extra(name, "formats", key, location, VolumeError)
 
 
 def stored_type(dtype: np.dtype[Any], location: str, key: str) -> np.dtype[Any]:

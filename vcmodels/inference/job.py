@@ -373,6 +373,11 @@ def _make_forwards(
     is_fixed = any(one.network.is_fixed for one in weighted)
     if is_fixed:
         amp = None
+        for key in (
+            k for k in ("amp", "compile") if getattr(params, k) not in ("auto", "off", False)
+        ):
+            found = "has no effect: an exported graph runs in float32, as it is"
+            reporter.say(f"inference_params.{key}: {found}")
     if device.type == "cpu" and (params.batch_size or 1) > 1:
         reporter.say("inference_params.batch_size: has no effect: a CPU predicts patch by patch")
     is_worth_it = device.type == "cuda" and voxels >= WORTH_COMPILING

@@ -58,7 +58,7 @@ class Segmenter:
         """The probability of the object, block by block, where anything was predicted.
 
         The prediction lies in the cache while it is made, so that the same call continues after a
-        kill; it goes once it is read, or not wanted any more. Of several processes one makes it.
+        kill; it goes once it is read, or not wanted any more. Of several processes one at a time makes it.
 
         Raises:
             RefusedError: the volume does not fit the network.

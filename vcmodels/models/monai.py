@@ -8,7 +8,6 @@ of a step say little of all patches, and one that is not finite would stay in th
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
-from importlib import import_module
 from types import ModuleType
 from typing import Annotated, Literal
 
@@ -16,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vcmodels.errors import FaultError, RefusedError
+from vcmodels.errors import FaultError
+from vcmodels.extras import load_extra
 from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.models.base import Logits, Model
 from vcmodels.models.plan import Topology, plan_topology
@@ -95,11 +95,7 @@ def _nets() -> ModuleType:
     Raises:
         RefusedError: it is not installed.
     """
-    try:
-        return import_module("monai.networks.nets")
-    except ModuleNotFoundError as error:
-        found = f"is a network of MONAI, and {error.name} is not installed"
-        raise RefusedError("model_config.name", found, 'pip install "vcmodels[zoo]"') from error
+    return load_extra("monai.networks.nets", "zoo", "model_config.name", "a network of MONAI")
 
 
 class SharedBody(nn.Module):

@@ -9,14 +9,14 @@ object for each worker.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vcmodels.blockwise import Crew, Measured, share_blocks
-from vcmodels.errors import RefusedError, VolumeError
+from vcmodels.errors import VolumeError
+from vcmodels.extras import require_extra
 from vcmodels.geometry.boxes import Box, Shape, Spacing
 from vcmodels.geometry.grid import blocks_of
 from vcmodels.metrics.base import BlockPart
@@ -73,9 +73,7 @@ class MeshRequest:
             remedy = "leave --simplify out" if longest < LONGEST else "cut the volume"
             found = f"{self.ids.location} is {longest} voxels long, from {most} on"
             raise VolumeError(self.ids.key, f"{found} no mesh can be made", remedy)
-        if find_spec("zmesh") is None or find_spec("fastremap") is None:
-            found = "the packages zmesh and fastremap are not both installed"
-            raise RefusedError("mesh", found, 'pip install "vcmodels[objects]"')
+        require_extra("zmesh", "fastremap", extra="objects", subject="mesh")
         refuse_in_store("-o", self.folder / MANIFEST)
         return is_done(self.folder / MANIFEST, self.identity)
 

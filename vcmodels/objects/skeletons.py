@@ -9,14 +9,13 @@ each worker, and a row of the table for each object.
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vcmodels.blockwise import Crew, share_blocks
-from vcmodels.errors import RefusedError
+from vcmodels.extras import require_extra
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.metrics.base import BlockPart
 from vcmodels.objects.centrelines import traced
@@ -72,9 +71,7 @@ class SkeletonRequest:
             RefusedError: a package is not installed.
         """
         require_ids(self.ids)
-        if find_spec("kimimaro") is None:
-            found = "the package kimimaro is not installed"
-            raise RefusedError("skeleton", found, 'pip install "vcmodels[skeletons]"')
+        require_extra("kimimaro", extra="skeletons", subject="skeleton")
         refuse_in_store("-o", self.folder / MANIFEST)
         return is_done(self.folder / MANIFEST, self.identity)
 

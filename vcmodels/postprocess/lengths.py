@@ -1,9 +1,9 @@
 """Keys in physical units: a key that ends in `_um` or `_um3` stands beside one in voxels."""
 
-from importlib.util import find_spec
 from math import ceil, prod
 
-from vcmodels.errors import FaultError, RefusedError, TaskError
+from vcmodels.errors import FaultError, TaskError
+from vcmodels.extras import require_extra
 from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.volumes.spacing import in_unit, is_length
 
@@ -79,6 +79,4 @@ def require_package(package: str, step: str) -> None:
     Raises:
         RefusedError: it is not.
     """
-    if find_spec(package) is None:
-        found = f'step "{step}" needs the package {package}, which is not installed'
-        raise RefusedError("name", found, 'pip install "vcmodels[objects]"')
+    require_extra(package, extra="objects", subject="name", who=f'step "{step}"')

@@ -148,16 +148,13 @@ class PatchDataset(Dataset[PatchItem]):
         self.rows, self.patch, self.variation = rows, patch, variation
         self.targets: dict[str, AnyTarget] = dict(targets)
         self._volumes, self._regions = tuple(volumes), tuple(regions)
+        self.coordinates = COORDINATES * any(volume.coordinates for volume in volumes)
+        """How many of an image's channels, the last ones, say where its voxels lie."""
         self._normalization = normalization
         self._labels_of = shared_labels(self.targets)
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def coordinates(self) -> int:
-        """How many of an image's channels, the last ones, say where its voxels lie."""
-        return COORDINATES * any(volume.coordinates for volume in self._volumes)
 
     @property
     def order(self) -> DrawOrder | LossWeightedOrder | None:

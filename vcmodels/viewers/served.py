@@ -132,7 +132,7 @@ class ServedScene:
             reporter.say(f"{self.scene.layers[number].name}: {error}")
 
     def answer(self, path: str) -> Reply:
-        """A file by its path, such as `0/zarr.json`, `0/2/c/3/0/1` `0/meshes/info` or `0/skeletons/7`.
+        """A file by its path, such as `0/zarr.json`, `0/2/c/3/0/1` or `0/meshes/info`.
 
         Raises:
             MissingFileError: there is no such file.

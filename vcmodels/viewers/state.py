@@ -69,16 +69,16 @@ def _layer(layer: Layer, url: str, scene: Scene) -> dict[str, Any]:
     if isinstance(look, Ids):
         colours = {str(value): hexadecimal(colour) for value, colour in look.colours.items()}
         other = {"segmentDefaultColor": hexadecimal(look.other)} if look.other else {}
-        for name, folder in (("meshes", layer.meshes), ("skeletons", layer.skeletons)):
-            if folder is None:
-                continue
-            source = {
-                "url": f"precomputed://{url}{name}",
-                "transform": _mesh_transform(layer, scene),
-            }
-            sources, segments = shown.get("source"), shown.get("segments", [])
-            sources = [*(sources if isinstance(sources, list) else [sources]), source]
-            shown |= {"source": sources, "segments": [*dict.fromkeys([*segments, *folder.shown])]}
+        drawn = {
+            name: folder
+            for name, folder in (("meshes", layer.meshes), ("skeletons", layer.skeletons))
+            if folder is not None
+        }
+        if drawn:
+            at = {"transform": _mesh_transform(layer, scene)}
+            sources = [{"url": f"precomputed://{url}{name}", **at} for name in drawn]
+            ids = dict.fromkeys(one for folder in drawn.values() for one in folder.shown)
+            shown |= {"source": [shown["source"], *sources], "segments": [*ids]}
         return {
             **shown, "type": "segmentation", "segmentColors": colours, **other,
             "selectedAlpha": 0.4, "tab": "rendering",
