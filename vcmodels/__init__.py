@@ -7,6 +7,10 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from vcmodels.machine import wait_without_spinning
+
+# Both are read when torch is imported or first used, so they are set before it.
+wait_without_spinning(os.environ)
 # Tensors from 2 MB on in huge pages, where Linux grants them: torch reads this at its first
 # allocation. Faulting in the pages of its activations takes a fifth of a 128^3 forward pass on a CPU.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

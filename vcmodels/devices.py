@@ -4,10 +4,8 @@ import ctypes
 import importlib
 import os
 import re
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +13,8 @@ from torch import Tensor, nn
 from torch.compiler import config
 
 from vcmodels.errors import RefusedError
+from vcmodels.machine import free_machine_bytes, machine_bytes, usable_cores
 from vcmodels.section import Amp
-
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_MEMORY_FILE = Path("/proc/meminfo")
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -57,22 +53,18 @@ def free_bytes(device: torch.device) -> int:
     """Memory of a device that nothing uses now; for the CPU, what a process could still get."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    with suppress(OSError, StopIteration):  # other systems have no such file
-        lines = _MEMORY_FILE.read_text().splitlines()
-        free = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-        return min(int(free) * 1024, machine_bytes())
-    return machine_bytes()
+    return free_machine_bytes()
 
 
-def machine_bytes() -> int:
-    """All memory of the machine, or less where it is limited for this process or container."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        found.append(limit)
-    with suppress(OSError, ValueError):  # other systems have no such file; "max" is no number
-        found.append(int(_CGROUP_LIMIT.read_text()))
-    return min(found)
+def set_threads(wanted: int | None) -> None:
+    """Let torch compute with so many threads; None: as many as it would take, and not more than granted.
+
+    `OMP_NUM_THREADS`, with which a user says how many, is torch's own affair.
+    """
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    elif "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -189,7 +181,7 @@ def _local_cluster(distributed: Any, count: int) -> Any:  # noqa: ANN401
         try:
             return distributed.LocalCluster(
                 n_workers=count,
-                threads_per_worker=max(1, len(os.sched_getaffinity(0)) // count),
+                threads_per_worker=max(1, usable_cores() // count),
                 processes=True,
                 dashboard_address="127.0.0.1:0",  # or a second one warns of the first
                 memory_limit=None,

@@ -1,6 +1,5 @@
 """Who works on the blocks: the threads of this process, or the workers of a Dask cluster."""
 
-import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
@@ -13,6 +12,7 @@ import torch
 
 from vcmodels.errors import RunError, VcmodelsError
 from vcmodels.geometry.boxes import Box
+from vcmodels.machine import usable_cores
 from vcmodels.metrics.base import BlockPart
 
 Work = Callable[[Box], BlockPart]
@@ -33,11 +33,6 @@ class Engine(Protocol):
         After a stop, only those that are being worked on.
         """
         ...
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

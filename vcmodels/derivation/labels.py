@@ -1,7 +1,6 @@
 """The derived label of a whole volume, block by block, stored to be read back as the same."""
 
 import json
-import os
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,10 +19,10 @@ from vcmodels.config.checks import read_places
 from vcmodels.data.labels import Label
 from vcmodels.data.task_volume import TaskVolume
 from vcmodels.data.volumes import open_volumes
-from vcmodels.devices import machine_bytes
 from vcmodels.errors import OutputError, TaskError, VolumeError
 from vcmodels.geometry.boxes import Box, Shape, grow_shape
 from vcmodels.geometry.grid import blocks_of
+from vcmodels.machine import machine_bytes, usable_cores
 from vcmodels.reporting import Advance, Reporter, Silent, list_some
 from vcmodels.results import KEY
 from vcmodels.targets import AnyTarget
@@ -267,7 +266,7 @@ def _pieces(label: Label, block: Shape, advance: Advance) -> Generator[tuple[Box
         return box, stored
 
     fitting = machine_bytes() // 4 // (BYTES_PER_VOXEL * prod(grow_shape(block, margin)))
-    threads = max(1, min(os.cpu_count() or 1, MOST_THREADS, fitting))
+    threads = max(1, min(usable_cores(), MOST_THREADS, fitting))
     before = torch.get_num_threads()
     running: deque[Future[tuple[Box, np.ndarray]]] = deque()
     # One thread each: blocks are many, and their threads would get into each other's way.

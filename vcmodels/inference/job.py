@@ -21,8 +21,8 @@ from vcmodels.devices import (
     choose_amp,
     choose_device,
     keep_freed_memory,
-    machine_bytes,
     place,
+    set_threads,
 )
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box, Shape, level_factors
@@ -61,6 +61,7 @@ from vcmodels.inference.units import (
     wanted_boxes,
 )
 from vcmodels.inference.views import choose_views, report_refuted, wanted_tta
+from vcmodels.machine import machine_bytes
 from vcmodels.models.fused import fused
 from vcmodels.reporting import Reporter
 from vcmodels.results import require_writable
@@ -224,8 +225,7 @@ def make_pipeline(
         RefusedError: whatever a user can fix.
     """
     keep_freed_memory()
-    if params.threads is not None:
-        torch.set_num_threads(params.threads)
+    set_threads(params.threads)
     first, extent, spacing = networks[0], inputs[0].extent, inputs[0].spacing
     check_networks(networks, targets, params.patch_size)
     check_inputs(inputs, first, reporter)

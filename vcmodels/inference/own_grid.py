@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from vcmodels.blockwise import Threads
-from vcmodels.blockwise.engines import usable_cores
 from vcmodels.config import InferenceParams
 from vcmodels.data.prepared import mask_of
 from vcmodels.data.regions import region_of as find_region_of
@@ -41,6 +40,7 @@ from vcmodels.inference.request import (
 )
 from vcmodels.inference.units import Mask, open_mask
 from vcmodels.inference.writing import Output
+from vcmodels.machine import usable_cores
 from vcmodels.metrics.base import BlockPart
 from vcmodels.prepare.contents import Classes, turned_values, with_outside
 from vcmodels.prepare.derived import DerivedVolume, kept, report_making

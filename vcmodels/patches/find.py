@@ -11,9 +11,9 @@ import numpy as np
 
 from vcmodels.config import Task
 from vcmodels.data.task_volume import TaskVolume
-from vcmodels.devices import machine_bytes
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Shape, triple
+from vcmodels.machine import machine_bytes
 from vcmodels.patches.density import (
     CandidateGrid,
     PatchDensity,

@@ -4,7 +4,6 @@ Only bricks that are not in the store, or not valid there, are made; each is sto
 so that a pass that was killed continues, and an edited chunk costs the pass over its brick.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from vcmodels.config import Task
 from vcmodels.devices import dask_client
 from vcmodels.geometry.boxes import Box, Shape, cut_block, triple, unit_box
+from vcmodels.machine import usable_cores
 from vcmodels.patches.index import (
     MOST_VALUES,
     UNCOUNTED,
@@ -106,7 +106,7 @@ def _spread(bricks: Bricks, plan: IndexPlan, most: int) -> Bricks:
 @contextmanager
 def decoding_threads(volumes: Iterable[Volume]) -> Iterator[Executor]:
     """Threads that decode chunks, as many as cores, more when they wait for a network."""
-    count = min(os.cpu_count() or 1, MOST_THREADS)
+    count = min(usable_cores(), MOST_THREADS)
     if any(is_remote(volume.location) for volume in volumes):
         count = REMOTE_THREADS
     pool = ThreadPoolExecutor(count)

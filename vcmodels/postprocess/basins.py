@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vcmodels.blockwise import Measured
-from vcmodels.devices import machine_bytes
 from vcmodels.errors import RunError
 from vcmodels.fields.forest import RegionEdges
 from vcmodels.fields.watershed import NOTHING, BlockBasins
 from vcmodels.geometry.boxes import Box, Shape, divide, triple
 from vcmodels.geometry.grid import tiles
+from vcmodels.machine import machine_bytes
 from vcmodels.metrics.base import BlockPart
 from vcmodels.postprocess.landscape import Landscape
 from vcmodels.postprocess.numbering import NOWHERE, first_voxels, numbered

@@ -32,8 +32,9 @@ from vcmodels.config.train_params import TrainingParams
 from vcmodels.data.normalization import Normalization, contradiction
 from vcmodels.data.record import Change, DataRecord, changes, count_moved, record_of, with_names
 from vcmodels.data.task_volume import TaskVolume
-from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
+from vcmodels.devices import free_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
+from vcmodels.machine import cpu_name, instruction_sets, load, machine_bytes, usable_cores
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter, list_some
 from vcmodels.stages import STAGES, carried_stages
@@ -65,7 +66,9 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "cpu": cpu_name(),
-        "cpus": available_cpus(),
+        "instructions": list(instruction_sets()),
+        "cpus": usable_cores(),
+        "load": load(),
         "memory_gb": round(machine_bytes() / 1e9, 1),
         "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -85,27 +88,11 @@ def commit(root: Path) -> str | None:
     return None
 
 
-def cpu_name() -> str:
-    """What the processor calls itself."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def available_cpus() -> int:
-    """Processors that this process may use; others of the machine may be kept from it."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def describe_device(device: torch.device) -> str:
     """What a training computes with, in words: device, free memory, threads and cores."""
     name = "CPU" if device.type == "cpu" else f"{torch.cuda.get_device_name(device)} ({device})"
     free, there = free_bytes(device) / 2**30, memory_bytes(device) / 2**30
-    cores = f"torch threads {torch.get_num_threads()}, cores {available_cpus()}"
+    cores = f"torch threads {torch.get_num_threads()}, cores {usable_cores()}"
     return f"{name}: {free:.1f} of {there:.1f} GiB memory free; {cores}"
 
 

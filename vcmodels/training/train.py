@@ -29,7 +29,7 @@ from vcmodels.data.normalization import (
 from vcmodels.data.record import identity_of
 from vcmodels.data.task_volume import TaskVolume
 from vcmodels.data.volumes import report_missing
-from vcmodels.devices import choose_amp, choose_device, memory_bytes
+from vcmodels.devices import choose_amp, choose_device, memory_bytes, set_threads
 from vcmodels.errors import TaskError
 from vcmodels.geometry.boxes import Box
 from vcmodels.patches.cache import document, fingerprint, load_or_find_patches
@@ -236,8 +236,7 @@ def train(
         RunError: a failure on the way; the last checkpoint is whole and the same command resumes.
     """
     deadline = time.monotonic() + 60 * (task.tr_params.max_minutes or math.inf)
-    if task.tr_params.threads:
-        torch.set_num_threads(task.tr_params.threads)
+    set_threads(task.tr_params.threads)
     device = choose_device(local_device(task.tr_params.device), "tr_params.device")
     _ = task.tensorboard_dir, task.cache_file  # a bad path is refused here
     require_wandb(task.tr_params.wandb)

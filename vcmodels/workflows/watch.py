@@ -18,7 +18,7 @@ from vcmodels.config import Task
 from vcmodels.config.task import volume_metrics
 from vcmodels.data.selection import choose_volumes
 from vcmodels.data.volumes import open_volumes
-from vcmodels.devices import choose_device
+from vcmodels.devices import choose_device, set_threads
 from vcmodels.errors import RefusedError, TaskError
 from vcmodels.evaluation.report import Report
 from vcmodels.evaluation.scoring import ScoredVolume
@@ -73,8 +73,7 @@ def watch(
     metrics = volume_metrics(targets, task.evaluation)
     rule = Rule.of(task, metrics, options.metric)
     device = choose_device(options.device or task.inference_params.device, "--device")
-    if task.inference_params.threads:
-        torch.set_num_threads(task.inference_params.threads)
+    set_threads(task.inference_params.threads)
     if options.once and not run.is_begun():
         raise RefusedError(str(run.folder), "no run has begun there", "train first")
     # From here on a training keeps what is not scored, also one that is still to begin.
