@@ -33,6 +33,7 @@ from vcmodels.cli.roi import roi
 from vcmodels.cli.runs import cv, runs
 from vcmodels.cli.skeleton import skeleton
 from vcmodels.cli.submit import submit
+from vcmodels.cli.suggest import suggest
 from vcmodels.cli.symmetry import symmetry
 from vcmodels.cli.train import train
 from vcmodels.cli.tune import tune
@@ -145,6 +146,7 @@ app.command()(compare)
 app.command()(region)
 app.command()(roi)
 app.command()(audit)
+app.command()(suggest)
 app.command()(symmetry)
 app.command()(postprocess)
 app.command()(tune)

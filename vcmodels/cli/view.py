@@ -55,6 +55,9 @@ def view(
         Path | None,
         typer.Option(metavar="FILE", help="CSV or JSON of z,y,x[,text], in voxels, to show."),
     ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What suggest wrote, to show its boxes.")
+    ] = None,
     fold: FoldIndex = None,
     host: Annotated[
         str, typer.Option(help="Address to serve at; others than yours reach 0.0.0.0.")
@@ -72,7 +75,7 @@ def view(
     if napari:
         refuse_options("napari", meshes=meshes, skeletons=skeletons)
     _require(*(("napari", "napari[all]") if napari else ("neuroglancer", "vcmodels[view]")))
-    from vcmodels.viewers.scene import read_points, with_meshes, with_skeletons
+    from vcmodels.viewers.scene import read_points, with_boxes, with_meshes, with_skeletons
 
     console = Console()
     context.obj.begin()
@@ -84,6 +87,8 @@ def view(
         scene = with_meshes(scene, meshes)
     if skeletons is not None:
         scene = with_skeletons(scene, skeletons)
+    if boxes is not None:
+        scene = with_boxes(scene, boxes)
     if napari:
         from vcmodels.viewers.napari import show
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 from vcmodels.errors import RefusedError
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.pictures.slices import Colour
+from vcmodels.reporting import list_some
 from vcmodels.viewers.looks import ArrayLook, Ids
 from vcmodels.volumes import Volume
 from vcmodels.volumes.levels import StoredLevel
 
+SUGGESTED_COLOUR: Colour = (1.0, 0.55, 0.0)
 MOST_BOXES = 2000
 """Of a layer; a viewer that holds all of a run's patches hardly moves."""
 MOST_MESHES = 500
@@ -193,6 +196,37 @@ def read_points(path: Path) -> tuple[Marker, ...]:
     return tuple(
         _point(dict(zip(columns, row, strict=False)), f"{path}, line {n}") for n, row in rows
     )
+
+
+def with_boxes(scene: Scene, path: Path) -> Scene:
+    """A scene with the boxes that `suggest` wrote of the volume that is shown.
+
+    Raises:
+        RefusedError: the file is missing or not of `suggest`, or has no box of this volume.
+    """
+    remedy = "give the boxes.json that suggest wrote"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["boxes"]
+        found = [(_real(row["input"][0]), row["volume"], row["bbox"]) for row in rows]
+        boxes = [(real, Box.between(*zip(*bbox, strict=True))) for real, _, bbox in found]
+    except OSError as error:
+        raise RefusedError(
+            "--boxes", f"{path} cannot be read ({error.strerror})", remedy
+        ) from error
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise RefusedError("--boxes", f"{path} is no list of boxes", remedy) from error
+    shown = _real(scene.layers[0].levels[0].volume.shown)
+    here = tuple(box for real, box in boxes if shown == real or shown.startswith(f"{real}/"))
+    if not here:
+        named = list_some(sorted({name for _, name, _ in found}), 3)
+        raise RefusedError("--boxes", f"no box of {path} lies in what is shown", f"show {named}")
+    added = Boxes("suggested", fewer_boxes(here), SUGGESTED_COLOUR)
+    return replace(scene, boxes=(*scene.boxes, added))
+
+
+def _real(location: str) -> str:
+    """A location by which two names of one array are equal."""
+    return location.rstrip("/") if "://" in location else os.path.realpath(location)
 
 
 _REMEDY = "give rows of z,y,x or z,y,x,text, in voxels"
