@@ -2,6 +2,7 @@ import json
 import os
 import signal
 import uuid
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import settings
 from vcmodels.boards import EventWriter
 from vcmodels.phantom import write_phantom
 from vcmodels.reporting import STOP_SIGNALS
+from vcmodels.symmetry.follow import findings_of, question_of
 
 # Threads wait for each other on volumes this small: two take longer than one.
 torch.set_num_threads(1)
@@ -46,6 +48,29 @@ def graphs():
     """TensorBoard gets the graph of a network, as users have it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EventWriter, "_draw_network", draw_network)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _symmetry_is_found_once():
+    """Trainings look once for the symmetry of the same patches of the same data, a fifth of each.
+
+    What is found follows from these, see `findings_of`; the commands look each time.
+    """
+    known = {}
+
+    def remembered(resolved, rows, regions, **options):
+        task, spacings = resolved.task, [volume.spacing for volume in resolved.volumes]
+        asked = (
+            options["data_sha256"], question_of(task), task.dataset_config.model_dump_json(),
+            task.tr_params.patch_size, task.tr_params.seed, rows.tobytes(), *regions, *spacings,
+        )  # fmt: skip
+        if asked not in known:
+            known[asked] = findings_of(resolved, rows, regions, **options)
+        return known[asked]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("vcmodels.training.train"), "findings_of", remembered)
         yield
 
 

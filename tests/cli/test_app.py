@@ -30,7 +30,7 @@ def files_under(folder):
 
 def run_python(*arguments, **options):
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=800, **options
     )
 
 
@@ -420,7 +420,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     with os.fdopen(writing, "wb") as stdout:
         done = subprocess.run(
             [sys.executable, "-m", "vcmodels", "schema"],
-            stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT, timeout=120,
+            stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT, timeout=800,
         )  # fmt: skip
     assert done.returncode == 0
     assert done.stderr == b""
@@ -429,7 +429,7 @@ def test_a_reader_that_leaves_early_is_no_error():
 @pytest.mark.parametrize(("arguments", "code"), [("schema", 0), ("bogus", 2)])
 def test_closed_streams_change_nothing(arguments, code):
     command = f"'{sys.executable}' -m vcmodels {arguments} <&- >&- 2>&-"
-    assert subprocess.run(command, shell=True, cwd=ROOT, timeout=120).returncode == code
+    assert subprocess.run(command, shell=True, cwd=ROOT, timeout=800).returncode == code
 
 
 def test_a_bare_environment_and_an_odd_name_are_no_error(task_file, sheet_task):
@@ -465,7 +465,7 @@ def test_a_signal_while_modules_are_imported_leaves_quietly(number, delay):
         process.stdout.readline()
         time.sleep(delay)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=800)
     assert process.returncode == 128 + number or (
         process.returncode == 2 and stderr.startswith(b"error: none.json")
     )

@@ -1,8 +1,10 @@
 """Forks workers and sends each a signal after a while, so that a kill falls anywhere in its work.
 
-The process that forks imports the work once; what is killed begins at once.
+The process that forks imports the work once, and what the work imports late (`LATE` of its module);
+what is killed begins at once.
 """
 
+import atexit
 import importlib
 import json
 import os
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,29 +22,47 @@ from vcmodels.errors import VcmodelsError
 
 @contextmanager
 def forks(work: Callable[..., Any]) -> Iterator["Forks"]:
-    """Workers that call a function of a module, with arguments that JSON holds."""
+    """Workers that call a function of a module, with arguments that JSON holds.
+
+    What forks them stays for the next test that asks for the same module: its imports take seconds.
+    """
+    surroundings = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    idle = _IDLE[work.__module__, tuple(sorted(surroundings.items()))]
+    process = idle.pop() if idle else _started(work.__module__)
+    yield Forks(process, work.__qualname__)
+    idle.append(process)  # one whose test has failed may be at work still
+
+
+_IDLE: dict[tuple[object, ...], list[subprocess.Popen[str]]] = defaultdict(list)
+"""Processes that fork, by module and environment."""
+
+
+def _started(module: str) -> subprocess.Popen[str]:
+    """A process that forks, until this one ends."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.forks", work.__module__, work.__qualname__],
+        [sys.executable, "-m", "tests.faults.forks", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    try:
-        yield Forks(process)
-    finally:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
+    atexit.register(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.wait()
+    process.stdout.close()
 
 
 class Forks:
     """Starts workers one after the other."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[str], work: str) -> None:
+        self._process, self._work = process, work
 
     def run(
         self, arguments: Mapping[str, Any], seconds: float, number: int = signal.SIGKILL
@@ -53,7 +74,9 @@ class Forks:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"arguments": dict(arguments), "seconds": seconds, "number": int(number)}
+        order = {
+            "work": self._work, "arguments": dict(arguments), "seconds": seconds, "number": int(number),
+        }  # fmt: skip
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return os.waitstatus_to_exitcode(int(self._process.stdout.readline()))
@@ -78,7 +101,9 @@ def end_of(child: int, seconds: float, number: int) -> int:
 
 
 def main() -> None:
-    work = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
+    module = importlib.import_module(sys.argv[1])
+    for late in getattr(module, "LATE", ()):
+        importlib.import_module(late)
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()
@@ -88,7 +113,7 @@ def main() -> None:
                 os.setpgid(0, 0)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the work takes it
                 sys.stdout = sys.stderr
-                code = work(**order["arguments"]) or 0
+                code = getattr(module, order["work"])(**order["arguments"]) or 0
             except VcmodelsError as error:
                 code = error.exit_code
             except SystemExit as leaving:

@@ -2,10 +2,12 @@
 
 import torch
 
-from tests.faults.learning import train_on
+from tests.faults.learning import LATE, train_on
 from vcmodels.config import load_task
 from vcmodels.reporting import Silent
 from vcmodels.workflows.watch import WatchOptions, watch
+
+__all__ = ["LATE", "follow", "learn"]
 
 
 def learn(task: str) -> None:

@@ -132,6 +132,13 @@ def test_another_process_with_the_id_of_a_dead_one_is_not_taken_for_it(root):
         pass
 
 
+def check_for_long(hold):
+    """For many beats, until it is noticed."""
+    for _ in range(6000):
+        hold.check()
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("taken", ["deleted", "replaced"])
 def test_who_lost_it_notices_at_the_next_beat(root, taken):
     with working_on(root, alone=True, reporter=Silent()) as hold:
@@ -141,23 +148,37 @@ def test_who_lost_it_notices_at_the_next_beat(root, taken):
             (root / FOLDER).delete(name)
         else:
             leave_behind(root, name)
-        time.sleep(1)
         with pytest.raises(RunError, match=r"no sign of life .* run the same command again"):
-            hold.check()
+            check_for_long(hold)
     assert ((root / FOLDER).names() == {name}) == (taken == "replaced")
 
 
-def test_who_cannot_renew_it_takes_it_for_lost_before_others_do(root, s3, monkeypatch):
+def test_who_is_to_be_silent_is_lost_before_others_take_over():
     assert locks.LOST_S < locks.VOID_S
-    monkeypatch.setattr(locks, "LOST_S", 1.0)
+
+
+def test_who_cannot_renew_it_takes_it_for_lost_before_others_do(root, s3, monkeypatch):
+    """The clock is put on: by 50,000 s in all while beats are renewed, by 40,001 s when none is."""
+    monkeypatch.setattr(locks, "LOST_S", 40_000.0)
+    ahead, now = [0.0], locks._now
+    monkeypatch.setattr(locks, "_now", lambda: now() + ahead[0])
     with working_on(root, alone=True, reporter=Silent()) as hold:
         (name,) = (root / FOLDER).names()
-        time.sleep(1.5)
-        hold.check()
-        s3.fail("PUT", f"/{root.location[5:]}/{FOLDER}/{name}", *[503] * 999)
-        time.sleep(1.5)
-        with pytest.raises(RunError, match="no sign of life"):
+
+        def beats():
+            return json.loads((root / FOLDER).read(name))["beats"]
+
+        for _ in range(2):
+            ahead[0] += 25_000
+            begun = beats()
+            while beats() < begun + 2:  # one may have begun before
+                time.sleep(0.01)
             hold.check()
+        s3.fail("PUT", f"/{root.location[5:]}/{FOLDER}/{name}", *[503] * 999)
+        hold.check()
+        ahead[0] += 40_001
+        with pytest.raises(RunError, match="no sign of life"):
+            check_for_long(hold)
 
 
 def test_a_lost_answer_does_not_make_a_lease_another_process_s(root, s3):

@@ -304,7 +304,7 @@ def test_two_processes_at_once_leave_one_whole_index(store, labels, tmp_path, re
     location, folder = store("label", labels), tmp_path / "index"
     script = SCRIPT.format(tests=str(Path(__file__).parent), location=location, folder=str(folder))
     both = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [process.wait(timeout=800) for process in both] == [0, 0]
     assert [path.name[:6] for path in folder.iterdir()] == ["label-"]  # and nothing half made
     read_chunks.clear()
     assert ask(location, folder)[0] == totals(labels)

@@ -64,9 +64,9 @@ def test_memory_is_given_or_the_targets_of_the_preset_or_what_is_there(make, mon
 def test_a_plan_is_that_of_nnunet_and_takes_no_time(make):
     task = make((512, 512, 512), tr_val_split=1, memory_gb=24)
     volumes = open_volumes(task)
-    started = time.perf_counter()
+    started = time.process_time()
     plan = planned(task, volumes)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert (plan.patch, plan.batch) == ((192, 192, 192), 2)
     assert plan.tried[-1].patch == plan.patch
     assert plan.reasons[-1].endswith("decodes 2.0 times its voxels, in chunks of 32 x 64 x 64")

@@ -73,17 +73,17 @@ def test_closing_stops_a_generator_that_waits():
         try:
             yield 0
             waits.set()
-            assert stopping.wait(30)
+            assert stopping.wait(290)
             raise InterruptedError
         finally:
             left.append(threading.current_thread())
 
     made = one_ahead(waiting(), stopping.set)
     next(made)
-    assert waits.wait(10)
+    assert waits.wait(100)
     began = time.monotonic()
     made.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 100
     assert len(left) == 1
     assert not threads()
 

@@ -59,6 +59,8 @@ def test_the_learned_factor_of_a_fixed_loss_is_its_inverse(name):
         optimizer.zero_grad()
         balance(losses, counts(*losses)).backward()
         optimizer.step()
+        if balance.log_variance.grad.abs().max() < 1e-3:  # at rest
+            break
     wanted = {"sheet": 2 / 0.02, "normals": 1 / 1.5, "classes": 0.3 / 7}
     factors = dict(zip(balance.weights, balance.factors().tolist(), strict=True))
     assert factors == pytest.approx(wanted, rel=1e-2)

@@ -80,7 +80,7 @@ def test_two_processes_learn_what_one_does(sheet_task, tmp_path):
     assert train(parse_task(one, "task.json")[0], reporter=Silent()) == 0
     two = with_folder(sheet_task, tmp_path / "two", **settings)
     running = start(two, tmp_path / "job")
-    out, err = running.communicate(timeout=200)
+    out, err = running.communicate(timeout=800)
     assert running.returncode == 0, err
     assert out.count("epoch 1/") == 1
     assert out.count("curves: ") == 2  # before the first step and at the end
@@ -112,7 +112,7 @@ def test_a_lost_process_ends_all_and_one_goes_on_alone(sheet_task, tmp_path):
     ).stdout.splitlines()  # fmt: skip
     (victim,) = [line.split()[0] for line in children if "train.py" in line][-1:]
     os.kill(int(victim), signal.SIGKILL)
-    _, err = running.communicate(timeout=200)
+    _, err = running.communicate(timeout=800)
     assert running.returncode != 0
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert [re.sub(r"process \d", "process N", line) for line in lines] == [
@@ -135,7 +135,7 @@ def test_a_signal_stops_all_at_the_same_step_with_the_state_saved(sheet_task, tm
     wait_for_step(task, 50, running)
     time.sleep(0.5)
     os.kill(running.pid, signal.SIGTERM)
-    out, _ = running.communicate(timeout=200)
+    out, _ = running.communicate(timeout=800)
     stopped = re.findall(r"stopped at step (\d+)", out)
     assert len(stopped) == 1
     assert state_of(task)["step"] == int(stopped[0]) > 50
@@ -144,7 +144,7 @@ def test_a_signal_stops_all_at_the_same_step_with_the_state_saved(sheet_task, tm
 def test_what_is_refused_is_said_once(sheet_task, tmp_path):
     task = with_folder(sheet_task, tmp_path / "run", batch_size=1)
     running = start(task, tmp_path / "job", processes=2)
-    _, err = running.communicate(timeout=200)
+    _, err = running.communicate(timeout=800)
     assert running.returncode != 0
     assert err.count("error: tr_params.batch_size: a step has 1 samples, for 2 processes") == 1
     assert not (tmp_path / "run").exists()

@@ -179,6 +179,8 @@ def _judge_one(looked: Looked, evidence: Sequence[Evidence], one: Symmetry) -> S
     """The verdict on one symmetry by itself: what refutes it first."""
     if reason := _unlawful(looked, one):
         return SymmetryVerdict(False, reason)
+    if (count := len(np.unique(looked.groups))) < FEWEST:  # no trial of so few refutes anything
+        return SymmetryVerdict(True, f"taken to hold: {count} windows are too few to refute it")
     best, best_name = PairTrial(0, 0), ""
     for measured in evidence:
         trial = measured.trial(one)
@@ -186,8 +188,6 @@ def _judge_one(looked: Looked, evidence: Sequence[Evidence], one: Symmetry) -> S
             return SymmetryVerdict(False, f"{measured.name}: {trial}", trial.share)
         if not best_name or trial.share > best.share:
             best, best_name = trial, measured.name
-    if (count := len(np.unique(looked.groups))) < FEWEST:
-        return SymmetryVerdict(True, f"taken to hold: {count} windows are too few to refute it")
     return SymmetryVerdict(True, f"not refuted ({best_name}: {best} at most)", best.share)
 
 
