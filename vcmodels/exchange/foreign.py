@@ -433,6 +433,8 @@ def own_network(
         axes: in which order it sees the axes of space.
         targets: what its channels are, in their order.
     """
+    if kind == "SwinUNETR":  # MONAI asked for it once, and takes it no more
+        options = {key: value for key, value in options.items() if key != "img_size"}
     found = {f"body.network.{name}": value for name, value in weights.items()}
     count, first = sum(one["channels"] for one in targets.values()), 0
     for name, one in targets.items():
