@@ -194,7 +194,7 @@ def test_an_older_description_is_read_too(tmp_path):
     }  # fmt: skip
     (folder / "rdf.yaml").write_text(yaml.safe_dump(said))
     predictor, volume = load_predictor(folder), image_of((2, 12, 16), 3)
-    assert predictor.networks[0].normalization.channels[0].mean == 90
+    assert predictor.networks[0].normalization.channels[0].mean == pytest.approx(90)
     (found,) = predictor.predict(volume).values()
     np.testing.assert_allclose(found, (volume - 90) / 7 * a + b, atol=1e-5)
 
