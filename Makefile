@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test chromium browser-test faults lint format docs clean
+.PHONY: venv demo test chromium browser-test faults interop lint format docs clean
 
 venv: $(VENV)/.installed
 
@@ -46,6 +46,17 @@ browser-test: venv chromium
 
 faults: venv
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --full tests/faults
+
+# Against other programs, which have an environment of their own.
+INTEROP := .venv-interop
+
+$(INTEROP)/.installed:
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet "bioimageio.core==0.11.0" "pydantic<2.14" onnxruntime
+	touch $@
+
+interop: venv $(INTEROP)/.installed
+	BIOIMAGEIO=$(INTEROP)/bin/bioimageio OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -s tests/interop
 
 format: venv
 	$(BIN)/ruff format .

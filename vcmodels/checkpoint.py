@@ -413,6 +413,10 @@ class TrainedNetwork:
     """Of what it was trained on; older checkpoints do not say."""
     is_fixed: bool = False
     """Whether the module is a graph of another program: of this patch size, in float32, not compiled."""
+    lengths: tuple[tuple[int, int], ...] = ()
+    """Of such a graph that takes other patches: along (z, y, x) the least length, and the step."""
+    notes: tuple[str, ...] = ()
+    """What whoever uses it is to be told."""
 
     def check_patch(self, patch: PatchShape) -> None:
         """Refuse a patch size that the network cannot take.
@@ -421,6 +425,13 @@ class TrainedNetwork:
             ValueError: with what was found and what to do.
         """
         if patch == self.patch:
+            return
+        if self.is_fixed and self.lengths:
+            rules = list(zip(patch, self.lengths, strict=True))
+            if any(n < least or (n - least) % max(step, 1) for n, (least, step) in rules):
+                ways = ", ".join(f"{least} + n * {step}" for least, step in self.lengths)
+                found = f"patch_size {list(patch)}: {self.path} takes lengths of {ways}"
+                raise FaultError(found, "give such a size, or leave it out")
             return
         if self.is_fixed:
             found = (
@@ -501,6 +512,21 @@ def trained_without_weights(checkpoint: Checkpoint) -> TrainedNetwork:
         state.get("tuned", {}),
         as_findings(state.get("symmetry")),
     )
+
+
+def state_of(network: TrainedNetwork) -> dict[str, Any]:
+    """The state from which `build_network` makes a network again, without counters of a training."""
+    return {
+        "schema": SCHEMA,
+        "task": network.task.to_json(),
+        "model": network.module.state_dict(),
+        "heads": {name: target.channels for name, target in network.targets.items()},
+        "in_channels": network.in_channels,
+        "patch_size": list(network.patch),
+        "spacing": list(network.spacing),
+        "unit": network.unit,
+        "normalization": network.normalization.to_dict(),
+    }
 
 
 def calibration_of(checkpoint: Checkpoint) -> dict[str, Calibration]:

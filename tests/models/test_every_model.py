@@ -71,6 +71,11 @@ OPTIONS = {
     "unetr": {"base_features": 4, "hidden_features": 24, "heads": 2},
     "mednext": {"base_features": 4},
     "unet_encoder": {"decoder_features": [16, 8, 8, 4, 4]},
+    "monai_network": {
+        "options": {"channels": [4, 8], "strides": [2]},
+        "features": 4,
+        "axes": "xyz",
+    },
 }
 """Keys that make a network small."""
 LEAST = {

@@ -88,6 +88,10 @@ def infer(
         str | None,
         typer.Option(metavar="A,B,...", help="One process on each device, as in 0,1 or cpu,cpu."),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Let code that a package of another program holds run."),
+    ] = False,
     dask: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="On a Dask cluster: tcp://HOST:PORT, or local:N."),
@@ -123,10 +127,10 @@ def infer(
     task = None
     if _is_checkpoint(source) or (inputs and source.is_dir()):
         _refuse_options_of_tasks(checkpoint=checkpoint, folds=folds, fold=fold)
-        read = _of_checkpoint(source, lines)
+        read = _of_checkpoint(source, lines, trust=trust)
     else:
         task = one_fold(load(source, lines, console), fold)
-        read = _of_task(task, checkpoint, folds, console)
+        read = _of_task(task, checkpoint, folds, console, trust=trust)
     with ExitStack() as stack:
         if log_json and not dry_run:
             console.log = stack.enter_context(JsonLines(log_json))
@@ -363,7 +367,7 @@ def _refuse_options_of_tasks(**given: object) -> None:
             raise RefusedError(f"--{name}", "goes with a task file", remedy)
 
 
-def _of_checkpoint(source: Path, lines: Sequence[str]) -> "Read":
+def _of_checkpoint(source: Path, lines: Sequence[str], *, trust: bool) -> "Read":
     """What reads task and networks from a checkpoint, or the best one of a run folder, alone.
 
     Raises:
@@ -381,14 +385,19 @@ def _of_checkpoint(source: Path, lines: Sequence[str]) -> "Read":
             raise RefusedError(option, "is missing", remedy)
 
     def read() -> "tuple[Task, Networks]":
-        predictor = inference.load_predictor(source)
+        predictor = inference.load_predictor(source, trust=trust)
         return predictor.task_with(lines), predictor.networks
 
     return read
 
 
 def _of_task(
-    task: "Task", checkpoint: Sequence[str] | None, folds: str | None, console: Console
+    task: "Task",
+    checkpoint: Sequence[str] | None,
+    folds: str | None,
+    console: Console,
+    *,
+    trust: bool,
 ) -> "Read":
     """What reads the networks of a task.
 
@@ -404,7 +413,7 @@ def _of_task(
 
     def read() -> "tuple[Task, Networks]":
         paths = choose_checkpoints(task, checkpoint, folds=wanted, reporter=console)
-        return task, inference.load_predictor(*paths).networks
+        return task, inference.load_predictor(*paths, trust=trust).networks
 
     return read
 
@@ -428,6 +437,8 @@ def _predict(
     from vcmodels.inference.many import NamedInput, named_inputs, predict_each
 
     task, networks = read()
+    for note in (note for network in networks for note in network.notes):
+        console.say(note)
     if not task.inference_params.is_many:
         request = inference.request_of(task, networks, reporter=console)
         return _predict_one(request, predict, output, console, overwrite=overwrite)

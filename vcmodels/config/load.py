@@ -192,8 +192,10 @@ def _places(document: Block) -> Iterator[tuple[Block, str]]:
     """Every (block, key) of the task that holds one or more locations."""
     sections = {name: as_object(document.get(name)) or {} for name in LOCATIONS}
     skip = as_object(sections["inference_params"].get("skip")) or {}
+    model = as_object(document.get("model_config")) or {}
     named = [(sections[name], key) for name, keys in LOCATIONS.items() for key in keys]
-    yield from ((block, key) for block, key in [*named, (skip, "mask")] if key in block)
+    others = [(skip, "mask"), (model, "encoder_weights")]
+    yield from ((block, key) for block, key in [*named, *others] if key in block)
     volumes = [
         as_object(one) or {}
         for one in as_list(sections["dataset_config"].get("volume_paths")) or []

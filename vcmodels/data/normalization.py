@@ -13,6 +13,7 @@ from vcmodels.config import NormalizationConfig
 from vcmodels.config.task import Scheme
 from vcmodels.data.choice import Choice, calibration, moments
 from vcmodels.data.oddities import lost_values, odd_statistics, say_some
+from vcmodels.data.rules import Line, Rule, count_cube
 from vcmodels.data.statistics import (
     DOMINANT,
     SAMPLED_VALUES,
@@ -79,8 +80,15 @@ def check_finite(
     )
 
 
-def measure_channels(inputs: Sequence[Volume], region: Box) -> list[Accumulator]:
+def measure_channels(
+    inputs: Sequence[Volume], region: Box, rule: Rule | None = None
+) -> list[Accumulator]:
     """The channels of the arrays of one volume, one after the other.
+
+    Args:
+        inputs: the arrays.
+        region: the part that counts.
+        rule: which voxels of it do; None leaves out void, as our own schemes do.
 
     Raises:
         RunError: a value that is not finite, with its volume and place.
@@ -93,18 +101,26 @@ def measure_channels(inputs: Sequence[Volume], region: Box) -> list[Accumulator]
         for cube, image in cubes(
             volume, region, volume.read, COUNTED_CUBES, TRIED_CUBES, WHOLE_CUBE
         ):
-            _add_cube(channels, volume, cube, image, step)
+            _add_cube(channels, volume, cube, image, step, rule)
         found += channels
     return found
 
 
 def _add_cube(
-    channels: Sequence[Accumulator], volume: Volume, cube: Box, image: np.ndarray | None, step: int
+    channels: Sequence[Accumulator],
+    volume: Volume,
+    cube: Box,
+    image: np.ndarray | None,
+    step: int,
+    rule: Rule | None,
 ) -> None:
     """Count a cube; where NaN is the fill value, it says that there is no value."""
     is_sparse = volume.is_nan_void
     if image is not None:
         check_finite(image, cube, volume.shown, is_nan_void=is_sparse)
+    if rule is not None:
+        count_cube(rule, channels, cube, image, volume.fill_value, step)
+        return
     for number, channel in enumerate(channels):
         if image is None:
             if isfinite(volume.fill_value):
@@ -200,6 +216,8 @@ class Normalization:
     """With `per: volume`, those of each volume by name."""
     choice: Choice | None = None
     """Why `per` is what it is, where the task left it to the volumes."""
+    rule: Rule | None = None
+    """How a model of others measures a volume, with `ct` per volume; None for our own way."""
 
     def apply(self, image: np.ndarray, volume_stats: VolumeStatistics | None = None) -> np.ndarray:
         """Normalise a patch, each channel for itself.
@@ -229,6 +247,8 @@ class Normalization:
         out = np.empty(image.shape, np.float32)
         for channel, stat, result in zip(image, stats, out, strict=True):
             result[...] = _scaled(channel.astype(exact), self.scheme, stat)
+        if self.rule is not None and self.rule.counted == "nonzero":
+            out[image == 0] = 0
         return _without_nan(out) if image.dtype.kind == "f" else out
 
     def of_measured(self, measured: Sequence[Sequence[Accumulator]]) -> VolumeStatistics:
@@ -254,13 +274,19 @@ class Normalization:
         Raises:
             RunError: a value that is not finite, with its volume and place.
         """
-        return self._finish(measure_channels(inputs, box))
+        return self._finish(self.measure(inputs, box))
+
+    def measure(self, inputs: Sequence[Volume], box: Box) -> list[Accumulator]:
+        """What `of_measured` takes of one volume; args and errors as of `of_volume`."""
+        return measure_channels(inputs, box, self.rule)
 
     def _finish(
         self, channels: Sequence[Accumulator], dominant: float = DOMINANT
     ) -> VolumeStatistics:
         if not self.per_channel:
             channels = [Accumulator.joint(channels)] * len(channels)
+        if self.rule is not None:
+            return tuple(self.rule.statistics(one, self.percentiles) for one in channels)
         return tuple(channel.statistics(self.percentiles, dominant) for channel in channels)
 
     def to_dict(self) -> dict[str, Any]:
@@ -273,6 +299,7 @@ class Normalization:
             "channels": [asdict(c) for c in self.channels],
             "volumes": {name: [asdict(c) for c in v] for name, v in self.volumes.items()},
             "choice": self.choice and self.choice.to_dict(),
+            **({"rule": asdict(self.rule)} if self.rule else {}),
         }
 
     @classmethod
@@ -286,7 +313,7 @@ class Normalization:
         recorded = data.get("choice")
         return cls(
             data["scheme"], data["per"], data["per_channel"], (low, high), channels, volumes,
-            Choice.from_dict(recorded) if recorded else None,
+            Choice.from_dict(recorded) if recorded else None, _rule_of(data.get("rule")),
         )  # fmt: skip
 
     @property
@@ -304,6 +331,11 @@ class Normalization:
             per_channel=self.per_channel,
             percentiles=self.percentiles,
         )
+
+
+def _rule_of(data: Mapping[str, Any] | None) -> Rule | None:
+    """Undo `asdict`."""
+    return Rule(**{**data, "after": Line(**data["after"])}) if data else None
 
 
 def contradiction(wanted: NormalizationConfig, used: Normalization) -> str | None:
@@ -416,7 +448,7 @@ def measure_volumes(
     for group in groups.values():
         trained = [(volume.inputs, region) for volume, region in group if region is not None]
         every = [(volume.inputs, volume.region) for volume, _ in group]
-        measured = [measure_channels(*part) for part in trained or every]
+        measured = [way.measure(*part) for part in trained or every]
         stats = way.of_measured(measured)
         found |= {volume.name: stats for volume, _ in group}
         if trained:

@@ -7,23 +7,54 @@ predicts with it; it is named in `FORMS`. Modules of forms are imported when one
 import zipfile
 from pathlib import Path
 
-from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
-from vcmodels.errors import OutputError
+from vcmodels.checkpoint import (
+    Checkpoint,
+    TrainedNetwork,
+    build_network,
+    load_checkpoint,
+    state_of,
+)
+from vcmodels.errors import CheckpointError, OutputError
 from vcmodels.exchange.base import Errors, Exported
 from vcmodels.exchange.forms import FORMS, Form, form_named, form_of
+from vcmodels.exchange.trust import Trust
 from vcmodels.scratch import scratch_folder
 from vcmodels.volumes.places import obstacle, refuse_in_store, whole_file, whole_folder
 
 
-def load_network(path: Path) -> TrainedNetwork:
-    """The network of a checkpoint, or of what was exported of one.
+def load_network(path: Path, *, trust: bool = False) -> TrainedNetwork:
+    """The network of a checkpoint, of what was exported of one, or of a package of another program.
+
+    Args:
+        path: its file or folder.
+        trust: let code of a package run; without it, none does.
 
     Raises:
-        CheckpointError: it is missing, damaged, or another program's.
+        CheckpointError: it is missing, damaged, or needs what we do not have.
         RefusedError: a library is missing.
     """
     form = form_of(path)
-    return build_network(load_checkpoint(path)) if form is None else form.load(path)
+    if form is None:
+        return build_network(load_checkpoint(path))
+    if form.is_foreign:
+        return form.load(path, Trust(trust))
+    return form.load(path)
+
+
+def load_state(path: Path) -> Checkpoint:
+    """What a training can start from: a checkpoint, or weights in any form.
+
+    Raises:
+        CheckpointError: as from `load_network`; or it is a graph, which cannot be trained.
+        RefusedError: a library is missing.
+    """
+    if form_of(path) is None:
+        return load_checkpoint(path)
+    network = load_network(path)
+    if network.is_fixed:
+        remedy = "start from a checkpoint, or from a package with weights of a network of ours"
+        raise CheckpointError(str(path), "is run as it is, and cannot be trained", remedy)
+    return Checkpoint(path, network.sha256, state_of(network))
 
 
 def write_model(model: Exported, form: Form, path: Path) -> Errors:
@@ -89,6 +120,6 @@ def require_name(form: Form, path: Path) -> None:
 
 
 __all__ = [
-    "FORMS", "Errors", "Exported", "Form", "form_named", "form_of", "load_network", "require_name",
-    "tensors_file", "write_model",
+    "FORMS", "Errors", "Exported", "Form", "form_named", "form_of", "load_network", "load_state",
+    "require_name",    "tensors_file", "write_model",
 ]  # fmt: skip

@@ -57,14 +57,21 @@ class Exported:
     """What is known of its quality, as Markdown."""
 
     @classmethod
-    def of(cls, path: Path, licence: str | None = None, scores: str = "") -> "Exported":
+    def of(
+        cls, source: Path | Checkpoint, licence: str | None = None, scores: str = ""
+    ) -> "Exported":
         """What a checkpoint holds.
+
+        Args:
+            source: it, or its file.
+            licence: of the weights.
+            scores: what is known of its quality, as Markdown.
 
         Raises:
             CheckpointError: it cannot be used.
             OutputError: it holds what no other form can.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(source) if isinstance(source, Path) else source
         network = build_network(checkpoint)
         record = record_of(checkpoint, network, licence)
         return cls(checkpoint, network, record, licence, scores)

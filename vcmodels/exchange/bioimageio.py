@@ -18,11 +18,14 @@ import yaml
 
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.errors import CheckpointError, OutputError
-from vcmodels.exchange import onnx
+from vcmodels.exchange import foreign_package, onnx
 from vcmodels.exchange.base import INPUT, Errors, Exported, Values, library
 from vcmodels.exchange.card import card
+from vcmodels.exchange.foreign import unpacked
+from vcmodels.exchange.forms import FORMS, mark_of
 from vcmodels.exchange.graph import quiet
 from vcmodels.exchange.record import KEY, REMEDY
+from vcmodels.exchange.trust import Trust
 from vcmodels.targets import AnyTarget
 
 VERSION = "0.5.12"
@@ -62,13 +65,20 @@ def write(model: Exported, folder: Path) -> Errors:
     return errors
 
 
-def load(path: Path) -> TrainedNetwork:
-    """The network of a package, a folder or a .zip, run by onnxruntime.
+def load(path: Path, trust: Trust) -> TrainedNetwork:
+    """The network of a package, a folder or a .zip; of one of ours, run by onnxruntime.
+
+    Args:
+        path: of the package.
+        trust: whether code in a package of others may run.
 
     Raises:
-        CheckpointError: it is damaged, or was not written by vcmodels.
-        RefusedError: onnxruntime is missing.
+        CheckpointError: it is damaged, or needs what we do not have.
+        RefusedError: a library is missing.
     """
+    mark = mark_of(path, FORMS["bioimageio"]) or DESCRIPTION
+    if not _is_ours(path, mark):
+        return foreign_package.load(path, mark, trust)
     if path.is_dir():
         return onnx.load(path / WEIGHTS)
     try:
@@ -81,6 +91,13 @@ def load(path: Path) -> TrainedNetwork:
         found = f"is no package with a {WEIGHTS} of vcmodels, or damaged"
         raise CheckpointError(str(path), found, REMEDY) from error
     return onnx.load_bytes(data, path)
+
+
+def _is_ours(path: Path, mark: str) -> bool:
+    """Whether a package has our record in its description."""
+    with unpacked(path, mark) as folder:
+        text = (folder / mark).read_bytes()
+    return re.search(rb"^  vcmodels:\s*$", text, re.MULTILINE) is not None
 
 
 def _validate(spec: Any, folder: Path) -> None:  # noqa: ANN401 - a module
@@ -185,6 +202,8 @@ def preprocessing(model: Exported) -> list[Step]:
         OutputError: it has none that do the same.
     """
     way = model.network.normalization
+    if way.rule is not None:
+        raise _unsayable(model, "measures values as the package that it is from")
     if way.scheme == "none":
         return []
     if way.per != "global":

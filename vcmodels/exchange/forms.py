@@ -24,6 +24,10 @@ class Form:
     """Of its files; of one that is written as a folder, "" is one of them."""
     mark: str = ""
     """The file by which a folder is known to be of this form."""
+    other_marks: tuple[str, ...] = ()
+    """What that file is also called in packages of others."""
+    is_foreign: bool = False
+    """Whether `load(path, trust)` also reads packages of other programs."""
 
     @property
     def is_package(self) -> bool:
@@ -47,8 +51,8 @@ FORMS = {
         Form("safetensors", (".safetensors",)),
         Form("onnx", (".onnx",)),
         Form("torch_export", (".pt2",)),
-        Form("bioimageio", ("", ".zip"), "rdf.yaml"),
-        Form("monai_bundle", ("",), "configs/metadata.json"),
+        Form("bioimageio", ("", ".zip"), "rdf.yaml", ("bioimageio.yaml",), is_foreign=True),
+        Form("monai_bundle", ("",), "configs/metadata.json", is_foreign=True),
     )
 }
 SUBJECT = "--to"
@@ -69,7 +73,7 @@ def form_of(path: Path) -> Form | None:
     """The form that a file or folder is of, by its name and what is in it; None of anything else."""
     for form in FORMS.values():
         if form.is_package:
-            is_one = (path / form.mark).is_file() or _is_archive_with(path, form.mark)
+            is_one = mark_of(path, form) is not None
         else:
             is_one = path.suffix in form.endings and path.is_file()
         if is_one:
@@ -77,10 +81,18 @@ def form_of(path: Path) -> Form | None:
     return None
 
 
+def mark_of(path: Path, form: Form) -> str | None:
+    """The file that shows that a folder or .zip is of a form; None where it is not."""
+    marks = (form.mark, *form.other_marks)
+    return next((m for m in marks if (path / m).is_file() or _is_archive_with(path, m)), None)
+
+
 def _is_archive_with(path: Path, mark: str) -> bool:
-    """Whether a path names a .zip that holds a file."""
+    """Whether a path names a .zip that holds a file, at its top or in the one folder there."""
     if path.suffix != ".zip" or not path.is_file():
         return False
     with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as archive:
-        return mark in archive.namelist()
+        names = archive.namelist()
+        tops = {name.partition("/")[0] for name in names}
+        return mark in names or (len(tops) == 1 and f"{next(iter(tops))}/{mark}" in names)
     return False

@@ -12,9 +12,11 @@ from typing import Any
 from vcmodels.checkpoint import TrainedNetwork
 from vcmodels.data.normalization import Normalization
 from vcmodels.data.statistics import ChannelStatistics
-from vcmodels.exchange import torch_export
+from vcmodels.errors import OutputError
+from vcmodels.exchange import foreign_bundle, torch_export
 from vcmodels.exchange.base import INPUT, Errors, Exported
 from vcmodels.exchange.card import card
+from vcmodels.exchange.trust import Trust
 
 METADATA, INFERENCE = "configs/metadata.json", "configs/inference.json"
 PROGRAM, CARD = "models/model.pt2", "docs/README.md"
@@ -31,6 +33,9 @@ def write(model: Exported, folder: Path) -> Errors:
         OutputError: the network cannot be traced, its inputs are made, or it gives other values.
     """
     model.require_plain_inputs()
+    if model.network.normalization.rule is not None:
+        found = "measures values as the package that it is from"
+        raise OutputError(str(model.checkpoint.path), found, "export it as onnx")
     for name in (METADATA, PROGRAM, CARD):
         (folder / name).parent.mkdir()
     errors = torch_export.write(model, folder / PROGRAM)
@@ -40,13 +45,20 @@ def write(model: Exported, folder: Path) -> Errors:
     return errors
 
 
-def load(path: Path) -> TrainedNetwork:
-    """The network of a bundle; its graph is not read.
+def load(path: Path, trust: Trust) -> TrainedNetwork:
+    """The network of a bundle; the graph of one of ours is not read.
+
+    Args:
+        path: of the bundle.
+        trust: whether code in a bundle of others may run.
 
     Raises:
-        CheckpointError: it is damaged, or was not written by vcmodels.
+        CheckpointError: it is damaged, or needs what we do not have.
+        RefusedError: MONAI is missing.
     """
-    return torch_export.load(path / PROGRAM)
+    if (path / PROGRAM).is_file():
+        return torch_export.load(path / PROGRAM)
+    return foreign_bundle.load(path, trust)
 
 
 def _write_json(path: Path, value: Json) -> None:

@@ -157,13 +157,17 @@ def _best_in(folder: Path) -> list[Path]:
     return found
 
 
-def load_networks(paths: Iterable[Path]) -> tuple[TrainedNetwork, ...]:
-    """The networks of some checkpoints, or of models that were exported of them.
+def load_networks(paths: Iterable[Path], *, trust: bool = False) -> tuple[TrainedNetwork, ...]:
+    """The networks of some checkpoints, or of models in other forms.
+
+    Args:
+        paths: their files or folders.
+        trust: let code in packages of others run.
 
     Raises:
         CheckpointError: one cannot be used.
     """
-    return tuple(load_network(path) for path in paths)
+    return tuple(load_network(path, trust=trust) for path in paths)
 
 
 def check_networks(

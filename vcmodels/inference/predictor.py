@@ -152,19 +152,21 @@ class Predictor:
         return {name: array.result() for name, array in arrays.items()}
 
 
-def load_predictor(*sources: str | Path) -> Predictor:
+def load_predictor(*sources: str | Path, trust: bool = False) -> Predictor:
     """The networks of checkpoints; nothing else of their training has to be there.
 
     Args:
         sources: checkpoints, or run folders for the best in each (of a cross-validation, the best of
-            each fold). Several are averaged.
+            each fold), or packages of other programs. Several are averaged.
+        trust: let code in packages of others run; without it, none does.
 
     Raises:
         CheckpointError: there is none, or it cannot be used.
     """
     if not sources:
         raise CheckpointError("load_predictor", "got no checkpoint", "name one, or a run folder")
-    return Predictor(load_networks(p for source in sources for p in find_checkpoints(source)))
+    paths = (path for source in sources for path in find_checkpoints(source))
+    return Predictor(load_networks(paths, trust=trust))
 
 
 class ArrayInMemory:

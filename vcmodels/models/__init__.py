@@ -14,6 +14,7 @@ from vcmodels.models.monai import (
     AttentionUNet,
     DynUNet,
     MedNeXt,
+    MonaiNetwork,
     SegResNet,
     SwinUNETR,
     UNetEncoder,
@@ -33,6 +34,7 @@ MODELS: dict[str, type[Model]] = {
     "unetr": UNETR,
     "mednext": MedNeXt,
     "unet_encoder": UNetEncoder,
+    "monai_network": MonaiNetwork,
 }
 """By the `name` in `model_config`. An entry that is added from outside the package,
 `MODELS["my_net"] = MyNet`, is a network like the others from then on."""

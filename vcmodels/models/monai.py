@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +19,7 @@ from vcmodels.errors import FaultError
 from vcmodels.extras import load_extra
 from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.models.base import Logits, Model
+from vcmodels.models.encoder_weights import encoder_weights
 from vcmodels.models.plan import Topology, plan_topology
 
 Features = Annotated[int, Field(ge=1, le=4096)]
@@ -397,6 +398,14 @@ class UNetEncoder(MonaiModel):
     """Which EfficientNet."""
     decoder_features: FiveFeatures = (256, 128, 64, 32, 16)
     """Features per level of the decoder, the deepest first."""
+    encoder_weights: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """A local file of weights for the encoder, a state dict (`.pth`, `.pt`) or `.safetensors`: an
+    EfficientNet by the names of MONAI or of its first PyTorch port. Read where a training begins."""
+
+    def first_weights(self, network: nn.Module) -> dict[str, Tensor]:
+        if self.encoder_weights is None:
+            return {}
+        return encoder_weights(self.encoder_weights, network, "body.encoder.")
 
     @property
     def width(self) -> int:
@@ -417,3 +426,99 @@ class UNetEncoder(MonaiModel):
         for unused in ("_conv_head", "_bn1", "_fc"):  # of the classifier that the encoder was
             setattr(network.encoder, unused, nn.Identity())
         return network
+
+
+NetworkName = Literal[
+    "AttentionUnet", "BasicUNet", "DynUNet", "FlexibleUNet", "HighResNet", "MedNeXt", "SegResNet",
+    "SwinUNETR", "UNet", "UNETR", "VNet",
+]  # fmt: skip
+"""Classes of `monai.networks.nets` that are made of numbers and names alone."""
+OWN_OPTIONS = {
+    "in_channels": "the volumes say it",
+    "out_channels": "give features",
+    "spatial_dims": "the patch says it",
+    "dimensions": "the patch says it",
+    "pretrained": "nothing is downloaded",
+}
+"""Options of the classes that are said elsewhere."""
+
+
+class MonaiNetwork(MonaiModel):
+    """A class of MONAI with its own options, as a bundle of MONAI describes its network."""
+
+    name: Literal["monai_network"] = "monai_network"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Which network."""
+    network: NetworkName = "UNet"
+    """The class, in `monai.networks.nets`."""
+    options: dict[str, JsonValue] = Field(
+        default_factory=lambda: {"channels": [32, 64, 128, 256], "strides": [2, 2, 2]}
+    )
+    """Its arguments by name, but for its channels and dimensions."""
+    features: Features = 32
+    """Its output channels, which the heads read."""
+    axes: Literal["zyx", "xyz"] = "zyx"
+    """In which order it sees the axes of a patch: `xyz` for weights that MONAI trained on NIfTI."""
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in OWN_OPTIONS.keys() & options.keys():
+            raise FaultError(f'holds "{name}"', f"leave it out: {OWN_OPTIONS[name]}")
+        return options
+
+    @property
+    def width(self) -> int:
+        return self.features
+
+    def divisor(self, patch: Shape, spacing: Spacing) -> Shape:
+        del patch, spacing
+        return (1, 1, 1)
+
+    def build(
+        self, in_channels: int, heads: Mapping[str, int], patch: Shape, spacing: Spacing
+    ) -> nn.Module:
+        """As of the others, with the norms that the options name: weights of others are used to them."""
+        body = self.body(in_channels, patch, spacing)
+        return SharedBody(body, self.width, heads, (1, 1, 1), flat_axis(patch))
+
+    def body(self, in_channels: int, patch: Shape, spacing: Spacing) -> nn.Module:
+        del spacing
+        options = dict(self.options)
+        if self.network == "FlexibleUNet":
+            options["pretrained"] = False
+        size = {
+            "in_channels": in_channels,
+            "out_channels": self.features,
+            "spatial_dims": dimensions(patch),
+        }
+        try:
+            network = getattr(_nets(), self.network)(**size, **options)
+        except (TypeError, ValueError, KeyError, AttributeError, LookupError) as error:
+            said = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+            raise FaultError(
+                f"{self.network} cannot be built ({said})", "correct its options"
+            ) from error
+        return Reordered(network, self.axes)
+
+
+class Reordered(nn.Module):
+    """A network that sees the axes of space in an order of its own, and gives one output."""
+
+    def __init__(self, network: nn.Module, axes: str) -> None:
+        super().__init__()
+        self.network, self.is_reversed = network, axes == "xyz"
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, ...) -> (B, features, ...): the first output, in full resolution."""
+        found = self.network(self._turned(image))
+        if not isinstance(found, Tensor):
+            found = found[0]
+        if found.ndim > image.ndim:  # DynUNet's coarser outputs in training, next to each other
+            found = found[:, 0]
+        return self._turned(found)
+
+    def _turned(self, image: Tensor) -> Tensor:
+        if not self.is_reversed:
+            return image
+        order = (0, 1, *range(image.ndim - 1, 1, -1))
+        return image.permute(order).contiguous()

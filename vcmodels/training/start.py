@@ -21,7 +21,6 @@ import vcmodels
 from vcmodels.checkpoint import (
     SCHEMA,
     Checkpoint,
-    load_checkpoint,
     read_normalization,
     require_shapes,
 )
@@ -34,6 +33,7 @@ from vcmodels.data.record import Change, DataRecord, changes, count_moved, recor
 from vcmodels.data.task_volume import TaskVolume
 from vcmodels.devices import free_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
+from vcmodels.exchange import load_state
 from vcmodels.machine import cpu_name, instruction_sets, load, machine_bytes, usable_cores
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter, list_some
@@ -183,7 +183,7 @@ class StartingPoint:
         settings = task.tr_params
         resumed = None if restart else newest_checkpoint(run, task)
         path = settings.checkpoint_path if resumed is None else None
-        given = None if path is None else load_checkpoint(Path(expand_location(path)))
+        given = None if path is None else load_state(Path(expand_location(path)))
         return cls(resumed, given, bool(settings.load_weights_only))
 
     @property
@@ -259,6 +259,9 @@ def check_start(task: Task, first: TaskVolume, origin: StartingPoint) -> None:
         TaskError: it has no more to give than its weights.
     """
     settings, given = task.tr_params, origin.given
+    if origin.source is None:
+        size = (first.channels, task.heads, settings.patch_size, first.spacing)
+        task.model.first_weights(task.model.outline(*size))
     if found := obstacle(task.run_dir):
         raise OutputError("tr_params.ckpt_out_base", found, "choose a writable folder")
     if given is None:
@@ -433,6 +436,9 @@ def require_continuable(given: Checkpoint, settings: TrainingParams) -> None:
         TaskError: its optimiser is another, or it has all epochs already.
     """
     state, remedy = given.state, "set load_weights_only"
+    if "optimizer" not in state and given.path.suffix != ".pth":
+        found = f"is not given, and {given.path} holds weights only"
+        raise TaskError("tr_params.load_weights_only", found, "set it to true, or to partial")
     given.require("optimizer", "scaler", "counters", "versions", "task")
     trained = as_object(state["task"].get("tr_params")) or {}
     for key in ("optimizer", "loss_balance", "max_steps_per_epoch"):

@@ -260,7 +260,7 @@ def train(
         open_it = partial(open_run, task, origin, device, world, reporter)
         resolved, data = world.once(lambda: open_it(accepts=accept_changed_data))
         document = resolved.task.to_json()
-        learner = build_learner(resolved, device, world)
+        learner = build_learner(resolved, device, world, is_fresh=origin.source is None)
         # Nearly all that may be refused is above.
         counters = start(learner, origin, document, reporter)
         if origin.resumed is not None:
@@ -449,12 +449,16 @@ def data_facts(data: KnownData) -> dict[str, Any]:
     return facts | ({"accepted_changes": data.accepted} if data.accepted else {})
 
 
-def build_learner(resolved: Resolved, device: torch.device, world: World) -> Learner:
-    """A learner with random weights, the same for one seed."""
+def build_learner(
+    resolved: Resolved, device: torch.device, world: World, *, is_fresh: bool = False
+) -> Learner:
+    """A learner with random weights, the same for one seed, and those that a fresh one begins with."""
     task, first = resolved.task, resolved.volumes[0]
     settings, config = task.tr_params, task.dataset_config
     torch.manual_seed(settings.seed)
     network = task.model.build(first.channels, task.heads, settings.patch_size, first.spacing)
+    if is_fresh:
+        network.load_state_dict(task.model.first_weights(network), strict=False)
     measures = hard_share(config.sampling) > 0
     return Learner(network, config.targets, settings, device, world, measures_samples=measures)
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 from vcmodels.errors import OutputError
 from vcmodels.evaluation.report import REPORT, Report
-from vcmodels.exchange import Exported, form_named, require_name, tensors_file, write_model
+from vcmodels.exchange import (
+    Exported,
+    form_named,
+    load_state,
+    require_name,
+    tensors_file,
+    write_model,
+)
 from vcmodels.exchange.base import MOST_ERROR
 from vcmodels.inference.ensemble import find_checkpoints
 from vcmodels.reporting import Reporter
@@ -38,7 +45,7 @@ def export_model(
     form = form_named(to)
     require_name(form, output)
     path = _only_checkpoint(source)
-    model = Exported.of(path, licence)
+    model = Exported.of(load_state(path), licence)
     model = replace(model, scores=scores_of(path.parent, model.checkpoint.state.get("epoch")))
     for name, error in write_model(model, form, output).items():
         reporter.say(f"{name}: largest error {error:.1e}, of at most {MOST_ERROR:g}")
