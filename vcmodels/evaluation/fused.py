@@ -81,8 +81,13 @@ class FusedPrediction(Volume):
         first = members[0]
         given = {f.name: getattr(first, f.name) for f in fields(Volume)}
         given["dtype"] = np.dtype(np.float32)
-        every = {"members": tuple(members), "spreads": tuple(spreads)}
-        return cls(**given, **every, target=target, fusion=fusion)
+        return cls(
+            **given,
+            members=tuple(members),
+            spreads=tuple(spreads),
+            target=target,
+            fusion=fusion,
+        )
 
     @cached_property
     def listing(self) -> Listing | None:

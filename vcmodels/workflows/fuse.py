@@ -166,7 +166,11 @@ def fuse(
         reports[name] = report
     used = {way: {t: one.weights for t, one in found.items()} for way, found in ways.items()}
     scored = {t for report in reports.values() for t in report.targets}
-    main = {n: (t.metric, t.figures[t.metric]) for n, t in members.targets.items() if n in scored}
+    main: dict[str, tuple[str, Sense]] = {
+        name: (target.metric, target.figures[target.metric])
+        for name, target in members.targets.items()
+        if name in scored
+    }
     found = FuseReport(members.names, reports, used, main)
     _write(found, output)
     clear(output / PREDICTIONS)
