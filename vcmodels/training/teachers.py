@@ -165,11 +165,11 @@ def check_teachers(
     for teacher in found:
         if reason := _reason(teacher, first, patch):
             raise TaskError(KEY, f"{teacher.path} {reason}", "use another teacher")
-    if found and not (shared := _shared(found, targets)):
+    shared = _shared(found, targets)
+    if not shared:
         names = ", ".join(targets)
         raise TaskError(KEY, f"no target ({names}) is one of all of them", "use other teachers")
-    if found:
-        _refuse_other_meanings(found, shared)
+    _refuse_other_meanings(found, shared)
     return found
 
 
