@@ -356,8 +356,8 @@ def _entry(task: Task, volume: TaskVolume) -> dict[str, Any]:
     inputs = [image.location for image in volume.as_stored.inputs]
     given = task.dataset_config.volume_paths[number].inputs
     if any("*" in path for path in given):
-        entry["input"] = inputs[0] if len(inputs) == 1 else inputs
-    return entry | {"name": volume.name, "split": "train"}
+        entry |= {"input": inputs[0] if len(inputs) == 1 else inputs, "name": None}
+    return entry | {"split": "train"}
 
 
 def round_task(task: Task, folder: Path, wish: Wish, teachers: Sequence[Path]) -> dict[str, Any]:
