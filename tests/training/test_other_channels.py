@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from vcmodels.checkpoint import Checkpoint
+from vcmodels.config import NormalizationConfig
 from vcmodels.data.normalization import ChannelStatistics, Normalization
 from vcmodels.training.start import StartingPoint
 
@@ -21,4 +22,4 @@ def test_statistics_of_other_inputs_are_not_taken(stored, is_taken):
     given = Checkpoint(Path("a.pth"), "0" * 64, state)
     origin = StartingPoint(resumed=None, given=given, weights_only=True)
     volume = SimpleNamespace(channels=4, stored_channels=stored)
-    assert (origin.normalization(volume) is not None) == is_taken
+    assert (origin.normalization(volume, NormalizationConfig()) is not None) == is_taken

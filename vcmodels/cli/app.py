@@ -18,6 +18,7 @@ from vcmodels.cli.cases import cases
 from vcmodels.cli.compare import compare
 from vcmodels.cli.console import Console
 from vcmodels.cli.data import derive, init, patches, preview
+from vcmodels.cli.distill import distill
 from vcmodels.cli.evaluate import evaluate
 from vcmodels.cli.export import export
 from vcmodels.cli.imports import import_
@@ -143,6 +144,7 @@ app.command()(submit)
 app.command()(derive)
 app.command()(preview)
 app.command()(compare)
+app.command()(distill)
 app.command()(region)
 app.command()(roi)
 app.command()(audit)

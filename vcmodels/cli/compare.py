@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vcmodels.workflows.cohort_scores import CohortScore
     from vcmodels.workflows.compare import ComparedRow
     from vcmodels.workflows.fold_report import Figures
+    from vcmodels.workflows.fuse import FuseReport
 
 
 def compare(
@@ -41,6 +42,15 @@ def compare(
         int, typer.Option(min=1, max=100, metavar="N", help="Train each with N seeds.")
     ] = 1,
     jobs: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Train N at once.")] = 1,
+    fuse: Annotated[
+        bool,
+        typer.Option(
+            "--fuse", help="With --on: score them together, too, in every way, and without each."
+        ),
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,W,...", help="With --fuse: how much each counts.")
+    ] = None,
     set_: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     debug: Debug = False,
@@ -50,11 +60,18 @@ def compare(
 
     console = Errors() if as_json else Console()
     context.obj.begin()
+    if (fuse or weights) and not (on and len(on) == 1 and fuse):
+        option = "--fuse" if fuse else "--weights"
+        remedy = "give one task by --on" if fuse else "give --fuse and --on, too"
+        raise RefusedError(option, "scores checkpoints on what one task holds out", remedy)
     if on:
         if over or seeds > 1 or jobs > 1:
             raise RefusedError(
                 "--on", "goes with none of --over, --seeds and --jobs", "leave it out"
             )
+        if fuse:
+            given = None if weights is None else _numbers(weights)
+            return _fuse(sources, on[0], set_ or (), output, given, console, as_json=as_json)
         return _score(sources, on, set_ or (), output, console, as_json=as_json)
     variants = workflow.variants_of(sources, over or (), set_ or ())
     code = workflow.compare(variants, seeds, output, jobs=jobs, reporter=console)
@@ -101,6 +118,68 @@ def _score(
         return 0
     _write_scores(scores, checkpoints, console)
     return 0
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers of `--weights`.
+
+    Raises:
+        RefusedError: there is something else.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise RefusedError("--weights", f'found "{text}"', "give numbers, as in 2,1,1") from error
+
+
+def _fuse(
+    checkpoints: Sequence[str],
+    task: str,
+    overrides: Sequence[str],
+    output: Path,
+    weights: list[float] | None,
+    console: Console,
+    *,
+    as_json: bool,
+) -> int:
+    from vcmodels.reporting import StopSignals
+    from vcmodels.workflows import fuse as workflow
+
+    with StopSignals() as stop:
+        found = workflow.fuse(
+            checkpoints,
+            task,
+            overrides,
+            output,
+            weights=weights,
+            reporter=console,
+            should_stop=stop.should_stop,
+        )
+    if found is None:
+        console.say("stopped; the same command continues")
+        return stop.exit_code
+    if as_json:
+        Console().write(json.dumps(found.to_json(), indent=2) + "\n")
+        return 0
+    _write_fused(found, console)
+    console.say(f"note: {workflow.FITTED}: {workflow.NOTE}")
+    console.say(f"wrote {output / workflow.TABLE} and {output / workflow.PAGE}")
+    return 0
+
+
+def _write_fused(found: "FuseReport", console: Console) -> None:
+    """A line for each way with the main figure of each target, then what each member adds."""
+    table = narrow_table("")
+    for target, (figure, _) in found.main.items():
+        table.add_column(f"{target} {figure}", justify="right", no_wrap=True)
+    for way, report in found.reports.items():
+        known = [target in report.targets for target in found.main]
+        pairs = zip(found.main, known, strict=True)
+        table.add_row(way, *(number(found.figure(way, t)) if k else "-" for t, k in pairs))
+    for member in found.members:
+        gains = [found.gains(target)[member] for target in found.main]
+        table.add_row(f"{member} adds", *(f"{gain:+.4g}" for gain in gains))
+    write_table(table, console)
 
 
 def _write_scores(

@@ -59,12 +59,13 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_derive_faults(config),
         *_prepare_faults(config),
         *_turn_faults(targets, task.augment),
-        *_volume_faults(config),
+        *_volume_faults(config, settings),
         *_sampling_faults(config),
         *_reading_faults(task),
         *_pseudo_faults(config),
         *_output_faults(task, is_record=is_record),
         *_mixup_faults(settings, config, task.model),
+        *_distill_faults(settings),
         *_validation_faults(settings, targets),
         *_start_faults(settings),
         *_step_faults(task),
@@ -324,15 +325,19 @@ QUARTER = 90
 """Degrees from which on an axis may run backwards."""
 
 
-def _volume_faults(config: DatasetConfig) -> Iterator[Fault]:
+def _volume_faults(config: DatasetConfig, settings: TrainingParams) -> Iterator[Fault]:
     """Volumes without a label or with the name of another, targets without a volume."""
     labelled = {name for volume in config.volume_paths for name in volume.labels}
     names: dict[str, int] = {}
     for index, volume in enumerate(config.volume_paths):
         path = ("dataset_config", "volume_paths", index)
-        if not volume.labels:
+        if not volume.labels and not settings.learns_unlabelled:
             found = f"has no label (targets: {listed(config.targets)})"
-            yield Fault(path, found, "give the path of at least one target")
+            remedy = "give the path of at least one target, or tr_params.distill"
+            yield Fault(path, found, remedy)
+        elif not volume.labels and volume.split in ("val", "test"):
+            found = "this volume has no label to compare with"
+            yield Fault((*path, "split"), found, 'give "train", or labels')
         if volume.ref_label is not None and volume.ref_label not in volume.labels:
             found = f"{shown(volume.ref_label)} is no label of this volume"
             yield Fault((*path, "ref_label"), found, f"give one of {listed(volume.labels)}")
@@ -425,10 +430,12 @@ def _pseudo_faults(config: DatasetConfig) -> Iterator[Fault]:
         stored = [name for name in volume.labels if name in config.targets]
         labels = {**derived, **dict.fromkeys(stored, "")}
         are_pseudo = all({n, source} & volume.pseudo.keys() for n, source in labels.items())
-        if volume.split in ("val", "test") and labels and are_pseudo:
+        is_asked = config.pseudo_in_val and volume.split == "val"
+        if volume.split in ("val", "test") and labels and are_pseudo and not is_asked:
             against = "validated against" if volume.split == "val" else "scored against"
             found = f"all labels of this volume are pseudo-labels, which are not {against}"
-            yield Fault((*path, "split"), found, 'give "train", or true labels')
+            asked = ', or "pseudo_in_val": true' if volume.split == "val" else ""
+            yield Fault((*path, "split"), found, f'give "train", or true labels{asked}')
 
 
 def _output_faults(task: Task, *, is_record: bool) -> Iterator[Fault]:
@@ -470,6 +477,13 @@ def _mixup_faults(
     if settings.mixup.manifold and not model.mixes_features:
         found = f"{model.name} cannot mix the features of its levels"
         yield Fault((*path, "manifold"), found, "set it to false: the image alone is mixed")
+
+
+def _distill_faults(settings: TrainingParams) -> Iterator[Fault]:
+    """Teachers see images, and what they say of one has no part in the features of two."""
+    if settings.distill is not None and settings.mixup is not None and settings.mixup.manifold:
+        found = "is on, and tr_params.distill has no image for its teachers then"
+        yield Fault(("tr_params", "mixup", "manifold"), found, "set it to false: images are mixed")
 
 
 def _validation_faults(

@@ -139,7 +139,8 @@ LOCATIONS = {
     "dataset_config": ("cache_file", "index_dir"),
     "inference_params": ("input_path", "output_dir", "checkpoint_path", "tensorboard_log_dir"),
 }
-"""Keys that hold paths, next to those of the volumes and `inference_params.skip.mask`."""
+"""Keys that hold paths, next to those of the volumes, `inference_params.skip.mask` and
+`tr_params.distill.teachers`."""
 
 
 def read_run_task(folder: Path) -> tuple[Block, list[str]]:
@@ -192,10 +193,11 @@ def _places(document: Block) -> Iterator[tuple[Block, str]]:
     """Every (block, key) of the task that holds one or more locations."""
     sections = {name: as_object(document.get(name)) or {} for name in LOCATIONS}
     skip = as_object(sections["inference_params"].get("skip")) or {}
+    distill = as_object(sections["tr_params"].get("distill")) or {}
     model = as_object(document.get("model_config")) or {}
     named = [(sections[name], key) for name, keys in LOCATIONS.items() for key in keys]
-    others = [(skip, "mask"), (model, "encoder_weights")]
-    yield from ((block, key) for block, key in [*named, *others] if key in block)
+    named += [(skip, "mask"), (distill, "teachers"), (model, "encoder_weights")]
+    yield from ((block, key) for block, key in named if key in block)
     volumes = [
         as_object(one) or {}
         for one in as_list(sections["dataset_config"].get("volume_paths")) or []

@@ -119,7 +119,7 @@ class VolumeEntry(Section):
     NIfTI, TIFF or HDF5; a list is stacked as channels."""
     labels: dict[str, Location] = Field(default_factory=dict)
     """Label array, or file, of each target that this volume has, or of what targets are derived
-    from."""
+    from. A volume without any is of use for `tr_params.distill`."""
     pseudo: dict[str, PseudoWeight | PseudoLabel] = Field(default_factory=dict)
     """Which of these labels a network made, and how much each counts in the loss (0 to 1), or an
     object; none of them is validated against."""
@@ -198,6 +198,8 @@ class DatasetConfig(Section):
     [cohorts](cohorts.md), which may also stand in the list."""
     targets: Annotated[dict[TargetName, AnyTarget], Field(min_length=1, max_length=256)]
     """What is learnt, by name."""
+    pseudo_in_val: bool = False
+    """Validate against pseudo-labels, too, by their weight; else only against others."""
     normalization: NormalizationConfig = NormalizationConfig()
     """A scheme by name, or an object."""
     prepare: Prepare | None = None
@@ -242,6 +244,8 @@ class DatasetConfig(Section):
         found: dict[str, str] = {}
         if not self.use_cache:
             found |= dict.fromkeys(("cache_file", "index_dir"), "use_cache is false")
+        if not any(volume.pseudo for volume in self.volume_paths):
+            found["pseudo_in_val"] = "no volume has pseudo-labels"
         if all(volume.ref_label is None for volume in self.volume_paths):
             keys = ("min_bbox_percent", "min_labeled_ratio", "labeled_ratio_of")
             found |= dict.fromkeys(keys, "no volume has a ref_label, so that every patch counts")

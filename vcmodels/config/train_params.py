@@ -108,6 +108,19 @@ class Mixup(Section):
     mixes the image alone."""
 
 
+class DistillParams(Section):
+    """`distill`: learn from trained networks as well, see [distillation](distillation.md)."""
+
+    teachers: Annotated[list[Location], Field(min_length=1, max_length=64)]
+    """Checkpoints. What several of them predict in the mean is learnt, of the targets that they all
+    have."""
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Factor of the loss against the teachers, next to the loss against the labels."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Voxels of which the teachers are less sure teach nothing: of a mask by the likelier side (0.5 to
+    1), of classes by the likeliest, of directions by how well several teachers agree."""
+
+
 class FoldConfig(Section):
     """A cross-validation, or one fold of it, in place of `tr_val_split`."""
 
@@ -193,6 +206,9 @@ class TrainingParams(Section):
     at most the last ninth of the steps; null is off."""
     mixup: Mixup | None = None
     """Train on weighted means of two patches, see [recipes](recipes.md); null is off."""
+    distill: DistillParams | None = None
+    """Learn what trained networks predict, in labelled volumes and in those without labels; null is
+    off."""
     loss_balance: Literal["fixed", "uncertainty"] = "fixed"
     """How the losses of several targets are added: `fixed` takes the `weight` of each; `uncertainty`
     learns a factor as well, which makes losses of any scale pull alike (Kendall et al. 2018). The
@@ -275,6 +291,11 @@ class TrainingParams(Section):
         elif self.split_mode == "random":
             found["split_guard"] = 'it is for split_mode "spatial"'
         return found
+
+    @property
+    def learns_unlabelled(self) -> bool:
+        """Whether volumes without labels are of use."""
+        return self.distill is not None
 
     @property
     def patch_size(self) -> PatchShape:

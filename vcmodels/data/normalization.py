@@ -317,6 +317,26 @@ class Normalization:
         )  # fmt: skip
 
     @property
+    def clips(self) -> bool:
+        """Whether values beyond the percentiles are cut off."""
+        return self.scheme in ("ct", "percentile")
+
+    def affine(self, volume: str | None, channels: int) -> list[tuple[float, float]] | None:
+        """Per channel (offset, spread) of x = (stored - offset) / spread; None where it is no such map.
+
+        Args:
+            volume: whose statistics are meant with `per: volume`; None knows of none.
+            channels: how many there are.
+        """
+        if self.scheme == "none":
+            return [(0.0, 1.0)] * channels
+        known = self.volumes.get(volume) if volume is not None else None
+        stats = self.channels if self.per == "global" else known
+        if self.clips or self.per == "patch" or stats is None or len(stats) != channels:
+            return None
+        return [_linear(self.scheme, stat) for stat in stats]
+
+    @property
     def summary(self) -> dict[str, Any]:
         """Scheme and choice as JSON values, without the statistics."""
         why = {"reason": self.choice.reason} if self.choice else {}
@@ -348,6 +368,50 @@ def contradiction(wanted: NormalizationConfig, used: Normalization) -> str | Non
         names = [name for name in names if name != "percentiles"]
     given = [f"{n} is {getattr(asked, n)}, the checkpoint has {getattr(before, n)}" for n in names]
     return "; ".join(given) or None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """From an image as one normalisation makes it to that of another: y = x * factor + shift."""
+
+    factors: tuple[float, ...]
+    """One per channel."""
+    shifts: tuple[float, ...]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing changes."""
+        return set(self.factors) <= {1.0} and set(self.shifts) <= {0.0}
+
+
+def conversion(
+    before: Normalization, after: Normalization, volume: str, channels: int
+) -> Conversion | None:
+    """What makes images for one normalisation of those of another, exactly; None where nothing can.
+
+    Without statistics in between both are the same map: with one scheme, per patch or of each volume
+    by itself. Maps that clip can be no one's beginning; those that do not are affine.
+
+    Args:
+        before: of the images that there are.
+        after: of those that are wanted.
+        volume: the name, by `before`, of what the images are of.
+        channels: stored ones.
+    """
+    same = Conversion((1.0,) * channels, (0.0,) * channels)
+    ways = [replace(way, channels=(), volumes={}, choice=None) for way in (before, after)]
+    if not ways[0].clips:
+        ways = [replace(way, percentiles=PERCENTILES) for way in ways]
+    if before.scheme == "none":
+        ways = [replace(way, per="global", per_channel=True) for way in ways]
+    if ways[0] == ways[1] and (before.per != "global" or before.channels == after.channels):
+        return same
+    was, now = before.affine(volume, channels), after.affine(None, channels)
+    if was is None or now is None:
+        return None
+    factors = [a[1] / b[1] for a, b in zip(was, now, strict=True)]
+    shifts = [(a[0] - b[0]) / b[1] for a, b in zip(was, now, strict=True)]
+    return Conversion(tuple(factors), tuple(shifts))
 
 
 def fit_normalization(
@@ -466,18 +530,24 @@ def _without_nan(image: np.ndarray) -> np.ndarray:
 
 def _scaled(values: np.ndarray, scheme: Scheme, stat: ChannelStatistics) -> np.ndarray:
     """One channel, float32 or float64, changed in place."""
+    if scheme in ("ct", "percentile"):
+        np.clip(values, stat.low, stat.high, out=values)
+    offset, spread = _linear(scheme, stat)
+    values -= offset
+    if spread != 1:
+        values /= spread
+    return values
+
+
+def _linear(scheme: Scheme, stat: ChannelStatistics) -> tuple[float, float]:
+    """What is subtracted, and what then divides."""
     if scheme == "zscore":
         offset, spread = stat.mean, stat.sd
     elif scheme == "ct":
         offset, spread = stat.clipped_mean, stat.clipped_sd
-        np.clip(values, stat.low, stat.high, out=values)
     elif scheme == "minmax":
         offset, spread = stat.minimum, stat.maximum - stat.minimum
     else:
         offset, spread = stat.low, stat.high - stat.low
-        np.clip(values, stat.low, stat.high, out=values)
-    values -= offset
     # The deviation of a constant may be the rounding error of its mean.
-    if spread > 0 and not stat.is_constant:
-        values /= spread
-    return values
+    return offset, spread if spread > 0 and not stat.is_constant else 1.0

@@ -17,6 +17,7 @@ from vcmodels.config.reading import (
     require_used,
 )
 from vcmodels.config.task import (
+    DatasetConfig,
     GroupAttribute,
     PseudoLabel,
     SplitAttribute,
@@ -87,7 +88,7 @@ def open_each(task: Task, reporter: Reporter) -> list[TaskVolume]:
         for array, location in one.locations:
             imported(location, f"{one.key}.{array}", reporter)
     with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:  # of 1,000 volumes, most of the time is waited
-        found = list(pool.map(lambda one: _open(one, config.targets, reporter), every))
+        found = list(pool.map(lambda one: _open(one, config, reporter), every))
     for one, volume in zip(every, found, strict=True):
         _report_opened(one, volume, reporter)
     return found
@@ -112,8 +113,9 @@ def _places(entry: VolumeEntry, key: str) -> Iterator[_Place]:
         yield _Place(stem, inputs, labels)
 
 
-def _open(one: _Opening, targets: Mapping[str, AnyTarget], reporter: Reporter) -> TaskVolume:
+def _open(one: _Opening, config: DatasetConfig, reporter: Reporter) -> TaskVolume:
     entry, place, name, key = one.entry, one.place, one.name, one.key
+    targets = config.targets
     inputs = tuple(
         open_array(at, entry, INPUT, "any", key=f"{key}.input", number=number, reporter=reporter)
         for number, at in enumerate(place.inputs)
@@ -142,8 +144,13 @@ def _open(one: _Opening, targets: Mapping[str, AnyTarget], reporter: Reporter) -
     ref = labels[entry.ref_label] if entry.ref_label is not None else None
     about = _about(entry.ref_label, targets)
     pseudo = _pseudo(entry, targets)
-    has_own = [n for n, t in targets.items() if (t.derive or n) in labels and n not in pseudo]
-    is_true = bool(has_own or not pseudo)
+    is_counted = config.pseudo_in_val
+    has_own = [
+        name
+        for name, target in targets.items()
+        if (target.derive or name) in labels and (is_counted or name not in pseudo)
+    ]
+    is_true = bool(has_own or (labels and not pseudo))
     return TaskVolume(
         name, key, inputs, labels, ref, about,
         _region(entry, first, key), _split(entry, first, key, is_true=is_true), entry.weight, first.spacing,
@@ -152,6 +159,7 @@ def _open(one: _Opening, targets: Mapping[str, AnyTarget], reporter: Reporter) -
         has_spacing=first.has_spacing,
         own=frozenset(targets[name].derive or name for name in has_own),
         cohort=entry.cohort,
+        pseudo_in_val=is_counted,
     )  # fmt: skip
 
 
@@ -203,7 +211,8 @@ def _report_labels(volume: TaskVolume, entry: VolumeEntry, reporter: Reporter) -
             reporter.say(f"{told}{sure}{'' if name in entry.pseudo else counts}")
     if volume.pseudo:
         listed = ", ".join(f"{name} (weight {w:g})" for name, w in volume.pseudo.items())
-        reporter.say(f"volume {volume.name}: pseudo-labels, not validated against: {listed}")
+        no = "" if volume.pseudo_in_val else "not "
+        reporter.say(f"volume {volume.name}: pseudo-labels, {no}validated against: {listed}")
 
 
 def _about(label: str | None, targets: Mapping[str, AnyTarget]) -> str | None:
@@ -236,8 +245,8 @@ def _region(entry: VolumeEntry, volume: Volume, key: str) -> Box:
 def _split(entry: VolumeEntry, volume: Volume, key: str, *, is_true: bool) -> SplitName | None:
     """The entry's split, looked up in the array and the groups around it when it says so.
 
-    What has pseudo-labels alone (not `is_true`) trains, as a validation would find nothing to compare
-    with; but what is kept for testing stays out of any training.
+    What has pseudo-labels alone, or no label (not `is_true`), trains, as a validation would find
+    nothing to compare with; but what is kept for testing stays out of any training.
     """
     if not isinstance(entry.split, SplitAttribute):
         return entry.split if is_true or entry.split == "test" else "train"

@@ -44,6 +44,8 @@ class TaskVolume:
     unit: str | None
     pseudo: Mapping[str, float] = field(default_factory=dict)
     """Targets whose label here is a pseudo-label, and how much it counts in the loss."""
+    pseudo_in_val: bool = field(default=False, kw_only=True)
+    """Whether it counts as much in a validation; else not at all."""
     group: str | None = None
     """Volumes of one group are all of one split."""
     ref_ignored: tuple[int, ...] = ()

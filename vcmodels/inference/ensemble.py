@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,24 +20,8 @@ from vcmodels.geometry.symmetries import SPACING_TOLERANCE, Symmetry
 from vcmodels.inference.journal import Manifest
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.runs.run import Run
-from vcmodels.targets import AnyTarget
+from vcmodels.targets.differences import trained_differences
 from vcmodels.volumes import Volume, expand_location
-
-_TRAINING_ONLY = {
-    "activation", "output", "weight", "loss", "loss_only_on_label", "label_smoothing",
-    "dilate_label", "ignore_label", "encoding", "output_range", "label_interpolation", "derive",
-    "surface_of", "smoothing_sigma", "width", "between", "max_extent", "keep_cut", "sigma",
-    "sigma_units",
-}  # fmt: skip
-"""Keys of a target that may differ from those it was trained with: they do not change its logits."""
-
-
-def trained_differences(trained: AnyTarget, other: AnyTarget) -> Iterator[tuple[str, Any, Any]]:
-    """Keys, with both values, by which two targets differ in what their logits mean."""
-    before, now = trained.model_dump(), other.model_dump()
-    for key in sorted(before.keys() | now.keys()):
-        if key not in _TRAINING_ONLY and before.get(key) != now.get(key):
-            yield key, before.get(key), now.get(key)
 
 
 def choose_checkpoints(

@@ -19,7 +19,6 @@ from vcmodels.data.volumes import metadata_notes
 from vcmodels.errors import TaskError, VolumeError
 from vcmodels.formats import location_name
 from vcmodels.geometry.boxes import Box
-from vcmodels.inference.ensemble import trained_differences
 from vcmodels.postprocess import AnyStep
 from vcmodels.postprocess.tuning import values_for, with_tuned
 from vcmodels.prepare.plan import KEY as PREPARE
@@ -29,6 +28,7 @@ from vcmodels.regions.section import RegionConfig
 from vcmodels.reporting import Reporter, Silent
 from vcmodels.results import open_inputs, result_root
 from vcmodels.targets import AnyTarget
+from vcmodels.targets.differences import trained_differences
 from vcmodels.volumes import Place, Volume
 from vcmodels.volumes.spacing import in_unit
 

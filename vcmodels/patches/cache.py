@@ -97,6 +97,7 @@ def fingerprint(criteria: PatchCriteria, volumes: Sequence[TaskVolume]) -> dict[
                 "ref_label": volume.ref.identity if volume.ref else None,
                 "label content": volume.ref.fingerprint() if volume.ref else None,
                 "ignore_label": list(volume.ref_ignored),
+                **({} if volume.labels else {"content": volume.inputs[0].fingerprint()}),
                 **({"foreground": str(volume.ref_foreground)} if volume.ref_foreground else {}),
             }
             for volume in volumes

@@ -23,6 +23,7 @@ from vcmodels.patches.density import (
 )
 from vcmodels.patches.index import LabelIndex, cell_shape
 from vcmodels.patches.index_build import Indexer, Wanted
+from vcmodels.patches.unlabelled import worth_seeing
 from vcmodels.reporting import Reporter, Silent, list_some
 
 BYTES_PER_CELL = 10
@@ -102,6 +103,8 @@ class Candidates:
     """Labelled voxels of the region, about: cells across its border count whole."""
     missed: int = 0
     """Those of them that lie in no patch that qualifies."""
+    shown: np.ndarray | None = None
+    """Of a volume without any labels, flat numbers of the candidates that show something."""
 
     def chosen(self, criteria: PatchCriteria) -> np.ndarray:
         """The origins (n, 3) int64 of the candidates that qualify, ascending."""
@@ -110,6 +113,8 @@ class Candidates:
 
     def qualifying(self, criteria: PatchCriteria) -> np.ndarray | None:
         """Flat numbers of the places that meet the thresholds, ascending; None for all."""
+        if self.shown is not None:
+            return self.shown
         if self.density is None or criteria.takes_everything:
             return None
         share, ratio = criteria.shares(self.density, self.grid)
@@ -136,7 +141,8 @@ def survey(
 ) -> list[Candidates]:
     """All candidate patches of all volumes, before any threshold.
 
-    Volumes without `ref_label` give every patch of their grid. Of a label that is not in the index
+    Volumes without `ref_label` give every patch of their grid, those without any label the ones that
+    show something. Of a label that is not in the index
     yet, each stored chunk is decoded once.
 
     Args:
@@ -185,10 +191,13 @@ def _candidates(
 ) -> Candidates:
     """One volume's, taking the next index when it has a reference label.
 
-    With criteria, what those that meet them leave out is counted.
+    With criteria, what those that meet them leave out is counted, and without labels is looked for
+    what shows something.
     """
     if volume.ref is None:
-        return Candidates(volume, grid, None, None)
+        is_asked = criteria is not None and not volume.labels
+        shown = worth_seeing(volume.inputs, grid) if is_asked else None
+        return Candidates(volume, grid, None, None, shown=shown)
     index = next(indexes)
     found = Candidates(volume, grid, patch_density(index, grid), index.values)
     places = found.qualifying(criteria) if criteria is not None else None
@@ -274,6 +283,7 @@ def finer_strides(
     volumes: Sequence[TaskVolume], criteria: PatchCriteria, indexer: Indexer
 ) -> Iterator[Finer]:
     """What a half, a quarter, ... of the stride gives, as far as that is found quickly."""
+    volumes = [volume for volume in volumes if volume.labels]
     voxels = sum(_stored_voxels(v) for v in volumes)
     quiet, indexed = replace(indexer, reporter=Silent()), criteria.cell
     while max(criteria.stride) > 1:

@@ -206,8 +206,9 @@ class PatchDataset(Dataset[PatchItem]):
         except MemoryError as error:
             remedy = "lower num_dataloader_workers or chunk_cache_gb; the same command continues"
             raise RunError(str(place), "out of memory while it was read", remedy) from error
-        # What a network has said is nothing to measure another by.
-        weights = {n: w if self.variation else 0.0 for n, w in volume.pseudo.items()}
+        # What a network has said is nothing to measure another by, unless someone asks for it.
+        counts = self.variation is not None or volume.pseudo_in_val
+        weights = {n: w if counts else 0.0 for n, w in volume.pseudo.items()}
         return RawSample(draw, _tensor(image), labels, transform, place, volume.spacing, weights)
 
     def _patch(self, draw: int, row: int) -> tuple[TaskVolume, Box, Box]:

@@ -32,6 +32,7 @@ from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
 from vcmodels.fields.distance import Labelled
 from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.losses.agreement import class_divergence, mask_divergence, value_distance
 from vcmodels.losses.masked import keep_valid
 from vcmodels.losses.registry import LOSSES, LossBlock, LossTerm, parse_loss
 from vcmodels.metrics.base import Curve, Metrics, Sense, Sums
@@ -480,6 +481,44 @@ class Target(Scoring, StoredTarget):
         """
         del mean
         return variance.sum(1, keepdim=True)
+
+    # --- what another network says of the same voxels
+
+    def disagreement(self, logits: Tensor, blended: Tensor) -> Tensor:
+        """How far logits are from another network's predictions: see `losses.agreement`.
+
+        Args:
+            logits: (B, C, Z, Y, X), of the one that learns.
+            blended: (B, A, Z, Y, X) float32: the mean `blendable` of one or several others, which
+                get no gradient.
+
+        Returns:
+            (B, V, Z, Y, X) float32, 0 where they agree; V is 1, or C where each channel is a
+            prediction of its own.
+        """
+        if self.predicts == "masks":
+            return mask_divergence(logits, blended)
+        if self.predicts == "classes":
+            return class_divergence(logits, blended)
+        return value_distance(self.blendable(logits), blended)
+
+    def certainty(self, blended: Tensor) -> Tensor:
+        """How sure predictions are, in [0, 1]; 0 says that there is none.
+
+        Of masks the probability of the likelier side, of classes that of the likeliest; 1 for what
+        says nothing of it.
+
+        Args:
+            blended: as for `disagreement`.
+
+        Returns:
+            (B, V, Z, Y, X) float32.
+        """
+        if self.predicts == "masks":
+            return torch.maximum(blended, 1 - blended)
+        if self.predicts == "classes":
+            return blended.amax(1, keepdim=True)
+        return torch.ones_like(blended[:, :1])
 
     @property
     def deviation_scale(self) -> tuple[float, str]:

@@ -178,6 +178,17 @@ class MaskTarget(Target):
         """Probabilities, or the logits themselves without an activation."""
         return logits.float().sigmoid() if self.activation == "sigmoid" else logits.float()
 
+    def disagreement(self, logits: Tensor, blended: Tensor) -> Tensor:
+        """Of probabilities, without an activation too."""
+        return super().disagreement(logits, self._likelihood(blended))
+
+    def certainty(self, blended: Tensor) -> Tensor:
+        """The probability of the likelier side."""
+        return super().certainty(self._likelihood(blended))
+
+    def _likelihood(self, blended: Tensor) -> Tensor:
+        return blended if self.activation == "sigmoid" else blended.sigmoid()
+
     def comparable(self, prediction: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities: of logits too, of which the positive ones stay above a half."""
         if self.activation == "sigmoid":

@@ -16,6 +16,7 @@ from vcmodels.comparison import Compared
 from vcmodels.errors import FaultError
 from vcmodels.fields.distance import Labelled, inner, known_distance, voxels_within
 from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.losses.agreement import value_distance
 from vcmodels.losses.registry import LossBlock
 from vcmodels.metrics.base import Metrics
 from vcmodels.targets.base import Interpolation, Target
@@ -115,6 +116,10 @@ class DistanceTarget(Target):
     def blendable(self, logits: Tensor) -> Tensor:
         """Distances in the unit of the spacing, cut as labels are."""
         return self.loss_input("", logits.float()).clamp(self._lowest, 1) * self.clip
+
+    def disagreement(self, logits: Tensor, blended: Tensor) -> Tensor:
+        """Of distances over `clip`, as they are learnt."""
+        return value_distance(self.loss_input("", logits.float()), blended / self.clip)
 
     @property
     def deviation_scale(self) -> tuple[float, str]:

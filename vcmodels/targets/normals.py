@@ -22,6 +22,7 @@ from vcmodels.fields.distance import Labelled, voxels_within
 from vcmodels.fields.instances import instance_boundaries
 from vcmodels.fields.normals import normals_reach, structure, surface_normals
 from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.losses.agreement import axis_distance, direction_distance
 from vcmodels.losses.registry import LossBlock, LossTerm, parse_loss
 from vcmodels.section import Section
 from vcmodels.targets.base import Interpolation, Target
@@ -314,6 +315,21 @@ class NormalsTarget(Target):
         else:
             squared_sine = variance.sum(1, keepdim=True)
         return squared_sine.clamp(0, 1).sqrt().asin().rad2deg().square()
+
+    def disagreement(self, logits: Tensor, blended: Tensor) -> Tensor:
+        """By the angle to the mean direction, or to the principal axis of the mean n n^T."""
+        distance = axis_distance if self._is_axial else direction_distance
+        return distance(logits, self.unblend(blended))
+
+    def certainty(self, blended: Tensor) -> Tensor:
+        """How well the predictions agree: 1 for a single one, 0 for none that has a direction.
+
+        The length of the mean vector, or for axes the largest eigenvalue of the mean n n^T: the mean
+        squared cosine, 1/3 at least.
+        """
+        if not self._is_axial:
+            return blended.square().sum(1, keepdim=True).sqrt()
+        return outer_eigenvalues(*blended.unbind(1))[0].unsqueeze(1).clamp(0, 1)
 
     @property
     def deviation_scale(self) -> tuple[float, str]:

@@ -115,4 +115,5 @@ def _sources(targets: Mapping[str, AnyTarget]) -> dict[str, tuple[str, str]]:
 
 def _has_label(volume: TaskVolume, name: str, target: AnyTarget) -> bool:
     """Whether a volume has a label that a target is validated against."""
-    return (target.derive or name) in volume.labels and name not in volume.pseudo
+    is_counted = volume.pseudo_in_val or name not in volume.pseudo
+    return (target.derive or name) in volume.labels and is_counted

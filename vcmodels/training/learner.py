@@ -17,6 +17,7 @@ from vcmodels.devices import CompiledOrEager, autocast, choose_amp, place
 from vcmodels.errors import CheckpointError
 from vcmodels.models.base import Logits, part_names, part_of, target_of
 from vcmodels.samples.loader import Batch
+from vcmodels.samples.order import draws_of_step
 from vcmodels.targets import AnyTarget
 from vcmodels.training.optimiser import (
     LossBalance,
@@ -36,6 +37,7 @@ from vcmodels.training.step import (
     voxel_counts,
     weighted_sums,
 )
+from vcmodels.training.teachers import Lesson
 from vcmodels.training.world import World
 
 SHOWN = 3
@@ -170,6 +172,9 @@ class Learner:
         device: where.
         world: the processes of this training; this one only when None.
         measures_samples: whether to report the loss of each sample.
+
+    Attributes:
+        lessons: what is learnt besides the labels; given before the first step.
     """
 
     def __init__(
@@ -207,6 +212,7 @@ class Learner:
         # Only fp16 underflows; a disabled scaler passes everything through.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.step = 0
+        self.lessons: Sequence[Lesson] = ()
 
     def compile(self, say: Callable[[str], None]) -> None:
         """Train through `torch.compile` from now on, eagerly if it fails here."""
@@ -259,6 +265,7 @@ class Learner:
             step=self.step,
             rate=rate,
             names=list(self.targets),
+            taught=[curve for curve, _, _ in self._taught()],
             scaler=self.scaler,
             figures=torch.cat(
                 [sums, norm[None], torch.stack(list(totals.values())), self.balance.factors()]
@@ -289,39 +296,65 @@ class Learner:
         """Add up the gradients of the micro-batches.
 
         Returns:
-            (1 + T,) this process' share of the loss and of the loss of each target, and the losses
-            of its samples, if they are wanted.
+            (1 + T + L,) this process' share of the loss, of the loss of each target and of those that
+            need no label, and the losses of its samples, if they are wanted.
         """
         share = 1 / (len(batches) * self.world.size)
-        figures = torch.zeros(1 + len(self.targets), device=self.device)
+        taught = self._taught()
+        figures = torch.zeros(1 + len(self.targets) + len(taught), device=self.device)
         of_samples: list[Tensor] = []
         for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             with self._syncing(number == len(batches) - 1):
-                found, sums = self._losses(batch, count, number)
+                found, sums, lessons = self._losses(batch, count, number)
                 parts = {name: sums[name] / totals[name].clamp(min=1) for name in self.targets}
                 loss = self.balance(parts, totals, share)
+                for curve, target, weight in taught:
+                    loss = loss + weight * self.targets[target].weight * lessons[curve]
                 # The gradient of the world is the mean over its processes, the loss their sum.
                 self.scaler.scale(loss * self.world.size).backward()
-            figures = figures + torch.stack([loss, *parts.values()]).detach()
+            figures = figures + torch.stack([loss, *parts.values(), *lessons.values()]).detach()
             if self.measures_samples:
                 of_samples.append(mean_over_targets(self.targets, found, count))
         return figures, of_samples
 
     def _losses(
         self, batch: Batch, count: Mapping[str, Tensor], number: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The losses of a micro-batch by target: (B,) of each sample, and their weighted sum."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of a micro-batch.
+
+        Returns:
+            By target (B,) of each sample, and their weighted sum; by curve this micro-batch' share of
+            what needs no label, a mean over the samples of the step.
+        """
         settings, levels = self.settings, getattr(self.network, "encoder_levels", 0)
         mix = draw_mix(settings.mixup, levels, seed=settings.seed, step=self.step, number=number)
+        seen = batch if mix is None else mix.batch(batch)
+        outputs = self.run(self.forward if mix is None else mix.through(self.forward), seen)
+        found, taught = sample_losses(self.targets, outputs, batch), self._learnt(seen, outputs)
         if mix is None:
-            found = sample_losses(self.targets, self.run(self.forward, batch), batch)
-            return found, weighted_sums(found, count)
-        outputs = self.run(mix.through(self.forward), mix.batch(batch))
-        found, others = sample_losses(self.targets, outputs, batch), partners(batch)
+            return found, weighted_sums(found, count), taught
+        others = partners(batch)
         of_others = weighted_sums(
             sample_losses(self.targets, outputs, others), voxel_counts(others)
         )
-        return found, mix.mean(weighted_sums(found, count), of_others)
+        return found, mix.mean(weighted_sums(found, count), of_others), taught
+
+    def _taught(self) -> list[tuple[str, str, float]]:
+        """The curve, the target and the factor of each loss that needs no label."""
+        return [
+            (f"{lesson.name}_{target}", target, lesson.weight(self.step))
+            for lesson in self.lessons
+            for target in lesson.targets
+        ]
+
+    def _learnt(self, seen: Batch, outputs: Logits) -> dict[str, Tensor]:
+        """The losses that need no label, of a micro-batch as the network has seen it."""
+        samples = draws_of_step(self.settings)
+        return {
+            f"{lesson.name}_{target}": found.sum() / samples
+            for lesson in self.lessons
+            for target, found in lesson.losses(seen, outputs).items()
+        }
 
     def _totals(self, counts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Per target, how many voxels of the whole step count, over micro-batches and processes."""

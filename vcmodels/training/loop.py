@@ -285,7 +285,8 @@ class Loop:
         self.counters.add(result)
         self.feed.take_losses(result.step - 1, result.sample_losses)
         self._watch(result)
-        shown = [f"{name} {value:.3f}" for name, value in result.losses.items()]
+        told = [*result.losses.items(), *result.taught.items()]
+        shown = [f"{name} {value:.3f}" for name, value in told]
         advance(1, " ".join([*shown, pace.words(self.feed.draws_of_step)]))
         self.board.scalars(step_scalars(self.learner, result), result.step)
         if pace.is_settled:
@@ -427,6 +428,7 @@ def step_scalars(learner: Learner, result: StepResult) -> dict[str, float]:
     return {
         "train/loss": total,
         **per_target,
+        **{f"train/{curve}": value for curve, value in result.taught.items()},
         "train/gradient_norm": result.gradient_norm,
         "lr": result.rate,
     }

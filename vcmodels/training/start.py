@@ -24,7 +24,7 @@ from vcmodels.checkpoint import (
     read_normalization,
     require_shapes,
 )
-from vcmodels.config import Task
+from vcmodels.config import NormalizationConfig, Task
 from vcmodels.config.load import fill_augment, fill_normalization
 from vcmodels.config.messages import as_object
 from vcmodels.config.train_params import TrainingParams
@@ -50,6 +50,7 @@ from vcmodels.training.run_folder import (
     newest_checkpoint,
     resolved_task,
 )
+from vcmodels.training.teachers import load_teachers
 from vcmodels.volumes import expand_location
 from vcmodels.volumes.places import obstacle
 
@@ -171,6 +172,8 @@ class StartingPoint:
     """The file that `checkpoint_path` names, for a run that has none yet."""
     weights_only: bool
     """Whether the given one has no more to give than its weights."""
+    teacher: Checkpoint | None = None
+    """Whose normalisation a new run takes, where neither weights nor its task say another."""
 
     @classmethod
     def of(cls, task: Task, run: RunFolder, *, restart: bool) -> "StartingPoint":
@@ -184,7 +187,9 @@ class StartingPoint:
         resumed = None if restart else newest_checkpoint(run, task)
         path = settings.checkpoint_path if resumed is None else None
         given = None if path is None else load_state(Path(expand_location(path)))
-        return cls(resumed, given, bool(settings.load_weights_only))
+        teachers = load_teachers(settings.distill) if resumed is None and given is None else []
+        teacher = teachers[0] if teachers else None
+        return cls(resumed, given, bool(settings.load_weights_only), teacher)
 
     @property
     def source(self) -> Checkpoint | None:
@@ -196,12 +201,20 @@ class StartingPoint:
         """Whose training goes on."""
         return self.resumed or (None if self.weights_only else self.given)
 
-    def normalization(self, volume: TaskVolume) -> Normalization | None:
-        """How the source normalises, which its weights are used to; None if it has other channels."""
-        if self.source is None or self.source.state.get("in_channels") != volume.channels:
+    def normalization(
+        self, volume: TaskVolume, wanted: NormalizationConfig
+    ) -> Normalization | None:
+        """How the source normalises, which its weights are used to; None if it has other channels.
+
+        Of a run that is taught, as its first teacher does, unless another way is `wanted`.
+        """
+        source = self.source or self.teacher
+        if source is None or source.state.get("in_channels") != volume.channels:
             return None
-        self.source.require("normalization")
-        found = read_normalization(self.source.state, self.source.path)
+        source.require("normalization")
+        found = read_normalization(source.state, source.path)
+        if self.source is None and contradiction(wanted, found):
+            return None
         stats = found.channels or next(iter(found.volumes.values()), ())
         # Slices and coordinates are channels, too, which have no statistics of their own.
         return found if len(stats) in (0, volume.stored_channels) else None
@@ -225,7 +238,7 @@ class StartingPoint:
         if self.resumed is not None:
             before = resolved_task(self.resumed)
             return fill_normalization(task, before.dataset_config.normalization) if before else task
-        used = self.normalization(volume)
+        used = self.normalization(volume, task.dataset_config.normalization)
         if used is None:
             return task
         if found := contradiction(task.dataset_config.normalization, used):

@@ -10,6 +10,7 @@ opposite, no class id becomes another, each patch keeps its own voxels that coun
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -194,6 +195,8 @@ class StepResult:
     """Steps done, this one included."""
     losses: dict[str, float]
     """Mean over the valid voxels of the step; absent for targets that had none."""
+    taught: dict[str, float]
+    """Mean over the samples of what needs no label, by the name of its curve."""
     factors: dict[str, float]
     """What multiplies the loss of each target after the step, `weight` included."""
     gradient_norm: float
@@ -215,9 +218,10 @@ class PendingResult:
         step: steps done, this one included.
         rate: the learning rate.
         names: of the targets.
+        taught: names of the losses that need no label.
         scaler: of the run.
-        figures: (3 T + 3,) float32 on the device: loss, loss of each target, processes that want to
-            stop, gradient norm, valid voxels and factor of each target.
+        figures: (3 T + L + 3,) float32 on the device: loss, loss of each target, those without labels,
+            processes that want to stop, gradient norm, valid voxels and factor of each target.
         sample_losses: (N,) float32 on the device, if they are wanted.
     """
 
@@ -227,11 +231,13 @@ class PendingResult:
         step: int,
         rate: float,
         names: Sequence[str],
+        taught: Sequence[str],
         scaler: torch.amp.GradScaler,
         figures: Tensor,
         sample_losses: Tensor | None,
     ) -> None:
         self.step, self.rate, self.names, self.scaler = step, rate, names, scaler
+        self.taught = taught
         samples = figures.new_zeros(0) if sample_losses is None else sample_losses
         values = torch.cat([figures, samples])
         self.arrived: torch.cuda.Event | None = None
@@ -248,19 +254,19 @@ class PendingResult:
         """The result; waits for its step, not for those that were begun since."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        total, *rest = self.values.tolist()
-        targets = len(self.names)
-        parts, (stops, norm) = rest[:targets], rest[targets : targets + 2]
-        known, factors = (
-            rest[targets + 2 : 2 * targets + 2],
-            rest[2 * targets + 2 : 3 * targets + 2],
-        )
-        samples = rest[3 * targets + 2 :]
+        figures, targets = iter(self.values.tolist()), len(self.names)
+        (total,) = islice(figures, 1)
+        parts = list(islice(figures, targets))
+        taught = list(islice(figures, len(self.taught)))
+        stops, norm = islice(figures, 2)
+        known, factors = list(islice(figures, targets)), list(islice(figures, targets))
+        samples = list(figures)
         is_applied = math.isfinite(total) and math.isfinite(norm)
         is_overflow = math.isfinite(total) and not is_applied and self.scaler.is_enabled()
         return StepResult(
             step=self.step,
             losses={n: part for n, part, k in zip(self.names, parts, known, strict=True) if k},
+            taught=dict(zip(self.taught, taught, strict=True)),
             factors=dict(zip(self.names, factors, strict=True)),
             gradient_norm=norm,
             rate=self.rate,

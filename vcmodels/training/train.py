@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vcmodels.boards import Board, require_wandb
-from vcmodels.checkpoint import Checkpoint
+from vcmodels.checkpoint import Checkpoint, TrainedNetwork
 from vcmodels.config import NormalizationConfig, Task
 from vcmodels.config.load import fill_augment
 from vcmodels.config.train_params import TrainingParams
@@ -74,6 +74,7 @@ from vcmodels.training.start import (
     unkept,
 )
 from vcmodels.training.step import require_pairs
+from vcmodels.training.teachers import Lesson, check_teachers, distillation, load_teachers
 from vcmodels.training.validation import (
     HeldOutVolumes,
     MakeVolumeValidation,
@@ -175,14 +176,15 @@ def normalize(
     Weights from a file that were trained with statistics of each volume get those of the volumes
     here, whatever their names.
     """
-    used = origin.normalization(volumes[0])
+    used = origin.normalization(volumes[0], wanted)
     if used is None:
         return fit_normalization(wanted, volumes, regions, reporter)
     is_known = used.per != "volume" or all(volume.name in used.volumes for volume in volumes)
     if origin.resumed is not None and is_known:
         return used
     if origin.resumed is None:
-        reporter.say(f"normalization: {used.scheme} per {used.per}, as the weights are used to")
+        whose = "the teacher is" if origin.source is None else "the weights are"
+        reporter.say(f"normalization: {used.scheme} per {used.per}, as {whose} used to")
     if used.scheme == "none" or used.per == "patch":
         return used
     measured, _ = measure_volumes(used, volumes, regions)
@@ -259,6 +261,7 @@ def train(
         reporter.say(describe_device(device))
         open_it = partial(open_run, task, origin, device, world, reporter)
         resolved, data = world.once(lambda: open_it(accepts=accept_changed_data))
+        teachers = taught_by(resolved, origin)
         document = resolved.task.to_json()
         learner = build_learner(resolved, device, world, is_fresh=origin.source is None)
         # Nearly all that may be refused is above.
@@ -274,12 +277,14 @@ def train(
         settle = partial(settle_symmetry, run, resolved, data, summary.split, origin, reporter)
         settled, symmetry = world.once(settle)
         resolved, document = replace(resolved, task=settled), settled.to_json()
+        learner.lessons = lessons(resolved, teachers, summary.normalization, device)
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
         training, validation = datasets(resolved, summary)
         if validation is not None:
             is_new = origin.resumed is None
             world.once(lambda: refuse_valueless(resolved.task, validation, reporter, is_new=is_new))
         facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
+        facts |= {"teachers": [one.sha256 for one in teachers]} if teachers else {}
         facts |= {"symmetry": symmetry.to_dict()} if symmetry is not None else {}
         volumes = volume_validation(resolved, summary.split, run, device, whole_volumes)
         if volumes is not None:
@@ -441,6 +446,36 @@ def settle_symmetry(
     for note in notes(task, found, spacings, "change it in all folds, with --restart"):
         reporter.say(note)
     return task, found
+
+
+def taught_by(resolved: Resolved, origin: StartingPoint) -> list[TrainedNetwork]:
+    """The networks of the teachers, where the task has any.
+
+    Raises:
+        TaskError, CheckpointError: one cannot teach this student.
+    """
+    task, first = resolved.task, resolved.volumes[0]
+    checkpoints = load_teachers(task.tr_params.distill)
+    patch, targets = task.tr_params.patch_size, task.dataset_config.targets
+    return check_teachers(checkpoints, targets, first, patch, origin.resumed)
+
+
+def lessons(
+    resolved: Resolved,
+    teachers: Sequence[TrainedNetwork],
+    normalization: Normalization,
+    device: torch.device,
+) -> list[Lesson]:
+    """What is learnt besides the labels.
+
+    Raises:
+        TaskError: a teacher normalises images in a way that the student's cannot be brought to.
+    """
+    settings, targets = resolved.task.tr_params, resolved.task.dataset_config.targets
+    if settings.distill is None:
+        return []
+    others = resolved.volumes, device, settings.amp
+    return [distillation(teachers, targets, settings.distill, normalization, *others)]
 
 
 def data_facts(data: KnownData) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def score_network(
     """
     targets = task.dataset_config.targets
     place = folder / _digest(task, network, parts, device)
-    _clear(folder, but=place.name)
+    clear(folder, but=place.name)
     for part in parts:
         options = RunOptions(reporter=reporter, should_stop=should_stop)
         if not predict_request(part.request(task, network, device, place), options).is_through:
@@ -146,7 +146,7 @@ def score_network(
     )
     if report is not None:
         keep(report, volumes)
-        _clear(folder)
+        clear(folder)
     return report
 
 
@@ -165,7 +165,7 @@ def _digest(
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _clear(folder: Path, but: str = "") -> None:
+def clear(folder: Path, but: str = "") -> None:
     """Remove a folder of ours, or what is in it but for one name."""
     for found in folder.iterdir() if folder.is_dir() else ():
         if found.name != but:
