@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from vcmodels.augment.resample import turn_tensor
+from vcmodels.augment.views import turned_back
 from vcmodels.blockwise import Part
 from vcmodels.config.inference_params import Tta
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES, IDENTITY, mirror
 from vcmodels.inference import RunOptions, predict_request, request_of
-from vcmodels.inference.network import Averaged, Forward, Member, Moments, turned_back
+from vcmodels.inference.network import Averaged, Forward, Member, Moments
 from vcmodels.inference.views import choose_views
 from vcmodels.reporting import Silent
 from vcmodels.targets.affinities import AffinitiesTarget

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from vcmodels.augment.resample import turn_tensor
+from vcmodels.augment.views import turned_back
 from vcmodels.geometry.symmetries import CUBE_SYMMETRIES
-from vcmodels.inference.network import turned_back
 from vcmodels.targets import MulticlassTarget
 from vcmodels.targets.stored import LabelError
 

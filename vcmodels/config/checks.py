@@ -65,7 +65,7 @@ def check_task(task: Task, *, is_record: bool = False) -> list[Fault]:
         *_pseudo_faults(config),
         *_output_faults(task, is_record=is_record),
         *_mixup_faults(settings, config, task.model),
-        *_distill_faults(settings),
+        *_lesson_faults(settings),
         *_validation_faults(settings, targets),
         *_start_faults(settings),
         *_step_faults(task),
@@ -333,7 +333,7 @@ def _volume_faults(config: DatasetConfig, settings: TrainingParams) -> Iterator[
         path = ("dataset_config", "volume_paths", index)
         if not volume.labels and not settings.learns_unlabelled:
             found = f"has no label (targets: {listed(config.targets)})"
-            remedy = "give the path of at least one target, or tr_params.distill"
+            remedy = "give the path of at least one target, tr_params.distill or consistency"
             yield Fault(path, found, remedy)
         elif not volume.labels and volume.split in ("val", "test"):
             found = "this volume has no label to compare with"
@@ -479,11 +479,15 @@ def _mixup_faults(
         yield Fault((*path, "manifold"), found, "set it to false: the image alone is mixed")
 
 
-def _distill_faults(settings: TrainingParams) -> Iterator[Fault]:
+def _lesson_faults(settings: TrainingParams) -> Iterator[Fault]:
     """Teachers see images, and what they say of one has no part in the features of two."""
-    if settings.distill is not None and settings.mixup is not None and settings.mixup.manifold:
-        found = "is on, and tr_params.distill has no image for its teachers then"
+    if settings.learns_unlabelled and settings.mixup is not None and settings.mixup.manifold:
+        name = "distill" if settings.distill is not None else "consistency"
+        found = f"is on, and tr_params.{name} has no image for its teachers then"
         yield Fault(("tr_params", "mixup", "manifold"), found, "set it to false: images are mixed")
+    if settings.consistency is not None and settings.ema_decay is None:
+        found = "is null, and tr_params.consistency learns from the averaged weights"
+        yield Fault(("tr_params", "ema_decay"), found, "give one, such as 0.995")
 
 
 def _validation_faults(

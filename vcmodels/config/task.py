@@ -119,7 +119,7 @@ class VolumeEntry(Section):
     NIfTI, TIFF or HDF5; a list is stacked as channels."""
     labels: dict[str, Location] = Field(default_factory=dict)
     """Label array, or file, of each target that this volume has, or of what targets are derived
-    from. A volume without any is of use for `tr_params.distill`."""
+    from. A volume without any is of use for `tr_params.distill` and `consistency`."""
     pseudo: dict[str, PseudoWeight | PseudoLabel] = Field(default_factory=dict)
     """Which of these labels a network made, and how much each counts in the loss (0 to 1), or an
     object; none of them is validated against."""

@@ -121,6 +121,21 @@ class DistillParams(Section):
     1), of classes by the likeliest, of directions by how well several teachers agree."""
 
 
+class ConsistencyParams(Section):
+    """`consistency`: agree with the averaged weights where nothing is labelled.
+
+    See [unlabelled](unlabelled.md).
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Factor of its loss at the end of the ramp, next to the loss against the labels."""
+    ramp_steps: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+    """Steps over which the factor rises from nearly nothing; a quarter of the run when null."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = 0.8
+    """Voxels of which the average is less sure teach nothing: of a mask by the likelier side (0.5 to
+    1), of classes by the likeliest; all teach when null."""
+
+
 class FoldConfig(Section):
     """A cross-validation, or one fold of it, in place of `tr_val_split`."""
 
@@ -209,6 +224,9 @@ class TrainingParams(Section):
     distill: DistillParams | None = None
     """Learn what trained networks predict, in labelled volumes and in those without labels; null is
     off."""
+    consistency: ConsistencyParams | None = None
+    """Learn to predict voxels without a label as the averaged weights predict them in another view, in
+    labelled volumes and in those without labels; null is off."""
     loss_balance: Literal["fixed", "uncertainty"] = "fixed"
     """How the losses of several targets are added: `fixed` takes the `weight` of each; `uncertainty`
     learns a factor as well, which makes losses of any scale pull alike (Kendall et al. 2018). The
@@ -295,7 +313,7 @@ class TrainingParams(Section):
     @property
     def learns_unlabelled(self) -> bool:
         """Whether volumes without labels are of use."""
-        return self.distill is not None
+        return self.distill is not None or self.consistency is not None
 
     @property
     def patch_size(self) -> PatchShape:

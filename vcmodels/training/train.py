@@ -51,6 +51,7 @@ from vcmodels.training.curves import cut_json_lines, open_board, traceable
 from vcmodels.training.feed import Feed, count_or_recall, weighted_targets
 from vcmodels.training.learner import Learner
 from vcmodels.training.loop import Loop, best_weights
+from vcmodels.training.mean_teacher import Consistency, views_of
 from vcmodels.training.other_folds import (
     require_alike,
     require_one_division,
@@ -277,7 +278,7 @@ def train(
         settle = partial(settle_symmetry, run, resolved, data, summary.split, origin, reporter)
         settled, symmetry = world.once(settle)
         resolved, document = replace(resolved, task=settled), settled.to_json()
-        learner.lessons = lessons(resolved, teachers, summary.normalization, device)
+        learner.lessons = lessons(resolved, teachers, summary.normalization, learner)
         learner.targets |= weighted_targets(targets, summary.class_counts, reporter)
         training, validation = datasets(resolved, summary)
         if validation is not None:
@@ -464,7 +465,7 @@ def lessons(
     resolved: Resolved,
     teachers: Sequence[TrainedNetwork],
     normalization: Normalization,
-    device: torch.device,
+    learner: Learner,
 ) -> list[Lesson]:
     """What is learnt besides the labels.
 
@@ -472,10 +473,18 @@ def lessons(
         TaskError: a teacher normalises images in a way that the student's cannot be brought to.
     """
     settings, targets = resolved.task.tr_params, resolved.task.dataset_config.targets
-    if settings.distill is None:
-        return []
-    others = resolved.volumes, device, settings.amp
-    return [distillation(teachers, targets, settings.distill, normalization, *others)]
+    found: list[Lesson] = []
+    if settings.distill is not None:
+        others = resolved.volumes, learner.device, settings.amp
+        found.append(distillation(teachers, targets, settings.distill, normalization, *others))
+    if settings.consistency is not None:
+        assert learner.averaged is not None
+        spacing = resolved.volumes[0].spacing
+        views = views_of(resolved.task.augment, settings.patch_size, spacing)
+        rule, steps = settings.consistency, learner.total_steps
+        run = learner.run
+        found.append(Consistency(learner.averaged, run, targets, views, spacing, rule, steps))
+    return found
 
 
 def data_facts(data: KnownData) -> dict[str, Any]:
