@@ -36,6 +36,7 @@ from vcmodels.devices import free_bytes, machine_bytes, memory_bytes
 from vcmodels.errors import CheckpointError, OutputError, TaskError
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter, list_some
+from vcmodels.runs.run import PRUNED
 from vcmodels.stages import STAGES, carried_stages
 from vcmodels.symmetry.findings import SymmetryFindings, as_findings
 from vcmodels.targets import AnyTarget
@@ -208,6 +209,12 @@ class StartingPoint:
     def continued(self) -> Checkpoint | None:
         """Whose training goes on."""
         return self.resumed or (None if self.weights_only else self.given)
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What every checkpoint of the run goes on to say: that its network was pruned."""
+        state = self.source.state if self.source is not None else {}
+        return {PRUNED: state[PRUNED]} if PRUNED in state else {}
 
     def normalization(self, volume: TaskVolume) -> Normalization | None:
         """How the source normalises, which its weights are used to; None if it has other channels."""

@@ -282,6 +282,7 @@ def train(
             world.once(lambda: refuse_valueless(resolved.task, validation, reporter, is_new=is_new))
         facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
         facts |= {"symmetry": symmetry.to_dict()} if symmetry is not None else {}
+        facts |= origin.carried
         volumes = volume_validation(resolved, summary.split, run, device, whole_volumes)
         if volumes is not None:
             world.once(lambda: volumes.check({**facts, **best_weights(learner)}))
