@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from vcmodels.checkpoint import build_network, load_checkpoint
 from vcmodels.models import ResidualUNet
 from vcmodels.models.blocks import InstanceNorm
-from vcmodels.models.fused import FusedNorm, fused
+from vcmodels.models.fused import FusedNorm, OneDnnConvolution, fused
 from vcmodels.workflows.prune import PatchRun
 
 LEVELS = ((16, 64), (32, 32), (64, 16), (128, 8))
@@ -106,8 +106,8 @@ def convolution_table(repeats: int) -> None:
     for features, length in LEVELS:
         conv = nn.Conv3d(features, features, 3, padding=1, bias=False)
         conv = conv.to(memory_format=torch.channels_last_3d)
-        image = windows_of(features, length)
-        runs: dict[str, Run] = {"float32": lambda conv=conv, image=image: conv(image)}
+        image, plain = windows_of(features, length), OneDnnConvolution.of(conv)
+        runs: dict[str, Run] = {"float32": lambda plain=plain, image=image: plain(image)}
         for engine in engines():
             quantized = Int8Convolution(conv, 0.05, 0.05, engine)
             stored = torch.quantize_per_tensor(image, 0.05, 64, torch.quint8)

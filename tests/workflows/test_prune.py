@@ -43,6 +43,7 @@ def test_a_run_is_pruned_trained_on_continued_and_predicts(run, tmp_path, capsys
     counts = {
         row[0]: int(row[1].replace(",", "")) for row in rows if row[0] in ("before", "pruned")
     }
+    assert sum(row[:2] == ["trained", "on"] for row in rows) == 1
     # The smaller network is an ordinary one, with a decoder for each target.
     pruned, best = small / "tiny_pruned.pth", small / "tiny_best.pth"
     for path in (pruned, best):

@@ -253,7 +253,8 @@ def prune(
     code = training.train(plan.task, reporter=reporter, whole_volumes=WholeVolumes)
     best = Run(options.output, plan.task.tr_params.model_name).best
     if code or not best.exists():
-        reporter.say(f"stopped; vcmodels train {task_file} continues")
+        why = "stopped" if code else f"no epoch ended in {options.minutes:g} minutes"
+        reporter.say(f"{why}; vcmodels train {task_file} continues")
         return code
     final = build_network(load_checkpoint(best)).module
     networks = {"before": plan.trained.module, "pruned": smaller, "trained on": final}
