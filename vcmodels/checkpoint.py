@@ -33,7 +33,7 @@ from vcmodels.errors import CheckpointError, FaultError, TaskError
 from vcmodels.geometry.coordinates import COORDINATES
 from vcmodels.metrics.calibration import Calibration
 from vcmodels.reporting import list_some
-from vcmodels.runs.run import TRAILER, TRAILER_LENGTH, shown
+from vcmodels.runs.run import PRUNED, TRAILER, TRAILER_LENGTH, shown
 from vcmodels.section import Extent, PatchShape
 from vcmodels.symmetry.findings import FINDINGS, SymmetryFindings, as_findings
 from vcmodels.targets import AnyTarget
@@ -196,6 +196,7 @@ _FIELDS: dict[str, TypeAdapter[Any]] = {
     "symmetry": FINDINGS,
     "tuned": TypeAdapter(dict[str, Any]),
     "untuned_sha256": TypeAdapter(str),
+    PRUNED: TypeAdapter(dict[str, Any]),
 }
 """The types of what a state holds, as JSON values; a key that is not there is not looked at."""
 _OF_TENSORS = ("model", "ema", "balance", "hard")

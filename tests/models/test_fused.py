@@ -6,9 +6,11 @@ from vcmodels.models import ResidualUNet
 from vcmodels.models.blocks import InstanceNorm
 from vcmodels.models.fused import (
     ChannelsLastMix,
+    FusedConvBlock,
     FusedDecoderLevel,
     FusedNorm,
     FusedResidualBlock,
+    OneDnnConvolution,
     fused,
     moments,
 )
@@ -63,7 +65,7 @@ def test_all_blocks_are_fused_and_the_network_stays_as_it_was():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     kinds = [type(module) for module in network.modules()]
     twin = fused(network)
-    left = {FusedNorm, FusedResidualBlock, FusedDecoderLevel}
+    left = {FusedNorm, FusedConvBlock, FusedResidualBlock, FusedDecoderLevel}
     assert left <= {type(module) for module in twin.modules()}
     assert not any(isinstance(module, nn.AvgPool3d) for module in twin.modules())
     assert [type(module) for module in network.modules()] == kinds
@@ -83,6 +85,28 @@ def test_the_activations_stay_channels_last():
         twin(torch.randn(1, 1, 8, 16, 24).to(memory_format=CL))
     assert len(results) > 15
     assert all(x.is_contiguous(memory_format=CL) for x in results)
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 1, 2)], ids=str)
+def test_small_convolutions_are_left_to_onednn_and_keep_their_order(stride):
+    """On one thread torch's own kernel computes them, channel by channel, in several times the time."""
+    conv = nn.Conv3d(32, 16, 3, stride, 1, bias=False).to(memory_format=CL)
+    quick, image = OneDnnConvolution.of(conv), torch.randn(1, 32, 6, 7, 8).to(memory_format=CL)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(), torch.profiler.profile() as profile:
+            found = quick(image)
+        kernels = {event.key for event in profile.key_averages()}
+        assert "aten::mkldnn_convolution" in kernels
+        assert not any("slow_conv" in name for name in kernels)
+        assert found.is_contiguous(memory_format=CL)
+        with torch.inference_mode():
+            torch.testing.assert_close(found, conv(image), atol=1e-5, rtol=1e-5)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert quick(image).dtype == torch.bfloat16
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_foreign_modules_are_left_alone():

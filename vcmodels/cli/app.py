@@ -28,6 +28,7 @@ from vcmodels.cli.objects import objects
 from vcmodels.cli.overlay import overlay
 from vcmodels.cli.phantom import phantom
 from vcmodels.cli.postprocess import postprocess
+from vcmodels.cli.prune import prune
 from vcmodels.cli.region import region
 from vcmodels.cli.report import report
 from vcmodels.cli.roi import roi
@@ -160,3 +161,4 @@ app.command()(view)
 app.command()(overlay)
 app.command()(report)
 app.command()(export)
+app.command()(prune)

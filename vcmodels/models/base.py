@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Shape, Spacing
+from vcmodels.models.coupling import unfit
 from vcmodels.models.plan import StepMemory, counted_memory
 from vcmodels.section import Section
 
@@ -93,6 +94,8 @@ class Model(Section):
     """Whether the networks take `mix`, for manifold mixup."""
     needs_coordinates: ClassVar[bool] = False
     """Whether the last three channels of the image must be `dataset_config.coordinates`."""
+    stays_wide: ClassVar[str] = "its class does not say how it is made narrower"
+    """Why channels cannot be taken away, of a member without `narrowed`."""
 
     name: str
     """Which network."""
@@ -147,6 +150,21 @@ class Model(Section):
         """
         del network
         return {}
+
+    def narrowed(self, share: float, patch: Shape, spacing: Spacing) -> "Model":
+        """The model of the same network with about a `share` of the features: what pruning leaves.
+
+        Its `build` gives the same weights, by name, of fewer channels. `narrower` rounds.
+
+        Args:
+            share: of the features of each level that stays, in (0, 1).
+            patch: planned input length along (z, y, x).
+            spacing: voxel size along (z, y, x).
+
+        Raises:
+            FaultError: there is none, and why.
+        """
+        raise unfit(self.stays_wide)
 
     @property
     def memory_target_gb(self) -> float:

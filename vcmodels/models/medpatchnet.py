@@ -42,6 +42,7 @@ class MedPatchNet(Model):
     """
 
     needs_coordinates: ClassVar[bool] = True
+    stays_wide: ClassVar[str] = "the filters of its heads are made by another network"
 
     name: Literal["medpatchnet"] = "medpatchnet"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which network."""

@@ -9,7 +9,7 @@ of a step say little of all patches, and one that is not finite would stay in th
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, field_validator
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from vcmodels.extras import load_extra
 from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.models.base import Logits, Model
 from vcmodels.models.encoder_weights import encoder_weights
+from vcmodels.models.narrowing import narrower
 from vcmodels.models.plan import Topology, plan_topology
 
 Features = Annotated[int, Field(ge=1, le=4096)]
@@ -137,6 +138,8 @@ class SharedBody(nn.Module):
 class SegResNet(MonaiModel):
     """A residual encoder with group norm, which won BraTS 2018 (Myronenko, arXiv:1810.11654)."""
 
+    stays_wide: ClassVar[str] = "its norms take statistics of several channels together"
+
     name: Literal["segresnet"] = "segresnet"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which network."""
     base_features: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
@@ -183,6 +186,12 @@ class DynUNet(MonaiModel):
     def width(self) -> int:
         return self.base_features
 
+    def narrowed(self, share: float, patch: Shape, spacing: Spacing) -> "DynUNet":
+        return self.changed(
+            base_features=narrower(self.base_features, share),
+            max_features=narrower(self.max_features, share),
+        )
+
     def divisor(self, patch: Shape, spacing: Spacing) -> Shape:
         return self._plan(patch, spacing).divisor
 
@@ -215,6 +224,8 @@ class DynUNet(MonaiModel):
 
 class VNet(MonaiModel):
     """The V-Net (Milletari et al. 2016, arXiv:1606.04797), which began with the Dice loss."""
+
+    stays_wide: ClassVar[str] = "the features of its levels are fixed"
 
     name: Literal["vnet"] = "vnet"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which network."""
@@ -259,6 +270,9 @@ class AttentionUNet(MonaiModel):
     def width(self) -> int:
         return self.base_features
 
+    def narrowed(self, share: float, patch: Shape, spacing: Spacing) -> "AttentionUNet":
+        return self.changed(base_features=narrower(self.base_features, share))
+
     def divisor(self, patch: Shape, spacing: Spacing) -> Shape:
         return halved(patch, self.num_levels - 1)
 
@@ -275,6 +289,8 @@ class AttentionUNet(MonaiModel):
 
 class SwinUNETR(MonaiModel):
     """Windows of attention in the encoder (Hatamizadeh et al. 2022, arXiv:2201.01266)."""
+
+    stays_wide: ClassVar[str] = "its attention has heads of many channels"
 
     name: Literal["swin_unetr"] = "swin_unetr"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which network."""
@@ -305,6 +321,8 @@ class SwinUNETR(MonaiModel):
 
 class UNETR(MonaiModel):
     """A transformer as encoder (Hatamizadeh et al. 2021, arXiv:2103.10504), for patches of one size."""
+
+    stays_wide: ClassVar[str] = "its attention has heads of many channels"
 
     name: Literal["unetr"] = "unetr"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which network."""
@@ -358,6 +376,9 @@ class MedNeXt(MonaiModel):
     def width(self) -> int:
         return self.base_features
 
+    def narrowed(self, share: float, patch: Shape, spacing: Spacing) -> "MedNeXt":
+        return self.changed(base_features=narrower(self.base_features, share))
+
     def divisor(self, patch: Shape, spacing: Spacing) -> Shape:
         return halved(patch, 4)
 
@@ -391,6 +412,8 @@ MEDNEXT_BOTTLENECKS = {"S": 2, "B": 4, "M": 4, "L": 8}
 
 class UNetEncoder(MonaiModel):
     """A U-Net on an EfficientNet (Tan and Le 2019, arXiv:1905.11946), MONAI's FlexibleUNet."""
+
+    stays_wide: ClassVar[str] = "the features of its encoder are fixed"
 
     name: Literal["unet_encoder"] = "unet_encoder"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Which network."""

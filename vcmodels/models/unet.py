@@ -26,6 +26,7 @@ from vcmodels.models.base import (
     mix_samples,
 )
 from vcmodels.models.blocks import ConvBlock, ResidualBlock, initialise
+from vcmodels.models.narrowing import narrower
 from vcmodels.models.plan import (
     Level,
     StepMemory,
@@ -108,6 +109,10 @@ class UNet(Model):
             base_features=self.base_features,
             max_features=self.max_features,
         )
+
+    def narrowed(self, share: float, patch: Shape, spacing: Spacing) -> "UNet":
+        levels = self.plan(patch, spacing).levels
+        return self.changed(f_maps=tuple(narrower(level.features, share) for level in levels))
 
     def check_patch(self, patch: Shape, spacing: Spacing, planned: Shape | None = None) -> None:
         planned = planned or patch

@@ -30,6 +30,8 @@ OWN = (
 """What a run folder holds, next to checkpoints, folds and what was moved aside."""
 SCHEMA = 1
 """Of `environment.json`."""
+PRUNED = "pruned"
+"""What a checkpoint says of the pruning of its network, or of what it was trained from."""
 
 JsonObject = dict[str, Any]
 

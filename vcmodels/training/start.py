@@ -37,6 +37,7 @@ from vcmodels.exchange import load_state
 from vcmodels.machine import cpu_name, instruction_sets, load, machine_bytes, usable_cores
 from vcmodels.patches.resolve import Resolved
 from vcmodels.reporting import Reporter, list_some
+from vcmodels.runs.run import PRUNED
 from vcmodels.stages import STAGES, carried_stages
 from vcmodels.symmetry.findings import SymmetryFindings, as_findings
 from vcmodels.targets import AnyTarget
@@ -200,6 +201,12 @@ class StartingPoint:
     def continued(self) -> Checkpoint | None:
         """Whose training goes on."""
         return self.resumed or (None if self.weights_only else self.given)
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What every checkpoint of the run goes on to say: that its network was pruned."""
+        state = self.source.state if self.source is not None else {}
+        return {PRUNED: state[PRUNED]} if PRUNED in state else {}
 
     def normalization(
         self, volume: TaskVolume, wanted: NormalizationConfig

@@ -287,6 +287,7 @@ def train(
         facts = lasting_facts(resolved, learner) | summary.facts() | {"data": data.record}
         facts |= {"teachers": [one.sha256 for one in teachers]} if teachers else {}
         facts |= {"symmetry": symmetry.to_dict()} if symmetry is not None else {}
+        facts |= origin.carried
         volumes = volume_validation(resolved, summary.split, run, device, whole_volumes)
         if volumes is not None:
             world.once(lambda: volumes.check({**facts, **best_weights(learner)}))
