@@ -69,6 +69,7 @@ OPTIONS = {
     "unetr": {"base_features": 4, "hidden_features": 24, "heads": 2},
     "mednext": {"base_features": 4},
     "unet_encoder": {"decoder_features": [16, 8, 8, 4, 4]},
+    "nnunet": {"f_maps": [4, 6, 8], "residual": True, "blocks_per_level": [1, 1, 2]},
 }
 """Keys that make a network small."""
 LEAST = {
@@ -79,6 +80,7 @@ LEAST = {
 DEEP = {
     "residual_unet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
     "plain_unet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
+    "nnunet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
 }
 """Keys with which there are logits of two levels."""
 PATCH, SPACING, HEADS = (16, 24, 64), (1.0, 1.0, 1.0), {"sheet": 1, "normals": 3}

@@ -19,6 +19,7 @@ from vcmodels.models.monai import (
     UNetEncoder,
     VNet,
 )
+from vcmodels.models.nnunet import NnUNet
 from vcmodels.models.unet import PlainUNet, ResidualUNet
 
 MODELS: dict[str, type[Model]] = {
@@ -33,6 +34,7 @@ MODELS: dict[str, type[Model]] = {
     "unetr": UNETR,
     "mednext": MedNeXt,
     "unet_encoder": UNetEncoder,
+    "nnunet": NnUNet,
 }
 """By the `name` in `model_config`. An entry that is added from outside the package,
 `MODELS["my_net"] = MyNet`, is a network like the others from then on."""
@@ -80,6 +82,7 @@ __all__ = [
     "MedPatchNet",
     "Model",
     "NetworkSummary",
+    "NnUNet",
     "PlainUNet",
     "ResidualUNet",
 ]
