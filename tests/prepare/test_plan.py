@@ -164,3 +164,26 @@ def test_a_contradiction_is_named_and_what_is_open_is_none():
             **{**settled.model_dump(mode="json", by_alias=True, exclude_none=True), key: value}
         )
         assert other.contradiction(settled) == key
+
+
+def test_zeros_stand_around_what_is_cropped_however_fine_voxels_get(store):
+    """Nothing of the volume that the crop leaves out is seen, nor the border of what is kept."""
+    array = np.full((12, 14, 16), 7, np.float32)
+    array[3:9, 2:12, 4:10] += np.random.default_rng(0).random((6, 10, 6))
+    volume = store("a", array, spacing=(1, 1, 1))
+    way = prepare(
+        spacing=[0.5, 1, 0.8], order={"image": "linear"}, least=[15, 16, 6],
+        crop={"box": [[3, 9], [2, 12], [4, 10]]},
+    )  # fmt: skip
+    plan = plan_of(way, [volume], None)
+    (image,) = plan.images([volume])
+    assert image.extent == plan.grid.shape == (15, 16, 8)
+    core = Box((1, 3, 0), (12, 10, 8))
+    assert plan.filled.core == core
+    found = image.read(image.box)[0]
+    inner = found[core.slices()]
+    assert (inner >= 7).all()
+    assert found.sum() == pytest.approx(inner.sum())
+    part = store("b", array[3:9, 2:12, 4:10], spacing=(1, 1, 1))
+    (expected,) = plan_of(way.changed(crop=None, least=None), [part], None).images([part])
+    np.testing.assert_allclose(inner, expected.read(expected.box)[0], atol=1e-5)
