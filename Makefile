@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test chromium browser-test faults lint format docs clean
+.PHONY: venv demo test chromium browser-test faults interop lint format docs clean
 
 venv: $(VENV)/.installed
 
@@ -46,6 +46,10 @@ browser-test: venv chromium
 
 faults: venv
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --full tests/faults
+
+# Against other programs; NNUNET_PYTHON and HIPPOCAMPUS say where nnU-Net and its cases are.
+interop: venv
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -rs -s tests/interop
 
 format: venv
 	$(BIN)/ruff format .

@@ -5,23 +5,27 @@ predicts with it; it is named in `FORMS`. Modules of forms are imported when one
 """
 
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 from vcmodels.checkpoint import TrainedNetwork, build_network, load_checkpoint
 from vcmodels.errors import OutputError
 from vcmodels.exchange.base import Errors, Exported
 from vcmodels.exchange.forms import FORMS, Form, form_named, form_of
+from vcmodels.exchange.nnunet_folder import is_nnunet, models_at
 from vcmodels.scratch import scratch_folder
 from vcmodels.volumes.places import obstacle, refuse_in_store, whole_file, whole_folder
 
 
 def load_network(path: Path) -> TrainedNetwork:
-    """The network of a checkpoint, or of what was exported of one.
+    """The network of a checkpoint, of what was exported of one, or of a fold of nnU-Net.
 
     Raises:
         CheckpointError: it is missing, damaged, or another program's.
         RefusedError: a library is missing.
     """
+    if is_nnunet(path):
+        return import_module("vcmodels.exchange.nnunet").load(path)
     form = form_of(path)
     return build_network(load_checkpoint(path)) if form is None else form.load(path)
 
@@ -89,6 +93,6 @@ def require_name(form: Form, path: Path) -> None:
 
 
 __all__ = [
-    "FORMS", "Errors", "Exported", "Form", "form_named", "form_of", "load_network", "require_name",
-    "tensors_file", "write_model",
+    "FORMS", "Errors", "Exported", "Form", "form_named", "form_of", "is_nnunet", "load_network",
+    "models_at", "require_name", "tensors_file", "write_model",
 ]  # fmt: skip
