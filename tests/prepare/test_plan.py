@@ -11,7 +11,7 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.affine import axis_codes
 from vcmodels.geometry.boxes import Box
 from vcmodels.prepare.derived import kept
-from vcmodels.prepare.plan import plan_of, settled
+from vcmodels.prepare.plan import notes_of, plan_of, settled
 from vcmodels.prepare.section import Prepare
 from vcmodels.reporting import Silent
 from vcmodels.volumes.world import grid_map, world_affine
@@ -187,3 +187,15 @@ def test_zeros_stand_around_what_is_cropped_however_fine_voxels_get(store):
     part = store("b", array[3:9, 2:12, 4:10], spacing=(1, 1, 1))
     (expected,) = plan_of(way.changed(crop=None, least=None), [part], None).images([part])
     np.testing.assert_allclose(inner, expected.read(expected.box)[0], atol=1e-5)
+
+
+def test_a_prepared_image_says_later_keys_only_where_they_are_used():
+    plain = notes_of(prepare(spacing=[1, 1, 1], standardize={"method": "zscore"}))["prepare"]
+    assert plain["standardize"] == {"method": "zscore", "above": None}
+    assert plain["order"] == {"image": "cubic", "labels": "nearest"}
+    assert plain.keys() == {"orientation", "spacing", "order", "crop", "standardize"}
+    used = notes_of(
+        prepare(least=[8, 8, 8], standardize=[None, {"method": "zscore", "keep_zero": True}])
+    )
+    assert used["prepare"]["least"] == [8, 8, 8]
+    assert used["prepare"]["standardize"][1]["keep_zero"] is True

@@ -392,5 +392,20 @@ def _crop(prepare: Prepare, image: Volume, unit: str | None) -> Box:
 
 
 def notes_of(prepare: Prepare) -> Mapping[str, Any]:
-    """What a prepared image says of how it was made."""
-    return {"prepare": prepare.model_dump(mode="json", by_alias=True)}
+    """What a prepared image says of how it was made; keys that came later only where they are used."""
+    said = prepare.model_dump(mode="json", by_alias=True)
+    for block in (said, said["order"], *_blocks(said["standardize"])):
+        for key in _LATER & block.keys():
+            if not block[key]:
+                del block[key]
+    return {"prepare": said}
+
+
+_LATER = {"standardize_first", "least", "thick", "keep_zero"}
+"""Results of before, which are continued and compared, have none of them."""
+
+
+def _blocks(standardize: object) -> list[dict[str, Any]]:
+    """The blocks of `standardize` in JSON, one or a list with gaps."""
+    every = standardize if isinstance(standardize, list) else [standardize]
+    return [one for one in every if isinstance(one, dict)]
