@@ -87,7 +87,8 @@ class VolumePlan:
         if isinstance(found, str):
             return found
         sources = [axis for axis, _, _ in self.grid.axes]
-        return triple(found[sources.index(axis)] for axis in range(3))
+        z, y, x = (sources.index(axis) for axis in range(3))
+        return found[z], found[y], found[x]
 
     def _sides(self, image: Volume) -> tuple[Spacing, Spacing]:
         """The sides of a voxel, as it is and as it is prepared, along the axes of the prepared grid."""
@@ -104,8 +105,8 @@ def _with_thick(order: Order, thick: float | None, *sides: Spacing) -> Order | O
         if thick is not None and max(each) / min(each) > thick:
             if each.count(max(each)) > 1:
                 return order
-            near: Order = "nearest"
-            return triple(near if side == max(each) else order for side in each)
+            found: list[Order] = ["nearest" if side == max(each) else order for side in each]
+            return found[0], found[1], found[2]
     return order
 
 
