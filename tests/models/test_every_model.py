@@ -153,7 +153,7 @@ def test_coarser_logits_come_in_training_only(name):
 
 HALF, ODD = (8, 12, 32), {(16, 26, 64), (13, 24, 64)}
 REFUSED = {
-    "residual_unet": ODD, "plain_unet": ODD, "medpatchnet": ODD,
+    "residual_unet": ODD, "plain_unet": ODD, "medpatchnet": ODD, "nnunet": ODD,
     "swin_unetr": {HALF}, "unet_encoder": {HALF}, "unetr": {HALF},
 }  # fmt: skip
 """Others take any length. A transformer takes one size, of others the deepest level has one voxel."""

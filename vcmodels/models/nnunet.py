@@ -40,8 +40,8 @@ class NnUNet(UNet):
     """Convolutions, or residual blocks, of each level of the encoder; 2, or (1, 3, 4, 6, 6 ...)."""
     decoder: Literal["separate", "shared"] = "shared"
     """One decoder for all targets with a 1x1x1 head per target, as nnU-Net has it, or one for each."""
-    decoder_blocks: Repeats = Field(default_factory=lambda given: 1 if given.get("residual") else 2)
-    """Convolutions per level of a decoder."""
+    decoder_blocks: Repeats = 2
+    """Convolutions per level of a decoder; ResEnc has 1."""
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
