@@ -47,7 +47,8 @@ browser-test: venv chromium
 faults: venv
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --full tests/faults
 
-# Against other programs, which have an environment of their own.
+# Against other programs, which have an environment of their own; NNUNET_PYTHON and HIPPOCAMPUS say where
+# nnU-Net and its cases are, without which its tests are skipped.
 INTEROP := .venv-interop
 
 $(INTEROP)/.installed:

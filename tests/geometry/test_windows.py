@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
-from vcmodels.geometry.grid import FLOOR, axis_weights, patch_origins, raw_window
+from vcmodels.geometry.grid import FLOOR, PatchGrid, axis_weights, patch_origins, raw_window
 
 
 @given(extent=st.integers(1, 90), patch=st.integers(1, 20), data=st.data())
@@ -34,3 +37,38 @@ def test_the_middle_of_a_patch_counts_more_than_its_rim():
 def test_weights_depend_on_distances_alone(start):
     origins = [start + o for o in (0, 3, 6, 8)]
     np.testing.assert_array_equal(axis_weights(origins, 4), axis_weights((0, 3, 6, 8), 4))
+
+
+def nnunet_steps(extent, patch, share):
+    """`compute_steps_for_sliding_window` of nnU-Net, along one axis."""
+    count = int(np.ceil((extent - patch) / (patch * share))) + 1
+    step = (extent - patch) / (count - 1) if count > 1 else 0
+    return [int(np.round(step * i)) for i in range(count)]
+
+
+@pytest.mark.parametrize(("extent", "patch"), [(110, 64), (64, 64), (65, 64), (200, 48), (97, 8)])
+def test_gaussian_patches_lie_where_those_of_nnunet_do(extent, patch):
+    grid = PatchGrid.covering((extent, 9, 40), (patch, 10, 40), (0.5, 0.5, 0.5), "gaussian")
+    assert list(grid.origins[0]) == nnunet_steps(extent, patch, 0.5)
+    assert grid.origins[1:] == ((0,), (0,))
+
+
+def test_gaussian_weights_are_those_of_nnunet():
+    """Of a point that scipy filters; the sums over all patches are divided out."""
+    shape, extent = (16, 24, 40), (30, 24, 90)
+    point = np.zeros(shape)
+    point[8, 12, 20] = 1
+    window = gaussian_filter(point, [n / 8 for n in shape], mode="constant")
+    window = np.maximum(window, window[window > 0].min())
+    grid = PatchGrid.covering(extent, shape, (0.5, 0.5, 0.5), "gaussian")
+    total = np.zeros(extent)
+    places = [
+        tuple(slice(o, o + n) for o, n in zip(corner, shape, strict=True))
+        for corner in itertools.product(*grid.origins)
+    ]
+    for at in places:
+        total[at] += window
+    axes = [axis_weights(o, n, "gaussian") for o, n in zip(grid.origins, shape, strict=True)]
+    for at, (z, y, x) in zip(places, itertools.product(*axes), strict=True):
+        ours = z[:, None, None] * y[:, None] * x
+        np.testing.assert_allclose(ours, window / total[at], atol=2e-4)

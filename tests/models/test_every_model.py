@@ -76,6 +76,7 @@ OPTIONS = {
         "features": 4,
         "axes": "xyz",
     },
+    "nnunet": {"f_maps": [4, 6, 8], "residual": True, "blocks_per_level": [1, 1, 2]},
 }
 """Keys that make a network small."""
 LEAST = {
@@ -86,6 +87,7 @@ LEAST = {
 DEEP = {
     "residual_unet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
     "plain_unet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
+    "nnunet": {"f_maps": [4, 4, 4, 4], "deep_supervision": True},
 }
 """Keys with which there are logits of two levels."""
 PATCH, SPACING, HEADS = (16, 24, 64), (1.0, 1.0, 1.0), {"sheet": 1, "normals": 3}
@@ -177,7 +179,7 @@ def test_coarser_logits_come_in_training_only(name):
 
 HALF, ODD = (8, 12, 32), {(16, 26, 64), (13, 24, 64)}
 REFUSED = {
-    "residual_unet": ODD, "plain_unet": ODD, "medpatchnet": ODD,
+    "residual_unet": ODD, "plain_unet": ODD, "medpatchnet": ODD, "nnunet": ODD,
     "swin_unetr": {HALF}, "unet_encoder": {HALF}, "unetr": {HALF},
 }  # fmt: skip
 """Others take any length. A transformer takes one size, of others the deepest level has one voxel."""

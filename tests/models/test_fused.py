@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vcmodels.models import ResidualUNet
+from vcmodels.models import NnUNet, ResidualUNet
 from vcmodels.models.blocks import InstanceNorm
 from vcmodels.models.fused import (
     ChannelsLastMix,
@@ -58,6 +58,28 @@ def test_a_fused_network_is_the_network(options):
     assert list(found) == ["normals", "sheet"]
     for name, (logits, *_) in expected.items():
         torch.testing.assert_close(found[name][0], logits, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 16, 24), (2, 8, 8), (1, 8, 16)], ids=str)
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_the_bias_of_an_upsampling_is_kept_where_no_norm_takes_it_away(residual, shape):
+    """At the border of a patch, which for the least lengths is everywhere."""
+    config = NnUNet(
+        residual=residual, f_maps=(4, 6, 8), strides=((1, 1, 1), (1, 2, 2), (1, 2, 2)),
+        kernels=((1, 3, 3), (3, 3, 5), (3, 3, 3)),
+    )  # fmt: skip
+    network = config.build(2, HEADS, shape, (1.0, 1.0, 1.0)).eval()
+    for module in network.modules():
+        if isinstance(module, InstanceNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.5)
+        elif isinstance(module, nn.ConvTranspose3d):
+            nn.init.normal_(module.bias, std=2)
+    image = torch.randn(1, 2, *shape)
+    with torch.inference_mode():
+        expected, found = network(image), fused(network)(image.to(memory_format=CL))
+    for name, (logits, *_) in expected.items():
+        torch.testing.assert_close(found[name][0], logits, atol=3e-5, rtol=1e-5)
 
 
 def test_all_blocks_are_fused_and_the_network_stays_as_it_was():

@@ -16,7 +16,7 @@ from vcmodels.prepare.curves import (
     learnt_landmarks,
     spreads_of,
 )
-from vcmodels.prepare.section import NyulStandard, WindowStandard, ZScoreStandard
+from vcmodels.prepare.section import NyulStandard, ScaleStandard, WindowStandard, ZScoreStandard
 from vcmodels.volumes import Volume
 
 SHAPE = (40, 31, 50)
@@ -141,3 +141,37 @@ def test_the_foreground_is_the_box_around_what_is_above(store):
     volume = store("a", array)
     box = foreground_box(volume, 50, "key")
     assert (box.origin, box.end) == ((3, 7, 9), (31, 9, 41))
+
+
+def test_a_zscore_of_all_voxels_counts_the_zeros_too(store):
+    array = tissue()
+    (curve,) = curves_of(
+        [ZScoreStandard(above="all")], [volume := store("a", array)], volume.box, "k"
+    )
+    np.testing.assert_allclose(curve(array), (array - array.mean()) / array.std(), atol=1e-4)
+
+
+def test_zeros_may_stay_zero(store):
+    array = tissue(shift=5)
+    given = [ZScoreStandard(keep_zero=True)]
+    (curve,) = curves_of(given, [volume := store("a", array)], volume.box, "k")
+    inner = array[array != 0]
+    expected = np.where(array == 0, 0, (array - inner.mean()) / inner.std())
+    np.testing.assert_allclose(curve(array), expected, atol=1e-4)
+    assert ValueCurve.from_json(curve.to_json()) == curve
+
+
+def test_a_scale_cuts_first(store):
+    volume = store("a", array := tissue())
+    given = ScaleStandard(low=10, high=90, mean=50, sd=20)
+    (curve,) = curves_of([given], [volume], volume.box, "k")
+    np.testing.assert_allclose(curve(array), (array.clip(10, 90) - 50) / 20, atol=1e-6)
+
+
+def test_what_is_not_zero_may_be_negative_and_in_another_channel(store):
+    array = np.zeros((2, *SHAPE), np.float32)
+    array[0, 5:9, 7:20, 30:40], array[1, 8:12, 3:9, 33] = -4, 2
+    box = foreground_box(store("a", array), "nonzero", "key")
+    assert (box.origin, box.end) == ((5, 3, 30), (12, 20, 40))
+    nothing = store("b", 0 * array)
+    assert foreground_box(nothing, "nonzero", "key") == nothing.box

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
+from skimage.transform import resize
 from torch.nn import functional as F
 
 from vcmodels.geometry.boxes import Box
@@ -222,3 +223,24 @@ def test_outside_begins_a_whole_voxel_past_the_last_centre():
     # 5 voxels as 2 of 2 1/2 each, and as 2 of 2 each: half a voxel more lies past the end.
     back = GridMap.identity((5, 5, 5)).resampled((2, 2.5, 1)).inverse()
     assert not any(outside(back, axis, 0, 5).any() for axis in range(3))
+
+
+@pytest.mark.parametrize("factors", [(0.8, 0.5, 0.61), (2, 3, 1.7), (0.7, 1, 1.4)], ids=str)
+def test_a_spline_is_the_cubic_resize_of_scikit_image(factors):
+    """As nnU-Net calls it: edges repeat, and nothing is averaged where voxels get coarser."""
+    array = noise()
+    lengths = [round(n / f) for n, f in zip(SHAPE, factors, strict=True)]
+    exact = [n / m for n, m in zip(SHAPE, lengths, strict=True)]
+    grid = GridMap.identity(SHAPE).resampled(exact)
+    expected = resize(array[0], lengths, order=3, mode="edge", anti_aliasing=False, clip=False)
+    found = resample(reader(array), grid, whole(grid), "spline", "edge")[0]
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_each_axis_may_have_an_order():
+    array, grid = noise(), GridMap.identity(SHAPE).resampled((0.5, 2, 2))
+    found = resample(reader(array), grid, whole(grid), ("nearest", "linear", "linear"))
+    slices = GridMap.identity((1, *SHAPE[1:])).resampled((1, 2, 2))
+    for number in range(grid.shape[0]):
+        one = reader(array[:, number // 2 : number // 2 + 1])
+        np.testing.assert_allclose(found[:, number : number + 1], resample(one, slices, whole(slices), "linear"), atol=1e-6)  # fmt: skip

@@ -11,7 +11,7 @@ from vcmodels.errors import TaskError, VolumeError
 from vcmodels.geometry.affine import axis_codes
 from vcmodels.geometry.boxes import Box
 from vcmodels.prepare.derived import kept
-from vcmodels.prepare.plan import plan_of, settled
+from vcmodels.prepare.plan import notes_of, plan_of, settled
 from vcmodels.prepare.section import Prepare
 from vcmodels.reporting import Silent
 from vcmodels.volumes.world import grid_map, world_affine
@@ -164,3 +164,38 @@ def test_a_contradiction_is_named_and_what_is_open_is_none():
             **{**settled.model_dump(mode="json", by_alias=True, exclude_none=True), key: value}
         )
         assert other.contradiction(settled) == key
+
+
+def test_zeros_stand_around_what_is_cropped_however_fine_voxels_get(store):
+    """Nothing of the volume that the crop leaves out is seen, nor the border of what is kept."""
+    array = np.full((12, 14, 16), 7, np.float32)
+    array[3:9, 2:12, 4:10] += np.random.default_rng(0).random((6, 10, 6))
+    volume = store("a", array, spacing=(1, 1, 1))
+    way = prepare(
+        spacing=[0.5, 1, 0.8], order={"image": "linear"}, least=[15, 16, 6],
+        crop={"box": [[3, 9], [2, 12], [4, 10]]},
+    )  # fmt: skip
+    plan = plan_of(way, [volume], None)
+    (image,) = plan.images([volume])
+    assert image.extent == plan.grid.shape == (15, 16, 8)
+    core = Box((1, 3, 0), (12, 10, 8))
+    assert plan.filled.core == core
+    found = image.read(image.box)[0]
+    inner = found[core.slices()]
+    assert (inner >= 7).all()
+    assert found.sum() == pytest.approx(inner.sum())
+    part = store("b", array[3:9, 2:12, 4:10], spacing=(1, 1, 1))
+    (expected,) = plan_of(way.changed(crop=None, least=None), [part], None).images([part])
+    np.testing.assert_allclose(inner, expected.read(expected.box)[0], atol=1e-5)
+
+
+def test_a_prepared_image_says_later_keys_only_where_they_are_used():
+    plain = notes_of(prepare(spacing=[1, 1, 1], standardize={"method": "zscore"}))["prepare"]
+    assert plain["standardize"] == {"method": "zscore", "above": None}
+    assert plain["order"] == {"image": "cubic", "labels": "nearest"}
+    assert plain.keys() == {"orientation", "spacing", "order", "crop", "standardize"}
+    used = notes_of(
+        prepare(least=[8, 8, 8], standardize=[None, {"method": "zscore", "keep_zero": True}])
+    )
+    assert used["prepare"]["least"] == [8, 8, 8]
+    assert used["prepare"]["standardize"][1]["keep_zero"] is True

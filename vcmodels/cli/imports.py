@@ -17,7 +17,8 @@ def import_(
         list[str],
         typer.Argument(
             metavar="SOURCE... DEST",
-            help="Files (NIfTI, DICOM, TIFF, HDF5, NRRD, MetaImage, N5, npy), and a .zarr, or a folder.",
+            help="Files (NIfTI, DICOM, TIFF, HDF5, NRRD, MetaImage, N5, npy), and a .zarr, or a folder; "
+            "or a trained fold of nnU-Net, and a .pth.",
         ),
     ],
     labels: Annotated[
@@ -42,13 +43,17 @@ def import_(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write files of other formats as OME-Zarr; each as (z, y, x), with its voxel size and place."""
+    """Write files of other formats as OME-Zarr, as (z, y, x), with voxel size and place; or a model."""
+    from vcmodels.exchange.nnunet_folder import is_nnunet
     from vcmodels.formats.imported import import_file
     from vcmodels.volumes import Pyramid
 
     console = Console(is_quiet=quiet)
     context.obj.begin()
     *given, destination = paths
+    if len(given) == 1 and is_nnunet(Path(given[0])):
+        _import_model(Path(given[0]), Path(destination), console, overwrite=overwrite)
+        return
     sources = _expanded(given)
     places = _places(sources, destination, overwrite=overwrite)
     for source, place in places.items():
@@ -57,6 +62,22 @@ def import_(
             source, place, console, pyramid=pyramid, overwrite=overwrite, keep_header=keep_header
         )
         console.say(f"wrote {place}: {header.shape} {header.dtype}")
+
+
+def _import_model(source: Path, destination: Path, console: Console, *, overwrite: bool) -> None:
+    """Write a trained fold of nnU-Net as a checkpoint.
+
+    Raises:
+        RefusedError: it cannot be done here, or the destination is no name for it.
+    """
+    from vcmodels.exchange.nnunet import convert
+
+    if destination.suffix != ".pth":
+        raise RefusedError(str(destination), "is no name of a checkpoint", "name it as net.pth")
+    if destination.exists() and not overwrite:
+        raise RefusedError(str(destination), "is there already", "name another, or add --overwrite")
+    convert(source, destination)
+    console.say(f"wrote {destination}")
 
 
 def _expanded(given: Sequence[str]) -> list[str]:

@@ -348,10 +348,11 @@ def _predict_one(
 def _is_checkpoint(path: Path) -> bool:
     """Whether a path names a checkpoint, or a model that was exported of one."""
     from vcmodels.exchange.forms import form_of
+    from vcmodels.exchange.nnunet_folder import is_nnunet
     from vcmodels.runs.run import is_sealed
 
     with suppress(OSError):
-        return path.suffix == ".pth" or form_of(path) is not None or is_sealed(path)
+        return path.suffix == ".pth" or bool(form_of(path)) or is_nnunet(path) or is_sealed(path)
     return False
 
 

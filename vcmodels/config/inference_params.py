@@ -24,6 +24,7 @@ from vcmodels.config.values import (
     WorkerCount,
 )
 from vcmodels.errors import FaultError
+from vcmodels.geometry.grid import Window
 from vcmodels.section import Amp, PatchShape, Section
 
 
@@ -156,6 +157,8 @@ class InferenceParams(Section):
     """(z, y, x) in voxels; that of the training when null."""
     overlap: Overlap = 0.25
     """Share of a patch that it has in common with the next, for all axes or (z, y, x)."""
+    window: Window = "hann"
+    """How patches blend: `hann`, or `gaussian` with patches that are spread evenly, as nnU-Net has it."""
     batch_size: BatchSize | None = None
     """Patches predicted together on a GPU, that of the training when null; always 1 on a CPU, where
     more are slower."""

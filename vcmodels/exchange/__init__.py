@@ -5,6 +5,7 @@ predicts with it; it is named in `FORMS`. Modules of forms are imported when one
 """
 
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 from vcmodels.checkpoint import (
@@ -17,13 +18,14 @@ from vcmodels.checkpoint import (
 from vcmodels.errors import CheckpointError, OutputError
 from vcmodels.exchange.base import Errors, Exported
 from vcmodels.exchange.forms import FORMS, Form, form_named, form_of
+from vcmodels.exchange.nnunet_folder import is_nnunet, models_at
 from vcmodels.exchange.trust import Trust
 from vcmodels.scratch import scratch_folder
 from vcmodels.volumes.places import obstacle, refuse_in_store, whole_file, whole_folder
 
 
 def load_network(path: Path, *, trust: bool = False) -> TrainedNetwork:
-    """The network of a checkpoint, of what was exported of one, or of a package of another program.
+    """The network of a checkpoint, of an exported file, a package of others, or a fold of nnU-Net.
 
     Args:
         path: its file or folder.
@@ -33,6 +35,8 @@ def load_network(path: Path, *, trust: bool = False) -> TrainedNetwork:
         CheckpointError: it is missing, damaged, or needs what we do not have.
         RefusedError: a library is missing.
     """
+    if is_nnunet(path):
+        return import_module("vcmodels.exchange.nnunet").load(path)
     form = form_of(path)
     if form is None:
         return build_network(load_checkpoint(path))
@@ -120,6 +124,6 @@ def require_name(form: Form, path: Path) -> None:
 
 
 __all__ = [
-    "FORMS", "Errors", "Exported", "Form", "form_named", "form_of", "load_network", "load_state",
-    "require_name",    "tensors_file", "write_model",
+    "FORMS", "Errors", "Exported", "Form", "form_named", "form_of", "is_nnunet", "load_network",
+    "load_state", "models_at", "require_name", "tensors_file", "write_model",
 ]  # fmt: skip

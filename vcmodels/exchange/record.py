@@ -24,7 +24,10 @@ KEPT = (
 MOST_TEXT = 1 << 26
 """Bytes of a record that are read; statistics of ten thousand volumes are 4 MB."""
 REMEDY = "use a file that vcmodels export wrote, or the checkpoint"
-WINDOW = "separable; Hann without its end points; the weights of all patches over a voxel sum to 1"
+WINDOWS = {
+    "hann": "separable; Hann without its end points; the weights of all patches over a voxel sum to 1",
+    "gaussian": "separable; Gaussian, deviation 1/8 of the patch; the weights over a voxel sum to 1",
+}
 
 
 def record_of(
@@ -71,7 +74,7 @@ def use_of(network: TrainedNetwork) -> dict[str, Any]:
         "tiling": {
             "patch": list(network.patch),
             "overlap": list(params.overlaps),
-            "window": WINDOW,
+            "window": WINDOWS[params.window],
             "border": "a volume that is smaller than a patch is reflected at its end",
         },
         "outputs": {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
 from math import ceil
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from vcmodels.geometry.boxes import Box, Shape, triple, unit_box, units_touching
 
 Index = tuple[int, int, int]
 Ranges = tuple[range, range, range]
+Window = Literal["hann", "gaussian"]
+"""How patches lie and blend: Hann windows at steps of one length, or, as in nnU-Net (Isensee et al.
+2021, `inference/sliding_window_prediction.py` there), Gaussian ones that are spread evenly."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,27 @@ class PatchGrid:
     extent: Shape
     patch: Shape
     origins: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    window: Window = "hann"
 
     @classmethod
-    def covering(cls, extent: Shape, patch: Shape, overlap: Sequence[float]) -> "PatchGrid":
+    def covering(
+        cls, extent: Shape, patch: Shape, overlap: Sequence[float], window: Window = "hann"
+    ) -> "PatchGrid":
         """The grid whose neighbours share the fraction `overlap` of a patch, in [0, 1), per axis.
+
+        With a `gaussian` window it is at least that.
 
         Raises:
             ValueError: an overlap is outside [0, 1).
         """
         if not all(0 <= share < 1 for share in overlap):
             raise ValueError(f"overlap must lie in [0, 1) on every axis, got {tuple(overlap)}")
+        find = patch_origins if window == "hann" else spread_origins
         origins = (
-            patch_origins(n, p, max(1, round(p * (1 - share))))
+            find(n, p, max(1, round(p * (1 - share))))
             for n, p, share in zip(extent, patch, overlap, strict=True)
         )
-        return cls(extent, patch, triple(origins))
+        return cls(extent, patch, triple(origins), window)
 
     @property
     def shape(self) -> Shape:
@@ -241,6 +251,17 @@ def patch_origins(extent: int, patch: int, stride: int) -> tuple[int, ...]:
     return (*range(0, last, stride), last)
 
 
+def spread_origins(extent: int, patch: int, stride: int) -> tuple[int, ...]:
+    """As `patch_origins`, with as many patches, whose steps are alike to a voxel, as in nnU-Net.
+
+    Raises:
+        ValueError: `stride` is outside [1, patch].
+    """
+    count = len(patch_origins(extent, patch, stride))
+    last = max(extent - patch, 0)
+    return tuple(round(last * i / max(count - 1, 1)) for i in range(count))
+
+
 FLOOR = 1e-3
 """Least raw weight over the greatest. It never shows where patches overlap well, and keeps the
 quotient sound at the rim: nnU-Net's gaussian reaches 4e-11 there and loses corners to rounding."""
@@ -252,21 +273,30 @@ def raw_window(patch: int) -> npt.NDArray[np.float64]:
     return FLOOR + (1 - FLOOR) * np.sin(np.pi * phase) ** 2
 
 
-def axis_weights(origins: Sequence[int], patch: int) -> npt.NDArray[np.float32]:
+def gaussian_window(patch: int) -> npt.NDArray[np.float64]:
+    """The Gaussian of nnU-Net, with a deviation of an eighth of the patch: (patch,) float64, all positive."""
+    away = (np.arange(patch) - patch // 2) / (patch / 8)
+    return np.exp(-(away**2) / 2)
+
+
+def axis_weights(
+    origins: Sequence[int], patch: int, window: Window = "hann"
+) -> npt.NDArray[np.float32]:
     """Weights along one axis of every patch on it.
 
     Args:
         origins: as from `patch_origins`: ascending, without a gap between patches.
         patch: length of a patch.
+        window: which.
 
     Returns:
         (len(origins), patch) float32 in (0, 1]; at each voxel those of the patches that cover it
         sum to 1, up to one rounding each.
     """
-    window = raw_window(patch)
+    raw = raw_window(patch) if window == "hann" else gaussian_window(patch)
     first = origins[0]
     total = np.zeros(origins[-1] + patch - first)
     for origin in origins:
-        total[origin - first : origin - first + patch] += window
+        total[origin - first : origin - first + patch] += raw
     covered = np.asarray(origins)[:, None] - first + np.arange(patch)
-    return (window / total[covered]).astype(np.float32)
+    return (raw / total[covered]).astype(np.float32)

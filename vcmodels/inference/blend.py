@@ -151,7 +151,7 @@ def window_weights(
     """
     weights, kinds = [], []
     for origins, patch in zip(grid.origins, grid.patch, strict=True):
-        axis = axis_weights(origins, patch)
+        axis = axis_weights(origins, patch, grid.window)
         first = {row.tobytes(): i for i, row in reversed(list(enumerate(axis)))}
         weights.append(torch.from_numpy(axis).to(device))
         kinds.append(tuple(first[row.tobytes()] for row in axis))

@@ -14,7 +14,7 @@ from vcmodels.data.normalization import Normalization
 from vcmodels.data.oddities import odd_statistics, say_some
 from vcmodels.data.statistics import VolumeStatistics
 from vcmodels.errors import CheckpointError, TaskError
-from vcmodels.exchange import form_of, load_network
+from vcmodels.exchange import form_of, is_nnunet, load_network, models_at
 from vcmodels.geometry.boxes import Shape
 from vcmodels.geometry.symmetries import SPACING_TOLERANCE, Symmetry
 from vcmodels.inference.journal import Manifest
@@ -46,7 +46,7 @@ def choose_checkpoints(
         named = task.inference_params.checkpoint_path
     if named:
         paths = [named] if isinstance(named, str) else named
-        return [Path(expand_location(path)) for path in paths]
+        return [one for path in paths for one in models_at(Path(expand_location(path)))]
     run = Run(task.run_dir, task.tr_params.model_name)
     begun, has_best = run.folds(), run.best.exists()
     # Only the command line may have said that it is a cross-validation.
@@ -105,14 +105,14 @@ def best_of_folds(
 def find_checkpoints(source: str | Path) -> list[Path]:
     """The checkpoint, or the exported model, at a path; of a run folder the best one.
 
-    Of a cross-validation it is one for each fold.
+    Of a cross-validation, and of a result folder of nnU-Net, it is one for each fold.
 
     Raises:
         CheckpointError: the folder holds none, or several runs.
     """
     path = Path(expand_location(str(source)))
-    if not path.is_dir() or form_of(path):
-        return [path]
+    if not path.is_dir() or form_of(path) or is_nnunet(path):
+        return models_at(path)
     best = _best_in(path) or [
         b for fold in Run(path).folds().values() for b in _best_in(fold.folder)
     ]

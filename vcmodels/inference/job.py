@@ -233,7 +233,8 @@ def make_pipeline(
         reporter.say(note)
     specs = output_specs(targets, params)
     # Where the patches lie, and what of the volume is wanted.
-    grid = PatchGrid.covering(extent, checked_patch(params.patch_size, first), params.overlaps)
+    patch = checked_patch(params.patch_size, first)
+    grid = PatchGrid.covering(extent, patch, params.overlaps, params.window)
     stack = first.task.dataset_config.stack
     region, mask = region_of(params, inputs[0]), open_mask(params, inputs[0], reporter)
     if params.on_missing == "error":

@@ -379,6 +379,7 @@ def make_manifest(
         "pyramid": len(layout.factors) - 1,
         "patch_size": list(grid.patch),
         "overlap": list(params.overlaps),
+        "window": None if grid.window == "hann" else grid.window,
         "bbox": None if params.bbox is None else [list(pair) for pair in params.bbox],
         "skip": params.skip.model_dump() | {"mask": mask and redacted(mask.volume.shown)},
         "mask_content": mask and mask.volume.fingerprint(),

@@ -7,7 +7,7 @@ kill, whatever it was at.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +44,8 @@ from vcmodels.machine import usable_cores
 from vcmodels.metrics.base import BlockPart
 from vcmodels.prepare.contents import Classes, turned_values, with_outside
 from vcmodels.prepare.derived import DerivedVolume, kept, report_making
-from vcmodels.prepare.kernels import outside, pick, resample, window
-from vcmodels.prepare.plan import KEY, notes_of, plan_of
+from vcmodels.prepare.kernels import Order, Orders, outside, pick, resample, window
+from vcmodels.prepare.plan import KEY, Filled, notes_of, plan_of
 from vcmodels.prepare.section import AS_IT_IS
 from vcmodels.regions.base import Region
 from vcmodels.regions.find import KEY as REGION
@@ -70,7 +70,11 @@ class OwnGrid:
     inner: Request
     """The prediction on the prepared grid."""
     back: GridMap
-    """From the grid of the input to the prepared one."""
+    """From the grid of the input to the prepared one, or to its `core`."""
+    filled: Filled | None
+    """Where zeros stand around what is made of the input."""
+    order: Order | Orders
+    """How values on the input's grid are found."""
     wanted: Box
     """What is asked for of the input's grid."""
     region: Region | None
@@ -114,7 +118,7 @@ class OwnGrid:
         images = tuple(kept(one, notes, reporter) for one in derived)
         back = plan.grid.inverse()
         inner_params = params.changed(
-            **_on_prepared_grid(params, back, wanted),
+            **_on_prepared_grid(params, back, wanted, request.targets.values()),
             skip=params.skip.changed(mask=_prepared_mask(mask, within, plan.grid, notes)),
         )
         inner = replace(
@@ -130,7 +134,7 @@ class OwnGrid:
         )
         specs = output_specs(targets, params)
         patch = checked_patch(params.patch_size, network)
-        patches = PatchGrid.covering(plan.grid.shape, patch, params.overlaps)
+        patches = PatchGrid.covering(plan.grid.shape, patch, params.overlaps, params.window)
         manifest = make_manifest(params, network, request.inputs, specs, patches, layout, mask)
         manifest |= {
             "prepare": {**notes["prepare"], "grid": plan.grid.to_json()},
@@ -140,7 +144,8 @@ class OwnGrid:
         if region is not None:
             manifest["region"] = region.to_json()
         provenance = make_provenance(request.record, request.networks)
-        return cls(inner, back, wanted, region, layout, specs, manifest, provenance)
+        own = (inner, plan.back, plan.filled, plan.orders_back(first), wanted, region)
+        return cls(*own, layout, specs, manifest, provenance)
 
     @property
     def root(self) -> Place:
@@ -234,9 +239,26 @@ class OwnGrid:
         targets = choose_targets(request.targets, request.networks[0], request.params)
         inner, root = output_specs(targets, request.params), request.output
         return {
-            name: Undone(spec, inner[name], _opened(root / name), self.back, dtype, self.region)
+            name: Undone(
+                spec,
+                inner[name],
+                self._cored(root / name),
+                self.back,
+                dtype,
+                self.region,
+                self.filled and self.filled.crop,
+                self.order,
+            )
             for name, spec in self.specs.items()
         }
+
+    def _cored(self, place: Place) -> Volume:
+        """A prediction on the prepared grid, without what was filled up."""
+        stored = _opened(place)
+        if self.filled is None:
+            return stored
+        core = GridMap.identity(stored.extent).cropped(self.filled.core)
+        return DerivedVolume.of(stored, core, Classes())
 
 
 @dataclass(frozen=True)
@@ -251,6 +273,9 @@ class Undone:
     back: GridMap
     dtype: np.dtype
     region: Region | None = None
+    crop: Box | None = None
+    """The part of the input that was seen; nothing is outside of it."""
+    order: Order | Orders = "linear"
 
     def codes(self, box: Box) -> np.ndarray | None:
         """(S, *box.shape), encoded; 0 outside of what was predicted. None: nothing was."""
@@ -259,11 +284,13 @@ class Undone:
         inside = None if self.region is None else self.region.mask(box)
         if inside is not None and not inside.any():
             return None
-        near = window(self.back, box, "linear").intersect(self.stored.box)
+        near = window(self.back, box, self.order).intersect(self.stored.box)
         if not near.voxels or not self.stored.is_stored(near):
             return None
         codes = self.spec.encode(self._prediction(box), self.dtype)
         codes = with_outside(codes, self.back, box, 0)
+        if self.crop is not None:
+            codes = _only_in(self.crop, codes, box)
         if inside is not None:
             codes[:, ~inside] = 0
         return codes
@@ -278,12 +305,21 @@ class Undone:
         if self.back.is_exact:
             found = pick(averageable, self.back, box)
         else:
-            found = resample(averageable, self.back, box, "linear", "edge")
+            found = resample(averageable, self.back, box, self.order, "edge")
         values = self.inner.unblend(torch.from_numpy(found))
         if not isinstance(self.inner, Target):  # an uncertainty has no direction
             return values
         everywhere = torch.ones((1, *box.shape), dtype=torch.bool)
         return turned_values(self.inner, values, everywhere, self.back)[0]
+
+
+def _only_in(part: Box, codes: np.ndarray, box: Box) -> np.ndarray:
+    """The codes of a box, (S, *box.shape), and 0 outside of a part."""
+    found, shared = np.zeros_like(codes), part.intersect(box)
+    if shared.voxels:
+        at = (slice(None), *shared.slices(box))
+        found[at] = codes[at]
+    return found
 
 
 @dataclass(frozen=True)
@@ -328,13 +364,17 @@ def _beside(root: Place) -> Place:
     return place_at(f"{folder}/.{name}.prepared")
 
 
-def _on_prepared_grid(params: InferenceParams, back: GridMap, region: Box) -> dict[str, Any]:
+def _on_prepared_grid(
+    params: InferenceParams, back: GridMap, region: Box, targets: Iterable[AnyTarget]
+) -> dict[str, Any]:
     """Keys of the prediction on the prepared grid."""
     if not _reaches(back, region):
         found = f"nothing of it is left by {KEY}.crop or {REGION}"
         raise TaskError("inference_params.bbox", found, "give another")
     around = window(back, region, "linear").intersect(Box((0, 0, 0), back.source))
     is_fine = params.dtype.itemsize == 4 or params.dtype.name == "uint16"
+    # The logarithm of a small probability needs its exponent.
+    is_fine |= any(getattr(target, "averages", None) == "logits" for target in targets)
     return {
         **READ_HERE,
         "spacing": None,

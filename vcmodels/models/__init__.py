@@ -20,6 +20,7 @@ from vcmodels.models.monai import (
     UNetEncoder,
     VNet,
 )
+from vcmodels.models.nnunet import NnUNet
 from vcmodels.models.unet import PlainUNet, ResidualUNet
 
 MODELS: dict[str, type[Model]] = {
@@ -35,6 +36,7 @@ MODELS: dict[str, type[Model]] = {
     "mednext": MedNeXt,
     "unet_encoder": UNetEncoder,
     "monai_network": MonaiNetwork,
+    "nnunet": NnUNet,
 }
 """By the `name` in `model_config`. An entry that is added from outside the package,
 `MODELS["my_net"] = MyNet`, is a network like the others from then on."""
@@ -82,6 +84,7 @@ __all__ = [
     "MedPatchNet",
     "Model",
     "NetworkSummary",
+    "NnUNet",
     "PlainUNet",
     "ResidualUNet",
 ]

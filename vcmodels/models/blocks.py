@@ -98,7 +98,8 @@ class ResidualBlock(nn.Module):
     """Two convolutions with a shortcut (He et al. 2016, arXiv:1512.03385), the second one gated.
 
     Where the length changes, the shortcut averages the voxels that a stride would skip
-    (He et al. 2019, arXiv:1812.01187, ResNet-D).
+    (He et al. 2019, arXiv:1812.01187, ResNet-D). nnU-Net normalises a shortcut that changes the number
+    of features, too (`BasicBlockD` of dynamic-network-architectures).
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class ResidualBlock(nn.Module):
         stride: Shape = (1, 1, 1),
         *,
         squeeze_excitation: bool,
+        normed_shortcut: bool = False,
     ) -> None:
         super().__init__()
         self.first = ConvBlock(inputs, outputs, kernel, stride)
@@ -119,6 +121,8 @@ class ResidualBlock(nn.Module):
             shortcut.append(nn.AvgPool3d(stride, stride))
         if inputs != outputs:
             shortcut.append(convolution(inputs, outputs, (1, 1, 1)))
+            if normed_shortcut:
+                shortcut.append(InstanceNorm(outputs))
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -125,10 +125,10 @@ class FusedResidualBlock(nn.Module):
         self.conv = OneDnnConvolution.of(block.conv)
         self.shortcut: nn.Module = block.shortcut
         match list(block.shortcut):
-            case [nn.Conv3d() as mix]:
-                self.shortcut = ChannelsLastMix(mix)
-            case [nn.AvgPool3d() as pool, nn.Conv3d() as mix]:
-                self.shortcut = _pooling_convolution(pool, mix)
+            case [nn.Conv3d() as mix, *norm]:
+                self.shortcut = nn.Sequential(ChannelsLastMix(mix), *map(fused, norm))
+            case [nn.AvgPool3d() as pool, nn.Conv3d() as mix, *norm]:
+                self.shortcut = nn.Sequential(_pooling_convolution(pool, mix), *map(fused, norm))
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, inputs, Z, Y, X) -> (1, outputs, Z', Y', X')."""
@@ -176,13 +176,54 @@ class FusedDecoderLevel(nn.Module):
         reach = [k - 1 for k in conv.kernel_size]
         self.up = _frozen(F.conv3d(level.up.weight.detach(), of_deeper, padding=reach))
         self.skip = OneDnnConvolution(_frozen(of_skip), (1, 1, 1), self.padding)
+        self.rim = None if level.up.bias is None else _rim(level.up.bias.detach(), of_deeper)
+        self.plain = None if self.rim is None else level
         self.norm, self.rest = fused(first.norm), fused(level.mix[1:])
 
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         """(1, deeper, Z/s, ...), (1, C, Z, Y, X) -> (1, C, Z, Y, X)."""
+        if self.plain and any(n < 2 * p for n, p in zip(skip.shape[2:], self.padding, strict=True)):
+            return self.plain(deeper, skip)  # a voxel sees the zeros of both ends
         x = F.conv_transpose3d(deeper, self.up, stride=self.stride, padding=self.padding)
         x += self.skip(skip)
+        if self.rim is not None:
+            _add_rim(x, self.rim)
         return self.rest(F.leaky_relu_(self.norm(x), SLOPE))
+
+
+def _rim(bias: Tensor, weight: Tensor) -> nn.Parameter:
+    """What a bias becomes in the convolution after it, less what it becomes inside, which the norm drops.
+
+    Args:
+        bias: (raised,), the same in all voxels, and 0 around them.
+        weight: (outputs, raised, k...) of that convolution; k is odd.
+
+    Returns:
+        (1, outputs, k...): a voxel for each place along an axis that sees other zeros, inside in the
+        middle.
+    """
+    kernel = weight.shape[2:]
+    image = bias[None, :, None, None, None].expand(1, -1, *kernel)
+    seen = F.conv3d(image, weight, padding=[k // 2 for k in kernel])
+    z, y, x = (k // 2 for k in kernel)
+    return nn.Parameter(seen - seen[:, :, z, y, x, None, None, None], requires_grad=False)
+
+
+def _add_rim(x: Tensor, rim: Tensor) -> None:
+    """Add `_rim` to (1, outputs, Z, Y, X) in place; only faces change, and no voxel twice."""
+    halves = [k // 2 for k in rim.shape[2:]]
+    places = [
+        torch.tensor([min(i, half) + max(i - (n - 1 - half), 0) for i in range(n)])
+        for n, half in zip(x.shape[2:], halves, strict=True)
+    ]
+    inside: list[slice] = []
+    for axis, half in enumerate(halves):
+        n = x.shape[2 + axis]
+        for face in (slice(0, half), slice(n - half, n)) if half else ():
+            part = (*inside, face, *(slice(0, m) for m in x.shape[3 + axis :]))
+            at = torch.meshgrid(*(p[s] for p, s in zip(places, part, strict=True)), indexing="ij")
+            x[(slice(None), slice(None), *part)] += rim[(slice(None), slice(None), *at)].to(x.dtype)
+        inside.append(slice(half, n - half))
 
 
 def _frozen(weight: Tensor) -> nn.Parameter:

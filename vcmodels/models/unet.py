@@ -8,7 +8,7 @@ light decoders, Hu et al. 2018 (arXiv:1709.01507) for its gates.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, cast
 
@@ -47,6 +47,9 @@ class UNet(Model):
     """The keys and the plan of a U-Net; its members say what a level of the encoder is made of."""
 
     mixes_features: ClassVar[bool] = True
+    biased_upsampling: ClassVar[bool] = False
+    """Whether the transposed convolutions have a bias. The norm after the next convolution takes it
+    away again, but for the border of a patch, around which that convolution sees zeros."""
 
     f_maps: Annotated[tuple[Features, ...], Field(min_length=2)] | None = None
     """Features per level, full resolution first; `base_features` doubled per level when left out."""
@@ -74,6 +77,11 @@ class UNet(Model):
     @abstractmethod
     def block(self, inputs: int, outputs: int, kernel: Shape, stride: Shape) -> nn.Module:
         """A block of the encoder; the first one of a level has the level's stride."""
+
+    def stem(self, in_channels: int, first: Level) -> list[nn.Module]:
+        """What comes before the first level, and gives its features; nothing by default."""
+        del in_channels, first
+        return []
 
     @model_validator(mode="after")
     def _levels_agree(self) -> "UNet":
@@ -242,10 +250,14 @@ class UNetNetwork(nn.Module):
         levels = topology.levels
         self.divisor = topology.divisor
         self.shared_decoder = config.decoder == "shared"
-        self.encoder = Encoder(in_channels, levels, config.blocks(len(levels)), config.block)
+        blocks, stem = config.blocks(len(levels)), config.stem(in_channels, levels[0])
+        self.encoder = Encoder(in_channels, levels, blocks, config.block, stem)
         names = ["decoder"] if self.shared_decoder else list(heads)
         self.decoders = nn.ModuleDict(
-            {name: Decoder(levels, config.decoder_blocks) for name in names}
+            {
+                name: Decoder(levels, config.decoder_blocks, bias=config.biased_upsampling)
+                for name in names
+            }
         )
         supervised = config.supervised(len(levels))
         self.heads = nn.ModuleDict(
@@ -290,13 +302,18 @@ class Encoder(nn.Module):
     """The path down; every level is entered by a strided convolution."""
 
     def __init__(
-        self, in_channels: int, levels: tuple[Level, ...], blocks: tuple[int, ...], block: MakeBlock
+        self,
+        in_channels: int,
+        levels: tuple[Level, ...],
+        blocks: tuple[int, ...],
+        block: MakeBlock,
+        stem: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.levels = nn.ModuleList()
-        inputs = in_channels
+        inputs = levels[0].features if stem else in_channels
         for level, repeats in zip(levels, blocks, strict=True):
-            stages = []
+            stages = [] if len(self.levels) else [*stem]
             for i in range(repeats):
                 stride = level.stride if i == 0 else (1, 1, 1)
                 stages.append(block(inputs, level.features, level.kernel, stride))
@@ -322,10 +339,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The path up, from the deepest level to full resolution."""
 
-    def __init__(self, levels: tuple[Level, ...], blocks: int) -> None:
+    def __init__(self, levels: tuple[Level, ...], blocks: int, *, bias: bool = False) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            DecoderLevel(deeper, level, blocks)
+            DecoderLevel(deeper, level, blocks, bias=bias)
             for deeper, level in reversed(list(zip(levels[1:], levels[:-1], strict=True)))
         )
 
@@ -342,10 +359,10 @@ class Decoder(nn.Module):
 class DecoderLevel(nn.Module):
     """Bring the deeper features up, put the encoder's next to them, and mix both."""
 
-    def __init__(self, deeper: Level, level: Level, blocks: int) -> None:
+    def __init__(self, deeper: Level, level: Level, blocks: int, *, bias: bool = False) -> None:
         super().__init__()
         self.up = nn.ConvTranspose3d(
-            deeper.features, level.features, deeper.stride, deeper.stride, bias=False
+            deeper.features, level.features, deeper.stride, deeper.stride, bias=bias
         )
         mixed = [
             ConvBlock((2 if i == 0 else 1) * level.features, level.features, level.kernel)

@@ -11,7 +11,17 @@ from vcmodels.errors import FaultError
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.prepare.curves import ValueCurve
-from vcmodels.prepare.kernels import Floats, Read, outside, pick, resample, vote
+from vcmodels.prepare.kernels import (
+    Extend,
+    Floats,
+    Order,
+    Orders,
+    Read,
+    outside,
+    pick,
+    resample,
+    vote,
+)
 from vcmodels.targets.base import Target
 from vcmodels.volumes import Volume
 
@@ -47,10 +57,12 @@ class Content(ABC):
 class ImageContent(Content):
     """Intensities: interpolated, then made comparable. Where voxels only move, they stay what they are."""
 
-    order: Literal["cubic", "linear"] = "cubic"
+    order: Order | Orders = "cubic"
     curves: tuple[ValueCurve | None, ...] = ()
     """Of each channel; none when empty."""
     outside: float = 0.0
+    curves_first: bool = False
+    """Make them comparable first."""
 
     def dtype(self, source: np.dtype[Any], grid: GridMap) -> np.dtype[Any]:
         stays = grid.is_exact and not any(self.curves)
@@ -58,13 +70,25 @@ class ImageContent(Content):
 
     def make(self, read: Read, grid: GridMap, box: Box) -> np.ndarray:
         if grid.is_exact:
-            found = pick(read, grid, box)
+            return with_outside(self._curved(pick(read, grid, box)), grid, box, self.outside)
+        if self.curves_first:
+            found = resample(
+                lambda part: self._curved(_finite(read(part))), grid, box, self.order, self._extend
+            )
         else:
-            found = resample(lambda part: _finite(read(part)), grid, box, self.order)
-        if any(self.curves):
-            each = zip(self.curves, found, strict=True)
-            found = np.stack([c(v) if c else v.astype(FLOAT) for c, v in each])
+            plain = resample(lambda part: _finite(read(part)), grid, box, self.order, self._extend)
+            found = self._curved(plain)
         return with_outside(found, grid, box, self.outside)
+
+    @property
+    def _extend(self) -> Extend:
+        return "edge" if "spline" in self.order else "line"
+
+    def _curved(self, values: np.ndarray) -> np.ndarray:
+        if not any(self.curves):
+            return values
+        each = zip(self.curves, values, strict=True)
+        return np.stack([c(v) if c else v.astype(FLOAT) for c, v in each])
 
     @property
     def keeps_zero(self) -> bool:
@@ -73,7 +97,9 @@ class ImageContent(Content):
     @property
     def rules(self) -> dict[str, Any]:
         curves = [curve and curve.to_json() for curve in self.curves]
-        return {"image": self.order, "curves": curves, "outside": self.outside}
+        first = {"curves_first": True} if self.curves_first and any(self.curves) else {}
+        order = self.order if isinstance(self.order, str) else list(self.order)
+        return {"image": order, "curves": curves, "outside": self.outside, **first}
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,18 @@ from vcmodels.geometry.grid import tiles
 from vcmodels.metrics.base import BlockPart
 from vcmodels.prepare.section import (
     Above,
+    NyulStandard,
+    ScaleStandard,
     Standard,
     WindowStandard,
     ZScoreStandard,
 )
 from vcmodels.volumes import Volume
 
+Counted = Above | Literal["all"] | None
+"""Which voxels count: those above a value, every one, or those that are not 0."""
+Limit = float | Literal["all"] | None
+"""The same, the mean found out."""
 PERCENTILES = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
 SCALE = (0.0, 100.0)
 """Where the first and the last landmark of each training volume are put before the mean is taken."""
@@ -39,16 +45,18 @@ class ValueCurve:
     y: tuple[float, ...]
     goes_on: bool
     """Whether the outer pieces go on past the ends; else the ends are kept."""
+    keeps_zero: bool = False
+    """Whether 0 stays 0, whatever is next to it."""
 
     @classmethod
     def from_json(cls, stored: Sequence[Any]) -> "ValueCurve":
         """Undo `to_json`."""
-        x, y, goes_on = stored
-        return cls(tuple(x), tuple(y), goes_on)
+        x, y, *others = stored
+        return cls(tuple(x), tuple(y), *others)
 
     def to_json(self) -> list[Any]:
         """JSON values."""
-        return [list(self.x), list(self.y), self.goes_on]
+        return [list(self.x), list(self.y), self.goes_on, *([True] if self.keeps_zero else [])]
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Any shape and type -> float32."""
@@ -58,6 +66,8 @@ class ValueCurve:
             for end, nearer, is_past in ((0, 1, v < self.x[0]), (-1, -2, v > self.x[-1])):
                 slope = (self.y[nearer] - self.y[end]) / (self.x[nearer] - self.x[end])
                 found = np.where(is_past, self.y[end] + slope * (v - self.x[end]), found)
+        if self.keeps_zero:
+            found = np.where(v == 0, 0, found)
         return found.astype(np.float32)
 
 
@@ -101,10 +111,10 @@ def curves_of(
     Raises:
         VolumeError: a channel has no values that differ.
     """
-    above: dict[int, Above | None] = {
+    above: dict[int, Counted] = {
         number: one.above
         for number, one in enumerate(standards)
-        if one is not None and not isinstance(one, WindowStandard)
+        if isinstance(one, ZScoreStandard | NyulStandard)
     }
     spreads = spreads_of(inputs, above, within, key)
     return tuple(
@@ -126,10 +136,14 @@ def _curve(standard: Standard, spread: ValueSpread | None, location: str, key: s
     if isinstance(standard, WindowStandard):
         ends = (standard.low, standard.high)
         return ValueCurve(ends, ends, goes_on=False)
+    if isinstance(standard, ScaleStandard):
+        ends = (standard.low, standard.high)
+        low, high = ((end - standard.mean) / standard.sd for end in ends)
+        return ValueCurve(ends, (low, high), goes_on=False)
     assert spread is not None, "all others depend on the values"
     if isinstance(standard, ZScoreStandard):
         ends = (spread.mean, spread.mean + spread.deviation)
-        return ValueCurve(ends, (0.0, 1.0), goes_on=True)
+        return ValueCurve(ends, (0.0, 1.0), goes_on=True, keeps_zero=standard.keep_zero)
     assert standard.landmarks is not None, "not settled yet"
     marks = landmarks_of(spread, location, key)
     return ValueCurve(*_rising(marks, standard.landmarks), goes_on=True)
@@ -171,7 +185,7 @@ def _rising(x: Sequence[float], y: Sequence[float]) -> tuple[tuple[float, ...], 
 
 
 def spreads_of(
-    inputs: Sequence[Volume], above: Mapping[int, Above | None], within: Box, key: str
+    inputs: Sequence[Volume], above: Mapping[int, Counted], within: Box, key: str
 ) -> dict[int, ValueSpread]:
     """How the voxels that count are distributed, of some channels; all are read, a block at a time.
 
@@ -186,7 +200,7 @@ def spreads_of(
     """
     found, first = dict[int, ValueSpread](), 0
     for volume in inputs:
-        own: dict[int, Above | None] = {
+        own: dict[int, Counted] = {
             n: above[first + n] for n in range(volume.channels) if first + n in above
         }
         spreads = _spreads(volume, own, within, key)
@@ -196,24 +210,35 @@ def spreads_of(
 
 
 def _spreads(
-    volume: Volume, above: Mapping[int, Above | None], within: Box, key: str
+    volume: Volume, above: Mapping[int, Counted], within: Box, key: str
 ) -> dict[int, ValueSpread]:
     """Of channels of one volume: each block is decoded once for all of them, in each of the passes."""
     everything = {n: np.isfinite for n, rule in above.items() if rule == "mean"}
     means = {n: sums.mean for n, sums in _sums(volume, everything, within).items()}
-    limits = {n: means[n] if rule == "mean" else rule for n, rule in above.items()}
+    limits: dict[int, Limit] = {
+        n: means[n] if rule == "mean" else rule for n, rule in above.items()
+    }
     counts = {n: partial(_counts, limit=limit) for n, limit in limits.items()}
     sums = _sums(volume, counts, within)
     for n, one in sums.items():
         if not one.low < one.high:
-            rule = "are not 0" if limits[n] is None else f"are above {limits[n]:g}"
+            rule = _in_words(limits[n])
             found = f"{volume.shown} has no different values among the voxels that {rule}"
             raise VolumeError(key, found, 'give another "above", or leave the volume out')
     return _histograms(volume, counts, sums, within)
 
 
-def _counts(values: NDArray[Any], limit: float | None) -> NDArray[np.bool_]:
-    return np.isfinite(values) & (values != 0 if limit is None else values > limit)
+def _in_words(limit: Limit) -> str:
+    if limit is None:
+        return "are not 0"
+    return "count" if limit == "all" else f"are above {limit:g}"
+
+
+def _counts(values: NDArray[Any], limit: Limit) -> NDArray[np.bool_]:
+    finite = np.isfinite(values)
+    if limit == "all":
+        return finite
+    return finite & (values != 0 if limit is None else values > limit)
 
 
 Rules = Mapping[int, Callable[[NDArray[Any]], NDArray[np.bool_]]]
@@ -296,8 +321,10 @@ def _parts(work: Callable[[Box], BlockPart], within: Box) -> list[BlockPart]:
     return [part for _, part in sorted(_made(work, within), key=lambda one: one[0])]
 
 
-def foreground_box(volume: Volume, above: Above, key: str) -> Box:
+def foreground_box(volume: Volume, above: Above | Literal["nonzero"], key: str) -> Box:
     """The box around all voxels of a volume that are above a value in its first channel.
+
+    With `nonzero`, around those that are not 0 in any channel; of a volume of zeros, all of it.
 
     Raises:
         VolumeError: there is none.
@@ -306,7 +333,8 @@ def foreground_box(volume: Volume, above: Above, key: str) -> Box:
     limit = _sums(volume, {0: np.isfinite}, volume.box)[0].mean if is_mean else above
 
     def part(box: Box) -> BlockPart:
-        is_shown = volume.read(box)[0] > limit
+        values = volume.read(box)
+        is_shown = (values != 0).any(0) if limit == "nonzero" else values[0] > limit
         if not is_shown.any():
             return BlockPart(ends=np.zeros((0, 6), np.int64))
         ends = [
@@ -317,6 +345,8 @@ def foreground_box(volume: Volume, above: Above, key: str) -> Box:
         return BlockPart(ends=np.concatenate([corner + low, corner + high + 1])[None])
 
     found = np.concatenate([p["ends"] for p in _parts(part, volume.box)])
+    if not len(found) and above == "nonzero":
+        return volume.box
     if not len(found):
         remedy = "lower above, or leave crop out"
         raise VolumeError(key, f"{volume.shown} has no voxel above {limit:g}", remedy)

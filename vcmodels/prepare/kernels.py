@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from vcmodels.geometry.boxes import Box
 from vcmodels.geometry.gridmap import GridMap
 
-Order = Literal["nearest", "linear", "cubic"]
+Order = Literal["nearest", "linear", "cubic", "between", "spline"]
 Extend = Literal["line", "edge"]
 """What stands past the border of the source, for kernels that reach there: `line` goes on as the
 voxels before it do (point reflection about the last one), so that a ramp stays one; `edge` repeats
 the last, so that shares stay between 0 and 1."""
+Orders = tuple[Order, Order, Order]
+"""Along (z, y, x) of the derived grid."""
 Floats = NDArray[np.float32]
 Read = Callable[[Box], np.ndarray]
 """A box inside of the source -> its voxels, (C, Z, Y, X)."""
@@ -48,7 +50,9 @@ def outside(grid: GridMap, axis: int, start: int, length: int) -> NDArray[np.boo
     return (centres <= _NEAR - 1) | (centres >= last - _NEAR)
 
 
-def resample(read: Read, grid: GridMap, box: Box, order: Order, extend: Extend = "line") -> Floats:
+def resample(
+    read: Read, grid: GridMap, box: Box, order: Order | Orders, extend: Extend = "line"
+) -> Floats:
     """The values of a box of the derived grid; those outside of the source are its border's.
 
     Args:
@@ -57,7 +61,9 @@ def resample(read: Read, grid: GridMap, box: Box, order: Order, extend: Extend =
         box: inside of the derived grid.
         order: `nearest`; `linear`, between the two nearest where voxels do not get longer, else the
             mean of what they cover; `cubic`, the natural cubic spline through all voxels, or the
-            stretched kernel of Keys (1981, IEEE TASSP 29(6), a = -1/2).
+            stretched kernel of Keys (1981, IEEE TASSP 29(6), a = -1/2); `spline`, the spline wherever;
+            `between`, between the two nearest wherever.
+            One for all axes, or one for each of the derived grid.
         extend: what stands past the border.
 
     Returns:
@@ -146,47 +152,54 @@ def reach(order: Order, stretch: float) -> float:
     """How many voxels of the source away one still counts, along an axis."""
     if order == "nearest":
         return 0.5
+    if order == "between":
+        return 1.0
     if order == "linear":
         return (max(stretch, 1.0) + 1) / 2
-    return 2 * stretch if stretch > 1 + _NEAR else _SPLINE_REACH
+    return 2 * stretch if order == "cubic" and stretch > 1 + _NEAR else _SPLINE_REACH
 
 
 def _whole(grid: GridMap) -> Box:
     return Box((0, 0, 0), grid.source)
 
 
-def window(grid: GridMap, box: Box, order: Order) -> Box:
+def window(grid: GridMap, box: Box, order: Order | Orders) -> Box:
     """The voxels of the source that have a say in a box; they may reach past its end."""
     low, high = [0, 0, 0], [0, 0, 0]
     for axis, (source, factor, _) in enumerate(grid.axes):
         start, last = box.origin[axis], box.end[axis] - 1
-        ends = [_inside(grid, axis, at, 1)[0] for at in (start, last)]
-        far = reach(_order_along(grid, axis, order), abs(factor))
+        here = _order_along(grid, axis, order)
+        ends = [_inside(grid, axis, at, 1, here)[0] for at in (start, last)]
+        far = reach(here, abs(factor))
         low[source], high[source] = floor(min(ends) - far), ceil(max(ends) + far) + 1
     return Box.between(low, high)
 
 
-def _inside(grid: GridMap, axis: int, start: int, length: int) -> NDArray[np.float64]:
-    """The centres of voxels, moved to the border where they are outside."""
-    last = grid.source[grid.axes[axis][0]] - 1
-    return np.clip(grid.centres(axis, start, length), 0, last)
+def _inside(
+    grid: GridMap, axis: int, start: int, length: int, order: Order = "linear"
+) -> NDArray[np.float64]:
+    """The centres of voxels, moved to the border where they are outside; a spline goes on to the edge."""
+    last, edge = grid.source[grid.axes[axis][0]] - 1, 0.5 if order == "spline" else 0.0
+    return np.clip(grid.centres(axis, start, length), -edge, last + edge)
 
 
-def _order_along(grid: GridMap, axis: int, order: Order) -> Order:
+def _order_along(grid: GridMap, axis: int, order: Order | Orders) -> Order:
     """Nearest along an axis on which voxels lie on voxels: then only one of them counts."""
     _, factor, shift = grid.axes[axis]
     is_exact = abs(abs(factor) - 1) <= _NEAR and abs(shift - round(shift)) <= _NEAR
-    return "nearest" if is_exact else order
+    if is_exact:
+        return "nearest"
+    return order if isinstance(order, str) else order[axis]
 
 
-def _plan(grid: GridMap, box: Box, order: Order) -> tuple[Box, dict[int, Floats]]:
+def _plan(grid: GridMap, box: Box, order: Order | Orders) -> tuple[Box, dict[int, Floats]]:
     """The window of a box, and the weights of its voxels along each of the source's axes."""
     around = window(grid, box, order)
     weights: dict[int, Floats] = {}
     for axis, (source, factor, _) in enumerate(grid.axes):
-        centres = _inside(grid, axis, box.origin[axis], box.shape[axis])
-        places = np.arange(around.origin[source], around.end[source])
         here = _order_along(grid, axis, order)
+        centres = _inside(grid, axis, box.origin[axis], box.shape[axis], here)
+        places = np.arange(around.origin[source], around.end[source])
         weights[source] = _weights(centres, places, here, abs(factor))
     return around, weights
 
@@ -198,8 +211,8 @@ def _weights(
     away = places - centres[:, None]
     if order == "nearest":
         found = (np.floor(centres + (0.5 + _NEAR))[:, None] == places).astype(np.float64)
-    elif stretch <= 1 + _NEAR:
-        found = _overlap(away, 1.0) if order == "linear" else _spline(away)
+    elif stretch <= 1 + _NEAR or order in ("between", "spline"):
+        found = _overlap(away, 1.0) if order in ("between", "linear") else _spline(away)
     else:
         found = _overlap(away, stretch) if order == "linear" else _keys(away / stretch)
         found /= found.sum(1, keepdims=True)

@@ -12,7 +12,7 @@ from vcmodels.geometry.affine import axis_codes
 from vcmodels.geometry.boxes import Box, Shape, Spacing, triple
 from vcmodels.geometry.gridmap import GridMap
 from vcmodels.geometry.symmetries import Symmetry
-from vcmodels.prepare.contents import ImageContent
+from vcmodels.prepare.contents import Classes, ImageContent
 from vcmodels.prepare.curves import (
     ValueCurve,
     channels_of,
@@ -23,6 +23,7 @@ from vcmodels.prepare.curves import (
     spreads_of,
 )
 from vcmodels.prepare.derived import DerivedVolume, affine_of, remembered
+from vcmodels.prepare.kernels import Order, Orders
 from vcmodels.prepare.section import AXIS_PAIRS, Above, NyulStandard, Prepare, Standard
 from vcmodels.reporting import Reporter
 from vcmodels.volumes import Volume
@@ -42,6 +43,13 @@ class VolumePlan:
     """From the prepared grid to that of the inputs as they are stored."""
     curves: tuple[ValueCurve | None, ...]
     """What is done to the values of each channel."""
+    filled: "Filled | None" = None
+    """How the prepared grid is made, where zeros stand around what is cropped."""
+
+    @property
+    def back(self) -> GridMap:
+        """From the grid of the inputs to the prepared one, or to its `core`."""
+        return (self.grid if self.filled is None else self.filled.core_grid).inverse()
 
     def images(
         self, inputs: Sequence[Volume], within: Volume | None = None, outside: float = 0.0
@@ -57,9 +65,92 @@ class VolumePlan:
         for volume in inputs:
             curves = self.curves[first : first + volume.channels]  # none where there are none
             first += volume.channels
-            content = ImageContent(self.prepare.order.image, curves, outside)
-            found.append(DerivedVolume.of(volume, self.grid, content, within))
+            order, is_first = self.orders(volume), self.prepare.standardize_first
+            content = ImageContent(order, curves, outside, is_first)
+            if self.filled is None:
+                found.append(DerivedVolume.of(volume, self.grid, content, within))
+            else:
+                found.append(self.filled.image(volume, content, within))
         return tuple(found)
+
+    def orders(self, image: Volume) -> Order | Orders:
+        """How values of an input are found along each axis of the prepared grid."""
+        order, (here, there) = self.prepare.order.image, self._sides(image)
+        return _with_thick(order, self.prepare.order.thick, here, there)
+
+    def orders_back(self, image: Volume) -> Order | Orders:
+        """How what is predicted is found along each axis of an input."""
+        if self.prepare.order.image != "spline":
+            return "linear"
+        here, there = self._sides(image)
+        found = _with_thick("between", self.prepare.order.thick, there, here)
+        if isinstance(found, str):
+            return found
+        sources = [axis for axis, _, _ in self.grid.axes]
+        z, y, x = (sources.index(axis) for axis in range(3))
+        return found[z], found[y], found[x]
+
+    def _sides(self, image: Volume) -> tuple[Spacing, Spacing]:
+        """The sides of a voxel, as it is and as it is prepared, along the axes of the prepared grid."""
+        turned = triple(image.spacing[axis] for axis, _, _ in self.grid.axes)
+        return turned, self.grid.spacing(image.spacing)
+
+
+def _with_thick(order: Order, thick: float | None, *sides: Spacing) -> Order | Orders:
+    """An order, and `nearest` along the axis of thick voxels: of the first sides that have one.
+
+    nnU-Net's rule (`preprocessing/resampling/default_resampling.py`): two thick axes are none.
+    """
+    for each in sides:
+        if thick is not None and max(each) / min(each) > thick:
+            if each.count(max(each)) > 1:
+                return order
+            found: list[Order] = ["nearest" if side == max(each) else order for side in each]
+            return found[0], found[1], found[2]
+    return order
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A prepared grid in three steps, as in nnU-Net: what is next to the crop has no say in it."""
+
+    crop: Box
+    """The part of the volume that there is, in its voxels."""
+    cut: GridMap
+    """From the crop to the volume."""
+    made: GridMap
+    """From what is turned and resampled to the crop."""
+    core: Box
+    """Where that lies in the prepared grid."""
+    shape: Shape
+    """Of the prepared grid."""
+
+    @classmethod
+    def of(cls, crop: Box, grid: GridMap, least: Shape) -> "Filled":
+        """With as many zeros before as after, or one less, around what `grid` makes of a crop."""
+        cut = GridMap.identity(grid.source).cropped(crop)
+        made = cut.inverse().then(grid)
+        lacking = [max(n - m, 0) for n, m in zip(least, made.shape, strict=True)]
+        shape = triple(n + m for n, m in zip(made.shape, lacking, strict=True))
+        return cls(crop, cut, made, Box(triple(n // 2 for n in lacking), made.shape), shape)
+
+    @property
+    def core_grid(self) -> GridMap:
+        """From the core to the volume."""
+        return self.cut.then(self.made)
+
+    @property
+    def fill(self) -> GridMap:
+        """From the prepared grid to the core."""
+        start = triple(-n for n in self.core.origin)
+        return GridMap.identity(self.core.shape).cropped(Box(start, self.shape))
+
+    def image(self, volume: Volume, content: ImageContent, within: Volume | None) -> DerivedVolume:
+        """An input as it is prepared; args as of `VolumePlan.images`."""
+        mask = within and DerivedVolume.of(within, self.cut, Classes())
+        part = DerivedVolume.of(volume, self.cut, ImageContent())
+        made = DerivedVolume.of(part, self.made, content, mask)
+        return DerivedVolume.of(made, self.fill, ImageContent(outside=content.outside))
 
 
 def plan_of(
@@ -87,9 +178,12 @@ def plan_of(
     if not box.voxels:
         found = f"leaves nothing of the region of {first.shown}"
         raise TaskError(f"{KEY}.crop", found, "leave one of them out")
-    grid = grid_of(prepare, first, unit, box)
+    grid, filled = grid_of(prepare, first, unit, box), None
+    if prepare.least is not None:
+        filled = Filled.of(box, grid, prepare.least)
+        grid = grid.then(filled.fill)
     if all(one is None for one in standards):
-        return VolumePlan(prepare, grid, ())
+        return VolumePlan(prepare, grid, (), filled)
     inside = part.intersect(first.box)
 
     def curves() -> list[object]:
@@ -99,7 +193,8 @@ def plan_of(
     asked = [one and one.model_dump(mode="json") for one in standards]
     question = ["curves", asked, _contents(inputs), inside.origin, inside.shape]
     found = remembered(question, curves)
-    return VolumePlan(prepare, grid, tuple(one and ValueCurve.from_json(one) for one in found))
+    curved = tuple(one and ValueCurve.from_json(one) for one in found)
+    return VolumePlan(prepare, grid, curved, filled)
 
 
 def _standards(prepare: Prepare, inputs: Sequence[Volume]) -> list[Standard | None]:
@@ -217,7 +312,9 @@ def grid_of(prepare: Prepare, image: Volume, unit: str | None, crop: Box) -> Gri
     if prepare.codes is not None:
         grid = grid.turned(turn_to(prepare.codes, image))
     if (sides := prepare.sides) is not None:
-        grid = grid.resampled(_factors(sides, grid, image, unit))
+        factors = _factors(sides, grid, image, unit)
+        is_stretched = prepare.order.image == "spline"
+        grid = grid.resampled(_stretched(factors, grid.shape) if is_stretched else factors)
     return grid
 
 
@@ -240,11 +337,20 @@ def turn_to(codes: str, image: Volume) -> Symmetry:
     return Symmetry(triple(sources), triple(flips))
 
 
-def _factors(sides: Spacing, grid: GridMap, image: Volume, unit: str | None) -> Spacing:
+def _factors(
+    sides: Sequence[float | None], grid: GridMap, image: Volume, unit: str | None
+) -> Spacing:
+    """How many times longer voxels get along each axis; 1 where no size is wanted."""
     _require_size(image)
     now = grid.spacing(in_unit(image.spacing, image.unit, unit or image.unit))
-    ratios = [side / size for side, size in zip(sides, now, strict=True)]
+    ratios = [side / size if side else 1.0 for side, size in zip(sides, now, strict=True)]
     return triple(1.0 if abs(ratio - 1) <= _SAME else ratio for ratio in ratios)
+
+
+def _stretched(factors: Spacing, shape: Shape) -> Spacing:
+    """Factors by which a grid ends where its source does, as `resize` of scikit-image has it."""
+    pairs = zip(factors, shape, strict=True)
+    return triple(n / max(1, round(n / factor)) for factor, n in pairs)
 
 
 def _require_size(image: Volume) -> None:
@@ -287,5 +393,20 @@ def _crop(prepare: Prepare, image: Volume, unit: str | None) -> Box:
 
 
 def notes_of(prepare: Prepare) -> Mapping[str, Any]:
-    """What a prepared image says of how it was made."""
-    return {"prepare": prepare.model_dump(mode="json", by_alias=True)}
+    """What a prepared image says of how it was made; keys that came later only where they are used."""
+    said = prepare.model_dump(mode="json", by_alias=True)
+    for block in (said, said["order"], *_blocks(said["standardize"])):
+        for key in _LATER & block.keys():
+            if not block[key]:
+                del block[key]
+    return {"prepare": said}
+
+
+_LATER = {"standardize_first", "least", "thick", "keep_zero"}
+"""Results of before, which are continued and compared, have none of them."""
+
+
+def _blocks(standardize: object) -> list[dict[str, Any]]:
+    """The blocks of `standardize` in JSON, one or a list with gaps."""
+    every = standardize if isinstance(standardize, list) else [standardize]
+    return [one for one in every if isinstance(one, dict)]

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from vcmodels.errors import FaultError
 from vcmodels.geometry.affine import opposite_codes
-from vcmodels.geometry.boxes import Box, Spacing, triple
-from vcmodels.section import Section
+from vcmodels.geometry.boxes import Box, triple
+from vcmodels.section import PatchShape, Section
 
 AXIS_PAIRS = ("LR", "PA", "IS")
 Codes = Annotated[str, Field(pattern="^[LRPAIS]{3}$")]
@@ -57,8 +57,12 @@ class Orientation(Section):
 class Orders(Section):
     """How values between voxels are found, where the grid is another."""
 
-    image: Literal["cubic", "linear"] = "cubic"
-    """Of inputs. Both average where voxels get larger."""
+    image: Literal["cubic", "linear", "spline"] = "cubic"
+    """Of inputs. `cubic` and `linear` average where voxels get larger; `spline` is the cubic spline
+    through all voxels there, too, which goes on past the border with its last value, as in nnU-Net."""
+    thick: Annotated[float, Field(gt=1, le=1e6)] | None = None
+    """Where one side of a voxel, as it is or else of `spacing`, is more than so many times the
+    shortest, values of inputs along that axis are the nearest voxel's; nnU-Net has 3."""
     labels: Literal["nearest", "linear"] = "nearest"
     """Of masks, classes and ids: the `nearest` voxel's, which keeps what is one voxel thin, or the
     value with the largest `linear` share, which has smooth borders. Values and vectors of labels are
@@ -68,8 +72,9 @@ class Orders(Section):
 class ForegroundBox(Section):
     """`foreground`: the box around all voxels of the first input that are above a value."""
 
-    above: Above = "mean"
-    """Voxels above this count; `mean` is that of the volume."""
+    above: Above | Literal["nonzero"] = "mean"
+    """Voxels above this count; `mean` is that of the volume; `nonzero` are those of which a channel is
+    not 0, as in nnU-Net."""
     margin: Length = 0
     """What is kept around the box on each side, in the unit of the voxel size."""
 
@@ -113,13 +118,36 @@ class WindowStandard(Section):
         return self
 
 
+class ScaleStandard(Section):
+    """Values cut at both ends, less a mean, over a deviation: of nnU-Net's `CTNormalization`."""
+
+    method: Literal["scale"] = "scale"
+    """Cut values at `low` and `high`, take `mean` away, divide by `sd`."""
+    low: Value
+    """Lower values become this one first."""
+    high: Value
+    """Higher values become this one first."""
+    mean: Value = 0.0
+    """What becomes 0."""
+    sd: Annotated[float, Field(gt=0, le=1e12)] = 1.0
+    """How far from it 1 is."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.low >= self.high:
+            raise FaultError(f"low {self.low:g} is not below high {self.high:g}", "exchange them")
+        return self
+
+
 class ZScoreStandard(Section):
     """Mean 0 and deviation 1 of the voxels that count, in each volume."""
 
     method: Literal["zscore"] = "zscore"
     """Mean 0 and deviation 1 of the voxels that count."""
-    above: Above | None = None
-    """Voxels above this count; those that are not 0 when null."""
+    above: Above | Literal["all"] | None = None
+    """Voxels above this count; those that are not 0 when null; every voxel of `crop` with `all`."""
+    keep_zero: bool = False
+    """Voxels that are 0 stay 0, such as what lies around a brain."""
 
 
 class NyulStandard(Section):
@@ -145,7 +173,9 @@ class NyulStandard(Section):
         return self
 
 
-Standard = Annotated[WindowStandard | ZScoreStandard | NyulStandard, Field(discriminator="method")]
+Standard = Annotated[
+    WindowStandard | ScaleStandard | ZScoreStandard | NyulStandard, Field(discriminator="method")
+]
 
 
 class Prepare(Section):
@@ -155,9 +185,9 @@ class Prepare(Section):
     """Turn volumes so that the axes (x, y, z) run this way. A text such as "RPI" says where they come
     *from*, as the spinal cord toolbox does; {"to": "LAS"} says the same by where they go to, as
     nibabel does. As stored when null."""
-    spacing: Literal["median"] | tuple[Side, Side, Side] | None = None
+    spacing: Literal["median"] | tuple[Side | None, Side | None, Side | None] | None = None
     """Voxel size along (z, y, x) after turning, in the unit of the volumes (mm of NIfTI and DICOM);
-    `median` is that of the training volumes. As it is when null."""
+    `median` is that of the training volumes. As it is when null, or along an axis that has null."""
     order: Orders = Orders()
     """How values between voxels are found."""
     crop: Crop | None = None
@@ -165,13 +195,18 @@ class Prepare(Section):
     standardize: Standard | Annotated[list[Standard | None], Field(min_length=1)] | None = None
     """How values of inputs become comparable before `normalization`: for all channels, or a list with
     one for each (null leaves a channel as it is)."""
+    standardize_first: bool = False
+    """Do that before voxels are interpolated, not after, as nnU-Net does."""
+    least: PatchShape | None = None
+    """A volume that is shorter along (z, y, x) once all is done gets zeros on both sides, as in nnU-Net;
+    none when null."""
 
     @model_validator(mode="after")
     def _check_any(self) -> Self:
         if isinstance(self.orientation, str):
             check_codes(self.orientation)
-        if not any((self.orientation, self.spacing, self.crop, self.standardize)):
-            remedy = "give orientation, spacing, crop or standardize, or null"
+        if not any((self.orientation, self.spacing, self.crop, self.standardize, self.least)):
+            remedy = "give orientation, spacing, crop, standardize or least, or null"
             raise FaultError("asks for nothing", remedy)
         return self
 
@@ -188,7 +223,7 @@ class Prepare(Section):
         return opposite_codes(comes_from) if comes_from else None
 
     @property
-    def sides(self) -> Spacing | None:
+    def sides(self) -> tuple[float | None, float | None, float | None] | None:
         """`spacing`, in numbers."""
         assert self.spacing != "median", "not settled yet"
         return self.spacing and triple(self.spacing)
@@ -221,7 +256,7 @@ class Prepare(Section):
             return "spacing"
         if not _agree(self.standardize, settled.standardize):
             return "standardize"
-        same = ("crop", "order")
+        same = ("crop", "order", "standardize_first", "least")
         return next((k for k in same if getattr(self, k) != getattr(settled, k)), None)
 
 

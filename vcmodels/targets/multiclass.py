@@ -22,6 +22,9 @@ from vcmodels.targets.base import Target
 from vcmodels.targets.census import Census, Misfit
 from vcmodels.targets.stored import check_dtype, countable, refuse_first
 
+Averaged = Literal["probabilities", "logits"]
+TINY = 1e-30
+"""The least probability that has a logarithm here."""
 WEIGHT_RANGE = (0.1, 10.0)
 """Least and largest class weight that counting gives: a class of a few voxels must not outweigh all
 others."""
@@ -66,6 +69,8 @@ class MulticlassTarget(Target):
     and a right one: {"x": [[1, 2]]}; in augmentation, and back in views of `tta`."""
     output: Literal["classes", "probabilities"] = "classes"
     """What inference writes: the value of the likeliest class, or one channel per class."""
+    averages: Averaged = "probabilities"
+    """What patches, views and checkpoints are averaged in, and voxels interpolated; nnU-Net has `logits`."""
 
     drawn_as: ClassVar[Literal["colours", "outlines"]] = "outlines"
     metric: ClassVar[str] = "dice"
@@ -323,8 +328,16 @@ class MulticlassTarget(Target):
         return self.output == "classes"
 
     def blendable(self, logits: Tensor) -> Tensor:
+        """Probabilities, or logits."""
+        return logits.float() if self.averages == "logits" else logits.float().softmax(1)
+
+    def unblend(self, blended: Tensor) -> Tensor:
         """Probabilities."""
-        return logits.float().softmax(1)
+        return blended.softmax(-4) if self.averages == "logits" else blended
+
+    def averageable(self, prediction: Tensor) -> Tensor:
+        """Probabilities, or their logarithms: logits but for what all classes have in common."""
+        return prediction.clamp_min(TINY).log() if self.averages == "logits" else prediction
 
     @property
     def deviation_scale(self) -> tuple[float, str]:
