@@ -81,9 +81,7 @@ class OneDnnConvolution(nn.Module):
     place of 13.
     """
 
-    def __init__(
-        self, weight: nn.Parameter, stride: tuple[int, ...], padding: tuple[int, ...]
-    ) -> None:
+    def __init__(self, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> None:
         super().__init__()
         self.weight, self.stride, self.padding = weight, stride, padding
 
