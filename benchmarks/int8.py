@@ -33,6 +33,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from vcmodels.checkpoint import build_network, load_checkpoint
+from vcmodels.devices import place
+from vcmodels.machine import instruction_sets
 from vcmodels.models import ResidualUNet
 from vcmodels.models.blocks import InstanceNorm
 from vcmodels.models.fused import FusedNorm, OneDnnConvolution, fused
@@ -44,7 +46,7 @@ EDGE = 64
 CALIBRATION_WINDOWS = 4
 FEWEST_FEATURES = 8
 """Of a convolution that is worth int8: the first one reads a single channel."""
-EXTENSIONS = ("AVX2", "AVX512_VNNI", "AVX_VNNI", "AMX_INT8")
+CPU = torch.device("cpu")
 
 INPUT, FUSED = "image", "float32, as predicted"
 JUDGED_WINDOWS = 8
@@ -63,7 +65,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    show(f"{instruction_set()}; torch {torch.__version__}, onnxruntime {onnxruntime.__version__}")
+    show(f"{instructions()}; torch {torch.__version__}, onnxruntime {onnxruntime.__version__}")
     with torch.inference_mode():
         convolution_table(given.repeats)
         window_table(subject_of(given.checkpoint), given.repeats)
@@ -75,11 +77,10 @@ def show(line: str) -> None:
     sys.stdout.flush()
 
 
-def instruction_set() -> str:
-    """Of the CPU, what matters for products of int8."""
-    flags = Path("/proc/cpuinfo").read_text().upper().split() if sys.platform == "linux" else []
-    found = [name for name in EXTENSIONS if name in flags]
-    return f"instructions {' '.join(found) or 'unknown'}, torch uses {torch.backends.cpu.get_cpu_capability()}"
+def instructions() -> str:
+    """Of the CPU, and what torch uses of them."""
+    used = torch.backends.cpu.get_cpu_capability()
+    return f"instructions {' '.join(instruction_sets()) or 'unknown'}, torch uses {used}"
 
 
 def best_times(runs: Mapping[str, Run], repeats: int) -> dict[str, float]:
@@ -105,7 +106,7 @@ def convolution_table(repeats: int) -> None:
     show("\nconvolution 3x3x3        float32 ms  " + "  ".join(f"{e} x" for e in engines()))
     for features, length in LEVELS:
         conv = nn.Conv3d(features, features, 3, padding=1, bias=False)
-        conv = conv.to(memory_format=torch.channels_last_3d)
+        place(conv, CPU)
         image, plain = windows_of(features, length), OneDnnConvolution.of(conv)
         runs: dict[str, Run] = {"float32": lambda plain=plain, image=image: plain(image)}
         for engine in engines():
@@ -168,7 +169,7 @@ def subject_of(path: Path | None) -> Subject:
     if path is not None:
         return trained_subject(path)
     model = ResidualUNet(f_maps=tuple(features for features, _ in LEVELS), decoder="shared")
-    network = model.build(1, {"mask": 1}, (EDGE,) * 3, (1.0, 1.0, 1.0)).eval()
+    network = model.build(1, {"mask": 1}, (EDGE, EDGE, EDGE), (1.0, 1.0, 1.0)).eval()
     images = [windows_of(1, EDGE) for _ in range(CALIBRATION_WINDOWS + 2)]
     judged = [(image, dict[str, Tensor]()) for image in images[CALIBRATION_WINDOWS:]]
     return Subject(network, images[:CALIBRATION_WINDOWS], judged, ("mask",))
@@ -253,7 +254,7 @@ def graphs(subject: Subject, folder: Path) -> tuple[Path, Path]:
     quantize_static(
         plain, small, Windows(subject.calibration), quant_format=QuantFormat.QDQ, per_channel=True,
         # Two products are added in 16 bits where there is no VNNI.
-        reduce_range="VNNI" not in instruction_set(), op_types_to_quantize=["Conv"],
+        reduce_range="VNNI" not in instructions(), op_types_to_quantize=["Conv"],
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         nodes_to_exclude=narrow_convolutions(plain),
     )  # fmt: skip
@@ -290,7 +291,8 @@ def with_int8(subject: Subject, engine: str) -> nn.Module:
     for hook in hooks:
         hook.remove()
     for name, part in wide.items():
-        replace_part(network, name, Int8Convolution(part, *[x / 127 for x in scales[name]], engine))
+        scale, output_scale = (widest / 127 for widest in scales[name])
+        replace_part(network, name, Int8Convolution(part, scale, output_scale, engine))
     for name, part in list(network.named_modules()):
         if isinstance(part, InstanceNorm):
             replace_part(network, name, FusedNorm(part))
@@ -330,7 +332,7 @@ def dice_of(probability: Tensor, label: Tensor) -> float:
 def window_table(subject: Subject, repeats: int) -> None:
     """The whole network."""
     image = subject.judged[0][0]
-    subject.network.to(memory_format=torch.channels_last_3d)
+    place(subject.network, CPU)
     networks: dict[str, Network] = {FUSED: of_torch(fused(subject.network))}
     for engine in engines():
         networks[f"torch int8, {engine}"] = of_torch(with_int8(subject, engine))

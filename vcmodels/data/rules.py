@@ -81,7 +81,7 @@ class Rule:
             voxels: in the cube.
             step: every so many values are kept for the percentiles.
         """
-        if isinstance(values, float):
+        if not isinstance(values, np.ndarray):
             if isfinite(values) and (values or self.counted == "all"):
                 channel.merge(voxels, values, 0.0, (values, values))
                 channel.sample.append(np.full(-(-voxels // step), values))

@@ -42,7 +42,7 @@ from vcmodels.exchange.foreign import (
 from vcmodels.exchange.foreign_steps import Steps
 from vcmodels.exchange.graph import quiet
 from vcmodels.exchange.trust import Trust
-from vcmodels.geometry.boxes import Shape, triple
+from vcmodels.geometry.boxes import Shape, Spacing, triple
 from vcmodels.models.monai import OWN_OPTIONS, NetworkName
 
 SUBJECT = "a bundle of MONAI"
@@ -304,19 +304,18 @@ class Bundle:
             tensors = self.metadata.get("network_data_format", {}).get("inputs", {})
             first = next(iter(tensors.values()), {}) if isinstance(tensors, dict) else {}
             size = first.get("spatial_shape") if isinstance(first, dict) else None
-        if isinstance(size, int):
-            size = [size] * 3
-        is_size = isinstance(size, list | tuple) and len(size) in (2, 3)
-        if not is_size or not all(type(n) is int and n > 0 for n in size):
+        given = [size] * 3 if isinstance(size, int) else size
+        lengths = list(given) if isinstance(given, list | tuple) else []
+        if len(lengths) not in (2, 3) or not all(type(n) is int and n > 0 for n in lengths):
             raise self.refused(f"has no sliding window of a known size (roi_size {size})")
-        shares = overlap if isinstance(overlap, list | tuple) else [overlap] * len(size)
-        is_share = len(shares) == len(size) and all(
-            isinstance(one, int | float) and 0 <= one < 1 for one in shares
-        )
-        if not is_share:
+        is_one = not isinstance(overlap, list | tuple)
+        shares = [overlap] * len(lengths) if is_one else list(overlap)
+        are_shares = all(isinstance(one, int | float) and 0 <= one < 1 for one in shares)
+        if len(shares) != len(lengths) or not are_shares:
             raise self.refused(f"has a window with overlap {overlap}")
-        patch = triple([*([1] if len(size) == 2 else []), *reversed(size)])
-        z, y, x = (float(one) for one in [*([0.0] if len(size) == 2 else []), *reversed(shares)])
+        thin = 3 - len(lengths)
+        patch = triple([*[1] * thin, *reversed(lengths)])
+        z, y, x = (float(one) for one in [*[0.0] * thin, *reversed(shares)])
         return patch, (z, y, x)
 
     def description(self) -> Description:
@@ -342,7 +341,7 @@ class Bundle:
             self.in_channels,
             patch,
             steps.normalization(),
-            spacing=triple(spacing) if spacing else (1.0, 1.0, 1.0),
+            spacing=_spacing(spacing) if spacing else (1.0, 1.0, 1.0),
             unit="millimeter" if spacing else None,
             overlap=overlap,
             prepare=prepare,
@@ -465,7 +464,9 @@ def _with_transform(steps: Steps, name: str, given: Json) -> Steps:
             first, last = given.get("b_min"), given.get("b_max")
             if high <= low or (first is None) != (last is None):
                 raise steps.refused(name, f"from {low:g} to {high:g}")
-            start, end = (0.0, 1.0) if first is None else (float(first), float(last))
+            start, end = 0.0, 1.0
+            if first is not None and last is not None:
+                start, end = float(first), float(last)
             gain = (end - start) / (high - low)
             found = steps.scaled(name, [gain], [start - low * gain])
             is_cut = given.get("clip") and first is not None
@@ -509,3 +510,9 @@ def _normalized(steps: Steps, name: str, given: Json, *, per_channel: bool) -> S
     gains = [1 / float(one) for one in spreads]
     offsets = [-float(m) * g for m, g in zip(means, gains, strict=True)]
     return steps.scaled(name, gains, offsets)
+
+
+def _spacing(given: Any) -> Spacing:  # noqa: ANN401 - JSON that was checked
+    """Three lengths as numbers."""
+    z, y, x = (float(one) for one in given)
+    return z, y, x

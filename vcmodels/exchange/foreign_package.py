@@ -275,7 +275,7 @@ class Package:
                 steps.pop()
             threshold = None
             if steps and steps[-1][0] == "binarize":
-                threshold = _list(steps.pop()[1].threshold)[0]
+                threshold = _list(getattr(steps.pop()[1], "threshold", None))[0]
             ends_as = steps.pop()[0] if steps and steps[-1][0] in ("sigmoid", "softmax") else ""
             if ends_as == "softmax" and self.channels(tensor) < 2:
                 raise self.refused(f"{tensor.id} is a softmax of one channel")
@@ -588,10 +588,10 @@ def _refuse_remote(text: bytes, path: Path) -> None:
     if not isinstance(raw, dict):
         raise CheckpointError(str(path), "its description is no YAML mapping", REMEDY)
     keys = ("weights", "test_inputs", "test_outputs", "inputs", "outputs")
-    for text in _texts([raw.get(key) for key in keys]):
-        if re.match(r"https?://\S+$", text):
+    for source in _texts([raw.get(key) for key in keys]):
+        if re.match(r"https?://\S+$", source):
             remedy = "download the whole package first, as a .zip"
-            raise CheckpointError(str(path), f"its files lie elsewhere ({text[:80]})", remedy)
+            raise CheckpointError(str(path), f"its files lie elsewhere ({source[:80]})", remedy)
 
 
 def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - YAML is anything

@@ -40,8 +40,8 @@ class Form:
         return import_module(f"vcmodels.exchange.{self.name}").write
 
     @property
-    def load(self) -> "Callable[[Path], TrainedNetwork]":
-        """Reads a model."""
+    def load(self) -> "Callable[..., TrainedNetwork]":
+        """Reads the model at a path; where `is_foreign`, with a `Trust` after the path."""
         return import_module(f"vcmodels.exchange.{self.name}").load
 
 

@@ -90,7 +90,9 @@ class OneDnnConvolution(nn.Module):
         """The same convolution."""
         assert conv.bias is None, "a norm follows"
         assert not isinstance(conv.padding, str)
-        return cls(conv.weight, conv.stride, conv.padding)
+        weight = conv.weight
+        assert isinstance(weight, nn.Parameter)
+        return cls(weight, conv.stride, conv.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, inputs, Z, Y, X) -> (1, outputs, Z', Y', X')."""
