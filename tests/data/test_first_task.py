@@ -3,7 +3,7 @@ import pytest
 
 from vcmodels.config import parse_task
 from vcmodels.data import first_task as module
-from vcmodels.data.first_task import FirstVolume, first_task, guess_targets
+from vcmodels.data.first_task import FirstVolume, first_task, guess_targets, small_patch
 from vcmodels.errors import VolumeError
 from vcmodels.volumes import open_volume
 
@@ -61,7 +61,10 @@ def test_the_kind_follows_from_the_values_and_can_read_them(store, name):
     guess = guess_targets("sheet", label)
     assert guess.targets == {"sheet": wanted}
     task, _ = parse_task(
-        first_task("net", FirstVolume("ct", {"sheet": "s"}), [guess], is_small=True), "test"
+        first_task(
+            "net", FirstVolume("ct", {"sheet": "s"}), [guess], patch=small_patch(EXTENT, (1, 1, 1))
+        ),
+        "test",
     )
     _, valid = task.dataset_config.targets["sheet"].read_label(label.read(label.box))
     assert valid.any()
@@ -72,7 +75,7 @@ def test_ids_become_objects_that_are_learnt_with_what_is_between_them(store):
     guess = guess_targets("cells", label)
     assert guess.targets == {"cells": {"kind": "instances", "recipe": "boundary"}}
     task, _ = parse_task(
-        first_task("net", FirstVolume("ct", {"cells": "c"}), [guess], is_small=False), "test"
+        first_task("net", FirstVolume("ct", {"cells": "c"}), [guess], patch=None), "test"
     )
     assert list(task.dataset_config.targets) == ["cells_mask", "cells_boundary"]
     assert [step.output for step in task.postprocess] == ["cells"]
@@ -107,3 +110,30 @@ def test_a_large_label_is_read_in_places_spread_over_it(store, monkeypatch):
     assert sum(box.voxels for box in boxes) <= module.MOST_VOXELS
     assert (boxes[0].origin, boxes[-1].end) == ((0, 0, 0), EXTENT)
     assert "places that were read" in guess_targets("sheet", label).reason
+
+
+@pytest.mark.parametrize(
+    ("extent", "spacing", "wanted"),
+    [
+        ((400, 300, 500), (1, 1, 1), (48, 48, 48)),
+        ((20, 224, 224), (4, 1, 1), (20, 80, 80)),
+        ((20, 250, 250), (1, 1, 1), (20, 80, 80)),
+        ((1, 300, 300), (1, 1, 1), (1, 128, 128)),
+        ((35, 51, 34), (1, 1, 1), (32, 48, 32)),
+    ],
+    ids=str,
+)
+def test_a_small_patch_is_physically_a_cube_as_far_as_the_volume_has_room(extent, spacing, wanted):
+    assert small_patch(extent, spacing) == wanted
+
+
+@pytest.mark.parametrize("extent", [(4, 4, 8), (7, 9, 11), (3, 60, 33), (1, 8, 70)], ids=str)
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (5, 1, 2), (0.3, 4, 1)], ids=str)
+def test_no_small_patch_is_longer_than_its_volume_and_the_network_takes_it(extent, spacing):
+    patch = small_patch(extent, spacing)
+    assert all(p <= n for p, n in zip(patch, extent, strict=True))
+    assert np.prod(patch) <= module.SMALL_VOXELS
+    guess = module.Guess({"sheet": {"kind": "binary"}}, "")
+    written = first_task("net", FirstVolume("ct", {"sheet": "s"}), [guess], patch=patch)
+    task = parse_task(written, "test")[0]
+    task.model.check_patch(patch, spacing)

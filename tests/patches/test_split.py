@@ -65,18 +65,23 @@ def test_cut_leaves_the_guard_between_the_sides_and_beats_every_other_cut(
 
     scores = []
     for axis in range(3):
+        places = {*(origins[:, axis] + patch[axis]), *(origins[:, axis] - guard)}
         for place in range(region.origin[axis], region.end[axis] + 1):
             a = (origins[:, axis] + patch[axis] <= place).sum()
             b = (origins[:, axis] >= place + guard).sum()
-            if a and b and place in origins[:, axis] + patch[axis]:
-                scores.append(abs(a / (a + b) - share))
+            if a and b and place in places:
+                lost = len(origins) - a - b
+                trained = (place - region.origin[axis]) / extent[axis]
+                scores.append((abs(a / (a + b) - share), lost, -trained))
     assert (cut is None) == (not scores)
     if cut is not None:
         train, val = cut
         rows = np.concatenate([np.zeros((len(origins), 1), int), origins], axis=1)
         a = rows_inside(rows, patch, [train]).sum()
         b = rows_inside(rows, patch, [val]).sum()
-        assert abs(a / (a + b) - share) == pytest.approx(min(scores))
+        trained = train.voxels / region.voxels
+        found = (abs(a / (a + b) - share), len(origins) - a - b, -trained)
+        assert found == pytest.approx(min(scores))
         assert not train.grow((guard, guard, guard)).intersect(val).voxels or guard == 0
         gaps = [v - t for v, t in zip(val.origin, train.end, strict=True)]
         assert max(gaps) == guard
@@ -107,14 +112,17 @@ def test_guard_width_is_the_tasks(prepare):
         ((51, 120, 122), (24, 60, 60), 0),
         ((20, 128, 96), (10, 64, 48), 0),
         ((36, 60, 52), (18, 30, 26), 0),
-        ((9, 10, 26), (8, 8, 8), 8),
-        ((9, 10, 24), (8, 8, 8), 8),
-        ((9, 10, 23), (8, 8, 8), 4),
-        ((9, 10, 18), (8, 8, 7), 3),
-        ((9, 10, 16), (8, 8, 7), 1),
+        ((9, 10, 56), (8, 8, 8), 8),
+        ((9, 10, 40), (8, 8, 8), 4),
+        ((9, 10, 32), (8, 8, 8), 2),
+        ((9, 10, 26), (8, 8, 8), 0),
+        ((9, 10, 23), (8, 8, 8), 0),
+        ((9, 10, 16), (8, 8, 7), 0),
     ],
 )
-def test_the_guard_is_a_patch_where_it_fits_and_else_what_fits(prepare, shape, patch, band):
+def test_the_guard_is_a_patch_where_that_leaves_enough_to_train_and_else_narrower(
+    prepare, shape, patch, band
+):
     task, volumes, patches = prepare([shape], patch_size=list(patch))
     reporter = Silent()
     split = split_patches(task.tr_params, volumes, patches, reporter)

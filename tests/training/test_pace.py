@@ -8,6 +8,7 @@ import torch
 from vcmodels.config.train_params import TrainingParams
 from vcmodels.training import progress
 from vcmodels.training.progress import Pace, forecast
+from vcmodels.training.start import compile_pays
 
 
 @pytest.fixture
@@ -48,11 +49,7 @@ def test_the_first_step_does_not_count_for_what_a_step_takes(clock):
     ("left", "end"),
     [
         (600.0, "ends by max_minutes in 10 min"),
-        (
-            59.0,
-            "ends by max_minutes in 59 s, before this epoch is validated: "
-            "give a smaller max_steps_per_epoch and --restart",
-        ),
+        (59.0, "ends by max_minutes in 59 s"),
         (float("inf"), "20 epochs in about 19 min, without validation"),
     ],
 )
@@ -62,3 +59,20 @@ def test_a_forecast_says_the_pace_an_epoch_and_what_ends_the_run(left, end):
     )
     words = forecast(50, 1.2, 2, settings, left)
     assert words == f"1.7 patches/s; an epoch of 50 steps in about 60 s; {end}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "given", "pays"),
+    [
+        (300, {}, True),
+        (299, {}, False),
+        (10_000, {"max_minutes": 8}, False),
+        (10_000, {"max_minutes": 15}, True),
+        (10_000, {"max_minutes": 8, "compile": True}, True),
+        (10_000, {"max_minutes": 60, "compile": False}, False),
+    ],
+    ids=str,
+)
+def test_a_run_is_compiled_when_its_steps_and_its_time_repay_that(steps, given, pays):
+    settings = TrainingParams.model_validate({"model_name": "m", **given})
+    assert compile_pays(SimpleNamespace(settings=settings, total_steps=steps)) is pays

@@ -466,6 +466,51 @@ def test_max_minutes_stops_within_an_epoch_and_the_run_continues(sheet_task, tmp
     assert_same_state(last(whole), last(parts))
 
 
+def test_what_the_time_ends_with_is_validated_predicts_and_leaves_no_trace(sheet_task, tmp_path):
+    whole = with_folder(sheet_task, tmp_path / "whole")
+    run(whole)
+    parts = with_folder(sheet_task, tmp_path / "parts", max_minutes=1e-9)
+    _, lines = run(parts)
+    assert any(line.startswith("validated at step 1: the best so far") for line in lines)
+    best = tmp_path / "parts" / "tiny_best.pth"
+    assert load_checkpoint(best).state["step"] == 1
+    del parts["tr_params"]["max_minutes"]
+    run(parts)
+    assert_same_state(last(whole), last(parts))
+    ended = [
+        load_checkpoint(tmp_path / part / "tiny_best.pth").state for part in ("whole", "parts")
+    ]
+    assert ended[0]["step"] == ended[1]["step"]
+    assert_same_state(*ended)
+
+
+def test_a_signal_ends_a_run_without_a_validation(sheet_task, monkeypatch):
+    stop_after(monkeypatch, 1)
+    _, lines = run(sheet_task)
+    assert not any(line.startswith("validated") for line in lines)
+    assert not (Path(sheet_task["tr_params"]["ckpt_out_base"]) / "tiny_best.pth").exists()
+
+
+def test_steps_end_early_enough_for_the_validation(sheet_task, monkeypatch):
+    """Each step takes a minute of a clock of its own, a batch of the validation half of one."""
+    clock, original = [0.0], Learner.train_step
+
+    def train_step(self, batches, **kwargs):
+        clock[0] += 60
+        return original(self, batches, **kwargs)
+
+    monkeypatch.setattr(Learner, "train_step", train_step)
+    for name in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(f"time.{name}", lambda: clock[0])
+    sheet_task["tr_params"] |= {"max_minutes": 8.1, "max_steps_per_epoch": 20}
+    reporter = Silent()
+    assert train(parse_task(sheet_task, "task.json")[0], reporter=reporter) == 0
+    patches = last(sheet_task)["validation_patches"]
+    batches = patches / sheet_task["tr_params"]["batch_size"]
+    assert 60 * (last(sheet_task)["step"] + 0.5 * batches) == pytest.approx(60 * 8.1, abs=60)
+    assert any(line.startswith("validated at step") for line in reporter.lines)
+
+
 def test_a_run_is_lengthened_without_a_trace_where_the_rate_is_constant(sheet_task, tmp_path):
     whole = with_folder(sheet_task, tmp_path / "whole", max_epoch=3)
     run(whole)

@@ -175,7 +175,7 @@ def init(
 ) -> None:
     """Write a first task file: what each label is follows from its values, and is said."""
     from vcmodels.config import parse_task
-    from vcmodels.data.first_task import FirstVolume, first_task, guess_targets
+    from vcmodels.data.first_task import FirstVolume, first_task, guess_targets, small_patch
     from vcmodels.data.volumes import metadata_notes
     from vcmodels.devices import choose_device
     from vcmodels.volumes.places import refuse_in_store, write_atomic
@@ -193,13 +193,14 @@ def init(
     for guess in guesses.values():
         for line in _said(guess):
             console.say(line)
-    is_small = choose_device("auto", "device").type == "cpu"
-    if is_small:
+    patch = None
+    if choose_device("auto", "device").type == "cpu":
+        patch = small_patch(image.extent, image.spacing)
         console.say(
             "no GPU: a small patch_size and model_config; leave them out where there is one"
         )
     name, keys = _model_name(output.stem), first.input_keys(image)
-    task = first_task(name, first, list(guesses.values()), is_small=is_small, input_keys=keys)
+    task = first_task(name, first, list(guesses.values()), patch=patch, input_keys=keys)
     parse_task(task, str(output))
     write_atomic(output, _text(task).encode())
     path = shlex.quote(str(output))

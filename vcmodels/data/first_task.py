@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,8 @@ from vcmodels.config.reading import (
     require_used,
 )
 from vcmodels.errors import VolumeError
-from vcmodels.geometry.boxes import Box, cut_block
+from vcmodels.geometry.boxes import Box, Shape, Spacing, cut_block, triple
+from vcmodels.models.plan import candidates, length_at_most
 from vcmodels.reporting import Reporter
 from vcmodels.targets.normals import LINEAR_CODES
 from vcmodels.volumes import Volume, expand_location
@@ -39,9 +41,11 @@ LENGTH_TOLERANCE = 0.05
 """How far the lengths of unit vectors lie from 1 in the mean: codes of 8 bits are off by 0.01."""
 FIRST_MINUTES = 8
 """How long a first training lasts."""
-SMALL_PATCH = [48, 48, 48]
-SMALL_NETWORK = {"f_maps": [16, 32, 64], "num_levels": 3, "decoder": "shared"}
-"""A step of two patches takes a third of a second on two cores."""
+SMALL_NETWORK = {"base_features": 16, "max_features": 128, "decoder": "shared"}
+SMALL_VOXELS = 2**17
+"""Of a patch at most, with which a step of two takes half a second on two cores of AVX2."""
+SMALL_LENGTH = 48
+"""A patch may be as long, however short the longest axis is, which is cut in two for validation."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def first_task(
     volume: FirstVolume,
     guesses: Sequence[Guess],
     *,
-    is_small: bool,
+    patch: Shape | None,
     input_keys: Mapping[str, Any] = MappingProxyType({}),
 ) -> Block:
     """The task as JSON values, with no keys but those that a beginner needs.
@@ -144,7 +148,8 @@ def first_task(
         name: of the model; its run goes to `runs/<name>`, its predictions to `predictions/<name>`.
         volume: the input and its labels.
         guesses: what the labels are taken for, in their order.
-        is_small: for a machine without a GPU: a network that learns something in minutes.
+        patch: for a machine without a GPU, as `small_patch`, with a network that learns something in
+            minutes; None leaves both to the plan.
         input_keys: those with which the inference reads the input.
     """
     sparse = [k for k, guess in zip(volume.labels, guesses, strict=True) if not guess.is_everywhere]
@@ -168,10 +173,26 @@ def first_task(
             "targets": {k: block for guess in guesses for k, block in guess.targets.items()},
         },
     }
-    if is_small:
-        task["tr_params"]["patch_size"] = SMALL_PATCH
+    if patch is not None:
+        task["tr_params"]["patch_size"] = list(patch)
         task["model_config"] = SMALL_NETWORK
     return task
+
+
+def small_patch(extent: Shape, spacing: Spacing) -> Shape:
+    """The largest patch of `SMALL_VOXELS` inside of a volume, physically about a cube.
+
+    A patch that is longer than its volume is padded, and what is padded teaches nothing: cubes of 48
+    voxels are padded by more than half in a stack of 20 slices.
+
+    Args:
+        extent: voxels of the volume along (z, y, x).
+        spacing: voxel size along (z, y, x).
+    """
+    most = max(max(extent) // 4, SMALL_LENGTH)  # a validation side needs the length of a patch
+    longest = [length_at_most(min(n, most)) for n in extent]
+    fitting = (p for p in candidates(triple(longest), spacing) if prod(p) <= SMALL_VOXELS)
+    return next(fitting)
 
 
 def guess_targets(name: str, label: Volume) -> Guess:

@@ -25,6 +25,9 @@ from vcmodels.runs.run import Run, Splits
 WHOLE_VOLUMES_FROM = 4
 """From so many volumes on, those that are too short to be cut may be divided as wholes."""
 
+KEPT_SHARE = 0.8
+"""Of the share that is to be trained on: a guard band that leaves less becomes narrower."""
+
 Regions = list[Box | None]
 Cut = tuple[Box, Box]
 """What is trained on, and what is validated on."""
@@ -52,8 +55,12 @@ def cut_volumes(
         n: best_cut(volumes[n].region, origins, patch, guard, share) for n, origins in rows.items()
     }
     short = [n for n, cut in cuts.items() if cut is None]
+    if settings.split_guard is None:
+        wide = {n: origins for n, origins in rows.items() if n not in short}
+        cuts |= _closer_cuts(settings, volumes, wide, patch, reporter)
     stay_whole = len(rows) >= WHOLE_VOLUMES_FROM
     if short and not stay_whole and len(short) == len(cuts) and not any(val):
+        _refuse_without_room(settings, volumes, rows, patch)
         cuts = _closer_cuts(settings, volumes, rows, patch, reporter)
         short = [n for n, cut in cuts.items() if cut is None]
         stay_whole = len(short) == len(cuts)
@@ -100,19 +107,17 @@ def widest_guard(origins: Sequence[int] | np.ndarray, patch: int) -> int:
     return int(max(origins) - min(origins)) - patch
 
 
-def _closer_cuts(
+def _refuse_without_room(
     settings: TrainingParams,
     volumes: Sequence[TaskVolume],
     rows: Mapping[int, np.ndarray],
     patch: Shape,
-    reporter: Reporter,
-) -> dict[int, Cut | None]:
-    """Cuts with what fits of a guard band, of volumes that have no room for the whole one.
-
-    None for those without two patches that lie apart.
+) -> None:
+    """Refuse volumes that cannot be cut with the guard band that the task gives, or without any.
 
     Raises:
-        TaskError: the task gives a wider band than fits, or the only volume has no such patches.
+        TaskError: the task gives a wider band than fits, or the only volume has no two patches that
+            lie apart.
     """
     widest = max(widest_guard(o[:, axis], patch[axis]) for o in rows.values() for axis in range(3))
     first = volumes[min(rows)]
@@ -120,14 +125,37 @@ def _closer_cuts(
         raise _no_two_patches(first, patch, len(rows[min(rows)]))
     if widest >= 0 and settings.split_guard is not None:
         raise _too_wide(first, settings.split_guard, widest)
+
+
+def _closer_cuts(
+    settings: TrainingParams,
+    volumes: Sequence[TaskVolume],
+    rows: Mapping[int, np.ndarray],
+    patch: Shape,
+    reporter: Reporter,
+) -> dict[int, Cut | None]:
+    """Cuts with the widest guard band that leaves enough to train on; None without two patches apart."""
     cuts: dict[int, Cut | None] = {}
     for n, origins in rows.items():
         region, share = volumes[n].region, settings.tr_val_split
-        tried = (best_cut(region, origins, patch, g, share) for g in narrower_guards(patch))
-        cuts[n] = cut = next((cut for cut in tried if cut is not None), None)
-        if cut is not None:
+        found = (
+            best_cut(region, origins, patch, g, share) for g in (patch, *narrower_guards(patch))
+        )
+        tried = [cut for cut in found if cut is not None]
+        enough = (cut for cut in tried if _kept(cut, origins, patch) >= KEPT_SHARE * share)
+        most = max(tried, key=lambda cut: _kept(cut, origins, patch), default=None)
+        cuts[n] = cut = next(enough, most)
+        if cut is not None and cut != best_cut(region, origins, patch, patch, share):
             reporter.say(_closer(volumes[n], patch, *cut))
     return cuts
+
+
+def _kept(cut: Cut, origins: np.ndarray, patch: Shape) -> float:
+    """What is trained on, as a share of the length that patches cover across the cut."""
+    train, val = cut
+    axis = next(a for a in range(3) if train.end[a] != val.end[a])
+    low, high = origins[:, axis].min(), origins[:, axis].max() + patch[axis]
+    return (train.end[axis] - low) / (high - low)
 
 
 def _closer(volume: TaskVolume, patch: Shape, train: Box, val: Box) -> str:
@@ -149,24 +177,25 @@ def best_cut(
 ) -> Cut | None:
     """The cut across some axis whose share of training patches comes nearest to the wanted one.
 
-    Among equals, the one that loses the fewest patches to the guard band. None when no cut leaves
-    a patch on both sides.
+    Among equals, the one that loses the fewest patches to the guard band, then the one that leaves the
+    most voxels to train on. None when no cut leaves a patch on both sides.
     """
-    best: tuple[float, int] | None = None
+    best: tuple[float, int, float] | None = None
     boxes: Cut | None = None
     for axis in range(3):
         start = np.sort(origins[:, axis])
         end = start + patch[axis]
-        # A cut behind the last training patch is as good for training and loses no more patches.
-        cuts = np.unique(end)
+        # Behind a training patch, or as far as the guard band before a validation patch lets it:
+        # what is between is trained on, too, as patches are shifted.
+        cuts = np.unique(np.concatenate([end, start - guard[axis]]))
         trained = np.searchsorted(end, cuts, side="right")
         validated = len(start) - np.searchsorted(start, cuts + guard[axis], side="left")
         for cut, a, b in zip(cuts.tolist(), trained.tolist(), validated.tolist(), strict=True):
             if not a or not b:
                 continue
-            score = (abs(a / (a + b) - wanted), len(start) - a - b)
+            low, high = region.origin[axis], region.end[axis]
+            score = (abs(a / (a + b) - wanted), len(start) - a - b, -(cut - low) / (high - low))
             if best is None or score < best:
-                low, high = region.origin[axis], region.end[axis]
                 best = score
                 boxes = region.cut(axis, low, cut), region.cut(axis, cut + guard[axis], high)
     return boxes

@@ -134,6 +134,12 @@ class Feed:
         while micro := list(islice(stream, len(groups) // max(steps, 1))):
             yield micro
 
+    @property
+    def validation_steps(self) -> float:
+        """How many steps of training take as many patches as a validation of this process."""
+        count = len(self.validation) if self.validation is not None else 0
+        return count / self.draws_of_step
+
     def validation_batches(self) -> Iterator[Batch]:
         """This process' share of the validation patches, in the same order every time."""
         if self.validation is not None:

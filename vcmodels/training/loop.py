@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +35,8 @@ from vcmodels.training.validation import Validation, VolumeValidation, validate
 
 BAD_STEPS_IN_A_ROW = 10
 SAVE_EVERY_SECONDS = 300.0
+VALIDATION_SHARE = 0.5
+"""Time of a batch of a validation as a share of that of a step: it has no backward pass, and is not compiled."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Loop:
     """When to stop, in seconds of `time.monotonic`."""
     agreement: Event = field(default_factory=Event)
     """Set once all processes know that one of them wants to stop: at the same step in each."""
+    is_closing: Event = field(default_factory=Event)
+    """Set once the time that is left is what a last validation takes."""
     has_forecast: Event = field(default_factory=Event)
     """Set once the pace was reported."""
     has_advanced: Event = field(default_factory=Event)
@@ -96,6 +100,7 @@ class Loop:
                 if self.must_stop() and not self._is_over():
                     if not is_saved:
                         self.save(self.run.last)
+                        self._validate_unfinished()
                     self._say_stopped(self.learner.step - first)
                     return self.stop.exit_code
         ended = f"finished {self.counters.epoch} epochs"
@@ -114,7 +119,7 @@ class Loop:
 
     def _say_stopped(self, steps: int) -> None:
         """Say why the training stops, after so many steps of this start."""
-        is_late = time.monotonic() >= self.deadline
+        is_late = self._is_late()
         if is_late and steps <= 1 and not self.stop.is_stopped():
             done = "one step" if steps else "the validation that was due"
             self.reporter.say(
@@ -140,8 +145,21 @@ class Loop:
         return self.agreement.is_set() if self.learner.world.size > 1 else self._wants_to_stop()
 
     def _wants_to_stop(self) -> bool:
-        is_late = self.has_advanced.is_set() and time.monotonic() >= self.deadline
-        return is_late or self.stop.is_stopped()
+        return self._is_late() or self.stop.is_stopped()
+
+    def _is_late(self) -> bool:
+        """Whether `max_minutes` are over, or what is left of them is for the last validation."""
+        is_late = self.is_closing.is_set() or time.monotonic() >= self.deadline
+        return self.has_advanced.is_set() and is_late
+
+    def _close_in_time(self, pace: Pace) -> None:
+        """Let the steps end when what is left is about what a validation takes."""
+        seconds = pace.step_seconds()
+        if seconds is None or self.deadline == math.inf:
+            return
+        needed = VALIDATION_SHARE * seconds * self.feed.validation_steps
+        if time.monotonic() + needed >= self.deadline:
+            self.is_closing.set()
 
     def _steps_of_epoch(self, advance: Advance) -> Pace:
         """The steps that are left of the epoch; returns how fast they went.
@@ -166,6 +184,7 @@ class Loop:
             begun = pending
             self.has_advanced.set()
             self.stop.defer()  # before, there is nothing to save, and the first step may compile
+            self._close_in_time(pace)
             if self.must_stop():
                 break
             # Not at the last step: from there the end of the epoch would be reported once more.
@@ -201,10 +220,28 @@ class Loop:
                 smaller_steps(settings, is_saved=is_saved),
             ) from error
 
-    def _validate(self, *, has_steps: bool) -> Validation | None:
-        """The figures of the network as it is; None after a stop on the way.
+    def _validate_unfinished(self) -> None:
+        """Let the weights with which the time ends be the best, if they are.
 
-        The steps are saved before, whatever becomes of it; a start without any goes on from there.
+        What the run goes on from knows nothing of it: it becomes what it would be without the stop.
+        """
+        world = self.learner.world
+        if not world.once(lambda: self._is_late() and not self.stop.is_stopped()):
+            return
+        # Of several processes none may leave alone.
+        is_stopped = self.stop.is_stopped if world.size == 1 else lambda: False
+        found = self._validate(is_stopped)
+        if found is None:
+            return
+        watch = best_watch(self.learner.settings, self.learner.targets)
+        cost = watch.cost(epoch_scalars({}, found))
+        if cost < self.counters.best or math.isinf(self.counters.best):
+            self.save(self.run.best, found.calibration)
+            shown = ", ".join(["the best so far", *self._shown(found)])
+            self.reporter.say(f"validated at step {self.learner.step}: {shown}")
+
+    def _validate(self, must_stop: Callable[[], bool]) -> Validation | None:
+        """The figures of the network as it is; None after a stop on the way.
 
         Raises:
             RunError: not one patch fits into memory.
@@ -212,12 +249,10 @@ class Loop:
         feed, is_cut = self.feed, Event()
 
         def is_stopped() -> bool:
-            if self.must_stop():
+            if must_stop():
                 is_cut.set()
             return is_cut.is_set()
 
-        if has_steps:
-            self.save(self.run.last)
         while True:
             size = feed.validation_batch
             # For a start that finds this process killed in here, by the system say.
@@ -321,7 +356,9 @@ class Loop:
     def _end_epoch(self, pace: Pace) -> None:
         """Validate, report, save; after a stop on the way the epoch has not ended."""
         self.counters.require_all(self.learner.targets)
-        found = self._validate(has_steps=pace.steps > 0)
+        if pace.steps:  # whatever becomes of the validation; a start without any goes on from there
+            self.save(self.run.last)
+        found = self._validate(self.must_stop)
         of_volumes = None if found is None else self._validate_volumes(found.calibration)
         if found is None or of_volumes is None:
             return
@@ -388,10 +425,13 @@ class Loop:
         except OSError as error:  # a full disk, say: a line is no reason to lose the run
             self.reporter.say(f"{self.run.log}: {error.strerror}; this epoch is not in it")
         shown = [f"{name} {value:.4f}" for name, value in losses.items()]
-        for name, values in found.metrics.items():
-            metric = self.learner.targets[name].metric
-            shown.append(f"val {name} {metric} {values[metric]:.4f}")
+        shown += self._shown(found)
         self.reporter.say(f"epoch {epoch}/{self.learner.settings.max_epoch}: " + ", ".join(shown))
+
+    def _shown(self, found: Validation) -> list[str]:
+        """The main metric of each target, in words."""
+        metrics = {name: self.learner.targets[name].metric for name in found.metrics}
+        return [f"val {n} {metric} {found.metrics[n][metric]:.4f}" for n, metric in metrics.items()]
 
 
 def best_weights(learner: Learner) -> dict[str, Any]:

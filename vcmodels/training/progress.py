@@ -110,10 +110,6 @@ def forecast(
     end = f"{settings.max_epoch} epochs in about {duration(rest)}, without validation"
     if left < rest:
         end = f"ends by max_minutes in {duration(left)}"
-        if left < (epoch - step % epoch) * step_seconds:
-            end += (
-                ", before this epoch is validated: give a smaller max_steps_per_epoch and --restart"
-            )
     pace = f"{patches / step_seconds:.2g} patches/s"
     return f"{pace}; an epoch of {epoch} steps in about {duration(epoch * step_seconds)}; {end}"
 
