@@ -119,9 +119,16 @@ def keep_freed_memory() -> None:
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network on the device, its weights channels-last: the layout that convolutions want."""
-    # torch's own stubs lack this overload.
-    return network.to(device).to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    """The network on the device, its weights channels-last: the layout that convolutions want.
+
+    Those of three dimensions and of two: a network for single slices may be one of images.
+    """
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    network = network.to(device)
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() in layouts:
+            tensor.data = tensor.data.contiguous(memory_format=layouts[tensor.dim()])
+    return network
 
 
 class CompiledOrEager(nn.Module):

@@ -19,6 +19,7 @@ from vcmodels.boards import EventWriter
 from vcmodels.checkpoint import load_checkpoint
 from vcmodels.cli import main
 from vcmodels.config import parse_task, task_schema
+from vcmodels.devices import place
 from vcmodels.errors import TaskError
 from vcmodels.models import MODELS, Model
 from vcmodels.models.base import part_names, part_of, target_of
@@ -159,9 +160,9 @@ def test_only_the_heads_that_are_asked_for_are_computed(model):
 
 @pytest.mark.parametrize("patch", [(32, 32, 40), (4, 40, 48), (1, 64, 40), (40, 64, 1)], ids=str)
 def test_it_is_built_for_thick_thin_and_single_slices(model, patch):
-    """Logits of each voxel, and a gradient for each weight."""
+    """Logits of each voxel, and a gradient for each weight, in the layout of training and prediction."""
     spacing = (4.0, 1.0, 1.0) if patch[0] < 32 else SPACING
-    network = model.build(CHANNELS, HEADS, patch, spacing)
+    network = place(model.build(CHANNELS, HEADS, patch, spacing), torch.device("cpu"))
     model.check_patch(patch, spacing)
     logits = network(torch.randn(2, CHANNELS, *patch))
     assert {tuple(maps[0].shape[2:]) for maps in logits.values()} == {patch}
