@@ -87,17 +87,18 @@ class Scans:
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Patches at random: (B, 1, Z, Y, X) float32 and (B, Z, Y, X) int64."""
-        return tuple(map(torch.from_numpy, map(np.stack, zip(*map(self._sample, range(BATCH))))))  # noqa: B905 (alike)
+        images, labels = zip(*(self._sample() for _ in range(BATCH)), strict=True)
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
 
-    def _sample(self, _: int) -> tuple[np.ndarray, np.ndarray]:
+    def _sample(self) -> tuple[np.ndarray, np.ndarray]:
         rng, one = self.rng, self.rng.integers(len(self.images))
         image, label = self.images[one], self.labels[one]
         begin = [rng.integers(n - p + 1) for n, p in zip(image.shape, self.patch, strict=True)]
         at = tuple(slice(b, b + p) for b, p in zip(begin, self.patch, strict=True))
-        axes = [axis for axis in range(3) if rng.random() < 0.5]
+        axes = tuple(axis for axis in range(3) if rng.random() < 0.5)
         image, label = np.flip(image[at], axes), np.flip(label[at], axes)
         gain, offset = JITTER * rng.standard_normal(2)
-        return np.float32(image * (1 + gain) + offset)[None], label.astype(np.int64)
+        return (image * (1 + gain) + offset)[None].astype(np.float32), label.astype(np.int64)
 
 
 def main() -> None:
@@ -174,7 +175,8 @@ def origins(length: int, patch: int) -> list[int]:
 
 def standardised(image: np.ndarray) -> np.ndarray:
     """float32 of mean 0 and deviation 1."""
-    return np.float32((image - image.mean(dtype=np.float64)) / image.std(dtype=np.float64))
+    found = (image - image.mean(dtype=np.float64)) / image.std(dtype=np.float64)
+    return found.astype(np.float32)
 
 
 if __name__ == "__main__":

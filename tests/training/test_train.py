@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -186,11 +187,11 @@ def test_a_kill_between_the_files_of_an_epoch_loses_none(sheet_task, tmp_path, m
 def save_and_die_after(count, save):
     saved = []
 
-    def die(self, path):
+    def die(self, path, *calibration):
         if len(saved) == count:
             raise KeyboardInterrupt
         saved.append(path)
-        save(self, path)
+        save(self, path, *calibration)
 
     return die
 
@@ -500,8 +501,9 @@ def test_steps_end_early_enough_for_the_validation(sheet_task, monkeypatch):
         return original(self, batches, **kwargs)
 
     monkeypatch.setattr(Learner, "train_step", train_step)
-    for name in ("monotonic", "perf_counter"):
-        monkeypatch.setattr(f"time.{name}", lambda: clock[0])
+    slow = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=lambda: clock[0])
+    for module in ("loop", "progress", "train"):
+        monkeypatch.setattr(sys.modules[f"vcmodels.training.{module}"], "time", slow)
     sheet_task["tr_params"] |= {"max_minutes": 8.1, "max_steps_per_epoch": 20}
     reporter = Silent()
     assert train(parse_task(sheet_task, "task.json")[0], reporter=reporter) == 0

@@ -197,7 +197,8 @@ def init(
     if choose_device("auto", "device").type == "cpu":
         patch = small_patch(image.extent, image.spacing)
         console.say(
-            "no GPU: a small patch_size and model_config; leave them out where there is one"
+            "no GPU: a small patch_size and model_config, and a rate for short runs; "
+            "leave them out where there is one"
         )
     name, keys = _model_name(output.stem), first.input_keys(image)
     task = first_task(name, first, list(guesses.values()), patch=patch, input_keys=keys)
