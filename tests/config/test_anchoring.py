@@ -113,6 +113,7 @@ def test_every_path_of_a_task_is_anchored(tmp_path):
     schema = task_schema()
     listed = {(section, key) for section, keys in LOCATIONS.items() for key in keys}
     listed |= {("inference_params", "skip", "mask"), ("dataset_config", "volume_paths", "input")}
+    listed |= {("tr_params", "distill", "teachers"), ("model_config", "encoder_weights")}
     del schema["properties"]["volume_paths"]  # never there in a resolved task, nor tables of cases
     volumes = schema["$defs"]["DatasetConfig"]["properties"]["volume_paths"]
     volumes["anyOf"] = [{"items": {"$ref": "#/$defs/VolumeEntry"}}]
@@ -120,8 +121,12 @@ def test_every_path_of_a_task_is_anchored(tmp_path):
     assert {place for place in locations_of(schema, schema) if "labels" not in place} == listed
     task = {"inference_params": {"skip": {"mask": "m.zarr"}}, "dataset_config": {}}
     task["dataset_config"]["volume_paths"] = [dict.fromkeys((*VOLUME_KEYS, "sheet"), "x")]
+    task |= {"tr_params": {"distill": {"teachers": ["t.pth"]}}}
+    task |= {"model_config": {"encoder_weights": "w.safetensors"}}
     anchor(task, tmp_path)
     assert task["inference_params"]["skip"]["mask"] == f"{tmp_path}/m.zarr"
+    assert task["tr_params"]["distill"]["teachers"] == [f"{tmp_path}/t.pth"]
+    assert task["model_config"]["encoder_weights"] == f"{tmp_path}/w.safetensors"
     changed = task["dataset_config"]["volume_paths"][0].items()
     assert {key for key, value in changed if value != "x"} == {"input", "sheet"}
 
