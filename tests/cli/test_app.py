@@ -137,7 +137,7 @@ def replace_prediction(monkeypatch, predict_request):
     """
     loaded = []
 
-    def load_predictor(*paths):
+    def load_predictor(*paths, **_):
         loaded.extend(paths)
         return SimpleNamespace(networks=())
 

@@ -128,7 +128,7 @@ def test_an_output_that_is_a_file_gets_what_the_last_step_makes(case, monkeypatc
     case.steps = tuple(STEPS)
     task = case.task()
     monkeypatch.setattr(
-        infer_command, "_of_checkpoint", lambda *_: lambda: (task, (case.trained(task),))
+        infer_command, "_of_checkpoint", lambda *_, **__: lambda: (task, (case.trained(task),))
     )
     words = infer_to(case, "case.nii.gz", "seg.nii.gz")
     assert main(words) == 0
@@ -162,7 +162,7 @@ def test_a_seg_of_nothing_is_an_error_and_leaves_the_file_that_is_there(
     save(series_of(values, slope=0.01, intercept=-100), tmp_path / "ct")
     task = case.task()
     monkeypatch.setattr(
-        infer_command, "_of_checkpoint", lambda *_: lambda: (task, (case.trained(task),))
+        infer_command, "_of_checkpoint", lambda *_, **__: lambda: (task, (case.trained(task),))
     )
     (tmp_path / "a.seg.dcm").write_text("of an earlier result")
     words = infer_to(case, "ct", "a.seg.dcm")

@@ -239,12 +239,15 @@ def _measured(model: Exported) -> list[Step]:
     way = model.network.normalization
     axes = [*(() if way.per_channel else ("channel",)), *AXES]
     low, high = way.percentiles
-    clip = _step("clip", min_percentile=low, max_percentile=high, axes=axes)
+    if way.scheme == "ct":  # programs of the zoo measure before the first step, clipped or not
+        raise _unsayable(model, "measures each volume after clipping it")
     scale = {
         "zscore": [_step("zero_mean_unit_variance", axes=axes)],
-        "ct": [clip, _step("zero_mean_unit_variance", axes=axes)],
         "minmax": [_step("scale_range", axes=axes)],
-        "percentile": [clip, _step("scale_range", axes=axes)],
+        "percentile": [
+            _step("scale_range", min_percentile=low, max_percentile=high, axes=axes),
+            _step("clip", min=0.0, max=1.0),
+        ],
     }
     return scale[way.scheme]
 
