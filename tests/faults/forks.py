@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -118,6 +119,9 @@ def main() -> None:
                 code = error.exit_code
             except SystemExit as leaving:
                 code = leaving.code
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 os._exit(code)
         print(end_of(child, order["seconds"], order["number"]), flush=True)  # noqa: T201 - an answer
