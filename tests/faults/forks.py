@@ -109,7 +109,7 @@ def main() -> None:
         order = json.loads(line)
         child = os.fork()
         if child == 0:
-            code = 99
+            code: Any = 99
             try:
                 os.setpgid(0, 0)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the work takes it
