@@ -105,6 +105,7 @@ def main() -> None:
     module = importlib.import_module(sys.argv[1])
     for late in getattr(module, "LATE", ()):
         importlib.import_module(late)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of a child, too, until the work takes it
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()
@@ -112,7 +113,6 @@ def main() -> None:
             code: Any = 99
             try:
                 os.setpgid(0, 0)
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the work takes it
                 sys.stdout = sys.stderr
                 code = getattr(module, order["work"])(**order["arguments"]) or 0
             except VcmodelsError as error:
