@@ -27,7 +27,7 @@ import numpy as np
 import zarr
 from held_out import ROOT, case_arrays, hippocampus_cases, train, write_json
 from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 import vcmodels
 from vcmodels.checkpoint import load_checkpoint
@@ -260,7 +260,7 @@ def _walls(shape: tuple[int, int, int], seed: int) -> Scan:
     centres = rng.uniform(-20, size + 20, (int(np.prod(size + 40) / 24.0**3), 3))
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) * WALL_SPACING
     # How far it is to the plane between the two nearest centres.
-    near, of = cKDTree(centres).query(grid, k=2)
+    near, of = map(np.asarray, KDTree(centres).query(grid, k=2))
     apart = np.linalg.norm(centres[of[..., 0]] - centres[of[..., 1]], axis=-1)
     distance = (near[..., 1] ** 2 - near[..., 0] ** 2) / (2 * apart)
     label = distance < 1.5
@@ -292,8 +292,8 @@ def cord() -> Made:
 
     contrast = CONTRASTS[0]
     steps = Slices.of(contrast, (72.0, 60.0, 48.0), 3).affine[:3, 2::-1]
-    spacing = tuple(float(n) for n in np.linalg.norm(steps, axis=0))
-    return Made([one(n) for n in range(1, 5)], [one(n) for n in range(11, 14)], spacing)
+    z, y, x = (float(n) for n in np.linalg.norm(steps, axis=0))
+    return Made([one(n) for n in range(1, 5)], [one(n) for n in range(11, 14)], (z, y, x))
 
 
 def flyem() -> Made:
@@ -306,7 +306,8 @@ def flyem() -> Made:
 def hippocampus() -> Made:
     """Two parts of the hippocampus in 8 cases, and in 8 others."""
     parts = [hippocampus_cases(split)[:8] for split in ("train", "val")]
-    return Made(*[[case_arrays(case) for case in cases] for cases in parts], classes=3)
+    seen, others = ([case_arrays(case) for case in cases] for cases in parts)
+    return Made(seen, others, classes=3)
 
 
 def tissue() -> Made:
