@@ -177,8 +177,8 @@ class TrainingParams(Section):
     """`spatial` cuts a volume by a plane, with a guard band between the two sides, so that no
     validation voxel is seen in training; `random` draws patches, which may overlap."""
     split_guard: Annotated[int, Field(ge=0, le=65536)] | None = None
-    """Width of the guard band in voxels, strictly; when null, one patch length where it fits, else a
-    half or a quarter of one, or none."""
+    """Width of the guard band in voxels, strictly; when null, one patch length, or a half or a quarter of
+    one or none where that would leave less than four fifths of the wanted share to train on."""
     split_from: Location | None = None
     """Divide the volumes as another run does: its folder, or its `splits.json`, where volumes of
     these names are divided."""
