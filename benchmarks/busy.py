@@ -15,10 +15,10 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS"
@@ -31,12 +31,11 @@ WAITS = {
 """What is added to the environment; an empty value takes away what vcmodels sets."""
 
 
-def training(patch: int) -> Callable[[], object]:
+def training(patch: int, folder: Path) -> Callable[[], object]:
     """A step of the default network on one batch that is there, with two targets."""
     from benchmarks.training import CPU, Feed, World, make_dataset, make_learner, make_store
     from benchmarks.training import make_task as task_of
 
-    folder = Path(tempfile.mkdtemp())
     entry = make_store(folder / "a.zarr", 128, 64, ("raw", "sheet", "normals"))
     task = task_of(entry, folder, patch, num_dataloader_workers=0)
     feed = Feed(make_dataset(task, 32), None, task.tr_params, CPU, World())
@@ -45,13 +44,12 @@ def training(patch: int) -> Callable[[], object]:
     return lambda: learner.train_step(ready).read()
 
 
-def prediction(patch: int) -> Callable[[], object]:
+def prediction(patch: int, folder: Path) -> Callable[[], object]:
     """A pass of the fused network."""
     import torch
 
     from benchmarks.inference import TARGETS, make_input, make_network, make_task, prepared
 
-    folder = Path(tempfile.mkdtemp())
     make_input(folder, (patch, patch, patch))
     task = make_task(folder, patch, TARGETS, compile=False)
     forward = prepared(task, make_network(task))
@@ -59,12 +57,11 @@ def prediction(patch: int) -> Callable[[], object]:
     return torch.inference_mode()(lambda: forward.logits(noise))
 
 
-def loading(patch: int) -> Callable[[], object]:
+def loading(patch: int, folder: Path) -> Callable[[], object]:
     """A batch, read from Zarr and augmented in this process."""
     from benchmarks.training import CPU, Feed, World, make_dataset, make_store
     from benchmarks.training import make_task as task_of
 
-    folder = Path(tempfile.mkdtemp())
     entry = make_store(folder / "a.zarr", 128, 64, ("raw", "sheet", "normals"))
     task = task_of(entry, folder, patch, num_dataloader_workers=0)
     batches = Feed(make_dataset(task, 32), None, task.tr_params, CPU, World()).train_batches(
@@ -74,11 +71,11 @@ def loading(patch: int) -> Callable[[], object]:
 
 
 KINDS = {
-    "training, 32^3": lambda: training(32),
-    "training, 64^3": lambda: training(64),
-    "prediction, 32^3": lambda: prediction(32),
-    "prediction, 96^3": lambda: prediction(96),
-    "loader, 64^3": lambda: loading(64),
+    "training, 32^3": partial(training, 32),
+    "training, 64^3": partial(training, 64),
+    "prediction, 32^3": partial(prediction, 32),
+    "prediction, 96^3": partial(prediction, 96),
+    "loader, 64^3": partial(loading, 64),
 }
 
 
@@ -91,16 +88,18 @@ def measure(kind: str, wait: str, seconds: float) -> None:
         os.environ.pop(name, None)
     import torch
 
-    work = KINDS[kind]()
     from vcmodels.machine import usable_cores
+    from vcmodels.scratch import scratch_folder
 
     torch.set_num_threads(int(user_threads) if user_threads else usable_cores())
-    work()
-    begun, passes = time.perf_counter(), 0
-    while passes < 2 or time.perf_counter() - begun < seconds:
+    with scratch_folder() as folder:
+        work = KINDS[kind](folder)
         work()
-        passes += 1
-    sys.stdout.write(f"{passes / (time.perf_counter() - begun)}\n")
+        begun, passes = time.perf_counter(), 0
+        while passes < 2 or time.perf_counter() - begun < seconds:
+            work()
+            passes += 1
+        sys.stdout.write(f"{passes / (time.perf_counter() - begun)}\n")
 
 
 def passes_a_second(kind: str, wait: str, seconds: float) -> float:

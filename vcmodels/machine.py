@@ -85,8 +85,8 @@ def wait_without_spinning(environment: MutableMapping[str, str]) -> None:
     The threads of a parallel loop wait at its end for the last one. GNU's OpenMP lets them turn in a
     loop for milliseconds before they sleep; where another process has the core of the last one, they
     hold theirs for nothing, and a training beside one busy process kept .27 of its speed. After 1,000
-    turns, some microseconds, it keeps about half, and loses nothing on an idle machine. LLVM's (macOS)
-    and Intel's wait by the clock, 200 ms by default. To be called before torch is imported.
+    turns, some microseconds, it keeps about half (`benchmarks/busy.py`). LLVM's (macOS) and Intel's wait by
+    the clock, 200 ms by default. To be called before torch is imported.
     """
     if "OMP_WAIT_POLICY" in environment:
         return

@@ -5,10 +5,12 @@ Only what lies in the candidates is predicted, so a volume of terabytes costs as
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -39,7 +41,7 @@ from vcmodels.suggestions.doubt import (
 from vcmodels.targets import AnyTarget
 from vcmodels.targets.multiclass import MulticlassTarget
 from vcmodels.volumes import Grid, Place, create_array, open_volume
-from vcmodels.volumes.places import write_json
+from vcmodels.volumes.places import obstacle, write_json
 
 FOLDER = "suggestions"
 """In the run folder, while boxes are predicted."""
@@ -110,6 +112,8 @@ def suggest(
     _draw(chosen, by_name, targets, folder, output.with_suffix(""))
     _write(chosen, by_name, networks, options, output)
     shutil.rmtree(folder)
+    with suppress(OSError):  # another call may have its own there
+        folder.parent.rmdir()
     return chosen
 
 
@@ -120,6 +124,8 @@ def _require_new(output: Path) -> None:
     for path in (output, output.with_suffix("")):
         if path.exists():
             raise RefusedError("--output", f"{path} exists already", "choose another name")
+    if found := obstacle(output.absolute().parent):
+        raise RefusedError("--output", found, "choose a writable folder")
 
 
 def _networks(task: Task) -> tuple[TrainedNetwork, ...]:
@@ -152,7 +158,8 @@ def _grounds(
     grounds: list[Ground] = []
     for path in options.volumes:
         inputs = open_inputs([path], task.inference_params, reporter)
-        grounds.append(Ground(Path(path.rstrip("/")).stem or path, inputs, inputs[0].box))
+        name = "/".join(PurePosixPath(path).parts[-2:]).lstrip("/")  # as volumes of a task
+        grounds.append(Ground(name, inputs, inputs[0].box))
     names = [ground.name for ground in grounds]
     if len(set(names)) < len(names):
         named = list_some([name for name in names if names.count(name) > 1], 2)
@@ -333,42 +340,43 @@ def _write(
     options: SuggestOptions,
     output: Path,
 ) -> None:
-    """The list of boxes in voxels as they are stored, or arrays of their numbers."""
-    placed = [(number, one, _as_stored(one, grounds)) for number, one in enumerate(chosen, 1)]
-    if output.suffix == ".json":
-        rows = [
-            {
-                "number": number,
-                "volume": one.candidate.volume,
-                "input": [volume.shown for volume in grounds[one.candidate.volume].inputs],
-                "bbox": box.pairs,
-                "reason": one.reason,
-                "doubt": round(one.score, 6),
-                "foreground": round(one.candidate.doubt.foreground, 4),
-                "picture": f"{output.stem}/{number:03}.png",
-            }
-            for number, one, box in placed
-        ]
-        how = {"rule": options.rule, "noise": options.noise, "seed": options.seed}
-        sources = [network.sha256 for network in networks]
-        write_json(output, {"boxes": rows, **how, "checkpoints": sources})
+    """The list of boxes, in voxels as they are stored, or arrays of their numbers."""
+    if output.suffix == ".zarr":
+        for name in dict.fromkeys(one.candidate.volume for one in chosen):
+            _write_numbers(chosen, grounds[name], str(output))
         return
-    for name in {one.candidate.volume for one in chosen}:
-        ground = grounds[name]
-        stored = ground.volume.as_stored if ground.volume is not None else None
-        first = stored.inputs[0] if stored is not None else ground.inputs[0]
-        chunks = triple(min(MASK_CHUNK, n) for n in first.extent)
-        safe = volume_root(group_place("x"), name).name.removesuffix(".zarr")
-        array = create_array(
-            str(output), safe, shape=first.extent, chunks=chunks, dtype=np.uint16,
-            grid=Grid(first.spacing, first.offset, first.unit),
-        )  # fmt: skip
-        for number, one, box in placed:
-            if one.candidate.volume == name:
-                array.write(box, np.full((1, *box.shape), number, np.uint16))
+    rows = [
+        {
+            "number": number,
+            "volume": one.candidate.volume,
+            "input": [volume.shown for volume in grounds[one.candidate.volume].inputs],
+            "bbox": _as_stored(one, grounds[one.candidate.volume]).pairs,
+            "reason": one.reason,
+            "doubt": round(one.score, 6),
+            "foreground": round(one.candidate.doubt.foreground, 4),
+            "picture": f"{output.stem}/{number:03}.png",
+        }
+        for number, one in enumerate(chosen, 1)
+    ]
+    how = {"rule": options.rule, "noise": options.noise, "seed": options.seed}
+    sources = [network.sha256 for network in networks]
+    write_json(output, {"boxes": rows, **how, "checkpoints": sources})
 
 
-def _as_stored(one: Choice, grounds: Mapping[str, Ground]) -> Box:
-    volume = grounds[one.candidate.volume].volume
+def _write_numbers(chosen: Sequence[Choice], ground: Ground, root: str) -> None:
+    """An array, on the stored grid of a volume, of the number of the box in each voxel, 0 elsewhere."""
+    first = (ground.volume.as_stored if ground.volume is not None else ground).inputs[0]
+    array = create_array(
+        root, re.sub(r"[^A-Za-z0-9_.-]+", "_", ground.name), shape=first.extent,
+        chunks=triple(min(MASK_CHUNK, n) for n in first.extent), dtype=np.uint16,
+        grid=Grid(first.spacing, first.offset, first.unit),
+    )  # fmt: skip
+    for number, one in enumerate(chosen, 1):
+        if one.candidate.volume == ground.name:
+            box = _as_stored(one, ground)
+            array.write(box, np.full((1, *box.shape), number, np.uint16))
+
+
+def _as_stored(one: Choice, ground: Ground) -> Box:
     box = one.candidate.box
-    return box if volume is None else volume.box_as_stored(box)
+    return box if ground.volume is None else ground.volume.box_as_stored(box)
